@@ -1,0 +1,60 @@
+# make demo   run the demo              make check   the gate: lint, format, types, import rules
+# make test   run all tests             make bench   measure against other libraries
+# make clean  remove what make made
+#
+# Options for the program behind a target go in ARGS:  make demo ARGS=--stay    make test ARGS="-k delay -x"
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+RABBITMQ40 := .cache/rabbitmq-4.0
+
+.PHONY: help
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+
+# A stamp is left by the last install that succeeded; a newer pyproject.toml makes the next one.
+.venv/.stamp-%: pyproject.toml tools/venv.sh
+	@PYTHON='$(PYTHON)' tools/venv.sh $*
+
+.PHONY: demo
+demo: .venv/.stamp-run
+	@$(BIN)/broker-jobs demo $(ARGS)
+
+.PHONY: servers
+servers:
+	@tools/servers.sh rabbitmq postgres prometheus
+
+.PHONY: test
+test: .venv/.stamp-dev servers
+	@$(PYTEST) $(ARGS)
+
+# The tests that talk to a broker, again, on RabbitMQ 4.0.
+.PHONY: test-rabbitmq40
+test-rabbitmq40: .venv/.stamp-dev servers $(RABBITMQ40)/.complete
+	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration) $(ARGS)
+
+$(RABBITMQ40)/.complete:
+	@tools/rabbitmq40.sh $(RABBITMQ40)
+
+.PHONY: check
+check: .venv/.stamp-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks)
+	@if [ -e tests/test_map.py ]; then $(PYTEST) -q tests/test_map.py; fi
+
+.PHONY: bench
+bench: .venv/.stamp-bench
+	@tools/servers.sh rabbitmq
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: clean
+clean:
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@if [ -d .cache ]; then rm -rf --one-file-system .cache; fi
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
