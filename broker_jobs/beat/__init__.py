@@ -1,0 +1,1 @@
+"""Time as a producer: schedule (pure) and tick."""

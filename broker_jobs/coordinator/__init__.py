@@ -1,0 +1,1 @@
+"""Records become truth: decide (pure), apply, release, sweep."""

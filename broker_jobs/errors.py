@@ -1,0 +1,99 @@
+"""Names everything that can go wrong, by what a caller does about it.
+
+    BrokerJobsError
+    ├── UsageError              yours: mend the call; nothing was published
+    │   ├── ArgumentsError      of enqueue, schedule, bind         (also a TypeError)
+    │   ├── OptionError         of job, using, settings            (also a ValueError)
+    │   └── DefinitionError     where the function is written      (also a TypeError)
+    ├── EnqueueError            the broker's: not sent; try again
+    │   └── EnqueueUnknown      no confirm came: repeat with the same id
+    ├── BrokerError             the broker's: unreachable, refused, queue of another shape, no permission
+    ├── StoreError              the store's: unreachable, newer schema, another installation's
+    ├── JobFailed               the job's: out of result()
+    ├── JobDeleted              the job was deleted: out of result()
+    └── ResultTimeout           not ended in time                  (also a TimeoutError)
+
+    Retry, GiveUp               raised by a job, not errors of ours
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker_jobs.clock import Seconds, as_seconds
+
+if TYPE_CHECKING:
+    from broker_jobs.producer.receipt import Receipt
+
+
+class BrokerJobsError(Exception):
+    """The root: everything this library raises on purpose."""
+
+
+class UsageError(BrokerJobsError):
+    """The call is wrong; nothing was published. The message says what to write."""
+
+
+class ArgumentsError(UsageError, TypeError):
+    """The arguments of enqueue, schedule, bind or after do not fit."""
+
+
+class OptionError(UsageError, ValueError):
+    """An option of job, using or the settings is unknown or out of range."""
+
+
+class DefinitionError(UsageError, TypeError):
+    """The function cannot be a job as it is written."""
+
+
+class EnqueueError(BrokerJobsError):
+    """The job was not enqueued: refused, unreachable, blocked or too large. Enqueue again when it is mended."""
+
+
+class EnqueueUnknown(EnqueueError):
+    """No confirm came, so the job may be enqueued or not. Repeating with the same id is harmless.
+
+    `receipt` is the receipt the call would have returned.
+    """
+
+    def __init__(self, message: str, receipt: Receipt[Any]) -> None:
+        super().__init__(message)
+        self.receipt = receipt
+
+
+class BrokerError(BrokerJobsError):
+    """RabbitMQ cannot be used as asked: unreachable, wrong password, no permission, a queue of another shape."""
+
+
+class StoreError(BrokerJobsError):
+    """The store cannot be used: unreachable, of a newer schema, or of another installation."""
+
+
+class JobFailed(BrokerJobsError):
+    """The job ended as failed. The remote traceback is a note of this exception."""
+
+
+class JobDeleted(BrokerJobsError):
+    """The job was deleted and has no result."""
+
+
+class ResultTimeout(BrokerJobsError, TimeoutError):
+    """The job did not end, or nobody answered, in the time given."""
+
+
+class Retry(Exception):  # noqa: N818  # a verb a job says, not an error
+    """Raised by a job: run me again later; counts as a retry.
+
+    Args:
+        after: how long to wait, seconds or timedelta; None takes the job's back-off.
+        reason: what the dashboard shows.
+    """
+
+    def __init__(self, after: Seconds | None = None, reason: str = "") -> None:
+        super().__init__(reason or "the job asked to be run again")
+        self.after = None if after is None else as_seconds(after)
+        self.reason = reason
+
+
+class GiveUp(Exception):  # noqa: N818  # a verb a job says, not an error
+    """Raised by a job: I have failed and must not be retried."""

@@ -1,0 +1,1 @@
+"""What the broker holds for us: names, topology and delay (pure), and the two exchanges behind one port."""

@@ -1,0 +1,1 @@
+"""What is run: a function, its signature and options, the registry both ends share. Knows no broker."""

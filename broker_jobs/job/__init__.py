@@ -1,0 +1,1 @@
+"""What travels: envelope, state, codec. Pure values; no I/O."""

@@ -1,0 +1,87 @@
+"""Describes a job as it travels: one frozen, versioned value, JSON in the body of a message.
+
+A producer in any language can write one; `schema()` gives the JSON Schema. Unknown fields are refused rather than
+ignored: a field this version does not know may be a condition (a hold) that must not be overlooked, so such a message
+is parked, visible and replayable.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+import uuid_utils
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+WIRE_VERSION = 1
+"""The major version of the envelope; another one is parked."""
+
+MAX_DELAY_SECONDS = 315_360_000
+"""Ten years of 365 days: the longest delay, as RabbitMQ refuses a longer TTL (probed on 3.10.8 and 4.0.5)."""
+
+QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
+JobName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Policy(BaseModel):
+    """What may be done with the job when it does not succeed at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0 runs once")
+    backoff: tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...] | None = Field(
+        default=None, description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n"
+    )
+    timeout: float | None = Field(default=None, gt=0, description="seconds one attempt may take")
+    expires: float | None = Field(default=None, gt=0, description="seconds it may wait from created_at (or due_at)")
+
+
+class Envelope(BaseModel):
+    """A job on its way. Frozen: `evolve` makes the next one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: int = Field(default=WIRE_VERSION, ge=1)
+    id: JobId
+    job: JobName
+    args: list[Any] = Field(default_factory=list)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    queue: QueueName = "default"
+    epoch: int = Field(default=1, ge=0, description="number of the release; a producer's own message is 1, held is 0")
+    attempt: int = Field(default=1, ge=1, description="number of the run this release is for")
+    careful: bool = Field(default=False, description="confirm 'started' before the function runs")
+    created_at: AwareDatetime
+    due_at: AwareDatetime | None = None
+    parent: JobId | None = None
+    batch: JobId | None = None
+    recurring: Annotated[str, StringConstraints(max_length=200)] | None = None
+    policy: Policy = Field(default_factory=Policy)
+    tags: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(default=(), max_length=50)
+    trace: dict[str, str] | None = None
+
+    def evolve(self, **changes: object) -> Self:
+        """The same job with some fields changed; the changes are trusted, not validated."""
+        return self.model_copy(update=changes)
+
+    def expires_at(self) -> datetime | None:
+        """The instant after which it must not start any more, or None."""
+        if self.policy.expires is None:
+            return None
+        start = self.due_at if self.due_at is not None and self.due_at > self.created_at else self.created_at
+        return datetime.fromtimestamp(start.timestamp() + self.policy.expires, start.tzinfo)
+
+
+def new_id() -> str:
+    """A fresh job id: UUIDv7, so that ids sort by time and insert at the end of an index."""
+    return str(uuid_utils.uuid7())
+
+
+def looks_generated(job_id: str) -> bool:
+    """Whether an id is of the form `new_id` gives (a UUIDv7), so that a first message of it may be on its way."""
+    return len(job_id) == 36 and job_id[14] == "7" and job_id.count("-") == 4
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the wire format, for producers in other languages."""
+    return Envelope.model_json_schema()

@@ -1,0 +1,218 @@
+"""Describes what anybody may ask of the coordinator: commands and questions, each with an id.
+
+A command's id is the primary key of the audit table, so a command that arrives twice is applied once. Commands apply
+in the order they arrive. A message with `reply_to` gets a `Reply` after the commit; the asker repeats until it has one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from broker_jobs.clock import Instant
+from broker_jobs.outcome.event import ErrorInfo, WorkerRef
+
+Misfire = Literal["skip", "once", "all"]
+Overlap = Literal["allow", "skip", "queue"]
+
+
+class _Command(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: int = 1
+    id: str
+    at: Instant
+    by: str = ""
+
+
+class DeleteJob(_Command):
+    """Delete a job; one that runs is asked to stop, and its outcome decides. Reply detail: {"ended": bool}."""
+
+    kind: Literal["delete"] = "delete"
+    job_id: str
+
+
+class RequeueJob(_Command):
+    """Run a job again, or a waiting one now. Refused while it runs."""
+
+    kind: Literal["requeue"] = "requeue"
+    job_id: str
+
+
+class RescheduleJob(_Command):
+    """Give a job another time. Refused while it runs or waits for something other than time."""
+
+    kind: Literal["reschedule"] = "reschedule"
+    job_id: str
+    due_at: Instant
+
+
+class Schedule(BaseModel):
+    """A recurring job: when, what, and the two rules. `call` is the envelope of its jobs, as JSON text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    cron: str
+    tz: str = "UTC"
+    misfire: Misfire = "once"
+    overlap: Overlap = "allow"
+    call: str
+    origin: str = Field(default="", description="the program whose code declares it; empty: put at run time")
+
+
+class PutRecurring(_Command):
+    """Add a recurring job or replace the one of this name; its pause is kept."""
+
+    kind: Literal["recurring put"] = "recurring put"
+    schedule: Schedule
+
+
+class DeclareRecurring(_Command):
+    """All recurring jobs the code of `origin` declares: put these, remove others of this origin."""
+
+    kind: Literal["recurring declare"] = "recurring declare"
+    origin: str
+    schedules: list[Schedule]
+
+
+class RemoveRecurring(_Command):
+    kind: Literal["recurring remove"] = "recurring remove"
+    name: str
+
+
+class PauseRecurring(_Command):
+    kind: Literal["recurring pause"] = "recurring pause"
+    name: str
+    paused: bool
+
+
+class TriggerRecurring(_Command):
+    """Run a recurring job now, beside its schedule; the job gets the id `job_id`."""
+
+    kind: Literal["recurring trigger"] = "recurring trigger"
+    name: str
+    job_id: str
+
+
+class Fire(_Command):
+    """From a beat: this planned time of this version of a schedule has come. Not audited: the row takes it once."""
+
+    kind: Literal["fire"] = "fire"
+    name: str
+    version: int
+    planned_at: Instant
+
+
+class PauseQueue(_Command):
+    kind: Literal["queue pause"] = "queue pause"
+    queue: str
+    paused: bool
+
+
+class Hello(_Command):
+    """A worker has connected; the answer is a `Control` snapshot. `predecessor`: who held its place is dead."""
+
+    kind: Literal["hello"] = "hello"
+    worker: WorkerRef
+    queues: list[str]
+    running: list[tuple[str, int]] = Field(default_factory=list)
+    version: str = ""
+
+
+class AskJob(_Command):
+    """A job's state; with `until_ended` the answer comes when it ends. Reply detail: a `JobView`."""
+
+    kind: Literal["ask job"] = "ask job"
+    job_id: str
+    until_ended: bool = False
+
+
+class AskSchedules(_Command):
+    """The list of schedules, for a beat. Reply detail: {"schedules": [ScheduleView…], "version": int}."""
+
+    kind: Literal["ask schedules"] = "ask schedules"
+
+
+Command = Annotated[
+    DeleteJob
+    | RequeueJob
+    | RescheduleJob
+    | PutRecurring
+    | DeclareRecurring
+    | RemoveRecurring
+    | PauseRecurring
+    | TriggerRecurring
+    | Fire
+    | PauseQueue
+    | Hello
+    | AskJob
+    | AskSchedules,
+    Field(discriminator="kind"),
+]
+
+
+class JobView(BaseModel):
+    """What an asker learns of a job; `known` False: the coordinator has not (yet) heard of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    known: bool
+    job: str = ""
+    state: str = ""
+    attempt: int = 0
+    reason: str = ""
+    result: str | None = None
+    result_lost: str | None = None
+    error: ErrorInfo | None = None
+
+
+class ScheduleView(BaseModel):
+    """What a beat needs of a schedule."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    cron: str
+    tz: str
+    version: int
+    paused: bool
+    last_planned_at: Instant | None = None
+
+
+class Fence(BaseModel):
+    """Epochs of this job up to and including `epoch` must not be run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    epoch: int
+
+
+class Control(BaseModel):
+    """What the coordinator tells workers: a snapshot (answer to hello) or news (broadcast). Fences only grow."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    snapshot: bool = False
+    fences: list[Fence] = Field(default_factory=list)
+    paused: list[str] | None = Field(default=None, description="all paused queues; None: unchanged")
+    cancel: list[str] = Field(default_factory=list, description="running jobs asked to stop")
+    schedules_changed: bool = False
+
+
+class Reply(BaseModel):
+    """The answer to a command or question."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    ok: bool = True
+    refused: str | None = Field(default=None, description="why not, and what to do")
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)

@@ -1,0 +1,157 @@
+"""Describes what a worker tells the coordinator: the events of its jobs, many in one message.
+
+A failed or handed-back event carries the envelope as the worker received it, so that the coordinator needs nothing
+else to act on it. Results and envelopes travel as JSON text inside JSON, so that nobody on the way decodes them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from broker_jobs.clock import Instant
+
+MAX_RESULT_BYTES = 64 * 1024
+MAX_ERROR_MESSAGE_CHARS = 4_000
+MAX_TRACEBACK_CHARS = 16_000
+FLUSH_BYTES = 512 * 1024
+"""An events message is closed when it grows over this (4.x refuses bodies over 16 MiB)."""
+
+HandBackReason = Literal[
+    "redelivered", "fenced", "shutdown", "pause", "unknown job", "delivery limit", "waited too long", "no queue"
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkerRef(_Value):
+    """Which worker process speaks: `id` is new at each start, (`host`, `slot`) is the place it has taken over."""
+
+    id: str
+    host: str = ""
+    slot: str = ""
+    pid: int = 0
+
+
+class ErrorInfo(_Value):
+    """An exception as it is shown: type's name, message and traceback, both capped."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Started(_Value):
+    """The function runs. `owned`: the delivery is acknowledged, from now on the coordinator owns the job by lease."""
+
+    kind: Literal["started"] = "started"
+    id: str
+    epoch: int
+    at: Instant
+    owned: bool = False
+
+
+class Succeeded(_Value):
+    """The function returned. `result` is JSON text; `result_lost` says why there is none though one was returned."""
+
+    kind: Literal["succeeded"] = "succeeded"
+    id: str
+    epoch: int
+    started_at: Instant
+    ended_at: Instant
+    result: str | None = None
+    result_lost: str | None = None
+
+
+class Failed(_Value):
+    """The function raised. `final`: no retry whatever is left of the budget. `cancelled`: it stopped as asked."""
+
+    kind: Literal["failed"] = "failed"
+    id: str
+    epoch: int
+    started_at: Instant
+    ended_at: Instant
+    error: ErrorInfo
+    final: bool = False
+    cancelled: bool = False
+    retry_after: float | None = None
+    envelope: str
+
+
+class HandedBack(_Value):
+    """The delivery was not run, and why; the coordinator decides what becomes of the job."""
+
+    kind: Literal["handed back"] = "handed back"
+    id: str
+    epoch: int
+    at: Instant
+    reason: HandBackReason
+    redelivered: bool = False
+    envelope: str
+
+
+class Progress(_Value):
+    """How far a running job is: the last value of a flush, at most one a second."""
+
+    kind: Literal["progress"] = "progress"
+    id: str
+    epoch: int
+    at: Instant
+    done: float
+    total: float | None = None
+
+
+class LogLine(_Value):
+    """A line a running job wrote with current_job().log(); at most 100 an attempt."""
+
+    kind: Literal["line"] = "line"
+    id: str
+    epoch: int
+    at: Instant
+    text: str
+
+
+class Heartbeat(_Value):
+    """A worker lives, and this is what it has: `running` are (id, epoch) in functions, `held` are unstarted ids."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    at: Instant
+    running: list[tuple[str, int]] = Field(default_factory=list)
+    held: list[str] = Field(default_factory=list)
+    queues: list[str] = Field(default_factory=list)
+    concurrency: int = 0
+    control_version: int = 0
+    done: int = Field(default=0, description="jobs this process has finished since it started")
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    version: str = ""
+    leaving: bool = Field(default=False, description="the last one of a clean shutdown: its lease may end at once")
+
+
+JobEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
+Event = Annotated[JobEvent | Heartbeat, Field(discriminator="kind")]
+
+
+class Bundle(_Value):
+    """One message of the log: events of one worker, in the order they happened."""
+
+    v: int = 1
+    worker: WorkerRef
+    sent_at: Instant
+    events: list[Event]
+
+
+class Tick(_Value):
+    """A coordinator's mark in the log, once a second: the ruler of log time, and the proof of who is active."""
+
+    coordinator: str
+    store: str
+    serial: int
+    sent_at: Instant
+
+
+BUNDLE = TypeAdapter(Bundle)
+TICK = TypeAdapter(Tick)

@@ -1,0 +1,1 @@
+"""Wiring, top to bottom: worker, coordinator, beat, all in one."""

@@ -1,0 +1,1 @@
+"""A call becomes an envelope: app, job, arguments, receipt."""

@@ -1,0 +1,1 @@
+"""The truth, as rows: tables, what the coordinator writes, what everybody reads, migrations, retention."""

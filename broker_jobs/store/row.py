@@ -1,0 +1,93 @@
+"""Describes one job as the store keeps it: a plain value that the coordinator's decisions turn into the next one.
+
+Instants are seconds since the Unix epoch, `grace_until` is log time. Plain numbers, as tens of thousands of rows a
+second go through here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Self
+
+from broker_jobs.clock import Instant
+from broker_jobs.job.state import State
+
+
+class Wire(IntEnum):
+    """Whether a message of the job is out in a work queue or with a worker."""
+
+    NONE = 0
+    SENDING = 1
+    """A release is committed and may or may not have been published: these rows are the outbox."""
+    OUT = 2
+
+
+class Why:
+    """Why a job is scheduled, enqueued again or being cancelled; kept in the row, decided upon in transitions."""
+
+    NONE = ""
+    RETRY = "retry"
+    CRASH = "crash"
+    CAME_BACK = "came back"
+    REPEAT = "repeat"
+    NOW = "now"
+    RESCHEDULED = "rescheduled"
+    VANISHED = "vanished"
+    CANCEL = "cancel"
+
+
+@dataclass(slots=True)
+class Row:
+    """One job. `evolve` copies; nothing changes a row that others hold."""
+
+    id: str
+    job: str = ""
+    queue: str = "default"
+    state: State = State.ENQUEUED
+    why: str = Why.NONE
+    wire: Wire = Wire.NONE
+    epoch: int = 0
+    attempt: int = 1
+    crashes: int = 0
+    returns: int = 0
+    fence: int = 0
+    """Epochs up to this one must not be run; 0: no fence. Told to workers while a message may be out."""
+    owner: str | None = None
+    """The worker that runs it."""
+    owned: bool = False
+    """The broker no longer backs it: the coordinator owns it by the worker's heartbeats."""
+    sender: str | None = None
+    """The coordinator whose release is `sending`."""
+    due_at: Instant | None = None
+    grace_until: float | None = None
+    created_at: Instant = 0.0
+    changed_at: Instant = 0.0
+    """When the state was last entered."""
+    released_at: Instant | None = None
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    copy_until: Instant | None = None
+    """Until then a copy may be in the ladder; such a row is not purged."""
+    retries: int = 10
+    envelope: str = ""
+    """The envelope's JSON as the producer sent it; empty while only a tombstone or an event is known."""
+    reason: str = ""
+    """The sentence shown beside the state."""
+    result: str | None = None
+    result_lost: str | None = None
+    error: str | None = None
+    """JSON of the last attempt's ErrorInfo."""
+    parent: str | None = None
+    batch: str | None = None
+    recurring: str | None = None
+    tags: str = ""
+    progress: str | None = None
+    history: list[tuple[Instant, str, str]] = field(default_factory=list)
+    """(at, state, reason) of every transition, oldest first; capped by the store's writer at 200."""
+
+    def evolve(self, **changes: object) -> Self:
+        """A copy with some columns changed (its history list is its own)."""
+        if "history" not in changes:
+            changes["history"] = list(self.history)
+        return replace(self, **changes)  # type: ignore[arg-type]

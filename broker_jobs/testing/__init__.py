@@ -1,0 +1,1 @@
+"""What users need in their tests, and ours use."""
