@@ -7,7 +7,8 @@
     │   └── DefinitionError     where the function is written      (also a TypeError)
     ├── EnqueueError            the broker's: not sent; try again
     │   └── EnqueueUnknown      no confirm came: repeat with the same id
-    ├── BrokerError             the broker's: unreachable, refused, queue of another shape, no permission
+    ├── BrokerError             the broker's: unreachable; waiting may mend it
+    │   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
     ├── StoreError              the store's: unreachable, newer schema, another installation's
     ├── JobFailed               the job's: out of result()
     ├── JobDeleted              the job was deleted: out of result()
@@ -63,6 +64,10 @@ class EnqueueUnknown(EnqueueError):
 
 class BrokerError(BrokerJobsError):
     """RabbitMQ cannot be used as asked: unreachable, wrong password, no permission, a queue of another shape."""
+
+
+class BrokerRefused(BrokerError):
+    """RabbitMQ answered and refused (403, 406, no such vhost, wrong password): a person must mend it, waiting will not."""
 
 
 class StoreError(BrokerJobsError):
