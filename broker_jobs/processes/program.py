@@ -1,0 +1,217 @@
+"""Runs worker, coordinator and beat as threads of one program, on one exchange.
+
+This is `BrokerJobs.start()`, `broker-jobs run` and, with fewer roles, each of the standalone processes: there is one
+wiring. The exchange belongs to the caller, who stops it after this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from broker_jobs.beat.tick import Beat
+from broker_jobs.clock import Clock, SystemClock
+from broker_jobs.consumer.worker import Worker
+from broker_jobs.coordinator.coordinator import Coordinator
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange.port import Exchange
+from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.function.registry import Registry
+from broker_jobs.job.envelope import new_id
+from broker_jobs.metrics import Metrics
+from broker_jobs.outcome.command import Schedule
+from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.settings import Settings, mask
+from broker_jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+Role: TypeAlias = Literal["worker", "coordinator", "beat"]
+ROLES: tuple[Role, ...] = ("coordinator", "worker", "beat")
+"""In the order they are started."""
+
+COORDINATOR_STOP_SECONDS = 10.0
+"""What the coordinator gets to commit what it has and to publish its releases."""
+
+
+@dataclass
+class Health:
+    """What is up. `ok` decides between 200 and 503; `parts` says why."""
+
+    ok: bool
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+class Program:
+    """Worker, coordinator and beat of one process, or some of them."""
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        settings: Settings,
+        exchange: Exchange,
+        recurring: Sequence[Schedule] = (),
+        *,
+        roles: Collection[str] = ROLES,
+        origin: str = "",
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
+        slot: str = "",
+    ) -> None:
+        """Nothing is connected here.
+
+        Args:
+            registry: the jobs the worker knows; None only without the role worker.
+            settings: queues, concurrency and all else are read from here.
+            exchange: started by the caller or by start(); stopped by the caller.
+            recurring: what the code of this program declares; the beat publishes it.
+            roles: some of "worker", "coordinator", "beat".
+            origin: the program whose declarations these are.
+            metrics: where it is counted; None: counted for nobody.
+            slot: the place of the worker on this host; who starts next in it names this one as its predecessor.
+
+        Raises:
+            UsageError: an unknown role, none at all, or a worker without a registry.
+        """
+        unknown = set(roles) - set(ROLES)
+        if unknown or not roles:
+            raise UsageError(f"roles are some of {', '.join(ROLES)}; not {', '.join(sorted(unknown)) or 'none'}")
+        if "worker" in roles and registry is None:
+            raise UsageError("a worker needs the registry of the jobs it is to run")
+        self.metrics = metrics or Metrics()
+        self.exchange = exchange
+        self.settings = settings
+        self.id = new_id()
+        self._registry = registry
+        self._recurring = tuple(recurring)
+        self._roles = tuple(role for role in ROLES if role in roles)
+        self._origin = origin
+        self._clock = clock or SystemClock()
+        self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or default_slot(origin), pid=os.getpid())
+        self._lock = threading.RLock()
+        self._pid = 0
+        self.store: Store | None = None
+        self.coordinator: Coordinator | None = None
+        self.worker: Worker | None = None
+        self.beat: Beat | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether start() has been called and stop() has not."""
+        return self._pid != 0
+
+    def start(self) -> None:
+        """Start the parts: coordinator, worker, beat. Tolerates twice.
+
+        Raises:
+            UsageError: it was started in another process, before a fork.
+            BrokerError: RabbitMQ refuses or cannot be reached. What had been started is stopped again.
+            StoreError: the store cannot be used.
+        """
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            if self._pid:
+                raise UsageError(
+                    f"started in process {self._pid}, this is {os.getpid()}; call start() after the fork (gunicorn: post_fork)"
+                )
+            self._pid = os.getpid()
+            try:
+                self._start_parts()
+            except BaseException:
+                self.stop(0)
+                raise
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop the parts: beat, worker, coordinator, store. Tolerates twice and never.
+
+        Args:
+            timeout: seconds running jobs get to finish; None: settings.shutdown_timeout. What has not started is handed
+                back at once, and what still runs after it comes back to another worker later.
+
+        Returns:
+            Whether everything that ran has ended.
+        """
+        with self._lock:
+            finished = True
+            deadline = time.monotonic() + (self.settings.shutdown_timeout if timeout is None else timeout)
+            if self.beat is not None:
+                self.beat.stop()
+            if self.worker is not None:
+                finished = self.worker.stop(max(0.0, deadline - time.monotonic()))
+            if self.coordinator is not None:
+                self.coordinator.stop(COORDINATOR_STOP_SECONDS)
+            if self.store is not None:
+                self.store.close()
+            self.beat = self.worker = self.coordinator = self.store = None
+            self._pid = 0
+            return finished
+
+    def stop_now(self) -> None:
+        """Leave running jobs where they are; another worker gets them. For a second signal, from any thread."""
+        if (worker := self.worker) is not None:
+            worker.stop_now()
+
+    def health(self) -> Health:
+        """What is up, for /healthz. Asks nobody over the network."""
+        worker, coordinator, beat = self.worker, self.coordinator, self.beat
+        parts: dict[str, Any] = {
+            "broker": {"connected": self.exchange.connected, "blocked": self.exchange.blocked},
+        }
+        ok = self.started and self.exchange.connected
+        if worker is not None:
+            parts["worker"] = {"running": worker.running}
+        if coordinator is not None:
+            healthy, why = coordinator.healthy()
+            parts["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": why}
+            ok = ok and healthy
+        if beat is not None:
+            parts["beat"] = {"started": True}
+        return Health(ok, parts)
+
+    def _start_parts(self) -> None:
+        self.exchange.start()
+        if self.settings.declare:
+            self.exchange.apply(fixed_topology())
+            if "worker" in self._roles:
+                self.exchange.apply(work_topology(*self.settings.queues))
+        if "coordinator" in self._roles:
+            self.store = Store(self.settings.store_url())
+            self.store.open()
+            self.coordinator = Coordinator(
+                self.exchange, self.store, self.settings, self._clock, id=self.id, observer=self.metrics
+            )
+            self.coordinator.start()
+            log.info("coordinator started", extra={"store": mask(self.settings.store_url())})
+        if "worker" in self._roles:
+            assert self._registry is not None
+            self.worker = Worker(
+                self._registry,
+                self.exchange,
+                queues=self.settings.queues,
+                concurrency=self.settings.concurrency,
+                settings=self.settings,
+                clock=self._clock,
+                ref=self._ref,
+                observer=self.metrics,
+            )
+            self.worker.start()
+            log.info(
+                "worker started",
+                extra={"queues": ",".join(self.settings.queues), "concurrency": self.settings.concurrency},
+            )
+        if "beat" in self._roles:
+            self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id)
+            self.beat.start()
+            log.info("beat started", extra={"declared": len(self._recurring)})
+
+
+def default_slot(origin: str) -> str:
+    """The place of a worker that nobody gave one: its own, as two programs of one host may serve one application."""
+    return f"{origin or 'worker'}-{os.getpid()}"
