@@ -1,1 +1,1 @@
-"""What is run: a function, its signature and options, the registry both ends share. Knows no broker."""
+"""What can be run: signature, options, registry, provided arguments, and the job that runs now. No I/O."""

@@ -1,0 +1,161 @@
+"""Reads the annotations of a function and names them for messages.
+
+Apart from the signature, as this is the part that fails for reasons of Python's own: names imported only for type
+checkers, types that have no JSON.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+
+from broker_jobs.errors import DefinitionError
+
+STRICT = ConfigDict(strict=True, ser_json_bytes="base64", val_json_bytes="base64")
+_SCALARS = frozenset({int, str, bool, type(None)})
+
+
+def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The evaluated annotations of a function, by parameter and "return".
+
+    Raises:
+        DefinitionError: a name in an annotation is not known at run time.
+    """
+    try:
+        return typing.get_type_hints(fn, include_extras=True)
+    except NameError as error:
+        missing = error.name or str(error)
+        if "<locals>" in getattr(fn, "__qualname__", ""):
+            raise DefinitionError(
+                f"{name}: {missing!r} is not known in its module; define it outside any function, "
+                'and import it outside "if TYPE_CHECKING"'
+            ) from None
+        raise DefinitionError(
+            f'{name}: {missing!r} is imported only for type checkers; import it outside "if TYPE_CHECKING"'
+        ) from None
+
+
+def adapter_of(annotation: Any) -> TypeAdapter[Any]:
+    """A strict adapter; a type that has a configuration of its own (a model) keeps it.
+
+    Raises:
+        PydanticUserError: the type has no schema.
+    """
+    try:
+        return TypeAdapter(annotation, config=STRICT)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(annotation)
+
+
+def check_travels(parameter: str, annotation: Any, call: str) -> TypeAdapter[Any]:
+    """The adapter of a parameter.
+
+    Raises:
+        DefinitionError: values of this type cannot travel as JSON.
+    """
+    try:
+        adapter = adapter_of(annotation)
+    except PydanticSchemaGenerationError:
+        raise _cannot_travel(annotation, call) from None
+    except PydanticUndefinedAnnotation:
+        raise
+    except PydanticUserError as error:
+        raise DefinitionError(f"{call}: {parameter}: {error.message}") from None
+    if adapter.core_schema.get("type") in {"callable", "generator", "is-subclass", "is-instance"}:
+        raise _cannot_travel(annotation, call)
+    return adapter
+
+
+def check_early(fn: Callable[..., Any], name: str, skip: typing.Container[str]) -> None:
+    """Refuse, where the function is written, parameters that cannot travel, as far as no annotation need be evaluated.
+
+    What is written as text is looked at on first use, so that job modules may import each other.
+
+    Raises:
+        DefinitionError: a parameter cannot travel as JSON.
+    """
+    for parameter in inspect.signature(fn).parameters.values():
+        annotation = parameter.annotation
+        if parameter.name in skip or isinstance(annotation, str) or annotation is parameter.empty:
+            continue
+        if is_plain(annotation):
+            continue
+        try:
+            check_travels(parameter.name, annotation, call_text(fn, name, skip))
+        except NameError:
+            continue
+
+
+def is_plain(annotation: Any) -> bool:
+    """Whether each valid value is its own JSON, so that nothing has to be converted or tried out."""
+    if annotation is None or (isinstance(annotation, type) and annotation in _SCALARS):
+        return True
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType, list):
+        return bool(args) and all(is_plain(arg) for arg in args)
+    if origin is dict:
+        return args[0] is str and is_plain(args[1])
+    return False
+
+
+def call_text(fn: Callable[..., Any], name: str, skip: typing.Container[str] = ()) -> str:
+    """The function as a reader calls it: "welcome(user_id: int)"; `skip` leaves out what the worker makes."""
+    parts: list[str] = []
+    last: inspect.Parameter | None = None
+    for parameter in inspect.signature(fn).parameters.values():
+        if parameter.name in skip:
+            continue
+        if last is not None and last.kind is parameter.POSITIONAL_ONLY and parameter.kind is not last.kind:
+            parts.append("/")
+        if parameter.kind is parameter.KEYWORD_ONLY and (last is None or last.kind < parameter.VAR_POSITIONAL):
+            parts.append("*")
+        parts.append(_parameter_text(parameter))
+        last = parameter
+    if last is not None and last.kind is last.POSITIONAL_ONLY:
+        parts.append("/")
+    return f"{name}({', '.join(parts)})"
+
+
+def type_text(annotation: Any) -> str:
+    """An annotation as one writes it: int, list[Row], Order | None."""
+    if annotation is None or annotation is type(None):
+        return "None"
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(type_text(arg) for arg in get_args(annotation))
+    if isinstance(origin := get_origin(annotation), type) and (args := get_args(annotation)):
+        return f"{origin.__name__}[{', '.join('…' if arg is ... else type_text(arg) for arg in args)}]"
+    return str(annotation).replace("typing.", "")
+
+
+def with_article(noun: str) -> str:
+    """ "an int", "a Connection"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _parameter_text(parameter: inspect.Parameter) -> str:
+    stars = 1 if parameter.kind is parameter.VAR_POSITIONAL else 2 if parameter.kind is parameter.VAR_KEYWORD else 0
+    text = "*" * stars + parameter.name
+    annotated = parameter.annotation is not parameter.empty
+    if annotated:
+        text += f": {type_text(parameter.annotation)}"
+    if parameter.default is not parameter.empty:
+        text += f" = {parameter.default!r}" if annotated else f"={parameter.default!r}"
+    return text
+
+
+def _cannot_travel(annotation: Any, call: str) -> DefinitionError:
+    return DefinitionError(
+        f"{call}: {with_article(type_text(annotation))} cannot travel as JSON; pass its key, or make it Depends(…)"
+    )

@@ -1,0 +1,83 @@
+"""Makes a `Function` of what is decorated, or says why it cannot be a job."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.annotation import check_early
+from broker_jobs.function.depends import async_provider, provided_parameters
+from broker_jobs.function.options import job_options
+from broker_jobs.function.registry import Function, where
+from broker_jobs.function.signature import Signature
+
+
+def define(fn: Any, options: Mapping[str, Any]) -> Function:
+    """The function of `@jobs.job(**options) def fn`.
+
+    Raises:
+        DefinitionError: it cannot be a job; the message says what to write.
+        OptionError: an option is unknown or out of range.
+    """
+    if isinstance(fn, str):
+        raise DefinitionError(f"write @jobs.job(name={fn!r}) or @jobs.job(queue={fn!r})")
+    if isinstance(fn, staticmethod):
+        return define(fn.__func__, options)
+    if isinstance(fn, classmethod):
+        raise _method(fn.__func__)
+    if inspect.ismethod(fn):
+        raise _method(fn.__func__)
+    if inspect.isclass(fn):
+        raise DefinitionError(f"{fn.__name__} is a class: write a function that makes one and calls it")
+    if not inspect.isfunction(fn):
+        raise DefinitionError(f"{fn!r} is no function: write a def that calls it")
+    chosen = job_options(options)
+    _check_kind(fn)
+    name = chosen.name or fn.__name__
+    provided = provided_parameters(fn)
+    _check_provided(fn, name)
+    check_early(fn, name, provided)
+    return Function(
+        name=name,
+        fn=fn,
+        is_async=inspect.iscoroutinefunction(fn),
+        signature=Signature(fn, name),
+        options=chosen,
+        where=where(fn),
+        provided=provided,
+    )
+
+
+def _check_kind(fn: Callable[..., Any]) -> None:
+    if fn.__name__ == "<lambda>":
+        raise DefinitionError("a lambda has no name that a message could carry; write a def")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DefinitionError(
+            f"{fn.__name__} is a generator: nobody would take what it yields. Return a list, or enqueue a job for each"
+        )
+    first = next(iter(inspect.signature(fn).parameters), "")
+    scope = fn.__qualname__.split(".")[:-1]
+    if scope and scope[-1] != "<locals>" and first in {"self", "cls"}:
+        raise _method(fn)
+
+
+def _check_provided(fn: Callable[..., Any], name: str) -> None:
+    for parameter in inspect.signature(fn).parameters.values():
+        if parameter.name in provided_parameters(fn) and parameter.kind is parameter.POSITIONAL_ONLY:
+            raise DefinitionError(f"{name}: {parameter.name} is provided (Depends) and cannot be positional-only")
+    if not inspect.iscoroutinefunction(fn) and (found := async_provider(fn)) is not None:
+        parameter_name, provider = found
+        raise DefinitionError(
+            f"{name}: {provider}, the provider of {parameter_name}, is async, and {name} runs in a thread; "
+            f"write async def {name}, or make the provider sync"
+        )
+
+
+def _method(fn: Callable[..., Any]) -> DefinitionError:
+    shown = ".".join(fn.__qualname__.split("<locals>.")[-1].split(".")[-2:])
+    return DefinitionError(
+        f"{shown} is a method: a message cannot carry its self. Make it a function or a @staticmethod; "
+        "for what it needs use Depends"
+    )

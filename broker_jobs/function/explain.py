@@ -1,0 +1,119 @@
+"""Says in one sentence what is wrong with the arguments of a call, and what is taken instead. Pure."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Union, get_origin
+
+from pydantic_core import ErrorDetails
+
+from broker_jobs.function.annotation import type_text, with_article
+from broker_jobs.settings import nearest
+
+_MAX_REPR_CHARS = 80
+_NOUNS = {
+    "int_type": "an int",
+    "string_type": "a str",
+    "bool_type": "a bool",
+    "float_type": "a float",
+    "bytes_type": "bytes",
+    "list_type": "a list",
+    "tuple_type": "a tuple",
+    "set_type": "a set",
+    "dict_type": "a dict",
+    "none_required": "None",
+}
+
+
+def shown(value: object) -> str:
+    """A value with its type, as "'x' (str)"; long ones are cut."""
+    if value is None:
+        return "None"
+    text = repr(value)
+    if len(text) > _MAX_REPR_CHARS:
+        text = text[: _MAX_REPR_CHARS - 1] + "…"
+    return f"{text} ({type(value).__name__})"
+
+
+def explain(
+    call: str,
+    parameters: Sequence[inspect.Parameter],
+    hints: Mapping[str, Any],
+    *,
+    provided: Container[str],
+    errors: Sequence[ErrorDetails],
+    args: Sequence[object],
+) -> str:
+    """What is wrong with a call; the whole sentence."""
+    taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for error in errors:
+        if error["type"] == "unexpected_keyword_argument":
+            name = str(error["loc"][0])
+            if name in provided:
+                return f"{name} is made by the worker (Depends) and cannot be enqueued"
+            return f"{call} takes no {name!r}{nearest(name, taken)}"
+    first = errors[0]
+    match first["type"]:
+        case "missing_argument" | "missing_positional_only_argument" | "missing_keyword_only_argument":
+            return f"{call}: {_name(first['loc'][0], parameters)} is missing"
+        case "unexpected_positional_argument":
+            return f"{call} takes {_count(parameters)}, not {len(args)}"
+        case "multiple_argument_values":
+            return f"{call}: {first['loc'][0]} is given twice"
+        case _:
+            pass
+    name = _name(first["loc"][0], parameters)
+    return f"{call}: {must_be(name, hints.get(_parameter(first['loc'][0], parameters), Any), errors, args)}"
+
+
+def must_be(name: str, annotation: Any, errors: Sequence[ErrorDetails], args: Sequence[object] = ()) -> str:
+    """ "user_id must be an int, not 'x' (str)"; inside a model or a list the path says where."""
+    first = errors[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        value = args[first["loc"][0]] if isinstance(first["loc"][0], int) and args else first["input"]
+        return f"{name} must be {type_text(annotation)}, not {shown(value)}"
+    path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+    match first["type"]:
+        case "missing":
+            return f"{path} is missing"
+        case "extra_forbidden":
+            return f"{path} is unknown"
+        case kind if kind in _NOUNS:
+            return f"{path} must be {_NOUNS[kind]}, not {shown(first['input'])}"
+        case "dataclass_exact_type" | "model_type" | "dataclass_type" | "is_instance_of" if len(first["loc"]) == 1:
+            return f"{path} must be {with_article(type_text(annotation))}, not {shown(first['input'])}"
+        case _:
+            message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "must be")
+            message = message[:1].lower() + message[1:]
+            return f"{path} {'' if message.startswith('must') else 'is wrong: '}{message}, not {shown(first['input'])}"
+
+
+def _parameter(where: int | str, parameters: Sequence[inspect.Parameter]) -> str:
+    if isinstance(where, int):
+        for index, parameter in enumerate(parameters):
+            if index == where or parameter.kind is parameter.VAR_POSITIONAL:
+                return parameter.name
+        return "arguments"
+    names = {p.name for p in parameters}
+    if where in names:
+        return where
+    return next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), where)
+
+
+def _name(where: int | str, parameters: Sequence[inspect.Parameter]) -> str:
+    """The parameter a location means; one of *names with its number."""
+    if isinstance(where, str):
+        return where
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return f"{parameter.name}[{where - index}]"
+        if index == where:
+            return parameter.name
+    return f"argument {where + 1}"
+
+
+def _count(parameters: Sequence[inspect.Parameter]) -> str:
+    number = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return f"{number or 'no'} positional argument{'' if number == 1 else 's'}"

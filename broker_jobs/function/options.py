@@ -1,0 +1,215 @@
+"""Checks the options of a job and of one call, once, into a frozen value.
+
+Options are TypedDicts for the type checkers; here they are looked at again, as a mistyped option that is silently
+kept is worse than an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Literal, NoReturn, TypedDict
+
+from broker_jobs.clock import Seconds, as_seconds
+from broker_jobs.errors import DefinitionError, OptionError
+from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
+from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Policy
+from broker_jobs.settings import nearest
+
+
+class Options(TypedDict, total=False):
+    """Options a job declares and one call may change."""
+
+    queue: str
+    retries: int
+    backoff: Sequence[Seconds]
+    timeout: Seconds | None
+    expires: Seconds | None
+    tags: Sequence[str]
+
+
+class JobOptions(Options, total=False):
+    """Options that belong where the function is written."""
+
+    name: str
+    isolation: Literal["thread", "process"]
+    retry_on: type[Exception] | tuple[type[Exception], ...]
+
+
+class CallOptions(Options, total=False):
+    """Options of one call; your own `id` makes a repeated enqueue harmless."""
+
+    id: str
+
+
+_USUAL = Policy()
+
+
+@dataclass(frozen=True)
+class FunctionOptions:
+    """What was chosen: for a function, or for one call of it. `id` is the caller's own, of one call only."""
+
+    name: str | None = None
+    queue: str = "default"
+    policy: Policy = _USUAL
+    tags: tuple[str, ...] = ()
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    isolation: Literal["thread", "process"] = "thread"
+    id: str | None = None
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds one attempt may take, from its start; None: any time."""
+        return self.policy.timeout
+
+    @property
+    def expires(self) -> float | None:
+        """Seconds it may wait; None: for ever."""
+        return self.policy.expires
+
+    def changed(self, options: Mapping[str, Any]) -> FunctionOptions:
+        """These options with those of one call on top.
+
+        Raises:
+            OptionError: unknown, of the job only, or out of range.
+        """
+        _refuse_unknown(options, CALL, "Options of one call")
+        return _with(self, options)
+
+
+def job_options(options: Mapping[str, Any]) -> FunctionOptions:
+    """The options of `@jobs.job(…)`.
+
+    Raises:
+        OptionError: unknown, of one call only, or out of range.
+        DefinitionError: isolation="process", which does not exist yet.
+    """
+    _refuse_unknown(options, JOB, "Options of a job")
+    if (isolation := options.get("isolation", "thread")) == "process":
+        raise DefinitionError(
+            "isolation='process' is not available yet; jobs run in threads (sync) or on the event loop (async)"
+        )
+    if isolation != "thread":
+        raise OptionError(f"isolation must be 'thread', not {isolation!r}")
+    return _with(FunctionOptions(), options)
+
+
+CALL = tuple(sorted(CallOptions.__annotations__))
+JOB = tuple(sorted(JobOptions.__annotations__))
+_JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
+_MAX_TAGS, _MAX_TAG_CHARS, _MAX_NAME_CHARS, _MAX_RETRIES = 50, 100, 200, 1_000_000
+
+
+def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...], title: str) -> None:
+    for option in options:
+        if option in known:
+            continue
+        if option in JOB:
+            raise OptionError(f"{option} is decided where the function is written: @jobs.job({option}=…)")
+        if option in CALL:
+            raise OptionError(f"{option} belongs to one call: write .using({option}=…).enqueue(…)")
+        raise OptionError(f"no option {option!r}{nearest(option, known) or '.'} {title}: {', '.join(known)}")
+
+
+def _with(base: FunctionOptions, options: Mapping[str, Any]) -> FunctionOptions:
+    changes: dict[str, Any] = {}
+    policy: dict[str, Any] = {}
+    for option, value in options.items():
+        if option in _POLICY:
+            policy[option] = _CHECKS[option](value)
+        elif option != "isolation":
+            changes[option] = _CHECKS[option](value)
+    if policy:
+        kept = {name: getattr(base.policy, name) for name in Policy.model_fields}
+        changes["policy"] = Policy(**{**kept, **policy})
+    return replace(base, **changes) if changes else base
+
+
+def _wrong(option: str, must: str, value: object) -> NoReturn:
+    raise OptionError(f"{option} must be {must}, not {value!r}")
+
+
+def _queue(value: Any) -> str:
+    if not isinstance(value, str):
+        _wrong("queue", "a str", value)
+    if not is_queue_name(value):
+        raise OptionError(f"{value!r} is no queue name: {QUEUE_NAME_RULE}")
+    return value
+
+
+def _retries(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_RETRIES:
+        _wrong("retries", f"an int from 0 to {_MAX_RETRIES:_}", value)
+    return value
+
+
+def _backoff(value: Any) -> tuple[float, ...]:
+    if isinstance(value, int | float | timedelta):
+        _wrong("backoff", f"a sequence of lengths; write backoff=[{value!r}]", value)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        _wrong("backoff", "a sequence of lengths, as [1, 5, timedelta(minutes=1)]", value)
+    return tuple(_length("backoff", item, least=0.0) for item in value)
+
+
+def _length(option: str, value: Any, *, least: float | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        _wrong(option, "seconds or a timedelta", value)
+    seconds = as_seconds(value)
+    if not (seconds > 0 if least is None else seconds >= least):
+        _wrong(option, "more than 0 seconds" if least is None else f"{least:g} seconds or more", value)
+    if seconds > MAX_DELAY_SECONDS:
+        _wrong(option, "10 years or less", value)
+    return seconds
+
+
+def _timeout(value: Any) -> float | None:
+    return None if value is None else _length("timeout", value)
+
+
+def _expires(value: Any) -> float | None:
+    return None if value is None else _length("expires", value)
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        _wrong("tags", f"a sequence of str; write tags=[{value!r}]", value)
+    if not isinstance(value, Sequence) or not all(isinstance(tag, str) for tag in value):
+        _wrong("tags", "a sequence of str", value)
+    if len(value) > _MAX_TAGS or any(len(tag) > _MAX_TAG_CHARS for tag in value):
+        _wrong("tags", f"at most {_MAX_TAGS} of at most {_MAX_TAG_CHARS} characters", value)
+    return tuple(value)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_CHARS:
+        _wrong("name", f"a str of 1 to {_MAX_NAME_CHARS} characters", value)
+    return value
+
+
+def _retry_on(value: Any) -> tuple[type[Exception], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        _wrong("retry_on", "an exception class or a tuple of them", value)
+    return kinds
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None:
+        _wrong("id", "1 to 100 of the characters A-Z a-z 0-9 . _ : @ / + -", value)
+    return value
+
+
+_POLICY = frozenset({"retries", "backoff", "timeout", "expires"})
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "queue": _queue,
+    "retries": _retries,
+    "backoff": _backoff,
+    "timeout": _timeout,
+    "expires": _expires,
+    "tags": _tags,
+    "name": _name,
+    "retry_on": _retry_on,
+    "id": _id,
+}

@@ -1,0 +1,82 @@
+"""Keeps the jobs of a program by name, and what is wrapped around each attempt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.depends import Provided
+from broker_jobs.function.options import FunctionOptions
+from broker_jobs.function.signature import Signature
+
+Around: TypeAlias = Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]]
+"""A generator function with one yield (sync or async): before it, around the attempt, after it."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that can be run as a job.
+
+    `where` is "shop/mail.py:12"; `provided` are the parameters the worker makes: name -> (position, marker).
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    is_async: bool
+    signature: Signature
+    options: FunctionOptions
+    where: str
+    provided: Mapping[str, tuple[int, Provided]] = field(default_factory=dict)
+
+
+class Registry:
+    """The jobs one `BrokerJobs` knows. `around` are its hooks, the outermost first."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, Function] = {}
+        self.around: list[Around] = []
+
+    def add(self, function: Function) -> None:
+        """Add a function; one of the same module and qualified name is replaced (Jupyter, reload).
+
+        Raises:
+            DefinitionError: another function has this name; the message has both places.
+        """
+        known = self._functions.get(function.name)
+        if known is not None and _identity(known) != _identity(function):
+            raise DefinitionError(
+                f"two jobs are named {function.name!r}: {known.where}, {function.where}; give one @jobs.job(name=…)"
+            )
+        self._functions[function.name] = function
+
+    def get(self, name: str) -> Function | None:
+        """The function of this name, or None."""
+        return self._functions.get(name)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._functions)
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(list(self._functions.values()))
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+
+def where(fn: Callable[..., Any]) -> str:
+    """Where a function is written: "shop/mail.py:12", from the working directory if it is below it."""
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', '?')}"
+    file = Path(code.co_filename)
+    if file.is_absolute() and file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return f"{file.as_posix()}:{code.co_firstlineno}"
+
+
+def _identity(function: Function) -> tuple[str, str]:
+    return function.fn.__module__, function.fn.__qualname__
