@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 
 from broker_jobs.errors import BrokerError, BrokerRefused
-from broker_jobs.exchange.port import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +17,16 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-def wait_for_broker(exchange: Exchange, leave: Callable[[float], bool]) -> bool:
-    """Start the exchange, however long RabbitMQ takes to come.
+def wait_for_broker(start: Callable[[], None], undo: Callable[[], None], leave: Callable[[float], bool]) -> bool:
+    """Call `start` until it succeeds, however long RabbitMQ takes to come.
 
     Args:
-        exchange: to be started.
+        start: connects and starts what needs the connection.
+        undo: puts back what a failed start has left.
         leave: waits that many seconds; True as soon as the process has been asked to leave.
 
     Returns:
-        Whether it is connected; False: asked to leave first.
+        Whether it is started; False: asked to leave first.
 
     Raises:
         BrokerRefused: RabbitMQ answered, and refused.
@@ -34,12 +34,12 @@ def wait_for_broker(exchange: Exchange, leave: Callable[[float], bool]) -> bool:
     pause = FIRST_PAUSE_SECONDS
     while True:
         try:
-            exchange.start()
+            start()
         except BrokerRefused:
-            exchange.stop(0)
+            undo()
             raise
         except BrokerError as error:
-            exchange.stop(0)
+            undo()
             log.warning("%s; trying again in %.0f s", error, pause)
             if leave(pause):
                 return False

@@ -68,7 +68,9 @@ class HttpDoor:
             ) from None
         self.address = f"http://{self._host}:{listener.getsockname()[1]}"
         application = Starlette(routes=[Route("/metrics", self._metrics), Route("/healthz", self._healthz)])
-        config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none", interface="asgi3")
+        config = uvicorn.Config(
+            application, log_config=None, access_log=False, lifespan="off", ws="none", interface="asgi3"
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="metrics and health", daemon=True

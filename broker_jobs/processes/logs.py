@@ -1,7 +1,7 @@
 """Sets logging up: one structured line a record on stderr, with the passwords of addresses masked.
 
-A library leaves logging to the program; only our own processes call this. A line is `time level logger: sentence key=value…`;
-the keys are what a caller put into `extra`.
+A library leaves logging to the program; only our own processes call this. A line is
+`time level logger: sentence key=value…`; the keys are what a caller put into `extra`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LineFormatter(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send all records of `level` (DEBUG, INFO, WARNING, ERROR) and above to stderr. Called twice it changes the level."""
+    """Send records of `level` (DEBUG, INFO, WARNING, ERROR) and above to stderr. Called twice it changes the level."""
     root = logging.getLogger()
     root.setLevel(level.upper())
     if not any(isinstance(handler.formatter, LineFormatter) for handler in root.handlers):

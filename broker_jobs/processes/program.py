@@ -27,6 +27,7 @@ from broker_jobs.job.envelope import new_id
 from broker_jobs.metrics import Metrics
 from broker_jobs.outcome.command import Schedule
 from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
 from broker_jobs.settings import Settings, mask
 from broker_jobs.store import Store
 
@@ -86,6 +87,7 @@ class Program:
             raise UsageError("a worker needs the registry of the jobs it is to run")
         self.metrics = metrics or Metrics()
         self.exchange = exchange
+        watch_exchange(self.metrics, exchange)
         self.settings = settings
         self.id = new_id()
         self._registry = registry
@@ -93,7 +95,8 @@ class Program:
         self._roles = tuple(role for role in ROLES if role in roles)
         self._origin = origin
         self._clock = clock or SystemClock()
-        self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or default_slot(origin), pid=os.getpid())
+        # Without a slot of its own a place is never taken over: two programs of one host may serve one application.
+        self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
         self._lock = threading.RLock()
         self._pid = 0
         self.store: Store | None = None
@@ -119,7 +122,8 @@ class Program:
                 return
             if self._pid:
                 raise UsageError(
-                    f"started in process {self._pid}, this is {os.getpid()}; call start() after the fork (gunicorn: post_fork)"
+                    f"started in process {self._pid}, this is {os.getpid()}; "
+                    "call start() after the fork (gunicorn: post_fork)"
                 )
             self._pid = os.getpid()
             try:
@@ -158,6 +162,10 @@ class Program:
         if (worker := self.worker) is not None:
             worker.stop_now()
 
+    def broken(self) -> str | None:
+        """Why this program cannot go on and must be started again, or None."""
+        return None
+
     def health(self) -> Health:
         """What is up, for /healthz. Asks nobody over the network."""
         worker, coordinator, beat = self.worker, self.coordinator, self.beat
@@ -185,7 +193,12 @@ class Program:
             self.store = Store(self.settings.store_url())
             self.store.open()
             self.coordinator = Coordinator(
-                self.exchange, self.store, self.settings, self._clock, id=self.id, observer=self.metrics
+                self.exchange,
+                self.store,
+                self.settings,
+                self._clock,
+                id=self.id,
+                observer=CoordinatorCounts(self.metrics),
             )
             self.coordinator.start()
             log.info("coordinator started", extra={"store": mask(self.settings.store_url())})
@@ -199,7 +212,7 @@ class Program:
                 settings=self.settings,
                 clock=self._clock,
                 ref=self._ref,
-                observer=self.metrics,
+                observer=WorkerCounts(self.metrics),
             )
             self.worker.start()
             log.info(
@@ -210,8 +223,3 @@ class Program:
             self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id)
             self.beat.start()
             log.info("beat started", extra={"declared": len(self._recurring)})
-
-
-def default_slot(origin: str) -> str:
-    """The place of a worker that nobody gave one: its own, as two programs of one host may serve one application."""
-    return f"{origin or 'worker'}-{os.getpid()}"

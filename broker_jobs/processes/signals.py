@@ -48,6 +48,11 @@ class Signalled:
 
 
 @dataclass(frozen=True)
+class LeaveNow:
+    """The parent's word for a second signal."""
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The graceful stop is over; whether everything ended in time."""
 
@@ -56,29 +61,32 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Broken:
-    """The part cannot go on."""
+    """The part cannot go on. `code`: what the process exits with."""
 
     reason: str
+    code: int = EXIT_BROKEN
 
 
-News = Signalled | Stopped | Broken
+News = Signalled | LeaveNow | Stopped | Broken
 
 
 class Wishes:
     """What is asked of this process, in the order it came. `with` it, signals are among it."""
 
-    def __init__(self, *, keyboard: bool = True) -> None:
-        """`keyboard` False: Ctrl-C is not for this process; its parent gets it too and passes on what it means."""
+    def __init__(self, *, has_parent: bool = False) -> None:
+        """`has_parent`: Ctrl-C is the parent's, who passes on what it means; and as a service manager may send SIGTERM
+        to both, no number of signals means "now" here, only the parent's LeaveNow.
+        """
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._kept: list[News] = []
         self._before: dict[signal.Signals, object] = {}
-        self._keyboard = keyboard
+        self.has_parent = has_parent
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _numbers():
                 self._before[number] = signal.getsignal(number)
-                ignored = number != getattr(signal, "SIGTERM", None) and not self._keyboard
+                ignored = self.has_parent and number.name != "SIGTERM"
                 signal.signal(number, signal.SIG_IGN if ignored else self._on_signal)
         return self
 
@@ -123,6 +131,10 @@ def serve(part: Part, wishes: Wishes, timeout: float) -> int:
     stopping = False
     while True:
         match wishes.get():
+            case LeaveNow():
+                leave_now(part, EXIT_CUT_OFF)
+            case Signalled() if stopping and wishes.has_parent:
+                pass
             case Signalled(number) if stopping:
                 log.warning("second %s: leaving now; what still runs comes back to another worker", _name(number))
                 leave_now(part, 128 + number)
@@ -134,15 +146,17 @@ def serve(part: Part, wishes: Wishes, timeout: float) -> int:
                 )
                 stopping = True
                 _stop_aside(part, wishes, timeout)
-            case Broken(reason):
+            case Broken(reason, broken_code):
                 log.error("cannot go on: %s; leaving", reason)
-                code = EXIT_BROKEN
+                code = broken_code
                 if not stopping:
                     stopping = True
                     _stop_aside(part, wishes, timeout)
             case Stopped(in_time):
                 if not in_time:
-                    log.warning("jobs still ran after %.0f s; they are cut off and come back to another worker", timeout)
+                    log.warning(
+                        "jobs still ran after %.0f s; they are cut off and come back to another worker", timeout
+                    )
                     leave_now(part, code or EXIT_CUT_OFF)
                 log.info("stopped")
                 return code

@@ -1,0 +1,243 @@
+"""Keeps N worker processes alive: `worker -p N`.
+
+Python runs one thread at a time a process, so jobs that compute need several. Children are spawned, as Windows and
+threads forbid a fork, and each holds one end of a pipe: stop and leave-now go down, counts and health come up, and a
+closed pipe tells a child that its parent is gone. Each child has a slot; who is started in it again names its
+predecessor, whose jobs are then free at once instead of after a wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Literal, TypeAlias
+
+from broker_jobs.job.envelope import new_id
+from broker_jobs.metrics import PROCESSES, RESTARTS, Metrics, Snapshot
+from broker_jobs.processes.program import Health
+from broker_jobs.processes.signals import Broken
+
+log = logging.getLogger(__name__)
+
+Order: TypeAlias = Literal["stop", "now"]
+Report: TypeAlias = tuple[Snapshot, Health]
+
+REPORT_SECONDS = 1.0
+"""Between two reports of a child."""
+SILENT_SECONDS = 15.0
+"""A child that has not reported for this long is not healthy."""
+LONGEST_PAUSE_SECONDS = 30.0
+STEADY_SECONDS = 60.0
+"""A child that lived this long starts again without a pause that grew."""
+EXIT_USAGE = 2
+"""A child's exit code for what a person must mend; starting it again would not."""
+KILL_AFTER_SECONDS = 5.0
+"""What children get beyond the time for a graceful stop before they are killed."""
+
+
+@dataclass
+class _Child:
+    """One slot and who is in it."""
+
+    slot: int
+    process: SpawnProcess | None = None
+    pipe: Connection | None = None
+    started_at: float = 0.0
+    start_again_at: float | None = None
+    pause: float = 0.0
+    report: Report | None = None
+    reported_at: float = 0.0
+
+
+class Pool:
+    """The parent of the worker processes."""
+
+    def __init__(
+        self,
+        target: Callable[..., None],
+        arguments: tuple[object, ...],
+        size: int,
+        *,
+        on_broken: Callable[[Broken], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            target: run in each child as target(*arguments, slot, pipe); found by import in the child.
+            arguments: must pickle.
+            size: how many children.
+            on_broken: told, once, when a child says that only a person can mend it.
+            monotonic: seconds that never step.
+        """
+        self._target = target
+        self._arguments = arguments
+        self._on_broken = on_broken
+        self._monotonic = monotonic
+        self._context = multiprocessing.get_context("spawn")
+        self._id = new_id()
+        self._children = [_Child(slot) for slot in range(size)]
+        self._metrics = Metrics()
+        self._gone = Snapshot()
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._clean = True
+        self._thread: threading.Thread | None = None
+        # A write wakes the watching thread; a pipe, as it waits on the children's.
+        self._woken, self._wake = self._context.Pipe(duplex=False)
+
+    def start(self) -> None:
+        """Start the children and watch over them. Tolerates twice."""
+        with self._lock:
+            if self._thread is not None:
+                return
+            for child in self._children:
+                self._spawn(child)
+            self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Let the children finish; those that outlast `timeout` by KILL_AFTER_SECONDS are killed. Tolerates twice."""
+        self._order("stop")
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(timeout + KILL_AFTER_SECONDS)
+        if thread.is_alive():
+            self._clean = False
+            self.stop_now()
+            thread.join(KILL_AFTER_SECONDS)
+        return self._clean
+
+    def stop_now(self) -> None:
+        """Have the children leave what runs; who has not gone in a second is killed."""
+        self._order("now")
+        deadline = self._monotonic() + 1.0
+        for process in self.processes():
+            process.join(max(0.0, deadline - self._monotonic()))
+            if process.is_alive():
+                process.kill()
+
+    def processes(self) -> list[SpawnProcess]:
+        """The children that are alive."""
+        with self._lock:
+            return [child.process for child in self._children if child.process is not None and child.process.is_alive()]
+
+    def snapshots(self) -> list[Snapshot]:
+        """The counts of all children: those alive, those gone, and the pool's own."""
+        self._metrics.set(PROCESSES, len(self.processes()))
+        with self._lock:
+            gone = Snapshot()
+            gone.add(self._gone)
+            reports = [child.report[0] for child in self._children if child.report is not None]
+        return [self._metrics.snapshot(), gone, *reports]
+
+    def health(self) -> Health:
+        """Healthy when every child is there, has reported lately, and is healthy."""
+        now = self._monotonic()
+        children: list[dict[str, Any]] = []
+        ok = True
+        with self._lock:
+            for child in self._children:
+                alive = child.process is not None and child.process.is_alive()
+                silent = now - max(child.reported_at, child.started_at) > SILENT_SECONDS
+                healthy = alive and not silent and child.report is not None and child.report[1].ok
+                ok = ok and healthy
+                pid = child.process.pid if alive and child.process is not None else None
+                parts = child.report[1].parts if child.report is not None else {}
+                children.append({"slot": child.slot, "pid": pid, "ok": healthy, **parts})
+        return Health(ok, {"processes": children})
+
+    def _spawn(self, child: _Child) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=self._target,
+            args=(*self._arguments, f"{self._id}.{child.slot}", theirs),
+            name=f"worker process {child.slot}",
+        )
+        process.start()
+        theirs.close()
+        child.process, child.pipe = process, ours
+        child.started_at = self._monotonic()
+        child.start_again_at = None
+        log.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                alive = [child for child in self._children if child.process is not None]
+                if self._stopping.is_set() and not alive:
+                    return
+                waited: list[Any] = [self._woken, *(child.process.sentinel for child in alive if child.process)]
+                waited += [child.pipe for child in alive if child.pipe is not None]
+                starts = [child.start_again_at for child in self._children if child.start_again_at is not None]
+            pause = max(0.0, min(starts) - self._monotonic()) if starts else None
+            wait(waited, pause)
+            while self._woken.poll():
+                self._woken.recv_bytes()
+            with self._lock:
+                for child in self._children:
+                    self._look_at(child)
+
+    def _look_at(self, child: _Child) -> None:
+        self._read_reports(child)
+        if child.process is not None and not child.process.is_alive():
+            self._read_reports(child)
+            self._bury(child)
+        due = child.start_again_at
+        if due is not None and due <= self._monotonic() and not self._stopping.is_set():
+            self._metrics.count(RESTARTS)
+            self._spawn(child)
+
+    def _read_reports(self, child: _Child) -> None:
+        try:
+            while child.pipe is not None and child.pipe.poll():
+                child.report = child.pipe.recv()
+                child.reported_at = self._monotonic()
+        except (EOFError, OSError):
+            if child.pipe is not None:
+                child.pipe.close()
+            child.pipe = None
+
+    def _bury(self, child: _Child) -> None:
+        process = child.process
+        assert process is not None
+        if child.report is not None:
+            self._gone.add(child.report[0], gauges=False)
+        if child.pipe is not None:
+            child.pipe.close()
+        child.process = child.pipe = child.report = None
+        code = process.exitcode
+        if self._stopping.is_set():
+            self._clean = self._clean and code == 0
+            return
+        if code == EXIT_USAGE:
+            self._on_broken(Broken("a worker process could not start; its reason stands above", EXIT_USAGE))
+            return
+        lived = self._monotonic() - child.started_at
+        child.pause = 0.0 if lived > STEADY_SECONDS else min(max(0.5, child.pause * 2), LONGEST_PAUSE_SECONDS)
+        child.start_again_at = self._monotonic() + child.pause
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
+        log.error(
+            "worker process %s; starting it again in %.1f s, the jobs it ran come back",
+            how,
+            child.pause,
+            extra={"slot": child.slot, "worker_pid": process.pid},
+        )
+
+    def _order(self, order: Order) -> None:
+        with self._lock:
+            self._stopping.set()
+            for child in self._children:
+                child.start_again_at = None
+                if child.pipe is not None:
+                    with contextlib.suppress(OSError):
+                        child.pipe.send(order)
+        with contextlib.suppress(OSError):
+            self._wake.send_bytes(b".")
