@@ -230,11 +230,24 @@ def test_the_latest_is_the_last_of_the_missed(cron: str, tz: str, after: float, 
     assert latest(cron, tz, after, after + span) == (all_missed[-1] if all_missed else None)
 
 
-def test_missed_gives_the_first_ones_up_to_its_limit() -> None:
+def test_missed_gives_all_or_the_last_ones_up_to_its_limit() -> None:
     start = at("2026-01-01T00:00:00")
-    assert missed("* * * * *", "UTC", start, start + 600, 3) == [start + 60, start + 120, start + 180]
+    assert missed("* * * * *", "UTC", start, start + 600, 3) == [start + 480, start + 540, start + 600]
+    assert missed("* * * * *", "UTC", start, start + 120, 2) == [start + 60, start + 120]
     assert missed("* * * * *", "UTC", start, start + 120, 9) == [start + 60, start + 120]
     assert missed("* * * * *", "UTC", start, start + 59, 9) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sampled_from(["*/7 * * * * *", "0-3 */2 * * *", "30 2 * * *", "0,9 5 * * MON"]),
+    st.sampled_from(ZONES),
+    st.floats(1.77e9, 1.80e9),
+    st.integers(1, 40),
+)
+def test_the_last_missed_ones_are_the_end_of_all_of_them(cron: str, tz: str, after: float, limit: int) -> None:
+    planned = next_many(cron, tz, after, 80)
+    assert missed(cron, tz, after, planned[-1], limit) == planned[-limit:]
 
 
 def test_two_passes_of_a_whole_year_do_not_differ_from_utc_arithmetic() -> None:
