@@ -1,0 +1,112 @@
+"""Turns a row into the tuple a database takes and back, and holds the two statements of the hot path.
+
+Tens of thousands of rows a second go through here, so it is positional and knows both databases by heart: SQLite takes
+one tuple a row (executemany), PostgreSQL one array a column (a single statement with unnest).
+Empty text is kept as NULL, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from broker_jobs.job.state import State
+from broker_jobs.store.row import Row, Wire
+
+COLUMNS = tuple(field.name for field in fields(Row))
+EMPTY_AS_NULL = ("job", "why", "envelope", "reason", "tags")
+HISTORY_MAX = 200
+"""Transitions a row keeps; the oldest go first."""
+HISTORY_CHARS = 65_536
+"""A history longer than this as JSON has its reasons shortened."""
+REASON_CHARS = 200
+
+_PLACE = {name: place for place, name in enumerate(COLUMNS)}
+_STATE, _WIRE, _OWNED, _HISTORY = (_PLACE[name] for name in ("state", "wire", "owned", "history"))
+_EMPTY = tuple(_PLACE[name] for name in EMPTY_AS_NULL)
+_TEXT = tuple(place for place, field in enumerate(fields(Row)) if "str" in str(field.type))
+_get = attrgetter(*COLUMNS)
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
+_STATES = {state.value: state for state in State}
+_STATE_TEXT: dict[State, str] = {state: state.value for state in State}
+_WIRES = (Wire.NONE, Wire.SENDING, Wire.OUT)
+
+
+def values_of(row: Row) -> list[Any]:
+    """The columns of a row, in the order of COLUMNS, as both databases take them."""
+    values = list(_get(row))
+    values[_STATE] = _STATE_TEXT[row.state]
+    values[_WIRE] = int(row.wire)
+    values[_OWNED] = 1 if row.owned else 0
+    values[_HISTORY] = _history_text(row.history) if row.history else None
+    for place in _EMPTY:
+        if values[place] == "":
+            values[place] = None
+    return values
+
+
+def row_of(values: Sequence[Any]) -> Row:
+    """The row of a tuple in the order of COLUMNS."""
+    changed = list(values)
+    changed[_STATE] = _STATES[changed[_STATE]]
+    changed[_WIRE] = _WIRES[changed[_WIRE]]
+    changed[_OWNED] = bool(changed[_OWNED])
+    history = changed[_HISTORY]
+    changed[_HISTORY] = [(at, state, reason) for at, state, reason in _decode(history)] if history else []
+    for place in _EMPTY:
+        if changed[place] is None:
+            changed[place] = ""
+    return Row(*changed)
+
+
+def clean(rows: Iterable[list[Any]]) -> None:
+    """Replace, in place, what a database's text cannot hold: NUL and half surrogates (text of jobs may have both)."""
+    for values in rows:
+        for place in _TEXT:
+            if values[place] is not None:
+                values[place] = clean_text(values[place])
+
+
+def clean_text(text: str) -> str:
+    """Text with NUL and half surrogates replaced by a question mark in a box."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def has_nul(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether a text of some column has a NUL, which PostgreSQL refuses."""
+    return any("\x00" in "".join(filter(None, columns[place])) for place in _TEXT)
+
+
+def _history_text(history: list[tuple[float, str, str]]) -> str:
+    text = _encode(history[-HISTORY_MAX:] if len(history) > HISTORY_MAX else history)
+    if len(text) > HISTORY_CHARS:
+        text = _encode([(at, state, reason[:REASON_CHARS]) for at, state, reason in history[-HISTORY_MAX:]])
+    return text
+
+
+def _type_of(column: str) -> str:
+    if column in {"wire", "epoch", "attempt", "crashes", "returns", "fence", "owned", "retries"}:
+        return "int8"
+    return "float8" if column.endswith(("_at", "_until")) else "text"
+
+
+_NAMES = ", ".join(COLUMNS)
+_ASSIGN = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "id")
+
+SELECT = f"SELECT {_NAMES} FROM jobs"  # noqa: S608  # names of our own columns
+LOAD_SQLITE = f"{SELECT} WHERE id IN (SELECT value FROM json_each(?))"
+LOAD_POSTGRESQL = f"{SELECT} WHERE id = ANY(%s)"
+KNOWN_SQLITE = "SELECT id, state, queue FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+KNOWN_POSTGRESQL = "SELECT id, state, queue FROM jobs WHERE id = ANY(%s)"
+SAVE_SQLITE = (
+    f"INSERT INTO jobs ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # as above
+    f" ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"
+)
+SAVE_POSTGRESQL = (
+    f"INSERT INTO jobs ({_NAMES}) SELECT * FROM unnest("  # noqa: S608  # as above
+    f"{', '.join(f'%s::{_type_of(name)}[]' for name in COLUMNS)}) ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"
+)

@@ -1,0 +1,195 @@
+"""Connects to SQLite or PostgreSQL: addresses, engines, pragmas, and the file systems a SQLite file must not be on.
+
+Two engines for a file or a server: one to write, one to read. In memory there is one connection for everything.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Engine, StaticPool, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from broker_jobs.errors import StoreError
+
+LOCK_SECONDS = 30
+"""How long a transaction waits for the one before it."""
+IDLE_TRANSACTION_SECONDS = 60
+"""PostgreSQL ends a transaction that does nothing so long: a coordinator cut off from it must not keep the lock."""
+NETWORK_FILE_SYSTEMS = frozenset(
+    "9p afpfs afs beegfs ceph cifs davfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs lustre"
+    " ncpfs nfs nfs4 ocfs2 smb2 smb3 smbfs".split()
+)
+EXAMPLES = "write sqlite:///path/to/store.db or postgresql+psycopg://user:password@host/database"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the store is. `path` is set for a SQLite file."""
+
+    url: URL
+    masked: str
+    path: Path | None
+    in_memory: bool
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is SQLite, in memory or in a file."""
+        return self.in_memory or self.path is not None
+
+
+def address_of(url: str) -> Address:
+    """Understand an address: `sqlite://` (in memory), `sqlite:///path`, `postgresql+psycopg://…` (or `postgresql://…`).
+
+    Raises:
+        StoreError: it is no address of a database we use.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError(f"the store's address cannot be understood: {EXAMPLES}") from None
+    backend = parsed.drivername.split("+")[0]
+    if backend in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return Address(parsed, parsed.render_as_string(hide_password=True), None, in_memory=False)
+    if backend != "sqlite":
+        raise StoreError(f"no store of kind {backend!r}: {EXAMPLES}")
+    if parsed.database in {None, "", ":memory:"}:
+        return Address(sqlalchemy.make_url("sqlite://"), "sqlite://", None, in_memory=True)
+    if str(parsed.database).startswith("file:"):
+        raise StoreError(f"a store in a file: URI is not supported: {EXAMPLES}")
+    path = Path(str(parsed.database)).expanduser().absolute()
+    parsed = parsed.set(drivername="sqlite", database=str(path))
+    return Address(parsed, parsed.render_as_string(hide_password=True), path, in_memory=False)
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the folder of a SQLite file, and refuse one on a network file system, where locks and WAL do not hold.
+
+    Raises:
+        StoreError: the folder cannot be made, or is on a network.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the folder of the store {path} cannot be made: {error.strerror or error}") from error
+    kind = file_system_of(path.parent.resolve())
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"the store {path} is on a network file system ({kind}), where SQLite corrupts its file:"
+            " put it on a local disk, or use PostgreSQL"
+        )
+
+
+def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """The kind of the file system a folder is on; empty where the system does not tell."""
+    if str(folder).startswith("\\\\"):
+        return "smbfs"
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        at = Path(fields[1].replace("\\040", " "))
+        if (folder == at or at in folder.parents) and len(str(at)) >= best:
+            best, kind = len(str(at)), fields[2]
+    return kind
+
+
+def engines(address: Address) -> tuple[Engine, Engine]:
+    """The engine to write with and the one to read with; in memory they are the same.
+
+    Raises:
+        StoreError: the driver for PostgreSQL is not installed.
+    """
+    if address.in_memory:
+        engine = sqlalchemy.create_engine(
+            address.url,
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+            connect_args={"check_same_thread": False, "timeout": LOCK_SECONDS},
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine, engine
+    if address.is_sqlite:
+        options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": LOCK_SECONDS}}
+        writing = sqlalchemy.create_engine(address.url, pool_size=1, max_overflow=0, **options)
+        event.listen(writing, "connect", _prepare_sqlite)
+        event.listen(writing, "begin", _begin_immediate)
+        reading = sqlalchemy.create_engine(address.url, **options)
+        event.listen(reading, "connect", _prepare_sqlite_to_read)
+        return writing, reading
+    keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10, **keepalive, **address.url.query}}
+    try:
+        writing = sqlalchemy.create_engine(address.url, **options)
+        reading = sqlalchemy.create_engine(address.url, isolation_level="AUTOCOMMIT", **options)
+    except ModuleNotFoundError as error:
+        raise StoreError("PostgreSQL needs its driver: pip install 'broker-jobs[postgres]'") from error
+    for engine in (writing, reading):
+        event.listen(engine, "connect", _prepare_postgresql)
+    return writing, reading
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """FULL: a commit survives a power cut, and the log is acknowledged on its word."""
+    connection.isolation_level = None  # transactions begin where we say so
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -65536")  # KiB
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+
+
+def _use_wal(connection: Any) -> None:
+    """Switch to WAL; SQLite does not wait for its lock here, so several processes that start at once are patient."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _prepare_sqlite_to_read(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _begin_immediate(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    """Our schema, bounded waits, and commits that survive a power cut even where the server's default is otherwise."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, false), set_config('idle_in_transaction_session_timeout', %s, false)",
+            (f"{LOCK_SECONDS}s", f"{IDLE_TRANSACTION_SECONDS}s"),
+        )
+        cursor.execute(
+            "SELECT set_config('search_path', 'broker_jobs', false)"
+            """ WHERE current_setting('search_path') IN ('"$user", public', '"$user",public')"""
+        )
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    connection.commit()

@@ -1,0 +1,103 @@
+"""Describes what the store keeps beside jobs: plain values of schedules, workers, parked messages, commands, marks.
+
+Instants are seconds since the Unix epoch; `log_time` is the coordinators' own (it stands still while none is active).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker_jobs.clock import Instant
+
+
+@dataclass(slots=True)
+class Meta:
+    """The one row behind the lock: whose store this is, and how far it has come."""
+
+    store_id: str
+    schema: int
+    serial: int
+    """Grows by one with every transaction that wrote something."""
+    log_time: float = 0.0
+    last_tick_at: float = 0.0
+    control_version: int = 0
+    schedules_version: int = 0
+    accepted_serial: int = 0
+    """A person has accepted that ticks up to this serial belong to a time the store has lost."""
+
+
+@dataclass(slots=True)
+class ScheduleRow:
+    """A recurring job as it stands."""
+
+    name: str
+    cron: str
+    tz: str = "UTC"
+    misfire: str = "once"
+    overlap: str = "allow"
+    call: str = ""
+    """The envelope of its jobs, JSON text."""
+    origin: str = ""
+    version: int = 1
+    paused: bool = False
+    last_planned_at: Instant | None = None
+    last_job_id: str | None = None
+    created_at: Instant = 0.0
+    changed_at: Instant = 0.0
+
+
+@dataclass(slots=True)
+class WorkerRow:
+    """A worker process as its last heartbeat told."""
+
+    id: str
+    host: str = ""
+    slot: str = ""
+    pid: int = 0
+    queues: tuple[str, ...] = ()
+    concurrency: int = 0
+    running: int = 0
+    done: int = 0
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    version: str = ""
+    started_at: Instant = 0.0
+    seen_at: Instant = 0.0
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class ParkedRow:
+    """A message that could not be read or decided, whole, with the reason."""
+
+    id: str
+    at: Instant
+    origin: str
+    """Where it came from: log, command, parked or due."""
+    reason: str
+    body: bytes
+    exchange: str = ""
+    key: str = ""
+    type: str = ""
+    message_id: str = ""
+
+
+@dataclass(slots=True)
+class AuditRow:
+    """A command that was applied."""
+
+    id: str
+    at: Instant
+    by: str
+    kind: str
+    subject: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class LineRow:
+    """A line a job wrote while it ran."""
+
+    at: Instant
+    attempt: int
+    text: str

@@ -1,0 +1,168 @@
+"""Keeps what the store holds beside jobs: schedules, queues, workers, parked messages, applied commands, job lines."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, delete, select, text
+
+from broker_jobs.clock import Instant
+from broker_jobs.store import tables
+from broker_jobs.store.columns import clean_text
+from broker_jobs.store.kept import ParkedRow, ScheduleRow, WorkerRow
+
+_PAUSE = text(
+    "INSERT INTO queues (name, paused) VALUES (:name, :paused)"
+    " ON CONFLICT (name) DO UPDATE SET paused = excluded.paused WHERE queues.paused <> excluded.paused"
+)
+_DECLARE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
+_LINE = text(
+    "INSERT INTO lines (job_id, attempt, at, digest, text) VALUES (:job_id, :attempt, :at, :digest, :text)"
+    " ON CONFLICT (job_id, attempt, at, digest) DO NOTHING"
+)
+
+
+def upsert(table: Table, *, replace: bool) -> Any:
+    """The statement that inserts a row of a table by named columns; an older one is replaced, or stays."""
+    names = [column.name for column in table.columns]
+    key = ", ".join(column.name for column in table.primary_key.columns)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if not table.columns[name].primary_key)
+    return text(
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608
+        f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {changes}" if replace else "NOTHING")
+    )
+
+
+_SAVE_SCHEDULE = upsert(tables.schedules, replace=True)
+_SAVE_WORKER = upsert(tables.workers, replace=True)
+_AUDIT = upsert(tables.audit, replace=False)
+_PARK = upsert(tables.parked, replace=False)
+
+
+def schedule_of(row: Row[Any]) -> ScheduleRow:
+    """The value of a row of the schedules table."""
+    values = dict(row._mapping)
+    return ScheduleRow(**values | {"paused": bool(values["paused"])})
+
+
+def worker_of(row: Row[Any]) -> WorkerRow:
+    """The value of a row of the workers table."""
+    values = dict(row._mapping)
+    queues = tuple(name for name in values["queues"].split(",") if name)
+    return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
+
+
+def parked_of(row: Row[Any]) -> ParkedRow:
+    """The value of a row of the parked table."""
+    values = dict(row._mapping)
+    return ParkedRow(**values | {"body": bytes(values["body"])})
+
+
+class Ledger:
+    """The half of a transaction that keeps everything but jobs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._wrote = False
+
+    def schedule(self, name: str) -> ScheduleRow | None:
+        """The recurring job of a name, or None."""
+        row = self._connection.execute(select(tables.schedules).where(tables.schedules.c.name == name)).first()
+        return None if row is None else schedule_of(row)
+
+    def schedules(self) -> list[ScheduleRow]:
+        """All recurring jobs, by name."""
+        return [schedule_of(row) for row in self._connection.execute(SCHEDULES)]
+
+    def save_schedule(self, row: ScheduleRow) -> None:
+        """Add a recurring job, or replace the one of this name."""
+        self._write(_SAVE_SCHEDULE, asdict(row) | {"paused": int(row.paused)})
+
+    def remove_schedule(self, name: str) -> bool:
+        """Remove a recurring job; False: there was none."""
+        return self._write(delete(tables.schedules).where(tables.schedules.c.name == name))
+
+    def paused_queues(self) -> list[str]:
+        """The queues that are paused."""
+        query = select(tables.queues.c.name).where(tables.queues.c.paused == 1).order_by(tables.queues.c.name)
+        return list(self._connection.execute(query).scalars())
+
+    def pause_queue(self, queue: str, paused: bool) -> bool:
+        """Pause a queue or let it go on; False: it is so already."""
+        if not paused and queue not in self.paused_queues():
+            return False
+        return self._write(_PAUSE, {"name": queue, "paused": int(paused)})
+
+    def queues(self) -> list[str]:
+        """Every queue a saved job had, or that was declared or paused."""
+        return list(self._connection.execute(QUEUES).scalars())
+
+    def declare_queues(self, queues: Iterable[str]) -> None:
+        """Keep the names of queues that may have had no job yet."""
+        for queue in set(queues) - set(self.queues()):
+            self._write(_DECLARE, {"name": queue})
+
+    def audit(self, id: str, *, at: Instant, by: str, kind: str, subject: str, detail: str = "") -> bool:
+        """Note that a command is applied now; False: it was before, so apply it no more."""
+        values = {"id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail}
+        return self._write(_AUDIT, values)
+
+    def park(
+        self,
+        id: str,
+        *,
+        at: Instant,
+        origin: str,
+        reason: str,
+        body: bytes,
+        exchange: str = "",
+        key: str = "",
+        type: str = "",
+        message_id: str = "",
+    ) -> None:
+        """Keep a message that could not be read or decided, with the reason; the first of an id stays."""
+        row = ParkedRow(id, at, origin, reason, body, exchange, key, type, message_id)
+        self._write(_PARK, asdict(row))
+
+    def parked(self, limit: int) -> list[ParkedRow]:
+        """Parked messages, the oldest first."""
+        return [parked_of(row) for row in self._connection.execute(PARKED.limit(limit))]
+
+    def unpark(self, id: str) -> bool:
+        """Forget a parked message; False: there was none."""
+        return self._write(delete(tables.parked).where(tables.parked.c.id == id))
+
+    def save_worker(self, row: WorkerRow) -> None:
+        """Add a worker, or replace what is known of it."""
+        self._write(_SAVE_WORKER, asdict(row) | {"queues": ",".join(row.queues), "lost": int(row.lost)})
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers known, by host and slot."""
+        return [worker_of(row) for row in self._connection.execute(WORKERS)]
+
+    def remove_worker(self, id: str) -> bool:
+        """Forget a worker; False: there was none."""
+        return self._write(delete(tables.workers).where(tables.workers.c.id == id))
+
+    def add_lines(self, lines: Iterable[tuple[str, Instant, int, str]]) -> None:
+        """Keep (job id, at, attempt, text) of lines that jobs wrote; the same line again changes nothing."""
+        for job_id, at, attempt, line in lines:
+            words = clean_text(line)
+            digest = zlib.crc32(words.encode())
+            self._write(_LINE, {"job_id": job_id, "at": at, "attempt": attempt, "digest": digest, "text": words})
+
+    def _write(self, statement: Any, values: dict[str, Any] | None = None) -> bool:
+        """Execute and say whether it changed a row."""
+        cleaned = {k: clean_text(v) if isinstance(v, str) else v for k, v in (values or {}).items()}
+        changed = int(self._connection.execute(statement, cleaned).rowcount) > 0
+        self._wrote = self._wrote or changed
+        return changed
+
+
+SCHEDULES = select(tables.schedules).order_by(tables.schedules.c.name)
+QUEUES = select(tables.queues.c.name).order_by(tables.queues.c.name)
+WORKERS = select(tables.workers).order_by(tables.workers.c.host, tables.workers.c.slot, tables.workers.c.id)
+PARKED = select(tables.parked).order_by(tables.parked.c.at, tables.parked.c.id)

@@ -1,0 +1,173 @@
+"""Opens the store and lends it out: one transaction at a time to write, readers beside it.
+
+Here every trouble of the database becomes a StoreError that says what to do, with no password in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+
+from broker_jobs.errors import StoreError
+from broker_jobs.store import connect
+from broker_jobs.store.migrate import check, migrate, schema_of
+from broker_jobs.store.migrations import STEPS, Step
+from broker_jobs.store.read import Reader
+from broker_jobs.store.write import Transaction, read_meta
+
+
+class Store:
+    """The truth in a database. Use one from several threads; `open` and `close` tolerate twice.
+
+    Args:
+        url: `sqlite://` (in memory), `sqlite:///path` or `postgresql+psycopg://…`.
+        steps: the migrations this program knows.
+
+    Raises:
+        StoreError: the address is of no database we use.
+    """
+
+    def __init__(self, url: str, steps: Sequence[Step] = STEPS) -> None:
+        self._address = connect.address_of(url)
+        self._steps = tuple(steps)
+        self._engines: tuple[Engine, Engine] | None = None
+        self._shared: Connection | None = None  # in memory: the one connection
+        self._turn = threading.RLock()
+        self._inside = False
+        self.url_masked = self._address.masked
+        self.reader = Reader(self._reading)
+
+    def open(self) -> None:
+        """Connect, and bring the tables to this program's schema.
+
+        Raises:
+            StoreError: unreachable, on a network file system, or of a newer schema.
+        """
+        with self._turn:
+            if self._engines is not None:
+                return
+            if self._address.path is not None:
+                connect.prepare_folder(self._address.path)
+            self._engines = connect.engines(self._address)
+            try:
+                with self._failing():
+                    self._migrate(self._engines[0])
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._turn:
+            engines, self._engines = self._engines, None
+            shared, self._shared = self._shared, None
+            if shared is not None:
+                shared.close()
+            for engine in engines or ():
+                engine.dispose()
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """A transaction under the one lock: committed at the end, rolled back when the block raises.
+
+        Raises:
+            StoreError: the store is closed, unreachable or changed by a newer program, or the lock was not had in
+                30 seconds. Whatever it is, nothing of the block is stored (or, where the connection broke during the
+                commit itself, nobody knows: repeat, the records decide the same).
+        """
+        return self._transaction()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        with self._in_turn(), self._failing():
+            with self._writing() as connection, connection.begin():
+                meta = read_meta(connection, lock=not self._address.is_sqlite)
+                check(meta.schema, len(self._steps))
+                transaction = Transaction(connection, meta)
+                yield transaction
+                transaction.finish()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let one thread of this process write at a time where the database would let them poll for the lock."""
+        if not self._address.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=connect.LOCK_SECONDS):
+            raise StoreError(f"the store {self.url_masked} was busy for {connect.LOCK_SECONDS} seconds: try again")
+        try:
+            if self._inside:
+                raise RuntimeError("this thread is inside a transaction of the store already")
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        engines = self._opened()
+        if self._address.in_memory:
+            yield self._one_connection(engines[0])
+            return
+        with engines[0].connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        if not self._address.in_memory:
+            with self._failing(), self._opened()[1].connect() as connection:
+                yield connection
+            return
+        with self._turn, self._failing():
+            connection = self._one_connection(self._opened()[0])
+            inside = connection.in_transaction()
+            try:
+                yield connection
+            finally:
+                if not inside:
+                    connection.rollback()
+
+    def _one_connection(self, engine: Engine) -> Connection:
+        if self._shared is None:
+            self._shared = engine.connect()
+        return self._shared
+
+    def _opened(self) -> tuple[Engine, Engine]:
+        if self._engines is None:
+            raise StoreError(f"the store {self.url_masked} is not open")
+        return self._engines
+
+    def _migrate(self, engine: Engine) -> None:
+        if self._address.in_memory:
+            connection = self._one_connection(engine)
+            with connection.begin():
+                migrate(connection, self._steps)
+            return
+        with self._opened()[1].connect() as connection:  # without the lock, which a busy coordinator may hold
+            schema = schema_of(connection)
+        check(schema, len(self._steps))
+        if schema < len(self._steps):
+            with engine.connect() as connection, connection.begin():
+                migrate(connection, self._steps)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn the database's errors into StoreError; but a value it cannot hold is the caller's, and stays as it is."""
+        try:
+            yield
+        except (DataError, IntegrityError):
+            raise
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self.url_masked} cannot be used: {_said(error)}") from error
+
+
+def _said(error: SQLAlchemyError) -> str:
+    """The database's own words on one line, without the statement and its values."""
+    words = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
+    return " ".join(words.split())

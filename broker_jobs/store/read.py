@@ -1,0 +1,142 @@
+"""Reads the store for whoever shows it: command line, dashboard, metrics. Never takes the write lock.
+
+Every list is paged or limited, so that a read is short: a long one keeps SQLite's log from being folded back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from sqlalchemy import Connection, func, or_, select
+
+from broker_jobs.clock import Instant
+from broker_jobs.job.state import State
+from broker_jobs.store import columns, ledger, tables
+from broker_jobs.store.kept import AuditRow, LineRow, Meta, ParkedRow, ScheduleRow, WorkerRow
+from broker_jobs.store.row import Row
+from broker_jobs.store.write import read_meta
+
+_JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
+
+
+class Reader:
+    """What can be asked of the store. Each method is one short read of its own."""
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._reading = reading
+
+    def meta(self) -> Meta:
+        """Whose store it is and how far it has come (`last_tick_at` tells the lag of the log)."""
+        with self._reading() as connection:
+            return read_meta(connection)
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state: the kept counters."""
+        query = select(tables.counts.c.state, func.sum(tables.counts.c.n)).group_by(tables.counts.c.state)
+        with self._reading() as connection:
+            kept = {State(state): int(n) for state, n in connection.execute(query)}
+        return {state: kept.get(state, 0) for state in State}
+
+    def counts_by_queue(self) -> dict[str, dict[State, int]]:
+        """How many jobs are in each state of each known queue: the kept counters."""
+        with self._reading() as connection:
+            found = {name: dict.fromkeys(State, 0) for name in connection.execute(ledger.QUEUES).scalars()}
+            for queue, state, n in connection.execute(select(tables.counts)):
+                found.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
+        return found
+
+    def throughput(self, since: Instant, until: Instant | None = None) -> list[tuple[Instant, State, int]]:
+        """(start of the minute, final state, jobs that came to it) of each minute in a span, oldest first."""
+        kept = tables.outcomes.c
+        query = select(kept.minute, kept.state, kept.n).where(kept.minute >= since).order_by(kept.minute, kept.state)
+        if until is not None:
+            query = query.where(kept.minute < until)
+        with self._reading() as connection:
+            return [(float(minute), State(state), int(n)) for minute, state, n in connection.execute(query)]
+
+    def job(self, id: str) -> Row | None:
+        """One job, or None."""
+        with self._reading() as connection:
+            values = connection.execute(select(*_JOB_COLUMNS).where(tables.jobs.c.id == id)).first()
+        return None if values is None else columns.row_of(values)
+
+    def jobs(
+        self,
+        *,
+        state: State | str | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        search: str | None = None,
+        limit: int = 50,
+        before_id: str | None = None,
+        recurring: str | None = None,
+        parent: str | None = None,
+        batch: str | None = None,
+    ) -> list[Row]:
+        """Jobs, the newest id first.
+
+        Args:
+            state, queue, name, recurring, parent, batch: only those equal; `name` is the job's.
+            search: only those whose id begins with it, or whose name, tags or reason contain it.
+            limit: at most so many.
+            before_id: the last id of the page before.
+        """
+        jobs = tables.jobs.c
+        equal = {
+            jobs.state: None if state is None else State(state).value,
+            jobs.queue: queue,
+            jobs.job: name,
+            jobs.recurring: recurring,
+            jobs.parent: parent,
+            jobs.batch: batch,
+        }
+        query = select(*_JOB_COLUMNS).where(*(column == value for column, value in equal.items() if value is not None))
+        if search:
+            begins = jobs.id.startswith(search, autoescape=True)
+            within = [column.contains(search, autoescape=True) for column in (jobs.job, jobs.tags, jobs.reason)]
+            query = query.where(or_(begins, *within))
+        if before_id is not None:
+            query = query.where(jobs.id < before_id)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(jobs.id.desc()).limit(limit)).all()
+        return [columns.row_of(values) for values in found]
+
+    def lines(self, id: str) -> list[LineRow]:
+        """What a job wrote while it ran, in order."""
+        lines = tables.lines.c
+        query = select(lines.at, lines.attempt, lines.text).where(lines.job_id == id)
+        with self._reading() as connection:
+            return [LineRow(*line) for line in connection.execute(query.order_by(lines.attempt, lines.at, lines.n))]
+
+    def schedules(self) -> list[ScheduleRow]:
+        """All recurring jobs, by name."""
+        with self._reading() as connection:
+            return [ledger.schedule_of(row) for row in connection.execute(ledger.SCHEDULES)]
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers known, by host and slot."""
+        with self._reading() as connection:
+            return [ledger.worker_of(row) for row in connection.execute(ledger.WORKERS)]
+
+    def parked(self, limit: int = 100) -> list[ParkedRow]:
+        """Parked messages, the oldest first."""
+        with self._reading() as connection:
+            return [ledger.parked_of(row) for row in connection.execute(ledger.PARKED.limit(limit))]
+
+    def parked_count(self) -> int:
+        """How many messages are parked."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(tables.parked)).scalar_one())
+
+    def audit(self, limit: int = 100) -> list[AuditRow]:
+        """The commands last applied, the newest first."""
+        query = select(tables.audit).order_by(tables.audit.c.at.desc(), tables.audit.c.id.desc()).limit(limit)
+        with self._reading() as connection:
+            return [AuditRow(*row) for row in connection.execute(query)]
+
+    def queues(self) -> dict[str, bool]:
+        """Every known queue, and whether it is paused."""
+        query = select(tables.queues.c.name, tables.queues.c.paused).order_by(tables.queues.c.name)
+        with self._reading() as connection:
+            return {name: bool(paused) for name, paused in connection.execute(query)}

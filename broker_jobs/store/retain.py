@@ -1,0 +1,46 @@
+"""Forgets what is old: ended jobs by the state they ended in, their lines, old commands and old throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, bindparam, text
+
+from broker_jobs.clock import Instant
+
+_PURGEABLE = {
+    state: text(
+        f"SELECT id, queue, state FROM jobs WHERE state = '{state}' AND wire = 0"  # noqa: S608  # a constant
+        " AND state IN ('succeeded', 'failed', 'deleted') AND coalesce(ended_at, changed_at) < :before"
+        " AND (grace_until IS NULL OR grace_until <= :log_time) AND (copy_until IS NULL OR copy_until < :now)"
+        " ORDER BY coalesce(ended_at, changed_at) LIMIT :limit"
+    )
+    for state in ("succeeded", "deleted", "failed")
+}
+_FORGET = tuple(
+    text(f"DELETE FROM {table} WHERE {column} IN :ids").bindparams(bindparam("ids", expanding=True))  # noqa: S608
+    for table, column in (("jobs", "id"), ("lines", "job_id"))
+)
+_FORGET_AUDIT = text("DELETE FROM audit WHERE at < :before")
+_FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")
+CHUNK = 500
+
+
+def purgeable(
+    connection: Connection, keep: Mapping[str, float], *, now: Instant, log_time: float, limit: int
+) -> list[tuple[str, str, str]]:
+    """(id, queue, state) of jobs that may be forgotten: ended, kept long enough, nothing of them on its way."""
+    found: list[tuple[str, str, str]] = []
+    for state, seconds in keep.items():
+        values = {"before": now - seconds, "log_time": log_time, "now": now, "limit": limit - len(found)}
+        found += [(id, queue, of) for id, queue, of in connection.execute(_PURGEABLE[state], values)]
+    return found
+
+
+def forget_old(connection: Connection, ids: Sequence[str], *, before: Instant) -> bool:
+    """Remove these jobs with their lines, and commands and throughput older than `before`; whether older ones were."""
+    for start in range(0, len(ids), CHUNK):
+        for statement in _FORGET:
+            connection.execute(statement, {"ids": list(ids[start : start + CHUNK])})
+    old = [connection.execute(statement, {"before": before}) for statement in (_FORGET_AUDIT, _FORGET_OUTCOMES)]
+    return any(result.rowcount > 0 for result in old)

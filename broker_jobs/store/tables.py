@@ -1,0 +1,161 @@
+"""Names the tables and their columns as this version knows them; the steps in `migrations/` are what makes them.
+
+Apart from the steps because those never change once released; a test compares the two. Instants are floats (seconds
+since the Unix epoch): they compare and travel without conversion. Every name is in one schema on PostgreSQL
+(`broker_jobs`, unless the address sets a search_path), so that no table of another program is in the way.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("store_id", Text, nullable=False),
+    Column("schema", BigInteger, nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("log_time", Double, nullable=False),
+    Column("last_tick_at", Double, nullable=False),
+    Column("control_version", BigInteger, nullable=False),
+    Column("schedules_version", BigInteger, nullable=False),
+    Column("accepted_serial", BigInteger, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job", Text),
+    Column("queue", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("why", Text),
+    Column("wire", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("crashes", BigInteger, nullable=False),
+    Column("returns", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("owned", BigInteger, nullable=False),
+    Column("sender", Text),
+    Column("due_at", Double),
+    Column("grace_until", Double),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    Column("released_at", Double),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("copy_until", Double),
+    Column("retries", BigInteger, nullable=False),
+    Column("envelope", Text),
+    Column("reason", Text),
+    Column("result", Text),
+    Column("result_lost", Text),
+    Column("error", Text),
+    Column("parent", Text),
+    Column("batch", Text),
+    Column("recurring", Text),
+    Column("tags", Text),
+    Column("progress", Text),
+    Column("history", Text),
+)
+
+counts = Table(
+    "counts",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("state", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("state", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("cron", Text, nullable=False),
+    Column("tz", Text, nullable=False),
+    Column("misfire", Text, nullable=False),
+    Column("overlap", Text, nullable=False),
+    Column("call", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("paused", BigInteger, nullable=False),
+    Column("last_planned_at", Double),
+    Column("last_job_id", Text),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("slot", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("queues", Text, nullable=False),
+    Column("concurrency", BigInteger, nullable=False),
+    Column("running", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("cpu_percent", Double, nullable=False),
+    Column("rss_bytes", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("lost", BigInteger, nullable=False),
+)
+
+parked = Table(
+    "parked",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("n", BigInteger, primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("digest", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+)

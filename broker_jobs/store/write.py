@@ -1,0 +1,140 @@
+"""Writes the truth: one transaction at a time, under the one lock, with the counters and the serial that belong to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from broker_jobs.clock import Instant
+from broker_jobs.store import columns
+from broker_jobs.store.count import FINAL_TEXT, Counters
+from broker_jobs.store.find import Lookout
+from broker_jobs.store.kept import Meta
+from broker_jobs.store.ledger import Ledger
+from broker_jobs.store.retain import forget_old, purgeable
+from broker_jobs.store.row import Row
+
+CHUNK = 2_000
+"""Rows of one statement."""
+
+_META = (
+    "SELECT store_id, schema, serial, log_time, last_tick_at, control_version, schedules_version, accepted_serial"
+    " FROM meta WHERE id = 1"
+)
+META = text(_META)
+META_LOCKED = text(f"{_META} FOR UPDATE")
+_SAVE_META = text(
+    "UPDATE meta SET serial = :serial, log_time = :log_time, last_tick_at = :last_tick_at,"
+    " control_version = :control_version, schedules_version = :schedules_version, accepted_serial = :accepted_serial"
+    " WHERE id = 1"
+)
+
+
+def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
+    """The row of meta; with `lock` nobody else gets it so until the transaction ends (PostgreSQL)."""
+    return Meta(*connection.execute(META_LOCKED if lock else META).one())
+
+
+class Transaction(Lookout, Ledger):
+    """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
+
+    def __init__(self, connection: Connection, meta: Meta) -> None:
+        Lookout.__init__(self, connection)
+        Ledger.__init__(self, connection)
+        self.meta = meta
+        self._meta_before = astuple(meta)
+        self._counters = Counters()
+        self._known: dict[str, tuple[str, str] | None] = {}
+        self._postgresql = connection.dialect.name == "postgresql"
+
+    def load(self, ids: Iterable[str]) -> dict[str, Row]:
+        """The rows of these ids, by id; an unknown id is left out."""
+        rows: dict[str, Row] = {}
+        for chunk in _chunks(list(dict.fromkeys(ids))):
+            for values in self._select(columns.LOAD_POSTGRESQL, columns.LOAD_SQLITE, chunk):
+                row = columns.row_of(values)
+                rows[row.id] = row
+            for id in chunk:
+                known = rows.get(id)
+                self._known.setdefault(id, None if known is None else (known.queue, known.state.value))
+        return rows
+
+    def save(self, rows: Iterable[Row]) -> None:
+        """Insert or replace whole rows; of the same id the last one counts. The counters follow at the commit."""
+        for chunk in _chunks(list({row.id: row for row in rows}.values())):
+            self._learn([row.id for row in chunk if row.id not in self._known])
+            for row in chunk:
+                self._count(row)
+            self._upsert([columns.values_of(row) for row in chunk])
+
+    def purge(self, *, now: Instant, keep_succeeded: float, keep_deleted: float, keep_failed: float, limit: int) -> int:
+        """Remove jobs that ended longer ago than is kept (seconds, by state), at most `limit`; returns how many.
+
+        Never one with something on the wire, in a grace, or with a copy still in the ladder.
+        """
+        keep = {"succeeded": keep_succeeded, "deleted": keep_deleted, "failed": keep_failed}
+        ids = []
+        for id, queue, state in purgeable(self._connection, keep, now=now, log_time=self.meta.log_time, limit=limit):
+            self._counters.leave(queue, state)
+            self._known[id] = None
+            ids.append(id)
+        forgotten = forget_old(self._connection, ids, before=now - max(keep.values()))
+        self._wrote = self._wrote or bool(ids) or forgotten
+        return len(ids)
+
+    def finish(self) -> None:
+        """Write what is collected; the store calls it right before the commit."""
+        self._counters.write(self._connection)
+        if not self._wrote and astuple(self.meta) == self._meta_before:
+            return
+        self.meta.serial += 1
+        values = {name: getattr(self.meta, name) for name in self.meta.__slots__}
+        self._connection.execute(_SAVE_META, values)
+
+    def _learn(self, ids: list[str]) -> None:
+        """Ask for what the counters say of rows that were not loaded."""
+        if not ids:
+            return
+        self._known.update(dict.fromkeys(ids))
+        for id, state, queue in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
+            self._known[id] = (queue, state)
+
+    def _count(self, row: Row) -> None:
+        before, after = self._known[row.id], (row.queue, row.state.value)
+        if before == after:
+            return
+        if before is not None:
+            self._counters.leave(*before)
+        self._counters.enter(*after)
+        if after[1] in FINAL_TEXT and (before is None or before[1] != after[1]):
+            self._counters.ended(row.ended_at if row.ended_at is not None else row.changed_at, after[1])
+        self._known[row.id] = after
+
+    def _select(self, postgresql: str, sqlite: str, ids: Sequence[str]) -> Sequence[Any]:
+        if self._postgresql:
+            return self._connection.exec_driver_sql(postgresql, (list(ids),)).all()
+        return self._connection.exec_driver_sql(sqlite, (json.dumps(ids),)).all()
+
+    def _upsert(self, rows: list[list[Any]]) -> None:
+        self._wrote = True
+        if self._postgresql:
+            by_column = list(zip(*rows, strict=True))
+            if columns.has_nul(by_column):
+                columns.clean(rows)
+                by_column = list(zip(*rows, strict=True))
+            self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, tuple(list(column) for column in by_column))
+            return
+        try:
+            self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
+        except UnicodeEncodeError:
+            columns.clean(rows)
+            self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
+
+
+def _chunks(items: list[Any]) -> Iterable[list[Any]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
