@@ -98,7 +98,7 @@ _NAMES = ", ".join(COLUMNS)
 _ASSIGN = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "id")
 
 SELECT = f"SELECT {_NAMES} FROM jobs"  # noqa: S608  # names of our own columns
-LOAD_SQLITE = f"{SELECT} WHERE id IN (SELECT value FROM json_each(?))"
+LOAD_SQLITE = f"{SELECT} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 LOAD_POSTGRESQL = f"{SELECT} WHERE id = ANY(%s)"
 KNOWN_SQLITE = "SELECT id, state, queue FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 KNOWN_POSTGRESQL = "SELECT id, state, queue FROM jobs WHERE id = ANY(%s)"

@@ -49,7 +49,7 @@ class Lookout:
 
         A grace may still stand in their way; the row says so.
         """
-        return [(at, id) for at, id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
+        return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 
     def grace_over(self, log_time: float, limit: int) -> list[str]:
         """Scheduled jobs whose grace has ended by this log time."""
@@ -57,7 +57,7 @@ class Lookout:
 
     def sending(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, sender) of the releases that are committed and not known to be published."""
-        return [(id, sender or "") for id, sender in self._connection.execute(_SENDING, {"limit": limit})]
+        return [(job_id, sender or "") for job_id, sender in self._connection.execute(_SENDING, {"limit": limit})]
 
     def owned_by(self, worker: str, limit: int = 10_000) -> list[str]:
         """Jobs a worker runs."""
@@ -69,7 +69,7 @@ class Lookout:
 
     def fences(self) -> list[tuple[str, int]]:
         """(id, epoch): this epoch and older must not be run, and a message of the job may be out."""
-        return [(id, fence) for id, fence in self._connection.execute(_FENCES)]
+        return [(job_id, fence) for job_id, fence in self._connection.execute(_FENCES)]
 
     def cancels(self) -> list[str]:
         """Running jobs that were asked to stop."""

@@ -44,20 +44,20 @@ _PARK = upsert(tables.parked, replace=False)
 
 def schedule_of(row: Row[Any]) -> ScheduleRow:
     """The value of a row of the schedules table."""
-    values = dict(row._mapping)
+    values = row._asdict()
     return ScheduleRow(**values | {"paused": bool(values["paused"])})
 
 
 def worker_of(row: Row[Any]) -> WorkerRow:
     """The value of a row of the workers table."""
-    values = dict(row._mapping)
+    values = row._asdict()
     queues = tuple(name for name in values["queues"].split(",") if name)
     return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
 
 
 def parked_of(row: Row[Any]) -> ParkedRow:
     """The value of a row of the parked table."""
-    values = dict(row._mapping)
+    values = row._asdict()
     return ParkedRow(**values | {"body": bytes(values["body"])})
 
 
@@ -105,14 +105,23 @@ class Ledger:
         for queue in set(queues) - set(self.queues()):
             self._write(_DECLARE, {"name": queue})
 
-    def audit(self, id: str, *, at: Instant, by: str, kind: str, subject: str, detail: str = "") -> bool:
+    def audit(
+        self,
+        id: str,  # noqa: A002  # the name of the column
+        *,
+        at: Instant,
+        by: str,
+        kind: str,
+        subject: str,
+        detail: str = "",
+    ) -> bool:
         """Note that a command is applied now; False: it was before, so apply it no more."""
         values = {"id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail}
         return self._write(_AUDIT, values)
 
     def park(
         self,
-        id: str,
+        id: str,  # noqa: A002  # the name of the column
         *,
         at: Instant,
         origin: str,
@@ -120,7 +129,7 @@ class Ledger:
         body: bytes,
         exchange: str = "",
         key: str = "",
-        type: str = "",
+        type: str = "",  # noqa: A002  # as AMQP names it
         message_id: str = "",
     ) -> None:
         """Keep a message that could not be read or decided, with the reason; the first of an id stays."""
@@ -131,7 +140,7 @@ class Ledger:
         """Parked messages, the oldest first."""
         return [parked_of(row) for row in self._connection.execute(PARKED.limit(limit))]
 
-    def unpark(self, id: str) -> bool:
+    def unpark(self, id: str) -> bool:  # noqa: A002  # as above
         """Forget a parked message; False: there was none."""
         return self._write(delete(tables.parked).where(tables.parked.c.id == id))
 
@@ -143,7 +152,7 @@ class Ledger:
         """All workers known, by host and slot."""
         return [worker_of(row) for row in self._connection.execute(WORKERS)]
 
-    def remove_worker(self, id: str) -> bool:
+    def remove_worker(self, id: str) -> bool:  # noqa: A002  # as above
         """Forget a worker; False: there was none."""
         return self._write(delete(tables.workers).where(tables.workers.c.id == id))
 

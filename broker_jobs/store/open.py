@@ -82,13 +82,12 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        with self._in_turn(), self._failing():
-            with self._writing() as connection, connection.begin():
-                meta = read_meta(connection, lock=not self._address.is_sqlite)
-                check(meta.schema, len(self._steps))
-                transaction = Transaction(connection, meta)
-                yield transaction
-                transaction.finish()
+        with self._in_turn(), self._failing(), self._writing() as connection, connection.begin():
+            meta = read_meta(connection, lock=not self._address.is_sqlite)
+            check(meta.schema, len(self._steps))
+            transaction = Transaction(connection, meta)
+            yield transaction
+            transaction.finish()
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -158,7 +157,7 @@ class Store:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Turn the database's errors into StoreError; but a value it cannot hold is the caller's, and stays as it is."""
+        """Turn the database's errors into StoreError; a value it cannot hold is the caller's and stays as it is."""
         try:
             yield
         except (DataError, IntegrityError):

@@ -33,7 +33,7 @@ def purgeable(
     found: list[tuple[str, str, str]] = []
     for state, seconds in keep.items():
         values = {"before": now - seconds, "log_time": log_time, "now": now, "limit": limit - len(found)}
-        found += [(id, queue, of) for id, queue, of in connection.execute(_PURGEABLE[state], values)]
+        found += [(job_id, queue, of) for job_id, queue, of in connection.execute(_PURGEABLE[state], values)]
     return found
 
 

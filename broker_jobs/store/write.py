@@ -1,4 +1,4 @@
-"""Writes the truth: one transaction at a time, under the one lock, with the counters and the serial that belong to it."""
+"""Writes the truth: one transaction at a time under the one lock, its counters and serial with it."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Transaction(Lookout, Ledger):
             for values in self._select(columns.LOAD_POSTGRESQL, columns.LOAD_SQLITE, chunk):
                 row = columns.row_of(values)
                 rows[row.id] = row
-            for id in chunk:
-                known = rows.get(id)
-                self._known.setdefault(id, None if known is None else (known.queue, known.state.value))
+            for job_id in chunk:
+                known = rows.get(job_id)
+                self._known.setdefault(job_id, None if known is None else (known.queue, known.state.value))
         return rows
 
     def save(self, rows: Iterable[Row]) -> None:
@@ -78,10 +78,11 @@ class Transaction(Lookout, Ledger):
         """
         keep = {"succeeded": keep_succeeded, "deleted": keep_deleted, "failed": keep_failed}
         ids = []
-        for id, queue, state in purgeable(self._connection, keep, now=now, log_time=self.meta.log_time, limit=limit):
+        log_time = self.meta.log_time
+        for job_id, queue, state in purgeable(self._connection, keep, now=now, log_time=log_time, limit=limit):
             self._counters.leave(queue, state)
-            self._known[id] = None
-            ids.append(id)
+            self._known[job_id] = None
+            ids.append(job_id)
         forgotten = forget_old(self._connection, ids, before=now - max(keep.values()))
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
@@ -100,8 +101,8 @@ class Transaction(Lookout, Ledger):
         if not ids:
             return
         self._known.update(dict.fromkeys(ids))
-        for id, state, queue in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
-            self._known[id] = (queue, state)
+        for job_id, state, queue in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
+            self._known[job_id] = (queue, state)
 
     def _count(self, row: Row) -> None:
         before, after = self._known[row.id], (row.queue, row.state.value)

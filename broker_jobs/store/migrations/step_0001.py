@@ -23,7 +23,8 @@ TABLES = (
         copy_until {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT,
         error TEXT, parent {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT)""",
     "CREATE TABLE counts (queue {key} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (queue, state))",
-    "CREATE TABLE outcomes (minute {int} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, state))",
+    """CREATE TABLE outcomes (
+        minute {int} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, state))""",
     "CREATE TABLE queues (name {key} PRIMARY KEY, paused {int} NOT NULL)",
     """CREATE TABLE audit (
         id {key} PRIMARY KEY, at {real} NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
@@ -55,8 +56,8 @@ INDEXES = (
     "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0 AND wire <> 0",
     "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE wire = 2",
     "CREATE INDEX jobs_recurring ON jobs (recurring, state) WHERE recurring IS NOT NULL",
-    "CREATE INDEX jobs_ended ON jobs (state, (coalesce(ended_at, changed_at)))"
-    " WHERE state IN ('succeeded', 'failed', 'deleted')",
+    """CREATE INDEX jobs_ended ON jobs (state, (coalesce(ended_at, changed_at)))
+        WHERE state IN ('succeeded', 'failed', 'deleted')""",
     "CREATE INDEX audit_at ON audit (at)",
     "CREATE UNIQUE INDEX lines_job ON lines (job_id, attempt, at, digest)",
 )
