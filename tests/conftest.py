@@ -26,7 +26,7 @@ def _made(make: Callable[[], S]) -> S:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
-    """A private RabbitMQ node for this run. A test with a `vhost` may do to it what it likes: it is healed afterwards."""
+    """The private RabbitMQ node of this run. `vhost` heals it, before and after, of whatever a test did to it."""
     node = _made(Broker)
     try:
         node.start()

@@ -56,6 +56,12 @@ log.file.level = info
 # rabbitmq.conf has no names for them.
 ADVANCED_CONFIG = "[{rabbit, [{quorum_tick_interval, 250}, {channel_tick_interval, 1000}]}].\n"
 MEMORY = "2GB"
+NEEDED_PLUGINS = {
+    "rabbitmq_management",
+    "rabbitmq_management_agent",
+    "rabbitmq_prelaunch",
+    "rabbitmq_web_dispatch",
+}
 RAISED = "lists:any(fun(A) -> element(2, element(1, A)) =:= memory end, rabbit_alarm:get_alarms())."
 CONSUMER_TIMEOUT_MS = 1_800_000  # RabbitMQ's default
 
@@ -158,9 +164,11 @@ class Broker:
     def stop(self) -> None:
         """Shut the node down in order, as an operator would. Clients are told."""
         with self._lock:
-            if self._node is None:
+            if self._node is None or self._node.poll() is not None:
                 return
             self.thaw()
+            # RabbitMQ 3.10 waits five seconds for this part of the management plugin, which waits for RabbitMQ.
+            self.eval("gen_event:delete_handler(rabbit_event, rabbit_mgmt_db_handler, []).")
             os.kill(self._node.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._node.wait(30)
@@ -307,6 +315,7 @@ class Broker:
         if not cookie.exists():
             cookie.write_text(COOKIE)
             cookie.chmod(0o400)
+        self._link_server()
         here = self._installation.inside(self._folder)
         self._environment = {
             "PATH": self._installation.path,
@@ -333,11 +342,28 @@ class Broker:
         }
         return None
 
+    def _link_server(self) -> None:
+        """Make a server folder with the few plugins we need: Erlang looks for each module in every plugin's folder.
+
+        Starting takes 3.5 s with these and 5.5 s with all.
+        """
+        home = self._folder / "server"
+        if home.exists():
+            return
+        original = self._installation.root / self._installation.home.relative_to("/")
+        shutil.copytree(original / "sbin", home / "sbin")
+        (home / "escript").symlink_to(self._installation.home / "escript")
+        (home / "plugins").mkdir()
+        for plugin in (original / "plugins").iterdir():
+            name = plugin.name.partition("-")[0]
+            if not name.startswith("rabbitmq_") or name in NEEDED_PLUGINS:
+                (home / "plugins" / plugin.name).symlink_to(self._installation.home / "plugins" / plugin.name)
+
     def _boot(self) -> None:
         if self._epmd is None or self._epmd.poll() is not None:
             self._epmd = self._lodging.start(self._command(["epmd"]), log=self._folder / "log" / "epmd", env={})
         console = self._folder / "log" / "console"
-        server = str(self._installation.home / "sbin" / "rabbitmq-server")
+        server = str(self._installation.inside(self._folder) / "server" / "sbin" / "rabbitmq-server")
         self._node = self._lodging.start(self._command([server]), log=console, env={})
         self._frozen = self._alarmed = self._consumer_timeout_changed = False
         deadline = time.monotonic() + 60
