@@ -81,7 +81,6 @@ class Subscription(Protocol):
         """Cancel and close the channel; what is unsettled goes back to its queue."""
 
 
-
 class Exchange(Protocol):
     """The broker, as one process sees it. Thread-safe; reconnects by itself for ever, and says so in the log."""
 
@@ -127,7 +126,10 @@ class Exchange(Protocol):
         """
 
     def subscribe_private(
-        self, on_deliveries: Callable[[list[Delivery]], None], *, bind_to: str | None = None,
+        self,
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        bind_to: str | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Subscription]:
         """An exclusive queue of this process (no acknowledgements), bound to a fanout exchange if given.

@@ -94,9 +94,7 @@ def fixed_topology() -> Topology:
             QueueSpec(names.COMMAND, single_active=True),
             QueueSpec(names.DUE),
             QueueSpec(names.PARKED),
-            *(
-                QueueSpec(names.delay_queue(n), ttl_seconds=step_seconds(n), dead_letter_to=names.DUE) for n in steps
-            ),
+            *(QueueSpec(names.delay_queue(n), ttl_seconds=step_seconds(n), dead_letter_to=names.DUE) for n in steps),
         ),
         bindings=(
             BindingSpec(names.SUBMIT, names.WORK, to_exchange=True),
@@ -104,7 +102,11 @@ def fixed_topology() -> Topology:
             BindingSpec(names.REPORT, names.LOG, key=names.LOG_KEY),
             BindingSpec(names.REPORT, names.COMMAND, key=names.COMMAND_KEY),
             BindingSpec(names.PARKED, names.PARKED),
-            *(BindingSpec(names.DELAY, names.delay_queue(n), key=names.delay_key(n, new=x)) for n in steps for x in (False, True)),
+            *(
+                BindingSpec(names.DELAY, names.delay_queue(n), key=names.delay_key(n, new=new))
+                for n in steps
+                for new in (False, True)
+            ),
             *(BindingSpec(names.DELAY, names.LOG, key=names.delay_key(n, new=True)) for n in steps),
         ),
     )

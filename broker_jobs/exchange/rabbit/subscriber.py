@@ -1,0 +1,331 @@
+"""Takes deliveries from queues, settles them, and comes back after every loss on a new channel.
+
+Prefetch: `basic.qos` (global=false) counts for consumers that start later, never for living ones, and cancelling a
+consumer to start it anew closes the channel on RabbitMQ 3.10.8 when deliveries are under way (its bug 5927). So a queue
+may have several consumers here, whose prefetches add up: raising it starts one more with the difference, lowering it
+cancels the newest. No tag is used twice. What is out stays out and can be settled. (On a queue with a single active
+consumer only the first of them is served: there the prefetch is what it was at the start.)
+
+A cancel costs something in pika: deliveries under way in that moment are returned to the queue, so they come again
+with the flag `redelivered`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pika
+from pika.channel import Channel
+
+from broker_jobs.exchange.port import Delivery
+
+from . import declare
+from .connection import in_words, pause_seconds
+from .loop import Loop, guarded
+
+log = logging.getLogger(__name__)
+
+_tags = itertools.count(1)
+
+
+class RabbitSubscription:
+    """Consumers of some queues on one channel. Public methods are for any thread; the rest runs in the I/O thread."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        numbers: Iterator[int],
+        queues: Sequence[str],
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        prefetch: int,
+        on_lost: Callable[[int], None] | None,
+        on_ready: Callable[[int], None] | None,
+    ) -> None:
+        self._loop = loop
+        self._numbers = numbers
+        self._queues = tuple(queues)
+        self._on_deliveries = on_deliveries
+        self._prefetch = prefetch
+        self._on_lost = on_lost
+        self._on_ready = on_ready
+        self._connection: pika.SelectConnection | None = None
+        self._channel: Channel | None = None
+        self._number = 0  # of the living channel, unique over the life of the exchange
+        self._live = False  # whether `on_ready` was told of it
+        self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
+        self._paused: set[str] = set()
+        self._arrived: list[Delivery] = []
+        self._failures = 0
+        self._lost_before = False
+        self._cancelled = False
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._closed
+
+    # --- for any thread ---
+
+    def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
+        self._loop.call(partial(self._ack, channel, tag, multiple))
+
+    def requeue(self, channel: int, tag: int) -> None:
+        """Give a delivery back to its queue."""
+        self._loop.call(partial(self._requeue, channel, tag))
+
+    def set_prefetch(self, count: int) -> None:
+        """Change how many unsettled deliveries each queue may have out here (1..65535)."""
+        self._loop.call(partial(self._set_prefetch, count))
+
+    def pause(self, queue: str, *, paused: bool) -> None:
+        """Stop or resume taking deliveries of one queue; what is out stays out."""
+        self._loop.call(partial(self._pause, queue, paused))
+
+    def cancel(self) -> None:
+        """Take no more deliveries; what is out can still be settled."""
+        self._loop.call(self._cancel)
+
+    def close(self) -> None:
+        """Cancel and close the channel; what is unsettled goes back to its queue."""
+        self._loop.call(self._close)
+
+    # --- the connection and the channel come and go ---
+
+    def open(self, connection: pika.SelectConnection) -> None:
+        """Start on a connection that is up."""
+        self._connection = connection
+        if self._cancelled or self._channel is not None or not connection.is_open:
+            return
+        channel = connection.channel(on_open_callback=lambda opened: guarded(self._opened, opened))
+        channel.add_on_close_callback(lambda closed, error: guarded(self._lost, closed, error))
+        channel.add_on_cancel_callback(lambda frame: guarded(self._cancelled_by_broker, frame))
+        self._channel = channel
+        self._number = next(self._numbers)
+        self._live = False
+
+    def _opened(self, channel: Channel) -> None:
+        if channel is not self._channel:
+            return
+        for queue in self._queues:
+            if queue not in self._paused:
+                self._attach(channel, queue)
+
+    def _attach(self, channel: Channel, queue: str, tries: int = 0) -> None:
+        """Consume a queue once it exists. Asked on another channel: the answer 404 closes the channel it comes on."""
+        if channel is not self._channel or self._cancelled or queue in self._paused or self._consumers.get(queue):
+            return
+        assert self._connection is not None
+
+        def found(depth: object) -> None:
+            if not declare.is_missing(depth):
+                if not declare.is_outage(depth) and channel is self._channel:
+                    self._adjust(channel, queue)
+                return
+            if tries == 0:
+                log.info("queue %s does not exist yet; it is looked for every 0.1 to 5 s", queue)
+            self._loop.later(pause_seconds(tries + 1), lambda: self._attach(channel, queue, tries + 1))
+
+        declare.run_errand(self._connection, declare.measure(queue), found)
+
+    def _adjust(self, channel: Channel, queue: str) -> None:
+        """Start or cancel consumers of a queue until their prefetches add up to what is wanted."""
+        consumers = self._consumers.setdefault(queue, [])
+        wanted = 0 if self._cancelled or queue in self._paused else self._prefetch
+        total = sum(prefetch for _, prefetch in consumers)
+        while total > wanted:
+            tag, prefetch = consumers.pop()
+            total -= prefetch
+            channel.basic_cancel(tag, callback=_ignored)
+        if total < wanted:
+            tag = f"{queue}.{next(_tags)}"
+            consumers.append((tag, wanted - total))
+            channel.basic_qos(prefetch_count=wanted - total)
+            channel.basic_consume(
+                queue,
+                partial(self._on_message, queue),
+                consumer_tag=tag,
+                callback=lambda _: guarded(self._attached, channel),
+            )
+
+    def _attached(self, channel: Channel) -> None:
+        if channel is not self._channel or self._live:
+            return
+        self._live = True
+        self._failures = 0
+        if self._lost_before:
+            self._lost_before = False
+            log.info("taking %s again", ", ".join(self._queues))
+        if self._on_ready is not None:
+            guarded(self._on_ready, self._number)
+
+    def _cancelled_by_broker(self, frame: Any) -> None:
+        """The queue was deleted, or the broker has given us up: the same as a lost channel."""
+        channel = self._channel
+        if channel is None:
+            return
+        self._lose(f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?")
+        if channel.is_open:
+            channel.close()
+        self._come_back()
+
+    def _lost(self, channel: Channel, error: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self._lose(in_words(error))
+        self._come_back()
+
+    def _lose(self, reason: str) -> None:
+        number, live = self._number, self._live
+        self._channel = None
+        self._number = 0
+        self._live = False
+        self._consumers.clear()
+        self._arrived.clear()
+        if self._closed:
+            return
+        if live and self._connection is not None and self._connection.is_open:
+            log.warning("lost the channel that takes %s: %s; opening another", ", ".join(self._queues), reason)
+        if live:
+            self._lost_before = True
+            if self._on_lost is not None:
+                guarded(self._on_lost, number)
+
+    def _come_back(self) -> None:
+        connection = self._connection
+        if connection is None or not connection.is_open or self._cancelled:
+            return  # `open` is called when there is a connection again
+        self._failures += 1
+        self._loop.later(pause_seconds(self._failures), lambda: self.open(connection) if connection.is_open else None)
+
+    # --- deliveries ---
+
+    def _on_message(self, queue: str, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        arrived = self._arrived
+        if not arrived:
+            self._loop.later(0, self._hand_over)  # at the end of this turn: when the socket is read empty
+        headers = properties.headers
+        arrived.append(
+            Delivery(
+                self._number,
+                method.delivery_tag,
+                queue,
+                body,
+                method.redelivered,
+                method.exchange,
+                method.routing_key,
+                properties.type or "",
+                properties.message_id or "",
+                properties.reply_to,
+                properties.correlation_id,
+                _delivery_count(headers) if headers else 0,
+            )
+        )
+
+    def _hand_over(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            guarded(self._on_deliveries, arrived)
+
+    # --- what other threads asked for ---
+
+    def _ack(self, number: int, tag: int, multiple: bool) -> None:
+        if number == self._number and self._channel is not None and self._channel.is_open:
+            self._channel.basic_ack(tag, multiple)
+
+    def _requeue(self, number: int, tag: int) -> None:
+        if number == self._number and self._channel is not None and self._channel.is_open:
+            self._channel.basic_nack(tag, requeue=True)
+
+    def _set_prefetch(self, count: int) -> None:
+        self._prefetch = count
+        for queue, consumers in list(self._consumers.items()):
+            if consumers:
+                self._adjust_if_open(queue)
+
+    def _pause(self, queue: str, paused: bool) -> None:
+        if queue not in self._queues:
+            return
+        if paused:
+            self._paused.add(queue)
+            self._adjust_if_open(queue)
+        elif queue in self._paused:
+            self._paused.discard(queue)
+            if self._channel is not None and self._channel.is_open:
+                self._attach(self._channel, queue)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        for queue in list(self._consumers):
+            self._adjust_if_open(queue)
+
+    def _close(self) -> None:
+        self._cancelled = self._closed = True
+        channel = self._channel
+        self._lose("closed")
+        if channel is not None and channel.is_open:
+            channel.close()
+
+    def _adjust_if_open(self, queue: str) -> None:
+        if self._channel is not None and self._channel.is_open:
+            self._adjust(self._channel, queue)
+
+
+class PrivateSubscription(RabbitSubscription):
+    """An exclusive queue that lives as long as its connection and is declared again, by the same name, after a loss."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        numbers: Iterator[int],
+        queue: str,
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        bind_to: str | None,
+        on_ready: Callable[[int], None] | None,
+    ) -> None:
+        super().__init__(loop, numbers, (queue,), on_deliveries, prefetch=1, on_lost=None, on_ready=on_ready)
+        self._bind_to = bind_to
+
+    def _attach(self, channel: Channel, queue: str, tries: int = 0) -> None:
+        channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=_ignored)
+        if self._bind_to is not None:
+            channel.queue_bind(queue, self._bind_to, callback=_ignored)
+        self._adjust(channel, queue)
+
+    def _adjust(self, channel: Channel, queue: str) -> None:
+        consumers = self._consumers.setdefault(queue, [])
+        wanted = not self._cancelled and queue not in self._paused
+        if wanted and not consumers:
+            tag = f"{queue}.{next(_tags)}"
+            consumers.append((tag, 0))
+            channel.basic_consume(
+                queue,
+                partial(self._on_message, queue),
+                auto_ack=True,
+                consumer_tag=tag,
+                callback=lambda _: guarded(self._attached, channel),
+            )
+        while consumers and not wanted:
+            channel.basic_cancel(consumers.pop()[0], callback=_ignored)
+
+    def _ack(self, number: int, tag: int, multiple: bool) -> None:
+        """Nothing to acknowledge here."""
+
+    def _requeue(self, number: int, tag: int) -> None:
+        """Nothing to give back here."""
+
+
+def _delivery_count(headers: Mapping[str, Any]) -> int:
+    count = headers.get("x-delivery-count", 0)
+    return count if isinstance(count, int) else 0
+
+
+def _ignored(_: object) -> None:
+    """An answer that only has to be waited for: what follows on the channel comes after it."""
