@@ -36,6 +36,9 @@ _WAITING_OF = text(
     "SELECT id FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL AND state = 'awaiting'"
     " ORDER BY created_at, id"
 )
+_FRAGILE_OUT = text(
+    "SELECT 1 FROM jobs WHERE queue = :queue AND crashes >= 2 AND wire <> 0 AND crashes >= :crashes LIMIT 1"
+)
 
 
 class Lookout:
@@ -86,6 +89,11 @@ class Lookout:
     def waiting_of(self, recurring: str) -> list[str]:
         """Jobs of a recurring name that wait for an earlier one (awaiting), the oldest first."""
         return self._ids(_WAITING_OF, recurring=recurring)
+
+    def fragile_out(self, queue: str, crashes: int) -> bool:
+        """Whether a job of this queue whose worker died at least so often (2 or more) has a message out."""
+        found = self._connection.execute(_FRAGILE_OUT, {"queue": queue, "crashes": crashes}).first()
+        return found is not None
 
     def _ids(self, query: object, **parameters: object) -> list[str]:
         return list(self._connection.execute(query, parameters).scalars())  # type: ignore[call-overload]

@@ -60,6 +60,8 @@ def parked_of(row: Row[Any]) -> ParkedRow:
     values = row._asdict()
     return ParkedRow(**values | {"body": bytes(values["body"])})
 
+_AUDITED = text("SELECT detail FROM audit WHERE id = :id")
+
 
 class Ledger:
     """The half of a transaction that keeps everything but jobs."""
@@ -118,6 +120,10 @@ class Ledger:
         """Note that a command is applied now; False: it was before, so apply it no more."""
         values = {"id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail}
         return self._write(_AUDIT, values)
+
+    def audited(self, id: str) -> str | None:  # noqa: A002  # the name of the column
+        """The detail noted with a command when it was applied; None: it was not."""
+        return self._connection.execute(_AUDITED, {"id": id}).scalar_one_or_none()
 
     def park(
         self,

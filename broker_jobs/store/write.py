@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
@@ -118,7 +118,7 @@ class Transaction(Lookout, Ledger):
     def _select(self, postgresql: str, sqlite: str, ids: Sequence[str]) -> Sequence[Any]:
         if self._postgresql:
             return self._connection.exec_driver_sql(postgresql, (list(ids),)).all()
-        return self._connection.exec_driver_sql(sqlite, (json.dumps(ids),)).all()
+        return self._connection.exec_driver_sql(sqlite, (to_json(ids).decode(),)).all()
 
     def _upsert(self, rows: list[list[Any]]) -> None:
         self._wrote = True
