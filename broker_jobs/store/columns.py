@@ -75,9 +75,24 @@ def clean_text(text: str) -> str:
     return text.replace("\x00", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def has_nul(columns: Sequence[Sequence[Any]]) -> bool:
-    """Whether a text of some column has a NUL, which PostgreSQL refuses."""
-    return any("\x00" in "".join(filter(None, columns[place])) for place in _TEXT)
+def arrays_of(rows: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    """The columns of many rows as array literals of PostgreSQL.
+
+    Written here, as the driver's own arrays take three times as long.
+    """
+    return tuple(map(_array, zip(*rows, strict=True)))
+
+
+def _array(column: Sequence[Any]) -> str:
+    return "{" + ",".join(map(_element, column)) + "}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
 
 
 def _history_text(history: list[tuple[float, str, str]]) -> str:

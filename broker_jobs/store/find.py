@@ -16,7 +16,7 @@ _DUE = text(
 )
 _GRACE_OVER = text(
     "SELECT id FROM jobs WHERE state = 'scheduled' AND grace_until IS NOT NULL AND grace_until <= :log_time"
-    " ORDER BY grace_until LIMIT :limit"
+    " AND due_at <= :due_before ORDER BY grace_until LIMIT :limit"
 )
 _SENDING = text("SELECT id, sender FROM jobs WHERE wire = 1 ORDER BY id LIMIT :limit")
 _OWNED_BY = text("SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY id LIMIT :limit")
@@ -54,9 +54,9 @@ class Lookout:
         """
         return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 
-    def grace_over(self, log_time: float, limit: int) -> list[str]:
-        """Scheduled jobs whose grace has ended by this log time."""
-        return self._ids(_GRACE_OVER, log_time=log_time, limit=limit)
+    def grace_over(self, log_time: float, limit: int, due_before: Instant = float("inf")) -> list[str]:
+        """Scheduled jobs whose grace has ended by this log time and whose time has come by `due_before`."""
+        return self._ids(_GRACE_OVER, log_time=log_time, limit=limit, due_before=due_before)
 
     def sending(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, sender) of the releases that are committed and not known to be published."""

@@ -60,6 +60,7 @@ def parked_of(row: Row[Any]) -> ParkedRow:
     values = row._asdict()
     return ParkedRow(**values | {"body": bytes(values["body"])})
 
+
 _AUDITED = text("SELECT detail FROM audit WHERE id = :id")
 
 
@@ -109,7 +110,7 @@ class Ledger:
 
     def audit(
         self,
-        id: str,  # noqa: A002  # the name of the column
+        id: str,
         *,
         at: Instant,
         by: str,
@@ -121,13 +122,13 @@ class Ledger:
         values = {"id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail}
         return self._write(_AUDIT, values)
 
-    def audited(self, id: str) -> str | None:  # noqa: A002  # the name of the column
+    def audited(self, id: str) -> str | None:
         """The detail noted with a command when it was applied; None: it was not."""
         return self._connection.execute(_AUDITED, {"id": id}).scalar_one_or_none()
 
     def park(
         self,
-        id: str,  # noqa: A002  # the name of the column
+        id: str,
         *,
         at: Instant,
         origin: str,
@@ -146,7 +147,7 @@ class Ledger:
         """Parked messages, the oldest first."""
         return [parked_of(row) for row in self._connection.execute(PARKED.limit(limit))]
 
-    def unpark(self, id: str) -> bool:  # noqa: A002  # as above
+    def unpark(self, id: str) -> bool:
         """Forget a parked message; False: there was none."""
         return self._write(delete(tables.parked).where(tables.parked.c.id == id))
 
@@ -158,7 +159,7 @@ class Ledger:
         """All workers known, by host and slot."""
         return [worker_of(row) for row in self._connection.execute(WORKERS)]
 
-    def remove_worker(self, id: str) -> bool:  # noqa: A002  # as above
+    def remove_worker(self, id: str) -> bool:
         """Forget a worker; False: there was none."""
         return self._write(delete(tables.workers).where(tables.workers.c.id == id))
 

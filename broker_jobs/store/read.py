@@ -55,7 +55,7 @@ class Reader:
         with self._reading() as connection:
             return [(float(minute), State(state), int(n)) for minute, state, n in connection.execute(query)]
 
-    def job(self, id: str) -> Row | None:  # noqa: A002  # the name of the column
+    def job(self, id: str) -> Row | None:
         """One job, or None."""
         with self._reading() as connection:
             values = connection.execute(select(*_JOB_COLUMNS).where(tables.jobs.c.id == id)).first()
@@ -102,7 +102,7 @@ class Reader:
             found = connection.execute(query.order_by(jobs.id.desc()).limit(limit)).all()
         return [columns.row_of(values) for values in found]
 
-    def lines(self, id: str) -> list[LineRow]:  # noqa: A002  # as above
+    def lines(self, id: str) -> list[LineRow]:
         """What a job wrote while it ran, in order."""
         lines = tables.lines.c
         query = select(lines.at, lines.attempt, lines.text).where(lines.job_id == id)

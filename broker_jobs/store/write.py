@@ -122,18 +122,23 @@ class Transaction(Lookout, Ledger):
 
     def _upsert(self, rows: list[list[Any]]) -> None:
         self._wrote = True
-        if self._postgresql:
-            by_column = list(zip(*rows, strict=True))
-            if columns.has_nul(by_column):
-                columns.clean(rows)
-                by_column = list(zip(*rows, strict=True))
-            self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, tuple(list(column) for column in by_column))
-            return
         try:
-            self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
-        except UnicodeEncodeError:
+            self._execute_upsert(rows)
+        except (
+            UnicodeEncodeError
+        ):  # half a surrogate: seen before anything is sent (PostgreSQL), or repeatable (SQLite)
             columns.clean(rows)
+            self._execute_upsert(rows)
+
+    def _execute_upsert(self, rows: list[list[Any]]) -> None:
+        if not self._postgresql:
             self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
+            return
+        arrays = columns.arrays_of(rows)
+        if any("\x00" in array for array in arrays):  # PostgreSQL's text cannot hold it
+            columns.clean(rows)
+            arrays = columns.arrays_of(rows)
+        self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, arrays)
 
 
 def _chunks(items: list[Any]) -> Iterable[list[Any]]:
