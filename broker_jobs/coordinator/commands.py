@@ -1,0 +1,128 @@
+"""Applies what people and beats ask, inside the engine's transaction: schedules, queues, and the audit of each command.
+
+Commands about one job are decided by `transition`; here is the rest. Each function returns the refusal, or None.
+"""
+
+from __future__ import annotations
+
+from broker_jobs.beat import schedule as cron
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator import recurring
+from broker_jobs.coordinator.record import Fired
+from broker_jobs.errors import OptionError
+from broker_jobs.job import codec
+from broker_jobs.outcome.command import (
+    DeclareRecurring,
+    Fire,
+    PauseRecurring,
+    PutRecurring,
+    RemoveRecurring,
+    Schedule,
+    ScheduleView,
+    TriggerRecurring,
+)
+from broker_jobs.store.write import Transaction
+
+
+def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
+    """Add or replace one recurring job."""
+    return _put(tx, command.schedule, now)
+
+
+def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
+    """Put what the code of an origin declares and remove what it no longer declares."""
+    refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
+    declared = {schedule.name for schedule in command.schedules}
+    for row in tx.schedules():
+        if row.origin and row.origin == command.origin and row.name not in declared:
+            tx.remove_schedule(row.name)
+            tx.meta.schedules_version += 1
+    return "; ".join(refusals) or None
+
+
+def _put(tx: Transaction, schedule: Schedule, now: Instant) -> str | None:
+    try:
+        cron.check(schedule.cron, schedule.tz)
+        codec.decode(schedule.call)
+    except (OptionError, codec.Undecodable) as error:
+        return f"recurring {schedule.name!r}: {error}"
+    old = tx.schedule(schedule.name)
+    new = recurring.put(old, schedule, now)
+    if new is not old:
+        tx.save_schedule(new)
+        tx.meta.schedules_version += 1
+    return None
+
+
+def remove(tx: Transaction, command: RemoveRecurring) -> str | None:
+    """Remove one recurring job; jobs it has made stay."""
+    if not tx.remove_schedule(command.name):
+        return _unknown(command.name)
+    tx.meta.schedules_version += 1
+    return None
+
+
+def pause(tx: Transaction, command: PauseRecurring, now: Instant) -> str | None:
+    """Pause or resume one recurring job; times that pass during a pause are not missed."""
+    row = tx.schedule(command.name)
+    if row is None:
+        return _unknown(command.name)
+    if row.paused != command.paused:
+        row.paused = command.paused
+        row.changed_at = now
+        if not command.paused:
+            row.last_planned_at = max(now, row.last_planned_at or now)
+        tx.save_schedule(row)
+        tx.meta.schedules_version += 1
+    return None
+
+
+def trigger(tx: Transaction, command: TriggerRecurring, now: Instant) -> tuple[str | None, list[Fired]]:
+    """One job of a recurring job now, beside its schedule."""
+    row = tx.schedule(command.name)
+    if row is None:
+        return _unknown(command.name), []
+    return None, [recurring.fired(row, now, now, waits=False, id=command.job_id)]
+
+
+def fire(tx: Transaction, command: Fire, now: Instant) -> list[Fired]:
+    """The jobs of a planned time: each time is taken once, misfire and overlap are decided here."""
+    row = tx.schedule(command.name)
+    if row is None:
+        return []
+    times = recurring.planned_times(row, command, now)
+    if row.version == command.version and (row.last_planned_at is None or command.planned_at > row.last_planned_at):
+        if command.planned_at <= now and not row.paused:
+            row.last_planned_at = command.planned_at
+    else:
+        return []
+    busy = row.overlap != "allow" and tx.running_of(row.name) > 0
+    made: list[Fired] = []
+    for planned_at in times:
+        if busy and row.overlap == "skip":
+            break
+        made.append(recurring.fired(row, planned_at, now, waits=busy))
+        busy = row.overlap != "allow"
+    if made:
+        row.last_job_id = made[-1].envelope.id
+    tx.save_schedule(row)
+    return made
+
+
+def views(tx: Transaction) -> list[ScheduleView]:
+    """What beats are told of the schedules."""
+    return [
+        ScheduleView(
+            name=row.name,
+            cron=row.cron,
+            tz=row.tz,
+            version=row.version,
+            paused=row.paused,
+            last_planned_at=row.last_planned_at,
+        )
+        for row in tx.schedules()
+    ]
+
+
+def _unknown(name: str) -> str:
+    return f"no recurring job is named {name!r}"

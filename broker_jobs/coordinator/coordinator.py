@@ -1,0 +1,554 @@
+"""Runs a coordinator: deliveries in, transactions, acknowledgements at the commit, then what follows it.
+
+One thread decides (`coordinator`), one looks at queue depths and for a wedged self (`coordinator-watch`); deliveries
+come from the exchange's I/O thread through one inbox. Which coordinator is active is told by who gets the log
+(transitions R7): without a log delivery for 5 s it releases nothing, ends no lease and sweeps nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, TypeVar
+
+from broker_jobs.clock import Clock, Instant
+from broker_jobs.coordinator import release
+from broker_jobs.coordinator.engine import Effects, Engine, ForeignStore
+from broker_jobs.coordinator.inbox import Inbox, Piece
+from broker_jobs.coordinator.listen import Input, Unread, read_again
+from broker_jobs.coordinator.observer import Observer
+from broker_jobs.coordinator.record import (
+    Due,
+    JobRecord,
+    LeaseOver,
+    Released,
+    Swept,
+    Told,
+    Unreleased,
+    Unroutable,
+    Unsure,
+)
+from broker_jobs.coordinator.sweep import Sweep
+from broker_jobs.coordinator.timers import Timers
+from broker_jobs.errors import BrokerError, StoreError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Exchange, Failure, Subscription, Unsent
+from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.event import HandedBack
+from broker_jobs.settings import Settings
+from broker_jobs.store.open import Store
+from broker_jobs.store.row import Row
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+ACTIVE_SECONDS = 5.0
+"""Without a log delivery for so long a coordinator is not the active one."""
+LOOK_AHEAD_SECONDS = 15.0
+LOOK_EVERY_SECONDS = 10.0
+PURGE_EVERY_SECONDS = 60.0
+PURGE_ROWS = 1_000
+WATCH_EVERY_SECONDS = 5.0
+WEDGED_SECONDS = 60.0
+STORE_PATIENCE_SECONDS = 300.0
+"""A store that is away for longer: give the deliveries back once, come again when it answers."""
+RELEASE_TIMEOUT_SECONDS = 10.0
+PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.PARKED: 100}
+
+
+Stored = TypeVar("Stored")
+
+
+class _NotStoredError(Exception):
+    """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
+
+
+class _Depth(NamedTuple):
+    queue: str
+    ready: int
+    seen_at: Instant
+
+
+def _ignore(reason: str) -> None:
+    """Nobody wants to know why a coordinator gave up beside its log and its health."""
+    logger.debug("%s", reason)
+
+
+class Coordinator:
+    """One coordinator. Several may run: one is active, the others wait for its log."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        *,
+        id: str | None = None,
+        observer: Observer | None = None,
+        on_fatal: Callable[[str], None] | None = None,
+    ) -> None:
+        self.id = id or new_id()
+        self._exchange = exchange
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer or Observer()
+        self._on_fatal = on_fatal or _ignore
+        self._engine = Engine(store, self.id)
+        self._inbox = Inbox()
+        self._timers = Timers()
+        self._sweep = Sweep()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        self._depths: deque[_Depth] = deque(maxlen=10_000)
+        self._thread: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._fatal: str | None = None
+        self._active = False
+        self._frozen: int | None = None
+        self._in_flight = 0
+        self._serial = 0
+        self._store_id = ""
+        self._declared: set[str] = set()
+        never = float("-inf")
+        self._log_heard = never
+        self._last_tick = never
+        self._last_look = never
+        self._last_purge = never
+        self._last_commit = never
+        self._store_down_since: float | None = None
+
+    # ---- life
+
+    def start(self) -> None:
+        """Start deciding; tolerates twice. The exchange and the store are started by the caller."""
+        if self._thread is not None:
+            return
+        self._stopping.clear()
+        if self._settings.declare:
+            self._exchange.apply(fixed_topology())
+        meta = self._store.reader.meta()
+        self._store_id, self._serial = meta.store_id, meta.serial
+        self._last_commit = self._clock.monotonic()
+        self._read_parked_again()
+        self._subscribe()
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="coordinator-watch", daemon=True)
+        self._thread.start()
+        self._watcher.start()
+        logger.info("coordinator %s started on store %s", self.id, self._store.url_masked)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Finish the transaction and the releases under way, then leave; tolerates twice and never-started."""
+        thread, watcher = self._thread, self._watcher
+        if thread is None:
+            return
+        for subscription in self._subscriptions.values():
+            subscription.cancel()
+        self._stopping.set()
+        self._inbox.wake()
+        thread.join(timeout)
+        if watcher is not None:
+            watcher.join(timeout)
+        for subscription in self._subscriptions.values():
+            subscription.close()
+        self._subscriptions.clear()
+        self._thread = self._watcher = None
+        logger.info("coordinator %s stopped", self.id)
+
+    @property
+    def active(self) -> bool:
+        """Whether this coordinator has had a log delivery in the last 5 s."""
+        return self._clock.monotonic() - self._log_heard < ACTIVE_SECONDS
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether it works, and the sentence for the health page."""
+        if self._fatal is not None:
+            return False, self._fatal
+        if self._thread is not None and not self._thread.is_alive():
+            return False, "the coordinator's thread has died"
+        if self._store_down_since is not None:
+            return False, "the store does not answer"
+        if self._frozen is not None:
+            return False, "the store is older than the log: it was restored; releases nothing until it is accepted"
+        return True, "active" if self.active else "standby"
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set() and self._fatal is None:
+                self._inbox.wait(self._patience())
+                self._step()
+            self._drain()
+        except _NotStoredError:
+            logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
+        except BaseException as error:
+            self._fail(f"the coordinator's thread ended: {error!r}")
+            raise
+
+    def _patience(self) -> float:
+        now = self._clock.now()
+        ring = self._timers.next_at()
+        until_ring = TICK_SECONDS if ring is None else ring - now
+        until_tick = self._last_tick + TICK_SECONDS - self._clock.monotonic()
+        return max(0.0, min(until_ring, until_tick, TICK_SECONDS))
+
+    def _step(self) -> None:
+        self._forget_lost()
+        self._tick()
+        self._activity()
+        pieces = self._inbox.take()
+        if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
+            self._log_heard = self._clock.monotonic()
+            self._activity()
+        if self._active:
+            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), 2_000)]
+        if pieces:
+            self._declare_queues(pieces)
+            self._commit(pieces)
+            self._inbox.settle(self._subscriptions)
+        self._purge()
+
+    def _drain(self) -> None:
+        """The releases that were published are noted before leaving, so that nobody has to be unsure of them."""
+        deadline = self._clock.monotonic() + RELEASE_TIMEOUT_SECONDS
+        while self._in_flight > 0 and self._fatal is None and self._clock.monotonic() < deadline:
+            self._inbox.wait(0.1)
+            own = self._inbox.take()
+            if own:
+                self._commit(own)
+                self._inbox.settle(self._subscriptions)
+
+    def _tick(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._last_tick < TICK_SECONDS:
+            return
+        self._last_tick = now
+        tick = release.tick(self.id, self._store_id, self._serial, self._clock.now())
+        self._exchange.publish([tick], timeout=5.0)
+        self._engine.questions.forget(self._clock.now())
+
+    def _activity(self) -> None:
+        active = self.active
+        if active and not self._active:
+            effects = self._persist(lambda: self._engine.become_active(self._clock.now()))
+            self._active = True
+            self._observer.active(True)
+            self._set_timers(effects)
+            self._last_look = self._clock.monotonic()
+            logger.info("coordinator %s is the active one", self.id)
+        elif self._active and not active:
+            self._active = False
+            self._observer.active(False)
+            self._timers.clear()
+            self._sweep.worker_lost()
+            logger.info("coordinator %s has had no log delivery for %g s: it stands by", self.id, ACTIVE_SECONDS)
+        if active and self._clock.monotonic() - self._last_look >= LOOK_EVERY_SECONDS:
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """A lost bell or a failover costs a moment, not a job: the rows know their time."""
+        self._last_look = self._clock.monotonic()
+        before = self._clock.now() + LOOK_AHEAD_SECONDS
+
+        def look() -> list[tuple[Instant, str]]:
+            with self._store.transaction() as tx:
+                return tx.due(before, limit=50_000)
+
+        for due_at, id in self._persist(look):
+            self._timers.set(id, due_at)
+
+    # ---- one transaction and what follows it
+
+    def _commit(self, pieces: list[Piece]) -> None:
+        started = self._clock.monotonic()
+        effects = self._apply_safely(pieces)
+        now = self._clock.monotonic()
+        self._last_commit = now
+        for one in effects:
+            self._follow(one)
+            self._observer.committed(now - started, one.rows)
+
+    def _apply_safely(self, pieces: list[Piece]) -> list[Effects]:
+        """All pieces in one transaction; when a decision raises, each alone, and the one that raises is put aside."""
+        try:
+            return self._apply([piece.input for piece in pieces])
+        except _NotStoredError:
+            raise
+        except Exception:  # noqa: BLE001  # whatever a decision raises, the log must go on
+            if len(pieces) == 1:
+                return self._put_aside(pieces[0], traceback.format_exc())
+            logger.warning("a batch of %d records raised; each is decided alone", len(pieces))
+        return [effects for piece in pieces for effects in self._apply_safely([piece])]
+
+    def _apply(self, inputs: list[Input]) -> list[Effects]:
+        may_release = self.active and self._frozen is None
+        effects = self._persist(lambda: self._engine.apply(inputs, self._clock.now(), may_release=may_release))
+        return [effects]
+
+    def _put_aside(self, piece: Piece, trace: str) -> list[Effects]:
+        logger.error("a record cannot be decided; it is parked and decided again at the next start\n%s", trace)
+        if piece.delivery is None:
+            return []
+        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(piece.delivery.queue, "parked")
+        return self._apply([Unread(origin, trace[-2_000:], piece.delivery)])
+
+    def _persist(self, work: Callable[[], Stored]) -> Stored:
+        """The result of a transaction; while the store is away it is tried again, and nothing is acknowledged."""
+        pause, away = 0.1, False
+        while True:
+            try:
+                result = work()
+            except ForeignStore as error:
+                self._fail(str(error))
+                raise _NotStoredError from error
+            except StoreError as error:
+                now = self._clock.monotonic()
+                if self._store_down_since is None:
+                    self._store_down_since = now
+                    logger.error("the store does not answer (%s); the log waits and is tried again", error)
+                elif now - self._store_down_since > STORE_PATIENCE_SECONDS and not away:
+                    away = True
+                    logger.error("the store is away for long: deliveries are given back until it answers")
+                    self._unsubscribe()
+                if self._stopping.wait(pause):
+                    raise _NotStoredError from error
+                pause = min(pause * 2, 5.0)
+                continue
+            if self._store_down_since is not None:
+                logger.warning("the store answers again after %.0f s", self._clock.monotonic() - self._store_down_since)
+                self._store_down_since = None
+            if away:
+                self._subscribe()
+            return result
+
+    def _follow(self, effects: Effects) -> None:
+        self._serial = effects.meta.serial
+        for kind, count in effects.kinds.items():
+            self._observer.records(kind, count)
+        for origin, reason in effects.parked:
+            logger.error("a message of the %s was parked: %s; look at it with broker-jobs parked", origin, reason)
+            self._observer.parked(origin)
+        for note in effects.notes:
+            self._observer.noted(note)
+        if effects.went_back is not None:
+            self._freeze(effects.went_back)
+        if effects.control is not None:
+            self._exchange.publish([release.broadcast(effects.control)], timeout=RELEASE_TIMEOUT_SECONDS)
+        if effects.messages:
+            self._exchange.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
+        if effects.releases:
+            self._release(effects.releases)
+            self._observer.released(len(effects.releases), effects.late)
+        self._set_timers(effects)
+        if effects.next:
+            self._inbox.add(list(effects.next))
+        if effects.tick_at is not None:
+            self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
+            self._judge(effects)
+
+    def _set_timers(self, effects: Effects) -> None:
+        if self._active:
+            for id, due_at in effects.timers:
+                self._timers.set(id, due_at)
+        elif effects.timers:
+            self._exchange.publish([release.look([id for id, _ in effects.timers])], timeout=RELEASE_TIMEOUT_SECONDS)
+
+    # ---- releases
+
+    def _release(self, rows: list[Row]) -> None:
+        if not self.active:
+            self._inbox.add([Unreleased(row.id, row.epoch, "its coordinator stepped down") for row in rows])
+            return
+        for start in range(0, len(rows), 1_000):
+            chunk = [(row.id, row.epoch) for row in rows[start : start + 1_000]]
+            messages = [release.release(row) for row in rows[start : start + 1_000]]
+            self._in_flight += len(chunk)
+            future = self._exchange.publish(messages, timeout=RELEASE_TIMEOUT_SECONDS)
+            future.add_done_callback(lambda done, chunk=chunk: self._confirmed(chunk, done))  # type: ignore[misc]
+
+    def _confirmed(self, chunk: list[tuple[str, int]], done: Future[list[Failure | None]]) -> None:
+        """On the exchange's I/O thread: what became of the releases is news for the next transaction."""
+        records: list[Input] = []
+        for (id, epoch), failure in zip(chunk, done.result(), strict=True):
+            if failure is None:
+                records.append(Released(id, epoch))
+            elif failure.kind is Unsent.NOT_SENT:
+                records.append(Unreleased(id, epoch, failure.reason))
+            else:
+                records.append(Unsure(id, epoch))
+        self._in_flight -= len(chunk)
+        self._inbox.add(records)
+
+    # ---- once a tick: the dead, the graces, the lost
+
+    def _judge(self, effects: Effects) -> None:
+        if not self._active or self._frozen is not None or effects.tick_at is None:
+            return
+        log_now, read_until = effects.meta.log_time, effects.tick_at
+        dead = self._engine.leases.dead(log_now, read_until)
+        for worker, reason in dead:
+            logger.warning("%s: worker %s; its jobs are looked after", reason, worker)
+            self._engine.forget_worker(worker)
+            self._sweep.worker_lost()
+        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now))))
+
+    def _found(self, dead: list[tuple[str, str]], log_now: float) -> list[JobRecord]:
+        now = self._clock.now()
+        records: list[JobRecord] = []
+        with self._store.transaction() as tx:
+            for worker, reason in dead:
+                records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
+                tx.remove_worker(worker)
+            records += [Due(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
+            for id, sender in tx.sending():
+                if self._engine.gone(sender, log_now):
+                    records += [Unsure(id, row.epoch) for row in tx.load([id]).values()]
+            held: set[str] | None = None
+            while self._depths:
+                depth = self._depths.popleft()
+                before = self._sweep.seen(depth.queue, depth.ready, log_now, depth.seen_at)
+                if before is None:
+                    continue
+                held = self._engine.held_by_workers() if held is None else held
+                ids = [id for id in tx.out_since(depth.queue, before, limit=2_000) if id not in held]
+                records += [Swept(row.id, row.epoch) for row in tx.load(ids).values()]
+        return records
+
+    def _freeze(self, serial: int) -> None:
+        if self._frozen is None or serial > self._frozen:
+            self._frozen = serial
+            logger.critical(
+                "the log has seen serial %d of this store, which is at %d: it went back (restored from a backup?). "
+                "Nothing is released until a person accepts it: broker-jobs store accept",
+                serial,
+                self._serial,
+            )
+
+    # ---- keeping house
+
+    def _purge(self) -> None:
+        if not self._active or self._clock.monotonic() - self._last_purge < PURGE_EVERY_SECONDS:
+            return
+        settings, now = self._settings, self._clock.now()
+
+        def purge() -> int:
+            with self._store.transaction() as tx:
+                return tx.purge(
+                    now=now, keep_succeeded=settings.keep_succeeded, keep_deleted=settings.keep_deleted,
+                    keep_failed=settings.keep_failed, limit=PURGE_ROWS,
+                )  # fmt: skip
+
+        if self._persist(purge) < PURGE_ROWS:
+            self._last_purge = self._clock.monotonic()
+
+    def _declare_queues(self, pieces: list[Piece]) -> None:
+        """A job whose queue does not exist: the queue is declared, so that its first job may come before its worker."""
+        for number, piece in enumerate(pieces):
+            event = piece.input.event if isinstance(piece.input, Told) else None
+            if not isinstance(event, HandedBack) or event.reason != "no queue":
+                continue
+            refused = self._declare(codec.decode(event.envelope).queue)
+            if refused is not None:
+                lost = Unroutable(event.id, event.epoch, refused, event.envelope)
+                pieces[number] = Piece(lost, piece.delivery)
+
+    def _declare(self, queue: str) -> str | None:
+        if queue in self._declared:
+            return None
+        if not self._settings.declare:
+            return f"queue {queue!r} does not exist; declare it: broker-jobs topology apply -Q {queue}"
+        try:
+            self._exchange.apply(work_topology(queue))
+        except BrokerError as error:
+            return f"queue {queue!r} does not exist and cannot be declared: {error}"
+        self._declared.add(queue)
+        logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
+        return None
+
+    def _read_parked_again(self) -> None:
+        """What an older program could not decide may be plain to this one."""
+        again: list[tuple[str, list[Input]]] = []
+        for row in self._store.reader.parked(limit=1_000):
+            inputs = read_again(row)
+            if inputs and not any(isinstance(one, Unread) for one in inputs):
+                again.append((row.id, inputs))
+        for parked_id, inputs in again:
+            try:
+                effects = self._engine.apply(inputs, self._clock.now(), may_release=False)
+            except Exception:
+                logger.exception("parked message %s still cannot be decided", parked_id)
+                continue
+            with self._store.transaction() as tx:
+                tx.unpark(parked_id)
+            self._set_timers(effects)
+            logger.info("parked message %s is decided now", parked_id)
+
+    def _subscribe(self) -> None:
+        for queue, prefetch in PREFETCH.items():
+            self._subscriptions[queue] = self._exchange.subscribe(
+                [queue],
+                lambda deliveries, queue=queue: self._inbox.put(queue, deliveries),  # type: ignore[misc]
+                prefetch=prefetch,
+                on_lost=lambda channel, queue=queue: self._lost_channel(queue, channel),  # type: ignore[misc]
+            )
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.close()
+
+    def _lost_channel(self, queue: str, channel: int) -> None:
+        self._lost.put((queue, channel))
+        self._inbox.wake()
+
+    def _forget_lost(self) -> None:
+        try:
+            while True:
+                self._inbox.lost(*self._lost.get_nowait())
+        except Empty:
+            return
+
+    def _watch(self) -> None:
+        """Looks at depths for the sweep and the metrics, and ends a coordinator that is stuck."""
+        while not self._stopping.wait(WATCH_EVERY_SECONDS):
+            try:
+                self._look_at_depths()
+            except (BrokerError, StoreError) as error:
+                logger.debug("no look at queue depths now: %s", error)
+            stuck_for = self._clock.monotonic() - self._last_commit
+            if self._inbox.log_waits() and stuck_for > WEDGED_SECONDS and self._store_down_since is None:
+                self._fail(
+                    f"no transaction for {stuck_for:.0f} s while the log waits; leaving it to another coordinator"
+                )
+                self._unsubscribe()
+                return
+
+    def _look_at_depths(self) -> None:
+        for queue in self._store.reader.queues():
+            seen_at = self._clock.now()
+            depth = self._exchange.depth(names.work_queue(queue))
+            if depth is None:
+                continue
+            self._depths.append(_Depth(queue, depth[0], seen_at))
+            self._observer.depth(queue, *depth)
+        for queue in (names.LOG, names.COMMAND, names.DUE, names.PARKED):
+            depth = self._exchange.depth(queue)
+            if depth is not None:
+                self._observer.depth(queue, *depth)
+        self._observer.states({str(state): count for state, count in self._store.reader.counts().items()})
+
+    def _fail(self, reason: str) -> None:
+        if self._fatal is None:
+            self._fatal = reason
+            logger.critical("%s", reason)
+            self._on_fatal(reason)

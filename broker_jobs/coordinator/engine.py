@@ -1,0 +1,472 @@
+"""Applies a batch of inputs to the store: one transaction, one lock, and what must follow the commit as a value.
+
+The thin hand that the pure decisions move. It publishes nothing and knows no broker: the caller acknowledges the log
+at the commit and then carries out the `Effects`. Any crash repeats a batch, and repeating changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator import commands
+from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread
+from broker_jobs.coordinator.questions import Questions, answer, reply, view
+from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, job_id
+from broker_jobs.coordinator.release import ladder_copy
+from broker_jobs.coordinator.timers import HORIZON_SECONDS
+from broker_jobs.coordinator.transition import At, Said, decide, is_due
+from broker_jobs.errors import StoreError
+from broker_jobs.exchange.delay import step_seconds
+from broker_jobs.exchange.port import Message
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import (
+    AskJob,
+    AskSchedules,
+    Control,
+    DeclareRecurring,
+    DeleteJob,
+    Fence,
+    Fire,
+    Hello,
+    PauseQueue,
+    PauseRecurring,
+    PutRecurring,
+    RemoveRecurring,
+    Reply,
+    RequeueJob,
+    RescheduleJob,
+    TriggerRecurring,
+)
+from broker_jobs.outcome.event import LogLine, Tick
+from broker_jobs.store.kept import Meta, WorkerRow
+from broker_jobs.store.open import Store
+from broker_jobs.store.row import Row, Wire
+from broker_jobs.store.write import Transaction
+
+RUNS_ALONE_FROM = 2
+"""A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
+
+
+class ForeignStore(StoreError):
+    """Another coordinator on this broker writes another store: two truths; refuse to run."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What follows a commit."""
+
+    meta: Meta
+    releases: list[Row] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    control: Control | None = None
+    timers: list[tuple[str, Instant]] = field(default_factory=list)
+    next: list[JobRecord] = field(default_factory=list)
+    """Records found on the way, for the next batch."""
+    rows: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    parked: list[tuple[str, str]] = field(default_factory=list)
+    """(origin, reason) of messages put aside."""
+    late: list[float] = field(default_factory=list)
+    tick_at: Instant | None = None
+    """When the newest tick of the batch was sent."""
+    went_back: int | None = None
+    """A tick showed this serial, ahead of the store: it was restored from a backup."""
+    lost_workers: int = 0
+
+
+class Engine:
+    """The store's one hand. Not thread-safe: a coordinator has one thread for it."""
+
+    def __init__(self, store: Store, id: str, *, chance: Callable[[], float] = random.random) -> None:
+        self.id = id
+        self.leases = Leases()
+        self.questions = Questions()
+        self._store = store
+        self._chance = chance
+        self._held: dict[str, set[str]] = {}
+        self._coordinators: dict[str, float] = {}
+
+    def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True) -> Effects:
+        """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises."""
+        with self._store.transaction() as tx:
+            batch = _Batch(self, tx, now, may_release=may_release)
+            return batch.run(list(inputs))
+
+    def become_active(self, now: Instant) -> Effects:
+        """Whoever becomes active gives every worker a whole lease and looks at what is due soon."""
+        with self._store.transaction() as tx:
+            workers = {worker.id for worker in tx.workers()} | set(tx.owners())
+            self.leases.begin(sorted(workers), tx.meta.log_time)
+            self._coordinators = {sender: tx.meta.log_time for _, sender in tx.sending() if sender}
+            effects = Effects(tx.meta)
+            effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
+            return effects
+
+    def held_by_workers(self) -> set[str]:
+        """Jobs that living workers list as running or held."""
+        living = set(self.leases.living())
+        return {id for worker, ids in self._held.items() if worker in living for id in ids}
+
+    def listed(self, worker: str, ids: set[str]) -> None:
+        """Remember what a worker listed in its heartbeat."""
+        self._held[worker] = ids
+
+    def forget_worker(self, worker: str) -> None:
+        """A worker's lease is over."""
+        self._held.pop(worker, None)
+
+    def ticked(self, coordinator: str, log_now: float) -> None:
+        """A coordinator's tick was read."""
+        self._coordinators[coordinator] = log_now
+
+    def gone(self, coordinator: str, log_now: float) -> bool:
+        """Whether a coordinator's own lease (10 s of log time without a tick) is over."""
+        seen = self._coordinators.setdefault(coordinator, log_now)
+        return coordinator != self.id and log_now - seen >= 10.0
+
+    @property
+    def chance(self) -> Callable[[], float]:
+        """Where chance comes from."""
+        return self._chance
+
+
+class _Batch:
+    """One transaction's work: rows as they are and as they become."""
+
+    def __init__(self, engine: Engine, tx: Transaction, now: Instant, *, may_release: bool) -> None:
+        self._engine = engine
+        self._tx = tx
+        self._now = now
+        self._may_release = may_release
+        self._old: dict[str, Row] = {}
+        self._rows: dict[str, Row] = {}
+        self._at = At(now, tx.meta.log_time, engine.id, engine.chance)
+        self._effects = Effects(tx.meta)
+        self._fences: list[Fence] = []
+        self._cancel: list[str] = []
+        self._pauses_changed = False
+        self._lines: list[tuple[str, Instant, int, str]] = []
+        self._replies: list[tuple[str, Reply]] = []
+        self._heartbeats: list[Beaten] = []
+        self._asked_jobs: list[Asked] = []
+        self._schedules_before = tx.meta.schedules_version
+
+    def run(self, inputs: list[Input]) -> Effects:
+        self._load(inputs)
+        for one in inputs:
+            self._input(one)
+        self._settle()
+        self._save()
+        self._watch_workers()
+        self._answer()
+        self._tell()
+        return self._effects
+
+    # ---- reading
+
+    def _load(self, inputs: list[Input]) -> None:
+        ids: set[str] = set()
+        for one in inputs:
+            match one:
+                case Asked(command=DeleteJob() | RequeueJob() | RescheduleJob() | AskJob() as command):
+                    ids.add(command.job_id)
+                case Asked() | Beaten() | Tick() | Unread():
+                    pass
+                case _:
+                    ids.add(job_id(one))
+        self._see(ids)
+
+    def _see(self, ids: Iterable[str]) -> None:
+        wanted = [id for id in ids if id not in self._old and id not in self._rows]
+        if wanted:
+            found = self._tx.load(wanted)
+            self._old.update(found)
+            self._rows.update(found)
+
+    # ---- deciding
+
+    def _input(self, one: Input) -> None:
+        match one:
+            case Told():
+                self._engine.leases.heard(one.worker, self._at.log_now)
+                self._effects.kinds[one.event.kind] += 1
+                if isinstance(one.event, LogLine):
+                    row = self._rows.get(one.event.id)
+                    self._lines.append((one.event.id, one.event.at, row.attempt if row else 1, one.event.text))
+                self._decide(one)
+            case Beaten():
+                self._effects.kinds["heartbeat"] += 1
+                self._heartbeats.append(one)
+            case Tick():
+                self._effects.kinds["tick"] += 1
+                self._tick(one)
+            case Asked():
+                self._effects.kinds[one.command.kind] += 1
+                self._asked(one)
+            case Unread():
+                self._park(one)
+            case _:
+                self._effects.kinds[type(one).__name__.lower()] += 1
+                self._decide(one)
+
+    def _decide(self, record: JobRecord) -> Said:
+        if isinstance(record, Due) and not self._may_release:
+            return Said()
+        id = job_id(record)
+        row = self._rows.get(id)
+        if isinstance(record, Due) and row is not None and not self._may_run_beside_others(row):
+            return Said()
+        new, said = decide(row, record, self._at)
+        self._effects.notes += said.metrics
+        if new is not None:
+            self._rows[id] = new
+            if said.cancel:
+                self._cancel.append(id)
+            if said.fenced_runner is not None:
+                self._fences.append(Fence(id=id, epoch=new.epoch))
+                self._cancel.append(id)
+        return said
+
+    def _may_run_beside_others(self, row: Row) -> bool:
+        """From the second crash on a job is released only while no other such job of its queue is out."""
+        if row.crashes < RUNS_ALONE_FROM or not is_due(row, self._at):
+            return True
+        here = any(
+            other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
+            for other in self._rows.values()
+        )
+        if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
+            self._effects.timers.append((row.id, self._now + 1.0))
+            return False
+        return True
+
+    def _settle(self) -> None:
+        """What the decisions bring with them: ends let others go, what is due is released at once."""
+        queue = [id for id, row in self._rows.items() if row is not self._old.get(id)]
+        while queue:
+            row, old = self._rows[(id := queue.pop())], self._old.get(id)
+            if row.recurring and row.state.is_final and (old is None or not old.state.is_final):
+                queue += self._next_of(row.recurring)
+            if is_due(row, self._at) and self._may_release:
+                self._decide(Due(id))
+
+    def _next_of(self, recurring: str) -> list[str]:
+        """A run of a recurring job ended: the first that waits for it goes on (overlap="queue")."""
+        waiting = self._tx.waiting_of(recurring)
+        self._see(waiting)
+        candidates = {*waiting, *(id for id, row in self._rows.items() if row.recurring == recurring)}
+        first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
+                    key=lambda id: self._rows[id].due_at or 0.0)  # fmt: skip
+        if first is None:
+            return []
+        self._decide(HoldOver(first))
+        return [first]
+
+    # ---- writing
+
+    def _save(self) -> None:
+        changed = [(self._old.get(id), row) for id, row in self._rows.items() if row is not self._old.get(id)]
+        rows = [self._with_ladder_copy(old, row) for old, row in changed]
+        for (old, _), row in zip(changed, rows, strict=True):
+            self._follow(old, row)
+        self._tx.save(rows)
+        if self._lines:
+            self._tx.add_lines(self._lines)
+        self._effects.rows = len(rows)
+
+    def _with_ladder_copy(self, old: Row | None, row: Row) -> Row:
+        """A long wait gets a copy in the ladder, so that a lost store loses no delayed job."""
+        due_later = row.state is State.SCHEDULED and row.wire is Wire.NONE and row.due_at is not None
+        if not due_later or row.copy_until is not None or (row.due_at or 0.0) <= self._now + HORIZON_SECONDS:
+            return row
+        if old is not None and old.state is State.SCHEDULED and old.due_at == row.due_at and old.copy_until is None:
+            return row
+        copy = ladder_copy(row, self._now)
+        if copy is None:
+            return row
+        message, step = copy
+        self._effects.messages.append(message)
+        return row.evolve(copy_until=self._now + step_seconds(step) + COPY_SLACK_SECONDS)
+
+    def _follow(self, old: Row | None, row: Row) -> None:
+        if row.wire is Wire.SENDING and (old is None or old.epoch != row.epoch):
+            self._effects.releases.append(row)
+            if row.due_at is not None:
+                self._effects.late.append(max(0.0, self._now - row.due_at))
+        elif row.state is State.SCHEDULED and row.wire is Wire.NONE and row.due_at is not None:
+            if row.due_at <= self._now + HORIZON_SECONDS:
+                self._effects.timers.append((row.id, row.due_at))
+        if row.fence > (old.fence if old is not None else 0):
+            self._fences.append(Fence(id=row.id, epoch=row.fence))
+        if row.state.is_final and self._engine.questions.waits_for(row.id):
+            self._effects.messages += self._engine.questions.ended(row)
+
+    def _park(self, unread: Unread) -> None:
+        delivery = unread.delivery
+        id = delivery.message_id or hashlib.sha256(delivery.body).hexdigest()[:32]
+        self._tx.park(
+            f"{unread.origin}:{id}"[:200], at=self._now, origin=unread.origin, reason=unread.reason, body=delivery.body,
+            exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
+        )  # fmt: skip
+        self._effects.parked.append((unread.origin, unread.reason))
+
+    # ---- log time and workers
+
+    def _tick(self, tick: Tick) -> None:
+        meta = self._tx.meta
+        if tick.store != meta.store_id:
+            raise ForeignStore(
+                f"coordinator {tick.coordinator} on this broker writes another store ({tick.store}, ours is "
+                f"{meta.store_id}): two stores are two truths. Give all coordinators one BROKER_JOBS_STORE"
+            )
+        if tick.serial > max(meta.serial, meta.accepted_serial):
+            self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
+        step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0
+        meta.log_time += step
+        meta.last_tick_at = max(meta.last_tick_at, tick.sent_at)
+        self._at = At(self._now, meta.log_time, self._engine.id, self._engine.chance)
+        self._effects.tick_at = tick.sent_at
+        self._engine.ticked(tick.coordinator, meta.log_time)
+
+    def _watch_workers(self) -> None:
+        for beaten in self._heartbeats:
+            self._heartbeat(beaten)
+
+    def _heartbeat(self, beaten: Beaten) -> None:
+        ref, beat = beaten.worker, beaten.heartbeat
+        leases = self._engine.leases
+        leases.heard(ref.id, self._at.log_now, ref)
+        leases.replaced(ref, beaten.sent_at)
+        self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.held))
+        self._tx.save_worker(
+            WorkerRow(
+                id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
+                concurrency=beat.concurrency, running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent,
+                rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
+            )
+        )  # fmt: skip
+        missing = leases.unlisted(ref.id, beat, self._tx.owned_by(ref.id))
+        reason = "its worker lives but no longer has it"
+        self._effects.next += [LeaseOver(id, ref.id, reason) for id in missing]
+        if beat.leaving:
+            leases.leaving(ref.id, beaten.sent_at)
+        elif beat.control_version < self._tx.meta.control_version:
+            self._fences += [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
+            self._cancel += self._tx.cancels()
+            self._pauses_changed = True
+
+    # ---- asking
+
+    def _asked(self, asked: Asked) -> None:
+        command = asked.command
+        match command:
+            case AskJob():
+                self._asked_jobs.append(asked)
+            case AskSchedules():
+                detail = {
+                    "schedules": [v.model_dump(mode="json") for v in commands.views(self._tx)],
+                    "version": self._tx.meta.schedules_version,
+                }
+                self._reply(asked, Reply(id=command.id, detail=detail))
+            case Hello():
+                self._hello(asked, command)
+            case Fire():
+                for fired in commands.fire(self._tx, command, self._now):
+                    self._see([fired.envelope.id])
+                    self._decide(fired)
+            case _:
+                self._once(asked)
+
+    def _once(self, asked: Asked) -> None:
+        """A command that changes something is applied once: its id is the key of the audit."""
+        command = asked.command
+        before = self._tx.audited(command.id)
+        if before is not None:
+            self._reply(asked, Reply.model_validate_json(before))
+            return
+        subject, given = self._command(asked)
+        text = given.model_dump_json(exclude_none=True)
+        self._tx.audit(command.id, at=self._now, by=command.by, kind=command.kind, subject=subject, detail=text)
+        self._reply(asked, given)
+
+    def _command(self, asked: Asked) -> tuple[str, Reply]:
+        command, now = asked.command, self._now
+        refused: str | None = None
+        detail: dict[str, object] = {}
+        match command:
+            case DeleteJob() | RequeueJob() | RescheduleJob():
+                said = self._decide(command)
+                row = self._rows.get(command.job_id)
+                detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
+                refused, subject = said.refused, command.job_id
+            case PutRecurring():
+                refused, subject = commands.put(self._tx, command, now), command.schedule.name
+            case DeclareRecurring():
+                refused, subject = commands.declare(self._tx, command, now), command.origin
+            case RemoveRecurring():
+                refused, subject = commands.remove(self._tx, command), command.name
+            case PauseRecurring():
+                refused, subject = commands.pause(self._tx, command, now), command.name
+            case TriggerRecurring():
+                refused, fired = commands.trigger(self._tx, command, now)
+                subject = command.name
+                for one in fired:
+                    self._see([one.envelope.id])
+                    self._decide(one)
+            case PauseQueue():
+                self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
+                subject = command.queue
+            case _:
+                raise TypeError(f"{command.kind} is no command that is audited")
+        return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)
+
+    def _hello(self, asked: Asked, hello: Hello) -> None:
+        leases = self._engine.leases
+        leases.heard(hello.worker.id, self._at.log_now, hello.worker)
+        leases.replaced(hello.worker, hello.at)
+        snapshot = Control(
+            version=self._tx.meta.control_version,
+            snapshot=True,
+            fences=[Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()],
+            paused=self._tx.paused_queues(),
+            cancel=self._tx.cancels(),
+        )
+        self._reply(asked, Reply(id=hello.id, detail=snapshot.model_dump(mode="json")))
+
+    def _reply(self, asked: Asked, given: Reply) -> None:
+        if asked.reply_to:
+            self._effects.messages.append(reply(asked.reply_to, given))
+
+    def _answer(self) -> None:
+        """Questions about jobs are answered from the rows as they are after the whole batch."""
+        for asked in self._asked_jobs:
+            command = asked.command
+            if not isinstance(command, AskJob) or not asked.reply_to:
+                continue
+            row = self._rows.get(command.job_id)
+            if command.until_ended and (row is None or not row.state.is_final):
+                self._engine.questions.wait(command.job_id, asked.reply_to, command.id, self._now)
+            else:
+                self._effects.messages.append(answer(asked.reply_to, command.id, view(row, command.job_id)))
+
+    def _tell(self) -> None:
+        """News for the workers, with a version that their heartbeats repeat: a lost broadcast is sent again."""
+        schedules_changed = self._tx.meta.schedules_version != self._schedules_before
+        if self._fences or self._cancel or self._pauses_changed:
+            self._tx.meta.control_version += 1
+        elif not schedules_changed:
+            return
+        self._effects.control = Control(
+            version=self._tx.meta.control_version,
+            fences=self._fences,
+            paused=self._tx.paused_queues() if self._pauses_changed else None,
+            cancel=self._cancel,
+            schedules_changed=schedules_changed,
+        )

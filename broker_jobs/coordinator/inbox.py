@@ -1,0 +1,105 @@
+"""Gathers what a coordinator has to decide next, in the order of urgency: own news, commands, the log, then bells.
+
+The exchange's I/O thread puts lists of deliveries in; the coordinator's thread takes pieces out. A delivery is
+acknowledged by `settle` once its transaction is committed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from broker_jobs.coordinator.listen import Input, read_bell, read_command, read_log, read_parked
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Subscription
+
+MOST_DELIVERIES = 1_000
+MOST_INPUTS = 4_000
+"""A transaction is closed at so many log deliveries or inputs."""
+BELLS_BESIDE = 200
+"""Bells are taken along while fewer log deliveries than this wait: they are not on the critical path."""
+
+
+class Piece(NamedTuple):
+    """One input and the delivery it came in (None: the coordinator's own)."""
+
+    input: Input
+    delivery: Delivery | None
+
+
+class Inbox:
+    """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
+
+    def __init__(self) -> None:
+        self._arrivals: SimpleQueue[tuple[str, list[Delivery]] | None] = SimpleQueue()
+        self._waiting: dict[str, deque[Delivery]] = {
+            queue: deque() for queue in (names.COMMAND, names.LOG, names.PARKED, names.DUE)
+        }
+        self._own: deque[Input] = deque()
+        self._taken: dict[str, tuple[int, int]] = {}
+
+    def put(self, queue: str, deliveries: list[Delivery]) -> None:
+        """Deliveries of a queue have come (the exchange's I/O thread)."""
+        self._arrivals.put((queue, deliveries))
+
+    def wake(self) -> None:
+        """Make `wait` return."""
+        self._arrivals.put(None)
+
+    def add(self, inputs: list[Input]) -> None:
+        """News of the coordinator's own; any thread."""
+        self._own.extend(inputs)
+        self._arrivals.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Return when something is there to be decided, or after `timeout` seconds."""
+        if self._own or any(self._waiting.values()):
+            timeout = 0.0
+        try:
+            self._sort(self._arrivals.get(timeout=timeout) if timeout > 0 else self._arrivals.get_nowait())
+            while True:
+                self._sort(self._arrivals.get_nowait())
+        except Empty:
+            return
+
+    def _sort(self, arrival: tuple[str, list[Delivery]] | None) -> None:
+        if arrival is not None:
+            self._waiting[arrival[0]].extend(arrival[1])
+
+    def log_waits(self) -> int:
+        """Log deliveries that are here and not yet decided."""
+        return len(self._waiting[names.LOG])
+
+    def take(self) -> list[Piece]:
+        """The pieces of the next transaction."""
+        pieces: list[Piece] = []
+        while self._own and len(pieces) < MOST_INPUTS:
+            pieces.append(Piece(self._own.popleft(), None))
+        self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
+        self._draw(names.PARKED, BELLS_BESIDE, pieces, lambda d: [read_parked(d)])
+        self._draw(names.LOG, MOST_DELIVERIES, pieces, read_log)
+        if self.log_waits() < BELLS_BESIDE:
+            self._draw(names.DUE, MOST_DELIVERIES, pieces, lambda d: [read_bell(d)])
+        return pieces
+
+    def _draw(self, queue: str, most: int, pieces: list[Piece], read: Callable[[Delivery], list[Input]]) -> None:
+        waiting = self._waiting[queue]
+        for _ in range(min(most, len(waiting))):
+            if len(pieces) >= MOST_INPUTS:
+                return
+            delivery = waiting.popleft()
+            self._taken[queue] = (delivery.channel, delivery.tag)
+            pieces += [Piece(one, delivery) for one in read(delivery)]
+
+    def lost(self, queue: str, channel: int) -> None:
+        """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
+        waiting = self._waiting[queue]
+        self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
+
+    def settle(self, subscriptions: dict[str, Subscription]) -> None:
+        """Acknowledge all that was taken: its transaction is durable."""
+        for queue, (channel, tag) in self._taken.items():
+            subscriptions[queue].ack(channel, tag, multiple=True)
+        self._taken.clear()

@@ -1,0 +1,79 @@
+"""Judges in log time which workers live and which jobs they no longer have. State, but no I/O and no clock.
+
+A worker is dead when 30 s of log time stand behind its last record in the log: an outage of the store or the broker
+counts one second, so it kills nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker_jobs.clock import Instant
+from broker_jobs.outcome.event import Heartbeat, WorkerRef
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    at: float
+    ref: WorkerRef | None = None
+    missed: dict[str, int] = field(default_factory=dict)
+
+
+class Leases:
+    """Who was heard when, in log time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._ended: dict[str, Instant] = {}
+
+    def begin(self, workers: list[str], log_now: float) -> None:
+        """A new active coordinator gives everybody a whole lease to come back."""
+        self._seen = {worker: _Seen(log_now) for worker in workers if worker}
+        self._ended.clear()
+
+    def heard(self, worker: str, log_now: float, ref: WorkerRef | None = None) -> None:
+        """A record of this worker was read from the log."""
+        if not worker:
+            return
+        seen = self._seen.setdefault(worker, _Seen(log_now))
+        seen.at = log_now
+        seen.ref = ref or seen.ref
+
+    def unlisted(self, worker: str, heartbeat: Heartbeat, processing: list[str]) -> list[str]:
+        """The jobs this worker should run and has now failed to list for the second time."""
+        seen = self._seen.setdefault(worker, _Seen(0.0))
+        listed = {id for id, _ in heartbeat.running} | set(heartbeat.held)
+        seen.missed = {id: seen.missed.get(id, 0) + 1 for id in processing if id not in listed}
+        return [id for id, times in seen.missed.items() if times >= 2]
+
+    def replaced(self, worker: WorkerRef, at: Instant) -> None:
+        """A worker said hello from a place (host, slot) it took over: who held the place is dead once the log has been
+        read up to that moment."""
+        if not worker.slot:
+            return
+        for id, seen in self._seen.items():
+            ref = seen.ref
+            if ref is not None and id != worker.id and (ref.host, ref.slot) == (worker.host, worker.slot):
+                self._ended[id] = at
+
+    def leaving(self, worker: str, at: Instant) -> None:
+        """A worker's last heartbeat: whatever it still ran is nobody's."""
+        self._ended[worker] = at
+
+    def dead(self, log_now: float, read_until: Instant) -> list[tuple[str, str]]:
+        """(worker, reason) of those whose lease is over; each is named once.
+
+        `read_until` is the sent_at of the newest tick read: everything told before it has been read.
+        """
+        over = [(id, "its worker vanished") for id, seen in self._seen.items() if log_now - seen.at >= LEASE_SECONDS]
+        over += [(id, "its worker was replaced") for id, at in self._ended.items() if at < read_until]
+        for id, _ in over:
+            self._seen.pop(id, None)
+            self._ended.pop(id, None)
+        return over
+
+    def living(self) -> list[str]:
+        """Ids of the workers whose lease runs."""
+        return list(self._seen)

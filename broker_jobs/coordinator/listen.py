@@ -1,0 +1,159 @@
+"""Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.record import Bell, Due, Held, JobRecord, Ready, Repeat, Told
+from broker_jobs.exchange import names
+from broker_jobs.exchange.delay import STEPS, step_seconds
+from broker_jobs.exchange.port import Delivery
+from broker_jobs.job import codec
+from broker_jobs.outcome.command import COMMAND, Command
+from broker_jobs.outcome.event import BUNDLE, TICK, HandedBack, Heartbeat, Tick, WorkerRef
+from broker_jobs.store.kept import ParkedRow
+
+COPY_SLACK_SECONDS = 30 * 86_400.0
+"""How long after its time a copy in the ladder may still ring (a broker that was down); its row is kept until then."""
+
+
+LOOK = TypeAdapter(list[str])
+"""A coordinator that is not the active one asks the active one to look at these jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """A worker's heartbeat."""
+
+    worker: WorkerRef
+    heartbeat: Heartbeat
+    sent_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A command or a question, and where its answer goes."""
+
+    command: Command
+    reply_to: str | None
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A message that cannot be decided, and why."""
+
+    origin: str
+    reason: str
+    delivery: Delivery
+
+
+Input = JobRecord | Beaten | Asked | Tick | Unread
+
+
+def read_log(delivery: Delivery) -> list[Input]:
+    """What a delivery of the log says: an envelope, a bundle of events, or a tick."""
+    try:
+        match delivery.type:
+            case "events":
+                return _events(delivery)
+            case "tick":
+                return [TICK.validate_json(delivery.body)]
+            case "look":
+                return [Due(id) for id in LOOK.validate_json(delivery.body)]
+            case "repeat":
+                return [Repeat(codec.decode(delivery.body), delivery.body.decode())]
+            case _:
+                return [_envelope(delivery)]
+    except (codec.Undecodable, ValidationError, UnicodeDecodeError) as error:
+        return [Unread("log", _why(error), delivery)]
+
+
+def _envelope(delivery: Delivery) -> Input:
+    envelope = codec.decode(delivery.body)
+    body = delivery.body.decode()
+    if delivery.exchange == names.SUBMIT:
+        return Ready(envelope, body)
+    if delivery.exchange == "" or (delivery.queue == names.LOG and delivery.exchange == names.WORK):
+        # dead-lettered by its work queue: it was returned more often than the delivery limit allows
+        at = envelope.created_at.timestamp()
+        event = HandedBack(
+            id=envelope.id, epoch=envelope.epoch, at=at, reason="delivery limit", redelivered=True, envelope=body
+        )
+        return Told("", event)
+    return Held(envelope, body, _copied_until(delivery, envelope.created_at.timestamp()))
+
+
+def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:
+    if delivery.exchange != names.DELAY:
+        return None
+    step = delivery.key.removesuffix(".new")
+    seconds = step_seconds(int(step)) if step.isdigit() and int(step) < STEPS else step_seconds(STEPS - 1)
+    return created_at + seconds + COPY_SLACK_SECONDS
+
+
+def _events(delivery: Delivery) -> list[Input]:
+    bundle = BUNDLE.validate_json(delivery.body)
+    worker = bundle.worker
+    return [
+        Beaten(worker, event, bundle.sent_at) if isinstance(event, Heartbeat) else Told(worker.id, event)
+        for event in bundle.events
+    ]
+
+
+def read_command(delivery: Delivery) -> Input:
+    """What a delivery of the command queue asks."""
+    try:
+        return Asked(COMMAND.validate_json(delivery.body), delivery.reply_to, delivery.correlation_id)
+    except ValidationError as error:
+        return Unread("command", _why(error), delivery)
+
+
+def read_bell(delivery: Delivery) -> Input:
+    """The bell in a delivery that came out of the ladder."""
+    try:
+        return Bell(codec.decode(delivery.body), delivery.body.decode())
+    except (codec.Undecodable, UnicodeDecodeError) as error:
+        return Unread("due", _why(error), delivery)
+
+
+def read_parked(delivery: Delivery) -> Input:
+    """An unroutable envelope comes back as handed back (its queue is declared by then); all else is for a person."""
+    if delivery.type.startswith("parked:"):
+        return Unread("parked", delivery.type.removeprefix("parked:").strip(), delivery)
+    try:
+        envelope = codec.decode(delivery.body)
+        body = delivery.body.decode()
+    except (codec.Undecodable, UnicodeDecodeError) as error:
+        return Unread("parked", _why(error), delivery)
+    at = envelope.created_at.timestamp()
+    return Told("", HandedBack(id=envelope.id, epoch=envelope.epoch, at=at, reason="no queue", envelope=body))
+
+
+def read_again(row: ParkedRow) -> list[Input]:
+    """What a parked message says to this program; a message parked by hand of a worker stays where it is."""
+    queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin)
+    if queue is None:
+        return []
+    delivery = Delivery(
+        channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,
+        type=row.type, message_id=row.message_id, reply_to=None, correlation_id=None, delivery_count=0,
+    )  # fmt: skip
+    match row.origin:
+        case "log":
+            return read_log(delivery)
+        case "command":
+            return [read_command(delivery)]
+        case _:
+            return [read_bell(delivery)]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error)

@@ -1,0 +1,168 @@
+"""Describes the records that a job's row is decided by, beside the workers' events.
+
+Some come from messages (an envelope, a bell, a command), some from the coordinator's own knowledge (a confirm came,
+a lease is over, a queue is proven empty). All of them name one job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker_jobs.clock import Instant
+from broker_jobs.job.envelope import Envelope
+from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The log's copy of an envelope a producer published straight to its work queue."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An envelope the coordinator is to release. `copied_until`: a copy of it is in the ladder, about until then."""
+
+    envelope: Envelope
+    body: str
+    copied_until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A producer repeats an envelope whose first message may or may not be in its work queue."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """A copy came out of the ladder: look at this job now."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A timer, or the end of a grace, or a change that may let a scheduled job go: apply the due rule."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """RabbitMQ has confirmed the release of this epoch."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """The release of this epoch may have been published: its coordinator died, or the confirm never came."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreleased:
+    """The release of this epoch was certainly not published."""
+
+    id: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unroutable:
+    """The job's queue does not exist and cannot be declared."""
+
+    id: str
+    epoch: int
+    reason: str
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOver:
+    """The worker is dead in log time, or lives and has twice not listed the job."""
+
+    id: str
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Proof that no message of this epoch is out (transitions R12)."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A recurring job's planned time was taken, or somebody triggered it; `after`: it waits for the run before it."""
+
+    envelope: Envelope
+    body: str
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOver:
+    """What the job waited for (other than time) has come."""
+
+    id: str
+
+
+WorkerEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
+JobCommand = DeleteJob | RequeueJob | RescheduleJob
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event of a worker."""
+
+    worker: str
+    event: WorkerEvent
+
+
+JobRecord = (
+    Ready
+    | Held
+    | Repeat
+    | Bell
+    | Due
+    | Released
+    | Unsure
+    | Unreleased
+    | Unroutable
+    | LeaseOver
+    | Swept
+    | Fired
+    | HoldOver
+    | Told
+    | DeleteJob
+    | RequeueJob
+    | RescheduleJob
+)
+
+
+def job_id(record: JobRecord) -> str:
+    """The job a record is about."""
+    match record:
+        case Ready() | Held() | Repeat() | Bell() | Fired():
+            return record.envelope.id
+        case Told():
+            return record.event.id
+        case DeleteJob() | RequeueJob() | RescheduleJob():
+            return record.job_id
+        case _:
+            return record.id

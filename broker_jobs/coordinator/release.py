@@ -1,0 +1,53 @@
+"""Turns rows into the messages the coordinator publishes: releases, and copies for the next step of the ladder."""
+
+from __future__ import annotations
+
+from broker_jobs.clock import Instant, as_datetime
+from broker_jobs.coordinator.listen import LOOK
+from broker_jobs.exchange import names
+from broker_jobs.exchange.delay import step_for
+from broker_jobs.exchange.port import Message
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import Control
+from broker_jobs.outcome.event import Tick
+from broker_jobs.store.row import Row
+
+
+def release(row: Row) -> Message:
+    """The message that puts a `sending` row's job into its work queue."""
+    envelope = codec.decode(row.envelope).evolve(
+        epoch=row.epoch,
+        attempt=row.attempt,
+        careful=row.crashes + row.returns > 0,
+        due_at=as_datetime(row.due_at) if row.due_at is not None else None,
+    )
+    return Message(names.WORK, row.queue, codec.encode(envelope), type="job", message_id=row.id)
+
+
+def ladder_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
+    """The message for the ladder's next step and the step; None when what is left is for the timer alone."""
+    step = None if row.due_at is None else step_for(row.due_at - now)
+    if step is None or not row.envelope or row.due_at is None:
+        return None
+    envelope = codec.decode(row.envelope).evolve(epoch=row.epoch, attempt=row.attempt, due_at=as_datetime(row.due_at))
+    key = names.delay_key(step, new=False)
+    return Message(names.DELAY, key, codec.encode(envelope), type="job", message_id=row.id), step
+
+
+def tick(coordinator: str, store: str, serial: int, now: Instant) -> Message:
+    """The coordinator's mark in the log."""
+    mark = Tick(coordinator=coordinator, store=store, serial=serial, sent_at=now)
+    body = mark.model_dump_json().encode()
+    return Message(names.REPORT, names.LOG_KEY, body, type="tick", message_id=new_id())
+
+
+def broadcast(control: Control) -> Message:
+    """News for all workers and beats."""
+    body = control.model_dump_json(exclude_none=True).encode()
+    return Message(names.CONTROL, "", body, type="control", message_id=new_id())
+
+
+def look(ids: list[str]) -> Message:
+    """A standby's word to the active coordinator: these jobs may be due."""
+    return Message(names.REPORT, names.LOG_KEY, LOOK.dump_json(ids), type="look", message_id=new_id())

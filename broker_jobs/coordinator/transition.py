@@ -1,0 +1,601 @@
+"""Decides what one record makes of one job's row: the law, as a pure function.
+
+`decide(row, record, at)` returns the next row and what must be said about it. It reads no clock, no store and no
+broker. Its cells are those of the table in docs/transitions.md, and the model in tests/unit/coordinator walks through
+their interleavings. The engine compares the row before and after: a row that became `sending` is published after the
+commit, a fence that grew is told to the workers, an arrow into a final state ends what waits for the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.backoff import retry_delay
+from broker_jobs.coordinator.record import (
+    Bell,
+    Due,
+    Fired,
+    Held,
+    HoldOver,
+    JobRecord,
+    LeaseOver,
+    Ready,
+    Released,
+    Repeat,
+    Swept,
+    Told,
+    Unreleased,
+    Unroutable,
+    Unsure,
+)
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope, Policy
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
+from broker_jobs.store.row import Row, Why, Wire
+
+GRACE_SECONDS = 10.0
+"""Log time a job that came back waits for word of who ran it; outlives a reconnect and a flush."""
+MAX_CRASHES = 3
+MAX_UNKNOWN = 10
+UNKNOWN_JOB_SECONDS = 30.0
+UNRELEASED_SECONDS = 1.0
+
+AWAITING, SCHEDULED, ENQUEUED = State.AWAITING, State.SCHEDULED, State.ENQUEUED
+PROCESSING, SUCCEEDED, FAILED, DELETED = State.PROCESSING, State.SUCCEEDED, State.FAILED, State.DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """When and by whom is decided: wall time, log time, this coordinator's id, and chance for the back-off."""
+
+    now: Instant
+    log_now: float
+    coordinator: str
+    chance: Callable[[], float]
+
+
+@dataclass(slots=True)
+class Said:
+    """What a decision says beside the row."""
+
+    refused: str | None = None
+    """Why a command did nothing, and what to do instead."""
+    ended_before: bool = False
+    """The command found the job ended."""
+    cancel: bool = False
+    """The worker is to be told that the job should stop."""
+    fenced_runner: str | None = None
+    """A worker runs what has ended: it is to be told."""
+    metrics: list[str] = field(default_factory=list)
+
+
+def decide(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+    """The row after the record (None: nothing is known of the job still), and what is said.
+
+    The given row is not changed; the same object is returned when nothing changes.
+    """
+    said = Said()
+    match record:
+        case Ready():
+            return _ready(row, record, at), said
+        case Held() | Repeat() | Bell() | Fired():
+            return _held(row, record, at), said
+        case Due():
+            return (None if row is None else _due(row, at)), said
+        case HoldOver():
+            return (None if row is None else _hold_over(row, at)), said
+        case Released() | Unsure() | Unreleased() | Swept():
+            return (row if row is None or row.epoch != record.epoch else _wire(row, record, at)), said
+        case Unroutable():
+            return _unroutable(_matched(row, record.id, record.epoch, record.envelope, at, said), record, at), said
+        case LeaseOver():
+            return (None if row is None else _lease_over(row, record, at)), said
+        case Told():
+            return _told(row, record, at, said), said
+        case DeleteJob():
+            return _delete(row, record, at, said), said
+        case RequeueJob():
+            return _requeue(row, at.now, at, said), said
+        case RescheduleJob():
+            return _reschedule(row, record, at, said), said
+        case _:
+            assert_never(record)
+
+
+# ---- the row and its small changes ---------------------------------------------------------------------------------
+
+
+def _born(envelope: Envelope, body: str, state: State, at: At, **columns: object) -> Row:
+    due_at = envelope.due_at.timestamp() if envelope.due_at is not None else None
+    created_at = envelope.created_at.timestamp()
+    row = Row(
+        id=envelope.id,
+        job=envelope.job,
+        queue=envelope.queue,
+        state=state,
+        epoch=envelope.epoch,
+        attempt=envelope.attempt,
+        due_at=due_at,
+        created_at=created_at,
+        changed_at=at.now,
+        retries=envelope.policy.retries,
+        envelope=body,
+        parent=envelope.parent,
+        batch=envelope.batch,
+        recurring=envelope.recurring,
+        tags=" ".join(envelope.tags),
+    )
+    for name, value in columns.items():
+        setattr(row, name, value)
+    return row
+
+
+def _fill(row: Row, envelope: Envelope, body: str) -> Row:
+    """What an envelope tells of a row that was made from an event or a command before it was seen."""
+    if row.envelope:
+        return row
+    return row.evolve(
+        job=envelope.job,
+        queue=envelope.queue,
+        envelope=body,
+        created_at=envelope.created_at.timestamp(),
+        due_at=row.due_at if row.due_at is not None or envelope.due_at is None else envelope.due_at.timestamp(),
+        retries=envelope.policy.retries,
+        parent=envelope.parent,
+        batch=envelope.batch,
+        recurring=envelope.recurring,
+        tags=" ".join(envelope.tags),
+    )
+
+
+def _enter(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
+    """The row in another state, the step written into its history."""
+    columns.setdefault("why", Why.NONE)
+    ended_at = at if state.is_final else None
+    history = [*row.history, (at, state.value, reason)]
+    return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
+
+
+def _unwired(row: Row) -> Row:
+    """Nothing of the job is out any more; its fence has nothing left to stop."""
+    if row.wire is Wire.NONE and not row.fence:
+        return row
+    return row.evolve(wire=Wire.NONE, fence=0, sender=None)
+
+
+OUT_OF_WIRE: dict[str, object] = {"wire": Wire.NONE, "fence": 0, "sender": None, "owner": None, "owned": False}
+"""The columns of a row that neither a queue nor a worker holds."""
+
+
+def _graced(row: Row, at: At) -> float:
+    return at.log_now + GRACE_SECONDS
+
+
+def _policy(row: Row) -> Policy:
+    return codec.decode(row.envelope).policy if row.envelope else Policy(retries=row.retries)
+
+
+def _matched(row: Row | None, id: str, epoch: int, body: str, at: At, said: Said) -> Row | None:
+    """The row an event of `epoch` is decided against; None when the event is of an older epoch.
+
+    A row the store does not know, or knows at an older epoch (it was restored), takes the event's.
+    """
+    if row is None:
+        row = _stub(id, epoch, body, at)
+    elif epoch < row.epoch:
+        said.metrics.append("stale")
+        return None
+    elif epoch > row.epoch:
+        row = row.evolve(epoch=epoch, wire=Wire.OUT)
+    if body and not row.envelope:
+        try:
+            row = _fill(row, codec.decode(body), body)
+        except codec.Undecodable:
+            said.metrics.append("undecodable envelope in event")
+    return row
+
+
+def _stub(id: str, epoch: int, body: str, at: At) -> Row:
+    """An enqueued row for a job that is only known from an event so far."""
+    return Row(
+        id=id, state=ENQUEUED, epoch=epoch, wire=Wire.OUT, created_at=at.now, changed_at=at.now, released_at=at.now
+    )
+
+
+# ---- envelopes -----------------------------------------------------------------------------------------------------
+
+
+def _ready(row: Row | None, record: Ready, at: At) -> Row:
+    envelope = record.envelope
+    if row is None:
+        created_at = envelope.created_at.timestamp()
+        fresh = _born(envelope, record.body, ENQUEUED, at, wire=Wire.OUT, released_at=created_at)
+        fresh.history.append((created_at, ENQUEUED.value, ""))
+        return fresh
+    row = _fill(row, envelope, record.body)
+    if envelope.epoch < row.epoch:
+        return row
+    if envelope.epoch > row.epoch:
+        row = row.evolve(epoch=envelope.epoch, wire=Wire.OUT)
+    match row.state:
+        case State.SCHEDULED if row.why == Why.REPEAT:
+            return _enter(row, ENQUEUED, at.now, "its first message was in the queue", wire=Wire.OUT, grace_until=None)
+        case State.DELETED if row.wire is not Wire.NONE:
+            return row.evolve(fence=row.epoch)
+        case _:
+            return row
+
+
+def _held(row: Row | None, record: Held | Repeat | Bell | Fired, at: At) -> Row:
+    envelope = record.envelope
+    if row is not None:
+        row = _fill(row, envelope, record.body)
+        if isinstance(record, Held) and record.copied_until is not None and row.copy_until is None:
+            return row.evolve(copy_until=record.copied_until)
+        return row.evolve(copy_until=None) if isinstance(record, Bell) and row.copy_until is not None else row
+    if isinstance(record, Repeat):
+        fresh = _born(envelope, record.body, SCHEDULED, at, epoch=max(1, envelope.epoch), why=Why.REPEAT)
+        fresh.reason = "repeated by its producer; waits for word of the first message"
+        fresh.grace_until = at.log_now + GRACE_SECONDS
+    elif isinstance(record, Fired) and record.waits:
+        fresh = _born(envelope, record.body, AWAITING, at, epoch=0)
+        fresh.reason = "waits for the run before it"
+    else:
+        epoch = envelope.epoch if isinstance(record, Bell) else 0
+        fresh = _born(envelope, record.body, SCHEDULED, at, epoch=epoch)
+        if isinstance(record, Held):
+            fresh.copy_until = record.copied_until
+    if fresh.due_at is None:
+        fresh.due_at = at.now
+    fresh.history.append((at.now, fresh.state.value, fresh.reason))
+    return fresh
+
+
+# ---- releases ------------------------------------------------------------------------------------------------------
+
+
+def is_due(row: Row, at: At) -> bool:
+    """Whether a scheduled job may be released now: its time has come, nothing of it is out, its grace is over."""
+    return (
+        row.state is SCHEDULED
+        and row.wire is Wire.NONE
+        and (row.due_at is None or row.due_at <= at.now)
+        and (row.grace_until is None or row.grace_until <= at.log_now)
+    )
+
+
+def _due(row: Row, at: At) -> Row:
+    if not is_due(row, at):
+        return row
+    fence = row.epoch if row.grace_until is not None else 0
+    return _release(row, at, fence, row.attempt + (row.why in (Why.RETRY, Why.CRASH)))
+
+
+def _release(row: Row, at: At, fence: int, attempt: int) -> Row:
+    if not row.envelope:
+        return _enter(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **OUT_OF_WIRE)
+    return _enter(
+        row, ENQUEUED, at.now, "", wire=Wire.SENDING, sender=at.coordinator, epoch=row.epoch + 1, fence=fence,
+        attempt=attempt, released_at=at.now, grace_until=None, owner=None, owned=False,
+    )  # fmt: skip
+
+
+def _hold_over(row: Row, at: At) -> Row:
+    if row.state is not AWAITING:
+        return row
+    return _enter(row, SCHEDULED, at.now, "what it waited for has come", why=Why.NOW, due_at=at.now)
+
+
+def _wire(row: Row, record: Released | Unsure | Unreleased | Swept, at: At) -> Row:
+    match record:
+        case Released():
+            return row.evolve(wire=Wire.OUT, sender=None) if row.wire is Wire.SENDING else row
+        case Unsure() if row.wire is Wire.SENDING:
+            if row.state is not ENQUEUED:
+                return row.evolve(wire=Wire.OUT, sender=None)
+            reason = "its release may or may not have been published"
+            return _enter(
+                row,
+                SCHEDULED,
+                at.now,
+                reason,
+                why=Why.CAME_BACK,
+                due_at=at.now,
+                grace_until=_graced(row, at),
+                **OUT_OF_WIRE,
+            )
+        case Unreleased() if row.wire is Wire.SENDING:
+            if row.state is not ENQUEUED:
+                return _unwired(row)
+            due_at = at.now + UNRELEASED_SECONDS
+            return _enter(row, SCHEDULED, at.now, record.reason, why=Why.NOW, due_at=due_at, **OUT_OF_WIRE)
+        case Swept() if row.wire is Wire.OUT:
+            if row.state is PROCESSING:
+                return row
+            if row.state is ENQUEUED:
+                return _release(row.evolve(reason="its message was lost"), at, row.epoch, row.attempt)
+            return _unwired(row)
+        case _:
+            return row
+
+
+def _unroutable(row: Row | None, record: Unroutable, at: At) -> Row | None:
+    if row is None or row.state is not ENQUEUED:
+        return row
+    return _enter(row, FAILED, at.now, record.reason, **OUT_OF_WIRE)
+
+
+# ---- what workers tell ---------------------------------------------------------------------------------------------
+
+
+def _told(row: Row | None, record: Told, at: At, said: Said) -> Row | None:
+    event = record.event
+    body = event.envelope if isinstance(event, Failed | HandedBack) else ""
+    matched = _matched(row, event.id, event.epoch, body, at, said)
+    if matched is None:
+        return row
+    match event:
+        case Started():
+            return _started(matched, event, record.worker, said)
+        case Succeeded():
+            return _succeeded(matched, event)
+        case Failed():
+            return _failed(matched, event, at)
+        case HandedBack():
+            return _handed_back(matched, event, record.worker, at)
+        case Progress():
+            return _progress(matched, event)
+        case LogLine():
+            return matched
+        case _:
+            assert_never(event)
+
+
+def _started(row: Row, event: Started, worker: str, said: Said) -> Row:
+    match row.state:
+        case State.SCHEDULED if row.why in (Why.CAME_BACK, Why.REPEAT):
+            return _processing(row, event.at, worker, owned=True)
+        case State.SCHEDULED if row.wire is Wire.OUT:
+            return _processing(row, event.at, worker, owned=event.owned)
+        case State.ENQUEUED:
+            return _processing(row, event.at, worker, owned=event.owned)
+        case State.PROCESSING if row.owner == worker:
+            return row.evolve(owned=True) if event.owned and not row.owned else row
+        case State.PROCESSING:
+            said.metrics.append("started twice")
+            return row
+        case State.SUCCEEDED | State.FAILED | State.DELETED if event.owned:
+            said.fenced_runner = worker
+            return row
+        case _:
+            return row
+
+
+def _processing(row: Row, started_at: Instant, worker: str, *, owned: bool) -> Row:
+    return _enter(
+        row, PROCESSING, started_at, "", wire=Wire.OUT, sender=None, owner=worker, owned=owned,
+        started_at=started_at, grace_until=None,
+    )  # fmt: skip
+
+
+def _with_run(row: Row, started_at: Instant) -> Row:
+    """The row with the run in its history, for a job too short to have been reported as started."""
+    if row.state is PROCESSING:
+        return row
+    return row.evolve(started_at=started_at, history=[*row.history, (started_at, PROCESSING.value, "")])
+
+
+def _succeeded(row: Row, event: Succeeded) -> Row:
+    match row.state:
+        case State.AWAITING:
+            return row
+        case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
+            return _enter(
+                _with_run(row, event.started_at), SUCCEEDED, event.ended_at, "", grace_until=None,
+                result=event.result, result_lost=event.result_lost, error=None, **OUT_OF_WIRE,
+            )  # fmt: skip
+        case _:
+            return _unwired(row)
+
+
+def _failed(row: Row, event: Failed, at: At) -> Row:
+    match row.state:
+        case State.AWAITING:
+            return row
+        case State.SCHEDULED if row.why in (Why.RETRY, Why.CRASH):
+            return row
+        case State.SCHEDULED if row.why not in (Why.CAME_BACK, Why.REPEAT):
+            return _unwired(row)
+        case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
+            cancelled = row.why == Why.CANCEL
+            return _after_failure(_with_run(row, event.started_at), event, at, cancelled=cancelled)
+        case _:
+            return _unwired(row)
+
+
+def _after_failure(row: Row, event: Failed, at: At, *, cancelled: bool) -> Row:
+    text = f"{event.error.type}: {event.error.message}".split("\n", 1)[0][:300]
+    seen: dict[str, object] = {"error": event.error.model_dump_json(), "grace_until": None, **OUT_OF_WIRE}
+    if cancelled:
+        return _enter(row, DELETED, event.ended_at, "stopped as asked", **seen)
+    if event.cancelled:
+        return _enter(row, SCHEDULED, event.ended_at, "stopped at shutdown", why=Why.NOW, due_at=at.now, **seen)
+    if event.final or row.attempt > row.retries:
+        runs = f" after {row.attempt} runs" if row.attempt > 1 else ""
+        return _enter(row, FAILED, event.ended_at, f"failed{runs}: {text}", **seen)
+    delay = event.retry_after if event.retry_after is not None else retry_delay(_policy(row), row.attempt, at.chance)
+    reason = f"retry {row.attempt} of {row.retries}: {text}"
+    return _enter(row, SCHEDULED, event.ended_at, reason, why=Why.RETRY, due_at=at.now + delay, **seen)
+
+
+def _handed_back(row: Row, event: HandedBack, worker: str, at: At) -> Row:
+    match event.reason:
+        case "redelivered" | "fenced" | "delivery limit":
+            return _came_back(row, event, at)
+        case "shutdown" | "pause" | "unknown job" | "waited too long" | "no queue":
+            return _given_back(row, event, worker, at)
+        case _:
+            assert_never(event.reason)
+
+
+def _came_back(row: Row, event: HandedBack, at: At) -> Row:
+    """A delivery that may have been run by somebody before: never run again without the coordinator's word."""
+    grace = _graced(row, at) if event.redelivered else row.grace_until
+    match row.state:
+        case State.AWAITING:
+            return row
+        case State.SCHEDULED:
+            why = Why.CAME_BACK if row.why == Why.REPEAT else row.why
+            return _unwired(row).evolve(grace_until=grace, why=why)
+        case State.ENQUEUED if row.why == Why.VANISHED and row.crashes + 1 >= MAX_CRASHES:
+            reason = f"its worker died {row.crashes + 1} times while running it"
+            return _enter(row, FAILED, at.now, reason, crashes=row.crashes + 1, **OUT_OF_WIRE)
+        case State.ENQUEUED:
+            vanished = row.why == Why.VANISHED
+            return _enter(
+                row, SCHEDULED, at.now, f"came back ({event.reason}); waits for word of who ran it", why=Why.CAME_BACK,
+                due_at=at.now, grace_until=_graced(row, at), crashes=row.crashes + vanished,
+                returns=row.returns + (not vanished), **OUT_OF_WIRE,
+            )  # fmt: skip
+        case State.PROCESSING:
+            return row.evolve(owned=True)
+        case _:
+            why = Why.CAME_BACK if event.redelivered and row.state is DELETED and row.wire is not Wire.NONE else row.why
+            return _unwired(row).evolve(grace_until=grace, why=why)
+
+
+def _given_back(row: Row, event: HandedBack, worker: str, at: At) -> Row:
+    """A delivery that was certainly not run."""
+    match row.state:
+        case State.AWAITING:
+            return row
+        case State.ENQUEUED:
+            return _again(row, event, at)
+        case State.PROCESSING if row.owner == worker:
+            return _again(row, event, at)
+        case State.PROCESSING:
+            return row.evolve(owned=True)
+        case _:
+            return _unwired(row)
+
+
+def _again(row: Row, event: HandedBack, at: At) -> Row:
+    if row.why == Why.CANCEL:
+        return _enter(row, DELETED, at.now, "deleted before it ran", **OUT_OF_WIRE)
+    if event.reason != "unknown job":
+        return _enter(row, SCHEDULED, at.now, f"handed back: {event.reason}", why=Why.NOW, due_at=at.now, **OUT_OF_WIRE)
+    if row.returns + 1 >= MAX_UNKNOWN:
+        reason = f"no worker of queue {row.queue!r} knows a job named {row.job!r}"
+        return _enter(row, FAILED, at.now, reason, returns=row.returns + 1, **OUT_OF_WIRE)
+    return _enter(
+        row, SCHEDULED, at.now, f"the worker knows no job named {row.job!r}", why=Why.NOW,
+        due_at=at.now + UNKNOWN_JOB_SECONDS, returns=row.returns + 1, **OUT_OF_WIRE,
+    )  # fmt: skip
+
+
+def _progress(row: Row, event: Progress) -> Row:
+    text = f"{event.done:g}" if event.total is None else f"{event.done:g}/{event.total:g}"
+    return row if row.progress == text else row.evolve(progress=text)
+
+
+def _lease_over(row: Row, record: LeaseOver, at: At) -> Row:
+    if row.state is not PROCESSING or row.owner != record.worker:
+        return row
+    if row.why == Why.CANCEL:
+        if row.owned:
+            return _enter(row, DELETED, at.now, f"deleted; {record.reason}", **OUT_OF_WIRE)
+        return _enter(row, DELETED, at.now, f"deleted; {record.reason}", fence=row.epoch, owner=None, owned=False)
+    if not row.owned:
+        return _enter(row, ENQUEUED, at.now, record.reason, why=Why.VANISHED, owner=None)
+    crashes = row.crashes + 1
+    if crashes >= MAX_CRASHES:
+        reason = f"its worker died {crashes} times while running it"
+        return _enter(row, FAILED, at.now, reason, crashes=crashes, **OUT_OF_WIRE)
+    due_at = at.now + retry_delay(_policy(row), crashes, at.chance)
+    return _enter(row, SCHEDULED, at.now, record.reason, why=Why.CRASH, due_at=due_at, crashes=crashes, **OUT_OF_WIRE)
+
+
+# ---- what people ask -----------------------------------------------------------------------------------------------
+
+
+def _delete(row: Row | None, record: DeleteJob, at: At, said: Said) -> Row:
+    if row is None:
+        tomb = _stub(record.job_id, 1, "", at)
+        return _enter(tomb, DELETED, at.now, "deleted before it was seen", fence=1)
+    kept = {"why": row.why if row.why in (Why.CAME_BACK, Why.REPEAT) else Why.NONE}
+    match row.state:
+        case State.AWAITING:
+            return _enter(row, DELETED, at.now, "deleted", **kept)
+        case State.SCHEDULED | State.ENQUEUED:
+            return _enter(row, DELETED, at.now, "deleted", fence=row.epoch if row.wire is not Wire.NONE else 0, **kept)
+        case State.PROCESSING:
+            said.cancel = True
+            return row.evolve(why=Why.CANCEL, reason="asked to stop")
+        case State.DELETED:
+            said.ended_before = True
+            return row
+        case State.SUCCEEDED | State.FAILED:
+            said.ended_before = True
+            return _enter(row, DELETED, at.now, f"deleted after it had {row.state.value}", **kept)
+        case _:
+            assert_never(row.state)
+
+
+def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Why.NOW) -> Row | None:
+    if row is None:
+        said.refused = "no such job is known"
+        return None
+    match row.state:
+        case State.AWAITING:
+            return _enter(row, SCHEDULED, at.now, "run now, as asked", why=why, due_at=due_at)
+        case State.SCHEDULED:
+            kept = row.why if row.why in (Why.CAME_BACK, Why.REPEAT, Why.RETRY, Why.CRASH) else why
+            return row.evolve(due_at=due_at, why=kept, reason="run now, as asked", changed_at=at.now)
+        case State.ENQUEUED:
+            said.refused = "it is already on its way: enqueued"
+            return row
+        case State.PROCESSING:
+            said.refused = "it is running: delete it first, then requeue it"
+            return row
+        case State.SUCCEEDED | State.FAILED | State.DELETED:
+            kept = row.why if row.state is DELETED and row.why in (Why.CAME_BACK, Why.REPEAT) else why
+            return _enter(
+                row, SCHEDULED, at.now, "requeued, as asked", why=kept, due_at=due_at, attempt=1, crashes=0, returns=0,
+                fence=row.epoch if row.wire is not Wire.NONE else 0, result=None, result_lost=None, progress=None,
+            )  # fmt: skip
+        case _:
+            assert_never(row.state)
+
+
+def _reschedule(row: Row | None, record: RescheduleJob, at: At, said: Said) -> Row | None:
+    if row is None:
+        said.refused = "no such job is known"
+        return None
+    match row.state:
+        case State.AWAITING:
+            said.refused = "it waits for something other than time"
+            return row
+        case State.PROCESSING:
+            said.refused = "it is running: delete it first, then reschedule it"
+            return row
+        case State.SCHEDULED:
+            return row.evolve(due_at=record.due_at, reason="rescheduled, as asked", changed_at=at.now)
+        case State.ENQUEUED:
+            return _enter(
+                row,
+                SCHEDULED,
+                at.now,
+                "rescheduled, as asked",
+                why=Why.RESCHEDULED,
+                due_at=record.due_at,
+                fence=row.epoch,
+            )
+        case State.SUCCEEDED | State.FAILED | State.DELETED:
+            return _requeue(row, record.due_at, at, said, Why.RESCHEDULED)
+        case _:
+            assert_never(row.state)
