@@ -1,0 +1,107 @@
+"""Runs one attempt: arguments, hooks, provided arguments, the function, its result; and says how it ended.
+
+Nothing raised inside gets out, SystemExit and KeyboardInterrupt included: a job cannot end its worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from typing import Any
+
+from broker_jobs.clock import Instant
+from broker_jobs.consumer.around import inside, inside_async
+from broker_jobs.consumer.outcomes import (
+    EXPIRED,
+    NotRun,
+    Outcome,
+    misfit,
+    raised,
+    returned,
+    stopped,
+    timed_out,
+    unwritable,
+)
+from broker_jobs.consumer.running import Run
+from broker_jobs.function.current import CurrentJob, JobCancelled, running
+from broker_jobs.function.depends import filled, filled_async
+from broker_jobs.function.registry import Around
+from broker_jobs.job.envelope import Envelope
+
+
+def expired(envelope: Envelope, now: Instant) -> Outcome | None:
+    """The outcome of a job that has waited longer than it may, or None."""
+    if envelope.policy.expires is None:
+        return None
+    expires_at = envelope.expires_at()
+    return EXPIRED if expires_at is not None and expires_at.timestamp() <= now else None
+
+
+def attempt(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
+    """Run a sync function in this thread. What it does to context variables ends with it."""
+    return contextvars.copy_context().run(_attempt, run, current, arounds)
+
+
+def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
+    function = run.taken.function
+    try:
+        args, kwargs = function.signature.decode(run.taken.delivery.body)
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
+        return misfit(error)
+    try:
+        with running(current):
+            if arounds or function.provided:
+                with inside(arounds), filled(function, args, kwargs) as (args, kwargs):
+                    value = function.fn(*args, **kwargs)
+            else:
+                value = function.fn(*args, **kwargs)
+            return _ended(run, value)
+    except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
+        return _broke(run, error)
+
+
+async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
+    """Run a coroutine function on this event loop; cancelled from outside through its task."""
+    function = run.taken.function
+    try:
+        args, kwargs = function.signature.decode(run.taken.delivery.body)
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
+        return misfit(error)
+    try:
+        with running(current):
+            if arounds or function.provided:
+                async with inside_async(arounds), filled_async(function, args, kwargs) as (args, kwargs):
+                    value = await function.fn(*args, **kwargs)
+            else:
+                value = await function.fn(*args, **kwargs)
+            return _ended(run, value)
+    except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
+        return _broke(run, error)
+
+
+def _ended(run: Run, value: Any) -> Outcome:
+    """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up."""
+    if run.told and value is None:
+        return _stopped(run)
+    try:
+        return returned(run.taken.function.signature.encode_result(value))
+    except Exception as error:  # noqa: BLE001  # the work is done: whatever is wrong with the result is no failure
+        return unwritable(error)
+
+
+def _broke(run: Run, error: BaseException) -> Outcome:
+    if isinstance(error, JobCancelled | asyncio.CancelledError) and run.cancel_reason is not None:
+        return _stopped(run)
+    return raised(error, run.taken.function.options.retry_on)
+
+
+def _stopped(run: Run) -> Outcome:
+    """The outcome of a function that stopped as it was asked to, by who asked."""
+    match run.cancel_reason:
+        case "deleted" | None:
+            return stopped()
+        case "timeout":
+            return timed_out(run.taken.envelope.policy.timeout or 0.0)
+        case "shutdown" | "lease":
+            return NotRun("shutdown")

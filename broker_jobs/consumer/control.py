@@ -1,0 +1,129 @@
+"""Hears the coordinator: says hello on each connection, learns fences and pauses, passes on who is to stop.
+
+Bind first, then hello, so that no news falls between the snapshot and the first broadcast. The coordinator may be away:
+who waits for the answer waits a bounded time, and the answer is taken in whenever it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import ValidationError
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.fences import Fences
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Exchange, Message, Subscription
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import Control, Hello, Reply
+from broker_jobs.outcome.event import WorkerRef
+
+logger = logging.getLogger(__name__)
+
+
+class ControlLink:
+    """The private queue a worker hears the coordinator by."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        fences: Fences,
+        ref: WorkerRef,
+        *,
+        queues: Sequence[str],
+        version: str,
+        running: Callable[[], list[tuple[str, int]]],
+        cancel: Callable[[Iterable[str]], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._exchange = exchange
+        self._clock = clock
+        self._fences = fences
+        self._ref = ref
+        self._queues = list(queues)
+        self._version = version
+        self._running = running
+        self._cancel = cancel
+        self._changed = changed
+        self._subscription: Subscription | None = None
+        self._queue_name = ""
+        self._hello_id = ""
+        self._hello_said = False
+        self.answered = threading.Event()
+        """Set by the first answer to a hello."""
+
+    def start(self) -> None:
+        """Bind the private queue and say hello."""
+        self._queue_name, self._subscription = self._exchange.subscribe_private(
+            self._take, bind_to=names.CONTROL, on_ready=self._on_ready
+        )
+        if not self._hello_said:
+            self._say_hello()
+
+    def stop(self) -> None:
+        """Hear no more."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
+
+    def _on_ready(self, channel: int) -> None:
+        if self._queue_name:  # else start() says it
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        self._hello_said = True
+        self._hello_id = new_id()
+        hello = Hello(
+            id=self._hello_id,
+            at=self._clock.now(),
+            worker=self._ref,
+            queues=self._queues,
+            running=self._running(),
+            version=self._version,
+        )
+        message = Message(
+            names.REPORT,
+            names.COMMAND_KEY,
+            hello.model_dump_json().encode(),
+            type="command",
+            message_id=hello.id,
+            reply_to=self._queue_name,
+            correlation_id=hello.id,
+        )
+        self._exchange.publish([message])
+
+    def _take(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                self._hear(delivery.body)
+            except ValidationError as error:
+                logger.warning("the coordinator said what this version does not understand: %s", error)
+            except Exception:
+                logger.exception("control message failed; the next heartbeat asks for a snapshot")
+
+    def _hear(self, body: bytes) -> None:
+        reply = _as_reply(body)
+        if reply is None:
+            control = Control.model_validate_json(body)
+        elif not reply.ok:
+            logger.warning("the coordinator refuses this worker's hello: %s", reply.refused)
+            return
+        else:
+            control = Control.model_validate(reply.detail)
+        answer = reply is not None and reply.id == self._hello_id
+        self._fences.learn(control, self._clock.monotonic(), asked=answer)
+        self._cancel(control.cancel)
+        self._changed()
+        if answer:
+            self.answered.set()
+
+
+def _as_reply(body: bytes) -> Reply | None:
+    """The body as a `Reply`; None where it is none (a `Control` has no id)."""
+    try:
+        return Reply.model_validate_json(body)
+    except ValidationError:
+        return None

@@ -1,0 +1,31 @@
+"""Decides how many deliveries a queue may have out at a worker. Pure.
+
+Few by default, so that no worker hoards what another could run; many only while jobs are so short that the way to the
+broker and back would be most of their time.
+"""
+
+from __future__ import annotations
+
+SHORT_SECONDS = 0.010
+LONG_SECONDS = 1.0
+
+
+def first_prefetch(concurrency: int, maximum: int) -> int:
+    """What a worker starts with."""
+    return max(1, min(2 * concurrency, maximum))
+
+
+def next_prefetch(current: int, mean_run_seconds: float | None, concurrency: int, maximum: int) -> int:
+    """The prefetch from now on, given the mean run time of the last second (None: nothing ran).
+
+    Doubles while jobs are short; halves down to twice the concurrency otherwise, and to the concurrency itself while
+    jobs are long, as a delivery that waits behind a long job could run elsewhere.
+    """
+    usual = first_prefetch(concurrency, maximum)
+    if mean_run_seconds is None:
+        return current
+    if mean_run_seconds < SHORT_SECONDS:
+        return max(usual, min(current * 2, maximum))
+    if mean_run_seconds >= LONG_SECONDS:
+        return max(1, min(concurrency, maximum))
+    return max(usual, current // 2)

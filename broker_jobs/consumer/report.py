@@ -1,0 +1,182 @@
+"""Turns outcomes into events: one clause per outcome, each with the place that is acknowledged after its confirm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.observer import Observer
+from broker_jobs.consumer.outcomes import NotRun, Outcome, Raised, Returned, clip
+from broker_jobs.consumer.running import Run
+from broker_jobs.consumer.taken import Taken
+from broker_jobs.exchange.names import queue_of
+from broker_jobs.exchange.port import Delivery
+from broker_jobs.job.envelope import Envelope
+from broker_jobs.outcome.emit import Emitter, Place, Then, event_json, succeeded_json
+from broker_jobs.outcome.event import Failed, HandBackReason, HandedBack, LogLine, Progress, Started
+
+logger = logging.getLogger(__name__)
+
+MAX_LINES = 100
+MAX_LINE_CHARS = 2_000
+
+
+class Reporter:
+    """Tells the coordinator what became of each delivery."""
+
+    def __init__(self, emitter: Emitter, clock: Clock, observer: Observer, ran: Callable[[float], None]) -> None:
+        self._emitter = emitter
+        self._clock = clock
+        self._observer = observer
+        self._ran = ran
+        self.done = 0
+        """Attempts ended since the worker started (approximate: counted without a lock)."""
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """An attempt ended: tell it; the delivery is acknowledged when that is confirmed."""
+        envelope = run.taken.envelope
+        now = self._clock.now()
+        if run.progress is not None:
+            self.progress(run)
+        self.done += 1
+        match outcome:
+            case Returned(result, lost):
+                event = succeeded_json(
+                    envelope.id, envelope.epoch, started_at=run.started_at, ended_at=now, result=result, lost=lost
+                )
+                self._emitter.put(event, run.taken.place)
+                self._count(run, "succeeded", now)
+                self._log_success(run, now, lost)
+            case Raised():
+                failed = Failed(
+                    id=envelope.id,
+                    epoch=envelope.epoch,
+                    started_at=run.started_at,
+                    ended_at=now,
+                    error=outcome.error,
+                    final=outcome.final,
+                    cancelled=outcome.cancelled,
+                    retry_after=outcome.retry_after,
+                    envelope=_text(run.taken.delivery),
+                )
+                self._emitter.put(event_json(failed), run.taken.place)
+                self._count(run, "cancelled" if outcome.cancelled else "failed", now)
+                _log_failure(envelope, outcome)
+            case NotRun(reason, redelivered):
+                self.handed_back(run.taken.delivery, envelope, reason, redelivered=redelivered)
+            case _:
+                assert_never(outcome)
+
+    def handed_back(
+        self, delivery: Delivery, envelope: Envelope, reason: HandBackReason, *, redelivered: bool = False
+    ) -> None:
+        """A delivery is not run: the coordinator decides what becomes of its job."""
+        queue = queue_of(delivery.queue)
+        event = HandedBack(
+            id=envelope.id,
+            epoch=envelope.epoch,
+            at=self._clock.now(),
+            reason=reason,
+            redelivered=redelivered,
+            envelope=_text(delivery),
+        )
+        self._emitter.put(event_json(event), Place(delivery.channel, delivery.tag))
+        self._observer.handed_back(reason, queue)
+        report = logger.warning if reason == "unknown job" else logger.debug
+        report(
+            "%s %s of queue %s is handed back: %s; the coordinator decides when it runs",
+            envelope.job,
+            envelope.id,
+            queue,
+            reason,
+        )
+
+    def hand_back(self, taken: Taken, reason: HandBackReason) -> None:
+        """A delivery that waited here is not run."""
+        self.handed_back(taken.delivery, taken.envelope, reason)
+
+    def started(self, run: Run, then: Then, *, owned: bool = False) -> None:
+        """An attempt runs; `then` follows the confirm."""
+        envelope = run.taken.envelope
+        run.announced = True
+        event = Started(id=envelope.id, epoch=envelope.epoch, at=run.started_at, owned=owned)
+        self._emitter.put(event_json(event), then)
+
+    def progress(self, run: Run) -> None:
+        """Tell the last progress of a run, if there is any news."""
+        progress, run.progress = run.progress, None
+        if progress is not None:
+            envelope = run.taken.envelope
+            done, total = progress
+            event = Progress(id=envelope.id, epoch=envelope.epoch, at=self._clock.now(), done=done, total=total)
+            self._emitter.put(event_json(event))
+
+    def line(self, run: Run, text: str) -> None:
+        """Tell a line the function wrote; the hundredth says that it is the last."""
+        run.lines += 1
+        if run.lines > MAX_LINES or run.ended:
+            return
+        envelope = run.taken.envelope
+        shown = text if run.lines < MAX_LINES else f"{text} (the last line that is kept: {MAX_LINES} an attempt)"
+        event = LogLine(id=envelope.id, epoch=envelope.epoch, at=self._clock.now(), text=clip(shown, MAX_LINE_CHARS))
+        self._emitter.put(event_json(event))
+
+    def _count(self, run: Run, outcome: str, now: float) -> None:
+        envelope = run.taken.envelope
+        waited_since = (envelope.due_at or envelope.created_at).timestamp()
+        run_seconds = max(0.0, now - run.started_at)
+        self._ran(run_seconds)
+        self._observer.finished(
+            outcome,
+            envelope.job,
+            run.taken.queue,
+            run_seconds=run_seconds,
+            wait_seconds=max(0.0, run.started_at - waited_since),
+            attempt=envelope.attempt,
+        )
+
+    def _log_success(self, run: Run, now: float, lost: str | None) -> None:
+        envelope = run.taken.envelope
+        if lost is not None:
+            logger.warning("%s %s succeeded, but its result is not kept: %s", envelope.job, envelope.id, lost)
+        if run.cancel_reason == "timeout":
+            logger.warning(
+                "%s %s attempt %d took %.3f s, its timeout is %s s; it returned and counts as succeeded: "
+                "a thread cannot be stopped, ask current_job().cancelled()",
+                envelope.job,
+                envelope.id,
+                envelope.attempt,
+                now - run.started_at,
+                envelope.policy.timeout,
+            )
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s %s attempt %d of queue %s succeeded in %.3f s; its outcome is told, then it is acknowledged",
+                envelope.job,
+                envelope.id,
+                envelope.attempt,
+                run.taken.queue,
+                now - run.started_at,
+            )
+
+
+def _text(delivery: Delivery) -> str:
+    return delivery.body.decode("utf-8", "replace")
+
+
+def _log_failure(envelope: Envelope, outcome: Raised) -> None:
+    if outcome.cancelled:
+        logger.info("%s %s attempt %d stopped, as it was deleted", envelope.job, envelope.id, envelope.attempt)
+        return
+    what_follows = "it is not retried" if outcome.final else "the coordinator decides the retry"
+    logger.warning(
+        "%s %s attempt %d failed: %s: %s; %s",
+        envelope.job,
+        envelope.id,
+        envelope.attempt,
+        outcome.error.type,
+        outcome.error.message,
+        what_follows,
+    )

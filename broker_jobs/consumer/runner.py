@@ -1,0 +1,128 @@
+"""Takes one delivery through its steps: may it run, begin, attempt, end.
+
+The same line of steps for threads and for the event loop; they differ in how they wait and how they call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from functools import partial
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.attempt import attempt, attempt_async, expired
+from broker_jobs.consumer.fences import Fences
+from broker_jobs.consumer.outcomes import NotRun, Outcome, stopped
+from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.running import Run, Running
+from broker_jobs.consumer.taken import Taken
+from broker_jobs.function.current import CurrentJob
+from broker_jobs.function.registry import Around
+
+
+class Runner:
+    """Runs deliveries, one call each, from any thread."""
+
+    def __init__(
+        self, running: Running, fences: Fences, reporter: Reporter, clock: Clock, arounds: Sequence[Around]
+    ) -> None:
+        self._running = running
+        self._fences = fences
+        self._reporter = reporter
+        self._clock = clock
+        self._arounds = arounds
+        self._stopping = False
+
+    def refuse_new(self) -> None:
+        """From now on what is given to run is handed back."""
+        self._stopping = True
+
+    def run(self, taken: Taken) -> None:
+        """Run a sync job in this thread."""
+        if self._refused(taken):
+            return
+        run = Run(taken, self._clock.now(), self._clock.monotonic())
+        self._running.add(run)
+        outcome = expired(taken.envelope, run.started_at)
+        if outcome is None and taken.envelope.careful:
+            outcome = self._say_started(run)
+        if outcome is None:
+            outcome = attempt(run, self._current(run), self._arounds)
+        self._running.remove(run)
+        self._reporter.ended(run, outcome)
+
+    async def run_async(self, taken: Taken) -> None:
+        """Run an async job on this loop."""
+        if self._refused(taken):
+            return
+        run = Run(taken, self._clock.now(), self._clock.monotonic())
+        run.task = asyncio.current_task()
+        if run.deadline_monotonic is not None and taken.envelope.policy.timeout is not None:
+            alarm = asyncio.get_running_loop().call_later(taken.envelope.policy.timeout, run.cancel, "timeout")
+        else:
+            alarm = None
+        self._running.add(run)
+        outcome = expired(taken.envelope, run.started_at)
+        if outcome is None and taken.envelope.careful:
+            outcome = await self._say_started_async(run)
+        if outcome is None:
+            outcome = await attempt_async(run, self._current(run), self._arounds)
+        if alarm is not None:
+            alarm.cancel()
+        self._running.remove(run)
+        self._reporter.ended(run, outcome)
+
+    def _refused(self, taken: Taken) -> bool:
+        reason = "shutdown" if self._stopping else self._fences.refuses(taken.envelope, taken.queue)
+        if reason is None:
+            return False
+        self._reporter.hand_back(taken, reason)
+        return True
+
+    def _current(self, run: Run) -> CurrentJob:
+        envelope = run.taken.envelope
+        return CurrentJob(
+            envelope.id,
+            envelope.attempt,
+            on_progress=run.note_progress,
+            on_line=partial(self._reporter.line, run),
+            is_cancelled=run.is_cancelled,
+        )
+
+    def _say_started(self, run: Run) -> Outcome | None:
+        """A careful release: `started` is confirmed before the function runs; None: run it."""
+        confirmed = threading.Event()
+        self._reporter.started(run, confirmed.set)
+        while not confirmed.wait(0.1):
+            if self._stopping or run.cancel_reason is not None:
+                break
+        return self._still_wanted(run)
+
+    async def _say_started_async(self, run: Run) -> Outcome | None:
+        loop = asyncio.get_running_loop()
+        confirmed = asyncio.Event()
+        self._reporter.started(run, lambda: _call_soon(loop, confirmed))
+        try:
+            while not confirmed.is_set() and not self._stopping and run.cancel_reason is None:
+                try:
+                    await asyncio.wait_for(confirmed.wait(), 0.1)
+                except TimeoutError:
+                    continue
+        except asyncio.CancelledError:
+            if run.cancel_reason is None:
+                raise
+        return self._still_wanted(run)
+
+    def _still_wanted(self, run: Run) -> Outcome | None:
+        if run.cancel_reason == "deleted":
+            return stopped()
+        if self._stopping or run.cancel_reason is not None:
+            return NotRun("shutdown")
+        reason = self._fences.refuses(run.taken.envelope, run.taken.queue)
+        return None if reason is None else NotRun(reason)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)

@@ -1,0 +1,115 @@
+"""Keeps the attempts that have begun; here the outside reaches a running function: cancelled, timed out, handed over.
+
+Plain slots and no locks: each field is written by one party, and a late look costs a tick, not a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from broker_jobs.clock import Instant
+from broker_jobs.consumer.taken import Taken
+
+CancelReason: TypeAlias = Literal["deleted", "timeout", "shutdown", "lease"]
+
+
+class Run:
+    """One attempt that has begun."""
+
+    __slots__ = (
+        "announced",
+        "cancel_reason",
+        "deadline_monotonic",
+        "ended",
+        "handed_over",
+        "lines",
+        "owned",
+        "progress",
+        "progress_monotonic",
+        "started_at",
+        "started_monotonic",
+        "taken",
+        "task",
+        "told",
+    )
+
+    def __init__(self, taken: Taken, started_at: Instant, started_monotonic: float) -> None:
+        self.taken = taken
+        self.started_at = started_at
+        self.started_monotonic = started_monotonic
+        timeout = taken.envelope.policy.timeout
+        self.deadline_monotonic = None if timeout is None else started_monotonic + timeout
+        self.cancel_reason: CancelReason | None = None
+        """Why it was asked to stop; the first reason stands."""
+        self.told = False
+        """Whether the function has learned that it should stop."""
+        self.announced = False
+        """Whether `started` was said."""
+        self.handed_over = False
+        """Whether `started(owned)` was said."""
+        self.owned = False
+        """Whether that is confirmed: the delivery is acknowledged, the coordinator owns the job by our heartbeats."""
+        self.ended = False
+        self.progress: tuple[float, float | None] | None = None
+        """The last progress that was not told yet."""
+        self.progress_monotonic = float("-inf")
+        self.lines = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Ask it to stop: `cancelled()` turns true, and a coroutine gets CancelledError at its next await."""
+        if self.ended or self.cancel_reason is not None:
+            return
+        self.cancel_reason = reason
+        if self.task is not None:
+            loop = self.task.get_loop()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._cancel_task)
+
+    def _cancel_task(self) -> None:
+        if self.task is not None and not self.ended:
+            self.told = True
+            self.task.cancel()
+
+    def is_cancelled(self) -> bool:
+        """Answer the function's question; from then on it knows."""
+        if self.cancel_reason is None:
+            return False
+        self.told = True
+        return True
+
+    def note_progress(self, done: float, total: float | None) -> None:
+        """Keep how far it is; told at most once a second."""
+        self.progress = (float(done), None if total is None else float(total))
+
+
+class Running:
+    """All attempts that have begun and not ended, on any thread."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Run, None] = {}  # adding, removing and copying are one step of the interpreter each
+
+    def add(self, run: Run) -> None:
+        """An attempt begins."""
+        self._runs[run] = None
+
+    def remove(self, run: Run) -> None:
+        """An attempt has ended."""
+        run.ended = True
+        self._runs.pop(run, None)
+
+    def all(self) -> list[Run]:
+        """The attempts that run now."""
+        return list(self._runs)
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """Ask the runs of these jobs to stop, as they were deleted."""
+        wanted = set(job_ids)
+        for run in self.all() if wanted else ():
+            if run.taken.envelope.id in wanted:
+                run.cancel("deleted")
+
+    def __len__(self) -> int:
+        return len(self._runs)

@@ -1,0 +1,84 @@
+"""Looks after what runs and what waits, ten times a second: timeouts, hand-over of long runs, progress, hand-backs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.heartbeat import Heart
+from broker_jobs.consumer.ready import Ready
+from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.running import Run, Running
+from broker_jobs.consumer.settle import Settler
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_AFTER_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0
+MAX_WAIT_SECONDS = 10.0
+"""What waits longer than this behind our own jobs could have run elsewhere."""
+
+
+class Watch:
+    """Walks over the runs; each look is short and touches only what is due."""
+
+    def __init__(
+        self,
+        *,
+        running: Running,
+        ready: Sequence[Ready],
+        reporter: Reporter,
+        settler: Settler,
+        heart: Heart,
+        clock: Clock,
+        handover_after: float,
+    ) -> None:
+        self._running = running
+        self._ready = ready
+        self._reporter = reporter
+        self._settler = settler
+        self._heart = heart
+        self._clock = clock
+        self._handover_after = handover_after
+
+    def look(self) -> None:
+        """One look at everything."""
+        now = self._clock.monotonic()
+        lease_is_ending = self._heart.lease_is_ending()
+        for run in self._running.all():
+            self._look_at(run, now)
+            if run.owned and lease_is_ending and run.cancel_reason is None:
+                logger.error(
+                    "%s %s: no heartbeat was confirmed for 20 s, so it may be started elsewhere; it is asked to stop",
+                    run.taken.envelope.job,
+                    run.taken.envelope.id,
+                )
+                run.cancel("lease")
+        for ready in self._ready:
+            oldest = ready.oldest_monotonic()
+            if oldest is not None and now - oldest > MAX_WAIT_SECONDS:
+                for taken in ready.remove(lambda taken: now - taken.taken_monotonic > MAX_WAIT_SECONDS):
+                    self._reporter.hand_back(taken, "waited too long")
+
+    def _look_at(self, run: Run, now: float) -> None:
+        if run.deadline_monotonic is not None and now >= run.deadline_monotonic:
+            run.cancel("timeout")
+        age = now - run.started_monotonic
+        if age >= self._handover_after and not run.handed_over:
+            self._hand_over(run)
+        elif age >= ANNOUNCE_AFTER_SECONDS and not run.announced:
+            self._reporter.started(run, None)
+        if run.progress is not None and now - run.progress_monotonic >= PROGRESS_SECONDS:
+            run.progress_monotonic = now
+            self._reporter.progress(run)
+
+    def _hand_over(self, run: Run) -> None:
+        """The coordinator is told that it owns the run; when that is confirmed the delivery is acknowledged."""
+        run.handed_over = True
+
+        def confirmed() -> None:
+            run.owned = True
+            self._settler.settle((run.taken.place,))
+
+        self._reporter.started(run, confirmed, owned=True)

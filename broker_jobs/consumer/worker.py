@@ -1,0 +1,316 @@
+"""Wires a worker together: deliveries come in, attempts run, outcomes are told, deliveries are acknowledged.
+
+A worker decides nothing else: it runs, reports, acknowledges, in that order. The exchange is started, and the queues
+are declared, by who makes the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from broker_jobs.clock import Clock, SystemClock
+from broker_jobs.consumer.control import ControlLink
+from broker_jobs.consumer.fences import Fences
+from broker_jobs.consumer.heartbeat import Heart
+from broker_jobs.consumer.intake import Intake
+from broker_jobs.consumer.loop import Loop
+from broker_jobs.consumer.observer import NoObserver, Observer
+from broker_jobs.consumer.park import Parker
+from broker_jobs.consumer.pulse import Pulse
+from broker_jobs.consumer.ready import Ready
+from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.runner import Runner
+from broker_jobs.consumer.running import Running
+from broker_jobs.consumer.settle import Settler
+from broker_jobs.consumer.tap import Tap
+from broker_jobs.consumer.threads import Threads
+from broker_jobs.consumer.watch import Watch
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Exchange, Failure, Message, Subscription
+from broker_jobs.function.registry import Registry
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.emit import Emitter
+from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+HELLO_SECONDS = 5.0
+"""How long a worker waits for the coordinator's answer before it works without."""
+STOP_SECONDS = 1.0
+"""What functions get to end after they were asked to stop at the end of a shutdown."""
+FLUSH_SECONDS = 5.0
+"""What the confirms of the last outcomes get."""
+
+
+class Worker:
+    """Runs the jobs of some queues in this process. Started once, stopped once; both tolerate twice and never."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        exchange: Exchange,
+        *,
+        queues: Sequence[str],
+        concurrency: int,
+        settings: Settings,
+        clock: Clock | None = None,
+        ref: WorkerRef | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.ref = ref or WorkerRef(id=new_id(), host=socket.gethostname(), pid=os.getpid())
+        self._exchange = exchange
+        self._queues = tuple(queues)
+        self._settings = settings
+        self._clock: Clock = clock or SystemClock()
+        self._observer: Observer = observer or NoObserver()
+        self._lock = threading.Lock()
+        self._started = False
+        self._stopping = False
+        self._stopped = False
+        self._subscription: Subscription | None = None
+        self._next_second = 0.0
+
+        self._running = Running()
+        self._fences = Fences()
+        self._settler = Settler(self._clock)
+        self._emitter = Emitter(self._send, self.ref, self._clock, settle=self._settler.settle)
+        self._tap = Tap(
+            self._queues,
+            self._fences,
+            self._emitter,
+            self._running,
+            concurrency=concurrency,
+            prefetch_max=settings.prefetch_max,
+        )
+        self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran)
+        self._parker = Parker(exchange, self._settler, settings.publish_timeout)
+        self._runner = Runner(self._running, self._fences, self._reporter, self._clock, registry.around)
+        self._ready = Ready(self._queues)
+        self._ready_async = Ready(self._queues)
+        self._threads = Threads(self._ready, self._runner.run, concurrency)
+        self._loop = Loop(self._ready_async, self._runner.run_async, concurrency)
+        self._intake = Intake(
+            registry=registry,
+            settler=self._settler,
+            parker=self._parker,
+            reporter=self._reporter,
+            fences=self._fences,
+            clock=self._clock,
+            observer=self._observer,
+            sync=self._ready,
+            wake_threads=self._threads.wake,
+            asynchronous=self._ready_async,
+            wake_loop=self._loop.wake,
+        )
+        self._heart = Heart(
+            emitter=self._emitter,
+            clock=self._clock,
+            running=self._running,
+            ready=(self._ready, self._ready_async),
+            fences=self._fences,
+            reporter=self._reporter,
+            queues=self._queues,
+            concurrency=concurrency,
+            period_seconds=settings.worker_heartbeat,
+            version=_version(),
+        )
+        self._watch = Watch(
+            running=self._running,
+            ready=(self._ready, self._ready_async),
+            reporter=self._reporter,
+            settler=self._settler,
+            heart=self._heart,
+            clock=self._clock,
+            handover_after=settings.handover_after,
+        )
+        self._control = ControlLink(
+            exchange,
+            self._clock,
+            self._fences,
+            self.ref,
+            queues=self._queues,
+            version=_version(),
+            running=self._runs,
+            cancel=self._running.cancel,
+            changed=self._control_changed,
+        )
+        self._pulse = Pulse(self._begin, self._look)
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._started and not self._stopping
+
+    def start(self) -> None:
+        """Begin: say hello, then take jobs. Returns at once.
+
+        Raises:
+            UsageError: it has been stopped; make a new one.
+        """
+        with self._lock:
+            if self._stopping:
+                raise UsageError("this worker was stopped; make a new one")
+            if self._started:
+                return
+            self._started = True
+        self._pulse.start()
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """Stop taking jobs, hand back what is not started, let what runs end, tell all of it, and leave.
+
+        What still runs after `timeout` seconds is asked to stop and has a second for it. What even then runs goes on
+        in its daemon thread; its delivery goes back to RabbitMQ. Returns whether all has ended.
+        """
+        if not self._refuse_new():
+            return len(self._running) == 0
+        logger.info("worker %s stops: %d running jobs have %g s to end", self.ref.id, len(self._running), timeout)
+        if self._subscription is not None:
+            self._subscription.cancel()
+        self._hand_back_unstarted()
+        if not self._wait(lambda: len(self._running) == 0, timeout):
+            logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
+            self._cancel_runs()
+            self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
+        ended = len(self._running) == 0
+        told = self._wait(lambda: self._emitter.waiting == 0 and self._parker.waiting == 0, FLUSH_SECONDS)
+        if ended and told:
+            self._heart.beat(leaving=True)
+            told = self._wait(lambda: self._emitter.waiting == 0, FLUSH_SECONDS)
+        if not told:
+            logger.error("%d outcomes were not confirmed; their deliveries come back", self._emitter.waiting)
+        self._settler.acknowledge_rest()
+        self._end()
+        return ended
+
+    def stop_now(self) -> None:
+        """Stop at once: what runs is asked to stop and not waited for; what is unsettled goes back to RabbitMQ."""
+        first = self._refuse_new()
+        self._cancel_runs()
+        if first or not self._stopped:
+            self._end(wait=False)
+
+    # --- begin and end ---
+
+    def _begin(self) -> None:
+        self._control.start()
+        if not self._control.answered.wait(HELLO_SECONDS):
+            logger.warning(
+                "no coordinator answered in %g s: jobs run and are reported, but deletes and pauses are not known; "
+                "its answer is taken in when it comes",
+                HELLO_SECONDS,
+            )
+        with self._lock:
+            if self._stopping:
+                return
+            self._subscription = self._exchange.subscribe(
+                [names.work_queue(queue) for queue in self._queues],
+                self._intake.take,
+                prefetch=self._tap.prefetch,
+                on_lost=self._lost,
+            )
+        self._settler.use(self._subscription)
+        self._tap.use(self._subscription)
+        logger.info("worker %s takes jobs of %s", self.ref.id, ", ".join(self._queues))
+
+    def _refuse_new(self) -> bool:
+        """Begin to stop; whether this call is the one that does it."""
+        with self._lock:
+            if self._stopping or not self._started:
+                self._stopping = True
+                return False
+            self._stopping = True
+        self._control.answered.set()  # whoever waits for it need not any more
+        self._intake.close()
+        self._runner.refuse_new()
+        return True
+
+    def _end(self, *, wait: bool = True) -> None:
+        self._stopped = True
+        self._pulse.stop(1.0 if wait else 0.0)
+        self._control.stop()
+        if self._subscription is not None:
+            self._subscription.close()
+        self._threads.stop(STOP_SECONDS if wait and len(self._running) == 0 else 0.0)
+        self._loop.stop(STOP_SECONDS if wait and len(self._running) == 0 else 0.0)
+
+    def _hand_back_unstarted(self) -> None:
+        for ready in (self._ready, self._ready_async):
+            for taken in ready.remove(lambda _: True):
+                self._reporter.hand_back(taken, "shutdown")
+
+    def _cancel_runs(self) -> None:
+        for run in self._running.all():
+            run.cancel("shutdown")
+
+    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout  # people's time, whatever clock the worker was given
+        while not done():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    # --- while it runs ---
+
+    def _look(self) -> None:
+        self._emitter.repeat_failed()
+        self._parker.repeat()
+        self._settler.look()
+        self._watch.look()
+        self._heart.look()
+        now = self._clock.monotonic()
+        self._tap.look(now)
+        if now >= self._next_second:
+            self._next_second = now + 1.0
+            self._fences.forget(now)
+            held = len(self._ready) + len(self._ready_async)
+            self._observer.in_flight(len(self._running), held, self._emitter.waiting)
+
+    def _lost(self, channel: int) -> None:
+        """The broker has the unsettled deliveries of this channel again: what is not started must not start here."""
+        self._settler.lost(channel)
+        dropped = 0
+        for ready in (self._ready, self._ready_async):
+            dropped += len(ready.remove(lambda taken: taken.place.channel == channel))
+        logger.warning(
+            "the connection was lost: %d unstarted jobs belong to RabbitMQ again, %d running ones go on and are told",
+            dropped,
+            len(self._running),
+        )
+
+    def _control_changed(self) -> None:
+        self._tap.apply_pauses()
+        if paused := self._fences.paused:
+            for ready in (self._ready, self._ready_async):
+                for taken in ready.remove(lambda taken: taken.queue in paused):
+                    self._reporter.hand_back(taken, "pause")
+
+    def _runs(self) -> list[tuple[str, int]]:
+        return [(run.taken.envelope.id, run.taken.envelope.epoch) for run in self._running.all()]
+
+    def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
+        message = Message(names.REPORT, names.LOG_KEY, body, type="events")
+        future = self._exchange.publish([message], timeout=self._settings.publish_timeout)
+        future.add_done_callback(partial(_told, ended))
+
+
+def _told(ended: Callable[[str | None], None], future: Future[list[Failure | None]]) -> None:
+    failure = future.result()[0]
+    ended(None if failure is None else failure.reason or failure.kind.value)
+
+
+def _version() -> str:
+    try:
+        return version("broker-jobs")
+    except PackageNotFoundError:
+        return ""
