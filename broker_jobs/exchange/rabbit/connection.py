@@ -13,7 +13,7 @@ import pika
 from pika import exceptions
 
 from broker_jobs.clock import Clock
-from broker_jobs.errors import BrokerError
+from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.settings import mask
 
 from .loop import Loop, Timer, guarded
@@ -36,13 +36,13 @@ def pause_seconds(failures: int) -> float:
 
 
 def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
-    """The hosts of comma-separated amqp:// or amqps:// addresses. Raises BrokerError for one that cannot be read."""
+    """The hosts of comma-separated amqp:// or amqps:// addresses. Raises BrokerRefused for one that cannot be read."""
     hosts: list[Host] = []
     for url in (part.strip() for part in urls.split(",") if part.strip()):
         try:
             parameters = pika.URLParameters(url)
         except (ValueError, TypeError, OSError) as error:
-            raise BrokerError(
+            raise BrokerRefused(
                 f"{mask(url)} is no broker address ({error}); write amqp://user:password@host:5672/vhost"
             ) from None
         if "heartbeat=" not in url:
@@ -55,7 +55,7 @@ def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
         parameters.blocked_connection_timeout = None  # blocked is no error here: messages wait until their deadlines
         hosts.append((parameters, mask(url).split("?", 1)[0]))
     if not hosts:
-        raise BrokerError("no broker address is given; write amqp://user:password@host:5672/vhost")
+        raise BrokerRefused("no broker address is given; write amqp://user:password@host:5672/vhost")
     return hosts
 
 
@@ -200,36 +200,36 @@ def in_words(error: BaseException) -> str:
             return repr(error)
 
 
-def refusal(error: BaseException, address: str) -> BrokerError | None:
+def refusal(error: BaseException, address: str) -> BrokerRefused | None:
     """What is wrong and what to do, for an error that trying again would not mend; else None."""
     for cause in _causes(error):
         match cause:
             case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
-                return BrokerError(
+                return BrokerRefused(
                     f"RabbitMQ at {address} refused the user name or password; check both in BROKER_JOBS_URL "
                     "(the user guest may only connect from the broker's own host)"
                 )
             case exceptions.ProbableAccessDeniedError():
-                return BrokerError(
+                return BrokerRefused(
                     f"RabbitMQ at {address} refused the virtual host: it does not exist, or the user has no permission "
                     "in it; create it (rabbitmqctl add_vhost, set_permissions) or correct the address "
                     f"(broker says: {_said(cause)})"
                 )
             case exceptions.IncompatibleProtocolError():
-                return BrokerError(
+                return BrokerRefused(
                     f"what listens at {address} does not speak AMQP 0-9-1; is it the port of TLS (5671) or of HTTP?"
                 )
             case ssl.SSLCertVerificationError():
-                return BrokerError(
+                return BrokerRefused(
                     f"the TLS certificate of RabbitMQ at {address} is not accepted: {cause.verify_message}; correct "
                     "the host name or name the authority: amqps://…?ssl_options={'ca_certs':'/path/ca.pem'}"
                 )
             case ssl.SSLError():
-                return BrokerError(
+                return BrokerRefused(
                     f"no TLS with {address}: {cause.reason or cause}; is it the port without TLS (5672)?"
                 )
             case exceptions.ConnectionClosedByBroker() if cause.reply_code in {403, 530}:
-                return BrokerError(f"RabbitMQ at {address} refused: {cause.reply_text}")
+                return BrokerRefused(f"RabbitMQ at {address} refused: {cause.reply_text}")
     return None
 
 

@@ -13,7 +13,7 @@ import pika
 from pika import exceptions
 from pika.channel import Channel
 
-from broker_jobs.errors import BrokerError
+from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.exchange.topology import Topology
 
 from .connection import in_words
@@ -112,14 +112,14 @@ def explain(error: BaseException, address: str, user: str) -> BrokerError:
     if error.reply_code == 406 and found:
         kind, name = found.groups()
         mend = "move its messages away and delete it" if kind == "queue" else "delete it"
-        return BrokerError(
+        return BrokerRefused(
             f"{kind} {name} exists with other arguments (broker says: {said}): it was declared by somebody else or "
             f"another version; {mend}, or use another vhost"
         )
     if error.reply_code == 403:
-        return BrokerError(
+        return BrokerRefused(
             f"the user {user!r} lacks a permission at {address} (broker says: {said}); declare as an administrator "
             "(broker-jobs topology apply) and set BROKER_JOBS_DECLARE=false, or give the user the permission to "
             "configure, write and read ^jobs\\.v1\\."
         )
-    return BrokerError(f"RabbitMQ at {address} refused: {error.reply_code} {said}")
+    return BrokerRefused(f"RabbitMQ at {address} refused: {error.reply_code} {said}")
