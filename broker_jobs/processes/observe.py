@@ -20,14 +20,14 @@ class WorkerCounts:
     def taken(self, queue: str, count: int) -> None:
         self._metrics.count(m.TAKEN, (queue,), count)
 
-    def finished(
+    def finished(  # noqa: PLR0917  # the worker's shape
         self,
         outcome: str,
         job: str,
         queue: str,
         run_seconds: float,
         wait_seconds: float,
-        attempt: int,  # noqa: PLR0917  # the worker's shape
+        attempt: int,
     ) -> None:
         self._ended((outcome, job, queue, run_seconds, wait_seconds, attempt))
 

@@ -10,8 +10,8 @@ import logging
 import os
 import socket
 import threading
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -37,6 +37,8 @@ Role: TypeAlias = Literal["worker", "coordinator", "beat"]
 ROLES: tuple[Role, ...] = ("coordinator", "worker", "beat")
 """In the order they are started."""
 
+CONNECT_SECONDS = 5.0
+"""How long a start waits for RabbitMQ before it says that nothing answers."""
 COORDINATOR_STOP_SECONDS = 10.0
 """What the coordinator gets to commit what it has and to publish its releases."""
 
@@ -64,6 +66,7 @@ class Program:
         metrics: Metrics | None = None,
         clock: Clock | None = None,
         slot: str = "",
+        on_fatal: Callable[[str], None] | None = None,
     ) -> None:
         """Nothing is connected here.
 
@@ -75,6 +78,7 @@ class Program:
             roles: some of "worker", "coordinator", "beat".
             origin: the program whose declarations these are.
             metrics: where it is counted; None: counted for nobody.
+            on_fatal: told why, when the coordinator has to give up; None: it is only logged.
             slot: the place of the worker on this host; who starts next in it names this one as its predecessor.
 
         Raises:
@@ -94,6 +98,7 @@ class Program:
         self._recurring = tuple(recurring)
         self._roles = tuple(role for role in ROLES if role in roles)
         self._origin = origin
+        self._on_fatal = on_fatal
         self._clock = clock or SystemClock()
         # Without a slot of its own a place is never taken over: two programs of one host may serve one application.
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
@@ -142,29 +147,36 @@ class Program:
         Returns:
             Whether everything that ran has ended.
         """
-        with self._lock:
-            finished = True
-            deadline = time.monotonic() + (self.settings.shutdown_timeout if timeout is None else timeout)
-            if self.beat is not None:
-                self.beat.stop()
-            if self.worker is not None:
-                finished = self.worker.stop(max(0.0, deadline - time.monotonic()))
-            if self.coordinator is not None:
-                self.coordinator.stop(COORDINATOR_STOP_SECONDS)
+        if self._pid not in {0, os.getpid()}:
+            return True  # forked: the threads of these parts are not in this process
+        seconds = self.settings.shutdown_timeout if timeout is None else timeout
+        finished = True
+
+        def stop_worker(worker: Worker) -> None:
+            nonlocal finished
+            finished = worker.stop(seconds)
+
+        # Read from the end. One that raises does not keep the others running.
+        with self._lock, ExitStack() as last_first:
+            last_first.callback(self._forget)
             if self.store is not None:
-                self.store.close()
-            self.beat = self.worker = self.coordinator = self.store = None
-            self._pid = 0
-            return finished
+                last_first.callback(self.store.close)
+            if self.coordinator is not None:
+                last_first.callback(self.coordinator.stop, COORDINATOR_STOP_SECONDS)
+            if self.worker is not None:
+                last_first.callback(stop_worker, self.worker)
+            if self.beat is not None:
+                last_first.callback(self.beat.stop)
+        return finished
+
+    def _forget(self) -> None:
+        self.beat = self.worker = self.coordinator = self.store = None
+        self._pid = 0
 
     def stop_now(self) -> None:
         """Leave running jobs where they are; another worker gets them. For a second signal, from any thread."""
         if (worker := self.worker) is not None:
             worker.stop_now()
-
-    def broken(self) -> str | None:
-        """Why this program cannot go on and must be started again, or None."""
-        return None
 
     def health(self) -> Health:
         """What is up, for /healthz. Asks nobody over the network."""
@@ -184,7 +196,7 @@ class Program:
         return Health(ok, parts)
 
     def _start_parts(self) -> None:
-        self.exchange.start()
+        self.exchange.start(CONNECT_SECONDS)
         if self.settings.declare:
             self.exchange.apply(fixed_topology())
             if "worker" in self._roles:
@@ -199,6 +211,7 @@ class Program:
                 self._clock,
                 id=self.id,
                 observer=CoordinatorCounts(self.metrics),
+                on_fatal=self._on_fatal,
             )
             self.coordinator.start()
             log.info("coordinator started", extra={"store": mask(self.settings.store_url())})

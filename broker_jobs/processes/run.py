@@ -31,9 +31,6 @@ from broker_jobs.settings import Settings, unknown_environment
 
 log = logging.getLogger(__name__)
 
-WATCH_SECONDS = 1.0
-"""How often a process looks whether one of its parts has given up."""
-
 
 @dataclass(frozen=True)
 class Application:
@@ -44,7 +41,7 @@ class Application:
     origin: str = ""
 
 
-def run(application: Application | None, settings: Settings, roles: Collection[str] = ROLES) -> int:
+def run_roles(application: Application | None, settings: Settings, roles: Collection[str] = ROLES) -> int:
     """Run these roles in this process until it is told to leave; the exit code.
 
     Raises:
@@ -81,7 +78,7 @@ def run_child(load: Callable[[], Application], settings: Settings, slot: str, pi
         try:
             code = _run_one(load(), settings, ["worker"], wishes, slot=slot, report_to=pipe)
         except BrokerJobsError as error:
-            log.error("%s", error)  # noqa: TRY400  # our errors say what to do; a traceback would hide it
+            log.error("%s", error)  # our errors say what to do; a traceback would hide it
             code = EXIT_USAGE
     sys.exit(code)
 
@@ -121,6 +118,7 @@ def _run_one(
         origin=application.origin if application is not None else "",
         metrics=metrics,
         slot=slot,
+        on_fatal=lambda reason: wishes.put(Broken(reason)),
     )
     with ExitStack() as stack:
         if report_to is None:
@@ -131,7 +129,6 @@ def _run_one(
         if not wait_for_broker(program.start, exchange.stop, wishes.wait_asked):
             return 0
         stack.callback(program.stop, 0.0)
-        stack.enter_context(_watching(program, wishes))
         return serve(program, wishes, settings.shutdown_timeout)
 
 
@@ -177,19 +174,6 @@ def _reporting(pipe: Connection, program: Program) -> Iterator[None]:
             pipe.send((program.metrics.snapshot(), program.health()))
 
     with _every(REPORT_SECONDS, report, "report to parent"):
-        yield
-
-
-@contextmanager
-def _watching(program: Program, wishes: Wishes) -> Iterator[None]:
-    told = threading.Event()
-
-    def look() -> None:
-        if not told.is_set() and (reason := program.broken()) is not None:
-            told.set()
-            wishes.put(Broken(reason))
-
-    with _every(WATCH_SECONDS, look, "watch over the parts"):
         yield
 
 

@@ -1,0 +1,66 @@
+"""Gathers the commands, and turns our errors into one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from broker_jobs.cli import broker, demo, doctor, jobs, queues, recurring, serve
+from broker_jobs.cli.show import print_error
+from broker_jobs.errors import BrokerJobsError
+
+EXIT_USAGE = 2
+
+
+class Commands(TyperGroup):
+    """The group of all commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours says what to do, so it needs no traceback."""
+        try:
+            return super().invoke(ctx)
+        except BrokerJobsError as error:
+            print_error(str(error))
+            raise typer.Exit(EXIT_USAGE) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="broker-jobs",
+    help="Background jobs on RabbitMQ. Every option is also an environment variable: --url is BROKER_JOBS_URL.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Every command has --help."""
+    if show_version:
+        typer.echo(f"broker-jobs {version('broker-jobs')}")
+        raise typer.Exit
+
+
+serve.add_to(app)
+app.command("doctor")(doctor.doctor)
+app.command("schema")(broker.schema)
+app.command("demo", context_settings=demo.PASS_THROUGH)(demo.demo)
+app.add_typer(broker.app, name="topology")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(recurring.app, name="recurring")
+app.add_typer(queues.app, name="queues")
+
+
+def main() -> None:
+    """The script `broker-jobs`."""
+    app()

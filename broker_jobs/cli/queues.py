@@ -1,0 +1,90 @@
+"""The commands about queues: list reads store and broker, pause and resume ask the coordinator, purge deletes jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.cli.reach import asking, connected, reading
+from broker_jobs.cli.show import print_json, print_table
+from broker_jobs.errors import BrokerError
+from broker_jobs.exchange.names import work_queue
+from broker_jobs.job.state import State
+
+app = typer.Typer(help="List, pause, resume and purge queues.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
+
+
+@app.command("list")
+def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """List queues with what waits in them and how many workers take from them."""
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
+        paused = reader.queues()
+        counts = reader.counts_by_queue()
+    depths: dict[str, tuple[int, int] | None] = {}
+    if not settings.embedded:
+        try:
+            with connected(settings, "queues list") as exchange:
+                depths = {name: exchange.depth(work_queue(name)) for name in counts}
+        except BrokerError as error:
+            typer.echo(f"warning: {error}", err=True)
+    listed = [
+        {
+            "queue": name,
+            "paused": paused.get(name, False),
+            "ready": depth[0] if (depth := depths.get(name)) is not None else None,
+            "workers": depth[1] if depth is not None else None,
+            **{str(state): of_queue[state] for state in State},
+        }
+        for name, of_queue in sorted(counts.items())
+    ]
+    if as_json:
+        print_json(listed)
+        return
+    columns = ("queue", "paused", "ready", "workers", *State)
+    print_table(
+        columns,
+        [["paused" if k == "paused" and q[k] else "" if k == "paused" else q[k] for k in columns] for q in listed],
+        empty="no queues",
+    )
+
+
+@app.command("pause")
+def pause(name: Name, url: Url = None) -> None:
+    """Let no worker start a job of this queue; what runs goes on."""
+    with asking(settings_of(url=url)) as jobs:
+        jobs.queues.pause(name)
+    typer.echo(f"{name}\tpaused")
+
+
+@app.command("resume")
+def resume(name: Name, url: Url = None) -> None:
+    """Let workers start jobs of this queue again."""
+    with asking(settings_of(url=url)) as jobs:
+        jobs.queues.resume(name)
+    typer.echo(f"{name}\tresumed")
+
+
+@app.command("purge")
+def purge(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+    store: StoreUrl = None,
+) -> None:
+    """Delete every enqueued job of this queue, one command each, so that none of them comes back."""
+    settings = settings_of(url=url, store=store)
+    if not yes:
+        typer.confirm(f"Delete all enqueued jobs of queue {name}?", abort=True)
+    deleted = 0
+    before: str | None = None
+    with reading(settings) as reader, asking(settings) as jobs:
+        while rows := reader.jobs(state=State.ENQUEUED, queue=name, limit=500, before_id=before):
+            for row in rows:
+                deleted += bool(jobs.receipt(row.id).delete())
+            before = rows[-1].id
+    typer.echo(f"{name}\t{deleted} deleted")

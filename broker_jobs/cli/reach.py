@@ -1,0 +1,81 @@
+"""Reaches the store to read, the broker to look and the coordinator to ask, for one command, and lets go again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from broker_jobs.app import BrokerJobs
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange.open import exchange_for
+from broker_jobs.exchange.port import Exchange
+from broker_jobs.settings import Settings, mask
+from broker_jobs.store import Reader, Store
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Reader]:
+    """The store's reader.
+
+    Raises:
+        UsageError: the store is in the memory of another process, or the file is not there.
+        StoreError: it cannot be reached.
+    """
+    url = settings.store_url()
+    if url.removeprefix("sqlite://") in {"", "/:memory:"}:
+        raise UsageError(
+            "the store is in memory and belongs to the process that runs on memory://; "
+            "give --store sqlite:///path there and here"
+        )
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).expanduser().exists():
+        raise UsageError(
+            f"no store at {mask(url)}: a coordinator makes it; if that runs elsewhere, "
+            "give its --store (or BROKER_JOBS_STORE)"
+        )
+    store = Store(url)
+    store.open()
+    try:
+        yield store.reader
+    finally:
+        store.close()
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[BrokerJobs]:
+    """An object to ask the coordinator with.
+
+    Raises:
+        UsageError: memory:// belongs to another process.
+    """
+    _refuse_memory(settings)
+    jobs = BrokerJobs(settings.url)
+    try:
+        yield jobs
+    finally:
+        jobs.stop()
+
+
+@contextmanager
+def connected(settings: Settings, name: str) -> Iterator[Exchange]:
+    """An exchange that is connected.
+
+    Raises:
+        UsageError: memory:// belongs to another process.
+        BrokerError: it cannot be reached, or refuses.
+    """
+    _refuse_memory(settings)
+    exchange = exchange_for(settings, name)
+    try:
+        exchange.start()
+        yield exchange
+    finally:
+        exchange.stop()
+
+
+def _refuse_memory(settings: Settings) -> None:
+    if settings.embedded:
+        raise UsageError(
+            "memory:// lives inside one process and nobody else can ask it; "
+            "give --url amqp://user:password@host:5672/ (or BROKER_JOBS_URL)"
+        )

@@ -1,0 +1,162 @@
+"""The commands that run until they are told to leave: run, worker, coordinator, beat."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from broker_jobs.cli.options import (
+    Concurrency,
+    Declare,
+    LogLevel,
+    MetricsHost,
+    MetricsPort,
+    More,
+    Queues,
+    ShutdownTimeout,
+    StoreUrl,
+    Url,
+    given_of,
+    settings_of,
+)
+from broker_jobs.cli.target import application_of, load_application, load_target, settings_for
+from broker_jobs.processes import logs
+from broker_jobs.processes.run import refuse_shared_memory, run_roles, run_workers
+from broker_jobs.settings import Settings
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="APP", help="module:attribute of a BrokerJobs, for example shop.jobs:jobs.", show_default=False
+    ),
+]
+Processes = Annotated[int | None, typer.Option("--processes", "-p", help="Worker processes.", show_default="1")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (run, worker, coordinator, beat):
+        app.command(command.__name__)(command)
+
+
+def run(
+    app: Target,
+    *,
+    url: Url = None,
+    store: StoreUrl = None,
+    queues: Queues = None,
+    concurrency: Concurrency = None,
+    declare: Declare = None,
+    shutdown_timeout: ShutdownTimeout = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Run worker, coordinator and beat in one process; the only way to run on memory://."""
+    given = given_of(
+        queues=queues,
+        more=more,
+        url=url,
+        store=store,
+        concurrency=concurrency,
+        declare=declare,
+        shutdown_timeout=shutdown_timeout,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+    )
+    settings, target = _prepare(app, given)
+    raise typer.Exit(run_roles(application_of(target, settings), settings))
+
+
+def worker(
+    app: Target,
+    *,
+    url: Url = None,
+    queues: Queues = None,
+    concurrency: Concurrency = None,
+    processes: Processes = None,
+    declare: Declare = None,
+    shutdown_timeout: ShutdownTimeout = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Run jobs. The first SIGTERM or Ctrl-C finishes what runs, the second leaves at once."""
+    given = given_of(
+        queues=queues,
+        more=more,
+        url=url,
+        concurrency=concurrency,
+        processes=processes,
+        declare=declare,
+        shutdown_timeout=shutdown_timeout,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+    )
+    settings, target = _prepare(app, given)
+    refuse_shared_memory(settings, ["worker"])
+    if settings.processes > 1:
+        raise typer.Exit(run_workers(partial(load_application, app, settings), settings))
+    raise typer.Exit(run_roles(application_of(target, settings), settings, ["worker"]))
+
+
+def coordinator(
+    *,
+    url: Url = None,
+    store: StoreUrl = None,
+    declare: Declare = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Keep the truth: read the log, write the store, release what waited. Needs no APP; run two for safety."""
+    settings = settings_of(
+        more=more,
+        url=url,
+        store=store,
+        declare=declare,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+    )
+    logs.set_up(settings.log_level)
+    raise typer.Exit(run_roles(None, settings, ["coordinator"]))
+
+
+def beat(
+    app: Target,
+    *,
+    url: Url = None,
+    declare: Declare = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Fire recurring jobs, and publish those the code of APP declares. Any number of beats may run."""
+    given = given_of(
+        more=more,
+        url=url,
+        declare=declare,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+    )
+    settings, target = _prepare(app, given)
+    raise typer.Exit(run_roles(application_of(target, settings), settings, ["beat"]))
+
+
+def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Any]:
+    """The settings and the program, with logging set up before the user's modules are imported."""
+    logs.set_up(Settings.load(**given).log_level)
+    target = load_target(app)
+    settings = settings_for(target, given)
+    logs.set_up(settings.log_level)
+    return settings, target
