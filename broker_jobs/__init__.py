@@ -2,8 +2,9 @@
 
 The way of one job, station by station:
 
-    function/     what can be run: signature, options, registry
-    producer/     a call becomes an envelope              job/       what travels (pure values)
+    function/     what can be run: signature, options, registry, provided arguments, the job that runs now
+    producer/     a call becomes an envelope, confirmed; what became of it is asked
+    job/          what travels (pure values)
     exchange/     the broker holds it, moves and times it
     consumer/     a delivery becomes an attempt, an attempt an outcome
     outcome/      what is told to the coordinator (events and commands)
@@ -14,3 +15,46 @@ The way of one job, station by station:
     app.py        BrokerJobs, the object a program holds
     testing/      for the tests of users, and ours;   metrics.py counts;   cli.py, settings.py, clock.py, errors.py
 """
+
+# The object a program holds, and what it gives out.
+from broker_jobs.app import BrokerJobs as BrokerJobs
+
+# Words for lengths of time and instants.
+from broker_jobs.clock import Seconds as Seconds
+from broker_jobs.clock import When as When
+
+# What goes wrong, by what a caller does about it; and what a job may raise.
+from broker_jobs.errors import ArgumentsError as ArgumentsError
+from broker_jobs.errors import BrokerError as BrokerError
+from broker_jobs.errors import BrokerJobsError as BrokerJobsError
+from broker_jobs.errors import DefinitionError as DefinitionError
+from broker_jobs.errors import EnqueueError as EnqueueError
+from broker_jobs.errors import EnqueueManyError as EnqueueManyError
+from broker_jobs.errors import EnqueueUnknown as EnqueueUnknown
+from broker_jobs.errors import GiveUp as GiveUp
+from broker_jobs.errors import JobDeleted as JobDeleted
+from broker_jobs.errors import JobFailed as JobFailed
+from broker_jobs.errors import OptionError as OptionError
+from broker_jobs.errors import ResultTimeout as ResultTimeout
+from broker_jobs.errors import Retry as Retry
+from broker_jobs.errors import StoreError as StoreError
+from broker_jobs.errors import UsageError as UsageError
+
+# Inside a job.
+from broker_jobs.function.current import CurrentJob as CurrentJob
+from broker_jobs.function.current import JobCancelled as JobCancelled
+from broker_jobs.function.current import current_job as current_job
+from broker_jobs.function.depends import Depends as Depends
+
+# Options, for programs that keep them in variables.
+from broker_jobs.function.options import CallOptions as CallOptions
+from broker_jobs.function.options import JobOptions as JobOptions
+from broker_jobs.function.options import Options as Options
+from broker_jobs.job.state import State as State
+from broker_jobs.producer.call import Call as Call
+from broker_jobs.producer.job import AsyncJob as AsyncJob
+from broker_jobs.producer.job import Job as Job
+from broker_jobs.producer.job import SyncJob as SyncJob
+from broker_jobs.producer.receipt import Receipt as Receipt
+from broker_jobs.producer.recurring import RecurringOptions as RecurringOptions
+from broker_jobs.producer.remote import RemoteJob as RemoteJob

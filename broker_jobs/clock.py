@@ -19,6 +19,10 @@ Seconds: TypeAlias = float | timedelta
 """A length of time; a bare number is seconds."""
 
 
+When: TypeAlias = timedelta | datetime
+"""A time: a timedelta from now, or an aware datetime; a bare number is refused."""
+
+
 class Clock(Protocol):
     """What a part needs to know of time."""
 

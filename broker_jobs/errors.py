@@ -6,7 +6,8 @@
     │   ├── OptionError         of job, using, settings            (also a ValueError)
     │   └── DefinitionError     where the function is written      (also a TypeError)
     ├── EnqueueError            the broker's: not sent; try again
-    │   └── EnqueueUnknown      no confirm came: repeat with the same id
+    │   ├── EnqueueUnknown      no confirm came: repeat with the same id
+    │   └── EnqueueManyError    of many, some were not sent
     ├── BrokerError             the broker's: unreachable; waiting may mend it
     │   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
     ├── StoreError              the store's: unreachable, newer schema, another installation's
@@ -60,6 +61,26 @@ class EnqueueUnknown(EnqueueError):
     def __init__(self, message: str, receipt: Receipt[Any]) -> None:
         super().__init__(message)
         self.receipt = receipt
+
+
+class EnqueueManyError(EnqueueError):
+    """Of many jobs enqueued at once some were not. The receipts, in the order of the calls, are in
+
+    `enqueued`, `not_enqueued` and `unknown` (no confirm came: repeat these with their ids).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        enqueued: list[Receipt[Any]],
+        not_enqueued: list[Receipt[Any]],
+        unknown: list[Receipt[Any]],
+    ) -> None:
+        super().__init__(message)
+        self.enqueued = enqueued
+        self.not_enqueued = not_enqueued
+        self.unknown = unknown
 
 
 class BrokerError(BrokerJobsError):

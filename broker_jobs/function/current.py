@@ -48,7 +48,7 @@ class CurrentJob:
 
     def __init__(
         self,
-        id: str | None = None,  # noqa: A002  # the word users read
+        id: str | None = None,  # the word users read
         attempt: int | None = None,
         *,
         on_progress: Callable[[float, float | None], None] = _no_progress,

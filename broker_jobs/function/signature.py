@@ -61,6 +61,12 @@ class Signature:
         self._typed: _Typed | None = None
         self.call_text = call_text(fn, name, self._provided)
 
+    def required(self) -> list[str]:
+        """The parameters without a default; no annotation is evaluated."""
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = inspect.signature(self._fn).parameters.values()
+        return [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+
     def check(self) -> None:
         """Read the annotations now.
 

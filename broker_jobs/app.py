@@ -1,0 +1,284 @@
+"""BrokerJobs: the object a program holds. It decorates functions, enqueues, and runs worker, coordinator and beat.
+
+Making one reads nothing and connects to nothing; a program may be imported anywhere. Settings are read and the broker
+is reached by the first enqueue or by start().
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
+
+from broker_jobs.clock import Seconds, as_seconds
+from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.open import exchange_for
+from broker_jobs.exchange.port import Message
+from broker_jobs.function.definition import define
+from broker_jobs.function.options import JobOptions, job_options
+from broker_jobs.function.registry import Registry
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import DeclareRecurring
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.call import Call
+from broker_jobs.producer.job import AsyncJob, JobDecorator, SyncJob
+from broker_jobs.producer.many import enqueue_many, enqueue_many_async
+from broker_jobs.producer.queues import Queues
+from broker_jobs.producer.receipt import Receipt
+from broker_jobs.producer.recurring import Recurring
+from broker_jobs.producer.remote import RemoteJob
+from broker_jobs.producer.sender import Sender
+from broker_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from broker_jobs.processes.program import Program
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A", bound=Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]])
+Role: TypeAlias = Literal["worker", "coordinator", "beat"]
+ROLES: tuple[Role, ...] = ("worker", "coordinator", "beat")
+
+
+class BrokerJobs:
+    """Background jobs of one program.
+
+    Args:
+        url: amqp://…, several comma-separated, or memory:// (this process alone). None: BROKER_JOBS_URL, else memory://.
+        store: where the coordinator keeps the truth, sqlite:///path or postgresql+psycopg://…. None: BROKER_JOBS_STORE.
+        modules: modules that define jobs, by name. They are imported by start() and by the command line, not here, so
+            that they may import the module this object lives in.
+    """
+
+    recurring: Recurring
+    queues: Queues
+
+    def __init__(self, url: str | None = None, *, store: str | None = None, modules: Sequence[str] = ()) -> None:
+        if isinstance(modules, str):
+            raise UsageError(f"modules is a list of names; write modules=[{modules!r}]")
+        self.registry = Registry()
+        self._modules = tuple(modules)
+        self._given: dict[str, Any] = {"url": url, "store": store}
+        self._sender = Sender(
+            lambda: Settings.load(**self._given), lambda settings: exchange_for(settings, self.origin)
+        )
+        self._asker = Asker(self._sender)
+        self._program: Program | None = None
+        self._beats = False
+        self.queues = Queues(self._asker)
+        self.recurring = Recurring(self._asker, self._recurring_declared)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read from arguments and environment on first use. Raises OptionError."""
+        return self._sender.settings
+
+    @property
+    def origin(self) -> str:
+        """Whose declarations these are: the first of `modules`, or the file name of the running program.
+
+        The beat of an origin removes recurring jobs that its code no longer declares, so two programs on one broker
+        must differ here, and one program must keep its own: rename the first module and the old one's schedules stay
+        until they are removed by hand.
+        """
+        if self._modules:
+            return self._modules[0]
+        main = sys.modules.get("__main__")
+        return Path(getattr(main, "__file__", None) or "interactive").stem
+
+    # --- defining ---
+
+    @overload
+    def job(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def job(self, fn: Callable[P, R], /) -> SyncJob[P, R]: ...
+    @overload
+    def job(self, /, **options: Unpack[JobOptions]) -> JobDecorator: ...
+    def job(self, fn: Any = None, /, **options: Any) -> Any:
+        """Make a function a job: `@jobs.job` or `@jobs.job(queue="mail", retries=10)`. It stays an ordinary function.
+
+        Options: name, queue, retries (runs after the first), backoff (lengths before each retry, the last repeated),
+        timeout (per attempt), expires (while waiting), retry_on (exceptions worth a retry), tags, isolation.
+
+        Raises:
+            DefinitionError: the function cannot be a job, or another has its name.
+            OptionError: an option is unknown or out of range.
+        """
+        if fn is not None:
+            return self._define(fn, options)
+        job_options(options)  # a wrong option is told where it is written, before there is a function
+        return lambda fn: self._define(fn, options)
+
+    def remote(self, name: str, /, *, queue: str | None = None) -> RemoteJob:
+        """A job of another service, by its name; as a decorator of a stub function it gets types.
+
+        Args:
+            name: of the job over there.
+            queue: one its workers serve; None: "default".
+
+        Raises:
+            OptionError: the name or the queue cannot be used.
+        """
+        options: JobOptions = {"name": name} if queue is None else {"name": name, "queue": queue}
+        return RemoteJob(name, job_options(options), self._asker)
+
+    def around(self, fn: A, /) -> A:
+        """Run a generator function with one yield around each attempt, as for a transaction. The first is outermost.
+
+        Raises:
+            DefinitionError: it is no generator function.
+        """
+        if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
+            raise DefinitionError(
+                f"{getattr(fn, '__name__', fn)} has no yield: what is around a job stops there for it"
+            )
+        self.registry.around.append(fn)
+        return fn
+
+    def _define(self, fn: Any, options: dict[str, Any]) -> Any:
+        function = define(fn, options)
+        self.registry.add(function)
+        kind = AsyncJob if function.is_async else SyncJob
+        return kind(function, self._asker)
+
+    # --- enqueueing ---
+
+    def receipt(self, id: str, /) -> Receipt[Any]:
+        """The receipt of a job known by its id; `welcome.receipt(id)` also knows its type."""
+        return Receipt(id, self._asker)
+
+    def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
+        """Enqueue many calls (`welcome.bind(…)`) at the price of few; the receipts in their order.
+
+        Nothing is published before all calls are checked. It is no batch: each job is on its own.
+
+        Raises:
+            ArgumentsError: something is no call, or its arguments do not fit.
+            EnqueueManyError: some were not enqueued; it lists which were, which were not and which are unknown.
+        """
+        warn_if_blocking("enqueue_many()", "enqueue_many_async(…)")
+        return enqueue_many(self._asker, calls)
+
+    async def enqueue_many_async(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
+        """As `enqueue_many`; the event loop goes on meanwhile."""
+        return await enqueue_many_async(self._asker, calls)
+
+    # --- running ---
+
+    def load_modules(self) -> None:
+        """Import `modules`. Tolerates twice.
+
+        Raises:
+            UsageError: one cannot be imported; the cause is chained.
+        """
+        for module in self._modules:
+            try:
+                importlib.import_module(module)
+            except BrokerJobsError:
+                raise
+            except Exception as error:
+                raise UsageError(
+                    f"module {module!r} of BrokerJobs(modules=…) cannot be imported: {type(error).__name__}: {error}"
+                ) from error
+
+    def start(
+        self,
+        *,
+        roles: Collection[Role] = ROLES,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+    ) -> None:
+        """Run worker, coordinator and beat (or some of them) in threads of this program. Tolerates twice.
+
+        Args:
+            roles: which of them; elsewhere the others must run.
+            queues: what the worker serves, the preferred first; None: the setting.
+            concurrency: jobs the worker runs at once; None: the setting.
+
+        Raises:
+            UsageError: an unknown role, a module that cannot be imported, or started before a fork.
+            DefinitionError: a job's annotations cannot be read.
+            BrokerError: RabbitMQ refuses or cannot be reached.
+            StoreError: the store cannot be used.
+        """
+        # A producer needs no database: what only a running part uses is imported by the one that runs it.
+        from broker_jobs.processes.program import Program  # noqa: PLC0415
+
+        self._sender.check_fork()
+        if self._program is not None:
+            return
+        self.load_modules()
+        for function in self.registry:
+            function.signature.check()
+        given = {**self._given, "queues": None if queues is None else tuple(queues), "concurrency": concurrency}
+        settings = Settings.load(**given)
+        schedules = self.recurring.declared(self.origin) if "beat" in roles else []
+        program = Program(self.registry, settings, self._sender.exchange(), schedules, roles=roles, origin=self.origin)
+        program.start()
+        self._program = program
+        self._beats = "beat" in roles
+        self._sender.mark_started(started=True)
+
+    def stop(self, timeout: Seconds | None = None) -> None:
+        """Stop what start() started and close the connections. Tolerates twice and never.
+
+        Args:
+            timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then
+                comes back to another worker.
+        """
+        self._sender.check_fork()
+        program, self._program = self._program, None
+        try:
+            if program is not None:
+                program.stop(None if timeout is None else as_seconds(timeout))
+        finally:
+            self._sender.mark_started(started=False)
+            self._asker.close()
+            self._sender.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def lifespan(self, app: object = None, /) -> AbstractAsyncContextManager[None]:
+        """start() and stop() for an ASGI application: `FastAPI(lifespan=jobs.lifespan)`."""
+        del app
+
+        @asynccontextmanager
+        async def running() -> AsyncIterator[None]:
+            await asyncio.to_thread(self.start)
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(self.stop)
+
+        return running()
+
+    def _recurring_declared(self) -> None:
+        """A recurring job was declared: at import nothing is to do; later the beat, if it runs here, has to hear it."""
+        if self._program is not None and self._beats:
+            schedules = self.recurring.declared(self.origin)
+            command = DeclareRecurring(
+                id=new_id(), at=self._asker.now(), by=self._asker.by, origin=self.origin, schedules=schedules
+            )
+            body = command.model_dump_json().encode()
+            message = Message(names.REPORT, names.COMMAND_KEY, body, "command", command.id)
+            self._sender.exchange().publish([message], self.settings.publish_timeout)
+        elif self._sender.used:
+            log.warning(
+                "recurring(…) only declares, and no beat runs in this program to send it; "
+                "to add a recurring job at run time write jobs.recurring.put(…)"
+            )

@@ -1,0 +1,256 @@
+"""Asks the coordinator over the broker: publishes a command or question, and waits for the reply in a private queue.
+
+So a producer needs no database to wait for a result. The same message is repeated every two seconds until it is
+answered: a coordinator that takes over knows nothing of who waits. What is waited for is an event, never a poll; the
+conversation is written once, as a generator of what to wait for, and driven by a thread or by an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import NamedTuple, TypeAlias
+
+from pydantic import ValidationError
+
+from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import AskJob, Command, JobView, Reply
+from broker_jobs.producer.sender import Sender
+
+log = logging.getLogger(__name__)
+
+REPEAT_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.05
+"""Before an unknown job is asked for again; doubles up to REPEAT_SECONDS. The log is read a moment after a confirm."""
+LAST_LOOK_SECONDS = 0.5
+"""What a result that did not come in time may cost more, to say where the job stands."""
+
+
+class Wait(NamedTuple):
+    """What a conversation waits for: a reply, at most so long."""
+
+    reply: Future[Reply]
+    seconds: float
+
+
+Conversation: TypeAlias = Generator[Wait, Reply | None, Reply | None]
+
+
+class Asker:
+    """The questions of one program. Thread-safe; the private queue is made by the first."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[Reply]] = {}
+        self._exchange: Exchange | None = None
+        self._reply_to = ""
+        self._subscription: Subscription | None = None
+        self._host = socket.gethostname()
+
+    @property
+    def by(self) -> str:
+        """Who asks, for the audit table."""
+        return self._host
+
+    def now(self) -> float:
+        """The time a command is stamped with."""
+        return self.sender.clock.now()
+
+    def command(self, command: Command) -> Reply:
+        """Have a command carried out.
+
+        Raises:
+            UsageError: the coordinator refuses, and says why.
+            ResultTimeout: no coordinator answered within the publish timeout.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        seconds = self.sender.settings.publish_timeout
+        self._listen()
+        return _taken(drive(self._repeated(command, seconds)), seconds)
+
+    def view(self, job_id: str) -> JobView:
+        """Where a job stands. Raises as `command`; ResultTimeout also when the coordinator does not know the job."""
+        seconds = self.sender.settings.publish_timeout
+        self._listen()
+        return _known(drive(self._until_known(job_id, seconds, until_ended=False)), job_id, seconds)
+
+    async def view_async(self, job_id: str) -> JobView:
+        """As `view`; the event loop goes on meanwhile."""
+        seconds = self.sender.settings.publish_timeout
+        await self._listen_async()
+        return _known(await drive_async(self._until_known(job_id, seconds, until_ended=False)), job_id, seconds)
+
+    def ended(self, job_id: str, seconds: float | None) -> JobView:
+        """A job's view when it has ended; None waits for ever. Raises as `view`."""
+        self._listen()
+        reply = drive(self._until_known(job_id, seconds, until_ended=True))
+        if reply is None or not _view(reply).known:
+            reply = drive(self._until_known(job_id, LAST_LOOK_SECONDS, until_ended=False)) or reply
+        return _known(reply, job_id, seconds)
+
+    async def ended_async(self, job_id: str, seconds: float | None) -> JobView:
+        """As `ended`; the event loop goes on meanwhile."""
+        await self._listen_async()
+        reply = await drive_async(self._until_known(job_id, seconds, until_ended=True))
+        if reply is None or not _view(reply).known:
+            reply = await drive_async(self._until_known(job_id, LAST_LOOK_SECONDS, until_ended=False)) or reply
+        return _known(reply, job_id, seconds)
+
+    def close(self) -> None:
+        """Give the private queue back. Tolerates twice and never."""
+        with self._lock:
+            subscription, self._subscription, self._exchange = self._subscription, None, None
+        if subscription is not None:
+            subscription.close()
+
+    # --- conversations ---
+
+    def _repeated(self, command: Command, seconds: float | None) -> Conversation:
+        """Publish a command until it is answered; None when it is not in time."""
+        exchange = self.sender.exchange()
+        message = Message(
+            names.REPORT, names.COMMAND_KEY, command.model_dump_json().encode(), "command", command.id,
+            reply_to=self._reply_to, correlation_id=command.id,
+        )  # fmt: skip
+        deadline = None if seconds is None else self.sender.clock.monotonic() + seconds
+        answered: Future[Reply] = Future()
+        self._waiting[command.id] = answered
+        refused: Failure | None = None
+        try:
+            while True:
+                left = REPEAT_SECONDS if deadline is None else deadline - self.sender.clock.monotonic()
+                if left <= 0:
+                    if refused is not None:
+                        raise BrokerError(f"the coordinator could not be asked: {refused.reason}")
+                    return None
+                sent = exchange.publish([message], min(left, self.sender.settings.publish_timeout))
+                reply = yield Wait(answered, min(left, REPEAT_SECONDS))
+                if reply is not None:
+                    return reply
+                refused = _not_sent(sent)
+        finally:
+            self._waiting.pop(command.id, None)
+
+    def _until_known(self, job_id: str, seconds: float | None, *, until_ended: bool) -> Conversation:
+        """Ask for a job until it is known; the last reply, or None if there was none."""
+        monotonic = self.sender.clock.monotonic
+        deadline = None if seconds is None else monotonic() + seconds
+        pause = FIRST_PAUSE_SECONDS
+        last: Reply | None = None
+        while True:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return last
+            question = AskJob(id=new_id(), at=self.now(), by=self.by, job_id=job_id, until_ended=until_ended)
+            reply = yield from self._repeated(question, left)
+            if reply is None or reply.refused is not None or _view(reply).known:
+                return reply or last
+            last = reply
+            yield Wait(Future(), pause if left is None else min(pause, left))
+            pause = min(pause * 2, REPEAT_SECONDS)
+
+    # --- the private queue ---
+
+    def _listen(self) -> None:
+        exchange = self.sender.exchange()
+        if self._exchange is exchange:
+            return
+        with self._lock:
+            if self._exchange is not exchange:
+                self._reply_to, self._subscription = exchange.subscribe_private(self._on_deliveries)
+                self._exchange = exchange
+
+    async def _listen_async(self) -> None:
+        if self._exchange is None or self._exchange is not await self.sender.exchange_async():
+            await asyncio.to_thread(self._listen)
+
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                reply = Reply.model_validate_json(delivery.body)
+            except ValidationError as error:
+                log.warning("a reply that cannot be read is ignored: %s", error)
+                continue
+            answered = self._waiting.pop(reply.id, None)
+            if answered is not None and not answered.done():
+                answered.set_result(reply)
+
+
+def drive(conversation: Conversation) -> Reply | None:
+    """Hold a conversation in this thread."""
+    try:
+        wait = next(conversation)
+        while True:
+            try:
+                reply = wait.reply.result(wait.seconds)
+            except TimeoutError:
+                reply = None
+            wait = conversation.send(reply)
+    except StopIteration as end:
+        last: Reply | None = end.value
+        return last
+    finally:
+        conversation.close()
+
+
+async def drive_async(conversation: Conversation) -> Reply | None:
+    """Hold a conversation on the event loop."""
+    try:
+        wait = next(conversation)
+        while True:
+            try:
+                reply = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(wait.reply)), wait.seconds)
+            except TimeoutError:
+                reply = None
+            wait = conversation.send(reply)
+    except StopIteration as end:
+        last: Reply | None = end.value
+        return last
+    finally:
+        conversation.close()
+
+
+def _not_sent(sent: Future[list[Failure | None]]) -> Failure | None:
+    """Why the last message was certainly not sent, if that is known by now."""
+    failure = sent.result()[0] if sent.done() else None
+    return failure if failure is not None and failure.kind is Unsent.NOT_SENT else None
+
+
+def _taken(reply: Reply | None, seconds: float) -> Reply:
+    if reply is None:
+        raise nobody_answered(seconds)
+    if reply.refused is not None:
+        raise UsageError(reply.refused)
+    return reply
+
+
+def _known(reply: Reply | None, job_id: str, seconds: float | None) -> JobView:
+    if reply is None:
+        raise nobody_answered(seconds)
+    if reply.refused is not None:
+        raise UsageError(reply.refused)
+    view = _view(reply)
+    if not view.known:
+        raise ResultTimeout(f"{job_id} is still unknown to the coordinator after {_text(seconds)}")
+    return view
+
+
+def _view(reply: Reply) -> JobView:
+    return JobView.model_validate(reply.detail)
+
+
+def nobody_answered(seconds: float | None) -> ResultTimeout:
+    """The error of a question without an answer."""
+    return ResultTimeout(f"no coordinator answered in {_text(seconds)}: is one running? (broker-jobs coordinator)")
+
+
+def _text(seconds: float | None) -> str:
+    return "any time" if seconds is None else f"{seconds:g} s"

@@ -1,0 +1,246 @@
+"""What can be enqueued: a function of this program, a job of another service, either one with options.
+
+`SyncJob` and `AsyncJob` are also called, as the ordinary functions they are; so what cannot be called here (a job of
+another service, a job with options) has no `__call__`, and a type checker says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from broker_jobs.clock import Instant, When, as_datetime
+from broker_jobs.errors import EnqueueError, EnqueueUnknown
+from broker_jobs.exchange.port import Failure, Message, Unsent
+from broker_jobs.function.depends import filled, filled_async
+from broker_jobs.function.options import CallOptions, FunctionOptions
+from broker_jobs.function.registry import Function
+from broker_jobs.function.signature import Signature
+from broker_jobs.job.envelope import Envelope, new_id
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.call import Call, call_shown
+from broker_jobs.producer.receipt import Receipt
+from broker_jobs.producer.submit import due_after, message_for
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_PEERS = {
+    "delay": "enqueue",
+    "send": "enqueue",
+    "kiq": "enqueue",
+    "defer": "enqueue",
+    "apply_async": "enqueue",
+}
+"""How other libraries call it, for people who come from them."""
+
+
+class Prepared(NamedTuple):
+    """A message, and what the caller gets when it is confirmed."""
+
+    message: Message
+    receipt: Receipt[Any]
+
+
+class Job(Generic[P, R_co]):
+    """What can be enqueued. Made by `@jobs.job` and `@jobs.remote`, changed by `using`."""
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        options: FunctionOptions,
+        asker: Asker,
+        call_options: CallOptions | None = None,
+    ) -> None:
+        self.name = name
+        self._signature = signature
+        self._options = options
+        self._asker = asker
+        self._call_options: CallOptions = call_options or {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._signature.call_text}>"
+
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
+        """Enqueue the job; when this returns RabbitMQ has confirmed it, and it will be run.
+
+        Raises:
+            ArgumentsError: the arguments do not fit; nothing was published.
+            EnqueueError: not enqueued: unreachable, blocked, refused or too large.
+            EnqueueUnknown: no confirm came in time; repeat with the same id.
+        """
+        warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
+        prepared = self.prepare(self._signature.bind(args, kwargs), None)
+        failure = self._asker.sender.send([prepared.message])[0]
+        if failure is not None:
+            self._raise(failure, prepared, call_shown("enqueue", args, kwargs))
+        return prepared.receipt
+
+    async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
+        """As `enqueue`; the event loop goes on meanwhile."""
+        prepared = self.prepare(self._signature.bind(args, kwargs), None)
+        failure = (await self._asker.sender.send_async([prepared.message]))[0]
+        if failure is not None:
+            self._raise(failure, prepared, call_shown("enqueue_async", args, kwargs))
+        return prepared.receipt
+
+    def schedule(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
+        """Enqueue the job for later; for every Monday see `jobs.recurring`.
+
+        Args:
+            when: a timedelta from now or an aware datetime, at most ten years ahead; a past one means now.
+
+        Raises:
+            As `enqueue`.
+        """
+        warn_if_blocking(f"{self.name}.schedule()", f"{self.name}.schedule_async(…)")
+        due_at = due_after(when, self._asker.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), due_at)
+        failure = self._asker.sender.send([prepared.message])[0]
+        if failure is not None:
+            self._raise(failure, prepared, call_shown("schedule", (when, *args), kwargs))
+        return prepared.receipt
+
+    async def schedule_async(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
+        """As `schedule`; the event loop goes on meanwhile."""
+        due_at = due_after(when, self._asker.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), due_at)
+        failure = (await self._asker.sender.send_async([prepared.message]))[0]
+        if failure is not None:
+            self._raise(failure, prepared, call_shown("schedule_async", (when, *args), kwargs))
+        return prepared.receipt
+
+    def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """The job with these arguments, not enqueued: for `enqueue_many` and `recurring`.
+
+        Raises:
+            ArgumentsError: the arguments do not fit.
+        """
+        bound = self._signature.bind(args, kwargs)
+        return Call(self.name, args, kwargs, self._call_options, source=self, bound=bound)
+
+    def using(self, /, **options: Unpack[CallOptions]) -> Job[P, R_co]:
+        """The same job with other options for one call; of two `using` the later wins. Nothing is enqueued.
+
+        Raises:
+            OptionError: unknown (the nearest right one is named), out of range, or of the function only.
+        """
+        changed = self._options.changed(options)
+        return Job(self.name, self._signature, changed, self._asker, {**self._call_options, **options})
+
+    def receipt(self, id: str, /) -> Receipt[R_co]:
+        """The receipt of a job of this name that was enqueued before, as from an id in a database."""
+        return Receipt(id, self._asker, self.name, self._signature.decode_result)
+
+    def prepare(self, bound: tuple[list[Any], dict[str, Any]], due_at: Instant | None) -> Prepared:
+        """The message of one call.
+
+        Raises:
+            EnqueueError: the message is too large.
+        """
+        options, asker = self._options, self._asker
+        now = asker.now()
+        job_id = options.id or new_id()
+        envelope = self.envelope(bound, job_id, as_datetime(now), None if due_at is None else as_datetime(due_at))
+        message = message_for(envelope, now, asker.sender.settings.max_body, own_id=options.id is not None)
+        return Prepared(message, self.receipt(job_id))
+
+    def envelope(
+        self, bound: tuple[list[Any], dict[str, Any]], job_id: str, created_at: datetime, due_at: datetime | None = None
+    ) -> Envelope:
+        """The envelope of one call."""
+        options = self._options
+        return Envelope(
+            id=job_id,
+            job=self.name,
+            args=bound[0],
+            kwargs=bound[1],
+            queue=options.queue,
+            created_at=created_at,
+            due_at=due_at,
+            policy=options.policy,
+            tags=options.tags,
+        )
+
+    @property
+    def call_text(self) -> str:
+        """The job as a reader calls it: "welcome(user_id: int)"."""
+        return self._signature.call_text
+
+    def required(self) -> list[str]:
+        """The parameters a call must give; no annotation is evaluated."""
+        return self._signature.required()
+
+    def belongs_to(self, asker: Asker) -> bool:
+        """Whether the job was made by the program that has this asker."""
+        return self._asker is asker
+
+    def _raise(self, failure: Failure, prepared: Prepared, call: str) -> NoReturn:
+        title = f"{self.name} {prepared.receipt.id}"
+        if failure.kind is Unsent.NOT_SENT:
+            raise EnqueueError(f"{title} was not enqueued: {failure.reason}")
+        raise EnqueueUnknown(
+            f"{title} may be enqueued or not: {failure.reason}; "
+            f'repeat with the same id: {self.name}.using(id="{prepared.receipt.id}").{call}',
+            prepared.receipt,
+        )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in _PEERS:
+                raise AttributeError(f"jobs have no {name!r}; write {self.name}.{_PEERS[name]}(42)")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class _LocalJob(Job[P, R_co]):
+    """A job whose function is here."""
+
+    def __init__(self, function: Function, asker: Asker) -> None:
+        super().__init__(function.name, function.signature, function.options, asker)
+        self._function = function
+        functools.update_wrapper(cast("Any", self), function.fn)
+
+
+class SyncJob(_LocalJob[P, R_co]):
+    """A job that is an ordinary function: `welcome(42)` just runs, here and now, `Depends` filled in."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        with filled(self._function, args, kwargs) as (given, named):
+            result: R_co = self._function.fn(*given, **named)
+            return result
+
+
+class AsyncJob(_LocalJob[P, R_co]):
+    """A job that is a coroutine function: `await fetch(url)` just runs, here and now, `Depends` filled in."""
+
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        async with filled_async(self._function, args, kwargs) as (given, named):
+            result: R_co = await self._function.fn(*given, **named)
+            return result
+
+
+class JobDecorator(Protocol):
+    """What `@jobs.job(…)` gives; a coroutine function fits both overloads, so the order is the rule."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncJob[P, R]: ...

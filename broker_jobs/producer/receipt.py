@@ -1,0 +1,150 @@
+"""Stands for a job that was enqueued: its state, its result, and what may still be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from pydantic_core import from_json
+
+from broker_jobs.clock import Seconds, When, as_seconds
+from broker_jobs.errors import BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
+from broker_jobs.function.current import inside_job
+from broker_jobs.job.envelope import new_id
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import DeleteJob, JobView, RequeueJob, RescheduleJob
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.submit import due_after
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Receipt(Generic[R_co]):
+    """A job that was enqueued, by its id. Nothing is asked before a method is called.
+
+    All methods but `state_async` and `result_async` block until the coordinator has answered.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        asker: Asker,
+        job: str = "",
+        decode: Callable[[str], Any] = from_json,
+    ) -> None:
+        self.id = id
+        self._asker = asker
+        self._job = job
+        self._decode = decode
+
+    def __repr__(self) -> str:
+        return f"Receipt({self._job + ' ' if self._job else ''}{self.id})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Receipt) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def state(self) -> State:
+        """Where the job stands.
+
+        Raises:
+            ResultTimeout: no coordinator answered within the publish timeout, or none knows the job.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        warn_if_blocking("receipt.state()", "receipt.state_async()", "the coordinator answers")
+        return State(self._asker.view(self.id).state)
+
+    async def state_async(self) -> State:
+        """As `state`; the event loop goes on meanwhile."""
+        return State((await self._asker.view_async(self.id)).state)
+
+    def result(self, timeout: Seconds | None = None) -> R_co:
+        """Wait for the job to end and return what it returned.
+
+        Args:
+            timeout: seconds or a timedelta; None waits for ever, as futures do.
+
+        Raises:
+            JobFailed: it failed for good; the remote traceback is a note.
+            JobDeleted: it was deleted.
+            ResultTimeout: it has not ended in time, or no coordinator answered.
+            UsageError: asked inside a job.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        self._refuse_inside_job()
+        warn_if_blocking("receipt.result()", "receipt.result_async()", "the job has ended")
+        seconds = None if timeout is None else as_seconds(timeout)
+        return self._outcome(self._asker.ended(self.id, seconds), seconds)
+
+    async def result_async(self, timeout: Seconds | None = None) -> R_co:  # noqa: ASYNC109  # as result()
+        """As `result`; the event loop goes on meanwhile."""
+        self._refuse_inside_job()
+        seconds = None if timeout is None else as_seconds(timeout)
+        return self._outcome(await self._asker.ended_async(self.id, seconds), seconds)
+
+    def delete(self) -> bool:
+        """Delete the job; one that runs is asked to stop (`current_job().cancelled()`). False: it had already ended.
+
+        Raises:
+            ResultTimeout: no coordinator answered within the publish timeout.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        asker = self._asker
+        reply = asker.command(DeleteJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
+        return not reply.detail.get("ended", False)
+
+    def requeue(self) -> None:
+        """Run the job again, or now if it waits.
+
+        Raises:
+            UsageError: it runs; delete it first.
+            ResultTimeout: no coordinator answered within the publish timeout.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        asker = self._asker
+        asker.command(RequeueJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
+
+    def reschedule(self, when: When, /) -> None:
+        """Give the job another time: a timedelta from now, or an aware datetime; a past one means now.
+
+        Raises:
+            ArgumentsError: a bare number, a datetime without a time zone, over ten years.
+            UsageError: it runs, or waits for something other than time.
+            ResultTimeout: no coordinator answered within the publish timeout.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        asker = self._asker
+        now = asker.now()
+        due_at = due_after(when, now, "reschedule")
+        asker.command(
+            RescheduleJob(id=new_id(), at=now, by=asker.by, job_id=self.id, due_at=now if due_at is None else due_at)
+        )
+
+    def _refuse_inside_job(self) -> None:
+        if inside_job():
+            raise UsageError("a job that waits for a job can stop every worker; use child.after(receipt)")
+
+    def _outcome(self, view: JobView, seconds: float | None) -> R_co:
+        """What `result` returns or raises for an answer."""
+        title = f"{view.job or self._job or 'job'} {self.id}"
+        match view.state:
+            case State.SUCCEEDED:
+                if view.result_lost is not None:
+                    raise BrokerJobsError(f"{title} succeeded, but its result was not kept: {view.result_lost}")
+                value: R_co = self._decode("null" if view.result is None else view.result)
+                return value
+            case State.FAILED:
+                runs = f"{view.attempt} run{'' if view.attempt == 1 else 's'}"
+                why = f"{view.error.type}: {view.error.message}" if view.error is not None else view.reason
+                failed = JobFailed(f"{title} failed after {runs}: {why}")
+                if view.error is not None and view.error.traceback:
+                    failed.add_note(view.error.traceback)
+                raise failed
+            case State.DELETED:
+                raise JobDeleted(f"{title} was deleted{': ' + view.reason if view.reason else ''}")
+            case _:
+                run = f" (run {view.attempt})" if view.state == State.PROCESSING else ""
+                raise ResultTimeout(f"{title} is still {view.state}{run} after {0 if seconds is None else seconds:g} s")

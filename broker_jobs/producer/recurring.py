@@ -1,0 +1,198 @@
+"""Recurring jobs: declared in code, or put at run time; triggered, paused, resumed and removed by name.
+
+`jobs.recurring(…)` only remembers: it is written at import, where nothing may touch the network. The beat of the
+program sends what is declared, and removes what its code no longer declares. `jobs.recurring.put(…)` acts at once and
+is never removed by a declaration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
+
+from broker_jobs.beat.schedule import check
+from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError
+from broker_jobs.job.codec import encode
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import (
+    Misfire,
+    Overlap,
+    PauseRecurring,
+    PutRecurring,
+    RemoveRecurring,
+    Schedule,
+    TriggerRecurring,
+)
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.call import Call
+from broker_jobs.producer.job import Job
+from broker_jobs.producer.receipt import Receipt
+from broker_jobs.settings import nearest
+
+TEMPLATE_ID = "template"
+TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+"""A schedule's envelope is a template: always the same for the same code, so that a restart changes no schedule."""
+_MAX_NAME_CHARS = 200
+
+
+class RecurringOptions(TypedDict, total=False):
+    """Options of a recurring job.
+
+    tz: a name of the time zone database; UTC if absent. misfire: planned times that were missed are all run, run once
+    together (if absent), or skipped. overlap: while the last one has not ended the next is run too (if absent), skipped
+    or queued behind it.
+    """
+
+    tz: str
+    misfire: Misfire
+    overlap: Overlap
+
+
+class Ready(Protocol):
+    """A job that needs no arguments; a protocol, as ParamSpec is invariant."""
+
+    def bind(self) -> Call[object]: ...
+
+
+class _Declared(NamedTuple):
+    where: str
+    make: Callable[[], Schedule]
+
+
+class Recurring:
+    """The recurring jobs of a program. Called, it declares one; its methods act at once and block until answered."""
+
+    def __init__(self, asker: Asker, on_declared: Callable[[], None]) -> None:
+        self._asker = asker
+        self._on_declared = on_declared
+        self._declared: dict[str, _Declared] = {}
+
+    def __call__(
+        self, name: str, cron: str, call: Call[object] | Ready, /, **options: Unpack[RecurringOptions]
+    ) -> None:
+        """Declare a recurring job; the beat that loads this code sends it, at once if it runs in this program.
+
+        Args:
+            name: of the schedule, once in the code of a program.
+            cron: five fields (minute hour day month weekday) or six (second first).
+            call: a job that needs no arguments, or `job.bind(…)`.
+            options: see `RecurringOptions`.
+
+        Raises:
+            OptionError: the cron, the time zone or another option is wrong.
+            ArgumentsError: `call` is no call, or lacks arguments.
+            DefinitionError: the name is declared twice.
+        """
+        _check_options(name, cron, options)
+        where = _caller()
+        known = self._declared.get(name)
+        if known is not None and known.where != where:
+            raise DefinitionError(f"recurring {name!r} is declared twice: {known.where}, {where}")
+        _check_call(call, "recurring")
+        self._declared[name] = _Declared(where, lambda: _schedule(name, cron, call, options))
+        self._on_declared()
+
+    def put(self, name: str, cron: str, call: Call[object] | Ready, /, **options: Unpack[RecurringOptions]) -> None:
+        """Add a recurring job now, or replace the one of this name; returns when the coordinator has it.
+
+        Raises:
+            As declaring one; also
+            UsageError: the coordinator refuses.
+            ResultTimeout: no coordinator answered within the publish timeout.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        _check_options(name, cron, options)
+        _check_call(call, "recurring.put")
+        asker = self._asker
+        schedule = _schedule(name, cron, call, options)
+        asker.command(PutRecurring(id=new_id(), at=asker.now(), by=asker.by, schedule=schedule))
+
+    def trigger(self, name: str, /) -> Receipt[Any]:
+        """Run a recurring job now, beside its schedule. Raises as `put`; UsageError names an unknown one."""
+        asker, job_id = self._asker, new_id()
+        asker.command(TriggerRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, job_id=job_id))
+        return Receipt(job_id, asker)
+
+    def pause(self, name: str, /) -> None:
+        """Plan no more times of it until `resume`. Raises as `trigger`."""
+        self._pause(name, paused=True)
+
+    def resume(self, name: str, /) -> None:
+        """Plan its times again. Raises as `trigger`."""
+        self._pause(name, paused=False)
+
+    def remove(self, name: str, /) -> None:
+        """Forget it; its jobs stay. One that code declares comes back with the next start of that program."""
+        asker = self._asker
+        asker.command(RemoveRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name))
+
+    def declared(self, origin: str) -> list[Schedule]:
+        """What the code declares, as schedules of this origin; what a beat sends.
+
+        Raises:
+            ArgumentsError, DefinitionError: a declared call does not fit its function.
+        """
+        return [each.make().model_copy(update={"origin": origin}) for each in self._declared.values()]
+
+    def _pause(self, name: str, *, paused: bool) -> None:
+        asker = self._asker
+        asker.command(PauseRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, paused=paused))
+
+
+_CHOICES = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
+
+
+def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> None:
+    if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME_CHARS:
+        raise OptionError(f"the name of a recurring job is a str of 1 to {_MAX_NAME_CHARS} characters, not {name!r}")
+    known = sorted(RecurringOptions.__annotations__)
+    for option, value in options.items():
+        if option not in known:
+            raise OptionError(
+                f"no option {option!r}{nearest(option, known) or '.'} Options of recurring: {', '.join(known)}"
+            )
+        if option in _CHOICES and value not in _CHOICES[option]:
+            raise OptionError(f"{option} must be {' or '.join(map(repr, _CHOICES[option]))}, not {value!r}")
+    if not isinstance(cron, str):
+        raise OptionError(f"cron must be a str as '0 9 * * MON', not {cron!r}")
+    check(cron, options.get("tz", "UTC"))
+
+
+def _check_call(call: object, method: str) -> None:
+    """Refuse what is no call, without evaluating annotations: this runs at import."""
+    match call:
+        case Call():
+            if "id" in call.options:
+                raise OptionError("id belongs to one call; each job of a recurring one gets its own")
+        case Job():
+            missing = call.required()
+            if missing:
+                raise ArgumentsError(f"{call.call_text} needs {' and '.join(missing)}; write {call.name}.bind(…)")
+        case Receipt():
+            raise ArgumentsError(f"{method}() takes a job that is not enqueued: write .bind(…), not .enqueue(…)")
+        case _:
+            raise ArgumentsError(f"{method}() takes a job or job.bind(…), not {call!r}")
+
+
+def _schedule(name: str, cron: str, call: Call[object] | Ready, options: RecurringOptions) -> Schedule:
+    bound = call if isinstance(call, Call) else call.bind()
+    template = bound.source.envelope(bound.bound, TEMPLATE_ID, TEMPLATE_CREATED_AT)
+    text = encode(template.evolve(epoch=0, recurring=name)).decode()
+    return Schedule(name=name, cron=cron, call=text, **options)
+
+
+def _caller() -> str:
+    """Where the program declares: file and line of who called the public method."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    if frame is None:
+        return sys.argv[0]
+    file = Path(frame.f_code.co_filename)
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return f"{file.as_posix()}:{frame.f_lineno}"

@@ -1,0 +1,64 @@
+"""A job of another service: enqueued here, run there. A stub function gives it types.
+
+@jobs.remote("billing.charge", queue="billing")
+def charge(order_id: int) -> str: raise NotImplementedError
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.annotation import check_early
+from broker_jobs.function.options import FunctionOptions
+from broker_jobs.function.signature import Signature
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.job import Job
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _anything(*args: Any, **kwargs: Any) -> Any:
+    """Stands for the function of another service that nobody has described."""
+    del args, kwargs
+
+
+class RemoteJob(Job[..., Any]):
+    """A job of another service, its arguments unchecked; used as a decorator it takes the signature of a stub."""
+
+    def __init__(self, name: str, options: FunctionOptions, asker: Asker) -> None:
+        super().__init__(name, Signature(_anything, name, loose=True), options, asker)
+
+    @overload
+    def __call__(self, stub: Callable[P, Coroutine[Any, Any, R]], /) -> Job[P, R]: ...
+    @overload
+    def __call__(self, stub: Callable[P, R], /) -> Job[P, R]: ...
+    def __call__(self, stub: Callable[P, Any], /) -> Job[P, Any]:
+        """Check what is enqueued against `stub`, which is never run.
+
+        Raises:
+            DefinitionError: `stub` is no function, or a parameter cannot travel.
+        """
+        if not inspect.isfunction(stub):
+            raise TypeError(f"{self.name} runs in another service; write .enqueue(…)")
+        if inspect.isgeneratorfunction(stub) or stub.__name__ == "<lambda>":
+            raise DefinitionError(f"{self.name}: the stub of a remote job is a def with annotations")
+        check_early(stub, self.name, ())
+        return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._asker, stub.__name__)
+
+
+class _StubbedJob(Job[P, R]):
+    """A remote job with a stub; calling it is answered, but hidden from type checkers."""
+
+    def __init__(self, name: str, signature: Signature, options: FunctionOptions, asker: Asker, variable: str) -> None:
+        super().__init__(name, signature, options, asker)
+        self._variable = variable
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args: object, **kwargs: object) -> None:
+            del args, kwargs
+            raise TypeError(f"{self.name} runs in another service; write {self._variable}.enqueue(…)")

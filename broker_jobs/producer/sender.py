@@ -1,0 +1,143 @@
+"""Holds a program's way to the broker: opened on first use, shared by all its jobs, never shared over a fork.
+
+Importing a program connects to nothing: settings are read, and the exchange is made, by the first enqueue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from broker_jobs.clock import Clock, SystemClock
+from broker_jobs.errors import BrokerError, UsageError
+from broker_jobs.exchange.port import Exchange, Failure, Message, Unsent
+from broker_jobs.exchange.topology import fixed_topology
+from broker_jobs.settings import Settings
+
+
+class Sender:
+    """The broker, as the producers of one program reach it. Thread-safe.
+
+    Args:
+        load: reads the settings; called once, on first use.
+        make: makes the exchange, not started; called on first use, and again in a forked child.
+        clock: tells the time of created_at and of delays.
+    """
+
+    def __init__(
+        self, load: Callable[[], Settings], make: Callable[[Settings], Exchange], clock: Clock | None = None
+    ) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self._load = load
+        self._make = make
+        self._settings: Settings | None = None
+        self._exchange: Exchange | None = None
+        self._abandoned: list[Exchange] = []  # of the process we were forked from: its sockets are not ours to close
+        self._pid = os.getpid()
+        self._started_in: int | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read on first use.
+
+        Raises:
+            OptionError: one of them is wrong.
+        """
+        if self._settings is None:
+            self._settings = self._load()
+        return self._settings
+
+    @property
+    def used(self) -> bool:
+        """Whether the exchange has been opened."""
+        return self._exchange is not None
+
+    def mark_started(self, *, started: bool) -> None:
+        """Say that worker, coordinator or beat run on this exchange, so that a fork must not go on with it."""
+        self._started_in = os.getpid() if started else None
+
+    def check_fork(self) -> None:
+        """Raise UsageError in a child that was forked after start()."""
+        if self._started_in is not None and self._started_in != os.getpid():
+            raise UsageError(
+                f"started in process {self._started_in}, this is {os.getpid()}; "
+                "call start() after the fork (gunicorn: post_fork)"
+            )
+
+    def exchange(self) -> Exchange:
+        """The exchange, connected.
+
+        Raises:
+            BrokerError: it cannot be reached, or refuses us.
+            UsageError: forked after start().
+        """
+        exchange = self._exchange
+        if exchange is not None and self._pid == os.getpid():
+            return exchange
+        return self._open()
+
+    async def exchange_async(self) -> Exchange:
+        """As `exchange`; connecting does not block the event loop."""
+        exchange = self._exchange
+        if exchange is not None and self._pid == os.getpid():
+            return exchange
+        return await asyncio.to_thread(self._open)
+
+    def send(self, messages: Sequence[Message]) -> list[Failure | None]:
+        """Publish and wait for the confirms; one entry a message, None where it is confirmed."""
+        try:
+            exchange = self.exchange()
+        except BrokerError as error:
+            return _not_sent(messages, error)
+        return exchange.publish(messages, self.settings.publish_timeout).result()
+
+    async def send_async(self, messages: Sequence[Message]) -> list[Failure | None]:
+        """As `send`; the event loop goes on meanwhile."""
+        try:
+            exchange = await self.exchange_async()
+        except BrokerError as error:
+            return _not_sent(messages, error)
+        return await awaitable(exchange.publish(messages, self.settings.publish_timeout))
+
+    def close(self) -> None:
+        """Close the exchange; the next use opens another. Tolerates twice and never."""
+        with self._lock:
+            exchange, self._exchange = self._exchange, None
+            if exchange is not None and self._pid == os.getpid():
+                exchange.stop()
+
+    def _open(self) -> Exchange:
+        self.check_fork()
+        if self._pid != os.getpid():  # forked: the lock may have been held by a thread that does not exist here
+            self._lock = threading.Lock()
+        with self._lock:
+            if self._pid != os.getpid():
+                if self._exchange is not None:
+                    self._abandoned.append(self._exchange)
+                self._exchange = None
+                self._pid = os.getpid()
+            if self._exchange is None:
+                settings = self.settings
+                exchange = self._make(settings)
+                try:
+                    exchange.start(settings.publish_timeout)
+                    if settings.declare:
+                        exchange.apply(fixed_topology(), settings.publish_timeout)
+                except BaseException:
+                    exchange.stop(0)
+                    raise
+                self._exchange = exchange
+            return self._exchange
+
+
+async def awaitable(future: Future[list[Failure | None]]) -> list[Failure | None]:
+    """Await an exchange's future; a cancelled caller leaves the publish alone."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _not_sent(messages: Sequence[Message], error: BrokerError) -> list[Failure | None]:
+    return [Failure(Unsent.NOT_SENT, str(error))] * len(messages)
