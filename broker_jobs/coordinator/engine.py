@@ -300,8 +300,8 @@ class _Batch:
             self._effects.releases.append(row)
             if row.due_at is not None:
                 self._effects.late.append(max(0.0, self._now - row.due_at))
-        elif row.state is State.SCHEDULED and row.wire is Wire.NONE and row.due_at is not None:
-            if row.due_at <= self._now + HORIZON_SECONDS:
+        elif row.state is State.SCHEDULED and row.wire is Wire.NONE:
+            if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((row.id, row.due_at))
         if row.fence > (old.fence if old is not None else 0):
             self._fences.append(Fence(id=row.id, epoch=row.fence))

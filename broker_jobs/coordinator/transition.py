@@ -92,7 +92,7 @@ def decide(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said
         case Released() | Unsure() | Unreleased() | Swept():
             return (row if row is None or row.epoch != record.epoch else _wire(row, record, at)), said
         case Unroutable():
-            return _unroutable(_matched(row, record.id, record.epoch, record.envelope, at, said), record, at), said
+            return _unroutable(_matched(row, (record.id, record.epoch, record.envelope), at, said), record, at), said
         case LeaseOver():
             return (None if row is None else _lease_over(row, record, at)), said
         case Told():
@@ -172,21 +172,24 @@ OUT_OF_WIRE: dict[str, object] = {"wire": Wire.NONE, "fence": 0, "sender": None,
 """The columns of a row that neither a queue nor a worker holds."""
 
 
-def _graced(row: Row, at: At) -> float:
-    return at.log_now + GRACE_SECONDS
+def _fenced(row: Row) -> int:
+    """The fence that stops whatever of this row may be out, also where it is only not known to be gone."""
+    return row.epoch if row.wire is not Wire.NONE or row.why in (Why.CAME_BACK, Why.REPEAT) else row.fence
 
 
 def _policy(row: Row) -> Policy:
     return codec.decode(row.envelope).policy if row.envelope else Policy(retries=row.retries)
 
 
-def _matched(row: Row | None, id: str, epoch: int, body: str, at: At, said: Said) -> Row | None:
+def _matched(row: Row | None, told: tuple[str, int, str], at: At, said: Said) -> Row | None:
     """The row an event of `epoch` is decided against; None when the event is of an older epoch.
 
-    A row the store does not know, or knows at an older epoch (it was restored), takes the event's.
+    A row the store does not know, or knows at an older epoch (it was restored), takes the event's. `told` is the job's
+    id, the epoch, and the envelope's JSON or an empty string.
     """
+    id, epoch, body = told
     if row is None:
-        row = _stub(id, epoch, body, at)
+        row = _stub(id, epoch, at)
     elif epoch < row.epoch:
         said.metrics.append("stale")
         return None
@@ -200,7 +203,7 @@ def _matched(row: Row | None, id: str, epoch: int, body: str, at: At, said: Said
     return row
 
 
-def _stub(id: str, epoch: int, body: str, at: At) -> Row:
+def _stub(id: str, epoch: int, at: At) -> Row:
     """An enqueued row for a job that is only known from an event so far."""
     return Row(
         id=id, state=ENQUEUED, epoch=epoch, wire=Wire.OUT, created_at=at.now, changed_at=at.now, released_at=at.now
@@ -306,7 +309,7 @@ def _wire(row: Row, record: Released | Unsure | Unreleased | Swept, at: At) -> R
                 reason,
                 why=Why.CAME_BACK,
                 due_at=at.now,
-                grace_until=_graced(row, at),
+                grace_until=at.log_now + GRACE_SECONDS,
                 **OUT_OF_WIRE,
             )
         case Unreleased() if row.wire is Wire.SENDING:
@@ -336,7 +339,7 @@ def _unroutable(row: Row | None, record: Unroutable, at: At) -> Row | None:
 def _told(row: Row | None, record: Told, at: At, said: Said) -> Row | None:
     event = record.event
     body = event.envelope if isinstance(event, Failed | HandedBack) else ""
-    matched = _matched(row, event.id, event.epoch, body, at, said)
+    matched = _matched(row, (event.id, event.epoch, body), at, said)
     if matched is None:
         return row
     match event:
@@ -445,7 +448,7 @@ def _handed_back(row: Row, event: HandedBack, worker: str, at: At) -> Row:
 
 def _came_back(row: Row, event: HandedBack, at: At) -> Row:
     """A delivery that may have been run by somebody before: never run again without the coordinator's word."""
-    grace = _graced(row, at) if event.redelivered else row.grace_until
+    grace = at.log_now + GRACE_SECONDS if event.redelivered else row.grace_until
     match row.state:
         case State.AWAITING:
             return row
@@ -459,7 +462,7 @@ def _came_back(row: Row, event: HandedBack, at: At) -> Row:
             vanished = row.why == Why.VANISHED
             return _enter(
                 row, SCHEDULED, at.now, f"came back ({event.reason}); waits for word of who ran it", why=Why.CAME_BACK,
-                due_at=at.now, grace_until=_graced(row, at), crashes=row.crashes + vanished,
+                due_at=at.now, grace_until=at.log_now + GRACE_SECONDS, crashes=row.crashes + vanished,
                 returns=row.returns + (not vanished), **OUT_OF_WIRE,
             )  # fmt: skip
         case State.PROCESSING:
@@ -525,14 +528,14 @@ def _lease_over(row: Row, record: LeaseOver, at: At) -> Row:
 
 def _delete(row: Row | None, record: DeleteJob, at: At, said: Said) -> Row:
     if row is None:
-        tomb = _stub(record.job_id, 1, "", at)
+        tomb = _stub(record.job_id, 1, at)
         return _enter(tomb, DELETED, at.now, "deleted before it was seen", fence=1)
     kept = {"why": row.why if row.why in (Why.CAME_BACK, Why.REPEAT) else Why.NONE}
     match row.state:
         case State.AWAITING:
             return _enter(row, DELETED, at.now, "deleted", **kept)
         case State.SCHEDULED | State.ENQUEUED:
-            return _enter(row, DELETED, at.now, "deleted", fence=row.epoch if row.wire is not Wire.NONE else 0, **kept)
+            return _enter(row, DELETED, at.now, "deleted", fence=_fenced(row), **kept)
         case State.PROCESSING:
             said.cancel = True
             return row.evolve(why=Why.CANCEL, reason="asked to stop")
@@ -566,7 +569,7 @@ def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Wh
             kept = row.why if row.state is DELETED and row.why in (Why.CAME_BACK, Why.REPEAT) else why
             return _enter(
                 row, SCHEDULED, at.now, "requeued, as asked", why=kept, due_at=due_at, attempt=1, crashes=0, returns=0,
-                fence=row.epoch if row.wire is not Wire.NONE else 0, result=None, result_lost=None, progress=None,
+                fence=_fenced(row), result=None, result_lost=None, progress=None,
             )  # fmt: skip
         case _:
             assert_never(row.state)

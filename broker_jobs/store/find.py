@@ -21,7 +21,7 @@ _GRACE_OVER = text(
 _SENDING = text("SELECT id, sender FROM jobs WHERE wire = 1 ORDER BY id LIMIT :limit")
 _OWNED_BY = text("SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY id LIMIT :limit")
 _OWNERS = text("SELECT DISTINCT owner FROM jobs WHERE state = 'processing' AND owner IS NOT NULL ORDER BY owner")
-_FENCES = text("SELECT id, fence FROM jobs WHERE fence > 0 AND wire <> 0 ORDER BY id")
+_FENCES = text("SELECT id, fence FROM jobs WHERE fence > 0 ORDER BY id")
 _CANCELS = text("SELECT id FROM jobs WHERE state = 'processing' AND why = 'cancel' ORDER BY id")
 _OUT_SINCE = text(
     "SELECT id FROM jobs WHERE wire = 2 AND queue = :queue AND coalesce(released_at, created_at) <= :before"
@@ -71,7 +71,7 @@ class Lookout:
         return self._ids(_OWNERS)
 
     def fences(self) -> list[tuple[str, int]]:
-        """(id, epoch): this epoch and older must not be run, and a message of the job may be out."""
+        """(id, epoch): this epoch and older must not be run; a message of the job may be out."""
         return [(job_id, fence) for job_id, fence in self._connection.execute(_FENCES)]
 
     def cancels(self) -> list[str]:

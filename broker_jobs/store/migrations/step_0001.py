@@ -53,7 +53,7 @@ INDEXES = (
     "CREATE INDEX jobs_sending ON jobs (id, sender) WHERE wire = 1",
     "CREATE INDEX jobs_owner ON jobs (owner, id) WHERE state = 'processing'",
     "CREATE INDEX jobs_cancel ON jobs (id) WHERE state = 'processing' AND why = 'cancel'",
-    "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0 AND wire <> 0",
+    "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0",
     "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE wire = 2",
     "CREATE INDEX jobs_fragile ON jobs (queue, crashes) WHERE crashes >= 2 AND wire <> 0",
     "CREATE INDEX jobs_recurring ON jobs (recurring, state) WHERE recurring IS NOT NULL",

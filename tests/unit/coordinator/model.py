@@ -1,0 +1,356 @@
+"""Walks one job, two workers, the log and a coordinator through every interleaving of chosen faults.
+
+The decisions are the real ones (`coordinator.transition.decide`); broker, workers and faults are modelled. It looks for
+what must never be: a job stuck, an epoch run twice, two runs at once, a run after the success is stored, a deleted job
+that starts, a final state left without a person's command, two runnable messages.
+
+Assumed, as in production: one worker stays alive; a grace outlives reconnect and flush; a fence reaches a worker before
+it starts the message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from broker_jobs.coordinator.record import (
+    Due,
+    JobRecord,
+    LeaseOver,
+    Ready,
+    Released,
+    Repeat,
+    Swept,
+    Told,
+    Unsure,
+)
+from broker_jobs.coordinator.transition import At, decide
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope, Policy
+from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.outcome.event import ErrorInfo, Failed, HandBackReason, HandedBack, Started, Succeeded
+from broker_jobs.store.row import Row, Wire
+
+ENVELOPE = Envelope(
+    id="j", job="work", created_at=datetime(2026, 1, 1, tzinfo=UTC), policy=Policy(retries=1, backoff=(0.0,))
+)
+BODY = codec.encode(ENVELOPE).decode()
+NEVER = -1e9
+ALWAYS = 1e9
+
+Log = tuple[str, int, int, bool]
+"""A record in the log: what, epoch, worker, redelivered."""
+
+
+class Held(NamedTuple):
+    """A delivery at a worker. Phases: held, runs, hands over, done (reported, to be acknowledged)."""
+
+    epoch: int
+    redelivered: bool
+    phase: str
+
+
+class Worker(NamedTuple):
+    """A modelled worker; `cut`: the broker took its delivery back while it goes on running."""
+
+    alive: bool = True
+    holds: Held | None = None
+    unsent: tuple[Log, ...] = ()
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything at one moment; hashable."""
+
+    work: tuple[tuple[int, bool], ...] = ((1, False),)
+    workers: tuple[Worker, Worker] = (Worker(), Worker())
+    log: tuple[Log, ...] = ()
+    row: tuple[Any, ...] | None = None
+    publishing: tuple[int, ...] = ()
+    copy_pending: bool = True
+    faults: tuple[tuple[str, int], ...] = ()
+    runs: tuple[tuple[int, int], ...] = ()
+    fence: int = 0
+
+    def spend(self, fault: str) -> World | None:
+        """This world with one fault of a kind less, None when there is none left."""
+        left = dict(self.faults)
+        if left.get(fault, 0) <= 0:
+            return None
+        left[fault] -= 1
+        return replace(self, faults=tuple(sorted(left.items())))
+
+    def worker(self, number: int, worker: Worker) -> World:
+        """This world with another worker in a place."""
+        first, second = self.workers
+        return replace(self, workers=(worker, second) if number == 0 else (first, worker))
+
+
+_KEPT = ("state", "why", "wire", "epoch", "attempt", "crashes", "returns", "fence", "owner", "owned")
+
+
+def pack(row: Row | None) -> tuple[Any, ...] | None:
+    """The columns of a row that decisions look at, hashable; times are reduced to "a grace is set"."""
+    if row is None:
+        return None
+    return (*(getattr(row, name) for name in _KEPT), row.grace_until is not None, bool(row.envelope))
+
+
+def unpack(packed: tuple[Any, ...] | None) -> Row | None:
+    """The row that a packed one stands for; whether its grace is over is decided by the log time it is looked at."""
+    if packed is None:
+        return None
+    columns = dict(zip(_KEPT, packed, strict=False))
+    return Row(
+        id="j",
+        due_at=0.0,
+        retries=1,
+        grace_until=0.0 if packed[-2] else None,
+        envelope=BODY if packed[-1] else "",
+        **columns,
+    )
+
+
+def record_of(entry: Log) -> JobRecord:
+    """The real record behind an entry of the modelled log."""
+    what, epoch, worker, redelivered = entry
+    name = f"w{worker}"
+    match what:
+        case "copy":
+            return Ready(ENVELOPE, BODY)
+        case "repeat":
+            return Repeat(ENVELOPE, BODY)
+        case "started" | "handed over":
+            return Told(name, Started(id="j", epoch=epoch, at=0.0, owned=what == "handed over"))
+        case "ok":
+            return Told(name, Succeeded(id="j", epoch=epoch, started_at=0.0, ended_at=0.0))
+        case "fail":
+            error = ErrorInfo(type="E", message="")
+            return Told(name, Failed(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, error=error, envelope=BODY))
+        case "back":
+            reason: HandBackReason = "redelivered" if redelivered else "fenced"
+            back = HandedBack(id="j", epoch=epoch, at=0.0, reason=reason, redelivered=redelivered, envelope=BODY)
+            return Told(name, back)
+        case "delete":
+            return DeleteJob(id="c1", at=0.0, job_id="j")
+        case "requeue":
+            return RequeueJob(id="c2", at=0.0, job_id="j")
+        case "reschedule":
+            return RescheduleJob(id="c3", at=0.0, job_id="j", due_at=0.0)
+        case _:
+            raise AssertionError(what)
+
+
+def decided(world: World, record: JobRecord, *, grace_over: bool = False) -> World:
+    """The world after the coordinator decided a record and committed."""
+    before = unpack(world.row)
+    after, _ = decide(before, record, At(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
+    publishing, fence = world.publishing, world.fence
+    if after is not None:
+        if after.wire is Wire.SENDING and (before is None or after.epoch != before.epoch):
+            publishing = (*publishing, after.epoch)
+        fence = max(fence, after.fence)
+    return replace(world, row=pack(after), publishing=publishing, fence=fence)
+
+
+def steps(world: World) -> Iterator[tuple[str, World]]:
+    """Everything that can happen next."""
+    yield from _coordinator(world)
+    yield from _people(world)
+    for number in (0, 1):
+        yield from _worker(world, number)
+
+
+def _coordinator(world: World) -> Iterator[tuple[str, World]]:
+    row = unpack(world.row)
+    if world.copy_pending:
+        yield "the copy reaches the log", replace(world, copy_pending=False, log=(*world.log, ("copy", 1, -1, False)))
+    if world.log:
+        entry, rest = world.log[0], world.log[1:]
+        yield f"apply {entry}", decided(replace(world, log=rest), record_of(entry))
+        spent = world.spend("log ack lost")
+        if spent is not None and entry[0] not in ("delete", "requeue", "reschedule"):
+            yield f"apply {entry}, its ack is lost", decided(spent, record_of(entry))
+            yield f"apply {entry}, it comes again later", decided(replace(spent, log=(*rest, entry)), record_of(entry))
+    if world.publishing:
+        epoch, rest_out = world.publishing[0], world.publishing[1:]
+        out = replace(world, publishing=rest_out, work=(*world.work, (epoch, False)))
+        yield f"release {epoch} confirmed", decided(out, Released("j", epoch))
+        spent = world.spend("coordinator dies")
+        if spent is not None:
+            lost = replace(spent, publishing=rest_out)
+            yield f"dies before publishing {epoch}", decided(lost, Unsure("j", epoch))
+            there = replace(lost, work=(*lost.work, (epoch, False)))
+            yield f"dies after publishing {epoch}", decided(there, Unsure("j", epoch))
+    if row is not None and row.state == "scheduled" and row.wire is Wire.NONE:
+        if row.grace_until is None or not _busy(world, row.epoch):
+            yield "due", decided(world, Due("j"), grace_over=True)
+    if row is not None and row.wire is not Wire.NONE and row.state != "processing" and _nothing_out(world):
+        yield "sweep", decided(world, Swept("j", row.epoch))
+
+
+def _busy(world: World, epoch: int) -> bool:
+    """Somebody still has word of this epoch to give: a grace is long enough to wait for it."""
+    for worker in world.workers:
+        if not worker.alive:
+            continue
+        if worker.holds is not None and worker.holds.epoch == epoch and worker.holds.phase in ("runs", "hands over"):
+            return True
+        if any(entry[1] == epoch for entry in worker.unsent):
+            return True
+    return any(entry[1] == epoch and entry[2] >= 0 for entry in world.log)
+
+
+def _nothing_out(world: World) -> bool:
+    quiet = not (world.work or world.log or world.publishing or world.copy_pending)
+    return quiet and not any(w.alive and (w.holds or w.unsent) for w in world.workers)
+
+
+def _people(world: World) -> Iterator[tuple[str, World]]:
+    for what in ("delete", "requeue", "reschedule", "repeat"):
+        spent = world.spend(what)
+        if spent is not None:
+            yield what, replace(spent, log=(*spent.log, (what, 1, -1, False)))
+    spent = world.spend("purge")
+    if spent is not None and world.work:
+        yield "purge", replace(spent, work=())
+
+
+def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
+    me = world.workers[number]
+    row = unpack(world.row)
+    told = any(entry[2] == number for entry in world.log)
+    mine = row is not None and row.state == "processing" and row.owner == f"w{number}"
+    if not me.alive:
+        if mine and not told:
+            yield f"lease of {number} over", decided(world, LeaseOver("j", f"w{number}", "vanished"))
+        return
+    has = me.holds is not None and row is not None and me.holds.epoch == row.epoch
+    runs = has and me.holds is not None and me.holds.phase in ("runs", "hands over")
+    if mine and not told and not me.unsent and not runs:
+        yield f"{number} does not list it", decided(world, LeaseOver("j", f"w{number}", "not listed"))
+    if me.unsent:
+        entry = me.unsent[0]
+        yield (
+            f"{number} tells {entry}",
+            replace(world, log=(*world.log, entry)).worker(number, me._replace(unsent=me.unsent[1:])),
+        )
+    if me.holds is None and not me.unsent and world.work:
+        epoch, redelivered = world.work[0]
+        taken = me._replace(holds=Held(epoch, redelivered, "held"), cut=False)
+        yield f"{number} gets {epoch}", replace(world, work=world.work[1:]).worker(number, taken)
+    if me.holds is not None:
+        yield from _delivery(world, number, me, me.holds)
+    spent = world.spend("worker dies")
+    if spent is not None and (me.holds or me.unsent) and world.workers[1 - number].alive:
+        back = ((me.holds.epoch, True), *spent.work) if me.holds is not None and not me.cut else spent.work
+        yield f"{number} dies", replace(spent, work=back).worker(number, Worker(alive=False))
+
+
+def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tuple[str, World]]:
+    done = None if me.cut else held._replace(phase="done")
+    if held.phase == "held":
+        if held.redelivered or held.epoch <= world.fence:
+            back = me._replace(holds=done, unsent=(("back", held.epoch, number, held.redelivered),))
+            yield f"{number} hands back {held.epoch}", world.worker(number, back)
+        else:
+            runs = replace(world, runs=(*world.runs, (held.epoch, number)))
+            yield f"{number} runs {held.epoch}", runs.worker(number, me._replace(holds=held._replace(phase="runs")))
+    if held.phase == "runs" and not me.unsent:
+        for what in ("ok", "fail"):
+            ended = me._replace(holds=done, unsent=((what, held.epoch, number, False),))
+            yield f"{number} ends {what}", world.worker(number, ended)
+        spent = world.spend("started is told")
+        if spent is not None:
+            said = me._replace(unsent=(("started", held.epoch, number, False),))
+            yield f"{number} says started", spent.worker(number, said)
+        spent = world.spend("handover")
+        if spent is not None and not me.cut:
+            handing = me._replace(
+                holds=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
+            )
+            yield f"{number} hands over", spent.worker(number, handing)
+    if held.phase == "hands over" and not me.unsent:
+        owned = me._replace(holds=held._replace(phase="runs"), cut=True)
+        yield f"{number} acks what it handed over", world.worker(number, owned)
+    if held.phase == "done" and not me.unsent:
+        yield f"{number} acks", world.worker(number, me._replace(holds=None))
+    spent = world.spend("blip")
+    if spent is not None and not me.cut:
+        still = held._replace(phase="runs") if held.phase in ("runs", "hands over") else None
+        cut = me._replace(holds=still, cut=still is not None)
+        yield f"{number} is cut off", replace(spent, work=((held.epoch, True), *spent.work)).worker(number, cut)
+
+
+@dataclass
+class Findings:
+    """What a walk found: how many worlds, how many ends, and for each broken rule the way to it."""
+
+    worlds: int = 0
+    ends: int = 0
+    broken: dict[str, list[str]] = field(default_factory=dict)
+
+
+def walk(limit: int = 400_000, **faults: int) -> Findings:
+    """Go through every world that these faults can lead to. Raises when there are more than `limit`."""
+    named = {name.replace("_", " "): count for name, count in faults.items()}
+    start = World(faults=tuple(sorted(named.items())))
+    came_from: dict[World, tuple[World, str] | None] = {start: None}
+    todo = deque([start])
+    found = Findings()
+    while todo:
+        world = todo.popleft()
+        following = list(steps(world))
+        found.ends += not following
+        for rule in _broken(world, following):
+            found.broken.setdefault(rule, _way(came_from, world))
+        for label, after in following:
+            if after not in came_from:
+                came_from[after] = (world, label)
+                todo.append(after)
+        if len(came_from) > limit:
+            raise AssertionError(f"more than {limit} worlds for {named}")
+    found.worlds = len(came_from)
+    return found
+
+
+def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list[str]:
+    way: list[str] = []
+    while (step := came_from[world]) is not None:
+        world = step[0]
+        way.append(step[1])
+    return way[::-1]
+
+
+def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
+    running = [w for w in world.workers if w.holds is not None and w.holds.phase in ("runs", "hands over")]
+    if len(running) > 1:
+        yield "two runs at once"
+    epochs = [epoch for epoch, _ in world.runs]
+    if len(epochs) != len(set(epochs)):
+        yield "an epoch is run twice"
+    if len([1 for epoch, redelivered in world.work if not redelivered and epoch > world.fence]) > 1:
+        yield "two runnable messages in the queue"
+    row = unpack(world.row)
+    if not following:
+        if row is None or not row.state.is_final:
+            yield "stuck"
+        elif row.wire is not Wire.NONE:
+            yield "ended, but its wire never settles"
+    if row is None:
+        return
+    for label, after in following:
+        next_row = unpack(after.row)
+        if next_row is not None and row.state.is_final and not next_row.state.is_final and "requeue" not in label:
+            if "reschedule" not in label:
+                yield "left a final state by itself"
+        if row.state == "succeeded" and len(after.runs) > len(world.runs):
+            yield "runs after its success is stored"
+        if row.state == "deleted" and len(after.runs) > len(world.runs):
+            yield "a deleted job starts"
+        if next_row is not None and next_row.epoch < row.epoch:
+            yield "the epoch falls"
