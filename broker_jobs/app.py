@@ -11,7 +11,7 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
@@ -69,6 +69,7 @@ class BrokerJobs:
         self.registry = Registry()
         self._modules = tuple(modules)
         self._given: dict[str, Any] = {"url": url, "store": store}
+        self._named = ""
         self._sender = Sender(
             lambda: Settings.load(**self._given), lambda settings: exchange_for(settings, self.origin)
         )
@@ -93,6 +94,8 @@ class BrokerJobs:
         """
         if self._modules:
             return self._modules[0]
+        if self._named:
+            return self._named
         main = sys.modules.get("__main__")
         return Path(getattr(main, "__file__", None) or "interactive").stem
 
@@ -174,6 +177,23 @@ class BrokerJobs:
         return await enqueue_many_async(self._asker, calls)
 
     # --- running ---
+
+    def configure(self, given: Mapping[str, Any], *, origin: str = "") -> None:
+        """Take settings that come before those in code and environment, as a command line's do. Connects to nothing.
+
+        Args:
+            given: settings by name.
+            origin: of a program without `modules`, whose running file is not its own (see `origin`).
+
+        Raises:
+            UsageError: the broker is in use already.
+            OptionError: a setting is unknown or does not fit.
+        """
+        if self._sender.used:
+            raise UsageError("settings cannot change once a job was enqueued or start() was called")
+        self._given |= given
+        self._named = origin
+        self._sender.reload()
 
     def load_modules(self) -> None:
         """Import `modules`. Tolerates twice.

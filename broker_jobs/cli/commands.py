@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from broker_jobs.cli import broker, demo, doctor, jobs, queues, recurring, serve
 from broker_jobs.cli.show import print_error
@@ -16,20 +15,7 @@ from broker_jobs.errors import BrokerJobsError
 EXIT_USAGE = 2
 
 
-class Commands(TyperGroup):
-    """The group of all commands."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of ours says what to do, so it needs no traceback."""
-        try:
-            return super().invoke(ctx)
-        except BrokerJobsError as error:
-            print_error(str(error))
-            raise typer.Exit(EXIT_USAGE) from None
-
-
 app = typer.Typer(
-    cls=Commands,
     name="broker-jobs",
     help="Background jobs on RabbitMQ. Every option is also an environment variable: --url is BROKER_JOBS_URL.",
     no_args_is_help=True,
@@ -62,5 +48,9 @@ app.add_typer(queues.app, name="queues")
 
 
 def main() -> None:
-    """The script `broker-jobs`."""
-    app()
+    """The script `broker-jobs`. An error of ours says what to do, so it needs no traceback."""
+    try:
+        app()
+    except BrokerJobsError as error:
+        print_error(str(error))
+        sys.exit(EXIT_USAGE)

@@ -21,9 +21,9 @@ from broker_jobs.cli.options import (
     given_of,
     settings_of,
 )
-from broker_jobs.cli.target import application_of, load_application, load_target, settings_for
+from broker_jobs.cli.target import application_of, load_application, load_target
 from broker_jobs.processes import logs
-from broker_jobs.processes.run import refuse_shared_memory, run_roles, run_workers
+from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
 from broker_jobs.settings import Settings
 
 Target = Annotated[
@@ -68,8 +68,8 @@ def run(
         metrics_host=metrics_host,
         log_level=log_level,
     )
-    settings, target = _prepare(app, given)
-    raise typer.Exit(run_roles(application_of(target, settings), settings))
+    settings, application = _prepare(app, given)
+    raise typer.Exit(run_roles(application, settings))
 
 
 def worker(
@@ -99,11 +99,11 @@ def worker(
         metrics_host=metrics_host,
         log_level=log_level,
     )
-    settings, target = _prepare(app, given)
+    settings, application = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
     if settings.processes > 1:
-        raise typer.Exit(run_workers(partial(load_application, app, settings), settings))
-    raise typer.Exit(run_roles(application_of(target, settings), settings, ["worker"]))
+        raise typer.Exit(run_workers(partial(load_application, app, given), settings))
+    raise typer.Exit(run_roles(application, settings, ["worker"]))
 
 
 def coordinator(
@@ -149,14 +149,16 @@ def beat(
         metrics_host=metrics_host,
         log_level=log_level,
     )
-    settings, target = _prepare(app, given)
-    raise typer.Exit(run_roles(application_of(target, settings), settings, ["beat"]))
+    settings, application = _prepare(app, given)
+    raise typer.Exit(run_roles(application, settings, ["beat"]))
 
 
-def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Any]:
+def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
     """The settings and the program, with logging set up before the user's modules are imported."""
     logs.set_up(Settings.load(**given).log_level)
-    target = load_target(app)
-    settings = settings_for(target, given)
-    logs.set_up(settings.log_level)
-    return settings, target
+    jobs = load_target(app)
+    if {**given, "url": given.get("url", jobs.settings.url)}["url"] == "memory://":
+        # The program's own enqueues and its parts have an exchange each, and only a named memory is shared.
+        given["url"] = f"memory://{new_id()}"
+    application = application_of(jobs, app, given)
+    return jobs.settings, application

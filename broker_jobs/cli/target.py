@@ -6,11 +6,14 @@ import difflib
 import importlib
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from broker_jobs.app import BrokerJobs
 from broker_jobs.errors import BrokerJobsError, UsageError
+from broker_jobs.processes.run import Application
 
 
 def load_target(target: str) -> BrokerJobs:
@@ -40,12 +43,7 @@ def load_target(target: str) -> BrokerJobs:
         value = getattr(value, part)
     if not isinstance(value, BrokerJobs):
         raise UsageError(f"{target} is a {type(value).__name__}, not a BrokerJobs{suggestion}")
-    try:
-        value.load_modules()
-    except BrokerJobsError:
-        raise
-    except Exception as error:
-        raise UsageError(f"the modules of {target} cannot be imported: {_where(error)}") from error
+    value.load_modules()
     return value
 
 
@@ -62,8 +60,6 @@ def _import(name: str, target: str) -> ModuleType:
         raise UsageError(f"no module {error.name!r} in {Path.cwd()} or among what is installed{hint}") from None
     except BrokerJobsError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{target!r} is no module:attribute: {_where(error)}") from error
     except Exception as error:
         raise UsageError(f"module {name} cannot be imported: {_where(error)}") from error
 
@@ -73,3 +69,24 @@ def _where(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and frames[-1].filename != __file__ else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def load_application(target: str, given: Mapping[str, Any]) -> Application:
+    """What a process needs of the program that "module:attribute" names; found by import in a spawned child.
+
+    Args:
+        target: "module:attribute".
+        given: the settings of the command line; they come before those in code and environment.
+
+    Raises:
+        UsageError, DefinitionError, OptionError: something in it must be mended.
+    """
+    return application_of(load_target(target), target, given)
+
+
+def application_of(jobs: BrokerJobs, target: str, given: Mapping[str, Any]) -> Application:
+    """As load_application, of a program that is loaded."""
+    jobs.configure(given, origin=target.partition(":")[0])
+    for function in jobs.registry:
+        function.signature.check()
+    return Application(jobs.registry, jobs.recurring.declared(jobs.origin), jobs.origin)

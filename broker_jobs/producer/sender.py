@@ -51,6 +51,10 @@ class Sender:
             self._settings = self._load()
         return self._settings
 
+    def reload(self) -> None:
+        """Read the settings again at the next use."""
+        self._settings = None
+
     @property
     def used(self) -> bool:
         """Whether the exchange has been opened."""
