@@ -4,12 +4,15 @@ Where a server's program is missing, its tests are skipped at home and fail in C
 """
 
 import os
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.support.postgres import Postgres
 from tests.support.process import ServerMissingError
+from tests.support.prometheus import Prometheus
 from tests.support.rabbitmq import Broker, Vhost
 
 S = TypeVar("S")
@@ -43,3 +46,45 @@ def vhost(broker: Broker) -> Iterator[Vhost]:
     yield fresh
     broker.heal()
     fresh.delete()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The private PostgreSQL server of this run."""
+    server = _made(Postgres)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.dispose()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """The address, for SQLAlchemy, of a fresh database, dropped afterwards."""
+    postgres.start()
+    name = postgres.create_database()
+    yield postgres.url(name)
+    postgres.start()
+    postgres.drop_database(name)
+
+
+class PrometheusFactory(Protocol):
+    """Starts a Prometheus that scrapes what `scrape_configs` say, in the form prometheus.yml has them."""
+
+    def __call__(self, scrape_configs: Sequence[dict[str, Any]], rule_files: Sequence[Path] = ()) -> Prometheus: ...
+
+
+@pytest.fixture
+def prometheus() -> Iterator[PrometheusFactory]:
+    """Starts private Prometheus servers; they end with the test."""
+    started: list[Prometheus] = []
+
+    def start(scrape_configs: Sequence[dict[str, Any]], rule_files: Sequence[Path] = ()) -> Prometheus:
+        server = _made(lambda: Prometheus(scrape_configs, rule_files))
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.close()

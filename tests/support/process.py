@@ -64,7 +64,7 @@ class Lodging:
 
     _WATCH = """
         while read -r line; do groups=$line; done
-        for group in $groups; do kill -9 -- "-$group" 2>/dev/null; done
+        for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
         rm -rf -- "$1"
     """
 
