@@ -22,6 +22,7 @@ from broker_jobs.cli.options import (
     settings_of,
 )
 from broker_jobs.cli.target import application_of, load_application, load_target
+from broker_jobs.job.envelope import new_id
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
 from broker_jobs.settings import Settings
@@ -157,7 +158,7 @@ def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
     """The settings and the program, with logging set up before the user's modules are imported."""
     logs.set_up(Settings.load(**given).log_level)
     jobs = load_target(app)
-    if {**given, "url": given.get("url", jobs.settings.url)}["url"] == "memory://":
+    if given.get("url", jobs.settings.url) == "memory://":
         # The program's own enqueues and its parts have an exchange each, and only a named memory is shared.
         given["url"] = f"memory://{new_id()}"
     application = application_of(jobs, app, given)
