@@ -13,7 +13,8 @@ The way of one job, station by station:
     beat/         time as a producer of recurring jobs
     processes/    worker, coordinator, beat, or all in one: wired, top to bottom
     app.py        BrokerJobs, the object a program holds
-    testing/      for the tests of users, and ours;   metrics.py counts;   cli.py, settings.py, clock.py, errors.py
+    cli/          the command line
+    testing/      for the tests of users, and ours;   metrics.py counts;   settings.py, clock.py, errors.py
 """
 
 # The object a program holds, and what it gives out.

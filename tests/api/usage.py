@@ -1,0 +1,248 @@
+# pyright: strict
+"""What a user writes, for type checkers only. A line that ends in a hash and an E must be an error, every other clean."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, assert_type
+
+from pydantic import BaseModel
+
+from broker_jobs import BrokerJobs, Call, Depends, Job, JobOptions, Receipt, State, current_job
+
+P = ParamSpec("P")
+R = TypeVar("R")
+jobs = BrokerJobs("memory://", modules=["shop.mail"])
+hour = timedelta(hours=1)
+
+# ---- 1. defining ----------------------------------------------------------------------------------------------
+class Order(BaseModel):
+    id: int
+    total: float = 0
+@dataclass
+class Row:
+    name: str
+class Mailer:
+    def send(self, to: int) -> None: ...
+def get_mailer() -> Mailer: return Mailer()
+def get_mailer_scoped() -> Iterator[Mailer]: yield Mailer()
+
+@jobs.job
+def welcome(user_id: int) -> str: return ""
+@jobs.job()
+def ping() -> int: return 1
+@jobs.job(queue="mail", retries=10, backoff=[1, 5, 30], timeout=timedelta(seconds=30))
+def letter(user_id: int, *, loud: bool = False) -> str: return ""
+@jobs.job
+async def fetch(url: str) -> bytes: return b""
+@jobs.job(isolation="thread", timeout=60, tags=["page"])
+async def crawl(url: str) -> bytes: return b""
+@jobs.job
+def resize(image: bytes, width: int, /, *, crop: bool = False) -> str: return ""
+@jobs.job
+def report(days: int = 7) -> None: ...
+@jobs.job
+def ship(order: Order, rows: list[Row]) -> Order: return order
+@jobs.job
+def total(counts: list[int]) -> int: return sum(counts)
+@jobs.job
+def notify(user_id: int, mailer: Mailer = Depends(get_mailer), scoped: Mailer = Depends(get_mailer_scoped)) -> None: ...
+@jobs.job
+def odd(when: int, job: int, self: int, *names: str, **more: float) -> None: ...
+MAIL: JobOptions = {"queue": "mail", "retries": 3, "backoff": [1, 5, hour]}
+@jobs.job(**MAIL)
+def mailed(user_id: int) -> None: ...
+class Tools:
+    @staticmethod
+    @jobs.job
+    def clean(path: str) -> int: return 0
+    @jobs.job
+    def send(self, user_id: int) -> str: return ""
+@jobs.job(quee="mail")  # E
+def bad_option() -> None: ...
+@jobs.job(retries="3")  # E
+def bad_value() -> None: ...
+@jobs.job("mail")  # E
+def bad_name() -> None: ...
+
+# ---- 2. an ordinary function ----------------------------------------------------------------------------------
+assert_type(welcome(42), str)
+welcome("x")  # E
+async def direct() -> None:
+    assert_type(await fetch("u"), bytes)
+    fetch("u")  # E
+
+# ---- 3. fire and forget ---------------------------------------------------------------------------------------
+receipt = welcome.enqueue(42)
+assert_type(receipt, Receipt[str])
+assert_type(receipt.result(timeout=5), str)
+assert_type(receipt.state(), State)
+assert_type(fetch.enqueue("u"), Receipt[bytes])
+assert_type(crawl.enqueue("u").result(), bytes)
+assert_type(Tools.clean.enqueue("old"), Receipt[int])
+letter.enqueue(42, loud=True)
+welcome.enqueue(user_id=42)
+notify.enqueue(42)
+resize.enqueue(b"", 3, crop=True)
+odd.enqueue(when=1, job=2, self=3)
+odd.enqueue(1, 2, 3, "a", x=1.0)
+ship.enqueue(Order(id=1), [Row("a")])
+welcome.enqueue("x")  # E
+welcome.enqueue()  # E
+welcome.enqueue(1, 2)  # E
+welcome.enqueue(user=1)  # E
+welcome.enqueue(None)  # E
+letter.enqueue(42, True)  # E
+letter.enqueue(42, lood=True)  # E
+resize.enqueue(image=b"", width=3)  # E
+ship.enqueue({"id": 1}, [])  # E
+ship.enqueue(Order(id=1), [{"name": "a"}])  # E
+Tools().send.enqueue(42)  # E
+welcome.delay(42)  # E
+async def in_async() -> None:
+    assert_type(await welcome.enqueue_async(42), Receipt[str])
+    assert_type(await fetch.schedule_async(hour, "u"), Receipt[bytes])
+    assert_type(await receipt.result_async(5), str)
+    await asyncio.gather(*(welcome.enqueue_async(i) for i in range(3)))
+    welcome.enqueue_async(42)  # E
+    await welcome.enqueue(42)  # E
+    await welcome.enqueue_async("x")  # E
+
+# ---- 4. delayed -----------------------------------------------------------------------------------------------
+assert_type(welcome.schedule(timedelta(days=30), 42), Receipt[str])
+welcome.schedule(datetime(2027, 1, 1, tzinfo=timezone.utc), 42)
+odd.schedule(hour, when=1, job=2, self=3)
+welcome.schedule(30, 42)  # E
+welcome.schedule(hour)  # E
+welcome.schedule(hour, "x")  # E
+welcome.schedule(42, hour)  # E
+welcome.schedule("2027-01-01", 42)  # E
+receipt.reschedule(hour)
+
+# ---- 5. options of one call -----------------------------------------------------------------------------------
+assert_type(welcome.using(queue="slow", tags=["user:42"], expires=hour).enqueue(42), Receipt[str])
+welcome.using(id="welcome-42").schedule(hour, 42)
+welcome.using(queue="slow").using(retries=0).enqueue(42)
+welcome.using(quee="slow")  # E
+welcome.using(queue=1)  # E
+welcome.using(isolation="process")  # E
+welcome.using(queue="slow").enqueue("x")  # E
+welcome.using(queue="slow")(42)  # E
+welcome.using("slow")  # E
+
+# ---- 8. calls as values, many ---------------------------------------------------------------------------------
+assert_type(welcome.bind(42), Call[str])
+assert_type(jobs.enqueue_many(welcome.bind(i) for i in range(3)), list[Receipt[str]])
+jobs.enqueue_many([welcome.bind(1), fetch.bind("u"), report.using(queue="slow").bind()])
+jobs.enqueue_many([welcome.bind("x")])  # E
+jobs.enqueue_many([welcome.enqueue(1)])  # E
+jobs.enqueue_many(welcome, [1, 2])  # E
+later = partial(welcome.enqueue, 42)
+assert_type(later(), Receipt[str])
+partial(welcome.enqueue, "x")  # E
+list(map(welcome.enqueue, [1, 2]))
+list(map(welcome.enqueue, ["x"]))  # E
+
+# ---- 9. recurring ---------------------------------------------------------------------------------------------
+jobs.recurring("weekly-report", "0 9 * * MON", report, tz="Europe/Istanbul")
+jobs.recurring("heartbeat", "* * * * * *", ping.using(queue="fast"), misfire="skip", overlap="skip")
+jobs.recurring("digest", "0 9 * * *", letter.bind(42, loud=True))
+jobs.recurring.put("tenant-7", "0 9 * * *", welcome.bind(7))
+assert_type(jobs.recurring.trigger("weekly-report"), Receipt[Any])
+jobs.recurring.pause("weekly-report")
+jobs.queues.pause("mail")
+jobs.recurring("bad", "* * * * *", welcome)  # E
+jobs.recurring("bad", "* * * * *", welcome.bind("x"))  # E
+jobs.recurring("bad", "* * * * *", welcome.enqueue(1))  # E
+jobs.recurring("bad", "* * * * *", lambda: welcome(1))  # E
+jobs.recurring("bad", "* * * * *", welcome(1))  # E
+jobs.recurring("bad", "* * * * *", report, misfire="never")  # E
+jobs.recurring("bad", report)  # E
+
+# ---- 10. jobs of other services, receipts by id ---------------------------------------------------------------
+class Charged(BaseModel):
+    ok: bool
+@jobs.remote("billing.charge", queue="billing")
+def charge(order_id: int, *, note: str = "") -> Charged: raise NotImplementedError
+@jobs.remote("billing.refund", queue="billing")
+async def refund(order_id: int) -> None: ...
+assert_type(charge.enqueue(7).result().ok, bool)
+assert_type(refund.enqueue(7), Receipt[None])
+charge.using(retries=3).schedule(hour, 7, note="x")
+assert_type(jobs.remote("billing.charge").enqueue(order_id=7), Receipt[Any])
+charge.enqueue("7")  # E
+charge(7)  # E
+assert_type(welcome.receipt("0190").result(), str)
+assert_type(jobs.receipt("0190").result(), Any)
+jobs.receipt("0190").delete()
+
+# ---- 11. inside a job -----------------------------------------------------------------------------------------
+@jobs.job
+def long() -> None:
+    job = current_job()
+    for i in range(10):
+        job.progress(i, 10)
+        job.log("step", number=i)
+        if job.cancelled():
+            return
+    assert_type(job.cancelled(), bool)
+    if job.cancelled:  # E
+        return
+
+# ---- 12. handing jobs around ----------------------------------------------------------------------------------
+def remind(send: Callable[[int], Receipt[object]]) -> str: return send(42).id
+remind(welcome.enqueue)
+remind(letter.using(queue="slow").enqueue)
+remind(fetch.enqueue)  # E
+def cancel_all(receipts: Iterable[Receipt[object]]) -> None: ...
+image = fetch.enqueue("u")
+counts = [ping.enqueue() for _ in range(3)]
+cancel_all([receipt, image, *counts])
+registry: dict[str, Job[..., Any]] = {"welcome": welcome, "fetch": fetch, "charge": charge}
+def every(job: Job[P, R], *args: P.args, **kwargs: P.kwargs) -> R: return job.enqueue(*args, **kwargs).result()
+assert_type(every(letter, 42, loud=True), str)
+every(letter, "x")  # E
+
+# ---- 13. in programs ------------------------------------------------------------------------------------------
+@jobs.around
+def in_app_context() -> Generator[None]: yield
+@jobs.around
+async def in_session() -> AsyncGenerator[None]: yield
+@jobs.around  # E
+def not_around() -> None: ...
+
+def fastapi_app() -> None:
+    from fastapi import FastAPI
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        with jobs:
+            yield
+    app = FastAPI(lifespan=lifespan)
+    FastAPI(lifespan=jobs.lifespan)
+    @app.post("/signup")
+    async def signup(user_id: int) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"job": (await welcome.enqueue_async(user_id)).id}
+
+def flask_app() -> None:
+    from flask import Flask
+    app = Flask("shop")
+    @jobs.around
+    def in_flask_context() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+        with app.app_context():
+            yield
+    jobs.start(roles=["worker"], queues=["mail"], concurrency=4)
+    jobs.start(roles=["workers"])  # E
+
+def django_view(user_id: int) -> None:
+    from django.db import transaction
+    transaction.on_commit(partial(welcome.enqueue, user_id))
+    transaction.on_commit(lambda: welcome.enqueue(user_id))
+
+# ---- 14. tests ------------------------------------------------------------------------------------------------
+def test_the_function_itself() -> None:
+    assert welcome(42) == ""
+    notify(42, mailer=Mailer())
