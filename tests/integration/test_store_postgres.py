@@ -1,0 +1,73 @@
+import threading
+
+import pytest
+from sqlalchemy import text
+
+pytest.register_assert_rewrite("tests.unit.store.store_rules")
+
+from broker_jobs.errors import StoreError  # noqa: E402
+from broker_jobs.store import Row, Store  # noqa: E402
+from tests.support.postgres import Postgres  # noqa: E402
+from tests.support.wait import eventually  # noqa: E402
+from tests.unit.store.store_rules import LastingStoreRules  # noqa: E402
+
+pytestmark = pytest.mark.postgres
+
+
+class TestPostgres(LastingStoreRules):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+    def test_tables_of_another_program_are_not_in_the_way(self, url: str) -> None:
+        store = Store(url)
+        store.open()
+        with store._reading() as connection:
+            assert connection.execute(text("SELECT current_schema()")).scalar_one() == "broker_jobs"
+            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
+        store.close()
+
+    def test_the_second_waits_for_the_first_and_sees_what_it_wrote(self, store: Store, url: str) -> None:
+        other = Store(url)
+        other.open()
+        seen: list[int] = []
+
+        def second() -> None:
+            with other.transaction() as tx:
+                seen.append(tx.load(["j"])["j"].crashes)
+
+        thread = threading.Thread(target=second)
+        with store.transaction() as tx:
+            tx.save([Row(id="j", crashes=7)])
+            thread.start()
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
+            with store._reading() as connection:
+                name = connection.execute(text("SELECT current_database()")).scalar_one()
+                eventually(
+                    lambda: connection.execute(waiting, {"name": name}).scalar_one() == 1, what="the second waits"
+                )
+            assert seen == []
+        thread.join(timeout=20)
+        assert seen == [7]
+        other.close()
+
+    def test_after_an_outage_the_store_works_again_by_itself(self, store: Store, postgres: Postgres) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="before")])
+        postgres.stop()
+        with pytest.raises(StoreError, match=r"cannot be used"), store.transaction():
+            pass
+        with pytest.raises(StoreError, match=r"cannot be used"):
+            store.reader.counts()
+        postgres.start()
+        assert store.reader.job("before") is not None
+        with store.transaction() as tx:
+            tx.save([Row(id="after")])
+        assert store.reader.meta().serial == 2
+
+
+def test_an_absent_server_is_a_store_error_without_the_password() -> None:
+    store = Store("postgresql+psycopg://me:secret@127.0.0.1:1/db")
+    with pytest.raises(StoreError, match=r"me:\*\*\*@127\.0\.0\.1:1/db cannot be used: connection failed") as caught:
+        store.open()
+    assert "secret" not in str(caught.value)

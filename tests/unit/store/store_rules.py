@@ -1,0 +1,543 @@
+"""The rules every store keeps, whatever database is behind it; run on SQLite here and on PostgreSQL in integration."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, inspect, text
+
+from broker_jobs.errors import StoreError
+from broker_jobs.job.state import State
+from broker_jobs.store import LineRow, Row, ScheduleRow, Store, Why, Wire, WorkerRow, tables
+from broker_jobs.store.columns import COLUMNS, HISTORY_MAX
+from broker_jobs.store.migrations import STEPS
+
+FULL = Row(
+    id="job-1",
+    job="shop.mail",
+    queue="mail",
+    state=State.PROCESSING,
+    why=Why.CANCEL,
+    wire=Wire.OUT,
+    epoch=3,
+    attempt=2,
+    crashes=1,
+    returns=4,
+    fence=2,
+    owner="worker-1",
+    owned=True,
+    sender="coordinator-1",
+    due_at=1700000000.123456,
+    grace_until=17.5,
+    created_at=1700000001.25,
+    changed_at=1700000002.5,
+    released_at=1700000003.5,
+    started_at=1700000004.5,
+    ended_at=1700000005.5,
+    copy_until=1700000006.5,
+    retries=7,
+    envelope='{"a":"\\u0000 \\" ü {x,NULL}"}',
+    reason="retry 3 of 10: ValueError: \\ \"quoted\" 'and' {braces}, NULL \n 🙂",
+    result="null",
+    result_lost="too large",
+    error='{"type":"E"}',
+    parent="job-0",
+    batch="batch-1",
+    recurring="weekly",
+    tags="a,b",
+    progress="[1,2]",
+    history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
+)
+
+
+def ended(id: str, state: State = State.SUCCEEDED, at: float = 100.0, **more: Any) -> Row:
+    return Row(id=id, state=state, ended_at=at, changed_at=at, **more)
+
+
+def in_database(store: Store) -> Counter[tuple[str, str]]:
+    return Counter((row.queue, row.state.value) for row in store.reader.jobs(limit=100_000))
+
+
+def kept(store: Store) -> Counter[tuple[str, str]]:
+    by_queue = store.reader.counts_by_queue()
+    return Counter({(queue, state.value): n for queue, states in by_queue.items() for state, n in states.items() if n})
+
+
+class StoreRules:
+    """Subclasses give a fixture `url` (a fresh database for each test)."""
+
+    @pytest.fixture
+    def store(self, url: str) -> Any:
+        store = Store(url)
+        store.open()
+        yield store
+        store.close()
+
+    # Rows
+
+    def test_every_column_comes_back_as_it_was_saved(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([FULL])
+        with store.transaction() as tx:
+            loaded = tx.load(["job-1", "unknown"])
+        assert list(loaded) == ["job-1"]
+        for field in fields(Row):
+            assert getattr(loaded["job-1"], field.name) == getattr(FULL, field.name), field.name
+            default = Row(id="x")
+            assert getattr(FULL, field.name) != getattr(default, field.name), f"{field.name} is not tried"
+        assert store.reader.job("job-1") == FULL
+        assert type(loaded["job-1"].state) is State
+        assert type(loaded["job-1"].wire) is Wire
+
+    def test_a_row_of_defaults_comes_back_as_it_was_saved(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="plain")])
+            assert tx.load(["plain"]) == {"plain": Row(id="plain")}
+
+    def test_text_a_database_cannot_hold_is_replaced_not_refused(self, store: Store) -> None:
+        bad = "nul \x00 and half \ud800"
+        with store.transaction() as tx:
+            history = [(1.0, "failed", bad)]
+            tx.save([Row(id="good"), Row(id="bad", reason=bad, error=bad, tags=bad, history=history)])
+            tx.add_lines([("bad", 1.0, 1, bad)])
+            tx.park(
+                "p", at=1.0, origin="log", reason=bad, body=b"\x00\xff", exchange="", key="", type="", message_id=""
+            )
+        row = store.reader.job("bad")
+        assert row is not None
+        assert row.reason.startswith("nul ")
+        assert "\ud800" not in row.reason
+        assert "\ud800" not in row.history[0][2]
+        assert store.reader.job("good") == Row(id="good")
+        assert store.reader.parked()[0].body == b"\x00\xff"
+
+    def test_a_history_keeps_its_newest_entries(self, store: Store) -> None:
+        history = [(float(n), "scheduled", "x" * 5000) for n in range(HISTORY_MAX + 50)]
+        with store.transaction() as tx:
+            tx.save([Row(id="j", history=history)])
+        row = store.reader.job("j")
+        assert row is not None
+        assert [at for at, _, _ in row.history] == [float(n) for n in range(50, HISTORY_MAX + 50)]
+        assert sum(len(reason) for _, _, reason in row.history) < 100_000
+
+    def test_many_rows_are_saved_and_loaded_in_chunks(self, store: Store) -> None:
+        ids = [f"j{n:05}" for n in range(4_501)]
+        with store.transaction() as tx:
+            tx.save(Row(id=id) for id in ids)
+            assert sorted(tx.load(ids)) == ids
+        assert store.reader.counts()[State.ENQUEUED] == 4_501
+
+    def test_of_a_row_saved_twice_at_once_the_last_one_counts(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="j"), Row(id="j", state=State.FAILED, queue="other")])
+        assert kept(store) == in_database(store) == Counter({("other", "failed"): 1})
+
+    # The lock, the commit, the serial
+
+    def test_an_exception_leaves_nothing(self, store: Store) -> None:
+        with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012  # where it raises is the point
+            tx.save([Row(id="j", queue="q")])
+            tx.meta.log_time = 99.0
+            tx.audit("c", at=1.0, by="", kind="k", subject="s")
+            raise ZeroDivisionError
+        assert store.reader.job("j") is None
+        assert store.reader.counts()[State.ENQUEUED] == 0
+        assert store.reader.queues() == {}
+        assert store.reader.audit() == []
+        assert (store.reader.meta().serial, store.reader.meta().log_time) == (0, 0.0)
+
+    def test_the_serial_grows_by_one_with_each_transaction_that_wrote(self, store: Store) -> None:
+        def serial_after(write: Any) -> int:
+            with store.transaction() as tx:
+                write(tx)
+            assert tx.meta == store.reader.meta()
+            return tx.meta.serial
+
+        assert serial_after(lambda tx: tx.load(["j"])) == 0
+        assert serial_after(lambda tx: tx.save([Row(id="j"), Row(id="k")])) == 1
+        assert serial_after(lambda tx: tx.save([])) == 1
+        assert serial_after(lambda tx: setattr(tx.meta, "log_time", 5.0)) == 2
+        assert serial_after(lambda tx: tx.audit("c", at=1.0, by="", kind="k", subject="s")) == 3
+        assert serial_after(lambda tx: tx.audit("c", at=1.0, by="", kind="k", subject="s")) == 3
+
+    def test_changed_fields_of_meta_are_kept(self, store: Store) -> None:
+        with store.transaction() as tx:
+            before = replace(tx.meta)
+            tx.meta.log_time, tx.meta.last_tick_at = 1.5, 2.5
+            tx.meta.control_version, tx.meta.schedules_version, tx.meta.accepted_serial = 3, 4, 5
+        want = replace(
+            before, log_time=1.5, last_tick_at=2.5, control_version=3, schedules_version=4, accepted_serial=5
+        )
+        assert store.reader.meta() == replace(want, serial=1)
+        assert len(before.store_id) == 32
+
+    def test_one_transaction_at_a_time(self, store: Store) -> None:
+        inside = threading.Lock()
+
+        def add(_: int) -> None:
+            with store.transaction() as tx:
+                assert inside.acquire(blocking=False), "two inside at once"
+                row = tx.load(["j"]).get("j", Row(id="j"))
+                tx.save([row.evolve(crashes=row.crashes + 1)])
+                inside.release()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(add, range(80)))
+        row = store.reader.job("j")
+        assert row is not None
+        assert row.crashes == 80
+        assert store.reader.meta().serial == 80
+
+    # What the coordinator looks for
+
+    def test_due_jobs_are_scheduled_and_off_the_wire_earliest_first(self, store: Store) -> None:
+        with store.transaction() as tx:
+            scheduled = State.SCHEDULED
+            tx.save(
+                [
+                    Row(id="late", state=scheduled, due_at=30.0),
+                    Row(id="second", state=scheduled, due_at=20.0, grace_until=5.0),
+                    Row(id="first", state=scheduled, due_at=10.0),
+                    Row(id="out", state=scheduled, due_at=10.0, wire=Wire.OUT),
+                    Row(id="running", state=State.PROCESSING, due_at=10.0),
+                    Row(id="timeless", state=scheduled),
+                ]
+            )
+            assert tx.due(20.0, 10) == [(10.0, "first"), (20.0, "second")]
+            assert tx.due(20.0, 1) == [(10.0, "first")]
+            assert tx.grace_over(4.9, 10) == []
+            assert tx.grace_over(5.0, 10) == ["second"]
+
+    def test_what_is_on_the_wire_and_with_whom(self, store: Store) -> None:
+        processing = State.PROCESSING
+        with store.transaction() as tx:
+            tx.save(
+                [
+                    Row(id="a", wire=Wire.SENDING, sender="c1", fence=1),
+                    Row(id="b", wire=Wire.OUT, fence=2, released_at=50.0),
+                    Row(id="c", fence=3),
+                    Row(id="d", wire=Wire.OUT, state=processing, owner="w1", created_at=1.0),
+                    Row(id="e", wire=Wire.OUT, state=processing, owner="w2", why=Why.CANCEL, created_at=1.0),
+                    Row(id="f", wire=Wire.OUT, state=State.SUCCEEDED, owner="w3", created_at=10.0),
+                    Row(id="g", wire=Wire.OUT, queue="other", created_at=10.0),
+                ]
+            )
+            assert tx.sending() == [("a", "c1")]
+            assert tx.fences() == [("a", 1), ("b", 2), ("c", 3)]
+            assert tx.owners() == ["w1", "w2"]
+            assert tx.owned_by("w2") == ["e"]
+            assert tx.cancels() == ["e"]
+            assert tx.out_since("default", 49.0, 10) == ["f"]
+            assert tx.out_since("default", 50.0, 10) == ["f", "b"]
+            assert tx.out_since("default", 50.0, 1) == ["f"]
+
+    def test_jobs_of_a_recurring_name_that_have_not_ended(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save(
+                [
+                    Row(id="z", state=State.AWAITING, recurring="weekly", created_at=1.0),
+                    Row(id="y", state=State.AWAITING, recurring="weekly", created_at=2.0),
+                    Row(id="x", state=State.PROCESSING, recurring="weekly"),
+                    ended("w", recurring="weekly"),
+                    Row(id="v", state=State.PROCESSING, recurring="daily"),
+                ]
+            )
+            assert tx.running_of("weekly") == 3
+            assert tx.waiting_of("weekly") == ["z", "y"]
+
+    # The ledger
+
+    def test_a_command_is_applied_once(self, store: Store) -> None:
+        for applied in (True, False):
+            with store.transaction() as tx:
+                assert tx.audit("c", at=1.0, by="me", kind="delete", subject="j", detail="d") is applied
+        assert [(a.id, a.by, a.kind, a.subject, a.detail) for a in store.reader.audit()] == [
+            ("c", "me", "delete", "j", "d")
+        ]
+
+    def test_a_schedule_is_put_replaced_and_removed(self, store: Store) -> None:
+        row = ScheduleRow(
+            "weekly", "0 9 * * MON", "Europe/Istanbul", "all", "queue", '{"v":1}', "shop", 2, True, 3.5, "j", 1.5, 2.5
+        )
+        with store.transaction() as tx:
+            tx.save_schedule(replace(row, version=1, paused=False))
+            tx.save_schedule(row)
+            assert tx.schedule("weekly") == row
+            assert tx.schedules() == [row]
+            assert tx.schedule("daily") is None
+        assert store.reader.schedules() == [row]
+        with store.transaction() as tx:
+            assert tx.remove_schedule("weekly") is True
+            assert tx.remove_schedule("weekly") is False
+
+    def test_a_queue_is_known_once_seen_declared_or_paused(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="j", queue="seen")])
+            tx.declare_queues(["declared", "seen"])
+            assert tx.pause_queue("paused", False) is False
+            assert tx.pause_queue("paused", True) is True
+            assert tx.pause_queue("paused", True) is False
+            assert tx.paused_queues() == ["paused"]
+        assert store.reader.queues() == {"declared": False, "paused": True, "seen": False}
+        with store.transaction() as tx:
+            tx.save([Row(id="k", queue="paused")])
+            assert tx.queues() == ["declared", "paused", "seen"]
+            assert tx.paused_queues() == ["paused"]
+            assert tx.pause_queue("paused", False) is True
+            assert tx.paused_queues() == []
+
+    def test_the_first_parked_message_of_an_id_stays(self, store: Store) -> None:
+        with store.transaction() as tx:
+            for body in (b"\xff\x00first", b"second"):
+                tx.park(
+                    "p", at=1.5, origin="log", reason="r", body=body, exchange="e", key="k", type="t", message_id="m"
+                )
+            (row,) = tx.parked(10)
+        assert (row.at, row.origin, row.body, row.exchange, row.key, row.type, row.message_id) == (
+            (1.5, "log", b"\xff\x00first", "e", "k", "t", "m")
+        )
+        assert (store.reader.parked(), store.reader.parked_count()) == ([row], 1)
+        with store.transaction() as tx:
+            tx.unpark("p")
+        assert store.reader.parked() == []
+
+    def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
+        worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", 1.25, 2.25, True)
+        with store.transaction() as tx:
+            tx.save_worker(WorkerRow("w"))
+            tx.save_worker(worker)
+            assert tx.workers() == [worker]
+        assert store.reader.workers() == [worker]
+        with store.transaction() as tx:
+            tx.remove_worker("w")
+        assert store.reader.workers() == []
+
+    def test_a_line_that_comes_twice_is_kept_once(self, store: Store) -> None:
+        lines = [
+            ("j", 2.0, 1, "b"),
+            ("j", 1.0, 1, "a"),
+            ("j", 1.0, 1, "a2"),
+            ("j", 0.5, 2, "again"),
+            ("k", 1.0, 1, "a"),
+        ]
+        for _ in range(2):
+            with store.transaction() as tx:
+                tx.add_lines(lines)
+        assert store.reader.lines("j") == [
+            LineRow(1.0, 1, "a"),
+            LineRow(1.0, 1, "a2"),
+            LineRow(2.0, 1, "b"),
+            LineRow(0.5, 2, "again"),
+        ]
+
+    # Retention
+
+    def test_only_what_ended_long_ago_and_has_nothing_on_its_way_is_purged(self, store: Store) -> None:
+        gone = [
+            ended("old"),
+            ended("old failed", State.FAILED, at=50.0),
+            ended("grace over", grace_until=10.0),
+            ended("copy gone", copy_until=999.0),
+            Row(id="tombstone", state=State.DELETED, changed_at=100.0),
+        ]
+        stay = [
+            ended("new", at=901.0),
+            ended("failed is kept longer", State.FAILED),
+            ended("out", wire=Wire.OUT),
+            ended("sending", wire=Wire.SENDING),
+            ended("in grace", grace_until=11.0),
+            ended("copy in the ladder", copy_until=1000.5),
+            Row(id="requeued", state=State.SCHEDULED, ended_at=100.0),
+        ]
+        with store.transaction() as tx:
+            tx.meta.log_time = 10.0
+            tx.save(gone + stay)
+            tx.add_lines([("old", 1.0, 1, "x"), ("new", 1.0, 1, "x")])
+            tx.audit("ancient", at=1.0, by="", kind="k", subject="s")
+            tx.audit("recent", at=900.0, by="", kind="k", subject="s")
+        with store.transaction() as tx:
+            keep = {"keep_succeeded": 100.0, "keep_deleted": 100.0, "keep_failed": 940.0}
+            assert tx.purge(now=1000.0, limit=2, **keep) == 2
+            assert tx.purge(now=1000.0, limit=100, **keep) == 3
+            assert tx.purge(now=1000.0, limit=100, **keep) == 0
+        assert {row.id for row in store.reader.jobs(limit=100)} == {row.id for row in stay}
+        assert kept(store) == in_database(store)
+        assert (store.reader.lines("old"), len(store.reader.lines("new"))) == ([], 1)
+        assert [row.id for row in store.reader.audit()] == ["recent"]
+
+    def test_a_purged_id_may_come_again(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([ended("j")])
+            assert tx.purge(now=1000.0, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
+            tx.save([Row(id="j")])
+        assert kept(store) == in_database(store) == Counter({("default", "enqueued"): 1})
+
+    # Reading
+
+    def test_jobs_are_listed_newest_first_by_page_and_filter(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save(Row(id=f"j{n}", job=f"shop.j{n % 2}", queue="q" if n < 3 else "r") for n in range(6))
+            tx.save([ended("k%", job="x_y", queue="q", tags="blue", parent="j1", batch="b", recurring="r")])
+
+        def found(**filters: Any) -> list[str]:
+            return [row.id for row in store.reader.jobs(**filters)]
+
+        assert found(limit=3) == ["k%", "j5", "j4"]
+        assert found(limit=3, before_id="j4") == ["j3", "j2", "j1"]
+        assert found(state="succeeded") == found(state=State.SUCCEEDED) == ["k%"]
+        assert found(queue="q", name="shop.j0") == ["j2", "j0"]
+        assert found(search="j3") == ["j3"]
+        assert found(search="shop.j1") == ["j5", "j3", "j1"]
+        assert found(search="k%") == found(search="_") == found(search="blue") == ["k%"]
+        assert found(search="%") == found(search="j_") == []
+        assert found(parent="j1") == found(batch="b") == found(recurring="r") == ["k%"]
+
+    def test_outcomes_are_counted_by_minute_once(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([ended("a", at=61.0), ended("b", at=119.9), ended("c", State.FAILED, at=120.0), Row(id="d")])
+        with store.transaction() as tx:
+            tx.save([ended("a", at=61.0)])
+            tx.save([ended("d", at=125.0)])
+        assert store.reader.throughput(0.0) == [
+            (60.0, State.SUCCEEDED, 2),
+            (120.0, State.FAILED, 1),
+            (120.0, State.SUCCEEDED, 1),
+        ]
+        assert store.reader.throughput(120.0, 120.0) == []
+
+    # Opening
+
+    def test_the_steps_make_the_tables_this_version_names(self, url: str) -> None:
+        store = Store(url)
+        store.open()
+        with store._reading() as connection:
+            found = inspect(connection)
+            assert set(found.get_table_names()) == set(tables.metadata.tables)
+            for name, table in tables.metadata.tables.items():
+                columns = {column["name"]: column["nullable"] for column in found.get_columns(name)}
+                assert list(columns) == [column.name for column in table.columns], name
+                assert found.get_pk_constraint(name)["constrained_columns"] == [c.name for c in table.primary_key], name
+                for column in table.columns:
+                    if not column.primary_key:
+                        assert columns[column.name] == column.nullable, f"{name}.{column.name}"
+        assert tuple(column.name for column in tables.jobs.columns) == COLUMNS
+        store.close()
+
+    def test_opening_and_closing_twice_is_tolerated(self, url: str) -> None:
+        store = Store(url)
+        store.close()
+        store.open()
+        store.open()
+        store.close()
+        store.close()
+
+    def test_a_closed_store_says_so(self, url: str) -> None:
+        store = Store(url)
+        with pytest.raises(StoreError, match="is not open"), store.transaction():
+            pass
+        with pytest.raises(StoreError, match="is not open"):
+            store.reader.counts()
+
+    def test_a_broken_table_is_a_store_error(self, store: Store) -> None:
+        with pytest.raises(StoreError, match="cannot be used"), store.transaction() as tx:
+            tx._connection.execute(text("SELECT * FROM no_such_table"))
+        with store.transaction() as tx:
+            tx.save([Row(id="j")])
+        assert store.reader.job("j") is not None
+
+
+class LastingStoreRules(StoreRules):
+    """The rules of a store that outlives its process: several may open it."""
+
+    def test_what_was_committed_is_there_after_opening_again(self, url: str) -> None:
+        first = Store(url)
+        first.open()
+        with first.transaction() as tx:
+            tx.save([FULL])
+        first.close()
+        second = Store(url)
+        second.open()
+        assert second.reader.job(FULL.id) == FULL
+        assert second.reader.meta().serial == 1
+        second.close()
+
+    def test_several_that_start_at_once_make_one_store(self, url: str) -> None:
+        together = threading.Barrier(5)
+
+        def start(_: int) -> str:
+            store = Store(url)
+            together.wait()
+            store.open()
+            try:
+                return store.reader.meta().store_id
+            finally:
+                store.close()
+
+        with ThreadPoolExecutor(5) as pool:
+            assert len(set(pool.map(start, range(5)))) == 1
+
+    def test_the_lock_is_between_stores_too(self, url: str) -> None:
+        stores = [Store(url) for _ in range(3)]
+        for store in stores:
+            store.open()
+
+        def add(store: Store) -> None:
+            for _ in range(20):
+                with store.transaction() as tx:
+                    row = tx.load(["j"]).get("j", Row(id="j"))
+                    tx.save([row.evolve(crashes=row.crashes + 1)])
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(add, stores))
+        row = stores[0].reader.job("j")
+        assert row is not None
+        assert row.crashes == 60
+        for store in stores:
+            store.close()
+
+    def test_reading_does_not_wait_for_the_writer(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="j")])
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(store.reader.job, "j").result(timeout=20) is None
+        assert store.reader.job("j") is not None
+
+    def test_a_missing_step_is_applied_and_the_data_stays(self, url: str) -> None:
+        old = Store(url)
+        old.open()
+        with old.transaction() as tx:
+            tx.save([FULL])
+
+        def second(connection: Connection) -> None:
+            connection.execute(text("CREATE TABLE added (id INTEGER)"))
+
+        new = Store(url, steps=(*STEPS, second))
+        new.open()
+        assert new.reader.meta().schema == len(STEPS) + 1
+        assert new.reader.job(FULL.id) == FULL
+        with new.transaction() as tx:
+            tx._connection.execute(text("INSERT INTO added VALUES (1)"))
+        # One that was open all the time stops rather than write what it does not know.
+        said = f"the store has schema {len(STEPS) + 1}, this program knows {len(STEPS)}: upgrade this program"
+        with pytest.raises(StoreError, match=said), old.transaction():
+            pass
+        with pytest.raises(StoreError, match="upgrade this program"):
+            Store(url).open()
+        old.close()
+        new.close()
+
+    def test_a_step_that_fails_leaves_nothing(self, url: str) -> None:
+        def broken(connection: Connection) -> None:
+            connection.execute(text("CREATE TABLE half (id INTEGER)"))
+            connection.execute(text("SELECT * FROM no_such_table"))
+
+        with pytest.raises(StoreError, match="no_such_table"):
+            Store(url, steps=(*STEPS, broken)).open()
+        store = Store(url)
+        store.open()
+        with store._reading() as connection:
+            assert not inspect(connection).has_table("half")
+        store.close()
