@@ -56,7 +56,7 @@ def apply(queues: Queues = None, url: Url = None) -> None:
 
 
 def schema() -> None:
-    """Print the JSON Schema of the envelope, for producers in other languages."""
+    """Print the wire format's JSON Schema."""
     print_json(envelope_schema())
 
 

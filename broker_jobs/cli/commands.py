@@ -25,16 +25,21 @@ app = typer.Typer(
 )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"broker-jobs {version('broker-jobs')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     show_version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """Every command has --help."""
-    if show_version:
-        typer.echo(f"broker-jobs {version('broker-jobs')}")
-        raise typer.Exit
+    del show_version
 
 
 serve.add_to(app)

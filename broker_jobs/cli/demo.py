@@ -10,6 +10,6 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_
 
 
 def demo(context: typer.Context) -> None:
-    """Run a mail room with every kind of job: the first thing to look at."""
+    """Run a mail room with every kind of job."""
     # Loaded when it is asked for: its mail server should cost no other command its start.
     raise typer.Exit(importlib.import_module("broker_jobs.demo.main").run(list(context.args)))

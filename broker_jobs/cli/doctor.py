@@ -37,7 +37,10 @@ class Finding:
 
 
 def doctor(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """Look at broker, queues, coordinator, store, workers and clocks. Exit code 1 when something is wrong."""
+    """Say what is wrong and what mends it.
+
+    Looks at broker, queues, coordinator, store, workers and clocks. Exit code 1 when something is wrong.
+    """
     settings = settings_of(url=url, store=store)
     findings = list(examine(settings, SystemClock().now()))
     if as_json:

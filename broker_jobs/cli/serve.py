@@ -56,7 +56,10 @@ def run(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Run worker, coordinator and beat in one process; the only way to run on memory://."""
+    """Run everything in one process.
+
+    Worker, coordinator and beat; the only way to run on memory://.
+    """
     given = given_of(
         queues=queues,
         more=more,
@@ -117,7 +120,10 @@ def coordinator(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Keep the truth: read the log, write the store, release what waited. Needs no APP; run two for safety."""
+    """Keep the truth and release what waits.
+
+    Reads the log, writes the store. Needs no APP. Run two for safety.
+    """
     settings = settings_of(
         more=more,
         url=url,
@@ -141,7 +147,10 @@ def beat(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Fire recurring jobs, and publish those the code of APP declares. Any number of beats may run."""
+    """Fire recurring jobs.
+
+    Also publishes those the code of APP declares. Any number of beats may run.
+    """
     given = given_of(
         more=more,
         url=url,

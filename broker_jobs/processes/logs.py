@@ -11,8 +11,11 @@ import re
 import sys
 from datetime import UTC, datetime
 
-URL_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?P<password>[^\s/]+)@", re.IGNORECASE)
-"""The password of an address; greedy up to the last @ before a slash, as passwords hold @ now and then."""
+URL_PASSWORD = re.compile(
+    r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?!password@)(?P<password>[^\s/]+)@", re.IGNORECASE
+)
+"""The password of an address; greedy up to the last @ before a slash, as passwords hold @ now and then. The word
+"password" itself stands in examples."""
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _QUIET = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING, "pika": logging.WARNING, "kombu": logging.WARNING}

@@ -28,7 +28,7 @@ from broker_jobs.metrics import Metrics
 from broker_jobs.outcome.command import Schedule
 from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
-from broker_jobs.settings import Settings, mask
+from broker_jobs.settings import Settings
 from broker_jobs.store import Store
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,6 @@ class Program:
                 on_fatal=self._on_fatal,
             )
             self.coordinator.start()
-            log.info("coordinator started", extra={"store": mask(self.settings.store_url())})
         if "worker" in self._roles:
             assert self._registry is not None
             self.worker = Worker(
@@ -228,10 +227,6 @@ class Program:
                 observer=WorkerCounts(self.metrics),
             )
             self.worker.start()
-            log.info(
-                "worker started",
-                extra={"queues": ",".join(self.settings.queues), "concurrency": self.settings.concurrency},
-            )
         if "beat" in self._roles:
             self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id)
             self.beat.start()
