@@ -8,6 +8,8 @@ from __future__ import annotations
 
 SHORT_SECONDS = 0.010
 LONG_SECONDS = 1.0
+HYSTERESIS = 2.0
+"""Between a bound and this many times it nothing changes: lowering a prefetch may return deliveries under way."""
 
 
 def first_prefetch(concurrency: int, maximum: int) -> int:
@@ -16,16 +18,20 @@ def first_prefetch(concurrency: int, maximum: int) -> int:
 
 
 def next_prefetch(current: int, mean_run_seconds: float | None, concurrency: int, maximum: int) -> int:
-    """The prefetch from now on, given the mean run time of the last second (None: nothing ran).
+    """The prefetch that is right, given the mean run time of the last while (None: nothing ran).
 
-    Doubles while jobs are short; halves down to twice the concurrency otherwise, and to the concurrency itself while
-    jobs are long, as a delivery that waits behind a long job could run elsewhere.
+    Doubles while jobs are short; goes back to twice the concurrency when they are not, and to the concurrency itself
+    while jobs are long, as a delivery that waits behind a long job could run elsewhere.
     """
-    usual = first_prefetch(concurrency, maximum)
+    usual, least = first_prefetch(concurrency, maximum), max(1, min(concurrency, maximum))
     if mean_run_seconds is None:
         return current
     if mean_run_seconds < SHORT_SECONDS:
         return max(usual, min(current * 2, maximum))
-    if mean_run_seconds >= LONG_SECONDS:
-        return max(1, min(concurrency, maximum))
-    return max(usual, current // 2)
+    if mean_run_seconds < SHORT_SECONDS * HYSTERESIS:
+        return max(usual, current)
+    if mean_run_seconds < LONG_SECONDS:
+        return usual
+    if mean_run_seconds < LONG_SECONDS * HYSTERESIS:
+        return min(usual, current)
+    return least

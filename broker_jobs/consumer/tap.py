@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 TOO_MANY_EVENTS = 20_000
 FEW_EVENTS = 2_000
+PREFETCH_SECONDS = 0.25
+"""Between two looks at the prefetch."""
+LOWER_AFTER_LOOKS = 8
+"""A lower prefetch must be right for this many looks in a row: lowering may return deliveries under way."""
 
 
 class Tap:
@@ -42,6 +46,8 @@ class Tap:
         self._subscription: Subscription | None = None
         self._shut: frozenset[str] = frozenset()
         self._flooded = False
+        self._next_monotonic = float("-inf")
+        self._lower_looks = 0
         self._ended = 0
         self._ended_seconds = 0.0
         self.prefetch = first_prefetch(concurrency, prefetch_max)
@@ -67,11 +73,18 @@ class Tap:
             self._flooded = False
             logger.info("outcomes are confirmed again; jobs are taken again")
         self.apply_pauses()
-        prefetch = next_prefetch(self.prefetch, self._mean(now_monotonic), self._concurrency, self._prefetch_max)
-        if prefetch != self.prefetch and self._subscription is not None:
-            logger.debug("prefetch of each queue: %d, was %d", prefetch, self.prefetch)
-            self.prefetch = prefetch
-            self._subscription.set_prefetch(prefetch)
+        if now_monotonic >= self._next_monotonic:
+            self._next_monotonic = now_monotonic + PREFETCH_SECONDS
+            self._adapt_prefetch(self._mean(now_monotonic))
+
+    def _adapt_prefetch(self, mean_run_seconds: float | None) -> None:
+        prefetch = next_prefetch(self.prefetch, mean_run_seconds, self._concurrency, self._prefetch_max)
+        self._lower_looks = self._lower_looks + 1 if prefetch < self.prefetch else 0
+        if self._subscription is None or prefetch == self.prefetch or 0 < self._lower_looks < LOWER_AFTER_LOOKS:
+            return
+        logger.debug("prefetch of each queue: %d, was %d", prefetch, self.prefetch)
+        self.prefetch = prefetch
+        self._subscription.set_prefetch(prefetch)
 
     def apply_pauses(self) -> None:
         """Shut the paused queues and open the others."""

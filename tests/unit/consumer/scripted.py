@@ -184,9 +184,10 @@ class ScriptedExchange:
 
     def event(self, kind: str, job_id: str) -> dict[str, Any]:
         """Wait for an event of a job."""
-        return eventually(
-            lambda: next((e for e in self.events(kind) if e.get("id") == job_id), None), what=f"{kind} of {job_id}"
+        found = eventually(
+            lambda: [event for event in self.events(kind) if event.get("id") == job_id], what=f"{kind} of {job_id}"
         )
+        return found[0]
 
 
 def envelope(job: str, *args: Any, **fields: Any) -> Envelope:
