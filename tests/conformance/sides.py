@@ -1,0 +1,118 @@
+"""The two exchanges as the conformance suite sees them, and a collector for what they deliver."""
+
+import importlib
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription
+from broker_jobs.exchange.rabbit import RabbitExchange
+from broker_jobs.exchange.topology import fixed_topology, work_topology
+from tests.support.rabbitmq import Vhost
+from tests.support.wait import eventually
+
+
+class Side(Protocol):
+    """One broker of one kind, and as many exchanges on it as a test wants."""
+
+    def exchange(self) -> Exchange:
+        """Start one more exchange on the same broker, with the topology and the queues `mail` and `bulk` applied."""
+
+    def close(self) -> None:
+        """Stop them all."""
+
+
+def applied(exchange: Exchange) -> Exchange:
+    """Start an exchange and declare on it what the suite uses."""
+    exchange.start()
+    exchange.apply(fixed_topology())
+    exchange.apply(work_topology("mail", "bulk"))
+    return exchange
+
+
+class RabbitSide:
+    """A virtual host."""
+
+    def __init__(self, vhost: Vhost) -> None:
+        self._url = vhost.url
+        self._exchanges: list[Exchange] = []
+
+    def exchange(self) -> Exchange:
+        made = RabbitExchange(self._url, name="conformance")
+        self._exchanges.append(made)
+        return applied(made)
+
+    def close(self) -> None:
+        for exchange in self._exchanges:
+            exchange.stop()
+
+
+class EmbeddedSide:
+    """A broker in memory, of a name of its own."""
+
+    def __init__(self) -> None:
+        try:
+            module = importlib.import_module("broker_jobs.exchange.embedded")
+        except ModuleNotFoundError as missing:
+            pytest.skip(f"not there yet: {missing.name}")
+        self._make: Callable[[str], Exchange] = module.EmbeddedExchange
+        self._url = f"memory://{uuid.uuid4().hex}"
+        self._exchanges: list[Exchange] = []
+
+    def exchange(self) -> Exchange:
+        made = self._make(self._url)
+        self._exchanges.append(made)
+        return applied(made)
+
+    def close(self) -> None:
+        for exchange in self._exchanges:
+            exchange.stop()
+
+
+class Inbox:
+    """Collects what a subscription delivers, and what it says of its channels."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.ready: list[int] = []
+        self.lost: list[int] = []
+        self._lock = threading.Lock()
+
+    def on_deliveries(self, deliveries: list[Delivery]) -> None:
+        with self._lock:
+            self.deliveries.extend(deliveries)
+
+    def subscribe(self, exchange: Exchange, *queues: str, prefetch: int = 100) -> Subscription:
+        """Take deliveries of these queues into this inbox; returns when that has begun."""
+        subscription = exchange.subscribe(
+            queues, self.on_deliveries, prefetch=prefetch, on_lost=self.lost.append, on_ready=self.ready.append
+        )
+        eventually(lambda: self.ready, what=f"on_ready of {queues}")
+        return subscription
+
+    def bodies(self) -> list[bytes]:
+        return [delivery.body for delivery in self.deliveries]
+
+    def wait(self, count: int) -> list[Delivery]:
+        """Wait for at least so many deliveries; returns all there are."""
+        eventually(lambda: len(self.deliveries) >= count, what=f"{count} deliveries")
+        return list(self.deliveries)
+
+
+def publish(exchange: Exchange, *messages: Message, timeout: float = 10) -> list[Failure | None]:
+    """Publish and wait for what became of it."""
+    return exchange.publish(messages, timeout).result(timeout + 5)
+
+
+def confirmed(exchange: Exchange, *messages: Message) -> None:
+    """Publish, and fail unless all is confirmed."""
+    results = publish(exchange, *messages)
+    assert results == [None] * len(messages), results
+
+
+def numbered(exchange_name: str, key: str, count: int, start: int = 0) -> list[Message]:
+    """Messages whose bodies are numbers."""
+    return [Message(exchange_name, key, b"%d" % n, message_id=str(n)) for n in range(start, start + count)]

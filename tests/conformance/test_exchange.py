@@ -1,0 +1,412 @@
+"""What every exchange must do, on RabbitMQ and embedded alike: a test that holds on one side only is not here."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from broker_jobs.errors import BrokerError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Exchange, Message, Unsent
+from broker_jobs.exchange.topology import WORK_DELIVERY_LIMIT, fixed_topology, work_topology
+from tests.conformance.sides import EmbeddedSide, Inbox, RabbitSide, Side, confirmed, numbered, publish
+from tests.support.wait import eventually
+
+MAIL = names.work_queue("mail")
+BULK = names.work_queue("bulk")
+
+
+@pytest.fixture(params=[pytest.param("rabbit", marks=pytest.mark.rabbitmq), "embedded"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    chosen: Side
+    chosen = RabbitSide(request.getfixturevalue("vhost")) if request.param == "rabbit" else EmbeddedSide()
+    yield chosen
+    chosen.close()
+
+
+# --- publishing and routing ---
+
+
+def test_messages_of_one_call_arrive_in_their_order_and_whole(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    message = Message(names.SUBMIT, "mail", '{"ü":1}'.encode(), "envelope", "id-1", "reply.here", "question-1")
+    confirmed(exchange, message, *numbered(names.SUBMIT, "mail", 200))
+    inbox.subscribe(exchange, MAIL, prefetch=500)
+    first, *others = inbox.wait(201)
+    assert first[2:] == (
+        MAIL, message.body, False, names.SUBMIT, "mail", "envelope", "id-1", "reply.here", "question-1", 0
+    )  # fmt: skip
+    assert [delivery.body for delivery in others] == [b"%d" % n for n in range(200)]
+
+
+def test_a_submitted_message_reaches_its_work_queue_and_the_log(side: Side) -> None:
+    exchange = side.exchange()
+    confirmed(exchange, *numbered(names.SUBMIT, "mail", 3))
+    assert exchange.depth(MAIL) == (3, 0)
+    assert exchange.depth(names.LOG) == (3, 0)
+    assert exchange.depth(BULK) == (0, 0)
+
+
+def test_a_release_reaches_its_work_queue_alone(side: Side) -> None:
+    exchange = side.exchange()
+    confirmed(exchange, *numbered(names.WORK, "mail", 3))
+    assert exchange.depth(MAIL) == (3, 0)
+    assert exchange.depth(names.LOG) == (0, 0)
+
+
+@pytest.mark.parametrize("entrance", [names.SUBMIT, names.WORK])
+def test_a_message_for_a_queue_that_does_not_exist_is_parked(side: Side, entrance: str) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, Message(entrance, "nobody", b"x"))
+    inbox.subscribe(exchange, names.PARKED)
+    [parked] = inbox.wait(1)
+    assert (parked.body, parked.exchange, parked.key) == (b"x", entrance, "nobody")
+
+
+def test_reports_and_commands_reach_their_queues(side: Side) -> None:
+    exchange = side.exchange()
+    confirmed(
+        exchange, Message(names.REPORT, names.LOG_KEY, b"event"), Message(names.REPORT, names.COMMAND_KEY, b"delete")
+    )
+    assert exchange.depth(names.LOG) == (1, 0)
+    assert exchange.depth(names.COMMAND) == (1, 0)
+
+
+def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(
+        exchange,
+        Message(names.DELAY, names.delay_key(20, new=True), b"new"),
+        Message(names.DELAY, names.delay_key(20, new=False), b"again"),
+    )
+    inbox.subscribe(exchange, names.LOG)
+    inbox.wait(1)
+    confirmed(exchange, Message(names.REPORT, names.LOG_KEY, b"last"))
+    inbox.wait(2)
+    assert inbox.bodies() == [b"new", b"last"]
+
+
+def test_a_message_that_no_queue_takes_is_not_sent_and_its_neighbours_are(side: Side) -> None:
+    exchange = side.exchange()
+    results = publish(
+        exchange,
+        Message("", MAIL, b"a", message_id="a"),
+        Message("", "nobody", b"b", message_id="b"),
+        Message(names.REPORT, "no such key", b"c", message_id="c"),
+        Message("", MAIL, b"d", message_id="d"),
+        Message("", "nobody", b"b", message_id="b"),
+    )
+    assert [result and result.kind for result in results] == [
+        None, Unsent.NOT_SENT, Unsent.NOT_SENT, None, Unsent.NOT_SENT
+    ]  # fmt: skip
+    assert exchange.depth(MAIL) == (2, 0)
+
+
+def test_a_message_for_an_exchange_that_does_not_exist_fails_and_later_ones_are_sent(side: Side) -> None:
+    exchange = side.exchange()
+    [result] = publish(exchange, Message("no.such.exchange", "k", b"x"))
+    assert result is not None
+    assert "no.such.exchange" in result.reason
+    confirmed(exchange, Message("", MAIL, b"after"))
+
+
+def test_nothing_published_is_an_empty_list(side: Side) -> None:
+    assert side.exchange().publish([]).result(1) == []
+
+
+def test_what_is_published_before_start_or_after_stop_is_not_sent(side: Side) -> None:
+    exchange = side.exchange()
+    exchange.stop()
+    exchange.stop()
+    [result] = publish(exchange, Message("", MAIL, b"x"))
+    assert result is not None
+    assert result.kind is Unsent.NOT_SENT
+
+
+def test_stop_waits_for_what_is_being_published(side: Side) -> None:
+    exchange, other = side.exchange(), side.exchange()
+    future = exchange.publish(numbered(names.WORK, "mail", 2_000))
+    exchange.stop(timeout=10)
+    assert future.result(0) == [None] * 2_000
+    assert other.depth(MAIL) == (2_000, 0)
+
+
+def test_many_threads_may_publish_at_once(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+
+    def work(first: int) -> None:
+        for n in range(first, first + 100, 10):
+            confirmed(exchange, *numbered(names.WORK, "mail", 10, n))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(0, 400, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    inbox.subscribe(exchange, MAIL, prefetch=500)
+    inbox.wait(400)
+    assert sorted(int(body) for body in inbox.bodies()) == list(range(400))
+
+
+# --- taking and settling ---
+
+
+def test_no_more_than_the_prefetch_is_out_of_each_queue(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 10), *numbered(names.WORK, "bulk", 10))
+    subscription = inbox.subscribe(exchange, MAIL, BULK, prefetch=3)
+    inbox.wait(6)
+    assert exchange.depth(MAIL) == (7, 1)
+    assert exchange.depth(BULK) == (7, 1)
+    first = next(delivery for delivery in inbox.deliveries if delivery.queue == MAIL)
+    subscription.ack(first.channel, first.tag)
+    inbox.wait(7)
+    assert exchange.depth(MAIL) == (6, 1)
+    assert len(inbox.deliveries) == 7
+
+
+def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 100))
+    subscription = inbox.subscribe(exchange, MAIL, prefetch=4)
+    inbox.wait(4)
+    subscription.set_prefetch(10)
+    out = inbox.wait(10)
+    eventually(lambda: _ready(exchange, MAIL) == 90, what="90 ready, 10 out")
+    subscription.set_prefetch(2)
+    acked = 0
+
+    def two_out() -> bool:
+        nonlocal acked
+        if len(inbox.deliveries) - acked > 2:
+            for delivery in inbox.deliveries[acked:]:
+                subscription.ack(delivery.channel, delivery.tag)
+                acked += 1
+        return len(inbox.deliveries) - acked == 2 and _ready(exchange, MAIL) == 100 - len(inbox.deliveries)
+
+    eventually(two_out, what="2 out, once what was out before is settled")
+    assert out[-1].body == b"9"
+    assert sorted(int(body) for body in inbox.bodies()) == list(range(len(inbox.deliveries)))
+
+
+def test_one_ack_may_settle_all_of_a_channel_up_to_it(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 10))
+    subscription = inbox.subscribe(exchange, MAIL)
+    eighth = inbox.wait(10)[7]
+    subscription.ack(eighth.channel, eighth.tag, multiple=True)
+    subscription.close()
+    again = Inbox()
+    again.subscribe(exchange, MAIL)
+    again.wait(2)
+    assert again.bodies() == [b"8", b"9"]
+
+
+def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(side: Side) -> None:
+    exchange, inbox, other = side.exchange(), Inbox(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 10))
+    subscription = inbox.subscribe(exchange, MAIL, prefetch=3)
+    inbox.wait(3)
+    subscription.close()
+    eventually(lambda: _ready(exchange, MAIL) == 10, what="all ready again")
+    other.subscribe(exchange, MAIL)
+    came = other.wait(10)
+    assert [delivery.body for delivery in came] == [b"%d" % n for n in range(10)]
+    assert [delivery.redelivered for delivery in came] == [True] * 3 + [False] * 7
+    assert [delivery.delivery_count for delivery in came] == [1] * 3 + [0] * 7
+    assert inbox.lost == []
+
+
+def test_a_requeued_delivery_comes_again_flagged_before_the_others(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 3))
+    subscription = inbox.subscribe(exchange, MAIL, prefetch=1)
+    [first] = inbox.wait(1)
+    subscription.requeue(first.channel, first.tag)
+    again = inbox.wait(2)[1]
+    assert (again.body, again.redelivered, again.delivery_count) == (b"0", True, 1)
+
+
+def test_settling_for_a_channel_that_is_gone_does_nothing(side: Side) -> None:
+    exchange, inbox, other = side.exchange(), Inbox(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 2))
+    old = inbox.subscribe(exchange, MAIL)
+    stale = inbox.wait(2)[1]
+    old.close()
+    old.ack(stale.channel, stale.tag, multiple=True)
+    new = other.subscribe(exchange, MAIL)
+    other.wait(2)
+    new.ack(stale.channel, stale.tag, multiple=True)
+    new.requeue(stale.channel, stale.tag)
+    new.close()
+    eventually(lambda: _ready(exchange, MAIL) == 2, what="both ready again")
+    assert inbox.ready != other.ready, "channel numbers are used once"
+
+
+def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 5))
+    subscription = inbox.subscribe(exchange, MAIL, prefetch=2)
+    out = inbox.wait(2)
+    subscription.cancel()
+    for delivery in out:
+        subscription.ack(delivery.channel, delivery.tag)
+    subscription.close()
+    other = Inbox()
+    other.subscribe(exchange, MAIL)
+    other.wait(3)
+    assert other.bodies() == [b"2", b"3", b"4"]
+
+
+def test_a_paused_queue_stands_still_and_the_others_go_on(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    subscription = inbox.subscribe(exchange, MAIL, BULK)
+    eventually(lambda: exchange.depth(BULK) == (0, 1), what="both consumed")
+    subscription.pause(MAIL, paused=True)
+    eventually(lambda: exchange.depth(MAIL) == (0, 0), what="no consumer")
+    confirmed(exchange, Message(names.WORK, "mail", b"m"), Message(names.WORK, "bulk", b"b"))
+    inbox.wait(1)
+    assert inbox.bodies() == [b"b"]
+    subscription.pause(MAIL, paused=False)
+    inbox.wait(2)
+    assert inbox.bodies() == [b"b", b"m"]
+
+
+def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    inbox.subscribe(exchange, MAIL, names.work_queue("later"))
+    confirmed(exchange, Message(names.WORK, "mail", b"m"))
+    inbox.wait(1)
+    exchange.apply(work_topology("later"))
+    confirmed(exchange, Message(names.WORK, "later", b"l"))
+    inbox.wait(2)
+    assert inbox.bodies() == [b"m", b"l"]
+
+
+def test_a_work_message_given_back_too_often_goes_to_the_log(side: Side) -> None:
+    exchange, inbox, log = side.exchange(), Inbox(), Inbox()
+    confirmed(exchange, Message(names.WORK, "mail", b"poison", "envelope", "id-1"))
+    subscription = inbox.subscribe(exchange, MAIL)
+    for n in range(WORK_DELIVERY_LIMIT + 1):
+        delivery = inbox.wait(n + 1)[n]
+        assert delivery.delivery_count == n
+        subscription.requeue(delivery.channel, delivery.tag)
+    log.subscribe(exchange, names.LOG)
+    [dead] = log.wait(1)
+    assert (dead.body, dead.type, dead.message_id) == (b"poison", "envelope", "id-1")
+    assert _ready(exchange, MAIL) == 0
+    assert len(inbox.deliveries) == WORK_DELIVERY_LIMIT + 1
+
+
+def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_unsettled(side: Side) -> None:
+    one, two, first, second = side.exchange(), side.exchange(), Inbox(), Inbox()
+    active = first.subscribe(one, names.LOG, prefetch=5)
+    second.subscribe(two, names.LOG, prefetch=100)
+    confirmed(one, *numbered(names.REPORT, names.LOG_KEY, 20))
+    first.wait(5)
+    assert second.deliveries == []
+    active.close()
+    second.wait(20)
+    # Not in this order: after a close in order, RabbitMQ may serve the next one before it has what the last one had.
+    assert sorted((int(delivery.body), delivery.redelivered) for delivery in second.deliveries) == [
+        (n, n < 5) for n in range(20)
+    ]
+
+
+def test_an_error_in_a_callback_ends_nothing(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+
+    def fail(deliveries: list[Delivery]) -> None:
+        inbox.on_deliveries(deliveries)
+        raise RuntimeError("an error of the callback")
+
+    exchange.subscribe([MAIL], fail, prefetch=10)
+    confirmed(exchange, Message(names.WORK, "mail", b"1"))
+    inbox.wait(1)
+    confirmed(exchange, Message(names.WORK, "mail", b"2"))
+    inbox.wait(2)
+
+
+# --- private queues ---
+
+
+def test_control_messages_reach_every_private_queue_bound_to_it(side: Side) -> None:
+    one, two, first, second = side.exchange(), side.exchange(), Inbox(), Inbox()
+    one.subscribe_private(first.on_deliveries, bind_to=names.CONTROL, on_ready=first.ready.append)
+    two.subscribe_private(second.on_deliveries, bind_to=names.CONTROL, on_ready=second.ready.append)
+    eventually(lambda: first.ready and second.ready, what="both ready")
+    confirmed(one, Message(names.CONTROL, "", b"fences"))
+    first.wait(1)
+    second.wait(1)
+    assert first.bodies() == second.bodies() == [b"fences"]
+
+
+def test_a_question_is_answered_to_the_private_queue_it_names(side: Side) -> None:
+    asker, answerer, answers, questions = side.exchange(), side.exchange(), Inbox(), Inbox()
+    reply_to, subscription = asker.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
+    eventually(lambda: answers.ready, what="ready")
+    confirmed(asker, Message(names.REPORT, names.COMMAND_KEY, b"?", reply_to=reply_to, correlation_id="q-1"))
+    questions.subscribe(answerer, names.COMMAND)
+    [question] = questions.wait(1)
+    assert question.reply_to == reply_to
+    confirmed(answerer, Message("", reply_to, b"!", correlation_id=question.correlation_id))
+    [answer] = answers.wait(1)
+    assert (answer.queue, answer.body, answer.correlation_id) == (reply_to, b"!", "q-1")
+    subscription.close()
+    eventually(lambda: answerer.depth(reply_to) is None, what="the private queue is gone")
+    [result] = publish(answerer, Message("", reply_to, b"late"))
+    assert result is not None
+    assert result.kind is Unsent.NOT_SENT
+
+
+# --- the rest ---
+
+
+def test_apply_may_be_repeated(side: Side) -> None:
+    exchange = side.exchange()
+    confirmed(exchange, *numbered(names.SUBMIT, "mail", 1))
+    exchange.apply(fixed_topology())
+    side.exchange().apply(work_topology("mail", "another"))
+    assert exchange.depth(MAIL) == (1, 0)
+    assert exchange.depth(names.work_queue("another")) == (0, 0)
+
+
+def test_the_depth_of_a_queue_that_does_not_exist_is_none(side: Side) -> None:
+    assert side.exchange().depth("no.such.queue") is None
+
+
+def test_the_depth_counts_what_is_ready_and_who_consumes(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 5))
+    inbox.subscribe(exchange, MAIL, prefetch=2)
+    inbox.wait(2)
+    assert exchange.depth(MAIL) == (3, 1)
+
+
+def test_purge_drops_what_is_ready_and_counts_it(side: Side) -> None:
+    exchange, inbox = side.exchange(), Inbox()
+    confirmed(exchange, *numbered(names.WORK, "mail", 5))
+    subscription = inbox.subscribe(exchange, MAIL, prefetch=2)
+    inbox.wait(2)
+    assert exchange.purge(MAIL) == 3
+    subscription.close()
+    eventually(lambda: _ready(exchange, MAIL) == 2, what="what was out is back")
+
+
+def test_purging_a_queue_that_does_not_exist_says_so(side: Side) -> None:
+    with pytest.raises(BrokerError, match=r"no\.such\.queue"):
+        side.exchange().purge("no.such.queue")
+
+
+def test_start_tolerates_twice_and_connected_says_what_is(side: Side) -> None:
+    exchange = side.exchange()
+    exchange.start()
+    assert exchange.connected
+    assert not exchange.blocked
+    exchange.stop()
+    assert not exchange.connected
+
+
+def _ready(exchange: Exchange, queue: str) -> int:
+    depth = exchange.depth(queue)
+    return -1 if depth is None else int(depth[0])
