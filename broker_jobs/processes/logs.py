@@ -11,9 +11,7 @@ import re
 import sys
 from datetime import UTC, datetime
 
-URL_PASSWORD = re.compile(
-    r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?!password@)(?P<password>[^\s/]+)@", re.IGNORECASE
-)
+URL_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?!password@)[^\s/]+@", re.IGNORECASE)
 """The password of an address; greedy up to the last @ before a slash, as passwords hold @ now and then. The word
 "password" itself stands in examples."""
 

@@ -24,7 +24,7 @@ from broker_jobs.exchange.port import Exchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import new_id
-from broker_jobs.metrics import Metrics
+from broker_jobs.metrics import BEAT_LATENESS, Metrics
 from broker_jobs.outcome.command import Schedule
 from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
@@ -195,6 +195,10 @@ class Program:
             parts["beat"] = {"started": True}
         return Health(ok, parts)
 
+    def _fired(self, name: str, late_seconds: float) -> None:
+        del name  # a label a schedule would grow without bound where each tenant has one
+        self.metrics.observe(BEAT_LATENESS, late_seconds)
+
     def _start_parts(self) -> None:
         self.exchange.start(CONNECT_SECONDS)
         if self.settings.declare:
@@ -228,6 +232,6 @@ class Program:
             )
             self.worker.start()
         if "beat" in self._roles:
-            self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id)
+            self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
             log.info("beat started", extra={"declared": len(self._recurring)})
