@@ -19,6 +19,7 @@ _PAUSE = text(
     " ON CONFLICT (name) DO UPDATE SET paused = excluded.paused WHERE queues.paused <> excluded.paused"
 )
 _DECLARE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
+_AUDITED = text("SELECT detail FROM audit WHERE id = :id")
 _LINE = text(
     "INSERT INTO lines (job_id, attempt, at, digest, text) VALUES (:job_id, :attempt, :at, :digest, :text)"
     " ON CONFLICT (job_id, attempt, at, digest) DO NOTHING"
@@ -59,9 +60,6 @@ def parked_of(row: Row[Any]) -> ParkedRow:
     """The value of a row of the parked table."""
     values = row._asdict()
     return ParkedRow(**values | {"body": bytes(values["body"])})
-
-
-_AUDITED = text("SELECT detail FROM audit WHERE id = :id")
 
 
 class Ledger:

@@ -234,6 +234,15 @@ class StoreRules:
             assert tx.out_since("default", 50.0, 10) == ["f", "b"]
             assert tx.out_since("default", 50.0, 1) == ["f"]
 
+    def test_a_job_whose_worker_died_twice_is_seen_while_it_is_out(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.save([Row(id="a", crashes=2, queue="q"), Row(id="b", crashes=1, wire=Wire.OUT, queue="q")])
+            assert tx.fragile_out("q", 2) is False
+            tx.save([Row(id="a", crashes=2, queue="q", wire=Wire.SENDING)])
+            assert tx.fragile_out("q", 2) is True
+            assert tx.fragile_out("q", 3) is False
+            assert tx.fragile_out("other", 2) is False
+
     def test_jobs_of_a_recurring_name_that_have_not_ended(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save(
@@ -253,6 +262,7 @@ class StoreRules:
     def test_a_command_is_applied_once(self, store: Store) -> None:
         for applied in (True, False):
             with store.transaction() as tx:
+                assert tx.audited("c") == (None if applied else "d")
                 assert tx.audit("c", at=1.0, by="me", kind="delete", subject="j", detail="d") is applied
         assert [(a.id, a.by, a.kind, a.subject, a.detail) for a in store.reader.audit()] == [
             ("c", "me", "delete", "j", "d")

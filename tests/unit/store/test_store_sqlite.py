@@ -104,6 +104,7 @@ def connection() -> Iterator[Any]:
         (find._FENCES, "jobs_fence"),
         (find._CANCELS, "jobs_cancel"),
         (find._OUT_SINCE, "jobs_out"),
+        (find._FRAGILE_OUT, "jobs_fragile"),
         (find._RUNNING_OF, "jobs_recurring"),
         (find._WAITING_OF, "jobs_recurring"),
         *((query, "jobs_ended") for query in retain._PURGEABLE.values()),
