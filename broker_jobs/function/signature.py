@@ -1,47 +1,18 @@
 """Checks a call's arguments and result against the function's annotations, and turns them into JSON and back.
 
-Strict, as a message is read by another program: `"42"` is no int. What would not come back as it was is refused
-before anything is published, by bringing it back once; values that are their own JSON (int, str, bool, None and lists
-and dicts of them) need no such try, which keeps the hot path at one call into pydantic.
-
-Annotations are read on first use, so that job modules may import each other.
+Annotations are read on first use (see typed.py), so that job modules may import each other.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Container, Mapping
-from enum import Enum
-from typing import Any, Final, Literal, NotRequired, cast
+from collections.abc import Callable
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
-from pydantic_core import ArgsKwargs, PydanticSerializationError, from_json, to_json
-from typing_extensions import TypedDict
-
-from broker_jobs.errors import ArgumentsError, DefinitionError
-from broker_jobs.function.annotation import (
-    STRICT,
-    adapter_of,
-    call_text,
-    check_travels,
-    is_plain,
-    read_hints,
-)
+from broker_jobs.errors import ArgumentsError
+from broker_jobs.function.annotation import call_text
 from broker_jobs.function.depends import provided_parameters
-from broker_jobs.function.explain import explain, must_be, shown
-
-_MAX_SHAPES = 32
-"""How many numbers of positional arguments get a decoder of their own; others take the slow path."""
-
-
-class _Default(Enum):
-    TAKEN = 0
-
-
-_TAKEN: Final = _Default.TAKEN
-"""Stands for a default in validated arguments: the worker's own default is what counts, so it does not travel."""
+from broker_jobs.function.typed import Typed
 
 
 class Signature:
@@ -58,7 +29,7 @@ class Signature:
         self._name = name
         self._loose = loose
         self._provided = frozenset(provided_parameters(fn))
-        self._typed: _Typed | None = None
+        self._typed: Typed | None = None
         self.call_text = call_text(fn, name, self._provided)
 
     def required(self) -> list[str]:
@@ -74,7 +45,7 @@ class Signature:
             DefinitionError: an annotation is not known at run time, or a parameter cannot travel.
         """
         if self._typed is None:
-            self._typed = _Typed(self._fn, self._name, self.call_text, self._provided, loose=self._loose)
+            self._typed = Typed(self._fn, self._name, self.call_text, self._provided, loose=self._loose)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Check a call's arguments; what comes back is JSON, for an envelope.
@@ -119,239 +90,7 @@ class Signature:
         """
         return self._ready().decode_result(text)
 
-    def _ready(self) -> _Typed:
+    def _ready(self) -> Typed:
         self.check()
         assert self._typed is not None
         return self._typed
-
-
-class _Typed:
-    """A signature whose annotations have been read: the adapters."""
-
-    def __init__(self, fn: Callable[..., Any], name: str, call: str, provided: frozenset[str], *, loose: bool) -> None:
-        self._name = name
-        self._call = call
-        self._provided = provided
-        self._loose = loose
-        hints = read_hints(fn, name)
-        signature = inspect.signature(fn)
-        self._parameters = [p for p in signature.parameters.values() if p.name not in provided]
-        self._hints = {p.name: hints.get(p.name, Any) for p in self._parameters}
-        self._adapters = {n: check_travels(n, hint, call) for n, hint in self._hints.items()}
-        self._returns = hints.get("return", Any)
-        self._result = _result_adapter(self._returns)
-        self._validate = _arguments_adapter(self._parameters, self._hints).validator.validate_python
-        self._has_defaults = any(p.default is not p.empty for p in self._parameters)
-        self._converts = not all(is_plain(hint) for hint in self._hints.values())
-        self._positional = [p for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self._rest = next((p for p in self._parameters if p.kind is p.VAR_POSITIONAL), None)
-        self._more = next((p for p in self._parameters if p.kind is p.VAR_KEYWORD), None)
-        self._decoders: dict[int, Callable[[bytes], dict[str, Any]]] = {}
-        self._usual_count = sum(p.default is p.empty for p in self._positional)
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        try:
-            got_args, got_kwargs = self._validate(ArgsKwargs(args, kwargs))
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False)
-            text = explain(
-                self._call, self._parameters, self._hints, provided=self._provided, errors=details, args=args
-            )
-            raise ArgumentsError(text) from None
-        travelling = list(got_args)
-        if self._has_defaults:
-            while travelling and travelling[-1] is _TAKEN:
-                travelling.pop()
-            got_kwargs = {name: value for name, value in got_kwargs.items() if value is not _TAKEN}
-        if not self._converts:
-            return travelling, got_kwargs
-        for index, value in enumerate(travelling):
-            travelling[index] = self._convert(self._name_at(index), value)
-        return travelling, {name: self._convert(name, value) for name, value in got_kwargs.items()}
-
-    def _name_at(self, index: int) -> str:
-        if index < len(self._positional):
-            return self._positional[index].name
-        assert self._rest is not None
-        return self._rest.name
-
-    def _convert(self, name: str, value: Any) -> Any:
-        kind = type(value)
-        if kind is int or kind is str or kind is bool or value is None:
-            return value
-        if kind is float and math.isfinite(value):
-            return value
-        adapter = self._adapter(name)
-        try:
-            plain = adapter.dump_python(value, mode="json", warnings="error")
-            if self._loose:
-                return plain
-            back = adapter.validate_json(to_json(plain, inf_nan_mode="null"), strict=True)
-        except PydanticSerializationError as error:
-            raise ArgumentsError(f"{self._call}: {name} cannot travel as JSON: {_reason(error)}") from None
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"{self._call}: {name} cannot travel as JSON: {error}") from None
-        except ValidationError:
-            raise ArgumentsError(
-                f"{self._call}: {name} cannot travel as JSON and come back as {shown(value)}"
-            ) from None
-        if type(back) is not kind or not _same(back, value):
-            raise self._lost(name, plain, value, shown(back))
-        return plain
-
-    def _lost(self, name: str, plain: Any, value: Any, back: str) -> ArgumentsError:
-        """The error for a value that would not come back as it was."""
-        if to_json(plain, inf_nan_mode="null") != to_json(plain, inf_nan_mode="constants"):
-            return ArgumentsError(f"{self._call}: {name} cannot travel as JSON: it has no NaN and no infinity")
-        return ArgumentsError(
-            f"{self._call}: {name} would arrive as {back}, not as {shown(value)}; annotate it as what it is"
-        )
-
-    def _adapter(self, name: str) -> TypeAdapter[Any]:
-        if name not in self._adapters:
-            assert self._more is not None
-            return self._adapters[self._more.name]
-        return self._adapters[name]
-
-    def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._more is None:
-            decoder = self._decoders.get(self._usual_count) or self._decoder(self._usual_count)
-            try:
-                found = decoder(body)
-                return found["args"], found["kwargs"]
-            except ValidationError:
-                pass  # another number of positional arguments, or a mistake: the slow path tells
-        return self._decode_slowly(body)
-
-    def _decoder(self, count: int) -> Callable[[bytes], dict[str, Any]]:
-        """A reader of whole bodies with `count` positional arguments, for functions without **more."""
-        rest = [self._hints[self._rest.name]] * (count - len(self._positional)) if self._rest else []
-        firsts = [self._hints[p.name] for p in self._positional[:count]]
-        named = {
-            p.name: (self._hints[p.name], p.default is p.empty)
-            for p in self._parameters[min(count, len(self._positional)) :]
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        }
-        types = (*firsts, *rest)
-        body = _typed_dict(
-            "Body",
-            {
-                "args": tuple[types] if types else tuple[()],  # type: ignore[valid-type]
-                "kwargs": _typed_dict(
-                    "Kwargs",
-                    {n: h for n, (h, _) in named.items()},
-                    extra="forbid",
-                    optional={n for n, (_, required) in named.items() if not required},
-                ),
-            },
-        )
-        decoder = cast("Callable[[bytes], dict[str, Any]]", TypeAdapter(body).validator.validate_json)
-        if len(self._decoders) < _MAX_SHAPES:
-            self._decoders[count] = decoder
-        return decoder
-
-    def _decode_slowly(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        loose = from_json(body)
-        args, kwargs = tuple(loose.get("args", ())), dict(loose.get("kwargs", {}))
-        self._check_shape(args, kwargs)
-        if self._more is None and len(args) <= len(self._positional) + _MAX_SHAPES:
-            self._usual_count = len(args)
-        return (
-            tuple(self._decode_one(self._name_at(index), value) for index, value in enumerate(args)),
-            {name: self._decode_one(name, value) for name, value in kwargs.items()},
-        )
-
-    def _check_shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Names and numbers of arguments, whatever their types."""
-        anything = _arguments_adapter(self._parameters, dict.fromkeys(self._hints, Any)).validator.validate_python
-        try:
-            anything(ArgsKwargs(args, kwargs))
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False)
-            text = explain(
-                self._call, self._parameters, self._hints, provided=self._provided, errors=details, args=args
-            )
-            raise ArgumentsError(text) from None
-
-    def _decode_one(self, name: str, value: Any) -> Any:
-        try:
-            return self._adapter(name).validate_json(to_json(value), strict=True)
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False)
-            for detail in details:
-                detail["loc"] = (name, *detail["loc"])
-            text = must_be(name, self._hints.get(name, Any), details)
-            raise ArgumentsError(f"{self._call}: {text}") from None
-
-    def encode_result(self, value: Any) -> str:
-        if value is None and (self._returns is Any or self._returns is type(None)):
-            return "null"
-        try:
-            text = self._result.dump_json(value, warnings="none").decode()
-            if not (type(value) is self._returns and is_plain(self._returns)) and self._returns is not Any:
-                self._result.validate_json(text, strict=True)
-        except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the result of {self._name} cannot travel as JSON: {_reason(error)}") from None
-        except ValidationError as error:
-            raise ArgumentsError(self._wrong_result(error)) from None
-        return text
-
-    def decode_result(self, text: str) -> Any:
-        try:
-            return self._result.validate_json(text, strict=True)
-        except ValidationError as error:
-            raise ArgumentsError(self._wrong_result(error)) from None
-
-    def _wrong_result(self, error: ValidationError) -> str:
-        details = error.errors(include_url=False, include_context=False)
-        for detail in details:
-            detail["loc"] = ("result", *detail["loc"])
-        return must_be(f"the result of {self._name}", self._returns, details)
-
-
-def _arguments_adapter(parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> TypeAdapter[Any]:
-    """Validates (args, kwargs) as Python binds them, all in one call; defaults are marked, not filled in."""
-
-    def collect(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, kwargs
-
-    marked = [p.replace(default=_TAKEN) if p.default is not p.empty else p for p in parameters]
-    described: Any = collect
-    described.__signature__ = inspect.Signature(marked)
-    described.__annotations__ = dict(hints)
-    return TypeAdapter(described, config=STRICT)
-
-
-def _result_adapter(annotation: Any) -> TypeAdapter[Any]:
-    try:
-        return adapter_of(annotation)
-    except (PydanticUserError, NameError):
-        return TypeAdapter(Any, config=STRICT)  # what it returns is looked at when it is there
-
-
-def _typed_dict(
-    name: str,
-    fields: Mapping[str, Any],
-    *,
-    extra: Literal["ignore", "forbid"] = "ignore",
-    optional: Container[str] = (),
-) -> Any:
-    make: Any = TypedDict
-    made = make(name, {field: NotRequired[hint] if field in optional else hint for field, hint in fields.items()})
-    made.__pydantic_config__ = ConfigDict(strict=True, val_json_bytes="base64", extra=extra)
-    return made
-
-
-def _reason(error: Exception) -> str:
-    """Why there is no JSON for a value, in one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return (lines[1] if lines[0].endswith("warnings:") and len(lines) > 1 else lines[0]).removeprefix(
-        "Unable to serialize "
-    )
-
-
-def _same(back: object, value: object) -> bool:
-    try:
-        return bool(back == value)
-    except Exception as error:
-        raise DefinitionError(f"{type(value).__name__} cannot be compared: {error}") from error

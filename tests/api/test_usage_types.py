@@ -45,7 +45,7 @@ def test_what_comes_later_is_not_there_as_a_stub() -> None:
     from broker_jobs import BrokerJobs, CallOptions, Job, JobOptions
 
     for owner, names in [
-        (broker_jobs, ["Batch", "result_of", "results_of", "Unique", "Concurrency", "RateLimit", "Ordered", "Dashboard"]),
+        (broker_jobs, ["Batch", "result_of", "results_of", "Unique", "Concurrency", "RateLimit", "Ordered"]),
         (BrokerJobs, ["batch", "dashboard", "publish", "subscribe"]),
         (Job, ["after"]),
     ]:  # fmt: skip
