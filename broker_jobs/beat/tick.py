@@ -36,6 +36,9 @@ REPEAT_SECONDS = 2.0
 """So long a beat waits for an answer, or after a failed publish, before it asks or publishes again."""
 LOOK_EVERY_SECONDS = 1.0
 """The longest sleep, so that a step of the wall clock is noticed."""
+UNTAKEN_SECONDS = 5.0
+"""A fire that the coordinator's list does not know of after so long is fired again: it was lost, or came too early by
+the coordinator's clock."""
 LATENESSES_KEPT = 1_000
 
 
@@ -50,6 +53,8 @@ class Due(NamedTuple):
 class _Known(NamedTuple):
     view: ScheduleView
     next_at: Instant
+    fired_at: Instant | None = None
+    """The last planned time fired here."""
 
 
 class Metronome:
@@ -62,9 +67,10 @@ class Metronome:
         self._heap: list[Due] = []  # may hold what is not next any more; `_known` says
 
     def learn(self, views: Iterable[ScheduleView], now: Instant) -> None:
-        """Take over the schedules there are; others are forgotten. What was fired here is not fired again.
+        """Take over the schedules there are; others are forgotten.
 
-        A schedule that was never planned starts now. One whose next planned time has passed is due at once.
+        A schedule that was never planned starts now. One whose next planned time has passed is due at once. What was
+        fired here is not fired again, unless the coordinator still has not taken it after UNTAKEN_SECONDS.
         """
         learnt: dict[str, _Known] = {}
         self.refused = {}
@@ -74,6 +80,9 @@ class Metronome:
             known = self._known.get(view.name)
             last = view.last_planned_at
             if known is not None and _same(known.view, view) and (last is None or last < known.next_at):
+                fired_at = known.fired_at
+                if fired_at is not None and (last is None or last < fired_at) and now - fired_at > UNTAKEN_SECONDS:
+                    known = _Known(view, fired_at)
                 learnt[view.name] = known
                 continue
             try:
@@ -107,7 +116,7 @@ class Metronome:
                 first = first._replace(planned_at=latest(view.cron, view.tz, first.planned_at, now) or following)
                 following = next_after(view.cron, view.tz, first.planned_at)
             fires.append(first)
-            self._known[first.name] = _Known(view, following)
+            self._known[first.name] = _Known(view, following, first.planned_at)
             heapq.heappush(self._heap, first._replace(planned_at=following))
         return sorted(fires)
 
@@ -152,6 +161,7 @@ class Beat:
         self._question = ""
         self._unsent: dict[str, Due] = {}  # by schedule: the latest whose publish failed
         self._repeat_at = 0.0
+        self._ready = False  # answers can reach us
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._subscription: Subscription | None = None
@@ -161,7 +171,7 @@ class Beat:
         """Start beating; tolerates twice."""
         if self._thread is not None:
             return
-        self._stopping = False
+        self._stopping = self._ready = False
         self._reply_to, self._subscription = self._exchange.subscribe_private(
             self._receive, bind_to=names.CONTROL, on_ready=self._connected
         )
@@ -204,6 +214,7 @@ class Beat:
     def _connected(self, _: int) -> None:
         """News may have been lost with the connection, and so may an answer."""
         with self._changed:
+            self._ready = True
             self._ask_at = self._declare_at = self._repeat_at = 0.0
             self._changed.notify_all()
 
@@ -256,7 +267,7 @@ class Beat:
 
     def _able(self) -> bool:
         """Whether it is worth publishing: what passes meanwhile is one late fire later, not a heap of them."""
-        return self._exchange.connected and not self._exchange.blocked
+        return self._ready and self._exchange.connected and not self._exchange.blocked
 
     def _speak(self) -> None:
         if not self._able():

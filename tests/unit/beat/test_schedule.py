@@ -150,7 +150,7 @@ def expressions(draw: st.DrawFn) -> tuple[str, set[int], set[int]]:
     elif kind == "range":
         low = draw(st.integers(0, 59))
         high = draw(st.integers(low, 59))
-        minutes, minute_text = set(range(low, high + 1)), f"{low}-{high}"
+        minutes, minute_text = set(range(low, high + 1)), f"{low}-{high}" if low < high else f"{low}"
     elif kind == "step":
         step = draw(st.integers(1, 59))
         minutes, minute_text = set(range(0, 60, step)), f"*/{step}"

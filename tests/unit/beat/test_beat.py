@@ -1,0 +1,291 @@
+"""A beat on a real exchange, and a coordinator that answers as the test wants."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from broker_jobs.beat.tick import Beat
+from broker_jobs.clock import ManualClock, SystemClock
+from broker_jobs.exchange import names
+from broker_jobs.exchange.embedded import EmbeddedExchange
+from broker_jobs.exchange.port import Delivery, Message, Unsent
+from broker_jobs.exchange.topology import fixed_topology
+from broker_jobs.outcome.command import (
+    COMMAND,
+    AskSchedules,
+    Command,
+    Control,
+    DeclareRecurring,
+    Fire,
+    Reply,
+    Schedule,
+    ScheduleView,
+)
+from tests.support.wait import eventually
+
+DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]
+
+
+class Coordinator:
+    """Takes commands, keeps them, and answers with the schedules it was given."""
+
+    def __init__(self, exchange: EmbeddedExchange) -> None:
+        self.exchange = exchange
+        self.views: list[ScheduleView] = []
+        self.silent = False
+        self.refuses: str | None = None
+        self.got: list[Command] = []
+        self.subscription = exchange.subscribe([names.COMMAND], self.take, prefetch=100)
+
+    def take(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self.subscription.ack(delivery.channel, delivery.tag)
+            assert delivery.type == "command"
+            command = COMMAND.validate_json(delivery.body)
+            self.got.append(command)
+            if self.silent or delivery.reply_to is None:
+                continue
+            reply = Reply(id=command.id, ok=self.refuses is None, refused=self.refuses)
+            if isinstance(command, AskSchedules):
+                reply = Reply(
+                    id=command.id, detail={"schedules": [v.model_dump(mode="json") for v in self.views], "version": 1}
+                )
+            self.exchange.publish([Message("", delivery.reply_to, reply.model_dump_json().encode(), "reply")])
+
+    def tell(self, *, schedules_changed: bool) -> None:
+        news = Control(version=1, schedules_changed=schedules_changed)
+        self.exchange.publish([Message(names.CONTROL, "", news.model_dump_json().encode(), "control")]).result(5)
+
+    def fires(self) -> list[tuple[str, int, float]]:
+        return [(c.name, c.version, c.planned_at) for c in list(self.got) if isinstance(c, Fire)]
+
+    def asked(self) -> int:
+        return sum(isinstance(command, AskSchedules) for command in list(self.got))
+
+    def declared(self) -> list[DeclareRecurring]:
+        return [command for command in list(self.got) if isinstance(command, DeclareRecurring)]
+
+
+@pytest.fixture
+def exchange() -> Iterator[EmbeddedExchange]:
+    exchange = EmbeddedExchange()
+    exchange.start()
+    exchange.apply(fixed_topology())
+    yield exchange
+    exchange.stop()
+
+
+@pytest.fixture
+def coordinator(exchange: EmbeddedExchange) -> Coordinator:
+    return Coordinator(exchange)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def beat(exchange: EmbeddedExchange, clock: ManualClock) -> Iterator[Beat]:
+    beat = Beat(exchange, clock, "", [], "beat-1")
+    yield beat
+    beat.stop()
+
+
+def view(clock: ManualClock, name: str = "a", cron: str = "* * * * *", version: int = 1) -> ScheduleView:
+    return ScheduleView(name=name, cron=cron, tz="UTC", version=version, paused=False, last_planned_at=clock.now())
+
+
+def advance(beat: Beat, clock: ManualClock, seconds: float) -> None:
+    clock.advance(seconds)
+    beat.wake()
+
+
+def test_it_fires_when_the_time_has_come_and_not_before(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock
+) -> None:
+    start = clock.now()
+    coordinator.views = [view(clock, version=3)]
+    beat.start()
+    eventually(coordinator.asked)
+    advance(beat, clock, 59.9)
+    advance(beat, clock, 0.0)
+    assert coordinator.fires() == []
+    advance(beat, clock, 0.15)
+    eventually(lambda: coordinator.fires() == [("a", 3, start + 60)])
+    assert [round(late, 3) for late in beat.lateness] == [0.05]
+
+
+def test_it_says_what_the_code_declares_until_it_is_answered(
+    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+) -> None:
+    coordinator.silent = True
+    beat = Beat(exchange, clock, "shop", DECLARED, "beat-1")
+    beat.start()
+    eventually(coordinator.declared)
+    advance(beat, clock, 2.0)
+    eventually(lambda: len(coordinator.declared()) == 2)
+    one, two = coordinator.declared()
+    assert (one.id, one.origin, one.schedules, one.by) == (two.id, "shop", DECLARED, "beat-1")
+    coordinator.silent = False
+    advance(beat, clock, 2.0)
+    eventually(lambda: len(coordinator.declared()) == 3)
+    eventually(lambda: beat._declare is None)
+    advance(beat, clock, 2.0)
+    beat.declare([])
+    eventually(lambda: len(coordinator.declared()) == 4)
+    assert coordinator.declared()[3].schedules == []
+    beat.stop()
+
+
+def test_a_program_that_declares_nothing_any_more_says_that_too(
+    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+) -> None:
+    beat = Beat(exchange, clock, "shop", [], "beat-1")
+    beat.start()
+    assert eventually(coordinator.declared)[0].schedules == []
+    beat.stop()
+
+
+def test_a_beat_without_a_program_declares_nothing_and_cannot(coordinator: Coordinator, beat: Beat) -> None:
+    beat.start()
+    eventually(coordinator.asked)
+    assert coordinator.declared() == []
+    with pytest.raises(ValueError, match="name of their program"):
+        beat.declare(DECLARED)
+    with pytest.raises(ValueError, match="name of their program"):
+        Beat(coordinator.exchange, SystemClock(), "", DECLARED, "beat-2")
+
+
+def test_a_refused_declaration_is_logged_and_not_repeated(
+    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator.refuses = "cron is wrong"
+    beat = Beat(exchange, clock, "shop", DECLARED, "beat-1")
+    beat.start()
+    eventually(lambda: "cron is wrong" in caplog.text)
+    beat.stop()
+
+
+def test_news_make_it_ask_again_and_other_news_do_not(coordinator: Coordinator, beat: Beat, clock: ManualClock) -> None:
+    beat.start()
+    eventually(coordinator.asked)
+    coordinator.tell(schedules_changed=False)
+    coordinator.views = [view(clock)]
+    coordinator.tell(schedules_changed=True)
+    eventually(lambda: coordinator.asked() == 2)
+    start = clock.now()
+    eventually(lambda: beat._metronome.next_at() == start + 60)
+    advance(beat, clock, 60)
+    eventually(coordinator.fires)
+
+
+def test_it_asks_once_a_minute_and_every_two_seconds_while_nobody_answers(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock
+) -> None:
+    coordinator.silent = True
+    beat.start()
+    eventually(lambda: coordinator.asked() == 1)
+    advance(beat, clock, 2)
+    eventually(lambda: coordinator.asked() == 2)
+    coordinator.silent = False
+    advance(beat, clock, 2)
+    eventually(lambda: coordinator.asked() == 3)
+    eventually(lambda: beat._question == "")
+    advance(beat, clock, 59)
+    advance(beat, clock, 1)
+    eventually(lambda: coordinator.asked() == 4)
+
+
+def test_a_reconnect_makes_it_ask_again(coordinator: Coordinator, beat: Beat) -> None:
+    beat.start()
+    eventually(coordinator.asked)
+    eventually(lambda: beat._question == "")
+    coordinator.exchange.lose_connections()
+    eventually(lambda: coordinator.asked() == 2)
+
+
+@pytest.mark.parametrize("kind", list(Unsent))
+def test_a_fire_without_a_confirm_is_repeated(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock, kind: Unsent
+) -> None:
+    start = clock.now()
+    coordinator.views = [view(clock, cron="*/30 * * * * *")]
+    beat.start()
+    eventually(beat._metronome.next_at)
+    coordinator.exchange.fail_next(kind)
+    advance(beat, clock, 30)
+    eventually(lambda: beat._unsent)
+    assert coordinator.fires() == []
+    advance(beat, clock, 2)
+    eventually(lambda: coordinator.fires() == [("a", 1, start + 30)])
+    assert beat._unsent == {}
+
+
+def test_after_an_outage_one_late_fire_comes_not_a_heap(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock
+) -> None:
+    start = clock.now()
+    coordinator.views = [view(clock)]
+    beat.start()
+    eventually(beat._metronome.next_at)
+    coordinator.exchange.disconnect()
+    for _ in range(10):
+        advance(beat, clock, 60)
+    coordinator.exchange.reconnect()
+    eventually(lambda: coordinator.fires() == [("a", 1, start + 600)])
+
+
+def test_what_cannot_be_read_is_left_out_and_the_beat_goes_on(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator.views = [view(clock, "bad", "0 9 * * MO"), view(clock)]
+    beat.start()
+    eventually(coordinator.asked)
+    for exchange, key in ((names.CONTROL, ""), ("", beat._reply_to)):
+        coordinator.exchange.publish([Message(exchange, key, b"\xff{")]).result(5)
+    eventually(lambda: caplog.text.count("cannot be read") == 2)
+    assert "'MO' is no weekday" in caplog.text
+    advance(beat, clock, 60)
+    eventually(lambda: [name for name, _, _ in coordinator.fires()] == ["a"])
+
+
+def test_every_fire_is_told_with_its_lateness(
+    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+) -> None:
+    told: list[tuple[str, float]] = []
+    beat = Beat(exchange, clock, "", [], "beat-1", on_fired=lambda name, late: told.append((name, late)))
+    coordinator.views = [view(clock)]
+    beat.start()
+    eventually(beat._metronome.next_at)
+    advance(beat, clock, 61.5)
+    eventually(lambda: [(name, round(late, 3)) for name, late in told] == [("a", 1.5)])
+    beat.stop()
+
+
+def test_by_the_real_clock_it_fires_every_second_within_a_moment(
+    exchange: EmbeddedExchange, coordinator: Coordinator
+) -> None:
+    clock = SystemClock()
+    coordinator.views = [ScheduleView(name="s", cron="* * * * * *", tz="UTC", version=1, paused=False)]
+    beat = Beat(exchange, clock, "", [], "beat-1")
+    beat.start()
+    eventually(lambda: len(coordinator.fires()) >= 3)
+    beat.stop()
+    planned = [planned_at for _, _, planned_at in coordinator.fires()]
+    assert planned == [planned[0] + n for n in range(len(planned))]
+    assert all(0 <= late < 0.5 for late in beat.lateness)
+
+
+def test_start_and_stop_tolerate_twice_and_never_and_leave_no_thread(beat: Beat, coordinator: Coordinator) -> None:
+    threads = set(threading.enumerate())
+    beat.stop()
+    beat.start()
+    beat.start()
+    eventually(coordinator.asked)
+    beat.stop()
+    beat.stop()
+    assert set(threading.enumerate()) <= threads
+    beat.start()
+    eventually(lambda: coordinator.asked() == 2)
