@@ -150,8 +150,10 @@ def test_a_queue_of_another_shape_is_explained(exchange: EmbeddedExchange) -> No
 
 def test_a_confirm_comes_on_another_thread(exchange: EmbeddedExchange) -> None:
     seen: list[str] = []
+    exchange.block()
     future = exchange.publish(to_mail(b"1"))
     future.add_done_callback(lambda _: seen.append(threading.current_thread().name))
+    exchange.unblock()
     assert future.result(5) == [None]
     settled(exchange)
     assert seen
