@@ -9,7 +9,7 @@ only the first of them is served: there the prefetch is what it was at the start
 
 A cancel (lower prefetch, pause, `cancel`) costs something: what RabbitMQ is about to deliver to a cancelled consumer it
 takes back, and it comes again as `redelivered` (seen on 3.10 and 4.0; an acknowledgement just before the cancel is
-enough). So these are for changes of the weather, not for steering by the millisecond. What has reached us is handed over.
+enough). So these are for changes of the weather, not for steering by the millisecond.
 """
 
 from __future__ import annotations
