@@ -12,15 +12,15 @@ import inspect
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
 
-from broker_jobs.clock import Seconds, as_seconds
+from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.open import exchange_for
-from broker_jobs.exchange.port import Message
+from broker_jobs.exchange.port import Exchange, Message
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, job_options
 from broker_jobs.function.registry import Registry
@@ -286,6 +286,22 @@ class BrokerJobs:
                 await asyncio.to_thread(self.stop)
 
         return running()
+
+    @contextmanager
+    def borrowed(self, exchange: Exchange, clock: Clock) -> Iterator[None]:
+        """Give the program another broker and clock for a while; `testing.Tester` does.
+
+        Raises:
+            UsageError: the program has been started.
+        """
+        if self._program is not None:
+            raise UsageError("the program is running: stop() it before a Tester takes it over")
+        self._asker.close()
+        with self._sender.borrowed(exchange, clock):
+            try:
+                yield
+            finally:
+                self._asker.close()
 
     def _recurring_declared(self) -> None:
         """A recurring job was declared: at import nothing is to do; later the beat, if it runs here, has to hear it."""

@@ -152,6 +152,8 @@ class _Batch:
         self._fences: list[Fence] = []
         self._cancel: list[str] = []
         self._pauses_changed = False
+        self._snapshot = False
+        """Whether a worker has missed news: all of it is told again."""
         self._lines: list[tuple[str, Instant, int, str]] = []
         self._replies: list[tuple[str, Reply]] = []
         self._heartbeats: list[Beaten] = []
@@ -358,9 +360,7 @@ class _Batch:
         if beat.leaving:
             leases.leaving(ref.id, beaten.sent_at)
         elif beat.control_version < self._tx.meta.control_version:
-            self._fences += [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
-            self._cancel += self._tx.cancels()
-            self._pauses_changed = True
+            self._snapshot = True
 
     # ---- asking
 
@@ -431,14 +431,16 @@ class _Batch:
         leases = self._engine.leases
         leases.heard(hello.worker.id, self._at.log_now, hello.worker)
         leases.replaced(hello.worker, hello.at)
-        snapshot = Control(
+        self._reply(asked, Reply(id=hello.id, detail=self._control_snapshot().model_dump(mode="json")))
+
+    def _control_snapshot(self) -> Control:
+        return Control(
             version=self._tx.meta.control_version,
             snapshot=True,
             fences=[Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()],
             paused=self._tx.paused_queues(),
             cancel=self._tx.cancels(),
         )
-        self._reply(asked, Reply(id=hello.id, detail=snapshot.model_dump(mode="json")))
 
     def _reply(self, asked: Asked, given: Reply) -> None:
         if asked.reply_to:
@@ -461,7 +463,11 @@ class _Batch:
         schedules_changed = self._tx.meta.schedules_version != self._schedules_before
         if self._fences or self._cancel or self._pauses_changed:
             self._tx.meta.control_version += 1
-        elif not schedules_changed:
+        elif not schedules_changed and not self._snapshot:
+            return
+        if self._snapshot:
+            snapshot = self._control_snapshot()
+            self._effects.control = snapshot.model_copy(update={"schedules_changed": schedules_changed})
             return
         self._effects.control = Control(
             version=self._tx.meta.control_version,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
@@ -106,6 +107,16 @@ class Sender:
         except BrokerError as error:
             return _not_sent(messages, error)
         return await awaitable(exchange.publish(messages, self.settings.publish_timeout))
+
+    @contextmanager
+    def borrowed(self, exchange: Exchange, clock: Clock) -> Iterator[None]:
+        """Use another exchange and clock for a while, as a test does; what was open is put back."""
+        kept = self._exchange, self.clock, self._pid
+        self._exchange, self.clock, self._pid = exchange, clock, os.getpid()
+        try:
+            yield
+        finally:
+            self._exchange, self.clock, self._pid = kept
 
     def close(self) -> None:
         """Close the exchange; the next use opens another. Tolerates twice and never."""

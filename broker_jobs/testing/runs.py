@@ -1,0 +1,90 @@
+"""Runs one delivery at a time in the test's own thread, through the worker's own steps, and keeps what was raised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.fences import Fences
+from broker_jobs.consumer.observer import NoObserver
+from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.runner import Runner
+from broker_jobs.consumer.running import Running
+from broker_jobs.consumer.taken import Taken
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Exchange, Message
+from broker_jobs.function.current import current_job
+from broker_jobs.function.registry import Registry
+from broker_jobs.job import codec
+from broker_jobs.outcome.command import Control
+from broker_jobs.outcome.emit import Emitter
+from broker_jobs.outcome.event import WorkerRef
+
+
+class StillWorker:
+    """A worker without threads."""
+
+    def __init__(self, registry: Registry, exchange: Exchange, clock: Clock) -> None:
+        self.errors: dict[str, BaseException] = {}
+        """The last exception of each job that raised."""
+        self._registry = registry
+        self._exchange = exchange
+        self._clock = clock
+        emitter = Emitter(self._send, WorkerRef(id="tester"), clock, settle=_nothing)
+        reporter = Reporter(emitter, clock, NoObserver(), _nothing)
+        self._fences = Fences()
+        self._runner = Runner(Running(), self._fences, reporter, clock, [*registry.around, self._keep_errors])
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Queues nothing is taken from."""
+        return self._fences.paused
+
+    def told(self, control: Control) -> None:
+        """Hear what the coordinator tells workers: fences, pauses."""
+        self._fences.learn(control, self._clock.monotonic())
+
+    def run(self, delivery: Delivery) -> bool:
+        """Run one delivery to its end; what it raises is told to the coordinator, and kept. False: it may not run.
+
+        A job of another service is left alone: it would be run over there.
+        """
+        envelope = codec.decode(delivery.body)
+        function = self._registry.get(envelope.job)
+        if function is None:
+            return False
+        taken = Taken(delivery, envelope, function, self._clock.monotonic())
+        may_run = self._fences.refuses(envelope, taken.queue) is None
+        if function.is_async:
+            _alone(lambda: asyncio.run(self._runner.run_async(taken)))
+        else:
+            self._runner.run(taken)
+        return may_run
+
+    def _keep_errors(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.errors[current_job().id] = error
+            raise
+
+    def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
+        self._exchange.publish([Message(names.REPORT, names.LOG_KEY, body, type="events")])
+        ended(None)
+
+
+def _nothing(what: object) -> None:
+    """There are no deliveries to settle here, and no prefetch to adapt."""
+    del what
+
+
+def _alone(run: Callable[[], None]) -> None:
+    """Run a coroutine function's job, also in a test that is itself on an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        run()
+        return
+    raise UsageError("inside a running event loop a Tester cannot run async jobs: call tester.run() in a thread")

@@ -1,0 +1,285 @@
+"""Runs a program's jobs inside a test: nothing leaves the process, and time moves only when it is told to.
+
+The real producer, codec, attempt, coordinator and store (SQLite in memory), stepped by hand in the test's own thread.
+Only the broker between them is a still one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from broker_jobs.app import BrokerJobs
+from broker_jobs.beat.tick import Metronome
+from broker_jobs.clock import ManualClock
+from broker_jobs.coordinator import commands
+from broker_jobs.coordinator.engine import Engine
+from broker_jobs.coordinator.listen import Asked, Input, Unread, read_command, read_log
+from broker_jobs.coordinator.record import Due, Released
+from broker_jobs.coordinator.release import release
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Message
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope, new_id
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import AskJob, DeclareRecurring, DeleteJob, Fire
+from broker_jobs.outcome.event import Tick
+from broker_jobs.producer.call import Call
+from broker_jobs.producer.job import Job
+from broker_jobs.store import Store
+from broker_jobs.testing.exchange import StillExchange
+from broker_jobs.testing.runs import StillWorker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+GRACE_TICKS = 15
+"""Log time passes a second a tick; more than a grace's length is of no use."""
+
+
+class Tester:
+    """A stage for the jobs of one `BrokerJobs`.
+
+    Args:
+        jobs: the program under test; while the tester is open, what it enqueues stays here.
+        inline: run each job within its enqueue; its exception comes out of enqueue and nothing is retried.
+    """
+
+    __test__ = False
+    """Its name begins as pytest's test classes do; it is none."""
+
+    def __init__(self, jobs: BrokerJobs, /, *, inline: bool = False) -> None:
+        self.clock = ManualClock()
+        self._jobs = jobs
+        self._inline = inline
+        self._exchange = StillExchange()
+        self._store = Store("sqlite://")
+        self._engine = Engine(self._store, "tester", chance=lambda: 0.5)
+        self._metronome = Metronome()
+        self._worker = StillWorker(jobs.registry, self._exchange, self.clock)
+        self._borrowed: AbstractContextManager[None] | None = None
+        self._depth = 0
+
+    # ---- what a test says
+
+    def __enter__(self) -> Self:
+        """Take the program's broker and clock over."""
+        if self._borrowed is not None:
+            raise UsageError("this Tester is open already")
+        self._store.open()
+        self._exchange.taken_over = self._taken_over
+        self._borrowed = self._jobs.borrowed(self._exchange, self.clock)
+        self._borrowed.__enter__()
+        self._jobs.load_modules()
+        self._worker = StillWorker(self._jobs.registry, self._exchange, self.clock)  # with what the modules put around
+        self._declare_recurring()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """Give the program its broker back."""
+        borrowed, self._borrowed = self._borrowed, None
+        if borrowed is not None:
+            borrowed.__exit__(kind, error, trace)
+            self._store.close()
+
+    def enqueued(self, job: Job[..., R], /) -> list[Call[R]]:
+        """The calls of this job that were enqueued or scheduled since the tester was opened, in their order."""
+        return [job.bind(*args, **kwargs) for args, kwargs in self._calls(job)]
+
+    def assert_enqueued(self, job: Job[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Fail unless this job was enqueued with these arguments; `unittest.mock.ANY` matches any.
+
+        Raises:
+            AssertionError: says with what it was enqueued instead.
+        """
+        calls = self._calls(job)
+        wanted = _named(job, args, kwargs)
+        if not any(_named(job, *call) == wanted for call in calls):
+            seen = "\n  ".join(_shown(job.name, *call) for call in calls) or "nothing"
+            raise AssertionError(f"{_shown(job.name, args, kwargs)} was not enqueued; enqueued was:\n  {seen}")
+
+    def run(self) -> int:
+        """Run what is ready, and what that makes ready, until nothing is; the number of runs."""
+        self._require_open()
+        runs = 0
+        self._pump()
+        while (delivery := self._exchange.first_ready(self._worker.paused)) is not None:
+            runs += self._worker.run(delivery)
+            self._pump()
+        return runs
+
+    def advance(self, by: timedelta, /) -> int:
+        """Let time pass; delays, retries and recurring jobs come due on the way, each at its time. The number of runs.
+
+        Raises:
+            UsageError: `by` is negative.
+        """
+        self._require_open()
+        if by < timedelta():
+            raise UsageError("time does not go back: advance() takes a timedelta of 0 or more")
+        until = self.clock.now() + by.total_seconds()
+        runs = self.run()
+        while (at := self._next_at(until)) is not None:
+            self.clock.advance(max(0.0, at - self.clock.now()))
+            runs += self._come_due()
+        self.clock.advance(max(0.0, until - self.clock.now()))
+        self._let_log_time_pass(min(GRACE_TICKS, int(by.total_seconds())))
+        return runs + self._come_due()
+
+    # ---- the steps
+
+    def _require_open(self) -> None:
+        if self._borrowed is None:
+            raise UsageError("write `with Tester(jobs) as tester:`; outside of it there is nothing to run")
+
+    def _taken_over(self, message: Message) -> None:
+        """A publish of the program is confirmed: questions are answered at once, and inline jobs are run."""
+        if message.exchange == names.REPORT and message.key == names.COMMAND_KEY:
+            self._pump()
+            self._refuse_to_wait(message)
+        elif self._inline and message.exchange == names.SUBMIT and self._depth == 0:
+            self._depth += 1
+            try:
+                self._run_inline(message.message_id)
+            finally:
+                self._depth -= 1
+
+    def _refuse_to_wait(self, message: Message) -> None:
+        asked = read_command(self._exchange.delivery(message, names.COMMAND))
+        if not isinstance(asked, Asked) or not isinstance(asked.command, AskJob) or not asked.command.until_ended:
+            return
+        row = self._store.reader.job(asked.command.job_id)
+        if row is None or not row.state.is_final:
+            where = "is not known here" if row is None else f"is {row.state.value}"
+            raise UsageError(
+                f"job {asked.command.job_id} {where}: nothing moves by itself in a Tester; call tester.run() or "
+                "tester.advance(…) first, or use Tester(jobs, inline=True)"
+            )
+
+    def _run_inline(self, job_id: str) -> None:
+        self._worker.errors.clear()
+        self.run()
+        error = self._worker.errors.pop(job_id, None)
+        if error is not None:
+            command = DeleteJob(id=new_id(), at=self.clock.now(), by="Tester", job_id=job_id)
+            self._apply([Asked(command, None, None)])
+            raise error
+
+    def _pump(self) -> None:
+        """Let the coordinator decide all that was told it, and publish what follows."""
+        while True:
+            inputs: list[Input] = [read_command(d) for d in self._exchange.take(names.COMMAND)]
+            inputs += [one for d in self._exchange.take(names.LOG) for one in read_log(d)]
+            if not inputs:
+                return
+            self._apply(inputs)
+
+    def _apply(self, inputs: list[Input]) -> None:
+        for one in inputs:
+            if isinstance(one, Unread):
+                raise AssertionError(  # noqa: TRY004  # a broken promise, not a type
+                    f"the coordinator cannot read what was published: {one.reason}"
+                )
+        effects = self._engine.apply(inputs, self.clock.now())
+        if effects.control is not None:
+            self._worker.told(effects.control)
+        released: list[Input] = []
+        for row in effects.releases:
+            self._exchange.publish([release(row)])
+            released.append(Released(row.id, row.epoch))
+        self._exchange.publish(effects.messages)
+        if released or effects.next:
+            self._apply([*released, *effects.next])
+
+    def _come_due(self) -> int:
+        now = self.clock.now()
+        self._learn()
+        fires: list[Input] = [
+            Asked(Fire(id=new_id(), at=now, name=due.name, version=due.version, planned_at=due.planned_at), None, None)
+            for due in self._metronome.due(now)
+        ]
+        with self._store.transaction() as tx:
+            fires += [Due(job_id) for _, job_id in tx.due(now, limit=100_000)]
+        if fires:
+            self._apply(fires)
+        return self.run()
+
+    def _next_at(self, until: float) -> float | None:
+        """The next time something comes due, if that is not after `until`."""
+        self._learn()
+        with self._store.transaction() as tx:
+            due = [at for at, job_id in tx.due(until, limit=1_000) if self._waits_for_time(job_id)]
+        planned = self._metronome.next_at()
+        times = [*due[:1], *([planned] if planned is not None and planned <= until else [])]
+        return min(times, default=None)
+
+    def _waits_for_time(self, job_id: str) -> bool:
+        row = self._store.reader.job(job_id)
+        return row is not None and row.state is State.SCHEDULED and row.grace_until is None
+
+    def _let_log_time_pass(self, seconds: int) -> None:
+        meta = self._store.reader.meta()
+        sent_at = meta.last_tick_at or self.clock.now()
+        ticks: list[Input] = [
+            Tick(coordinator="tester", store=meta.store_id, serial=0, sent_at=sent_at + number)
+            for number in range(seconds + 1)
+        ]
+        self._apply(ticks)
+
+    def _learn(self) -> None:
+        with self._store.transaction() as tx:
+            self._metronome.learn(commands.views(tx), self.clock.now())
+
+    def _declare_recurring(self) -> None:
+        schedules = self._jobs.recurring.declared(self._jobs.origin)
+        command = DeclareRecurring(
+            id=new_id(), at=self.clock.now(), by="Tester", origin=self._jobs.origin, schedules=schedules
+        )
+        self._apply([Asked(command, None, None)])
+
+    # ---- what was enqueued
+
+    def _calls(self, job: Job[..., Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        calls = []
+        for message in self._exchange.published:
+            envelope = _enqueued(message)
+            if envelope is not None and envelope.job == job.name:
+                calls.append(self._arguments(envelope, message.body))
+        return calls
+
+    def _arguments(self, envelope: Envelope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        function = self._jobs.registry.get(envelope.job)
+        if function is None:  # a job of another service: as it travels
+            return tuple(envelope.args), envelope.kwargs
+        return function.signature.decode(body)
+
+
+def _enqueued(message: Message) -> Envelope | None:
+    """The envelope of a message that a producer sent."""
+    by_producer = message.exchange in (names.SUBMIT, names.DELAY) or (
+        message.exchange == names.REPORT and message.type in ("job", "repeat")
+    )
+    return codec.decode(message.body) if by_producer and message.type in ("job", "repeat") else None
+
+
+def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of their parameters, defaults filled in, so that two ways to write a call are equal."""
+    function = getattr(job, "__wrapped__", None)
+    if function is None:
+        return {"args": args, "kwargs": kwargs}
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _shown(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    given = [*(repr(arg) for arg in args), *(f"{key}={value!r}" for key, value in kwargs.items())]
+    return f"{name}({', '.join(given)})"
