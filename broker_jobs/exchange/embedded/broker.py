@@ -80,6 +80,14 @@ class Broker:
                 if spec.name in subscription.queues:
                     self.attach(subscription)
 
+    def leave(self, link: Link) -> None:
+        """One exchange stops: what it published can still go, what must wait is refused."""
+        self._publish_waiting()
+        link.up, link.closed = False, True
+        self._publish_waiting()
+        for subscription in self.subscriptions_of(link):
+            subscription.close_now()
+
     def depth(self, queue: str) -> tuple[int, int] | None:
         found = self._queues.get(queue)
         return None if found is None else (found.ready(), len(found.consumers))

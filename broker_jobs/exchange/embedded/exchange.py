@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from broker_jobs.exchange.topology import Topology
 
 from .broker import NOT_STARTED, Batch, Broker
 from .subscription import EmbeddedSubscription, Link
+
+log = logging.getLogger(__name__)
 
 PRIVATE_QUEUE = "jobs.v1.reply.{}"
 ASK_SECONDS = 10.0
@@ -79,13 +82,10 @@ class EmbeddedExchange:
         if connection is None:
             return
         broker, link = connection
-
-        def leave() -> None:
-            link.up, link.closed = False, True
-            for subscription in broker.subscriptions_of(link):
-                subscription.close_now()
-
-        broker.thread.call(leave)
+        try:
+            broker.thread.ask(partial(broker.leave, link), timeout)
+        except BrokerError as error:
+            log.warning("stopping without waiting for what is being published: %s", error)
         with _brokers_lock:
             broker.users -= 1
             if broker.users:

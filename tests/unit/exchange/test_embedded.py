@@ -426,17 +426,15 @@ def test_purge_drops_what_is_ready_and_not_what_is_out(exchange: EmbeddedExchang
 
 def test_twenty_thousand_messages_go_through_in_order_in_seconds(exchange: EmbeddedExchange) -> None:
     taker = Taker()
-    subscription = exchange.subscribe([MAIL], taker.take, prefetch=1000)
+
+    def take(deliveries: list[Delivery]) -> None:
+        taker.take(deliveries)
+        subscription.ack(deliveries[-1].channel, deliveries[-1].tag, multiple=True)
+
+    subscription = exchange.subscribe([MAIL], take, prefetch=1000)
     started = time.monotonic()
     futures = [exchange.publish(to_mail(b"%d" % n)) for n in range(20_000)]
-
-    def all_taken() -> bool:
-        if taker.got:
-            last = taker.got[-1]
-            subscription.ack(last.channel, last.tag, multiple=True)
-        return len(taker.got) == 20_000
-
-    eventually(all_taken, timeout=60)
+    eventually(lambda: len(taker.got) == 20_000, timeout=60)
     assert all(future.result(5) == [None] for future in futures)
     assert taker.bodies() == [b"%d" % n for n in range(20_000)]
     assert max(taker.lists) > 1
