@@ -1,0 +1,113 @@
+"""An exchange that keeps what is published and answers as it is told; a port, not a mock."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from broker_jobs import BrokerJobs
+from broker_jobs.errors import BrokerError
+from broker_jobs.exchange.port import Delivery, Failure, Message
+from broker_jobs.exchange.topology import Topology
+from broker_jobs.job.codec import decode
+from broker_jobs.job.envelope import Envelope
+from broker_jobs.outcome.command import COMMAND, Command, Reply
+
+REPLIES = "jobs.v1.reply.test"
+
+
+class NoSubscription:
+    """A subscription nothing is settled on."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class RecordingExchange:
+    """Keeps messages. `fail` decides what a message ends as; `answer` gives the reply to a command, or None."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.topologies: list[Topology] = []
+        self.batches: list[int] = []
+        self.unreachable: str | None = None
+        self.fail: Callable[[Message], Failure | None] = lambda _: None
+        self.answer: Callable[[Command], Reply | None] = lambda _: None
+        self.started = 0
+        self.stopped = 0
+        self._on_deliveries: Callable[[list[Delivery]], None] | None = None
+
+    connected = True
+    blocked = False
+
+    def start(self, timeout: float = 10.0) -> None:
+        if self.unreachable is not None:
+            raise BrokerError(self.unreachable)
+        self.started += 1
+
+    def stop(self, timeout: float = 5.0) -> None:
+        self.stopped += 1
+
+    def apply(self, topology: Topology, timeout: float = 10.0) -> None:
+        self.topologies.append(topology)
+
+    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
+        self.messages.extend(messages)
+        self.batches.append(len(messages))
+        future: Future[list[Failure | None]] = Future()
+        future.set_result([self.fail(message) for message in messages])
+        for message in messages:
+            if message.type == "command" and message.reply_to is not None:
+                self._reply(message)
+        return future
+
+    def subscribe_private(
+        self,
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        bind_to: str | None = None,
+        on_ready: Callable[[int], None] | None = None,
+    ) -> tuple[str, Any]:
+        self._on_deliveries = on_deliveries
+        return REPLIES, NoSubscription()
+
+    def subscribe(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def depth(self, queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
+        raise NotImplementedError
+
+    def purge(self, queue: str, timeout: float = 10.0) -> int:
+        raise NotImplementedError
+
+    def _reply(self, message: Message) -> None:
+        assert message.reply_to == REPLIES
+        assert self._on_deliveries is not None
+        reply = self.answer(COMMAND.validate_json(message.body))
+        if reply is not None:
+            body = reply.model_dump_json().encode()
+            self._on_deliveries([
+                Delivery(1, 1, REPLIES, body, False, "", REPLIES, "reply", reply.id, None, message.message_id, 0)
+            ])  # fmt: skip
+
+    @property
+    def last(self) -> Message:
+        """The message published last."""
+        return self.messages[-1]
+
+    @property
+    def envelope(self) -> Envelope:
+        """What the message published last carries."""
+        return decode(self.last.body)
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands published so far."""
+        return [COMMAND.validate_json(message.body) for message in self.messages if message.type == "command"]
+
+
+def program(monkeypatch: Any, exchange: RecordingExchange, **settings: Any) -> BrokerJobs:
+    """A BrokerJobs that publishes into `exchange`."""
+    monkeypatch.setattr("broker_jobs.app.exchange_for", lambda _settings, _name: exchange)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"BROKER_JOBS_{name.upper()}", str(value))
+    return BrokerJobs("amqp://user:secret@host/")
