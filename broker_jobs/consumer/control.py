@@ -56,7 +56,9 @@ class ControlLink:
         """Set by the first answer to a hello."""
 
     def start(self) -> None:
-        """Bind the private queue and say hello."""
+        """Bind the private queue and say hello; tolerates twice."""
+        if self._subscription is not None:
+            return
         self._queue_name, self._subscription = self._exchange.subscribe_private(
             self._take, bind_to=names.CONTROL, on_ready=self._on_ready
         )

@@ -78,11 +78,13 @@ class Loop:
         if loop is None or thread is None:
             return True
         if thread.is_alive() and not loop.is_closed():
-            loop.call_soon_threadsafe(self._stop_if_idle)
+            loop.call_soon_threadsafe(self._stop_when_idle)
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _stop_if_idle(self) -> None:
+    def _stop_when_idle(self) -> None:
         assert self._loop is not None
-        if not self._tasks:
+        if self._tasks:
+            self._loop.call_later(0.01, self._stop_when_idle)
+        else:
             self._loop.stop()

@@ -12,7 +12,7 @@ PERIOD_SECONDS = 0.1
 
 
 class Pulse:
-    """Calls `begin` once, then `look` every tenth of a second until stopped."""
+    """Calls `begin` until it does not raise, then `look` every tenth of a second until stopped."""
 
     def __init__(self, begin: Callable[[], None], look: Callable[[], None]) -> None:
         self._begin = begin
@@ -31,10 +31,13 @@ class Pulse:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        try:
-            self._begin()
-        except Exception:
-            logger.exception("the worker could not begin to take jobs; it tries no more, restart it")
+        while not self._stopped.is_set():
+            try:
+                self._begin()
+                break
+            except Exception:
+                logger.exception("the worker could not begin to take jobs; it tries again every second")
+                self._stopped.wait(1.0)
         while not self._stopped.wait(PERIOD_SECONDS):
             try:
                 self._look()

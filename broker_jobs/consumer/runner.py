@@ -40,10 +40,10 @@ class Runner:
 
     def run(self, taken: Taken) -> None:
         """Run a sync job in this thread."""
-        if self._refused(taken):
-            return
         run = Run(taken, self._clock.now(), self._clock.monotonic())
-        self._running.add(run)
+        self._running.add(run)  # before the look whether we stop: who stops looks in the other order
+        if self._refused(run):
+            return
         outcome = expired(taken.envelope, run.started_at)
         if outcome is None and taken.envelope.careful:
             outcome = self._say_started(run)
@@ -54,15 +54,15 @@ class Runner:
 
     async def run_async(self, taken: Taken) -> None:
         """Run an async job on this loop."""
-        if self._refused(taken):
-            return
         run = Run(taken, self._clock.now(), self._clock.monotonic())
+        self._running.add(run)
+        if self._refused(run):
+            return
         run.task = asyncio.current_task()
         if run.deadline_monotonic is not None and taken.envelope.policy.timeout is not None:
             alarm = asyncio.get_running_loop().call_later(taken.envelope.policy.timeout, run.cancel, "timeout")
         else:
             alarm = None
-        self._running.add(run)
         outcome = expired(taken.envelope, run.started_at)
         if outcome is None and taken.envelope.careful:
             outcome = await self._say_started_async(run)
@@ -73,10 +73,12 @@ class Runner:
         self._running.remove(run)
         self._reporter.ended(run, outcome)
 
-    def _refused(self, taken: Taken) -> bool:
+    def _refused(self, run: Run) -> bool:
+        taken = run.taken
         reason = "shutdown" if self._stopping else self._fences.refuses(taken.envelope, taken.queue)
         if reason is None:
             return False
+        self._running.remove(run)
         self._reporter.hand_back(taken, reason)
         return True
 

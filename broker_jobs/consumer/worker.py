@@ -182,6 +182,8 @@ class Worker:
             self._cancel_runs()
             self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
         ended = len(self._running) == 0
+        if ended:  # nothing is between being taken and being told any more
+            ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
         told = self._wait(lambda: self._emitter.waiting == 0 and self._parker.waiting == 0, FLUSH_SECONDS)
         if ended and told:
             self._heart.beat(leaving=True)
@@ -240,8 +242,8 @@ class Worker:
         self._control.stop()
         if self._subscription is not None:
             self._subscription.close()
-        self._threads.stop(STOP_SECONDS if wait and len(self._running) == 0 else 0.0)
-        self._loop.stop(STOP_SECONDS if wait and len(self._running) == 0 else 0.0)
+        self._threads.stop(0.0)
+        self._loop.stop(0.0)
 
     def _hand_back_unstarted(self) -> None:
         for ready in (self._ready, self._ready_async):

@@ -7,7 +7,7 @@ import contextvars
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,9 +27,8 @@ seen: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
+def clean() -> None:
     seen.clear()
-    yield
 
 
 def outcome_of(function: Callable[..., Any], *args: Any, registry: Registry | None = None, **fields: Any) -> Outcome:

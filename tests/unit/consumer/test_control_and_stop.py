@@ -1,0 +1,331 @@
+"""What the coordinator says is known before the next run; a stop loses nothing and reruns nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from broker_jobs.clock import ManualClock
+from broker_jobs.consumer.worker import Worker
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Delivery, Unsent
+from broker_jobs.function.current import current_job
+from broker_jobs.outcome.command import Control, Fence
+from broker_jobs.settings import Settings
+from tests.support.wait import eventually
+from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
+
+ran: list[int] = []
+gate = threading.Event()
+entered = threading.Event()
+
+
+def seen_more_than(number: int) -> bool:
+    return len(ran) > number
+
+
+def note(number: int) -> None:
+    ran.append(number)
+
+
+def wait_for_gate(number: int) -> None:
+    ran.append(number)
+    entered.set()
+    gate.wait(20)
+
+
+def wait_until_told() -> None:
+    entered.set()
+    while True:
+        current_job().raise_if_cancelled()
+        time.sleep(0.01)
+
+
+async def wait_for_ever() -> None:
+    entered.set()
+    await asyncio.sleep(60)
+
+
+REGISTRY = registry_of(note, wait_for_gate, wait_until_told, wait_for_ever)
+
+
+@pytest.fixture
+def exchange() -> Iterator[ScriptedExchange]:
+    ran.clear()
+    gate.clear()
+    entered.clear()
+    yield ScriptedExchange()
+    gate.set()
+
+
+@pytest.fixture
+def worker(exchange: ScriptedExchange) -> Iterator[Worker]:
+    worker = start_worker(REGISTRY, exchange, concurrency=1)
+    yield worker
+    gate.set()
+    worker.stop_now()
+
+
+# --- hello ---
+
+
+def test_hello_is_said_before_jobs_are_taken_and_names_the_private_queue(exchange: ScriptedExchange) -> None:
+    exchange.answer_hello = False
+    worker = Worker(REGISTRY, exchange, queues=["mail"], concurrency=1, settings=Settings())
+    worker.start()
+    hello = eventually(lambda: next((m for m in exchange.published if m.type == "command"), None))
+    assert hello is not None
+    assert (hello.exchange, hello.key, hello.reply_to) == (names.REPORT, names.COMMAND_KEY, "private-1")
+    said = json.loads(hello.body)
+    assert (said["kind"], said["queues"], said["worker"]["id"]) == ("hello", ["mail"], worker.ref.id)
+    assert not exchange.subscribed.wait(0.3)
+    assert worker.stop(1)
+
+
+def test_without_an_answer_it_works_all_the_same(exchange: ScriptedExchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.consumer.worker.HELLO_SECONDS", 0.1)
+    exchange.answer_hello = False
+    worker = start_worker(REGISTRY, exchange)
+    job = envelope("note", 1)
+    exchange.deliver(job)
+    exchange.event("succeeded", job.id)
+    worker.stop_now()
+
+
+def test_hello_is_repeated_at_each_reconnect_with_what_runs(exchange: ScriptedExchange, worker: Worker) -> None:
+    job = envelope("wait_for_gate", 1, epoch=5)
+    exchange.deliver(job)
+    assert entered.wait(20)
+    exchange.reconnect_private()
+    hellos = [json.loads(m.body) for m in exchange.published if m.type == "command"]
+    assert [hello["running"] for hello in hellos] == [[], [[job.id, 5]]]
+
+
+# --- fences and pauses ---
+
+
+def test_a_fenced_epoch_is_not_run_and_a_later_one_is(exchange: ScriptedExchange, worker: Worker) -> None:
+    old = envelope("note", 1, epoch=3)
+    exchange.say(Control(version=2, fences=[Fence(id=old.id, epoch=3)]))
+    (tag,) = exchange.deliver(old)
+    assert exchange.event("handed back", old.id)["reason"] == "fenced"
+    exchange.deliver(old.evolve(epoch=4, args=[2]))
+    exchange.event("succeeded", old.id)
+    assert ran == [2]
+    assert exchange.subscription.acked(tag)
+
+
+def test_a_fence_counts_at_the_start_not_at_the_receipt(exchange: ScriptedExchange, worker: Worker) -> None:
+    waiting = envelope("note", 2)
+    exchange.deliver(envelope("wait_for_gate", 1), waiting)
+    assert entered.wait(20)
+    exchange.say(Control(version=2, fences=[Fence(id=waiting.id, epoch=1)]))
+    gate.set()
+    assert exchange.event("handed back", waiting.id)["reason"] == "fenced"
+    assert ran == [1]
+
+
+def test_a_paused_queue_gives_its_unstarted_jobs_back_and_takes_no_more(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    held = envelope("note", 2)
+    exchange.deliver(envelope("wait_for_gate", 1), held)
+    assert entered.wait(20)
+    exchange.say(Control(version=2, paused=["default"]))
+    assert exchange.event("handed back", held.id)["reason"] == "pause"
+    assert exchange.subscription.paused == {names.work_queue("default")}
+    late = envelope("note", 3)
+    exchange.deliver(late)
+    assert exchange.event("handed back", late.id)["reason"] == "pause"
+    exchange.say(Control(version=3, paused=[]))
+    assert exchange.subscription.paused == set()
+    gate.set()
+    after = envelope("note", 4)
+    exchange.deliver(after)
+    exchange.event("succeeded", after.id)
+    assert ran == [1, 4]
+
+
+def test_older_news_does_not_undo_a_pause(exchange: ScriptedExchange, worker: Worker) -> None:
+    exchange.say(Control(version=7, snapshot=True, paused=["default"]))
+    exchange.say(Control(version=6, snapshot=True, paused=[]))
+    assert exchange.subscription.paused == {names.work_queue("default")}
+
+
+def test_after_a_lost_broadcast_the_heartbeat_asks_by_its_version(exchange: ScriptedExchange) -> None:
+    worker = start_worker(REGISTRY, exchange, settings=Settings(worker_heartbeat=0.1))
+    exchange.say(Control(version=4))  # 2 and 3 never came
+    eventually(lambda: len(exchange.events("heartbeat")) > 3)
+    assert {e["control_version"] for e in exchange.events("heartbeat")} <= {0, 1}
+    exchange.say(Control(version=4, snapshot=True, paused=[]))
+    eventually(lambda: exchange.events("heartbeat")[-1]["control_version"] == 4)
+    worker.stop_now()
+
+
+def test_what_cannot_be_understood_of_the_coordinator_changes_nothing(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    assert exchange._hear is not None
+    before = exchange.deliver(envelope("note", 1))
+    exchange._hear([exchange_delivery(b"\xff"), exchange_delivery(b'{"version":"x"}'), exchange_delivery(b"[]")])
+    job = envelope("note", 2)
+    exchange.deliver(job)
+    exchange.event("succeeded", job.id)
+    assert before
+
+
+def exchange_delivery(body: bytes) -> Delivery:
+    return Delivery(9, 0, "private-1", body, False, "", "", "", "", None, None, 0)
+
+
+# --- waiting, leases, floods ---
+
+
+def test_what_waits_too_long_is_handed_back(exchange: ScriptedExchange) -> None:
+    clock = ManualClock()
+    worker = start_worker(REGISTRY, exchange, concurrency=1, clock=clock)
+    first, second = envelope("wait_for_gate", 1), envelope("note", 2)
+    exchange.deliver(first, second)
+    assert entered.wait(20)
+    clock.advance(11)
+    assert exchange.event("handed back", second.id)["reason"] == "waited too long"
+    gate.set()
+    exchange.event("succeeded", first.id)
+    assert ran == [1]
+    worker.stop_now()
+
+
+def test_owned_runs_are_asked_to_stop_before_the_lease_ends(exchange: ScriptedExchange) -> None:
+    clock = ManualClock()
+    worker = start_worker(REGISTRY, exchange, clock=clock)
+    job = envelope("wait_until_told")
+    (tag,) = exchange.deliver(job)
+    assert entered.wait(20)
+    clock.advance(61)
+    eventually(lambda: exchange.subscription.acked(tag))
+    assert exchange.events("started")[0]["owned"]
+    eventually(lambda: exchange.events("heartbeat")[-1]["running"])
+    exchange.hold = True
+    clock.advance(6)
+    eventually(lambda: exchange.held)
+    for _ in range(3):
+        clock.advance(8)
+        eventually(lambda: exchange.held)
+        exchange.fail(Unsent.NOT_SENT)
+    exchange.hold = False
+    eventually(lambda: exchange.held == [])
+    clock.advance(1)
+    assert exchange.event("handed back", job.id)["reason"] == "shutdown"
+    worker.stop_now()
+
+
+def test_prefetch_grows_while_jobs_are_short(exchange: ScriptedExchange, worker: Worker) -> None:
+    assert exchange.prefetch == 2
+    for number in range(20):
+        exchange.deliver(envelope("note", number))
+        eventually(partial(seen_more_than, number))
+        time.sleep(0.05)
+    eventually(lambda: exchange.subscription.prefetch > 2)
+
+
+# --- stop ---
+
+
+def test_a_graceful_stop_hands_back_what_has_not_started_and_waits_for_the_rest(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    running, held = envelope("wait_for_gate", 1), envelope("note", 2)
+    tags = exchange.deliver(running, held)
+    assert entered.wait(20)
+    results: list[bool] = []
+    stopping = threading.Thread(target=lambda: results.append(worker.stop(20)))
+    stopping.start()
+    assert exchange.event("handed back", held.id)["reason"] == "shutdown"
+    assert exchange.subscription.cancelled
+    late = envelope("note", 3)
+    tags += exchange.deliver(late)
+    assert exchange.event("handed back", late.id)["reason"] == "shutdown"
+    gate.set()
+    stopping.join()
+    assert results == [True]
+    assert ran == [1]
+    exchange.event("succeeded", running.id)
+    assert all(exchange.subscription.acked(tag) for tag in tags)
+    assert exchange.events()[-1]["kind"] == "heartbeat"
+    assert exchange.events()[-1]["leaving"]
+    assert exchange.subscription.closed
+
+
+@pytest.mark.parametrize("job", ["wait_until_told", "wait_for_ever"])
+def test_a_job_that_stops_as_told_at_shutdown_is_handed_back_and_not_lost(
+    exchange: ScriptedExchange, worker: Worker, job: str
+) -> None:
+    running = envelope(job)
+    exchange.deliver(running)
+    assert entered.wait(20)
+    assert worker.stop(0.1)
+    assert exchange.event("handed back", running.id)["reason"] == "shutdown"
+    assert exchange.events()[-1]["leaving"]
+
+
+def test_a_job_that_does_not_stop_keeps_its_lease(exchange: ScriptedExchange, worker: Worker) -> None:
+    exchange.deliver(envelope("wait_for_gate", 1))
+    assert entered.wait(20)
+    assert not worker.stop(0.1)
+    assert not any(e["leaving"] for e in exchange.events("heartbeat"))
+    assert exchange.subscription.acks == []
+
+
+def test_stop_waits_for_the_confirms_of_the_last_outcomes(exchange: ScriptedExchange, worker: Worker) -> None:
+    eventually(lambda: exchange.events("heartbeat"))
+    exchange.hold = True
+    (tag,) = exchange.deliver(envelope("note", 1))
+    eventually(lambda: exchange.held)
+    stopping = threading.Thread(target=worker.stop, args=(20,))
+    stopping.start()
+    exchange.fail()
+    eventually(lambda: exchange.held)
+    assert stopping.is_alive()
+    exchange.hold = False
+    exchange.confirm()
+    stopping.join()
+    assert exchange.subscription.acked(tag)
+
+
+def test_stop_tolerates_twice_and_never(exchange: ScriptedExchange, worker: Worker) -> None:
+    assert worker.running
+    assert worker.stop(1)
+    assert worker.stop(1)
+    worker.stop_now()
+    eventually(lambda: not worker.running)
+    never = Worker(REGISTRY, ScriptedExchange(), queues=["default"], concurrency=1, settings=Settings())
+    assert never.stop(1)
+    never.stop_now()
+    with pytest.raises(UsageError):
+        never.start()
+
+
+def test_stop_now_does_not_wait(exchange: ScriptedExchange, worker: Worker) -> None:
+    exchange.deliver(envelope("wait_for_gate", 1))
+    assert entered.wait(20)
+    before = time.monotonic()
+    worker.stop_now()
+    assert time.monotonic() - before < 2
+    assert exchange.subscription.closed
+    assert exchange.subscription.acks == []
+
+
+def test_a_stopped_worker_leaves_no_thread(exchange: ScriptedExchange) -> None:
+    before = set(threading.enumerate())
+    worker = start_worker(REGISTRY, exchange)
+    exchange.deliver(envelope("note", 1), envelope("note", 2))
+    eventually(lambda: len(ran) == 2)
+    worker.stop(5)
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("broker-jobs")])
