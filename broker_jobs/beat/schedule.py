@@ -55,6 +55,9 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...], str], ...] = (
 )
 """Name, lowest, highest, names, and what else a value may be."""
 
+_YEAR_2000 = 946_684_800
+"""From here an expression has fifty years to come at least once; any year would do."""
+
 CACHED = 16_384
 """So many parsed expressions are kept: parsing takes ten times as long as the next planned time."""
 
@@ -65,9 +68,8 @@ def check(cron: str, tz: str) -> None:
     Raises:
         OptionError: says which part is wrong, or that no such time ever comes (`0 0 30 2 *`).
     """
-    zone = _zone(tz)
-    plan = _plan(cron)
-    plan.next(floor(datetime.now(zone).timestamp()))
+    _zone(tz)
+    _plan(cron).next(_YEAR_2000)
 
 
 def next_after(cron: str, tz: str, after: Instant) -> Instant:

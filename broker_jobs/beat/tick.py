@@ -111,11 +111,11 @@ class Metronome:
         while (next_at := self.next_at()) is not None and next_at <= now:
             first = heapq.heappop(self._heap)
             view = self._known[first.name].view
-            following = next_after(view.cron, view.tz, first.planned_at)
-            if following <= now:
-                first = first._replace(planned_at=latest(view.cron, view.tz, first.planned_at, now) or following)
-                following = next_after(view.cron, view.tz, first.planned_at)
+            newest = latest(view.cron, view.tz, first.planned_at, now)
+            if newest is not None:
+                first = first._replace(planned_at=newest)
             fires.append(first)
+            following = next_after(view.cron, view.tz, first.planned_at)
             self._known[first.name] = _Known(view, following, first.planned_at)
             heapq.heappush(self._heap, first._replace(planned_at=following))
         return sorted(fires)
