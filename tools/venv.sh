@@ -41,8 +41,15 @@ see_to_venv_module() { # Debian and Ubuntu ship venv apart from Python
         return 1
     fi
     say "installing $package ..."
-    apt-get update -q >/dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$package" >/dev/null
+    local log
+    log=$(mktemp)
+    if ! { apt-get update -q &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$package"; } >"$log" 2>&1 </dev/null; then
+        say "apt-get failed:"
+        tail -n 20 "$log" >&2
+        return 1
+    fi
+    rm -f "$log"
 }
 
 if ! .venv/bin/python -c 'import pip' 2>/dev/null; then # missing, half made, or made by a Python that is gone

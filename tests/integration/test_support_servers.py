@@ -181,7 +181,7 @@ class TestRabbitmq:
         with pytest.raises(pika.exceptions.AMQPConnectionError), connected(vhost.url):
             pass
 
-    def test_nothing_outlives_a_test_run_that_was_killed(self, tmp_path: Path) -> None:
+    def test_nothing_outlives_a_test_run_that_was_killed(self) -> None:
         program = (
             "from tests.support.rabbitmq import Broker; import time\n"
             "broker = Broker(); broker.start(); print(broker._node.pid, broker._epmd.pid, broker._folder, flush=True)\n"
@@ -189,10 +189,12 @@ class TestRabbitmq:
         )
         here = Path(__file__).parents[2]
         with subprocess.Popen([sys.executable, "-c", program], cwd=here, stdout=subprocess.PIPE, text=True) as run:
-            assert run.stdout is not None
-            node, epmd, folder = run.stdout.readline().split()
-            assert psutil.pid_exists(int(node))
-            run.kill()
+            try:
+                assert run.stdout is not None
+                node, epmd, folder = run.stdout.readline().split()
+                assert not ended(int(node))
+            finally:
+                run.kill()
         eventually(lambda: ended(int(node)), what="the node is gone")
         eventually(lambda: ended(int(epmd)), what="epmd is gone")
         eventually(lambda: not Path(folder).exists(), what="the folder is gone")
