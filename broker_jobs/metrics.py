@@ -40,9 +40,10 @@ class Family:
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-_BY_JOB = ("job", "queue")
+_BY_JOB = ("job_name", "queue")
+"""Not `job`: Prometheus calls what it scrapes so, and would show ours as `exported_job`."""
 
-JOBS = Family("jobs_total", "counter", "Attempts that ended, by outcome", ("job", "queue", "outcome"))
+JOBS = Family("jobs_total", "counter", "Attempts that ended, by outcome", ("job_name", "queue", "outcome"))
 RUN = Family("run_seconds", "histogram", "How long the functions ran", _BY_JOB, _SECONDS)
 WAIT = Family("wait_seconds", "histogram", "From due (or created) to start", _BY_JOB, _SECONDS)
 ATTEMPTS = Family("attempts", "histogram", "Number of the attempt that ended", _BY_JOB, (1, 2, 3, 5, 8, 11, 20, 50))

@@ -34,11 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Application:
-    """What a process needs to know of a program: its jobs and the recurring ones its code declares."""
+    """What a process needs to know of a program: its jobs and the recurring ones its code declares.
+
+    `close` lets go of the connection that its jobs have enqueued over.
+    """
 
     registry: Registry
     recurring: Sequence[Schedule] = ()
     origin: str = ""
+    close: Callable[[], None] | None = None
 
 
 def run_roles(application: Application | None, settings: Settings, roles: Collection[str] = ROLES) -> int:
@@ -121,6 +125,8 @@ def _run_one(
         on_fatal=lambda reason: wishes.put(Broken(reason)),
     )
     with ExitStack() as stack:
+        if application is not None and application.close is not None:
+            stack.callback(application.close)
         if report_to is None:
             stack.enter_context(_door(settings, lambda: expose([metrics.snapshot()]), program.health))
         else:

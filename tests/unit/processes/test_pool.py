@@ -1,0 +1,120 @@
+"""The parent of worker processes starts the dead again, adds up what they counted, and ends them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker_jobs import metrics as m
+from broker_jobs.processes.pool import Pool
+from broker_jobs.processes.signals import Broken
+from tests.support.wait import eventually
+from tests.unit.processes import children
+
+
+class Pools:
+    """Starts pools; they end with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broken: list[Broken] = []
+        self._started: list[Pool] = []
+
+    def __call__(self, target: Callable[..., None], size: int) -> Pool:
+        pool = Pool(target, (str(self.folder),), size, on_broken=self.broken.append)
+        self._started.append(pool)
+        pool.start()
+        pool.start()
+        return pool
+
+    def slots(self) -> list[str]:
+        return sorted(path.read_text() for path in self.folder.glob("*.slot"))
+
+    def end(self) -> None:
+        for pool in self._started:
+            pool.stop_now()
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Iterator[Pools]:
+    pools = Pools(tmp_path)
+    yield pools
+    pools.end()
+
+
+def total(pool: Pool, family: m.Family) -> float:
+    whole = m.Snapshot()
+    for snapshot in pool.snapshots():
+        whole.add(snapshot)
+    return whole.values.get(family.name, {}).get((), 0.0)
+
+
+def test_a_killed_child_is_started_again_in_its_slot_and_its_counts_stay(pools: Pools) -> None:
+    pool = pools(children.obedient, 2)
+    eventually(lambda: pool.health().ok, 30, "both have reported")
+    assert total(pool, m.RELEASES) == 2
+    assert total(pool, m.IN_FLIGHT) == 2
+    assert total(pool, m.PROCESSES) == 2
+    first = pools.slots()
+    assert len(set(first)) == 2
+
+    victim = pool.processes()[0].pid
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: len(pools.slots()) == 3, 30, "a third child")
+    assert set(pools.slots()) == set(first), "it took over the place of the dead"
+    eventually(lambda: pool.health().ok, 30, "healthy again")
+    assert total(pool, m.RELEASES) == 3
+    assert total(pool, m.IN_FLIGHT) == 2
+    assert total(pool, m.RESTARTS) == 1
+
+    (pools.folder / "finish").touch()
+    assert pool.stop(20)
+    assert pool.stop(20)
+    assert pool.processes() == []
+
+
+def test_slots_of_two_pools_differ(pools: Pools) -> None:
+    one, other = pools(children.obedient, 1), pools(children.obedient, 1)
+    eventually(lambda: one.health().ok and other.health().ok, 30, "both have reported")
+    assert len(set(pools.slots())) == 2
+
+
+def test_leave_now_does_not_wait_for_what_runs(pools: Pools) -> None:
+    pool = pools(children.obedient, 2)
+    eventually(lambda: pool.health().ok, 30, "both have reported")
+    started = time.monotonic()
+    pool.stop_now()
+    eventually(lambda: pool.processes() == [], 5, "gone")
+    assert time.monotonic() - started < 5
+
+
+def test_a_child_that_does_not_leave_is_killed(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.processes.pool.KILL_AFTER_SECONDS", 1.0)
+    pool = pools(children.deaf, 1)
+    eventually(pools.slots, 30, "started")
+    assert not pool.stop(0.1)
+    assert pool.processes() == []
+
+
+def test_what_only_a_person_can_mend_is_told_and_not_started_again(pools: Pools) -> None:
+    pool = pools(children.misconfigured, 1)
+    eventually(lambda: pools.broken, 30, "told")
+    assert pools.broken[0].code == 2
+    assert pool.stop(5)
+
+
+def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
+    pools: Pools, caplog: pytest.LogCaptureFixture
+) -> None:
+    pools(children.crashing, 1)
+    eventually(lambda: len(pools.slots()) >= 3, 60, "started three times")
+    said = [record.getMessage() for record in caplog.records if "starting it again" in record.getMessage()]
+    assert "exited with code 77; starting it again in 0.5 s" in said[0]
+    assert "in 1.0 s" in said[1]
+    assert not pools.broken

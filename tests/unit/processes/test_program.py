@@ -1,0 +1,82 @@
+"""The all-in-one on the embedded exchange: starts in order, stops in order, tolerates twice and never."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from broker_jobs import BrokerJobs, State
+from broker_jobs.errors import UsageError
+from broker_jobs.exchange.embedded import EmbeddedExchange
+from broker_jobs.function.registry import Registry
+from broker_jobs.processes.program import Program
+from broker_jobs.settings import Settings
+from tests.support.wait import eventually
+
+
+@pytest.fixture
+def exchange() -> Iterator[EmbeddedExchange]:
+    exchange = EmbeddedExchange("memory://")
+    yield exchange
+    exchange.stop()
+
+
+SETTINGS = Settings(url="memory://", store="sqlite://")
+
+
+def test_it_is_started_and_stopped_twice_and_never(exchange: EmbeddedExchange) -> None:
+    program = Program(Registry(), SETTINGS, exchange)
+    assert program.stop()
+    program.stop_now()
+    program.start()
+    program.start()
+    assert program.health().ok
+    assert program.stop()
+    assert program.stop()
+    assert not program.health().ok
+
+
+def test_it_can_be_started_again(exchange: EmbeddedExchange) -> None:
+    program = Program(Registry(), SETTINGS, exchange)
+    for _ in range(2):
+        program.start()
+        assert program.health().parts["coordinator"]["healthy"]
+        program.stop()
+
+
+@pytest.mark.parametrize("roles", [[], ["werker"], ["worker", "dashboard"]])
+def test_wrong_roles_are_refused(exchange: EmbeddedExchange, roles: list[str]) -> None:
+    with pytest.raises(UsageError, match="coordinator, worker, beat"):
+        Program(Registry(), SETTINGS, exchange, roles=roles)
+
+
+def test_only_the_roles_asked_for_are_started(exchange: EmbeddedExchange) -> None:
+    program = Program(None, SETTINGS, exchange, roles=["coordinator"])
+    program.start()
+    assert set(program.health().parts) == {"broker", "coordinator"}
+    program.stop()
+
+
+def test_what_was_started_is_stopped_when_the_next_part_cannot_start(exchange: EmbeddedExchange) -> None:
+    threads = set(threading.enumerate())
+    program = Program(Registry(), SETTINGS.model_copy(update={"store": "mysql://nowhere"}), exchange)
+    with pytest.raises(Exception, match="store"):
+        program.start()
+    assert not program.started
+    exchange.stop()
+    eventually(lambda: set(threading.enumerate()) <= threads, 10, "no thread left behind")
+
+
+def test_it_runs_jobs_and_counts_them() -> None:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.job
+    def double(n: int) -> int:
+        return 2 * n
+
+    with jobs:
+        receipt = double.enqueue(21)
+        assert receipt.result(timeout=10) == 42
+        assert receipt.state() is State.SUCCEEDED
