@@ -46,7 +46,7 @@ check: .venv/.stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks)
-	@if [ -e tests/test_map.py ]; then $(PYTEST) -q tests/test_map.py; fi
+	@$(PYTEST) -q tests/test_map.py
 
 .PHONY: bench
 bench: .venv/.stamp-bench
