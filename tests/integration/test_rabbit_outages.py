@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Failure, Message, Unsent
+from broker_jobs.exchange.port import Delivery, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.rabbit import RabbitExchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from tests.conformance.sides import Inbox, applied, confirmed, numbered, publish
@@ -100,6 +100,7 @@ def test_a_subscription_comes_back_after_a_restart_and_says_so_once(
         old = inbox.wait(2)[1]
         vhost.broker.restart()
         eventually(lambda: len(inbox.ready) == 2 and len(private.ready) == 2, what="both are back")
+        eventually(lambda: exchange.connected, what="so is the connection to publish")
     assert inbox.lost == inbox.ready[:1]
     came = inbox.wait(4)[2:]
     assert [(delivery.body, delivery.redelivered) for delivery in came] == [(b"0", True), (b"1", True)]
@@ -285,3 +286,33 @@ def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: V
         subscription.requeue(delivery.channel, delivery.tag)
     inbox.wait(31)
     assert len(fixed_topology().queues) <= len(vhost.queues()) + 1
+
+
+@pytest.mark.parametrize("change", ["lower", "pause", "cancel"])
+def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_flowing(
+    exchange: RabbitExchange, change: str
+) -> None:
+    confirmed(exchange, *numbered(names.WORK, "mail", 3_000))
+    first, second = Inbox(), Inbox()
+    subscription: Subscription
+
+    def take(deliveries: list[Delivery]) -> None:
+        first.on_deliveries(deliveries)
+        for delivery in deliveries:
+            subscription.ack(delivery.channel, delivery.tag)
+        if len(first.deliveries) > 1_000 and not changed.is_set():
+            changed.set()
+            match change:
+                case "lower":
+                    subscription.set_prefetch(1)
+                case "pause":
+                    subscription.pause(MAIL, paused=True)
+                case _:
+                    subscription.cancel()
+
+    changed = threading.Event()
+    subscription = exchange.subscribe([MAIL], take, prefetch=20)
+    changed.wait(20)
+    second.subscribe(exchange, MAIL, prefetch=3_000)
+    eventually(lambda: len(first.deliveries) + len(second.deliveries) >= 3_000, what="all")
+    assert not any(delivery.redelivered for delivery in first.deliveries + second.deliveries)

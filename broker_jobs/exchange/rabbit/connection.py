@@ -127,9 +127,9 @@ class Link:
         if self._timer is not None:
             self._loop.forget(self._timer)
             self._timer = None
-        for connection in (self.connection, self._opening):
-            if connection is not None and not (connection.is_closing or connection.is_closed):
-                connection.close()
+        # One that is being opened cannot be closed in pika without an error of its own: its socket is cut later.
+        if self.connection is not None and not self.connection.is_closing:
+            self.connection.close()
 
     def _opened(self, connection: pika.SelectConnection) -> None:
         self._opening = None
@@ -187,6 +187,8 @@ def in_words(error: BaseException) -> str:
                 return f"TLS certificate not accepted: {cause.verify_message}"
             case ssl.SSLError():
                 return f"TLS: {cause.reason or cause}"
+            case exceptions.IncompatibleProtocolError():
+                return "it hung up before it spoke AMQP 0-9-1 (is it the port of TLS, 5671, or of HTTP?)"
             case socket.gaierror():
                 return f"host name not found ({cause.strerror})"
             case OSError() if cause.strerror:
@@ -201,23 +203,25 @@ def in_words(error: BaseException) -> str:
 
 
 def refusal(error: BaseException, address: str) -> BrokerRefused | None:
-    """What is wrong and what to do, for an error that trying again would not mend; else None."""
+    """What is wrong and what to do, for an error that trying again would not mend; else None.
+
+    pika calls every connection that breaks during the handshake a probable refusal; a broker that starts or stops
+    breaks them too, so only the broker's own word counts.
+    """
     for cause in _causes(error):
         match cause:
-            case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
+            case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError() if "(403)" in str(
+                cause.args
+            ):
                 return BrokerRefused(
                     f"RabbitMQ at {address} refused the user name or password; check both in BROKER_JOBS_URL "
                     "(the user guest may only connect from the broker's own host)"
                 )
-            case exceptions.ProbableAccessDeniedError():
+            case exceptions.ProbableAccessDeniedError() if "(530)" in str(cause.args):
                 return BrokerRefused(
                     f"RabbitMQ at {address} refused the virtual host: it does not exist, or the user has no permission "
                     "in it; create it (rabbitmqctl add_vhost, set_permissions) or correct the address "
                     f"(broker says: {_said(cause)})"
-                )
-            case exceptions.IncompatibleProtocolError():
-                return BrokerRefused(
-                    f"what listens at {address} does not speak AMQP 0-9-1; is it the port of TLS (5671) or of HTTP?"
                 )
             case ssl.SSLCertVerificationError():
                 return BrokerRefused(

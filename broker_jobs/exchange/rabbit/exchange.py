@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 REPLY_QUEUE = "jobs.v1.reply.{}"
 CLOSE_SECONDS = 2.0
 """How long closing in order may take beside the wait for confirms; then the sockets are cut."""
+CUT_SECONDS = 0.05
+"""How long pika has to see that."""
 
 
 class RabbitExchange:
@@ -151,11 +153,11 @@ class RabbitExchange:
         self._await_closed(time.monotonic() + CLOSE_SECONDS, ended)
 
     def _await_closed(self, until: float, ended: Future[None]) -> None:
-        late = time.monotonic() >= until
-        if late:
+        if all(link.closed for link in self._links):
+            ended.set_result(None)
+        elif time.monotonic() >= until or all(link.connection is None for link in self._links):
             self._loop.cut_sockets()
-        if late or all(link.closed for link in self._links):
-            self._loop.later(0.05 if late else 0, lambda: ended.set_result(None))
+            self._loop.later(CUT_SECONDS, lambda: ended.set_result(None))
         else:
             self._loop.later(0.005, partial(self._await_closed, until, ended))
 

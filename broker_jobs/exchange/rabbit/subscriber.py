@@ -7,9 +7,10 @@ cancels the newest. No tag is used twice. What is out stays out and can be settl
 not counted any more, so after lowering more may be out until that is settled. (On a queue with a single active consumer
 only the first of them is served: there the prefetch is what it was at the start.)
 
-A cancel (lower prefetch, pause, `cancel`) costs something: what RabbitMQ is about to deliver to a cancelled consumer it
-takes back, and it comes again as `redelivered` (seen on 3.10 and 4.0; an acknowledgement just before the cancel is
-enough). So these are for changes of the weather, not for steering by the millisecond.
+What RabbitMQ is about to deliver to a consumer that is cancelled it takes back, and it comes again as `redelivered`,
+which here means "a worker may have died with it" (seen on 3.10 and 4.0: an acknowledgement just before the cancel is
+enough). So acknowledgements are held back for a moment before a cancel, and sent when it is done: a consumer whose
+prefetch is used up then has nothing under way.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from .connection import in_words, pause_seconds
 from .loop import Loop, guarded
 
 log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 0.02
+"""How long acknowledgements are held before a cancel: what they let through has arrived by then."""
 
 _tags = itertools.count(1)
 
@@ -62,6 +66,7 @@ class RabbitSubscription:
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
         self._paused: set[str] = set()
         self._arrived: list[Delivery] = []
+        self._held: list[Callable[[], None]] | None = None  # what is settled around a cancel, in order
         self._failures = 0
         self._lost_before = False
         self._cancelled = False
@@ -137,24 +142,46 @@ class RabbitSubscription:
         declare.run_errand(self._connection, declare.measure(queue), found)
 
     def _adjust(self, channel: Channel, queue: str) -> None:
-        """Start or cancel consumers of a queue until their prefetches add up to what is wanted."""
-        consumers = self._consumers.setdefault(queue, [])
-        wanted = 0 if self._cancelled or queue in self._paused else self._prefetch
-        total = sum(prefetch for _, prefetch in consumers)
-        while total > wanted:
-            tag, prefetch = consumers.pop()
-            total -= prefetch
-            _cancel(channel, tag)
-        if total < wanted:
+        """Start a consumer of a queue, or see to it that some are cancelled, until their prefetches are as wanted."""
+        missing = self._wanted(queue) - sum(prefetch for _, prefetch in self._consumers.setdefault(queue, []))
+        if missing > 0:
             tag = f"{queue}.{next(_tags)}"
-            consumers.append((tag, wanted - total))
-            channel.basic_qos(prefetch_count=wanted - total)
+            self._consumers[queue].append((tag, missing))
+            channel.basic_qos(prefetch_count=missing)
             channel.basic_consume(
                 queue,
                 partial(self._on_message, queue),
                 consumer_tag=tag,
                 callback=lambda _: guarded(self._attached, channel),
             )
+        elif missing < 0 and self._held is None:
+            self._held = []
+            self._loop.later(QUIET_SECONDS, lambda: self._lower(channel))
+
+    def _lower(self, channel: Channel) -> None:
+        """Cancel what is too much of all queues, the newest first, then settle what was held back."""
+        if channel is not self._channel or not channel.is_open:
+            return
+        for queue, consumers in self._consumers.items():
+            while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
+                _cancel(channel, consumers.pop()[0])
+            self._adjust(channel, queue)
+        # Answered after the cancels, as pika asks one thing at a time.
+        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: guarded(self._lowered, channel))
+
+    def _lowered(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._settle_held()
+            for queue in self._consumers:  # what was asked for in between
+                self._adjust(channel, queue)
+
+    def _wanted(self, queue: str) -> int:
+        return 0 if self._cancelled or queue in self._paused else self._prefetch
+
+    def _settle_held(self) -> None:
+        held, self._held = self._held, None
+        for settle in held or ():
+            settle()
 
     def _attached(self, channel: Channel) -> None:
         if channel is not self._channel or self._live:
@@ -190,6 +217,7 @@ class RabbitSubscription:
         self._live = False
         self._consumers.clear()
         self._arrived.clear()
+        self._held = None
         if self._closed:
             return
         if live and self._connection is not None and self._connection.is_open:
@@ -238,11 +266,15 @@ class RabbitSubscription:
     # --- what other threads asked for ---
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
-        if number == self._number and self._channel is not None and self._channel.is_open:
+        if self._held is not None:
+            self._held.append(partial(self._ack, number, tag, multiple))
+        elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(tag, multiple)
 
     def _requeue(self, number: int, tag: int) -> None:
-        if number == self._number and self._channel is not None and self._channel.is_open:
+        if self._held is not None:
+            self._held.append(partial(self._requeue, number, tag))
+        elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_nack(tag, requeue=True)
 
     def _set_prefetch(self, count: int) -> None:
@@ -268,6 +300,7 @@ class RabbitSubscription:
             self._adjust_if_open(queue)
 
     def _close(self) -> None:
+        self._settle_held()
         self._cancelled = self._closed = True
         channel = self._channel
         self._lose("closed")
