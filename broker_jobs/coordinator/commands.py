@@ -88,14 +88,10 @@ def trigger(tx: Transaction, command: TriggerRecurring, now: Instant) -> tuple[s
 def fire(tx: Transaction, command: Fire, now: Instant) -> list[Fired]:
     """The jobs of a planned time: each time is taken once, misfire and overlap are decided here."""
     row = tx.schedule(command.name)
-    if row is None:
+    if row is None or not recurring.takes(row, command, now):
         return []
     times = recurring.planned_times(row, command, now)
-    if row.version == command.version and (row.last_planned_at is None or command.planned_at > row.last_planned_at):
-        if command.planned_at <= now and not row.paused:
-            row.last_planned_at = command.planned_at
-    else:
-        return []
+    row.last_planned_at = command.planned_at
     busy = row.overlap != "allow" and tx.running_of(row.name) > 0
     made: list[Fired] = []
     for planned_at in times:

@@ -16,9 +16,11 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
+from pydantic import ValidationError
+
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
-from broker_jobs.coordinator.engine import Effects, Engine, ForeignStore
+from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.inbox import Inbox, Piece
 from broker_jobs.coordinator.listen import Input, Unread, read_again
 from broker_jobs.coordinator.observer import Observer
@@ -37,10 +39,11 @@ from broker_jobs.coordinator.sweep import Sweep
 from broker_jobs.coordinator.timers import Timers
 from broker_jobs.errors import BrokerError, StoreError
 from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Exchange, Failure, Subscription, Unsent
+from broker_jobs.exchange.port import Delivery, Exchange, Failure, Subscription, Unsent
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import HandedBack
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
@@ -102,11 +105,12 @@ class Coordinator:
         self._clock = clock
         self._observer = observer or Observer()
         self._on_fatal = on_fatal or _ignore
-        self._engine = Engine(store, self.id)
+        self._engine = Engine(store, self.id, since=clock.now())
         self._inbox = Inbox()
         self._timers = Timers()
         self._sweep = Sweep()
         self._subscriptions: dict[str, Subscription] = {}
+        self._ear: Subscription | None = None
         self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._depths: deque[_Depth] = deque(maxlen=10_000)
         self._thread: threading.Thread | None = None
@@ -159,8 +163,7 @@ class Coordinator:
         thread.join(timeout)
         if watcher is not None:
             watcher.join(timeout)
-        for subscription in self._subscriptions.values():
-            subscription.close()
+        self._unsubscribe()
         self._subscriptions.clear()
         self._thread = self._watcher = None
         logger.info("coordinator %s stopped", self.id)
@@ -190,6 +193,8 @@ class Coordinator:
                 self._inbox.wait(self._patience())
                 self._step()
             self._drain()
+            if self._fatal is not None:
+                self._unsubscribe()
         except _NotStoredError:
             logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
         except BaseException as error:
@@ -309,9 +314,6 @@ class Coordinator:
         while True:
             try:
                 result = work()
-            except ForeignStore as error:
-                self._fail(str(error))
-                raise _NotStoredError from error
             except StoreError as error:
                 now = self._clock.monotonic()
                 if self._store_down_since is None:
@@ -343,6 +345,13 @@ class Coordinator:
             self._observer.noted(note)
         if effects.went_back is not None:
             self._freeze(effects.went_back)
+        if self._frozen is not None and self._serial >= self._frozen:
+            logger.warning("the restored store was accepted: releases go on")
+            self._frozen = None
+        if effects.foreign is not None:
+            logger.error("coordinator %s writes another store than this one: it is told to stop", effects.foreign)
+            only = Control(version=0, store=self._store_id)
+            self._exchange.publish([release.broadcast(only)], timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.control is not None:
             self._exchange.publish([release.broadcast(effects.control)], timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.messages:
@@ -503,7 +512,26 @@ class Coordinator:
                 on_lost=lambda channel, queue=queue: self._lost_channel(queue, channel),  # type: ignore[misc]
             )
 
+        _, self._ear = self._exchange.subscribe_private(self._overhear, bind_to=names.CONTROL)
+
+    def _overhear(self, deliveries: list[Delivery]) -> None:
+        """Of what is told to workers one thing is for coordinators: whose store is the truth."""
+        for delivery in deliveries:
+            try:
+                store = Control.model_validate_json(delivery.body).store
+            except ValidationError:
+                continue
+            if store is not None and store != self._store_id:
+                self._fail(
+                    f"the active coordinator on this broker writes another store ({store}; this one is "
+                    f"{self._store_id}, {self._store.url_masked}): two stores are two truths. "
+                    "Give all coordinators one BROKER_JOBS_STORE"
+                )
+                self._inbox.wake()
+
     def _unsubscribe(self) -> None:
+        if self._ear is not None:
+            self._ear.close()
         for subscription in self._subscriptions.values():
             subscription.close()
 
@@ -541,6 +569,8 @@ class Coordinator:
                 continue
             self._depths.append(_Depth(queue, depth[0], seen_at))
             self._observer.depth(queue, *depth)
+            released_at = self._store.reader.oldest(queue)
+            self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - released_at))
         for queue in (names.LOG, names.COMMAND, names.DUE, names.PARKED):
             depth = self._exchange.depth(queue)
             if depth is not None:

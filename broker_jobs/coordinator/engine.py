@@ -21,7 +21,6 @@ from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, 
 from broker_jobs.coordinator.release import ladder_copy
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
-from broker_jobs.errors import StoreError
 from broker_jobs.exchange.delay import step_seconds
 from broker_jobs.exchange.port import Message
 from broker_jobs.job.state import State
@@ -53,10 +52,6 @@ RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
 
-class ForeignStore(StoreError):
-    """Another coordinator on this broker writes another store: two truths; refuse to run."""
-
-
 @dataclass(slots=True)
 class Effects:
     """What follows a commit."""
@@ -76,6 +71,8 @@ class Effects:
     late: list[float] = field(default_factory=list)
     tick_at: Instant | None = None
     """When the newest tick of the batch was sent."""
+    foreign: str | None = None
+    """A coordinator that writes another store lives on this broker: two stores are two truths."""
     went_back: int | None = None
     """A tick showed this serial, ahead of the store: it was restored from a backup."""
     lost_workers: int = 0
@@ -84,8 +81,12 @@ class Effects:
 class Engine:
     """The store's one hand. Not thread-safe: a coordinator has one thread for it."""
 
-    def __init__(self, store: Store, id: str, *, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, store: Store, id: str, *, since: Instant = 0.0, chance: Callable[[], float] = random.random
+    ) -> None:
         self.id = id
+        self.since = since
+        """When this coordinator started: what a foreign store's coordinator told before is of the past."""
         self.leases = Leases()
         self.questions = Questions()
         self._store = store
@@ -324,10 +325,8 @@ class _Batch:
     def _tick(self, tick: Tick) -> None:
         meta = self._tx.meta
         if tick.store != meta.store_id:
-            raise ForeignStore(
-                f"coordinator {tick.coordinator} on this broker writes another store ({tick.store}, ours is "
-                f"{meta.store_id}): two stores are two truths. Give all coordinators one BROKER_JOBS_STORE"
-            )
+            self._effects.foreign = tick.coordinator if tick.sent_at > self._engine.since else None
+            return
         if tick.serial > max(meta.serial, meta.accepted_serial):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
         step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0

@@ -6,6 +6,7 @@ schedule's row takes each planned time once; what lies between the last one take
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 
 from broker_jobs.beat import schedule as cron
@@ -15,20 +16,24 @@ from broker_jobs.job import codec
 from broker_jobs.outcome.command import Fire, Schedule
 from broker_jobs.store.kept import ScheduleRow
 
+EARLY_SECONDS = 60.0
+"""A beat's clock may be ahead by this much; its fires are taken, and their jobs scheduled for the planned time."""
 LATE_SECONDS = 30.0
 """A planned time that is handled later than this was missed; the misfire rule decides about it."""
 MOST_MISSED = 1_000
 """The most planned times one fire makes up for (misfire="all")."""
-NAMESPACE = uuid.UUID("6f5c1a52-0d3b-5a77-9c1e-6b6f6b657273")
+
+
+def takes(row: ScheduleRow, fire: Fire, now: Instant) -> bool:
+    """Whether this planned time is the schedule's next one to take: not old, not of another version, not paused."""
+    if row.paused or fire.version != row.version or fire.planned_at > now + EARLY_SECONDS:
+        return False
+    return row.last_planned_at is None or fire.planned_at > row.last_planned_at
 
 
 def planned_times(row: ScheduleRow, fire: Fire, now: Instant) -> list[Instant]:
-    """The planned times that run now; empty when the fire is old, of another version, paused or too early."""
+    """The planned times that run, in their order; those that a beat with a fast clock fired early wait for theirs."""
     last = row.last_planned_at
-    if row.paused or fire.version != row.version or fire.planned_at > now:
-        return []
-    if last is not None and fire.planned_at <= last:
-        return []
     times = [fire.planned_at]
     if last is not None:
         times = cron.missed(row.cron, row.tz, last, fire.planned_at, MOST_MISSED) or times
@@ -43,9 +48,18 @@ def planned_times(row: ScheduleRow, fire: Fire, now: Instant) -> list[Instant]:
             return timely or missed[-1:]
 
 
+def planned_id(name: str, planned_at: Instant) -> str:
+    """The id of the job of one planned time: a UUIDv7 of that time whose random part is made of the name and the time."""
+    chance = int.from_bytes(hashlib.sha256(f"{name}@{planned_at:.3f}".encode()).digest()[:10])
+    stamp = int(planned_at * 1000) & (1 << 48) - 1
+    high = stamp << 16 | 0x7000 | chance >> 68 & 0xFFF
+    low = 0b10 << 62 | chance & (1 << 62) - 1
+    return str(uuid.UUID(int=high << 64 | low))
+
+
 def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, id: str | None = None) -> Fired:
-    """The job of one planned time; its id is made of name and time, so that two coordinators make the same one."""
-    job_id = id or str(uuid.uuid5(NAMESPACE, f"{row.name}@{planned_at:.3f}"))
+    """The job of one planned time; two coordinators make the same one."""
+    job_id = id or planned_id(row.name, planned_at)
     envelope = codec.decode(row.call).evolve(
         id=job_id, epoch=0, attempt=1, created_at=as_datetime(now), due_at=as_datetime(planned_at), recurring=row.name
     )

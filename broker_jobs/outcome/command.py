@@ -202,6 +202,7 @@ class Control(BaseModel):
     paused: list[str] | None = Field(default=None, description="all paused queues; None: unchanged")
     cancel: list[str] = Field(default_factory=list, description="running jobs asked to stop")
     schedules_changed: bool = False
+    store: str | None = Field(default=None, description="the active coordinator's store; one of another store must stop")
 
 
 class Reply(BaseModel):

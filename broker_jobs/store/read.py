@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, func, or_, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.job.state import State
@@ -18,6 +18,10 @@ from broker_jobs.store.row import Row
 from broker_jobs.store.write import read_meta
 
 _JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
+_OLDEST = text(
+    "SELECT coalesce(released_at, created_at) FROM jobs WHERE wire = 2 AND queue = :queue AND state = 'enqueued'"
+    " ORDER BY coalesce(released_at, created_at) LIMIT 1"
+)
 
 
 class Reader:
@@ -134,6 +138,11 @@ class Reader:
         query = select(tables.audit).order_by(tables.audit.c.at.desc(), tables.audit.c.id.desc()).limit(limit)
         with self._reading() as connection:
             return [AuditRow(*row) for row in connection.execute(query)]
+
+    def oldest(self, queue: str) -> Instant | None:
+        """When the job of a queue that has waited longest for a worker was released; None: none waits."""
+        with self._reading() as connection:
+            return connection.execute(_OLDEST, {"queue": queue}).scalar_one_or_none()
 
     def queues(self) -> dict[str, bool]:
         """Every known queue, and whether it is paused."""

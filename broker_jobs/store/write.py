@@ -32,6 +32,9 @@ _SAVE_META = text(
     " control_version = :control_version, schedules_version = :schedules_version, accepted_serial = :accepted_serial"
     " WHERE id = 1"
 )
+_LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
+EPOCH_LEAP = 1_000
+SERIAL_LEAP = 1_000_000_000
 
 
 def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
@@ -86,6 +89,16 @@ class Transaction(Lookout, Ledger):
         forgotten = forget_old(self._connection, ids, before=now - max(keep.values()))
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
+
+    def accept_restored(self) -> int:
+        """A person accepts that this store was restored from a backup; the number of waiting jobs.
+
+        Its serial leaps over all that the log may have seen of it, and waiting jobs leap over the epochs they may have
+        been released with since the backup: an old message and a new release must not share an epoch.
+        """
+        self.meta.accepted_serial = self.meta.serial
+        self.meta.serial += SERIAL_LEAP
+        return self._connection.execute(_LEAP, {"epochs": EPOCH_LEAP}).rowcount
 
     def finish(self) -> None:
         """Write what is collected; the store calls it right before the commit."""

@@ -1,0 +1,433 @@
+"""What a coordinator makes of records: one job at a time, each rule by its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker_jobs.coordinator.listen import Beaten, Input
+from broker_jobs.coordinator.record import Bell, Due, LeaseOver, Released, Repeat, Swept, Unreleased, Unsure
+from broker_jobs.coordinator.release import release
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Policy
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import AskJob, DeleteJob, PauseQueue, Reply, RequeueJob, RescheduleJob
+from broker_jobs.outcome.event import Heartbeat, Tick, WorkerRef
+from broker_jobs.store.row import Why, Wire
+from tests.unit.coordinator.desk import Desk
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+# ---- the plain road
+
+
+def test_a_job_that_ran_is_stored_with_every_step(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.succeeded(result='"hi"'))
+    row = desk.row()
+    assert (row.state, row.wire, row.result) == (State.SUCCEEDED, Wire.NONE, '"hi"')
+    assert [state for _, state, _ in row.history] == ["enqueued", "processing", "succeeded"]
+
+
+def test_an_outcome_before_its_envelope_is_the_same_in_the_end(desk: Desk) -> None:
+    other = Desk()
+    desk.apply(desk.succeeded(), desk.ready())
+    other.apply(other.ready(), other.succeeded())
+    assert desk.row().state is other.row().state is State.SUCCEEDED
+    assert desk.row().job == "work"
+
+
+def test_a_log_record_applied_twice_changes_nothing(desk: Desk) -> None:
+    records: list[Input] = [desk.ready(), desk.started(), desk.failed()]
+    desk.apply(*records)
+    once = desk.row()
+    desk.apply(*records)
+    twice = desk.row()
+    assert (once.state, once.epoch, once.attempt, once.due_at, once.wire) == (
+        twice.state, twice.epoch, twice.attempt, twice.due_at, twice.wire,
+    )  # fmt: skip
+
+
+def test_a_delayed_job_is_never_released_before_its_time(desk: Desk) -> None:
+    effects = desk.apply(desk.held(delay=10.0))
+    assert effects.timers == [("j", desk.now + 10.0)]
+    desk.now += 9.999
+    assert desk.apply(Due("j")).releases == []
+    desk.now += 0.001
+    assert [row.epoch for row in desk.apply(Due("j")).releases] == [1]
+
+
+def test_a_coordinator_that_is_not_active_releases_nothing(desk: Desk) -> None:
+    desk.apply(desk.held(), may_release=False)
+    assert desk.apply(Due("j"), may_release=False).releases == []
+    assert desk.row().state is State.SCHEDULED
+
+
+def test_the_release_carries_epoch_attempt_and_care(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.failed())
+    desk.now += 5.0
+    row = desk.release().releases[0]
+    envelope = codec.decode(release(row).body)
+    assert (envelope.epoch, envelope.attempt, envelope.careful) == (2, 2, False)
+    desk.apply(desk.handed_back("redelivered", epoch=2))
+    desk.ticks(11)
+    envelope = codec.decode(release(desk.release().releases[0]).body)
+    assert (envelope.epoch, envelope.attempt, envelope.careful) == (3, 2, True)
+
+
+# ---- retries
+
+
+def test_retries_are_counted_and_the_last_failure_is_final(desk: Desk) -> None:
+    desk.apply(desk.ready(policy=Policy(retries=1, backoff=(2.0,))), desk.failed())
+    assert desk.row().reason == "retry 1 of 1: ValueError: boom"
+    desk.now += 2.0
+    desk.release()
+    desk.apply(desk.failed(epoch=2))
+    assert desk.row().state is State.FAILED
+    assert desk.row().reason == "failed after 2 runs: ValueError: boom"
+
+
+def test_the_default_backoff_is_hangfire_s(desk: Desk) -> None:
+    policy = Policy()
+    desk.apply(desk.ready(policy=policy), desk.failed())
+    assert desk.row().due_at == desk.now + 15.0
+
+
+def test_a_person_s_requeue_starts_the_budget_anew(desk: Desk) -> None:
+    desk.apply(desk.ready(policy=Policy(retries=0)), desk.failed())
+    assert desk.row().state is State.FAILED
+    effects = desk.apply(desk.ask(RequeueJob, job_id="j"))
+    assert effects.releases[0].attempt == 1
+    desk.apply(desk.failed(epoch=2))
+    assert desk.row().state is State.FAILED
+
+
+def test_an_error_is_kept_with_its_traceback(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.failed(final=True))
+    assert '"traceback":"…"' in (desk.row().error or "")
+
+
+# ---- commands
+
+
+def test_requeueing_an_enqueued_job_is_refused_as_it_is_on_its_way(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    effects = desk.apply(desk.ask(RequeueJob, reply_to="me", id="r1", job_id="j"))
+    reply = Reply.model_validate_json(effects.messages[0].body)
+    assert reply.refused == "it is already on its way: enqueued"
+    assert effects.releases == []
+
+
+def test_rescheduling_an_enqueued_job_fences_it_and_waits_for_it_to_come_back(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    effects = desk.apply(desk.ask(RescheduleJob, job_id="j", due_at=desk.now))
+    assert effects.control is not None
+    assert [(fence.id, fence.epoch) for fence in effects.control.fences] == [("j", 1)]
+    assert desk.apply(Due("j")).releases == []
+    effects = desk.apply(desk.handed_back("fenced"))
+    assert [row.epoch for row in effects.releases] == [2]
+
+
+def test_a_command_that_comes_again_after_its_job_ended_is_not_applied_again(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.failed(final=True))
+    requeue = desk.ask(RequeueJob, id="once", job_id="j")
+    desk.apply(requeue)
+    desk.apply(Released("j", 2), desk.succeeded(epoch=2))
+    effects = desk.apply(requeue)
+    assert effects.releases == []
+    assert desk.row().state is State.SUCCEEDED
+
+
+def test_a_repeated_command_gets_its_first_answer(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    delete = desk.ask(DeleteJob, reply_to="me", id="d", job_id="j")
+    first, second = desk.apply(delete).messages[0], desk.apply(delete).messages[0]
+    assert Reply.model_validate_json(first.body).detail["ended"] is False
+    assert first.body == second.body
+
+
+def test_a_job_deleted_before_its_envelope_is_seen_stays_deleted(desk: Desk) -> None:
+    desk.apply(desk.ask(DeleteJob, job_id="j"))
+    effects = desk.apply(desk.ready())
+    assert (desk.row().state, desk.row().fence) == (State.DELETED, 1)
+    assert effects.releases == []
+    desk.apply(desk.handed_back("fenced"))
+    assert (desk.row().wire, desk.row().fence) == (Wire.NONE, 0)
+
+
+def test_deleting_a_running_job_asks_it_to_stop_and_its_outcome_decides(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started())
+    effects = desk.apply(desk.ask(DeleteJob, job_id="j"))
+    assert effects.control is not None
+    assert effects.control.cancel == ["j"]
+    assert desk.row().state is State.PROCESSING
+    desk.apply(desk.succeeded())
+    assert desk.row().state is State.SUCCEEDED
+
+
+def test_a_running_job_that_stops_as_asked_is_deleted(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), desk.ask(DeleteJob, job_id="j"), desk.failed(cancelled=True))
+    assert desk.row().state is State.DELETED
+
+
+def test_a_question_is_answered_at_once_or_when_the_job_ends(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    asked = desk.ask(AskJob, reply_to="me", id="q", job_id="j", until_ended=True)
+    assert desk.apply(asked).messages == []
+    assert desk.apply(asked).messages == []
+    answers = desk.apply(desk.succeeded(result="7")).messages
+    assert [Reply.model_validate_json(a.body).detail["result"] for a in answers] == ["7"]
+    assert len(desk.apply(desk.ask(AskJob, reply_to="me", job_id="j")).messages) == 1
+    unknown = desk.apply(desk.ask(AskJob, reply_to="me", job_id="nobody")).messages[0]
+    assert Reply.model_validate_json(unknown.body).detail["known"] is False
+
+
+def test_a_paused_queue_is_told_to_the_workers(desk: Desk) -> None:
+    control = desk.apply(desk.ask(PauseQueue, queue="mail", paused=True)).control
+    assert control is not None
+    assert control.paused == ["mail"]
+    assert desk.apply(desk.ask(PauseQueue, queue="mail", paused=True)).control is None
+
+
+# ---- crashes, blips, repeats
+
+
+def test_a_redelivered_job_waits_for_word_of_its_runner_before_it_runs_again(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    assert desk.apply(desk.handed_back("redelivered")).releases == []
+    desk.apply(desk.succeeded())
+    assert desk.row().state is State.SUCCEEDED
+    desk.ticks(12)
+    assert desk.apply(Due("j")).releases == []
+
+
+def test_a_redelivered_job_without_a_runner_is_released_after_the_grace(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.handed_back("redelivered"))
+    desk.ticks(9)
+    assert desk.apply(Due("j")).releases == []
+    desk.ticks(2)
+    assert [row.epoch for row in desk.apply(Due("j")).releases] == [2]
+
+
+def test_a_requeue_during_the_grace_waits_for_its_end(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.handed_back("redelivered"))
+    assert desk.apply(desk.ask(RequeueJob, job_id="j")).releases == []
+    desk.ticks(11)
+    assert len(desk.apply(Due("j")).releases) == 1
+
+
+def test_a_release_that_may_have_been_published_is_fenced_and_not_repeated(desk: Desk) -> None:
+    released = desk.apply(desk.held()).releases[0]
+    assert desk.row().wire is Wire.SENDING
+    desk.apply(Unsure("j", released.epoch))
+    assert (desk.row().state, desk.row().wire, desk.row().why) == (State.SCHEDULED, Wire.NONE, Why.CAME_BACK)
+    desk.ticks(11)
+    effects = desk.apply(Due("j"))
+    assert [row.epoch for row in effects.releases] == [2]
+    assert effects.control is not None
+    assert [(fence.id, fence.epoch) for fence in effects.control.fences] == [("j", 1)]
+
+
+def test_a_release_that_was_not_sent_is_tried_again(desk: Desk) -> None:
+    desk.apply(desk.held())
+    effects = desk.apply(Unreleased("j", 1, "RabbitMQ is away"))
+    assert effects.releases == []
+    assert effects.timers == [("j", desk.now + 1.0)]
+    desk.now += 1.0
+    assert [row.epoch for row in desk.apply(Due("j")).releases] == [2]
+
+
+def test_a_producer_s_repeat_of_a_known_job_does_nothing(desk: Desk) -> None:
+    ready = desk.ready()
+    desk.apply(ready, desk.succeeded())
+    assert desk.apply(Repeat(ready.envelope, ready.body)).releases == []
+    assert desk.row().state is State.SUCCEEDED
+
+
+def test_a_producer_s_repeat_of_an_unknown_job_waits_for_the_first(desk: Desk) -> None:
+    ready = desk.ready()
+    desk.apply(Repeat(ready.envelope, ready.body))
+    assert desk.row().state is State.SCHEDULED
+    desk.apply(ready)
+    assert (desk.row().state, desk.row().epoch) == (State.ENQUEUED, 1)
+
+
+def test_a_worker_that_died_while_running_costs_a_crash_only_with_proof(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), LeaseOver("j", "w1", "its worker vanished"))
+    assert (desk.row().state, desk.row().why, desk.row().crashes) == (State.ENQUEUED, Why.VANISHED, 0)
+    desk.apply(desk.handed_back("redelivered"))
+    assert (desk.row().state, desk.row().crashes) == (State.SCHEDULED, 1)
+
+
+def test_innocents_that_come_back_often_are_never_crash_loops(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    for epoch in range(1, 9):
+        desk.apply(desk.handed_back("redelivered", epoch=epoch))
+        desk.ticks(11)
+        desk.release()
+    assert (desk.row().state, desk.row().crashes, desk.row().epoch) == (State.ENQUEUED, 0, 9)
+
+
+def test_the_third_crash_fails_the_job(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    for epoch in (1, 2, 3):
+        desk.apply(
+            desk.started(epoch=epoch), LeaseOver("j", "w1", "gone"), desk.handed_back("redelivered", epoch=epoch)
+        )
+        desk.ticks(11)
+        desk.release()
+    assert desk.row().state is State.FAILED
+    assert "died 3 times while running it" in desk.row().reason
+
+
+def test_from_the_second_crash_on_jobs_of_a_queue_run_one_at_a_time(desk: Desk) -> None:
+    for id in ("a", "b"):
+        desk.apply(desk.ready(id))
+        for epoch in (1, 2):
+            desk.apply(desk.started(id, epoch), LeaseOver(id, "w1", "gone"), desk.handed_back("redelivered", id, epoch))
+            if epoch == 1:
+                desk.ticks(11)
+                desk.release(id)
+    desk.ticks(11)
+    first = desk.release("a")
+    assert len(first.releases) == 1
+    assert desk.release("b").releases == []
+    desk.apply(desk.succeeded("a", 3))
+    assert len(desk.release("b").releases) == 1
+
+
+def test_an_owned_job_whose_lease_is_over_runs_again_later(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(owned=True), LeaseOver("j", "w1", "its worker vanished"))
+    assert (desk.row().state, desk.row().why, desk.row().crashes, desk.row().wire) == (
+        State.SCHEDULED, Why.CRASH, 1, Wire.NONE,
+    )  # fmt: skip
+
+
+def test_a_redelivery_beside_a_known_runner_leaves_the_job_to_the_runner(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), desk.handed_back("redelivered"))
+    assert (desk.row().state, desk.row().owned) == (State.PROCESSING, True)
+    desk.ticks(12)
+    assert desk.apply(Due("j")).releases == []
+
+
+def test_a_living_worker_that_twice_does_not_list_a_job_has_lost_it(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(owned=True))
+    assert desk.apply(desk.beat(running=[("j", 1)])).next == []
+    assert desk.apply(desk.beat()).next == []
+    assert [type(record) for record in desk.apply(desk.beat()).next] == [LeaseOver]
+
+
+def test_jobs_handed_back_at_shutdown_go_on_at_once_and_cost_nothing(desk: Desk) -> None:
+    effects = desk.apply(desk.ready(), desk.handed_back("shutdown"))
+    row = effects.releases[0]
+    assert (row.epoch, row.attempt, row.crashes, row.returns) == (2, 1, 0, 0)
+
+
+def test_an_unknown_job_is_offered_ten_times_and_then_failed(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    for epoch in range(1, 11):
+        assert desk.row().state is State.ENQUEUED
+        desk.apply(desk.handed_back("unknown job", epoch=epoch))
+        desk.now += 30.0
+        desk.release()
+    assert desk.row().state is State.FAILED
+    assert desk.row().reason == "no worker of queue 'default' knows a job named 'work'"
+
+
+def test_a_lost_message_is_released_again_with_the_next_epoch(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    effects = desk.apply(Swept("j", 1))
+    assert [(row.epoch, row.fence) for row in effects.releases] == [(2, 1)]
+
+
+# ---- time
+
+
+def test_log_time_counts_an_outage_as_one_second(desk: Desk) -> None:
+    desk.ticks(5)
+    before = desk.store.reader.meta().log_time
+    desk.now += 3_600.0
+    meta = desk.store.reader.meta()
+    desk.apply(Tick(coordinator="c1", store=meta.store_id, serial=meta.serial, sent_at=desk.now))
+    assert desk.store.reader.meta().log_time == pytest.approx(before + 1.0)
+
+
+def test_two_coordinators_ticks_do_not_make_log_time_run_faster(desk: Desk) -> None:
+    meta = desk.store.reader.meta()
+    for second in range(1, 11):
+        for name, offset in (("c1", 0.0), ("c2", 0.5)):
+            desk.apply(Tick(coordinator=name, store=meta.store_id, serial=0, sent_at=desk.now + second + offset))
+    assert desk.store.reader.meta().log_time == pytest.approx(9.5)
+
+
+def test_a_tick_ahead_of_the_store_says_that_the_store_went_back(desk: Desk) -> None:
+    meta = desk.store.reader.meta()
+    effects = desk.apply(Tick(coordinator="c0", store=meta.store_id, serial=meta.serial + 5, sent_at=desk.now))
+    assert effects.went_back == meta.serial + 5
+    with desk.store.transaction() as tx:
+        tx.accept_restored()
+    meta = desk.store.reader.meta()
+    assert meta.serial > effects.went_back
+
+
+def test_accepting_a_restored_store_lets_waiting_jobs_leap_over_old_epochs(desk: Desk) -> None:
+    desk.apply(desk.held(delay=60.0))
+    with desk.store.transaction() as tx:
+        assert tx.accept_restored() == 1
+    desk.now += 60.0
+    assert [row.epoch for row in desk.apply(Due("j")).releases] == [1001]
+
+
+def test_a_living_coordinator_of_another_store_is_noticed_and_a_dead_one_is_not(desk: Desk) -> None:
+    late = Tick(coordinator="c9", store="another", serial=1, sent_at=desk.now + 1.0)
+    assert desk.apply(late).foreign == "c9"
+    assert desk.store.reader.meta().log_time == 0.0
+    assert desk.apply(late.model_copy(update={"sent_at": desk.now - 1.0})).foreign is None
+
+
+def test_a_long_delay_gets_a_copy_in_the_ladder_and_a_bell_sends_the_next(desk: Desk) -> None:
+    effects = desk.apply(desk.held(delay=3_600.0))
+    assert [message.key for message in effects.messages] == ["11"]
+    assert desk.row().copy_until is not None
+    desk.now += 2_048.0
+    envelope = desk.envelope(epoch=0)
+    effects = desk.apply(Bell(envelope, codec.encode(envelope).decode()))
+    assert [message.key for message in effects.messages] == ["10"]
+
+
+def test_a_bell_of_a_lost_job_brings_it_back(desk: Desk) -> None:
+    held = desk.held(delay=20.0)
+    desk.apply(Bell(held.envelope, held.body))
+    assert (desk.row().state, desk.row().due_at) == (State.SCHEDULED, desk.now + 20.0)
+
+
+def test_retention_spares_what_a_copy_in_the_ladder_could_revive(desk: Desk) -> None:
+    held = desk.held(delay=30 * 86_400.0)
+    desk.apply(held)
+    desk.apply(desk.ask(RequeueJob, job_id="j"))
+    desk.apply(Released("j", 1), desk.succeeded())
+    desk.now += 20 * 86_400.0
+    with desk.store.transaction() as tx:
+        assert tx.purge(now=desk.now, keep_succeeded=7 * 86_400.0, keep_deleted=1.0, keep_failed=1.0, limit=10) == 0
+    desk.apply(Bell(held.envelope, held.body))
+    assert desk.row().state is State.SUCCEEDED
+    with desk.store.transaction() as tx:
+        assert tx.purge(now=desk.now, keep_succeeded=7 * 86_400.0, keep_deleted=1.0, keep_failed=1.0, limit=10) == 1
+
+
+# ---- control
+
+
+def test_a_worker_that_missed_news_is_told_all_again(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    desk.apply(desk.ask(DeleteJob, job_id="j"), desk.ask(PauseQueue, queue="mail", paused=True))
+    behind = Beaten(WorkerRef(id="w1"), Heartbeat(at=desk.now, control_version=0), desk.now)
+    control = desk.apply(behind).control
+    assert control is not None
+    assert (control.snapshot, control.paused) == (True, ["mail"])
+    assert [(fence.id, fence.epoch) for fence in control.fences] == [("j", 1)]
+    current = Beaten(WorkerRef(id="w1"), Heartbeat(at=desk.now, control_version=control.version), desk.now)
+    assert desk.apply(current).control is None

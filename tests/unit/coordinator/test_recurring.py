@@ -1,0 +1,178 @@
+"""Planned times are taken once; what was missed and what overlaps is decided by the schedule's rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker_jobs.coordinator.record import Due, HoldOver
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import looks_generated
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import (
+    AskSchedules,
+    DeclareRecurring,
+    Fire,
+    Misfire,
+    Overlap,
+    PauseRecurring,
+    PutRecurring,
+    RemoveRecurring,
+    Reply,
+    Schedule,
+    TriggerRecurring,
+)
+from broker_jobs.store.row import Row
+from tests.unit.coordinator.desk import Desk
+
+HOUR = 3_600.0
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def schedule(
+    desk: Desk, name: str = "s", cron: str = "0 * * * *", misfire: Misfire = "once", overlap: Overlap = "allow"
+) -> Schedule:
+    call = codec.encode(desk.envelope("template", epoch=0)).decode()
+    return Schedule(name=name, cron=cron, misfire=misfire, overlap=overlap, call=call, origin="shop")
+
+
+def put(desk: Desk, **rules: object) -> None:
+    desk.apply(desk.ask(PutRecurring, schedule=schedule(desk, **rules)))  # type: ignore[arg-type]
+
+
+def fire(desk: Desk, planned_at: float, version: int = 1, name: str = "s") -> list[Row]:
+    return desk.apply(desk.ask(Fire, name=name, version=version, planned_at=planned_at)).releases
+
+
+def test_each_planned_time_runs_once_however_often_it_is_fired(desk: Desk) -> None:
+    put(desk)
+    desk.now += HOUR
+    assert len(fire(desk, desk.now)) == 1
+    assert fire(desk, desk.now) == []
+    assert fire(desk, desk.now - HOUR) == []
+
+
+def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(desk: Desk) -> None:
+    other = Desk()
+    put(desk)
+    put(other)
+    assert fire(desk, desk.now + 60.0) == fire(other, other.now + 60.0) == []
+    desk.now = other.now = desk.now + 60.0
+    jobs = [[row.id for row in one.store.reader.jobs()] for one in (desk, other)]
+    assert jobs[0] == jobs[1]
+    assert len(jobs[0]) == 1
+    assert looks_generated(jobs[0][0])
+
+
+def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(desk: Desk) -> None:
+    put(desk)
+    assert fire(desk, desk.now + 5.0) == []
+    job = desk.store.reader.jobs()[0]
+    assert (job.state, job.due_at) == (State.SCHEDULED, desk.now + 5.0)
+    desk.now += 5.0
+    assert len(desk.apply(Due(job.id)).releases) == 1
+
+
+def test_a_fire_of_an_older_version_or_a_paused_schedule_is_ignored(desk: Desk) -> None:
+    put(desk)
+    put(desk, cron="30 * * * *")
+    desk.now += HOUR
+    assert fire(desk, desk.now, version=1) == []
+    desk.apply(desk.ask(PauseRecurring, name="s", paused=True))
+    assert fire(desk, desk.now, version=2) == []
+    desk.now += HOUR
+    desk.apply(desk.ask(PauseRecurring, name="s", paused=False))
+    assert fire(desk, desk.now - 60.0, version=2) == []
+    desk.now += HOUR
+    assert len(fire(desk, desk.now, version=2)) == 1
+
+
+@pytest.mark.parametrize(("misfire", "runs"), [("skip", 0), ("once", 1), ("all", 5)])
+def test_missed_times_are_skipped_made_up_for_once_or_all(desk: Desk, misfire: Misfire, runs: int) -> None:
+    put(desk, misfire=misfire)
+    desk.now += 5 * HOUR + 600.0
+    assert len(fire(desk, desk.now - 600.0)) == runs
+    desk.now += 50 * 60.0
+    assert len(fire(desk, desk.now)) == 1
+
+
+def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(desk: Desk) -> None:
+    put(desk, overlap="skip")
+    desk.now += HOUR
+    first = fire(desk, desk.now)[0]
+    desk.now += HOUR
+    assert fire(desk, desk.now) == []
+    desk.apply(desk.succeeded(first.id))
+    desk.now += HOUR
+    assert len(fire(desk, desk.now)) == 1
+
+
+def test_overlap_queue_runs_them_one_after_the_other(desk: Desk) -> None:
+    put(desk, overlap="queue")
+    desk.now += HOUR
+    first = fire(desk, desk.now)[0]
+    waiting = []
+    for _ in range(2):
+        desk.now += HOUR
+        assert fire(desk, desk.now) == []
+        waiting.append(desk.store.reader.jobs(state=State.AWAITING)[0].id)  # the newest first: ids sort by time
+    second = desk.apply(desk.succeeded(first.id)).releases
+    assert [row.id for row in second] == [waiting[0]]
+    third = desk.apply(desk.failed(waiting[0], final=True)).releases
+    assert [row.id for row in third] == [waiting[1]]
+    assert desk.apply(HoldOver(waiting[1])).releases == []
+
+
+def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(desk: Desk) -> None:
+    one, two = schedule(desk, "one"), schedule(desk, "two")
+    by_hand = schedule(desk, "tenant").model_copy(update={"origin": ""})
+    desk.apply(
+        desk.ask(DeclareRecurring, origin="shop", schedules=[one, two]), desk.ask(PutRecurring, schedule=by_hand)
+    )
+    desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[two]))
+    desk.apply(desk.ask(DeclareRecurring, origin="billing", schedules=[]))
+    assert [row.name for row in desk.store.reader.schedules()] == ["tenant", "two"]
+
+
+def test_declaring_the_same_again_changes_nothing(desk: Desk) -> None:
+    desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[schedule(desk)]))
+    desk.now += HOUR
+    effects = desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[schedule(desk)]))
+    assert effects.control is None
+    assert desk.store.reader.schedules()[0].version == 1
+
+
+def test_a_trigger_runs_beside_the_schedule(desk: Desk) -> None:
+    put(desk)
+    effects = desk.apply(desk.ask(TriggerRecurring, name="s", job_id="by-hand"))
+    assert [(row.id, row.recurring) for row in effects.releases] == [("by-hand", "s")]
+    desk.now += HOUR
+    assert len(fire(desk, desk.now)) == 1
+
+
+def test_commands_about_unknown_schedules_are_refused(desk: Desk) -> None:
+    for command in (
+        desk.ask(TriggerRecurring, reply_to="me", name="x", job_id="1"),
+        desk.ask(RemoveRecurring, reply_to="me", name="x"),
+        desk.ask(PauseRecurring, reply_to="me", name="x", paused=True),
+    ):
+        reply = Reply.model_validate_json(desk.apply(command).messages[0].body)
+        assert reply.refused == "no recurring job is named 'x'"
+
+
+def test_a_schedule_that_cannot_be_planned_is_refused(desk: Desk) -> None:
+    bad = schedule(desk, cron="0 0 30 2 *")
+    reply = Reply.model_validate_json(desk.apply(desk.ask(PutRecurring, reply_to="me", schedule=bad)).messages[0].body)
+    assert reply.refused is not None
+    assert desk.store.reader.schedules() == []
+
+
+def test_a_beat_gets_the_list(desk: Desk) -> None:
+    put(desk)
+    reply = Reply.model_validate_json(desk.apply(desk.ask(AskSchedules, reply_to="me")).messages[0].body)
+    assert [(view["name"], view["cron"], view["paused"]) for view in reply.detail["schedules"]] == [
+        ("s", "0 * * * *", False)
+    ]
