@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 MAX_LINES = 100
 MAX_LINE_CHARS = 2_000
+MAX_CARRIED_BYTES = 6 * 1024 * 1024
+"""A longer body does not travel in an event: as text inside JSON it may double, and RabbitMQ 4 refuses 16 MiB by
+closing the channel, which would bring the same delivery back for ever. The coordinator has its own copy."""
 
 
 class Reporter:
@@ -163,6 +166,8 @@ class Reporter:
 
 
 def _text(delivery: Delivery) -> str:
+    if len(delivery.body) > MAX_CARRIED_BYTES:
+        return ""
     return delivery.body.decode("utf-8", "replace")
 
 

@@ -67,7 +67,7 @@ class Worker:
         ref: WorkerRef | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self.ref = ref or WorkerRef(id=new_id(), host=socket.gethostname(), pid=os.getpid())
+        self.ref = ref or _own_ref()
         self._exchange = exchange
         self._queues = tuple(queues)
         self._settings = settings
@@ -309,6 +309,11 @@ class Worker:
 def _told(ended: Callable[[str | None], None], future: Future[list[Failure | None]]) -> None:
     failure = future.result()[0]
     ended(None if failure is None else failure.reason or failure.kind.value)
+
+
+def _own_ref() -> WorkerRef:
+    own_id = new_id()  # as slot too: nobody else's place is taken over
+    return WorkerRef(id=own_id, host=socket.gethostname(), slot=own_id, pid=os.getpid())
 
 
 def _version() -> str:

@@ -111,6 +111,13 @@ def test_garbage_is_parked_as_it_is_and_acknowledged(exchange: ScriptedExchange,
     eventually(lambda: exchange.subscription.acked(first) and exchange.subscription.acked(last))
 
 
+def test_a_body_that_no_event_could_carry_is_told_without_it(exchange: ScriptedExchange, worker: Worker) -> None:
+    job = envelope("note", '"' * (7 * 1024 * 1024))
+    (tag,) = exchange.deliver(job, redelivered=True)
+    assert exchange.event("handed back", job.id)["envelope"] == ""
+    eventually(lambda: exchange.subscription.acked(tag))
+
+
 def test_a_job_in_the_middle_does_not_hold_up_the_acknowledgement_of_the_others(
     exchange: ScriptedExchange, worker: Worker
 ) -> None:
