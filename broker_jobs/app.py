@@ -39,7 +39,7 @@ from broker_jobs.producer.sender import Sender
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from broker_jobs.processes.program import Program
+    from broker_jobs.processes.program import Health, Program
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,8 @@ class BrokerJobs:
             timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then
                 comes back to another worker.
         """
-        self._sender.check_fork()
+        if self._sender.forked:
+            return  # what was started runs in another process
         program, self._program = self._program, None
         try:
             if program is not None:
@@ -265,6 +266,27 @@ class BrokerJobs:
             self._sender.mark_started(started=False)
             self._asker.close()
             self._sender.close()
+
+    def metrics(self) -> tuple[bytes, str]:
+        """What the parts that run here count, as Prometheus reads it, and its content type: for a route of your own.
+
+        Raises:
+            UsageError: nothing runs here.
+        """
+        return self._running("metrics").expose()
+
+    def health(self) -> Health:
+        """Whether the parts that run here are well (`ok`), and each of them (`parts`): for a route of your own.
+
+        Raises:
+            UsageError: nothing runs here.
+        """
+        return self._running("health").health()
+
+    def _running(self, method: str) -> Program:
+        if self._program is None:
+            raise UsageError(f"{method}() is of the parts that run in this program: call start() first")
+        return self._program
 
     def __enter__(self) -> Self:
         self.start()

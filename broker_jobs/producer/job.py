@@ -216,7 +216,7 @@ class _LocalJob(Job[P, R_co]):
     def __init__(self, function: Function, asker: Asker) -> None:
         super().__init__(function.name, function.signature, function.options, asker)
         self._function = function
-        functools.update_wrapper(cast("Any", self), function.fn)
+        functools.update_wrapper(cast("Any", self), function.fn, updated=())  # its attributes must not hide ours
 
 
 class SyncJob(_LocalJob[P, R_co]):

@@ -65,9 +65,14 @@ class Sender:
         """Say that worker, coordinator or beat run on this exchange, so that a fork must not go on with it."""
         self._started_in = os.getpid() if started else None
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child that was forked after start()."""
+        return self._started_in is not None and self._started_in != os.getpid()
+
     def check_fork(self) -> None:
         """Raise UsageError in a child that was forked after start()."""
-        if self._started_in is not None and self._started_in != os.getpid():
+        if self.forked:
             raise UsageError(
                 f"started in process {self._started_in}, this is {os.getpid()}; "
                 "call start() after the fork (gunicorn: post_fork)"

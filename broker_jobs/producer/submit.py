@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from pydantic_core import PydanticSerializationError
+
 from broker_jobs.clock import Instant
 from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.exchange import names
@@ -67,7 +69,10 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
 
 
 def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: str = "job") -> Message:
-    body = encode(envelope)
+    try:
+        body = encode(envelope)
+    except PydanticSerializationError as error:  # half a surrogate pair in a value of a type nobody has given
+        raise ArgumentsError(f"{envelope.job}: its arguments cannot travel as JSON: {error}") from None
     if len(body) > max_body:
         raise EnqueueError(
             f"{envelope.job} {envelope.id} was not enqueued: its message has {len(body):_} bytes, the limit is "

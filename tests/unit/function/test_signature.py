@@ -210,6 +210,12 @@ def test_what_would_not_come_back_is_refused_before_it_is_published(
     assert reason in refused(fn, *args)
 
 
+def test_what_contains_itself_is_refused() -> None:
+    knot: list[Any] = []
+    knot.append(knot)
+    assert "x cannot travel as JSON: Circular reference" in refused(unannotated, knot)
+
+
 def test_bytes_of_a_model_without_base64_are_refused() -> None:
     def keep(token: Token) -> None: ...
 

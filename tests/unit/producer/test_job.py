@@ -331,6 +331,7 @@ def test_started_before_a_fork_is_refused(jobs: BrokerJobs, monkeypatch: pytest.
         assert str(caught.value) == (
             f"started in process {parent}, this is 15; call start() after the fork (gunicorn: post_fork)"
         )
+    jobs.stop()  # what was started runs in another process
 
 
 def test_a_child_of_a_producer_gets_a_connection_of_its_own(

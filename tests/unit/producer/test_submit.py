@@ -153,3 +153,12 @@ def test_a_large_message_is_refused_with_size_limit_and_what_to_do(
     assert "its message has 5_" in str(caught.value)
     assert str(caught.value).endswith("store it elsewhere and pass a reference")
     assert exchange.messages == []
+
+
+def test_text_that_is_no_utf8_is_refused(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    @jobs.job
+    def keep(text: object) -> None: ...
+
+    with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
+        keep.enqueue("half a pair: \ud800")
+    assert exchange.messages == []
