@@ -13,7 +13,7 @@ The way of one job, station by station:
     beat/         time as a producer of recurring jobs
     processes/    worker, coordinator, beat, or all in one: wired, top to bottom
     app.py        BrokerJobs, the object a program holds
-    cli/          the command line
+    cli/          the command line;   demo/ a mail room that needs every kind of job
     testing/      for the tests of users, and ours;   metrics.py counts;   settings.py, clock.py, errors.py
 """
 

@@ -52,7 +52,6 @@ HELD = Family("held", "gauge", "Deliveries taken and not started")
 UNCONFIRMED = Family("unconfirmed", "gauge", "Events of jobs that wait for the broker's confirm")
 TAKEN = Family("deliveries_total", "counter", "Deliveries taken from a queue", ("queue",))
 HANDED_BACK = Family("handed_back_total", "counter", "Deliveries given back without a run", ("reason", "queue"))
-ENQUEUED = Family("enqueued_total", "counter", "Jobs this program enqueued", _BY_JOB)
 DEPTH = Family("queue_depth", "gauge", "Ready jobs in a queue of the broker", ("queue",))
 OLDEST = Family("queue_oldest_seconds", "gauge", "How long the oldest enqueued job has waited", ("queue",))
 LOG_BACKLOG = Family("log_backlog", "gauge", "Records the coordinator has not yet read")
@@ -78,7 +77,7 @@ PROCESSES = Family("worker_processes", "gauge", "Worker processes alive")
 RESTARTS = Family("worker_restarts_total", "counter", "Worker processes that died and were started again")
 
 FAMILIES = (
-    *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, HELD, UNCONFIRMED, TAKEN, HANDED_BACK, ENQUEUED),
+    *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, HELD, UNCONFIRMED, TAKEN, HANDED_BACK),
     *(DEPTH, CONSUMERS, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DELAY_BACKLOG, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, PARKED, NOTED, BEAT_LATENESS),
     *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from broker_jobs.cli import broker, demo, doctor, jobs, queues, recurring, serve
+from broker_jobs.cli import broker, demo, doctor, jobs, queues, recurring, serve, store
 from broker_jobs.cli.show import print_error
 from broker_jobs.errors import BrokerJobsError
 
@@ -44,12 +44,14 @@ def root(
 
 serve.add_to(app)
 app.command("doctor")(doctor.doctor)
+app.command("parked")(store.parked)
 app.command("schema")(broker.schema)
-app.command("demo", context_settings=demo.PASS_THROUGH)(demo.demo)
+app.command("demo")(demo.demo)
 app.add_typer(broker.app, name="topology")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(recurring.app, name="recurring")
 app.add_typer(queues.app, name="queues")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

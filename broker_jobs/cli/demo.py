@@ -1,15 +1,35 @@
-"""The demo's door: its options are its own and are passed on as they are."""
+"""The demo's door."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+from broker_jobs.cli.options import StoreUrl, Url
 
 
-def demo(context: typer.Context) -> None:
-    """Run a mail room with every kind of job."""
+def demo(
+    *,
+    url: Url = None,
+    store: StoreUrl = None,
+    subscribers: Annotated[
+        Path | None,
+        typer.Option(
+            "--subscribers",
+            metavar="FILE",
+            help="CSV with the columns email, name and digest (yes or no).",
+            show_default="a sample",
+        ),
+    ] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Go on with digests until Ctrl-C.")] = False,
+) -> None:
+    """Run a mail room with every kind of job.
+
+    Sends mail over SMTP to a server of its own, counts what arrives, and fails unless that is what was asked.
+    """
     # Loaded when it is asked for: its mail server should cost no other command its start.
-    raise typer.Exit(importlib.import_module("broker_jobs.demo.main").run(list(context.args)))
+    run = importlib.import_module("broker_jobs.demo.main").run
+    raise typer.Exit(run(url, store, subscribers, stay))

@@ -15,8 +15,8 @@ from broker_jobs.store import Reader, Store
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[Reader]:
-    """The store's reader.
+def opened(settings: Settings) -> Iterator[Store]:
+    """The store.
 
     Raises:
         UsageError: the store is in the memory of another process, or the file is not there.
@@ -36,9 +36,16 @@ def reading(settings: Settings) -> Iterator[Reader]:
     store = Store(url)
     store.open()
     try:
-        yield store.reader
+        yield store
     finally:
         store.close()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Reader]:
+    """The store's reader. Raises as `opened`."""
+    with opened(settings) as store:
+        yield store.reader
 
 
 @contextmanager
@@ -49,7 +56,8 @@ def asking(settings: Settings) -> Iterator[BrokerJobs]:
         UsageError: memory:// belongs to another process.
     """
     _refuse_memory(settings)
-    jobs = BrokerJobs(settings.url)
+    jobs = BrokerJobs()
+    jobs.configure(settings.model_dump(include={"url", "declare", "heartbeat", "publish_timeout"}))
     try:
         yield jobs
     finally:
