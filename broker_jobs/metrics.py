@@ -60,6 +60,7 @@ DELAY_BACKLOG = Family("delay_backlog", "gauge", "Messages in the ladder of dela
 ACTIVE = Family("coordinator_active", "gauge", "1 in the coordinator that decides")
 COMMAND_BACKLOG = Family("command_backlog", "gauge", "Commands and questions the coordinator has not yet read")
 DUE_BACKLOG = Family("due_backlog", "gauge", "Rung bells the coordinator has not yet heard")
+PARKED_BACKLOG = Family("parked_backlog", "gauge", "Messages nobody could route, not yet looked at")
 STORED = Family("stored_jobs", "gauge", "Jobs in the store", ("state",))
 CONSUMERS = Family("queue_consumers", "gauge", "Workers that take from a queue", ("queue",))
 RECORDS = Family("coordinator_records_total", "counter", "Records the coordinator has committed", ("kind",))
@@ -78,7 +79,18 @@ RESTARTS = Family("worker_restarts_total", "counter", "Worker processes that die
 
 FAMILIES = (
     *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, HELD, UNCONFIRMED, TAKEN, HANDED_BACK),
-    *(DEPTH, CONSUMERS, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DELAY_BACKLOG, STORED),
+    *(
+        DEPTH,
+        CONSUMERS,
+        OLDEST,
+        LOG_BACKLOG,
+        LOG_LAG,
+        COMMAND_BACKLOG,
+        DUE_BACKLOG,
+        PARKED_BACKLOG,
+        DELAY_BACKLOG,
+        STORED,
+    ),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, PARKED, NOTED, BEAT_LATENESS),
     *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS),
 )

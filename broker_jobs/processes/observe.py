@@ -7,7 +7,12 @@ from broker_jobs.coordinator.observer import Observer
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Exchange
 
-_BACKLOGS = {names.LOG: m.LOG_BACKLOG, names.COMMAND: m.COMMAND_BACKLOG, names.DUE: m.DUE_BACKLOG}
+_BACKLOGS = {
+    names.LOG: m.LOG_BACKLOG,
+    names.COMMAND: m.COMMAND_BACKLOG,
+    names.DUE: m.DUE_BACKLOG,
+    names.PARKED: m.PARKED_BACKLOG,
+}
 
 
 class WorkerCounts:
@@ -79,12 +84,12 @@ class CoordinatorCounts(Observer):
     def depth(self, queue: str, ready: int, consumers: int) -> None:
         if (backlog := _BACKLOGS.get(queue)) is not None:
             self._metrics.set(backlog, ready)
-        elif queue.startswith(names.work_queue("")):
-            self._metrics.set(m.DEPTH, ready, (names.queue_of(queue),))
-            self._metrics.set(m.CONSUMERS, consumers, (names.queue_of(queue),))
-        elif queue.startswith(names.DELAY):
+        elif queue.startswith(f"{names.DELAY}."):
             self._delays[queue] = ready
             self._metrics.set(m.DELAY_BACKLOG, sum(self._delays.values()))
+        else:  # a queue of jobs, under its own name or the broker's
+            self._metrics.set(m.DEPTH, ready, (names.queue_of(queue),))
+            self._metrics.set(m.CONSUMERS, consumers, (names.queue_of(queue),))
 
     def oldest(self, queue: str, seconds: float) -> None:
         self._metrics.set(m.OLDEST, seconds, (queue,))

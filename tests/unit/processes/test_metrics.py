@@ -90,12 +90,14 @@ def test_a_coordinator_that_stands_by_shows_no_depths() -> None:
     counts = CoordinatorCounts(metrics)
     counts.active(True)
     counts.depth("jobs.v1.work.mail", 7, 2)
+    counts.depth("sms", 1, 0)
     counts.depth("jobs.v1.log", 9, 1)
     counts.depth("jobs.v1.delay.01", 3, 0)
     counts.depth("jobs.v1.delay.02", 4, 0)
     seen = read(metrics.snapshot())
     assert seen["broker_jobs_queue_depth|queue=mail"] == 7
     assert seen["broker_jobs_queue_consumers|queue=mail"] == 2
+    assert seen["broker_jobs_queue_depth|queue=sms"] == 1
     assert seen["broker_jobs_log_backlog"] == 9
     assert seen["broker_jobs_delay_backlog"] == 7
     counts.active(False)
