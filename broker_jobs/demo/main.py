@@ -1,0 +1,266 @@
+"""Runs the mail room: opens it, asks for mail in every way there is, and counts whether exactly that arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+from broker_jobs import BrokerJobsError, Receipt
+from broker_jobs.demo import letters
+from broker_jobs.demo.letters import DIGEST, FOLLOW_UP, KINDS, WELCOME, Office
+from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
+from broker_jobs.demo.screen import Screen
+from broker_jobs.demo.subscribers import SAMPLE, Roll, read_subscribers
+from broker_jobs.demo.tally import DIGEST_CRON, Digest, Verdict, left_out, verdict
+from broker_jobs.job import codec
+from broker_jobs.processes.http import HttpDoor
+from broker_jobs.settings import mask
+from broker_jobs.store import Store
+
+FOLLOW_UP_AFTER = timedelta(seconds=3)
+DIGESTS = 4
+"""So many digests are waited for; with --stay it is until Ctrl-C."""
+BASE_SECONDS, SECONDS_PER_SUBSCRIBER = 60.0, 0.1
+"""After this the demo ends with what is missing."""
+DRAW_SECONDS = 0.1
+STOP_SECONDS = 5.0
+HANDLED_SECONDS = 1.0
+"""A planned time so shortly before the schedule was removed may have come too late."""
+MOST_SHOWN = 20
+INTERRUPTED = 130
+
+
+def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool) -> int:
+    """Run the demo; 0 if every mail that was asked arrived once and no other.
+
+    Args:
+        url: of the broker; None: the setting, else memory://.
+        store: where the truth is kept; None: the setting, else a file that is removed at the end.
+        subscribers: a CSV file; None: the sample.
+        stay: go on with digests until Ctrl-C.
+
+    Raises:
+        UsageError: the file of subscribers cannot be used.
+        BrokerJobsError: broker or store cannot be used.
+    """
+    roll = read_subscribers(subscribers or SAMPLE)
+    with ExitStack() as stack:
+        screen = Screen()
+        room = stack.enter_context(_open(url, store, roll))
+        stack.enter_context(_terminating())
+        stack.enter_context(_telling(screen))
+        for line in room.lines():
+            screen.say(line)
+        for row in roll.bad:
+            screen.say(f"{(subscribers or SAMPLE).name} line {row.line}: {row.reason}; skipped")
+        try:
+            with screen:
+                found = room.work(screen, stay=stay)
+        except KeyboardInterrupt:
+            screen.say("interrupted")
+            return INTERRUPTED
+    screen.table(found.lines)
+    if found.wrong:
+        for wrong in found.wrong[:MOST_SHOWN]:
+            screen.say(wrong)
+        more = len(found.wrong) - MOST_SHOWN
+        screen.say(f"Not what was asked{f'; {more} more differences' if more > 0 else ''}.")
+        return 1
+    total = sum(line.delivered for line in found.lines)
+    screen.say(f"All {total} mails were delivered, each once.")
+    return 0
+
+
+class Room:
+    """The open mail room: parts running, mail server listening."""
+
+    def __init__(self, roll: Roll, office: Office, mailbox: Mailbox, store: Store, addresses: list[str]) -> None:
+        self._roll = roll
+        self._run = office.run
+        self._mailbox = mailbox
+        self._store = store
+        self._addresses = addresses
+        self._receipts: dict[str, list[tuple[str, Receipt[None]]]] = {WELCOME: [], FOLLOW_UP: []}
+        self._began = time.monotonic()
+        self._deadline = self._began + BASE_SECONDS + SECONDS_PER_SUBSCRIBER * len(roll.subscribers)
+        self._digests_asked: int | None = None
+
+    def lines(self) -> list[str]:
+        """What a visitor is told first."""
+        return self._addresses
+
+    def work(self, screen: Screen, *, stay: bool) -> Verdict:
+        """Ask for everything, wait for it, and judge."""
+        name = letters.schedule_name(self._run)
+        put = letters.digest.using(expires=60).bind(self._run)
+        letters.jobs.recurring.put(name, DIGEST_CRON, put, overlap="skip")
+        since = time.time()
+        try:
+            for who in self._roll.subscribers:
+                self._receipts[WELCOME].append((who.email, letters.welcome.enqueue(self._run, who.name, who.email)))
+                later = letters.follow_up.schedule(FOLLOW_UP_AFTER, self._run, who.name, who.email)
+                self._receipts[FOLLOW_UP].append((who.email, later))
+                self._draw(screen)
+            self._wait_for_mail(screen)
+            if stay:
+                screen.say("Staying. Ctrl-C ends it.")
+                self._stay(screen)
+        finally:
+            until = time.time() - HANDLED_SECONDS
+            with contextlib.suppress(BrokerJobsError):
+                letters.jobs.recurring.remove(name)
+        return self._judge(screen, since, until)
+
+    def _wait_for_mail(self, screen: Screen) -> None:
+        """Until every welcome and follow-up and enough digests have come, or the time is over."""
+
+        def all_there() -> bool:
+            singles = all(self._mailbox.count(kind) >= len(self._receipts[kind]) for kind in self._receipts)
+            return singles and self._mailbox.letters(DIGEST) >= (DIGESTS if self._roll.digest_readers else 0)
+
+        while not self._mailbox.wait(all_there, DRAW_SECONDS) and time.monotonic() < self._deadline:
+            self._draw(screen)
+        self._draw(screen)
+
+    def _stay(self, screen: Screen) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                self._mailbox.wait(lambda: False, DRAW_SECONDS)
+                self._draw(screen)
+        self._deadline = time.monotonic() + BASE_SECONDS
+
+    def _judge(self, screen: Screen, since: float, until: float) -> Verdict:
+        """Wait until every job has ended, so that nothing is still on its way, and compare."""
+        singles = [(kind, email, receipt) for kind, known in self._receipts.items() for email, receipt in known]
+        digests = self._digests()
+        recurring: list[Receipt[None]] = [letters.jobs.receipt(each.job_id) for each in digests]
+        unsuccessful = {
+            receipt.id: why
+            for receipt in [*(receipt for _, _, receipt in singles), *recurring]
+            if (why := self._end_of(receipt)) is not None
+        }
+        readers = self._roll.digest_readers
+        asked = {Mail(kind, receipt.id, email) for kind, email, receipt in singles}
+        asked |= {Mail(DIGEST, each.job_id, reader) for each in digests for reader in readers}
+        self._digests_asked = len(digests) * len(readers)
+        self._draw(screen)
+        return verdict(
+            KINDS,
+            asked,
+            self._mailbox.delivered(),
+            retried={kind: self._mailbox.retried(kind) for kind in KINDS},
+            unsuccessful=unsuccessful,
+            missed_digests=left_out(self._digests(), since, until),
+            readers=len(readers),
+        )
+
+    def _end_of(self, receipt: Receipt[None]) -> str | None:
+        """Why a job did not succeed, or None."""
+        try:
+            receipt.result(timeout=max(0.05, self._deadline - time.monotonic()))
+        except BrokerJobsError as error:
+            return str(error)
+        return None
+
+    def _digests(self) -> list[Digest]:
+        """The runs of the recurring job, of which there will be no more once it is removed."""
+        found: list[Digest] = []
+        page = self._store.reader.jobs(recurring=letters.schedule_name(self._run), limit=1000)
+        while page:
+            for row in page:
+                planned_at = codec.decode(row.envelope).due_at
+                assert planned_at is not None
+                found.append(Digest(row.id, planned_at.timestamp(), row.ended_at))
+            page = self._store.reader.jobs(
+                recurring=letters.schedule_name(self._run), limit=1000, before_id=page[-1].id
+            )
+        return found
+
+    def _draw(self, screen: Screen) -> None:
+        asked: dict[str, int | None] = {kind: len(self._roll.subscribers) for kind in self._receipts}
+        asked[DIGEST] = self._digests_asked
+        arrived = {kind: self._mailbox.count(kind) for kind in KINDS}
+        screen.draw(time.monotonic() - self._began, arrived, asked)
+
+
+@contextmanager
+def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
+    """Open mail server, broker, worker, coordinator, beat and the door of the metrics; close them at the end."""
+    jobs = letters.jobs
+    with ExitStack() as stack:
+        run_id = secrets.token_hex(4)
+        mailbox = Mailbox(run_id)
+        server = MailServer(mailbox)
+        server.start()
+        stack.callback(server.stop)
+        office = Office(run_id, server.port, roll.digest_readers)
+        stack.enter_context(letters.opened(office))
+        given = {"url": url, "store": store, "queues": (letters.QUEUE,)}
+        jobs.configure({name: value for name, value in given.items() if value is not None}, origin="mailroom")
+        if jobs.settings.embedded and not jobs.settings.store:
+            # A file, so that the command line can look into it from outside while the demo runs.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mailroom-", ignore_cleanup_errors=True))
+            jobs.configure({"store": f"sqlite:///{Path(folder) / 'store.db'}"})
+        stack.callback(jobs.stop, STOP_SECONDS)
+        jobs.start()
+        door = HttpDoor("127.0.0.1", 0, expose=jobs.metrics, health=jobs.health)
+        door.start()
+        stack.callback(door.stop)
+        reading = Store(jobs.settings.store_url())
+        reading.open()
+        stack.callback(reading.close)
+        lines = [
+            f"Mail room {run_id}: SMTP on 127.0.0.1:{server.port}, broker {mask(jobs.settings.url)}",
+            f"store    {mask(jobs.settings.store_url())}",
+            f"metrics  {door.address}/metrics",
+            f"health   {door.address}/healthz",
+        ]
+        yield Room(roll, office, mailbox, reading, lines)
+
+
+@contextmanager
+def _telling(screen: Screen) -> Iterator[None]:
+    """Show the parts' warnings above the bars, but for the refusals this demo is made of: the table counts those."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if letters.TemporarilyRefused.__name__ not in text:
+                screen.say(text)
+
+    teller = Teller(logging.WARNING)
+    logger = logging.getLogger("broker_jobs")
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C while the block runs."""
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,77 @@
+"""Draws how far the demo is: bars in a terminal, plain lines elsewhere; and the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from broker_jobs.demo.tally import Line
+
+PLAIN_SECONDS = 1.0
+"""Between two plain lines."""
+
+
+class Screen:
+    """What is seen of the demo. Used by one thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._shown: tuple[str, ...] = ()
+        self._shown_at = -PLAIN_SECONDS
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(32),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[more]}"),
+            )
+            self._bars = Progress(*columns, console=self._console)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bars."""
+        self._console.print(text, markup=False)
+
+    def draw(self, seconds: float, arrived: Mapping[str, int], asked: Mapping[str, int | None], more: str = "") -> None:
+        """Show mails arrived of those asked (None: nobody knows yet), `seconds` after the start."""
+        if self._bars is not None:
+            for kind, count in arrived.items():
+                if kind not in self._tasks:
+                    self._tasks[kind] = self._bars.add_task(kind, total=None, more="")
+                self._bars.update(self._tasks[kind], completed=count, total=asked[kind], more="")
+            return
+        parts = tuple(
+            f"{kind} {count}" + (f" of {asked[kind]}" if asked[kind] is not None else "")
+            for kind, count in arrived.items()
+        )
+        if parts != self._shown and seconds >= self._shown_at + PLAIN_SECONDS:
+            self._shown, self._shown_at = parts, seconds
+            self.say(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
+
+    def table(self, lines: Sequence[Line]) -> None:
+        """Print what was asked and what was delivered."""
+        table = Table(box=box.SIMPLE_HEAD, title=None)
+        table.add_column("mail")
+        for name in ("asked", "delivered", "retried"):
+            table.add_column(name, justify="right")
+        for line in lines:
+            table.add_row(line.kind, str(line.asked), str(line.delivered), str(line.retried))
+        self._console.print(table)
