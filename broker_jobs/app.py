@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, Type
 
 from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
-from broker_jobs.exchange import names
 from broker_jobs.exchange.open import exchange_for
-from broker_jobs.exchange.port import Exchange, Message
+from broker_jobs.exchange.port import Exchange
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, job_options
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import DeclareRecurring
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call
@@ -75,7 +72,6 @@ class BrokerJobs:
         )
         self._asker = Asker(self._sender)
         self._program: Program | None = None
-        self._beats = False
         self.queues = Queues(self._asker)
         self.recurring = Recurring(self._asker, self._recurring_declared)
 
@@ -240,13 +236,12 @@ class BrokerJobs:
         self.load_modules()
         for function in self.registry:
             function.signature.check()
-        given = {**self._given, "queues": None if queues is None else tuple(queues), "concurrency": concurrency}
-        settings = Settings.load(**given)
+        here = {"queues": None if queues is None else tuple(queues), "concurrency": concurrency}
+        settings = Settings.load(**self._given | {name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
         program = Program(self.registry, settings, self._sender.exchange(), schedules, roles=roles, origin=self.origin)
         program.start()
         self._program = program
-        self._beats = "beat" in roles
         self._sender.mark_started(started=True)
 
     def stop(self, timeout: Seconds | None = None) -> None:
@@ -327,14 +322,9 @@ class BrokerJobs:
 
     def _recurring_declared(self) -> None:
         """A recurring job was declared: at import nothing is to do; later the beat, if it runs here, has to hear it."""
-        if self._program is not None and self._beats:
-            schedules = self.recurring.declared(self.origin)
-            command = DeclareRecurring(
-                id=new_id(), at=self._asker.now(), by=self._asker.by, origin=self.origin, schedules=schedules
-            )
-            body = command.model_dump_json().encode()
-            message = Message(names.REPORT, names.COMMAND_KEY, body, "command", command.id)
-            self._sender.exchange().publish([message], self.settings.publish_timeout)
+        beat = self._program.beat if self._program is not None else None
+        if beat is not None:
+            beat.declare(self.recurring.declared(self.origin))
         elif self._sender.used:
             log.warning(
                 "recurring(…) only declares, and no beat runs in this program to send it; "

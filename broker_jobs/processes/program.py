@@ -24,7 +24,7 @@ from broker_jobs.exchange.port import Exchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import new_id
-from broker_jobs.metrics import BEAT_LATENESS, Metrics
+from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
 from broker_jobs.outcome.command import Schedule
 from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
@@ -194,6 +194,10 @@ class Program:
         if beat is not None:
             parts["beat"] = {"started": True}
         return Health(ok, parts)
+
+    def expose(self) -> tuple[bytes, str]:
+        """What these parts have counted, as Prometheus reads it, and its content type."""
+        return expose([self.metrics.snapshot()])
 
     def _fired(self, name: str, late_seconds: float) -> None:
         del name  # a label a schedule would grow without bound where each tenant has one
