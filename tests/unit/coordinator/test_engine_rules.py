@@ -1,0 +1,138 @@
+"""Any records in any order keep the invariants: a machine of several jobs, workers and commands on the real store."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker_jobs.coordinator.record import Due, LeaseOver, Released, Swept, Unreleased, Unsure
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.store.row import Row, Wire
+from tests.support.invariants import broken
+from tests.unit.coordinator.desk import Desk
+
+pytestmark = pytest.mark.timeout(300)
+
+ids = st.sampled_from(["a", "b", "c"])
+workers = st.sampled_from(["w1", "w2"])
+epochs = st.integers(0, 2)
+"""How many releases behind the row's own an event is."""
+
+
+class Records(RuleBasedStateMachine):
+    """Records of every kind, also such as could hardly come: late, twice, of epochs long past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk()
+        self.epochs: dict[str, int] = {}
+        self.finals: dict[str, State] = {}
+        self.asked: set[str] = set()
+
+    def epoch_of(self, id: str, behind: int) -> int:
+        row = self.desk.store.reader.job(id)
+        return max(1, (row.epoch if row is not None else 1) - behind)
+
+    @rule(id=ids)
+    def enqueued(self, id: str) -> None:
+        self.desk.apply(self.desk.ready(id))
+
+    @rule(id=ids, delay=st.sampled_from([0.0, 5.0, 100.0]))
+    def scheduled(self, id: str, delay: float) -> None:
+        self.desk.apply(self.desk.held(id, delay=delay))
+
+    @rule(id=ids, behind=epochs, worker=workers, owned=st.booleans())
+    def started(self, id: str, behind: int, worker: str, owned: bool) -> None:
+        self.desk.apply(self.desk.started(id, self.epoch_of(id, behind), worker, owned=owned))
+
+    @rule(id=ids, behind=epochs, worker=workers)
+    def succeeded(self, id: str, behind: int, worker: str) -> None:
+        self.desk.apply(self.desk.succeeded(id, self.epoch_of(id, behind), worker))
+
+    @rule(id=ids, behind=epochs, worker=workers, final=st.booleans(), cancelled=st.booleans())
+    def failed(self, id: str, behind: int, worker: str, final: bool, cancelled: bool) -> None:
+        self.desk.apply(self.desk.failed(id, self.epoch_of(id, behind), worker, final=final, cancelled=cancelled))
+
+    @rule(
+        id=ids,
+        behind=epochs,
+        worker=workers,
+        reason=st.sampled_from(
+            ["redelivered", "fenced", "shutdown", "pause", "unknown job", "delivery limit", "no queue"]
+        ),
+    )
+    def handed_back(self, id: str, behind: int, worker: str, reason: str) -> None:
+        self.desk.apply(self.desk.handed_back(reason, id, self.epoch_of(id, behind), worker))  # type: ignore[arg-type]
+
+    @rule(id=ids, worker=workers)
+    def lease_over(self, id: str, worker: str) -> None:
+        self.desk.apply(LeaseOver(id, worker, "its worker vanished"))
+
+    @rule(id=ids, kind=st.sampled_from([Released, Unsure, Swept]))
+    def wire(self, id: str, kind: type) -> None:
+        self.desk.apply(kind(id, self.epoch_of(id, 0)))
+
+    @rule(id=ids)
+    def unreleased(self, id: str) -> None:
+        self.desk.apply(Unreleased(id, self.epoch_of(id, 0), "RabbitMQ is away"))
+
+    @rule(id=ids, kind=st.sampled_from([DeleteJob, RequeueJob]))
+    def command(self, id: str, kind: type) -> None:
+        self.asked.add(id)
+        self.desk.apply(self.desk.ask(kind, job_id=id))
+
+    @rule(id=ids, delay=st.sampled_from([0.0, 5.0]))
+    def reschedule(self, id: str, delay: float) -> None:
+        self.asked.add(id)
+        self.desk.apply(self.desk.ask(RescheduleJob, job_id=id, due_at=self.desk.now + delay))
+
+    @rule(seconds=st.integers(1, 15))
+    def time_passes(self, seconds: int) -> None:
+        self.desk.ticks(seconds)
+        self.desk.apply(*(Due(id) for id in ("a", "b", "c")))
+
+    @rule(id=ids, worker=workers)
+    def heartbeat(self, id: str, worker: str) -> None:
+        self.desk.apply(*self.desk.apply(self.desk.beat(worker, running=[(id, self.epoch_of(id, 0))])).next)
+
+    def rows(self) -> list[Row]:
+        return [row for id in ("a", "b", "c") if (row := self.desk.store.reader.job(id)) is not None]
+
+    @invariant()
+    def the_store_is_sound(self) -> None:
+        assert broken(self.desk.store) == []
+
+    @invariant()
+    def epochs_never_fall(self) -> None:
+        for row in self.rows():
+            assert row.epoch >= self.epochs.get(row.id, 0), row
+            self.epochs[row.id] = row.epoch
+
+    @invariant()
+    def an_end_is_left_only_on_a_persons_word(self) -> None:
+        for row in self.rows():
+            before = self.finals.get(row.id)
+            if before is not None and row.state is not before:
+                assert row.id in self.asked, f"{row.id} was {before} and is {row.state}"
+            if row.state.is_final:
+                self.finals[row.id] = row.state
+            else:
+                self.finals.pop(row.id, None)
+        self.asked.clear()
+
+    @invariant()
+    def what_is_released_is_out(self) -> None:
+        for effects in self.desk.effects[-1:]:
+            for row in effects.releases:
+                assert row.wire is Wire.SENDING
+                assert row.state is State.ENQUEUED
+                assert row.due_at is None or row.due_at <= self.desk.now
+
+
+TestRecords = Records.TestCase
+TestRecords.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
