@@ -34,7 +34,7 @@ from broker_jobs.coordinator.record import (
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, Policy
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.outcome.command import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
 from broker_jobs.store.row import Row, Why, Wire
 
@@ -551,7 +551,7 @@ def _delete(row: Row | None, record: DeleteJob, at: At, said: Said) -> Row:
 
 def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Why.NOW) -> Row | None:
     if row is None:
-        said.refused = "no such job is known"
+        said.refused = NO_SUCH_JOB
         return None
     match row.state:
         case State.AWAITING:
@@ -577,7 +577,7 @@ def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Wh
 
 def _reschedule(row: Row | None, record: RescheduleJob, at: At, said: Said) -> Row | None:
     if row is None:
-        said.refused = "no such job is known"
+        said.refused = NO_SUCH_JOB
         return None
     match row.state:
         case State.AWAITING:

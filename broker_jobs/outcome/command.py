@@ -16,6 +16,9 @@ from broker_jobs.outcome.event import ErrorInfo, WorkerRef
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue"]
 
+NO_SUCH_JOB = "no such job is known"
+"""Refuses a command on an unknown job; who has just enqueued it asks again, as the log may be read a moment later."""
+
 
 class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -202,7 +205,9 @@ class Control(BaseModel):
     paused: list[str] | None = Field(default=None, description="all paused queues; None: unchanged")
     cancel: list[str] = Field(default_factory=list, description="running jobs asked to stop")
     schedules_changed: bool = False
-    store: str | None = Field(default=None, description="the active coordinator's store; one of another store must stop")
+    store: str | None = Field(
+        default=None, description="the active coordinator's store; one of another store must stop"
+    )
 
 
 class Reply(BaseModel):

@@ -160,7 +160,7 @@ class Job(Generic[P, R_co]):
         job_id = options.id or new_id()
         envelope = self.envelope(bound, job_id, as_datetime(now), None if due_at is None else as_datetime(due_at))
         message = message_for(envelope, now, asker.sender.settings.max_body, own_id=options.id is not None)
-        return Prepared(message, self.receipt(job_id))
+        return Prepared(message, Receipt(job_id, asker, self.name, self._signature.decode_result, fresh=True))
 
     def envelope(
         self, bound: tuple[list[Any], dict[str, Any]], job_id: str, created_at: datetime, due_at: datetime | None = None

@@ -12,7 +12,7 @@ from broker_jobs.errors import BrokerJobsError, JobDeleted, JobFailed, ResultTim
 from broker_jobs.function.current import inside_job
 from broker_jobs.job.envelope import new_id
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import DeleteJob, JobView, RequeueJob, RescheduleJob
+from broker_jobs.outcome.command import NO_SUCH_JOB, Command, DeleteJob, JobView, RequeueJob, RescheduleJob
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.submit import due_after
@@ -32,11 +32,14 @@ class Receipt(Generic[R_co]):
         asker: Asker,
         job: str = "",
         decode: Callable[[str], Any] = from_json,
+        *,
+        fresh: bool = False,
     ) -> None:
         self.id = id
         self._asker = asker
         self._job = job
         self._decode = decode
+        self._fresh = fresh  # enqueued just now: the coordinator may not have read of it yet
 
     def __repr__(self) -> str:
         return f"Receipt({self._job + ' ' if self._job else ''}{self.id})"
@@ -105,7 +108,7 @@ class Receipt(Generic[R_co]):
             BrokerError: RabbitMQ cannot be reached.
         """
         asker = self._asker
-        asker.command(RequeueJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
+        self._on_known(lambda: RequeueJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
 
     def reschedule(self, when: When, /) -> None:
         """Give the job another time: a timedelta from now, or an aware datetime; a past one means now.
@@ -118,10 +121,18 @@ class Receipt(Generic[R_co]):
         """
         asker = self._asker
         now = asker.now()
-        due_at = due_after(when, now, "reschedule")
-        asker.command(
-            RescheduleJob(id=new_id(), at=now, by=asker.by, job_id=self.id, due_at=now if due_at is None else due_at)
-        )
+        due_at = due_after(when, now, "reschedule") or now
+        self._on_known(lambda: RescheduleJob(id=new_id(), at=now, by=asker.by, job_id=self.id, due_at=due_at))
+
+    def _on_known(self, make: Callable[[], Command]) -> None:
+        """Have a command carried out; commands overtake the log, so a job enqueued just now is first waited for."""
+        try:
+            self._asker.command(make())
+        except UsageError as error:
+            if not self._fresh or str(error) != NO_SUCH_JOB:
+                raise
+            self._asker.view(self.id)
+            self._asker.command(make())
 
     def _refuse_inside_job(self) -> None:
         if inside_job():

@@ -115,7 +115,7 @@ class Recurring:
         """Run a recurring job now, beside its schedule. Raises as `put`; UsageError names an unknown one."""
         asker, job_id = self._asker, new_id()
         asker.command(TriggerRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, job_id=job_id))
-        return Receipt(job_id, asker)
+        return Receipt(job_id, asker, fresh=True)
 
     def pause(self, name: str, /) -> None:
         """Plan no more times of it until `resume`. Raises as `trigger`."""

@@ -20,7 +20,16 @@ from broker_jobs.errors import (
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Failure, Unsent
 from broker_jobs.function.current import running
-from broker_jobs.outcome.command import AskJob, Command, DeleteJob, JobView, Reply, RequeueJob, RescheduleJob
+from broker_jobs.outcome.command import (
+    NO_SUCH_JOB,
+    AskJob,
+    Command,
+    DeleteJob,
+    JobView,
+    Reply,
+    RequeueJob,
+    RescheduleJob,
+)
 from broker_jobs.outcome.event import ErrorInfo
 from broker_jobs.producer import ask
 from tests.support.wait import eventually
@@ -168,6 +177,27 @@ def test_a_refusal_is_a_usage_error_with_the_coordinators_words(
     for call in (receipt.requeue, lambda: receipt.reschedule(timedelta(hours=1))):
         assert fail_with(exchange, UsageError, call) == "0190 runs: delete it first"
     assert [type(command) for command in exchange.commands] == [RequeueJob, RescheduleJob]
+
+
+def test_a_job_enqueued_just_now_is_waited_for(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    """Commands overtake the log: the coordinator may not have read of the job yet."""
+    known = False
+
+    def answer(command: Command) -> Reply:
+        nonlocal known
+        if isinstance(command, AskJob):
+            known = True
+            return view(state="scheduled")(command)
+        return Reply(id=command.id) if known else Reply(id=command.id, ok=False, refused=NO_SUCH_JOB)
+
+    @jobs.job
+    def ping() -> None: ...
+
+    exchange.answer = answer
+    ping.schedule(timedelta(days=1)).reschedule(timedelta(hours=1))
+    assert [type(command) for command in exchange.commands] == [RescheduleJob, AskJob, RescheduleJob]
+    known = False
+    assert fail_with(exchange, UsageError, ping.receipt("0190").requeue) == NO_SUCH_JOB
 
 
 def test_reschedule_takes_what_schedule_takes(receipt: Receipt[str], exchange: RecordingExchange) -> None:
