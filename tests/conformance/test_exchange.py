@@ -251,11 +251,13 @@ def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(side: 
     subscription.cancel()
     for delivery in out:
         subscription.ack(delivery.channel, delivery.tag)
-    subscription.close()
     other = Inbox()
     other.subscribe(exchange, MAIL)
-    other.wait(3)
-    assert other.bodies() == [b"2", b"3", b"4"]
+    came = other.wait(3)
+    assert [(delivery.body, delivery.redelivered) for delivery in came] == [(b"2", False), (b"3", False), (b"4", False)]
+    subscription.close()
+    assert len(inbox.deliveries) == 2
+    assert _ready(exchange, MAIL) == 0
 
 
 def test_a_paused_queue_stands_still_and_the_others_go_on(side: Side) -> None:
@@ -353,10 +355,12 @@ def test_a_question_is_answered_to_the_private_queue_it_names(side: Side) -> Non
     [answer] = answers.wait(1)
     assert (answer.queue, answer.body, answer.correlation_id) == (reply_to, b"!", "q-1")
     subscription.close()
-    eventually(lambda: answerer.depth(reply_to) is None, what="the private queue is gone")
-    [result] = publish(answerer, Message("", reply_to, b"late"))
-    assert result is not None
-    assert result.kind is Unsent.NOT_SENT
+
+    def asker_is_gone() -> bool:
+        [result] = publish(answerer, Message("", reply_to, b"late"))
+        return result is not None and result.kind is Unsent.NOT_SENT
+
+    eventually(asker_is_gone, what="the private queue is gone, and the answerer is told")
 
 
 # --- the rest ---

@@ -40,6 +40,8 @@ def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
     hosts: list[Host] = []
     for url in (part.strip() for part in urls.split(",") if part.strip()):
         try:
+            if not url.startswith(("amqp://", "amqps://")):
+                raise ValueError("it does not begin with amqp:// or amqps://")  # pika takes others for amqp
             parameters = pika.URLParameters(url)
         except (ValueError, TypeError, OSError) as error:
             raise BrokerRefused(
@@ -95,6 +97,7 @@ class Link:
         self._opening: pika.SelectConnection | None = None
         self._up_at = 0.0
         self._announced = True
+        self.reconnects = 0
         self._closing = False
         self._timer: Timer | None = None
 
@@ -141,6 +144,7 @@ class Link:
             return
         if not self._announced:
             self._announced = True
+            self.reconnects += 1
             log.info("connected again to %s to %s", self.address, self._purpose)
         self._on_up(connection)
 

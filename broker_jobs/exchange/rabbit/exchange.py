@@ -73,6 +73,11 @@ class RabbitExchange:
         return all(link.connection is not None for link in self._links) and bool(self._links)
 
     @property
+    def reconnects(self) -> int:
+        """How often a connection was lost and made again since the start."""
+        return sum(link.reconnects for link in self._links)
+
+    @property
     def blocked(self) -> bool:
         """Whether the broker has blocked publishing (an alarm)."""
         return self._publisher.blocked
