@@ -88,7 +88,7 @@ class BrokerError(BrokerJobsError):
 
 
 class BrokerRefused(BrokerError):
-    """RabbitMQ answered and refused (403, 406, no such vhost, wrong password): a person must mend it, waiting will not."""
+    """RabbitMQ answered and refused (403, 406, no such vhost, wrong password): a person must mend it."""
 
 
 class StoreError(BrokerJobsError):

@@ -89,6 +89,10 @@ class Exchange(Protocol):
         """Whether both connections are up now."""
 
     @property
+    def reconnects(self) -> int:
+        """How often a connection was lost and made again since the start."""
+
+    @property
     def blocked(self) -> bool:
         """Whether the broker has blocked publishing (an alarm)."""
 

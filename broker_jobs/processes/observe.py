@@ -104,4 +104,5 @@ class CoordinatorCounts(Observer):
 def watch_exchange(metrics: m.Metrics, exchange: Exchange) -> None:
     """Show at each scrape whether the exchange is connected and blocked."""
     metrics.watch(m.CONNECTION_UP, lambda: {(): float(exchange.connected)})
+    metrics.watch(m.RECONNECTS, lambda: {(): float(exchange.reconnects)})
     metrics.watch(m.BLOCKED, lambda: {(): float(exchange.blocked)})

@@ -23,6 +23,7 @@ class StillExchange:
     def __init__(self) -> None:
         self.connected = True
         self.blocked = False
+        self.reconnects = 0
         self.published: list[Message] = []
         """What producers and coordinators have published, in order."""
         self.taken_over: Callable[[Message], None] = _nothing

@@ -107,6 +107,7 @@ def test_an_outage_is_seen_and_its_end(parts: Parts, jobs: BrokerJobs, vhost: Vh
     eventually(lambda: value(worker, m.CONNECTION_UP) == 0, 20, "seen down", poll=0.001)
     assert not worker.health().ok
     eventually(lambda: value(worker, m.CONNECTION_UP) == 1, 30, "up again")
+    assert value(worker, m.RECONNECTS) == 2, "one to publish, one to consume"
     assert worker.health().ok
 
 

@@ -53,6 +53,12 @@ class EmbeddedExchange:
         return connection is not None and connection[1].up
 
     @property
+    def reconnects(self) -> int:
+        """How often `reconnect` was called since the start."""
+        connection = self._connection
+        return 0 if connection is None else connection[1].reconnects
+
+    @property
     def blocked(self) -> bool:
         """Whether publishing waits for the end of an alarm."""
         connection = self._connection
@@ -183,6 +189,7 @@ class EmbeddedExchange:
 
         def come_back() -> None:
             link.up = True
+            link.reconnects += 1
             for subscription in broker.subscriptions_of(link):
                 broker.attach(subscription)
 

@@ -24,6 +24,7 @@ class Link:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.up = True
+        self.reconnects = 0
         self.closed = False
         self.failures: deque[tuple[Failure, bool]] = deque()
 
