@@ -62,6 +62,7 @@ class ScriptedExchange:
 
     connected = True
     blocked = False
+    reconnects = 0
 
     def __init__(self) -> None:
         self.hold = False
