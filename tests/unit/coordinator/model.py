@@ -300,22 +300,40 @@ def walk(limit: int = 400_000, **faults: int) -> Findings:
     named = {name.replace("_", " "): count for name, count in faults.items()}
     start = World(faults=tuple(sorted(named.items())))
     came_from: dict[World, tuple[World, str] | None] = {start: None}
+    leads_to: dict[World, list[World]] = {}
+    ends: list[World] = []
     todo = deque([start])
     found = Findings()
     while todo:
         world = todo.popleft()
-        following = list(steps(world))
-        found.ends += not following
+        following = [(label, after) for label, after in steps(world) if after != world]
+        if not following:
+            ends.append(world)
         for rule in _broken(world, following):
             found.broken.setdefault(rule, _way(came_from, world))
         for label, after in following:
+            leads_to.setdefault(after, []).append(world)
             if after not in came_from:
                 came_from[after] = (world, label)
                 todo.append(after)
         if len(came_from) > limit:
             raise AssertionError(f"more than {limit} worlds for {named}")
-    found.worlds = len(came_from)
+    found.worlds, found.ends = len(came_from), len(ends)
+    circling = set(came_from) - _leading_to(ends, leads_to)
+    if circling:
+        found.broken.setdefault("goes round in circles", _way(came_from, next(iter(circling))))
     return found
+
+
+def _leading_to(ends: list[World], leads_to: dict[World, list[World]]) -> set[World]:
+    """All worlds from which an end can be reached."""
+    reached, todo = set(ends), list(ends)
+    while todo:
+        for before in leads_to.get(todo.pop(), ()):
+            if before not in reached:
+                reached.add(before)
+                todo.append(before)
+    return reached
 
 
 def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list[str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.coordinator.model import walk
+from broker_jobs.coordinator.record import Due, JobRecord, Unsure
+from broker_jobs.coordinator.transition import At, Said, decide
+from broker_jobs.job.state import State
+from broker_jobs.store.row import Row, Wire
+from tests.unit.coordinator import model
 
 FAULTS: list[dict[str, int]] = [
     {},
@@ -38,6 +42,29 @@ FAULTS: list[dict[str, int]] = [
 
 @pytest.mark.parametrize("faults", FAULTS, ids=lambda faults: "+".join(faults) or "none")
 def test_no_interleaving_breaks_the_law(faults: dict[str, int]) -> None:
-    found = walk(**faults)
+    found = model.walk(**faults)
     assert not found.broken, found.broken
     assert found.ends > 0
+
+
+def test_the_walk_finds_a_coordinator_that_publishes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def naive(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+        if isinstance(record, Unsure) and row is not None:  # "it may not have been sent, so send it again"
+            record, row = Due(row.id), row.evolve(state=State.SCHEDULED, wire=Wire.NONE)
+            after, said = decide(row, record, at)
+            return (after.evolve(fence=0) if after is not None else None), said
+        return decide(row, record, at)
+
+    monkeypatch.setattr(model, "decide", naive)
+    found = model.walk(coordinator_dies=1, requeue=1)
+    assert {"two runs at once", "two runnable messages in the queue"} & set(found.broken)
+
+
+def test_the_walk_finds_a_wire_that_is_never_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+        after, said = decide(row, record, at)
+        settled = after is not None and row is not None and row.state.is_final and after.wire is Wire.NONE
+        return (row if settled else after), said
+
+    monkeypatch.setattr(model, "decide", forgetful)
+    assert model.walk(delete=1).broken
