@@ -6,6 +6,7 @@ On the exchange's I/O thread, so quick: one decode and one lookup a delivery.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from broker_jobs.clock import Clock
@@ -63,7 +64,8 @@ class Intake:
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Take deliveries in; nothing leaves this without being ready or on its way to be settled."""
         self._settler.took(deliveries)
-        self._observer.taken(queue_of(deliveries[0].queue), len(deliveries))
+        for work_queue, count in Counter([delivery.queue for delivery in deliveries]).items():
+            self._observer.taken(queue_of(work_queue), count)
         monotonic = self._clock.monotonic()
         for_threads = 0
         for_loop = False
@@ -102,9 +104,8 @@ class Intake:
             refused = "shutdown"
         elif function is None:
             refused = "unknown job"
-        elif (queue := queue_of(delivery.queue)) in self._fences.paused:
+        elif queue_of(delivery.queue) in self._fences.paused:
             refused = "pause"
-            logger.debug("queue %s is paused", queue)
         if refused is not None or function is None:
             self._reporter.handed_back(delivery, envelope, refused or "unknown job", redelivered=delivery.redelivered)
             return None

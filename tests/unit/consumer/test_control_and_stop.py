@@ -35,6 +35,10 @@ def note(number: int) -> None:
     ran.append(number)
 
 
+async def note_async(number: int) -> None:
+    ran.append(number)
+
+
 def wait_for_gate(number: int) -> None:
     ran.append(number)
     entered.set()
@@ -53,7 +57,7 @@ async def wait_for_ever() -> None:
     await asyncio.sleep(60)
 
 
-REGISTRY = registry_of(note, wait_for_gate, wait_until_told, wait_for_ever)
+REGISTRY = registry_of(note, note_async, wait_for_gate, wait_until_told, wait_for_ever)
 
 
 @pytest.fixture
@@ -261,6 +265,25 @@ def test_a_graceful_stop_hands_back_what_has_not_started_and_waits_for_the_rest(
     assert exchange.events()[-1]["kind"] == "heartbeat"
     assert exchange.events()[-1]["leaving"]
     assert exchange.subscription.closed
+
+
+@pytest.mark.parametrize("kind", ["note", "note_async"])
+def test_a_careful_job_whose_start_is_not_confirmed_at_a_stop_is_handed_back(
+    exchange: ScriptedExchange, worker: Worker, kind: str
+) -> None:
+    eventually(lambda: exchange.events("heartbeat"))
+    exchange.hold = True
+    careful = envelope(kind, 1, careful=True)
+    exchange.deliver(careful)
+    eventually(lambda: exchange.held)
+    stopping = threading.Thread(target=worker.stop, args=(60,))
+    stopping.start()
+    eventually(lambda: len(worker._running) == 0)
+    exchange.hold = False
+    exchange.confirm()
+    assert exchange.event("handed back", careful.id)["reason"] == "shutdown"
+    stopping.join()
+    assert ran == []
 
 
 @pytest.mark.parametrize("job", ["wait_until_told", "wait_for_ever"])

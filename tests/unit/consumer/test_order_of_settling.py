@@ -24,13 +24,17 @@ def note(number: int) -> int:
     return number
 
 
+async def note_async(number: int) -> None:
+    ran.append(number)
+
+
 def wait_for_gate(number: int) -> None:
     ran.append(number)
     entered.set()
     gate.wait(20)
 
 
-REGISTRY = registry_of(note, wait_for_gate)
+REGISTRY = registry_of(note, note_async, wait_for_gate)
 
 
 @pytest.fixture
@@ -174,6 +178,22 @@ def test_a_careful_job_does_not_run_before_its_start_is_confirmed(exchange: Scri
     eventually(lambda: exchange.events("heartbeat"))
     exchange.hold = True
     job = envelope("note", 1, careful=True)
+    exchange.deliver(job)
+    eventually(lambda: exchange.held)
+    assert exchange.events("started")[0]["id"] == job.id
+    assert ran == []
+    exchange.hold = False
+    exchange.confirm()
+    exchange.event("succeeded", job.id)
+    assert ran == [1]
+
+
+def test_a_careful_async_job_does_not_run_before_its_start_is_confirmed(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    eventually(lambda: exchange.events("heartbeat"))
+    exchange.hold = True
+    job = envelope("note_async", 1, careful=True)
     exchange.deliver(job)
     eventually(lambda: exchange.held)
     assert exchange.events("started")[0]["id"] == job.id
