@@ -489,6 +489,8 @@ class Coordinator:
         """What an older program could not decide may be plain to this one."""
         again: list[tuple[str, list[Input]]] = []
         for row in self._store.reader.parked(limit=1_000):
+            if row.origin == "parked":  # a worker could not read it, and may not yet: a person replays it
+                continue
             inputs = read_again(row)
             if inputs and not any(isinstance(one, Unread) for one in inputs):
                 again.append((row.id, inputs))

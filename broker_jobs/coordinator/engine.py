@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.leases import Leases
-from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread
+from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread, read_again
 from broker_jobs.coordinator.questions import Questions, answer, reply, view
 from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, job_id
 from broker_jobs.coordinator.release import ladder_copy
@@ -25,11 +25,13 @@ from broker_jobs.exchange.delay import step_seconds
 from broker_jobs.exchange.port import Message
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import (
+    AcceptStore,
     AskJob,
     AskSchedules,
     Control,
     DeclareRecurring,
     DeleteJob,
+    DeleteParked,
     Fence,
     Fire,
     Hello,
@@ -37,6 +39,7 @@ from broker_jobs.outcome.command import (
     PauseRecurring,
     PutRecurring,
     RemoveRecurring,
+    ReplayParked,
     Reply,
     RequeueJob,
     RescheduleJob,
@@ -50,6 +53,9 @@ from broker_jobs.store.write import Transaction
 
 RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
+
+
+_NO_PARKED = "no parked message has this id"
 
 
 @dataclass(slots=True)
@@ -419,12 +425,34 @@ class _Batch:
                 for one in fired:
                     self._see([one.envelope.id])
                     self._decide(one)
+            case ReplayParked():
+                refused, subject = self._replay(command.parked_id), command.parked_id
+            case DeleteParked():
+                subject = command.parked_id
+                refused = None if self._tx.unpark(subject) else _NO_PARKED
+            case AcceptStore():
+                detail, subject = {"waiting": self._tx.accept_restored()}, "store"
             case PauseQueue():
                 self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
                 subject = command.queue
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
         return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)
+
+    def _replay(self, parked_id: str) -> str | None:
+        """Decide a parked message now; the refusal, or None."""
+        row = next((row for row in self._tx.parked(limit=100_000) if row.id == parked_id), None)
+        if row is None:
+            return _NO_PARKED
+        inputs = read_again(row)
+        for one in inputs:
+            if isinstance(one, Unread):
+                return f"it still cannot be read: {one.reason}"
+        self._load(inputs)
+        for one in inputs:
+            self._input(one)
+        self._tx.unpark(parked_id)
+        return None
 
     def _hello(self, asked: Asked, hello: Hello) -> None:
         leases = self._engine.leases

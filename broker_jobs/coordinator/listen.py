@@ -134,10 +134,8 @@ def read_parked(delivery: Delivery) -> Input:
 
 
 def read_again(row: ParkedRow) -> list[Input]:
-    """What a parked message says to this program; a message parked by hand of a worker stays where it is."""
-    queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin)
-    if queue is None:
-        return []
+    """What a parked message says to this program: an `Unread` when it still cannot be read."""
+    queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin, names.PARKED)
     delivery = Delivery(
         channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,
         type=row.type, message_id=row.message_id, reply_to=None, correlation_id=None, delivery_count=0,
@@ -147,8 +145,10 @@ def read_again(row: ParkedRow) -> list[Input]:
             return read_log(delivery)
         case "command":
             return [read_command(delivery)]
-        case _:
+        case "due":
             return [read_bell(delivery)]
+        case _:
+            return [read_parked(delivery._replace(type=""))]
 
 
 def _why(error: Exception) -> str:

@@ -49,7 +49,7 @@ def planned_times(row: ScheduleRow, fire: Fire, now: Instant) -> list[Instant]:
 
 
 def planned_id(name: str, planned_at: Instant) -> str:
-    """The id of the job of one planned time: a UUIDv7 of that time whose random part is made of the name and the time."""
+    """The id of the job of one planned time: a UUIDv7 of that time, its random part made of the name and the time."""
     chance = int.from_bytes(hashlib.sha256(f"{name}@{planned_at:.3f}".encode()).digest()[:10])
     stamp = int(planned_at * 1000) & (1 << 48) - 1
     high = stamp << 16 | 0x7000 | chance >> 68 & 0xFFF

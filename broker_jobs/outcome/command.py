@@ -114,6 +114,26 @@ class PauseQueue(_Command):
     paused: bool
 
 
+class ReplayParked(_Command):
+    """Decide a parked message again, as after an upgrade of the program that could not read it. Refused with reason."""
+
+    kind: Literal["parked replay"] = "parked replay"
+    parked_id: str
+
+
+class DeleteParked(_Command):
+    """Forget a parked message for good."""
+
+    kind: Literal["parked delete"] = "parked delete"
+    parked_id: str
+
+
+class AcceptStore(_Command):
+    """A person accepts that the store was restored from a backup: releases go on, waiting jobs leap over old epochs."""
+
+    kind: Literal["store accept"] = "store accept"
+
+
 class Hello(_Command):
     """A worker has connected; the answer is a `Control` snapshot. `predecessor`: who held its place is dead."""
 
@@ -149,6 +169,9 @@ Command = Annotated[
     | TriggerRecurring
     | Fire
     | PauseQueue
+    | ReplayParked
+    | DeleteParked
+    | AcceptStore
     | Hello
     | AskJob
     | AskSchedules,

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator.listen import Beaten, Input
+from broker_jobs.coordinator.listen import Beaten, Input, Unread
 from broker_jobs.coordinator.record import Bell, Due, LeaseOver, Released, Repeat, Swept, Unreleased, Unsure
 from broker_jobs.coordinator.release import release
+from broker_jobs.exchange.port import Delivery
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Policy
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import AskJob, DeleteJob, PauseQueue, Reply, RequeueJob, RescheduleJob
+from broker_jobs.outcome.command import (
+    AcceptStore,
+    AskJob,
+    DeleteJob,
+    DeleteParked,
+    PauseQueue,
+    ReplayParked,
+    Reply,
+    RequeueJob,
+    RescheduleJob,
+)
 from broker_jobs.outcome.event import Heartbeat, Tick, WorkerRef
 from broker_jobs.store.row import Why, Wire
 from tests.unit.coordinator.desk import Desk
@@ -431,3 +442,44 @@ def test_a_worker_that_missed_news_is_told_all_again(desk: Desk) -> None:
     assert [(fence.id, fence.epoch) for fence in control.fences] == [("j", 1)]
     current = Beaten(WorkerRef(id="w1"), Heartbeat(at=desk.now, control_version=control.version), desk.now)
     assert desk.apply(current).control is None
+
+
+# ---- parked messages
+
+
+def test_a_parked_message_is_replayed_when_it_can_be_read_and_refused_while_it_cannot(desk: Desk) -> None:
+    newer = arrived(b'{"v": 2}')
+    desk.apply(Unread("log", "envelope of version 2", newer))
+    parked = desk.store.reader.parked()[0]
+    assert (parked.origin, parked.reason, parked.body) == ("log", "envelope of version 2", newer.body)
+    reply = answered(desk, ReplayParked, parked_id=parked.id)
+    assert reply.refused is not None
+    assert "version 2" in reply.refused
+    desk.apply(Unread("parked", "a worker could not read it", arrived(desk.body("k").encode())))
+    parked = desk.store.reader.parked()[-1]
+    assert answered(desk, ReplayParked, parked_id=parked.id).ok
+    assert desk.row("k").state is State.ENQUEUED
+    assert parked.id not in [row.id for row in desk.store.reader.parked()]
+
+
+def test_a_parked_message_is_deleted_for_good(desk: Desk) -> None:
+    desk.apply(Unread("command", "not JSON", arrived(b"?")))
+    parked = desk.store.reader.parked()[0]
+    assert answered(desk, DeleteParked, parked_id=parked.id).ok
+    assert desk.store.reader.parked() == []
+    assert answered(desk, DeleteParked, parked_id=parked.id).refused == "no parked message has this id"
+
+
+def test_a_restored_store_is_accepted_by_a_command(desk: Desk) -> None:
+    desk.apply(desk.held(delay=60.0))
+    before = desk.store.reader.meta().serial
+    assert answered(desk, AcceptStore).detail == {"waiting": 1}
+    assert desk.store.reader.meta().serial > before + 1_000_000
+
+
+def arrived(body: bytes) -> Delivery:
+    return Delivery(1, 1, "jobs.v1.log", body, False, "jobs.v1.submit", "default", "", "", None, None, 0)
+
+
+def answered(desk: Desk, kind: type, **fields: str) -> Reply:
+    return Reply.model_validate_json(desk.apply(desk.ask(kind, reply_to="me", **fields)).messages[-1].body)
