@@ -101,6 +101,7 @@ def test_a_subscription_comes_back_after_a_restart_and_says_so_once(
         vhost.broker.restart()
         eventually(lambda: len(inbox.ready) == 2 and len(private.ready) == 2, what="both are back")
         eventually(lambda: exchange.connected, what="so is the connection to publish")
+    assert exchange.reconnects == 2
     assert inbox.lost == inbox.ready[:1]
     came = inbox.wait(4)[2:]
     assert [(delivery.body, delivery.redelivered) for delivery in came] == [(b"0", True), (b"1", True)]
