@@ -39,6 +39,8 @@ class Sender:
         self._abandoned: list[Exchange] = []  # of the process we were forked from: its sockets are not ours to close
         self._pid = os.getpid()
         self._started_in: int | None = None
+        self._attempts = 0
+        self._failed: BrokerError | None = None
         self._lock = threading.Lock()
 
     @property
@@ -134,6 +136,7 @@ class Sender:
         self.check_fork()
         if self._pid != os.getpid():  # forked: the lock may have been held by a thread that does not exist here
             self._lock = threading.Lock()
+        attempts = self._attempts
         with self._lock:
             if self._pid != os.getpid():
                 if self._exchange is not None:
@@ -141,15 +144,20 @@ class Sender:
                 self._exchange = None
                 self._pid = os.getpid()
             if self._exchange is None:
+                if self._failed is not None and self._attempts != attempts:
+                    raise BrokerError(str(self._failed))  # who waited here for an attempt need not wait for another
                 settings = self.settings
                 exchange = self._make(settings)
                 try:
                     exchange.start(settings.publish_timeout)
                     if settings.declare:
                         exchange.apply(fixed_topology(), settings.publish_timeout)
-                except BaseException:
+                except BaseException as error:
+                    self._attempts += 1
+                    self._failed = error if isinstance(error, BrokerError) else None
                     exchange.stop(0)
                     raise
+                self._failed = None
                 self._exchange = exchange
             return self._exchange
 

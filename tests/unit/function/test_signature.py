@@ -295,6 +295,17 @@ def test_a_name_only_for_type_checkers_is_explained() -> None:
     )
 
 
+def test_a_local_name_is_explained() -> None:
+    namespace: dict[str, Any] = {"__name__": "shop"}
+    exec(
+        "from __future__ import annotations\n"
+        "def make():\n    class User: pass\n    def welcome(user: User) -> None: ...\n    return welcome",
+        namespace,
+    )
+    with pytest.raises(DefinitionError, match="'User' is not known in its module; define it outside any function"):
+        Signature(namespace["make"](), "welcome").check()
+
+
 def test_call_text_reads_as_the_def() -> None:
     assert Signature(resize, "resize").call_text == "resize(image: bytes, width: int, /, *, crop: bool = False)"
     assert Signature(notify, "notify").call_text == "notify(user_id: int)"

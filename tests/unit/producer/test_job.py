@@ -3,8 +3,11 @@
 import asyncio
 import inspect
 import os
+import threading
+import time
 import warnings
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from broker_jobs import AsyncJob, BrokerJobs, Depends, EnqueueUnknown, Receipt, SyncJob
 from broker_jobs.errors import (
     ArgumentsError,
+    BrokerError,
     DefinitionError,
     EnqueueError,
     EnqueueManyError,
@@ -155,6 +159,33 @@ def test_an_unreachable_broker_is_an_enqueue_error_and_the_next_call_tries_again
         welcome.enqueue(42)
     exchange.unreachable = None
     welcome.enqueue(42)
+
+
+def test_threads_that_wait_for_one_failed_attempt_do_not_wait_for_another(
+    jobs: BrokerJobs, exchange: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @jobs.job
+    def ping() -> None: ...
+
+    attempts: list[float] = []
+    waiting = threading.Barrier(9)
+
+    def start(_timeout: float) -> None:
+        attempts.append(_timeout)
+        waiting.wait(20)  # all eight are on their way
+        time.sleep(0.2)  # and have come to the lock
+        raise BrokerError("away")
+
+    def enqueue() -> str:
+        threading.Thread(target=waiting.wait, args=(20,), daemon=True).start()
+        with pytest.raises(EnqueueError, match="away") as caught:
+            ping.enqueue()
+        return str(caught.value)
+
+    monkeypatch.setattr(exchange, "start", start)
+    with ThreadPoolExecutor(8) as pool:
+        assert len([*pool.map(lambda _: enqueue(), range(8))]) == 8
+    assert len(attempts) == 1
 
 
 def test_blocking_calls_warn_in_an_event_loop(jobs: BrokerJobs) -> None:
