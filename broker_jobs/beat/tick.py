@@ -303,6 +303,7 @@ class Beat:
                 if delivery.exchange == names.CONTROL:
                     if Control.model_validate_json(delivery.body).schedules_changed:
                         self._ask_at = 0.0
+                        self._question = ""  # an answer under way may be older than this news
                 else:
                     self._answered(Reply.model_validate_json(delivery.body))
             except ValidationError as error:

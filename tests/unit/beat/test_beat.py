@@ -36,6 +36,7 @@ class Coordinator:
         self.silent = False
         self.refuses: str | None = None
         self.got: list[Command] = []
+        self.reply_to = ""
         self.subscription = exchange.subscribe([names.COMMAND], self.take, prefetch=100)
 
     def take(self, deliveries: list[Delivery]) -> None:
@@ -43,6 +44,7 @@ class Coordinator:
             self.subscription.ack(delivery.channel, delivery.tag)
             assert delivery.type == "command"
             command = COMMAND.validate_json(delivery.body)
+            self.reply_to = delivery.reply_to or ""
             self.got.append(command)
             if self.silent or delivery.reply_to is None:
                 continue
@@ -179,6 +181,22 @@ def test_news_make_it_ask_again_and_other_news_do_not(coordinator: Coordinator, 
     eventually(lambda: beat._metronome.next_at() == start + 60)
     advance(beat, clock, 60)
     eventually(coordinator.fires)
+
+
+def test_an_answer_that_is_older_than_the_news_is_not_the_last_word(coordinator: Coordinator, beat: Beat) -> None:
+    coordinator.silent = True
+    beat.start()
+    eventually(lambda: coordinator.asked() == 1, what="its first question")
+    question = next(command for command in coordinator.got if isinstance(command, AskSchedules))
+    stale = Reply(id=question.id, detail={"schedules": [], "version": 1})
+    news = Control(version=1, schedules_changed=True)
+    coordinator.exchange.publish(
+        [
+            Message(names.CONTROL, "", news.model_dump_json().encode(), "control"),
+            Message("", coordinator.reply_to, stale.model_dump_json().encode(), "reply"),
+        ]
+    ).result(5)
+    eventually(lambda: coordinator.asked() == 2, what="its second question")
 
 
 def test_it_asks_once_a_minute_and_every_two_seconds_while_nobody_answers(
