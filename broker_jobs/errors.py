@@ -1,21 +1,21 @@
 """Names everything that can go wrong, by what a caller does about it.
 
-    BrokerJobsError
-    ├── UsageError              yours: mend the call; nothing was published
-    │   ├── ArgumentsError      of enqueue, schedule, bind         (also a TypeError)
-    │   ├── OptionError         of job, using, settings            (also a ValueError)
-    │   └── DefinitionError     where the function is written      (also a TypeError)
-    ├── EnqueueError            the broker's: not sent; try again
-    │   ├── EnqueueUnknown      no confirm came: repeat with the same id
-    │   └── EnqueueManyError    of many, some were not sent
-    ├── BrokerError             the broker's: unreachable; waiting may mend it
-    │   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
-    ├── StoreError              the store's: unreachable, newer schema, another installation's
-    ├── JobFailed               the job's: out of result()
-    ├── JobDeleted              the job was deleted: out of result()
-    └── ResultTimeout           not ended in time                  (also a TimeoutError)
+BrokerJobsError
+├── UsageError              yours: mend the call; nothing was published
+│   ├── ArgumentsError      of enqueue, schedule, bind         (also a TypeError)
+│   ├── OptionError         of job, using, settings            (also a ValueError)
+│   └── DefinitionError     where the function is written      (also a TypeError)
+├── EnqueueError            the broker's: not sent; try again
+│   ├── EnqueueUnknown      no confirm came: repeat with the same id
+│   └── EnqueueManyError    of many, some were not sent
+├── BrokerError             the broker's: unreachable; waiting may mend it
+│   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
+├── StoreError              the store's: unreachable, newer schema, another installation's
+├── JobFailed               the job's: out of result()
+├── JobDeleted              the job was deleted: out of result()
+└── ResultTimeout           not ended in time                  (also a TimeoutError)
 
-    Retry, GiveUp               raised by a job, not errors of ours
+Retry, GiveUp               raised by a job, not errors of ours
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class ResultTimeout(BrokerJobsError, TimeoutError):
     """The job did not end, or nobody answered, in the time given."""
 
 
-class Retry(Exception):  # noqa: N818  # a verb a job says, not an error
+class Retry(Exception):  # a verb a job says, not an error
     """Raised by a job: run me again later; counts as a retry.
 
     Args:
@@ -121,5 +121,5 @@ class Retry(Exception):  # noqa: N818  # a verb a job says, not an error
         self.reason = reason
 
 
-class GiveUp(Exception):  # noqa: N818  # a verb a job says, not an error
+class GiveUp(Exception):  # a verb a job says, not an error
     """Raised by a job: I have failed and must not be retried."""

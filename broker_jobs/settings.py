@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         return self.url.startswith("memory://")
 
     def store_url(self) -> str:
-        """The store's address: as set, else in memory for the embedded exchange, else a file in the user's data folder."""
+        """The store's address: as set, else in memory if the exchange is embedded, else a file in the user's folder."""
         if self.store:
             return self.store
         if self.embedded:

@@ -31,7 +31,7 @@ from broker_jobs.store import Store
 FOLLOW_UP_AFTER = timedelta(seconds=3)
 DIGESTS = 4
 """So many digests are waited for; with --stay it is until Ctrl-C."""
-BASE_SECONDS, SECONDS_PER_SUBSCRIBER = 60.0, 0.1
+BASE_SECONDS, SECONDS_PER_SUBSCRIBER = 30.0, 0.1
 """After this the demo ends with what is missing."""
 DRAW_SECONDS = 0.1
 STOP_SECONDS = 5.0

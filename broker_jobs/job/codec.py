@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from broker_jobs.job.envelope import WIRE_VERSION, Envelope
 
 
-class Undecodable(Exception):  # noqa: N818  # a fact about a body, handled by parking it
+class Undecodable(Exception):  # a fact about a body, handled by parking it
     """The body is no envelope this version understands; the text is the reason shown beside the parked message."""
 
 

@@ -31,7 +31,8 @@ class Policy(BaseModel):
 
     retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0 runs once")
     backoff: tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...] | None = Field(
-        default=None, description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n"
+        default=None,
+        description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n",
     )
     timeout: float | None = Field(default=None, gt=0, description="seconds one attempt may take")
     expires: float | None = Field(default=None, gt=0, description="seconds it may wait from created_at (or due_at)")
