@@ -222,6 +222,12 @@ class Broker:
         """Tell whether the node's process lives (frozen or not)."""
         return self._node is not None and self._node.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The node's process, for who measures what it uses."""
+        assert self._node is not None, "the node does not run"
+        return self._node.pid
+
     def log(self) -> str:
         """Return the end of the node's log."""
         return end_of(self._folder / "log" / f"{NODE}.log", 60)

@@ -1,0 +1,21 @@
+"""What is measured: one file for one or two rows of the table."""
+
+from benchmarks.rows.delay import delay as delay
+from benchmarks.rows.idle import latency as latency
+from benchmarks.rows.memory import memory as memory
+from benchmarks.rows.publish import publish_many as publish_many
+from benchmarks.rows.publish import publish_one as publish_one
+from benchmarks.rows.run import run as run
+from benchmarks.rows.store import store as store
+from benchmarks.rows.whole import whole as whole
+
+ROWS = {
+    "publish-one": publish_one,
+    "publish-many": publish_many,
+    "run": run,
+    "whole": whole,
+    "latency": latency,
+    "delay": delay,
+    "memory": memory,
+    "store": store,
+}

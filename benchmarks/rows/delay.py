@@ -1,0 +1,90 @@
+"""Delays: how late they are on an idle system, and how fast many come due. None may be early."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from benchmarks import stamps
+from benchmarks.figure import Figure, Row, percentile
+from benchmarks.rows.whole import System
+from benchmarks.stage import Corner, Stage, wait_for
+
+LEAD_SECONDS = 4.0
+"""Between the last publish and the first due time of many."""
+
+
+def delay(stage: Stage) -> Row:
+    """Lateness from due time to the first line of the function, by the machine's one clock."""
+    row = Row("Delayed jobs")
+    longest = stage.scale.seconds(20)
+    many = stage.scale.of(20_000)
+    for measure, piece in (
+        (f"300 delays of 10 ms to {longest:.0f} s, idle", _idle),
+        (f"{many:,} due within {stage.scale.seconds(10):.0f} s", _spread),
+        (f"{many:,} due at one instant", _at_once),
+    ):
+        with stage.corner() as corner:
+            system = System(corner, stage.broker.pid)
+            late, rate = piece(stage, corner)
+            system.close()
+        row.add(*_figures(measure, late, rate))
+    return row
+
+
+def _idle(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
+    longest = stage.scale.seconds(20)
+    logarithmic = [0.01 * (longest / 0.01) ** random.random() for _ in range(100)]
+    even = [random.uniform(0.01, longest) for _ in range(200)]
+    corner.run("schedule", dues=[])  # the machine knows the modules now
+    start = time.time() + 1.5
+    corner.run("schedule", dues=sorted(start + each for each in logarithmic + even))
+    return _collect(corner, 300, longest + 30), None
+
+
+def _spread(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
+    count, seconds = stage.scale.of(20_000), stage.scale.seconds(10)
+    start = time.time() + count / 1_500 + LEAD_SECONDS
+    took = corner.run("schedule", dues=[start + seconds * number / count for number in range(count)])
+    _must_be_ahead(start, took["seconds"])
+    late = _collect(corner, count, start - time.time() + seconds + 120)
+    return late, _rate(corner)
+
+
+def _at_once(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
+    count = stage.scale.of(20_000)
+    start = time.time() + count / 1_500 + LEAD_SECONDS
+    took = corner.run("schedule", dues=[start] * count)
+    _must_be_ahead(start, took["seconds"])
+    late = _collect(corner, count, start - time.time() + 120)
+    return late, _rate(corner)
+
+
+def _collect(corner: Corner, count: int, timeout: float) -> list[float]:
+    wait_for(lambda: stamps.count(corner.stamps) >= count, f"{count} jobs to come due", timeout, poll=0.2)
+    return [(started - due) * 1000 for due, started in stamps.read(corner.stamps)]
+
+
+def _rate(corner: Corner) -> float:
+    starts = [started for _, started in stamps.read(corner.stamps)]
+    return len(starts) / (max(starts) - min(starts))
+
+
+def _must_be_ahead(start: float, took: float) -> None:
+    if time.time() > start:
+        raise RuntimeError(f"publishing took {took:.1f} s, the first was due before its end: the machine is too busy")
+
+
+def _figures(measure: str, late: list[float], rate: float | None) -> list[Figure]:
+    early = sum(1 for each in late if each < 0)
+    note = "none early" if early == 0 else f"{early} EARLY, by up to {-min(late):.2f} ms"
+    figures = [
+        Figure(measure, f"late, {name}", "ours", "ms", (value,), less_is_better=True, compared=False)
+        for name, value in (("p50", percentile(late, 50)), ("p99", percentile(late, 99)), ("max", max(late)))
+    ]
+    figures[0] = Figure(
+        measure, "late, p50", "ours", "ms", (percentile(late, 50),), less_is_better=True, compared=False, note=note
+    )
+    if rate is not None:
+        figures.append(Figure(measure, "came due and started", "ours", "/s", (rate,), compared=False))
+    return figures

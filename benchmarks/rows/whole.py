@@ -1,0 +1,125 @@
+"""The whole system at once: producer, worker, coordinator with SQLite, broker; all tracked, all confirmed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from benchmarks import meter
+from benchmarks.figure import Figure, Row
+from benchmarks.sides.workers import OURS
+from benchmarks.stage import Corner, Stage, wait_for
+from broker_jobs.exchange import names
+from broker_jobs.job.state import State
+from broker_jobs.store import Store
+
+STEADY_SHARE = 0.75
+"""Of what a burst came to: the rate that is then held, to see whether the log stays flat."""
+
+
+class System:
+    """Worker and coordinator in a corner, and their store."""
+
+    def __init__(self, corner: Corner, broker_pid: int) -> None:
+        self.corner = corner
+        self.coordinator = corner.start("broker_jobs.cli", "coordinator")
+        wait_for(lambda: corner.depth(names.LOG)[1] > 0, "a coordinator")
+        self.worker = OURS.start(corner)
+        self._pids = {"broker": broker_pid, "coordinator": self.coordinator.pid, "worker": self.worker.pid}
+        self._store = Store(corner.store)
+        self._store.open()
+
+    def succeeded(self) -> int:
+        """How many jobs have succeeded, as the store says."""
+        return self.counts()[State.SUCCEEDED]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state, as the store says."""
+        return self._store.reader.counts()
+
+    def cpu(self) -> dict[str, float]:
+        """Processor time so far, by process."""
+        return {name: meter.cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        self._store.close()
+
+
+def whole(stage: Stage) -> Row:
+    """Jobs a second from the first enqueue to the last `succeeded` in the store; then a steady rate."""
+    row = Row("Whole system: producer, worker, coordinator on SQLite, RabbitMQ")
+    rates: list[float] = []
+    cpu: list[dict[str, float]] = []
+    logs: list[int] = []
+    with stage.corner() as corner:
+        system = System(corner, stage.broker.pid)
+        seen = {"idle": meter.memory(system.coordinator.pid)}
+        for _ in range(stage.scale.rounds):
+            count = stage.scale.of(30_000)
+            rate, used, log, busy = _burst(system, count)
+            rates.append(rate)
+            cpu.append(used)
+            logs.append(log)
+            seen["busy"] = max(seen.get("busy", busy), busy)
+        stage.memory["broker_jobs coordinator"] = seen
+        row.add(
+            Figure(
+                "burst", "broker_jobs", "ours", "/s", tuple(rates), compared=False, note=f"log grew to {max(logs):,}"
+            )
+        )
+        for name in cpu[0]:
+            values = tuple(each[name] for each in cpu)
+            row.add(Figure("processor a job", name, "ours", "us", values, less_is_better=True, compared=False))
+        row.add(*_steady(system, sorted(rates)[1] * STEADY_SHARE, stage.scale.seconds(9)))
+        system.close()
+    return row
+
+
+def _burst(system: System, count: int) -> tuple[float, dict[str, float], int, meter.Memory]:
+    corner = system.corner
+    before, used = system.succeeded(), system.cpu()
+    producer = corner.begin("publish_many", side="ours", count=count)
+    wait_for(lambda: system.succeeded() > before, "the first job")  # the 200 that connect: then the burst begins
+    start, first = time.perf_counter(), system.succeeded()
+    longest = 0
+
+    def done() -> bool:
+        nonlocal longest
+        corner.check()
+        longest = max(longest, corner.depth(names.LOG)[0])
+        return system.succeeded() >= before + 200 + count
+
+    wait_for(done, f"{count} jobs succeeded", timeout=180, poll=0.05)
+    seconds = time.perf_counter() - start
+    busy = meter.memory(system.coordinator.pid)
+    produced = corner.result(producer)
+    now = system.cpu()
+    per_job = {name: (now[name] - used[name]) / count * 1e6 for name in used}
+    per_job["producer"] = produced["cpu"] / count * 1e6
+    return (before + 200 + count - first) / seconds, per_job, longest, busy
+
+
+def _steady(system: System, rate: float, seconds: float) -> list[Figure]:
+    """Hold a rate: whether log and work queue stay short, looked at every 0.1 s in the second half."""
+    corner = system.corner
+    before = system.succeeded()
+    depths: list[tuple[int, int]] = []
+    done: dict[str, Any] = {}
+    producer = corner.begin("publish_paced", side="ours", rate=rate, seconds=seconds)
+    watcher = threading.Thread(target=lambda: done.update(corner.result(producer)), daemon=True)
+    watcher.start()
+    while watcher.is_alive():
+        depths.append((corner.depth(names.LOG)[0], corner.depth(OURS.queue)[0]))
+        time.sleep(0.1)
+    if not done:
+        raise RuntimeError("the producer failed")
+    wait_for(lambda: system.succeeded() >= before + done["count"], "the rest", timeout=180)
+    half = depths[len(depths) // 2 :]
+    log, work = tuple(float(depth[0]) for depth in half), tuple(float(depth[1]) for depth in half)
+    held = f"held at {rate:,.0f} jobs/s for {seconds:g} s"
+    return [
+        Figure("steady: waiting in the log", held, "ours", "records", log, less_is_better=True, compared=False),
+        Figure("steady: waiting for a worker", held, "ours", "jobs", work, less_is_better=True, compared=False),
+    ]

@@ -1,0 +1,57 @@
+"""broker_jobs; its address is in BROKER_JOBS_URL."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from benchmarks import stamps
+from broker_jobs import BrokerJobs
+
+CHUNK = 500
+
+jobs = BrokerJobs()
+
+
+@jobs.job
+def empty() -> None:
+    """Do nothing."""
+
+
+@jobs.job
+def stamp(expected: float) -> None:
+    """Note when it starts."""
+    stamps.stamp(expected)
+
+
+class Sender:
+    """Enqueues one at a time, confirmed."""
+
+    def send_empty(self) -> None:
+        empty.enqueue()
+
+    def send_stamp(self) -> None:
+        stamp.enqueue(time.time())
+
+    def send_many(self, count: int) -> None:
+        jobs.enqueue_many([empty.bind() for _ in range(count)])
+
+    def close(self) -> None:
+        jobs.stop()
+
+
+def schedule_at(dues: Sequence[float]) -> None:
+    """Enqueue a stamp for each of these instants, many on their way."""
+    asyncio.run(_in_chunks([partial(stamp.schedule_async, datetime.fromtimestamp(due, UTC), due) for due in dues]))
+
+
+def schedule_far(count: int) -> None:
+    """Enqueue jobs that are due in a month, many on their way."""
+    asyncio.run(_in_chunks([partial(empty.schedule_async, timedelta(days=30))] * count))
+
+
+async def _in_chunks(sends: Sequence[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+    for start in range(0, len(sends), CHUNK):
+        await asyncio.gather(*(send() for send in sends[start : start + CHUNK]))

@@ -1,0 +1,123 @@
+"""Runs one piece of a row in a process of its own: `python -m benchmarks.subject PIECE '{"argument": …}'`.
+
+What came of it is the last line it prints, as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+from benchmarks import bare
+
+
+def publish_one(side: str, seconds: float, count: int = 0) -> dict[str, Any]:
+    """Send empty jobs one after the other for a while, or a number of them."""
+    sender = _sender(side)
+    sender.send_empty()  # connects
+    sent = 0
+    start = now = time.perf_counter()
+    cpu = time.process_time()
+    while sent < count if count else now - start < seconds:
+        sender.send_empty()
+        sent += 1
+        now = time.perf_counter()
+    result = {"count": sent, "seconds": now - start, "cpu": time.process_time() - cpu}
+    sender.close()
+    return result
+
+
+def publish_many(side: str, count: int, rounds: int = 1) -> dict[str, Any]:
+    """Send empty jobs pipelined, in several rounds."""
+    sender = _sender(side)
+    sender.send_many(200)  # connects
+    seconds, cpus = [], []
+    for _ in range(rounds):
+        start, cpu = time.perf_counter(), time.process_time()
+        sender.send_many(count)
+        seconds.append(time.perf_counter() - start)
+        cpus.append(time.process_time() - cpu)
+    sender.close()
+    return {"count": count, "seconds": seconds, "cpu": sum(cpus)}
+
+
+def publish_paced(side: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Send empty jobs at a rate, twenty times a second."""
+    sender = _sender(side)
+    sender.send_many(1)
+    sent = 0
+    cpu = time.process_time()
+    start = time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        due = int(min(passed + 0.05, seconds) * rate) - sent
+        if due > 0:
+            sender.send_many(due)
+            sent += due
+        time.sleep(max(0.0, passed + 0.05 - (time.perf_counter() - start)))
+    result = {"count": sent + 1, "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    sender.close()
+    return result
+
+
+def publish_stamps(side: str, count: int, gap: float) -> dict[str, Any]:
+    """Send stamps with a pause between them, so that the system is idle at each."""
+    sender = _sender(side)
+    for _ in range(count):
+        sender.send_stamp()
+        time.sleep(gap)
+    sender.close()
+    return {"count": count}
+
+
+def schedule(dues: list[float]) -> dict[str, Any]:
+    """Schedule stamps with us."""
+    ours = importlib.import_module("benchmarks.sides.ours")
+    start = time.perf_counter()
+    ours.schedule_at(dues)
+    return {"seconds": time.perf_counter() - start}
+
+
+def schedule_far(count: int) -> dict[str, Any]:
+    """Schedule empty jobs for next month with us."""
+    ours = importlib.import_module("benchmarks.sides.ours")
+    start = time.perf_counter()
+    ours.schedule_far(count)
+    return {"count": count, "seconds": time.perf_counter() - start}
+
+
+def consume(url: str, kind: str, stamping: bool = False) -> None:
+    """Consume with bare pika until ended."""
+    bare.consume(url, kind, stamping=stamping)
+
+
+def store_rows(url: str, count: int, how: str, rounds: int) -> dict[str, Any]:
+    """Write rows of jobs, through the store or past it."""
+    rows = importlib.import_module("benchmarks.rows.store_rows")
+    result: dict[str, Any] = rows.write(url, count, how, rounds)
+    return result
+
+
+PIECES = {
+    piece.__name__: piece
+    for piece in (
+        publish_one,
+        publish_many,
+        publish_paced,
+        publish_stamps,
+        schedule,
+        schedule_far,
+        consume,
+        store_rows,
+    )
+}
+
+
+def _sender(side: str) -> Any:
+    return importlib.import_module(f"benchmarks.sides.{side}").Sender()
+
+
+if __name__ == "__main__":
+    print(json.dumps(PIECES[sys.argv[1]](**json.loads(sys.argv[2]))))
