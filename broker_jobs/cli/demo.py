@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +29,7 @@ def demo(
 
     Sends mail over SMTP to a server of its own, counts what arrives, and fails unless that is what was asked.
     """
-    # Loaded when it is asked for: its mail server should cost no other command its start.
-    run = importlib.import_module("broker_jobs.demo.main").run
+    # Its mail server should cost no other command its start.
+    from broker_jobs.demo.main import run  # noqa: PLC0415
+
     raise typer.Exit(run(url, store, subscribers, stay))

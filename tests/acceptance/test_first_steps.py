@@ -1,5 +1,7 @@
 """What a newcomer does first, and the mistakes he makes."""
 
+import json
+
 import pytest
 
 from tests.acceptance.conftest import INT, Terminal
@@ -100,3 +102,17 @@ def test_a_broker_that_is_not_there_is_waited_for(terminal: Terminal) -> None:
 def test_version_and_schema_are_printed(terminal: Terminal) -> None:
     assert terminal.output("--version").startswith("broker-jobs ")
     assert '"properties"' in terminal.output("schema")
+
+
+def test_the_topology_can_be_read_by_programs(terminal: Terminal) -> None:
+    definitions = json.loads(terminal.output("topology", "show", "-Q", "mail,sms", "--json"))
+    queues = {queue["name"] for queue in definitions["queues"]}
+    assert {"jobs.v1.log", "jobs.v1.work.mail", "jobs.v1.work.sms"} <= queues
+
+
+def test_what_needs_the_store_says_where_it_is_missing(terminal: Terminal) -> None:
+    for command in (["jobs", "list"], ["recurring", "list"], ["store", "show"], ["parked"]):
+        done = terminal.call(*command, "--store", terminal.store)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: no store at sqlite:///")
+    assert not (terminal.folder / "store.db").exists(), "looking makes no store"

@@ -12,7 +12,7 @@ from tests.conftest import PrometheusFactory
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -217,6 +217,20 @@ def test_recurring_jobs_and_queues_are_paused_and_triggered(
     terminal.output("queues", "resume", "default", *url)
     assert receipt.result(timeout=20) == "hello paused"
     assert beat.process.poll() is None
+    assert coordinator.process.poll() is None
+
+
+def test_purging_a_queue_deletes_its_jobs_so_that_none_comes_back(
+    terminal: Terminal, vhost: Vhost, coordinator: Running, jobs: BrokerJobs
+) -> None:
+    url, store = ["--url", vhost.url], ["--store", terminal.store]
+    receipts = [jobs.remote("hello").enqueue(f"purged {number}") for number in range(3)]
+    eventually(lambda: len(terminal.output("jobs", "list", *store).splitlines()) == 4, 20, "three jobs listed")
+    assert "3 deleted" in terminal.output("queues", "purge", "default", "--yes", *url, *store)
+    worker(terminal, vhost)
+    assert jobs.remote("hello").enqueue("kept").result(timeout=20) == "hello kept"
+    assert [receipt.state() for receipt in receipts] == [State.DELETED] * 3
+    assert terminal.marks() == ["hello kept"]
     assert coordinator.process.poll() is None
 
 
