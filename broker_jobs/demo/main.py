@@ -57,9 +57,9 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
     roll = read_subscribers(subscribers or SAMPLE)
     with ExitStack() as stack:
         screen = Screen()
+        stack.enter_context(_telling(screen))
         room = stack.enter_context(_open(url, store, roll))
         stack.enter_context(_terminating())
-        stack.enter_context(_telling(screen))
         for line in room.lines():
             screen.say(line)
         for row in roll.bad:

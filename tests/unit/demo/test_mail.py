@@ -1,0 +1,95 @@
+"""Jobs and mail server speak real SMTP: a mail is taken for all or for none, a bounce once, and doubles are counted."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from broker_jobs import GiveUp
+from broker_jobs.demo import letters
+from broker_jobs.demo.letters import DIGEST, WELCOME, Letter, Office, TemporarilyRefused, send
+from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
+from broker_jobs.function.current import CurrentJob, running
+from broker_jobs.testing import Tester
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox("run")
+
+
+@pytest.fixture
+def office(mailbox: Mailbox) -> Iterator[Office]:
+    server = MailServer(mailbox)
+    server.start()
+    office = Office("run", server.port, ("ann@example.com", "bounce.bob@example.com"))
+    with letters.opened(office):
+        yield office
+    server.stop()
+    server.stop()
+
+
+def letter(*to: str, kind: str = WELCOME, run: str = "run") -> Letter:
+    return Letter(run, kind, to, "Hello", "Dear Karen Spärck Jones\n.\nall is well\n")
+
+
+def test_a_mail_that_is_sent_twice_is_counted_twice(mailbox: Mailbox, office: Office) -> None:
+    with running(CurrentJob("job 1", 1)):
+        send(letter("ann@example.com"), office)
+        send(letter("ann@example.com"), office)
+    assert mailbox.delivered() == {Mail(WELCOME, "job 1", "ann@example.com"): 2}
+    assert mailbox.count(WELCOME) == 2
+    assert mailbox.letters(WELCOME) == 1
+
+
+def test_a_bounce_is_sent_away_once_and_then_taken(mailbox: Mailbox, office: Office) -> None:
+    with running(CurrentJob("job 1", 1)):
+        with pytest.raises(TemporarilyRefused, match="451"):
+            send(letter("bounce@example.com"), office)
+        send(letter("bounce@example.com"), office)
+    assert mailbox.count(WELCOME) == 1
+    assert mailbox.retried(WELCOME) == 1
+
+
+def test_a_mail_to_many_is_taken_for_all_or_for_none(mailbox: Mailbox, office: Office) -> None:
+    many = letter("ann@example.com", "bounce.a@example.com", "bounce.b@example.com", kind=DIGEST)
+    with running(CurrentJob("job 1", 1)):
+        with pytest.raises(TemporarilyRefused):
+            send(many, office)
+        assert mailbox.count(DIGEST) == 0
+        send(many, office)
+    assert mailbox.count(DIGEST) == 3
+    assert mailbox.letters(DIGEST) == 1
+
+
+def test_an_address_beyond_ascii_is_delivered(mailbox: Mailbox, office: Office) -> None:
+    with running(CurrentJob("job 1", 1)):
+        send(letter("jürgen@bücher.example"), office)
+    assert mailbox.delivered() == {Mail(WELCOME, "job 1", "jürgen@bücher.example"): 1}
+
+
+def test_a_job_of_another_run_sends_nothing(mailbox: Mailbox, office: Office) -> None:
+    with running(CurrentJob("job 1", 1)), pytest.raises(GiveUp, match="over"):
+        send(letter("ann@example.com", run="before"), office)
+    assert mailbox.delivered() == {}
+
+
+def test_mail_of_another_run_is_counted_apart(mailbox: Mailbox) -> None:
+    mailbox.put({"X-Mailroom-Run": "before", "X-Mailroom-Kind": WELCOME}, ["ann@example.com"])
+    assert mailbox.count(WELCOME) == 0
+    assert mailbox.foreign() == 1
+
+
+def test_without_a_server_the_job_raises_and_is_retried() -> None:
+    with running(CurrentJob("job 1", 1)), pytest.raises(OSError, match=r"(?i)refused"):
+        send(letter("ann@example.com"), Office("run", 9, ()))
+
+
+@pytest.mark.usefixtures("office")
+def test_the_jobs_retry_by_themselves(mailbox: Mailbox) -> None:
+    with Tester(letters.jobs) as tester:
+        letters.welcome.enqueue("run", "Bob", "bounce.bob@example.com")
+        tester.run()
+        assert mailbox.count(WELCOME) == 0
+        tester.advance(timedelta(seconds=2))
+        assert mailbox.count(WELCOME) == 1

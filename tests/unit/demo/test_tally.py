@@ -1,0 +1,64 @@
+"""The demo's table is exact: a mail too few, too many or of nobody's asking is named."""
+
+from collections import Counter
+
+from broker_jobs.demo.mailbox import Mail
+from broker_jobs.demo.tally import Digest, Line, left_out, verdict
+
+KINDS = ("welcome", "digest")
+ANN, BOB = Mail("welcome", "1", "ann@example.com"), Mail("welcome", "2", "bob@example.com")
+
+
+def test_what_was_asked_and_came_once_is_right() -> None:
+    found = verdict(KINDS, [ANN, BOB], Counter([ANN, BOB]), retried={"welcome": 1})
+    assert found.lines == (Line("welcome", 2, 2, 1), Line("digest", 0, 0, 0))
+    assert found.wrong == ()
+
+
+def test_a_missing_mail_is_wrong_and_says_why() -> None:
+    found = verdict(KINDS, [ANN, BOB], Counter([ANN]), retried={}, unsuccessful={"2": "it is still enqueued"})
+    assert found.wrong == ("welcome to bob@example.com is missing: it is still enqueued",)
+    assert found.lines[0] == Line("welcome", 2, 1, 0)
+
+
+def test_a_mail_that_comes_twice_is_wrong() -> None:
+    found = verdict(KINDS, [ANN], Counter([ANN, ANN]), retried={})
+    assert found.wrong == ("welcome to ann@example.com came 2 times (job 1)",)
+    assert found.lines[0] == Line("welcome", 1, 2, 0)
+
+
+def test_one_missing_and_one_double_do_not_make_up_for_each_other() -> None:
+    found = verdict(KINDS, [ANN, BOB], Counter([ANN, ANN]), retried={})
+    assert found.lines[0].asked == found.lines[0].delivered
+    assert len(found.wrong) == 2
+
+
+def test_a_mail_nobody_asked_for_is_wrong() -> None:
+    assert "nobody asked" in verdict(KINDS, [ANN], Counter([ANN, BOB]), retried={}).wrong[0]
+
+
+def test_a_job_that_failed_after_its_mail_had_come_is_wrong() -> None:
+    found = verdict(KINDS, [ANN], Counter([ANN]), retried={}, unsuccessful={"1": "it failed"})
+    assert found.wrong == ("it failed",)
+
+
+def test_a_planned_time_without_a_job_is_owed_to_every_reader() -> None:
+    found = verdict(KINDS, [], Counter(), retried={}, missed_digests=[104.0], readers=9)
+    assert found.lines[1] == Line("digest", 9, 0, 0)
+    assert found.wrong == ("the digest of 104 was never enqueued",)
+
+
+def digest(planned_at: float, ended_at: float | None) -> Digest:
+    return Digest(f"at {planned_at}", planned_at, ended_at)
+
+
+def test_every_even_second_between_is_looked_for() -> None:
+    run = [digest(102, 102.1), digest(106, 106.1)]
+    assert left_out(run, 100.0, 107.9) == [104.0]
+    assert left_out(run, 99.9, 108.0) == [100.0, 104.0, 108.0]
+    assert left_out([], 100.0, 101.9) == []
+
+
+def test_a_planned_time_is_rightly_skipped_while_the_last_digest_runs() -> None:
+    assert left_out([digest(102, 105.0)], 101.0, 107.0) == [106.0]
+    assert left_out([digest(102, None)], 101.0, 107.0) == []
