@@ -7,6 +7,7 @@ come from the exchange's I/O thread through one inbox. Which coordinator is acti
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import traceback
@@ -39,6 +40,7 @@ from broker_jobs.coordinator.sweep import Sweep
 from broker_jobs.coordinator.timers import Timers
 from broker_jobs.errors import BrokerError, StoreError
 from broker_jobs.exchange import names
+from broker_jobs.exchange.delay import STEPS
 from broker_jobs.exchange.port import Delivery, Exchange, Failure, Subscription, Unsent
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.job import codec
@@ -59,6 +61,8 @@ LOOK_EVERY_SECONDS = 10.0
 PURGE_EVERY_SECONDS = 60.0
 PURGE_ROWS = 1_000
 WATCH_EVERY_SECONDS = 5.0
+LADDER_EVERY_LOOKS = 6
+"""The ladder has many queues and moves slowly."""
 WEDGED_SECONDS = 60.0
 STORE_PATIENCE_SECONDS = 300.0
 """A store that is away for longer: give the deliveries back once, come again when it answers."""
@@ -112,6 +116,7 @@ class Coordinator:
         self._subscriptions: dict[str, Subscription] = {}
         self._ear: Subscription | None = None
         self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        self._looks = itertools.count()
         self._depths: deque[_Depth] = deque(maxlen=10_000)
         self._thread: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
@@ -573,7 +578,10 @@ class Coordinator:
             self._observer.depth(queue, *depth)
             released_at = self._store.reader.oldest(queue)
             self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - released_at))
-        for queue in (names.LOG, names.COMMAND, names.DUE, names.PARKED):
+        looked = [names.LOG, names.COMMAND, names.DUE, names.PARKED]
+        if self._active and next(self._looks) % LADDER_EVERY_LOOKS == 0:
+            looked += [names.delay_queue(step) for step in range(STEPS)]
+        for queue in looked:
             depth = self._exchange.depth(queue)
             if depth is not None:
                 self._observer.depth(queue, *depth)
