@@ -8,7 +8,7 @@ is parked, visible and replayable.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import uuid_utils
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -38,6 +38,39 @@ class Policy(BaseModel):
     expires: float | None = Field(default=None, gt=0, description="seconds it may wait from created_at (or due_at)")
 
 
+End = Literal["succeeded", "failed", "finished"]
+"""How a parent must end for what waits for it to go on; finished: succeeded, failed or deleted."""
+
+
+class Parent(BaseModel):
+    """A job or batch that must end first, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: JobId
+    batch: bool = Field(default=False, description="the id is a batch's")
+    on: End = "succeeded"
+
+
+class Hold(BaseModel):
+    """What a job waits for besides time: all of its parents, then a delay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parents: tuple[Parent, ...] = Field(min_length=1, max_length=1_000)
+    delay: float | None = Field(default=None, ge=0, le=MAX_DELAY_SECONDS, description="seconds after the last parent")
+
+
+class Fill(BaseModel):
+    """An argument that is made of parents' results when the job is released."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: int | str = Field(description="index in args, or name in kwargs")
+    parents: tuple[JobId, ...] = Field(min_length=1, max_length=1_000)
+    many: bool = Field(default=False, description="a list of all results, also of one")
+
+
 class Envelope(BaseModel):
     """A job on its way. Frozen: `evolve` makes the next one."""
 
@@ -57,6 +90,8 @@ class Envelope(BaseModel):
     parent: JobId | None = None
     batch: JobId | None = None
     recurring: Annotated[str, StringConstraints(max_length=200)] | None = None
+    hold: Hold | None = None
+    fills: tuple[Fill, ...] = Field(default=(), max_length=100)
     policy: Policy = Field(default_factory=Policy)
     tags: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(default=(), max_length=50)
     trace: dict[str, str] | None = None

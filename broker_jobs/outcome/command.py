@@ -152,6 +152,30 @@ class AskJob(_Command):
     until_ended: bool = False
 
 
+class DeleteBatch(_Command):
+    """Delete all jobs of a batch and of its sub-batches that have not ended. Reply detail: {"ended": bool}."""
+
+    kind: Literal["batch delete"] = "batch delete"
+    batch_id: str
+
+
+class AskBatch(_Command):
+    """A batch's state and counts; with `until_ended` the answer comes when it ends. Reply detail: a `BatchView`."""
+
+    kind: Literal["ask batch"] = "ask batch"
+    batch_id: str
+    until_ended: bool = False
+
+
+class AskFailures(_Command):
+    """Failed jobs of a batch and its sub-batches, a page: ids after `after`. Reply detail: {"failures": [JobView…]}."""
+
+    kind: Literal["ask failures"] = "ask failures"
+    batch_id: str
+    after: str = ""
+    limit: int = Field(default=100, ge=1, le=500)
+
+
 class AskSchedules(_Command):
     """The list of schedules, for a beat. Reply detail: {"schedules": [ScheduleView…], "version": int}."""
 
@@ -174,7 +198,10 @@ Command = Annotated[
     | AcceptStore
     | Hello
     | AskJob
-    | AskSchedules,
+    | AskSchedules
+    | DeleteBatch
+    | AskBatch
+    | AskFailures,
     Field(discriminator="kind"),
 ]
 
@@ -193,6 +220,24 @@ class JobView(BaseModel):
     result: str | None = None
     result_lost: str | None = None
     error: ErrorInfo | None = None
+    args: list[Any] = Field(default_factory=list, description="only where failures are listed")
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class BatchView(BaseModel):
+    """What an asker learns of a batch; `known` False: the coordinator has not (yet) heard of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    known: bool
+    title: str = ""
+    state: str = Field(default="", description="awaiting (not complete or not begun), processing, or how it ended")
+    total: int = 0
+    open: int = Field(default=0, description="members that have not ended; sub-batches count as one each")
+    succeeded: int = 0
+    failed: int = 0
+    deleted: int = 0
 
 
 class ScheduleView(BaseModel):

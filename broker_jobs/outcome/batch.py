@@ -1,0 +1,50 @@
+"""Describes how a batch travels to the coordinator: numbered chunks of held jobs, and the seal that counts them.
+
+A batch is atomic: its jobs are held until the seal of their addition is there and all chunks it counts. Each `with` is
+one addition. Chunks may come twice, in any order, on several connections, and before or after the seal. A sub-batch's
+addition opens with the addition of its parent it was made in.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from broker_jobs.clock import Instant
+from broker_jobs.job.envelope import JobId, Parent
+
+CHUNK_BYTES = 128 * 1024
+CHUNK_JOBS = 500
+"""A chunk is closed at so many bytes or jobs."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: Literal[1] = 1
+    batch: JobId
+    addition: JobId
+    created_at: Instant
+
+
+class Chunk(_Part):
+    """Some jobs of an addition: their envelopes as JSON text, epoch 0, each naming the batch."""
+
+    number: int = Field(ge=0)
+    jobs: list[str] = Field(min_length=1, max_length=10_000)
+
+
+class Seal(_Part):
+    """The end of an addition: it opens when `chunks` chunks are there. `parents`: what the batch waits for first."""
+
+    chunks: int = Field(ge=0)
+    title: str = Field(default="", max_length=200)
+    parent: JobId | None = Field(default=None, description="the batch this one is part of")
+    parent_addition: JobId | None = None
+    batches: list[JobId] = Field(default_factory=list, description="the sub-batches made in this addition")
+    parents: tuple[Parent, ...] = ()
+
+
+CHUNK = TypeAdapter(Chunk)
+SEAL = TypeAdapter(Seal)
