@@ -12,6 +12,7 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import STEPS, step_seconds
 from broker_jobs.exchange.port import Delivery
 from broker_jobs.job import codec
+from broker_jobs.outcome.batch import CHUNK, SEAL, Chunk, Seal
 from broker_jobs.outcome.command import COMMAND, Command
 from broker_jobs.outcome.event import BUNDLE, TICK, HandedBack, Heartbeat, Tick, WorkerRef
 from broker_jobs.store.kept import ParkedRow
@@ -51,7 +52,20 @@ class Unread:
     delivery: Delivery
 
 
-Input = JobRecord | Beaten | Asked | Tick | Unread
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """Some jobs of a batch's addition, held."""
+
+    chunk: Chunk
+    members: list[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Go on with what is marked to be worked off."""
+
+
+Input = JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Work
 
 
 def read_log(delivery: Delivery) -> list[Input]:
@@ -62,6 +76,10 @@ def read_log(delivery: Delivery) -> list[Input]:
                 return _events(delivery)
             case "tick":
                 return [TICK.validate_json(delivery.body)]
+            case "chunk":
+                return [_chunk(delivery)]
+            case "seal":
+                return [SEAL.validate_json(delivery.body)]
             case "look":
                 return [Due(id) for id in LOOK.validate_json(delivery.body)]
             case "repeat":
@@ -70,6 +88,17 @@ def read_log(delivery: Delivery) -> list[Input]:
                 return [_envelope(delivery)]
     except (codec.Undecodable, ValidationError, UnicodeDecodeError) as error:
         return [Unread("log", _why(error), delivery)]
+
+
+def _chunk(delivery: Delivery) -> Chunked:
+    chunk = CHUNK.validate_json(delivery.body)
+    members = []
+    for body in chunk.jobs:
+        envelope = codec.decode(body)
+        if envelope.batch != chunk.batch:
+            raise codec.Undecodable(f"job {envelope.id} in a chunk of batch {chunk.batch} is of batch {envelope.batch}")
+        members.append(Held(envelope, body, waits=True))
+    return Chunked(chunk, members)
 
 
 def _envelope(delivery: Delivery) -> Input:
@@ -84,7 +113,8 @@ def _envelope(delivery: Delivery) -> Input:
             id=envelope.id, epoch=envelope.epoch, at=at, reason="delivery limit", redelivered=True, envelope=body
         )
         return Told("", event)
-    return Held(envelope, body, _copied_until(delivery, envelope.created_at.timestamp()))
+    copied_until = _copied_until(delivery, envelope.created_at.timestamp())
+    return Held(envelope, body, copied_until, waits=envelope.hold is not None)
 
 
 def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:

@@ -29,6 +29,8 @@ class Held:
     envelope: Envelope
     body: str
     copied_until: Instant | None = None
+    waits: bool = False
+    """It waits for something other than time: parents, or its batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,29 @@ class HoldOver:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """What the job waited for can not come any more, as things stand."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Awaits:
+    """What could not come any more may come again, and something else is still waited for."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """What the job waits for or needs was never seen, or is gone: it fails."""
+
+    id: str
+    reason: str
+
+
 WorkerEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
@@ -148,6 +173,9 @@ JobRecord = (
     | Swept
     | Fired
     | HoldOver
+    | Unmet
+    | Awaits
+    | Hopeless
     | Told
     | DeleteJob
     | RequeueJob

@@ -15,11 +15,13 @@ from typing import assert_never
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.backoff import retry_delay
 from broker_jobs.coordinator.record import (
+    Awaits,
     Bell,
     Due,
     Fired,
     Held,
     HoldOver,
+    Hopeless,
     JobRecord,
     LeaseOver,
     Ready,
@@ -27,6 +29,7 @@ from broker_jobs.coordinator.record import (
     Repeat,
     Swept,
     Told,
+    Unmet,
     Unreleased,
     Unroutable,
     Unsure,
@@ -87,8 +90,8 @@ def decide(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said
             return _held(row, record, at), said
         case Due():
             return (None if row is None else _due(row, at)), said
-        case HoldOver():
-            return (None if row is None else _hold_over(row, at)), said
+        case HoldOver() | Unmet() | Awaits() | Hopeless():
+            return (None if row is None else _waited(row, record, at)), said
         case Released() | Unsure() | Unreleased() | Swept():
             return (row if row is None or row.epoch != record.epoch else _wire(row, record, at)), said
         case Unroutable():
@@ -245,18 +248,29 @@ def _held(row: Row | None, record: Held | Repeat | Bell | Fired, at: At) -> Row:
         fresh = _born(envelope, record.body, SCHEDULED, at, epoch=max(1, envelope.epoch), why=Why.REPEAT)
         fresh.reason = "repeated by its producer; waits for word of the first message"
         fresh.grace_until = at.log_now + GRACE_SECONDS
-    elif isinstance(record, Fired) and record.waits:
+    elif isinstance(record, Fired | Held) and record.waits:
         fresh = _born(envelope, record.body, AWAITING, at, epoch=0)
-        fresh.reason = "waits for the run before it"
+        fresh.reason = _what_is_waited_for(record)
     else:
         epoch = envelope.epoch if isinstance(record, Bell) else 0
         fresh = _born(envelope, record.body, SCHEDULED, at, epoch=epoch)
         if isinstance(record, Held):
             fresh.copy_until = record.copied_until
-    if fresh.due_at is None:
+    if fresh.due_at is None and fresh.state is SCHEDULED:
         fresh.due_at = at.now
     fresh.history.append((at.now, fresh.state.value, fresh.reason))
     return fresh
+
+
+def _what_is_waited_for(record: Held | Fired) -> str:
+    if isinstance(record, Fired):
+        return "waits for the run before it"
+    hold = record.envelope.hold
+    if hold is None:
+        return "waits for its batch to be complete"
+    first = hold.parents[0]
+    more = f" and {len(hold.parents) - 1} more" if len(hold.parents) > 1 else ""
+    return f"waits for {'batch ' if first.batch else ''}{first.id} to have {first.on}{more}"
 
 
 # ---- releases ------------------------------------------------------------------------------------------------------
@@ -288,10 +302,27 @@ def _release(row: Row, at: At, fence: int, attempt: int) -> Row:
     )  # fmt: skip
 
 
-def _hold_over(row: Row, at: At) -> Row:
-    if row.state is not AWAITING:
-        return row
-    return _enter(row, SCHEDULED, at.now, "what it waited for has come", why=Why.NOW, due_at=at.now)
+def _waited(row: Row, record: HoldOver | Unmet | Awaits | Hopeless, at: At) -> Row:
+    """What the job waited for has come, can not come, may come again, or was never there."""
+    unmet = row.state is DELETED and row.why == Why.UNMET
+    match record:
+        case HoldOver() if row.state is AWAITING or unmet:
+            due_at = max(at.now + _delay_after(row), row.due_at or 0.0)
+            return _enter(row, SCHEDULED, at.now, "what it waited for has come", why=Why.NOW, due_at=due_at)
+        case Unmet() if row.state is AWAITING:
+            return _enter(row, DELETED, at.now, record.reason, why=Why.UNMET)
+        case Awaits() if unmet:
+            return _enter(row, AWAITING, at.now, "what it waits for may come again")
+        case Hopeless() if row.state in (AWAITING, SCHEDULED) and row.wire is Wire.NONE:
+            return _enter(row, FAILED, at.now, record.reason)
+        case _:
+            return row
+
+
+def _delay_after(row: Row) -> float:
+    """The seconds a job waits after the last of its parents."""
+    hold = codec.decode(row.envelope).hold if '"delay"' in row.envelope else None
+    return 0.0 if hold is None or hold.delay is None else hold.delay
 
 
 def _wire(row: Row, record: Released | Unsure | Unreleased | Swept, at: At) -> Row:

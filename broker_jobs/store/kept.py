@@ -101,3 +101,56 @@ class LineRow:
     at: Instant
     attempt: int
     text: str
+
+
+@dataclass(slots=True)
+class BatchRow:
+    """A batch as it stands. `open` members have not ended; a sub-batch is one member of its parent."""
+
+    id: str
+    title: str = ""
+    parent: str | None = None
+    state: str = "awaiting"
+    """awaiting: not complete, or waits for its parents; processing; or how it ended."""
+    total: int = 0
+    open: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    deleted: int = 0
+    created_at: Instant = 0.0
+    ended_at: Instant | None = None
+
+
+@dataclass(slots=True)
+class AdditionRow:
+    """One `with` block of a batch: opened when it is sealed, all its chunks are there, and nothing holds its batch."""
+
+    id: str
+    batch: str
+    parent_addition: str | None = None
+    chunks: int | None = None
+    """How many the seal counts; None: not sealed."""
+    seen: int = 0
+    opened: bool = False
+    created_at: Instant = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class HoldRow:
+    """A holder (job, or batch with its prefix) waits for a target to end, or for an addition to open."""
+
+    holder: str
+    kind: str
+    target: str
+    on_end: str
+    unmet: bool
+    since: Instant
+
+
+@dataclass(slots=True, frozen=True)
+class MarkRow:
+    """An effect on an unbounded number of rows that is being worked off."""
+
+    kind: str
+    target: str
+    outcome: str

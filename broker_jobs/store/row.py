@@ -36,6 +36,8 @@ class Why:
     RESCHEDULED = "rescheduled"
     VANISHED = "vanished"
     CANCEL = "cancel"
+    UNMET = "unmet"
+    """Deleted because what it waited for ended otherwise; comes back when that is requeued and ends as it should."""
 
 
 @dataclass(slots=True)

@@ -159,3 +159,57 @@ lines = Table(
     Column("digest", BigInteger, nullable=False),
     Column("text", Text, nullable=False),
 )
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("holder", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("on_end", Text, nullable=False),
+    Column("unmet", BigInteger, nullable=False),
+    Column("since", Double, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("parent", Text),
+    Column("state", Text, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("open", BigInteger, nullable=False),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("deleted", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("ended_at", Double),
+)
+
+additions = Table(
+    "additions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("batch", Text, nullable=False),
+    Column("parent_addition", Text),
+    Column("chunks", BigInteger),
+    Column("seen", BigInteger, nullable=False),
+    Column("opened", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("addition", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("outcome", Text, nullable=False),
+)
