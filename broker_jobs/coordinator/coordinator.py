@@ -23,7 +23,7 @@ from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.inbox import Inbox, Piece
-from broker_jobs.coordinator.listen import Input, Unread, read_again
+from broker_jobs.coordinator.listen import Input, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.record import (
     Due,
@@ -367,6 +367,8 @@ class Coordinator:
         self._set_timers(effects)
         if effects.next:
             self._inbox.add(list(effects.next))
+        if effects.more:
+            self._inbox.add([Work()])
         if effects.tick_at is not None:
             self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
             self._judge(effects)
@@ -465,6 +467,7 @@ class Coordinator:
 
         if self._persist(purge) < PURGE_ROWS:
             self._last_purge = self._clock.monotonic()
+            self._inbox.add([Work()])
 
     def _declare_queues(self, pieces: list[Piece]) -> None:
         """A job whose queue does not exist: the queue is declared, so that its first job may come before its worker."""

@@ -14,22 +14,28 @@ from dataclasses import dataclass, field
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import commands
+from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
-from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread, read_again
-from broker_jobs.coordinator.questions import Questions, answer, reply, view
-from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, job_id
+from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Chunked, Input, Unread, Work, read_again
+from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.coordinator.record import Due, Held, HoldOver, Hopeless, JobRecord, LeaseOver, Told, job_id
 from broker_jobs.coordinator.release import ladder_copy
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
+from broker_jobs.coordinator.waits import Waits
 from broker_jobs.exchange.delay import step_seconds
 from broker_jobs.exchange.port import Message
 from broker_jobs.job.state import State
+from broker_jobs.outcome.batch import Seal
 from broker_jobs.outcome.command import (
     AcceptStore,
+    AskBatch,
+    AskFailures,
     AskJob,
     AskSchedules,
     Control,
     DeclareRecurring,
+    DeleteBatch,
     DeleteJob,
     DeleteParked,
     Fence,
@@ -51,6 +57,8 @@ from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row, Wire
 from broker_jobs.store.write import Transaction
 
+NEVER_SEALED_SECONDS = 86_400.0
+"""A batch whose producer died inside its block is given up after this."""
 RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
@@ -69,6 +77,8 @@ class Effects:
     timers: list[tuple[str, Instant]] = field(default_factory=list)
     next: list[JobRecord] = field(default_factory=list)
     """Records found on the way, for the next batch."""
+    more: bool = False
+    """Something is marked to be worked off in the next transactions."""
     rows: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -99,6 +109,8 @@ class Engine:
         self._chance = chance
         self._held: dict[str, set[str]] = {}
         self._coordinators: dict[str, float] = {}
+        self.work_is_left = True
+        """Marks may be in the store; nobody knows at the start."""
 
     def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True) -> Effects:
         """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises."""
@@ -166,12 +178,19 @@ class _Batch:
         self._heartbeats: list[Beaten] = []
         self._asked_jobs: list[Asked] = []
         self._schedules_before = tx.meta.schedules_version
+        self._looked: dict[str, Row] = {}
+        """Rows whose consequences have been drawn, as they were then."""
+        self._flushed: dict[str, Row] = {}
+        """Rows as they were last written."""
+        self._waits = Waits(tx, self._rows, self._see, self._decide, now)
 
     def run(self, inputs: list[Input]) -> Effects:
         self._load(inputs)
         for one in inputs:
             self._input(one)
         self._settle()
+        self._waits.save()
+        self._engine.work_is_left = self._effects.more = self._waits.more
         self._save()
         self._watch_workers()
         self._answer()
@@ -186,7 +205,9 @@ class _Batch:
             match one:
                 case Asked(command=DeleteJob() | RequeueJob() | RescheduleJob() | AskJob() as command):
                     ids.add(command.job_id)
-                case Asked() | Beaten() | Tick() | Unread():
+                case Chunked():
+                    ids.update(member.envelope.id for member in one.members)
+                case Asked() | Beaten() | Tick() | Unread() | Seal() | Work():
                     pass
                 case _:
                     ids.add(job_id(one))
@@ -221,17 +242,32 @@ class _Batch:
                 self._asked(one)
             case Unread():
                 self._park(one)
+            case Chunked():
+                self._effects.kinds["chunk"] += 1
+                self._waits.chunk(one)
+            case Seal():
+                self._effects.kinds["seal"] += 1
+                self._waits.seal(one)
+            case Work():
+                self._waits.never_sealed(self._now - NEVER_SEALED_SECONDS)
             case _:
                 self._effects.kinds[type(one).__name__.lower()] += 1
+                fresh = job_id(one) not in self._rows
                 self._decide(one)
+                if isinstance(one, Held) and fresh:
+                    self._waits.held(one)
 
     def _decide(self, record: JobRecord) -> Said:
         if isinstance(record, Due) and not self._may_release:
             return Said()
         id = job_id(record)
         row = self._rows.get(id)
-        if isinstance(record, Due) and row is not None and not self._may_run_beside_others(row):
-            return Said()
+        if isinstance(record, Due) and row is not None and is_due(row, self._at):
+            if not self._may_run_beside_others(row):
+                return Said()
+            if needs_filling(row):
+                record = self._fill(row)
+                row = self._rows[id]
         new, said = decide(row, record, self._at)
         self._effects.notes += said.metrics
         if new is not None:
@@ -243,9 +279,19 @@ class _Batch:
                 self._cancel.append(id)
         return said
 
+    def _fill(self, row: Row) -> Due | Hopeless:
+        """Put parents' results into a job's arguments; without them it cannot run."""
+        parents = parents_of(row)
+        self._see(parents)
+        try:
+            self._rows[row.id] = filled(row, {id: self._rows[id] for id in parents if id in self._rows})
+        except MissingResultError as missing:
+            return Hopeless(row.id, str(missing))
+        return Due(row.id)
+
     def _may_run_beside_others(self, row: Row) -> bool:
         """From the second crash on a job is released only while no other such job of its queue is out."""
-        if row.crashes < RUNS_ALONE_FROM or not is_due(row, self._at):
+        if row.crashes < RUNS_ALONE_FROM:
             return True
         here = any(
             other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
@@ -258,27 +304,51 @@ class _Batch:
 
     def _settle(self) -> None:
         """What the decisions bring with them: ends let others go, what is due is released at once."""
-        queue = [id for id, row in self._rows.items() if row is not self._old.get(id)]
-        while queue:
-            row, old = self._rows[(id := queue.pop())], self._old.get(id)
-            if row.recurring and row.state.is_final and (old is None or not old.state.is_final):
-                queue += self._next_of(row.recurring)
-            if is_due(row, self._at) and self._may_release:
-                self._decide(Due(id))
+        pending = self._engine.work_is_left
+        while True:
+            self._draw_consequences()
+            if not pending and not self._waits.has_marks:
+                return
+            self._flush()
+            if not self._waits.work(pending=pending):
+                return
+            pending = False
 
-    def _next_of(self, recurring: str) -> list[str]:
+    def _draw_consequences(self) -> None:
+        """Look at every row that has changed since it was last looked at, until none has."""
+        while changed := [id for id, row in self._rows.items() if self._before(id) is not row]:
+            ends: list[tuple[Row, State | None]] = []
+            for id in changed:
+                row, before = self._rows[id], self._before(id)
+                self._looked[id] = row
+                if before is None or before.state is not row.state:
+                    ends.append((row, None if before is None else before.state))
+                    if row.recurring and row.state.is_final:
+                        self._next_of(row.recurring)
+                if is_due(row, self._at) and self._may_release:
+                    self._decide(Due(id))
+            self._waits.ended(ends)
+
+    def _before(self, id: str) -> Row | None:
+        return self._looked.get(id) or self._old.get(id)
+
+    def _next_of(self, recurring: str) -> None:
         """A run of a recurring job ended: the first that waits for it goes on (overlap="queue")."""
         waiting = self._tx.waiting_of(recurring)
         self._see(waiting)
         candidates = {*waiting, *(id for id, row in self._rows.items() if row.recurring == recurring)}
         first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
                     key=lambda id: self._rows[id].due_at or 0.0)  # fmt: skip
-        if first is None:
-            return []
-        self._decide(HoldOver(first))
-        return [first]
+        if first is not None:
+            self._decide(HoldOver(first))
 
     # ---- writing
+
+    def _flush(self) -> None:
+        """Write what has changed so far: marks are worked off by queries."""
+        changed = {id: row for id, row in self._rows.items() if (self._flushed.get(id) or self._old.get(id)) is not row}
+        self._tx.save(changed.values())
+        self._flushed |= changed
 
     def _save(self) -> None:
         changed = [(self._old.get(id), row) for id, row in self._rows.items() if row is not self._old.get(id)]
@@ -372,7 +442,7 @@ class _Batch:
     def _asked(self, asked: Asked) -> None:
         command = asked.command
         match command:
-            case AskJob():
+            case AskJob() | AskBatch() | AskFailures():
                 self._asked_jobs.append(asked)
             case AskSchedules():
                 detail = {
@@ -411,6 +481,10 @@ class _Batch:
                 row = self._rows.get(command.job_id)
                 detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
                 refused, subject = said.refused, command.job_id
+            case DeleteBatch():
+                deleted, subject = self._waits.delete_batch(command.batch_id), command.batch_id
+                refused = "no such batch is known" if deleted is None else None
+                detail = {"ended": deleted is False}
             case PutRecurring():
                 refused, subject = commands.put(self._tx, command, now), command.schedule.name
             case DeclareRecurring():
@@ -476,14 +550,41 @@ class _Batch:
     def _answer(self) -> None:
         """Questions about jobs are answered from the rows as they are after the whole batch."""
         for asked in self._asked_jobs:
-            command = asked.command
-            if not isinstance(command, AskJob) or not asked.reply_to:
-                continue
-            row = self._rows.get(command.job_id)
-            if command.until_ended and (row is None or not row.state.is_final):
-                self._engine.questions.wait(command.job_id, asked.reply_to, command.id, self._now)
-            else:
-                self._effects.messages.append(answer(asked.reply_to, command.id, view(row, command.job_id)))
+            match asked.command:
+                case AskJob() as command if asked.reply_to:
+                    row = self._rows.get(command.job_id)
+                    if command.until_ended and (row is None or not row.state.is_final):
+                        self._engine.questions.wait(command.job_id, asked.reply_to, command.id, self._now)
+                    else:
+                        self._effects.messages.append(answer(asked.reply_to, command.id, view(row, command.job_id)))
+                case AskBatch() as command if asked.reply_to:
+                    self._answer_batch(command, asked.reply_to)
+                case AskFailures() as command if asked.reply_to:
+                    self._reply(asked, Reply(id=command.id, detail={"failures": self._failures(command)}))
+                case _:
+                    pass
+        for batch in self._waits.ended_batches:
+            self._effects.messages += self._engine.questions.batch_ended(batch)
+
+    def _answer_batch(self, command: AskBatch, reply_to: str) -> None:
+        batch = self._waits.batch(command.batch_id)
+        if command.until_ended and (batch is None or batch.ended_at is None):
+            self._engine.questions.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
+        else:
+            detail = batch_view(batch, command.batch_id).model_dump(mode="json")
+            self._effects.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))
+
+    def _failures(self, command: AskFailures) -> list[dict[str, object]]:
+        """A page of a batch's failed jobs, its sub-batches' among them, with what they were called with."""
+        batches = [command.batch_id]
+        for batch in batches:
+            batches += self._tx.sub_batches(batch)
+        ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
+        ids = ids[: command.limit]
+        self._see(ids)
+        return [
+            failure_view(self._rows[id]).model_dump(mode="json") for id in ids if self._rows[id].state is State.FAILED
+        ]
 
     def _tell(self) -> None:
         """News for the workers, with a version that their heartbeats repeat: a lost broadcast is sent again."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from broker_jobs.clock import Instant
 from broker_jobs.exchange.port import Message
+from broker_jobs.job import codec
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import JobView, Reply
+from broker_jobs.outcome.command import BatchView, JobView, Reply
 from broker_jobs.outcome.event import ErrorInfo
+from broker_jobs.store.kept import BatchRow
 from broker_jobs.store.row import Row
 
 FORGET_SECONDS = 30.0
@@ -40,6 +42,12 @@ class Questions:
         waiters = self._waiting.pop(row.id, None)
         return [answer(w.reply_to, w.id, view(row)) for w in waiters.values()] if waiters else []
 
+    def batch_ended(self, batch: BatchRow) -> list[Message]:
+        """The answers to all who wait for this batch, which has ended."""
+        waiters = self._waiting.pop(batch_holder(batch.id), None)
+        detail = batch_view(batch, batch.id).model_dump(mode="json")
+        return [reply(w.reply_to, Reply(id=w.id, detail=detail)) for w in waiters.values()] if waiters else []
+
     def waits_for(self, job_id: str) -> bool:
         """Whether anybody does."""
         return job_id in self._waiting
@@ -54,6 +62,11 @@ class Questions:
                 del self._waiting[job_id]
 
 
+def batch_holder(batch: str) -> str:
+    """The name under which a batch is waited for, and waits itself."""
+    return f"batch:{batch}"
+
+
 def view(row: Row | None, id: str = "") -> JobView:
     """What an asker learns of a job."""
     if row is None:
@@ -64,6 +77,23 @@ def view(row: Row | None, id: str = "") -> JobView:
         result=row.result, result_lost=row.result_lost,
         error=ErrorInfo.model_validate_json(row.error) if row.error and ended else None,
     )  # fmt: skip
+
+
+def batch_view(batch: BatchRow | None, id: str) -> BatchView:
+    """What an asker learns of a batch."""
+    if batch is None:
+        return BatchView(id=id, known=False)
+    return BatchView(
+        id=batch.id, known=True, title=batch.title, state=batch.state, total=batch.total, open=batch.open,
+        succeeded=batch.succeeded, failed=batch.failed, deleted=batch.deleted,
+    )  # fmt: skip
+
+
+def failure_view(row: Row) -> JobView:
+    """A failed job with what it was called with."""
+    envelope = codec.decode(row.envelope) if row.envelope else None
+    called = {} if envelope is None else {"args": envelope.args, "kwargs": envelope.kwargs}
+    return view(row).model_copy(update=called)
 
 
 def answer(reply_to: str, id: str, view: JobView) -> Message:

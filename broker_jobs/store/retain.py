@@ -19,10 +19,13 @@ _PURGEABLE = {
 }
 _FORGET = tuple(
     text(f"DELETE FROM {table} WHERE {column} IN :ids").bindparams(bindparam("ids", expanding=True))  # noqa: S608
-    for table, column in (("jobs", "id"), ("lines", "job_id"))
+    for table, column in (("jobs", "id"), ("lines", "job_id"), ("holds", "holder"))
 )
 _FORGET_AUDIT = text("DELETE FROM audit WHERE at < :before")
 _FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")
+_FORGET_BATCHES = text("DELETE FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before")
+_FORGET_ADDITIONS = text("DELETE FROM additions WHERE opened = 1 AND created_at < :before")
+_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_OUTCOMES, _FORGET_BATCHES, _FORGET_ADDITIONS)
 CHUNK = 500
 
 
@@ -42,5 +45,5 @@ def forget_old(connection: Connection, ids: Sequence[str], *, before: Instant) -
     for start in range(0, len(ids), CHUNK):
         for statement in _FORGET:
             connection.execute(statement, {"ids": list(ids[start : start + CHUNK])})
-    old = [connection.execute(statement, {"before": before}) for statement in (_FORGET_AUDIT, _FORGET_OUTCOMES)]
+    old = [connection.execute(statement, {"before": before}) for statement in _FORGET_BY_AGE]
     return any(result.rowcount > 0 for result in old)

@@ -1,0 +1,58 @@
+"""Puts parents' results into the arguments of a job that is about to be released. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope, Fill
+from broker_jobs.job.state import State
+from broker_jobs.store.row import Row
+
+
+class MissingResultError(Exception):
+    """A parent's result is not there; the text says which and why."""
+
+
+def needs_filling(row: Row) -> bool:
+    """Whether a job's arguments wait for results (a look at the text: decoding every job would cost too much)."""
+    return '"fills":[{' in row.envelope
+
+
+def parents_of(row: Row) -> list[str]:
+    """The jobs whose results a job takes."""
+    return [parent for fill in codec.decode(row.envelope).fills for parent in fill.parents]
+
+
+def filled(row: Row, parents: Mapping[str, Row]) -> Row:
+    """The job with the results in its arguments; it can be retried when its parents are long forgotten.
+
+    Raises:
+        MissingResultError: a parent is not known, has no result, or its result was lost.
+    """
+    envelope = codec.decode(row.envelope)
+    args, kwargs = list(envelope.args), dict(envelope.kwargs)
+    for fill in envelope.fills:
+        value = _value(fill, parents)
+        if isinstance(fill.place, int):
+            args[fill.place] = value
+        else:
+            kwargs[fill.place] = value
+    whole: Envelope = envelope.evolve(args=args, kwargs=kwargs, fills=())
+    return row.evolve(envelope=codec.encode(whole).decode())
+
+
+def _value(fill: Fill, parents: Mapping[str, Row]) -> object:
+    results = [_result(parents.get(id), id) for id in fill.parents]
+    return results if fill.many else results[0]
+
+
+def _result(parent: Row | None, id: str) -> object:
+    if parent is None:
+        raise MissingResultError(f"the result of {id} is not known any more")
+    if parent.state is not State.SUCCEEDED:
+        raise MissingResultError(f"{parent.job} {id} has no result: it is {parent.state.value}")
+    if parent.result is None:
+        raise MissingResultError(f"the result of {parent.job} {id} was not kept: {parent.result_lost or 'none came'}")
+    return json.loads(parent.result)

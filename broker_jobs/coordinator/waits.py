@@ -1,0 +1,420 @@
+"""Works out what the end of a job or batch sets free, and what it makes impossible. One transaction's part of that.
+
+One mechanism for all that waits: a hold names a holder and a target; when the target ends, the holds that its outcome
+decides are met or unmet; a holder without holds goes on. Whatever may touch an unbounded number of rows is a mark,
+worked off a page a transaction, between the log's batches.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.listen import Chunked
+from broker_jobs.coordinator.questions import batch_holder
+from broker_jobs.coordinator.record import Awaits, Held, HoldOver, Hopeless, JobRecord, Unmet
+from broker_jobs.job.envelope import Parent, looks_generated
+from broker_jobs.job.state import State
+from broker_jobs.outcome.batch import Seal
+from broker_jobs.outcome.command import DeleteJob
+from broker_jobs.store.kept import AdditionRow, BatchRow, HoldRow, MarkRow
+from broker_jobs.store.row import Row
+from broker_jobs.store.write import Transaction
+
+PAGE = 1_000
+"""Holders one transaction works off."""
+DEEPEST = 1_000
+"""How far up a line of parents is looked for a job that waits for itself."""
+NEVER_SEALED = "its batch was never completed"
+OPENED = "opened"
+
+
+class Waits:
+    """What waits, in one transaction.
+
+    Args:
+        tx: the transaction.
+        rows: jobs as they have become in it, by id; changed only through `decide`.
+        see: loads jobs into `rows`.
+        decide: has a record decided and its row put into `rows`.
+        now: wall time.
+    """
+
+    def __init__(
+        self,
+        tx: Transaction,
+        rows: dict[str, Row],
+        see: Callable[[Iterable[str]], None],
+        decide: Callable[[JobRecord], object],
+        now: Instant,
+    ) -> None:
+        self._tx = tx
+        self._rows = rows
+        self._see = see
+        self._decide = decide
+        self._now = now
+        self._batches: dict[str, BatchRow] = {}
+        self._batches_before: dict[str, BatchRow] = {}
+        self._marks: list[MarkRow] = []
+        self._budget = PAGE
+        self._born: set[str] = set()
+        """Members counted when their chunk came."""
+        self.more = False
+        """Marks are left for the next transaction."""
+        self.ended_batches: list[BatchRow] = []
+
+    # ---- what arrives
+
+    def held(self, record: Held) -> None:
+        """A job that waits for its parents has arrived: some may have ended already."""
+        row = self._rows[record.envelope.id]
+        if record.envelope.hold is None or row.state is not State.AWAITING:
+            return
+        if not looks_generated(row.id) and self._waits_for_itself(row.id, record.envelope.hold.parents):
+            self._decide(Hopeless(row.id, "it waits for itself, by way of its parents"))
+            return
+        self._judge(row.id, self._wait_for(row.id, record.envelope.hold.parents))
+
+    def chunk(self, chunked: Chunked) -> None:
+        """Some members of a batch have arrived; a chunk counts once, however often it comes."""
+        chunk = chunked.chunk
+        addition = self._addition(chunk.addition, chunk.batch, chunk.created_at)
+        if addition.opened or not self._tx.take_chunk(chunk.addition, chunk.number):
+            return
+        holds: list[HoldRow] = []
+        born = 0
+        for member in chunked.members:
+            if member.envelope.id in self._rows:
+                continue
+            self._decide(member)
+            born += 1
+            self._born.add(member.envelope.id)
+            holds.append(self._hold(member.envelope.id, "open", chunk.addition, OPENED))
+            if member.envelope.hold is not None:
+                left = self._wait_for(member.envelope.id, member.envelope.hold.parents)
+                unmet = [hold for hold in left if hold.unmet]
+                if unmet:
+                    self._decide(Unmet(member.envelope.id, unmet_reason(unmet[0])))
+        self._tx.hold(holds)
+        batch = self._batch(chunk.batch, chunk.created_at)
+        batch.total += born
+        batch.open += born
+        addition.seen += 1
+        self._tx.save_addition(addition)
+        self._try_to_open(addition)
+
+    def seal(self, seal: Seal) -> None:
+        """An addition is complete when the chunks its seal counts are there."""
+        addition = self._addition(seal.addition, seal.batch, seal.created_at)
+        if addition.chunks is not None:
+            return
+        batch = self._batch(seal.batch, seal.created_at)
+        batch.title = seal.title or batch.title
+        batch.parent = seal.parent or batch.parent
+        batch.total += len(seal.batches)
+        batch.open += len(seal.batches)
+        addition.chunks, addition.parent_addition = seal.chunks, seal.parent_addition
+        self._tx.save_addition(addition)
+        unmet = [hold for hold in self._wait_for(batch_holder(seal.batch), seal.parents) if hold.unmet]
+        if unmet:
+            self._abandon(seal.batch, "dropped", unmet_reason(unmet[0]))
+            return
+        self._try_to_open(addition)
+
+    # ---- what ends
+
+    def ended(self, rows: Iterable[tuple[Row, State | None]]) -> None:
+        """Jobs came to an end, or left one: (row, its state before; None: there was none)."""
+        ends: list[tuple[str, State]] = []
+        for row, before in rows:
+            if row.state.is_final and before is not row.state:
+                ends.append((row.id, row.state))
+            if row.batch:
+                self._count_member(row, row.batch, before)
+        if ends and self._tx.any_holds():
+            waited_for = set(self._tx.waited_for("job", [id for id, _ in ends]))
+            self._marks += [MarkRow("job", id, state.value) for id, state in ends if id in waited_for]
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether something is to be worked off."""
+        self._finish_batches()
+        return bool(self._marks)
+
+    def work(self, *, pending: bool) -> bool:
+        """Work off marks; whether anything was decided, so that there may be new ends to look at."""
+        self._finish_batches()
+        if pending:
+            known = {(mark.kind, mark.target) for mark in self._marks}
+            self._marks += [m for m in self._tx.marks(limit=50) if (m.kind, m.target) not in known]
+        did = False
+        while self._marks and self._budget > 0:
+            mark = self._marks.pop(0)
+            did = True
+            if self._page(mark):
+                self._tx.unmark(mark)
+            else:
+                self._tx.mark([mark])
+                self.more = True
+        return did
+
+    def save(self) -> None:
+        """Write batches, and marks that are left."""
+        self._finish_batches()
+        if self._marks:
+            self._tx.mark(self._marks)
+            self.more = True
+        self._tx.save_batches(row for id, row in self._batches.items() if row != self._batches_before.get(id))
+
+    # ---- what people ask
+
+    def delete_batch(self, batch_id: str) -> bool | None:
+        """Delete what has not ended, in sub-batches too; None: no such batch, False: it has ended."""
+        batch = self._known_batch(batch_id)
+        if batch is None:
+            return None
+        if batch.ended_at is not None:
+            return False
+        self._abandon(batch_id, "cancelled", "")
+        return True
+
+    def batch(self, batch_id: str) -> BatchRow | None:
+        """A batch as it has become in this transaction."""
+        return self._known_batch(batch_id)
+
+    def never_sealed(self, before: Instant) -> None:
+        """Additions whose producer died inside its block: nothing of them starts, and nothing of them stays."""
+        for addition in self._tx.unsealed_additions(before, limit=100):
+            addition.opened = True
+            self._tx.save_addition(addition)
+            self._tx.forget_chunks(addition.id)
+            self._marks.append(MarkRow("open", addition.id, NEVER_SEALED))
+            batch = self._known_batch(addition.batch)
+            if batch is not None and batch.state == State.AWAITING.value:
+                batch.state = State.PROCESSING.value
+
+    # ---- holds
+
+    def _hold(self, holder: str, kind: str, target: str, on_end: str, *, unmet: bool = False) -> HoldRow:
+        return HoldRow(holder, kind, target, on_end, unmet, self._now)
+
+    def _wait_for(self, holder: str, parents: Iterable[Parent]) -> list[HoldRow]:
+        """The holds that are left of these parents: those that ended as wanted hold nobody, those that ended otherwise
+        are kept as unmet."""
+        wanted = list(parents)
+        self._see([parent.id for parent in wanted if not parent.batch])
+        left: list[HoldRow] = []
+        for parent in wanted:
+            kind = "batch" if parent.batch else "job"
+            outcome = self._outcome(parent)
+            if outcome is None:
+                left.append(self._hold(holder, kind, parent.id, parent.on))
+            elif parent.on not in (outcome, "finished"):
+                left.append(self._hold(holder, kind, parent.id, parent.on, unmet=True))
+        self._tx.hold(left)
+        return left
+
+    def _outcome(self, parent: Parent) -> str | None:
+        """How a parent has ended; None: it has not, or is not known."""
+        if parent.batch:
+            batch = self._known_batch(parent.id)
+            return batch.state if batch is not None and batch.ended_at is not None else None
+        row = self._rows.get(parent.id)
+        return row.state.value if row is not None and row.state.is_final else None
+
+    def _judge(self, id: str, holds: list[HoldRow]) -> None:
+        """What a job's remaining holds make of it."""
+        unmet = next((hold for hold in holds if hold.unmet), None)
+        if unmet is not None:
+            self._decide(Unmet(id, unmet_reason(unmet)))
+        elif not holds:
+            self._decide(HoldOver(id))
+        else:
+            self._decide(Awaits(id))
+
+    def _waits_for_itself(self, id: str, parents: Iterable[Parent]) -> bool:
+        """Whether a job is among its own parents' parents; only ids that were given by hand can be."""
+        seen: set[str] = set()
+        level = {parent.id for parent in parents if not parent.batch}
+        for _ in range(DEEPEST):
+            if id in level:
+                return True
+            level -= seen
+            if not level:
+                return False
+            seen |= level
+            level = {hold.target for hold in self._tx.holds_of(sorted(level)) if hold.kind == "job"}
+        return True
+
+    # ---- marks
+
+    def _page(self, mark: MarkRow) -> bool:
+        """Work off a page of a mark; whether it is done."""
+        match mark.kind:
+            case "cancelled" | "dropped":
+                return self._page_of_members(mark)
+            case _:
+                return self._page_of_holders(mark)
+
+    def _page_of_holders(self, mark: MarkRow) -> bool:
+        limit = self._budget
+        holds = self._tx.holds_on(mark.kind, mark.target, mark.outcome, limit)
+        self._budget -= max(1, len(holds))
+        met = [hold for hold in holds if hold.on_end in (mark.outcome, "finished")]
+        unmet = [hold for hold in holds if hold.on_end not in (mark.outcome, "finished")]
+        self._tx.drop_holds(met)
+        self._tx.mark_unmet(unmet)
+        left: dict[str, list[HoldRow]] = defaultdict(list)
+        holders = sorted({hold.holder for hold in holds})
+        for hold in self._tx.holds_of(holders):
+            left[hold.holder].append(hold)
+        self._see([holder for holder in holders if not holder.startswith("batch:")])
+        for holder in holders:
+            if holder.startswith("batch:"):
+                self._judge_batch(holder.removeprefix("batch:"), left[holder])
+            elif mark.outcome == NEVER_SEALED:
+                self._decide(Unmet(holder, NEVER_SEALED))
+            else:
+                self._judge(holder, left[holder])
+        return len(holds) < limit
+
+    def _page_of_members(self, mark: MarkRow) -> bool:
+        limit = self._budget
+        ids = self._tx.unended_members(mark.target, limit)
+        self._budget -= max(1, len(ids))
+        self._see(ids)
+        for id in ids:
+            if self._rows[id].state.is_final:
+                continue
+            if mark.kind == "cancelled":
+                self._decide(DeleteJob(id=f"{mark.target}:{id}", at=self._now, job_id=id))
+            else:
+                self._decide(Unmet(id, mark.outcome))
+        return len(ids) < limit
+
+    # ---- batches
+
+    def _known_batch(self, id: str) -> BatchRow | None:
+        if id not in self._batches:
+            found = self._tx.batches([id]).get(id)
+            if found is None:
+                return None
+            self._batches_before[id] = replace(found)
+            self._batches[id] = found
+        return self._batches[id]
+
+    def _batch(self, id: str, created_at: Instant) -> BatchRow:
+        known = self._known_batch(id)
+        if known is None:
+            known = self._batches[id] = BatchRow(id, created_at=created_at)
+        return known
+
+    def _addition(self, id: str, batch: str, created_at: Instant) -> AdditionRow:
+        return self._tx.addition(id) or AdditionRow(id, batch, created_at=created_at)
+
+    def _try_to_open(self, addition: AdditionRow) -> None:
+        """Open an addition that is complete, whose batch waits for nothing and whose parent's addition is open."""
+        if addition.opened or addition.chunks is None or addition.seen < addition.chunks:
+            return
+        if self._tx.holds_of([batch_holder(addition.batch)]):
+            return
+        if addition.parent_addition is not None:
+            above = self._tx.addition(addition.parent_addition)
+            if above is None or not above.opened:
+                return
+        addition.opened = True
+        self._tx.save_addition(addition)
+        self._tx.forget_chunks(addition.id)
+        self._marks.append(MarkRow("open", addition.id, OPENED))
+        batch = self._batch(addition.batch, addition.created_at)
+        self._begin(batch)
+        for below in self._tx.unopened_additions(under=addition.id):
+            self._try_to_open(below)
+
+    def _begin(self, batch: BatchRow) -> None:
+        """A batch goes on, or goes on again."""
+        if batch.ended_at is not None and batch.parent:
+            self._count(batch.parent, State(batch.state), back=True)
+        batch.state, batch.ended_at = State.PROCESSING.value, None
+
+    def _judge_batch(self, id: str, holds: list[HoldRow]) -> None:
+        unmet = next((hold for hold in holds if hold.unmet), None)
+        if unmet is not None:
+            self._abandon(id, "dropped", unmet_reason(unmet))
+        elif not holds:
+            for addition in self._tx.unopened_additions(batch=id):
+                self._try_to_open(addition)
+
+    def _abandon(self, id: str, kind: str, reason: str) -> None:
+        """Nothing of a batch or of its sub-batches that has not begun shall begin; it ends when its members have."""
+        batch = self._known_batch(id)
+        if batch is None or batch.ended_at is not None:
+            return
+        if batch.state == State.AWAITING.value:
+            batch.state = State.PROCESSING.value
+        for addition in self._tx.unopened_additions(batch=id):
+            addition.opened = True
+            self._tx.save_addition(addition)
+        self._marks.append(MarkRow(kind, id, reason))
+        for below in self._tx.sub_batches(id):
+            self._abandon(below, kind, reason)
+
+    def _count_member(self, row: Row, batch_id: str, before: State | None) -> None:
+        if before is None and row.id not in self._born:  # a foreign producer's, added past the chunks
+            batch = self._known_batch(batch_id)
+            if batch is not None:
+                batch.total += 1
+                batch.open += 1
+        was_final = before is not None and before.is_final
+        if row.state.is_final and not was_final:
+            self._count(batch_id, row.state, back=False)
+        elif was_final and not row.state.is_final:
+            self._count(batch_id, before, back=True)
+        elif was_final and before is not None and before is not row.state:
+            self._recount(batch_id, before, row.state)
+
+    def _count(self, batch_id: str, end: State | None, *, back: bool) -> None:
+        """A member of a batch ended (or, `back`, is open again after that end)."""
+        batch = self._known_batch(batch_id)
+        if batch is None or end is None:
+            return
+        step = -1 if back else 1
+        setattr(batch, end.value, getattr(batch, end.value) + step)
+        batch.open -= step
+        if back and batch.ended_at is not None:
+            self._begin(batch)
+
+    def _recount(self, batch_id: str, before: State, after: State) -> None:
+        """An ended member ended otherwise (deleted for display)."""
+        batch = self._known_batch(batch_id)
+        if batch is not None:
+            setattr(batch, before.value, getattr(batch, before.value) - 1)
+            setattr(batch, after.value, getattr(batch, after.value) + 1)
+
+    def _finish_batches(self) -> None:
+        """End the batches that have no open member; the end of a sub-batch may be that of its parent."""
+        waiting = True
+        while waiting:
+            waiting = False
+            for batch in list(self._batches.values()):
+                if batch.state == State.PROCESSING.value and batch.open <= 0:
+                    self._end(batch)
+                    waiting = True
+
+    def _end(self, batch: BatchRow) -> None:
+        all_deleted = batch.deleted == batch.total and batch.total > 0
+        end = State.FAILED if batch.failed else State.DELETED if all_deleted else State.SUCCEEDED
+        batch.state, batch.ended_at = end.value, self._now
+        self.ended_batches.append(batch)
+        if batch.parent:
+            self._count(batch.parent, end, back=False)
+        if self._tx.waited_for("batch", [batch.id]):
+            self._marks.append(MarkRow("batch", batch.id, end.value))
+
+
+def unmet_reason(hold: HoldRow) -> str:
+    """The sentence of a job that waited in vain."""
+    kind = "batch " if hold.kind == "batch" else ""
+    return f"unmet: {kind}{hold.target} did not end as {hold.on_end}"
