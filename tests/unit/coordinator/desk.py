@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from broker_jobs.coordinator.engine import Effects, Engine
-from broker_jobs.coordinator.listen import Asked, Beaten, Input
+from broker_jobs.coordinator.listen import Asked, Beaten, Chunked, Input, Work
 from broker_jobs.coordinator.record import Due, Held, Ready, Released, Told
 from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, Policy
+from broker_jobs.job.envelope import End, Envelope, Hold, Parent, Policy
+from broker_jobs.outcome.batch import Chunk, Seal
 from broker_jobs.outcome.command import Command
 from broker_jobs.outcome.event import (
     ErrorInfo,
@@ -22,6 +23,7 @@ from broker_jobs.outcome.event import (
     WorkerRef,
 )
 from broker_jobs.store import Store
+from broker_jobs.store.kept import BatchRow
 from broker_jobs.store.row import Row
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -139,3 +141,56 @@ class Desk:
         effects = self.apply(Due(id))
         self.apply(*(Released(row.id, row.epoch) for row in effects.releases))
         return effects
+
+    # ---- what waits
+
+    def child(
+        self, id: str, *parents: str, on: End = "succeeded", batches: tuple[str, ...] = (), **fields: object
+    ) -> Held:
+        """A job that waits for jobs, and for batches."""
+        waited = [Parent(id=parent, on=on) for parent in parents] + [Parent(id=b, batch=True, on=on) for b in batches]
+        hold = Hold(parents=tuple(waited), delay=fields.pop("after_delay", None))  # type: ignore[arg-type]
+        envelope = self.envelope(id, epoch=0, hold=hold, **fields)
+        return Held(envelope, codec.encode(envelope).decode(), waits=True)
+
+    def chunk(self, batch: str, ids: list[str], number: int = 0, addition: str = "", **fields: object) -> Chunked:
+        """Members of a batch."""
+        members = []
+        for id in ids:
+            envelope = self.envelope(id, epoch=0, batch=batch, **fields)
+            members.append(Held(envelope, codec.encode(envelope).decode(), waits=True))
+        chunk = Chunk(
+            batch=batch, addition=addition or f"{batch}.1", created_at=self.now, number=number,
+            jobs=[member.body for member in members],
+        )  # fmt: skip
+        return Chunked(chunk, members)
+
+    def seal(self, batch: str, chunks: int = 1, addition: str = "", **fields: object) -> Seal:
+        """The end of an addition."""
+        made = {
+            "batch": batch,
+            "addition": addition or f"{batch}.1",
+            "created_at": self.now,
+            "chunks": chunks,
+            **fields,
+        }
+        return Seal.model_validate(made)
+
+    def apply_work(self) -> Effects:
+        """One page of what is marked."""
+        return self.apply(Work())
+
+    def work(self) -> list[Row]:
+        """Let the engine work off all that is marked; what it released."""
+        released: list[Row] = []
+        effects = self.apply(Work())
+        released += effects.releases
+        while effects.more:
+            effects = self.apply(Work())
+            released += effects.releases
+        return released
+
+    def batch(self, id: str) -> BatchRow:
+        """A batch as it is stored."""
+        with self.store.transaction() as tx:
+            return tx.batches([id])[id]

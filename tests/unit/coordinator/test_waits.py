@@ -1,0 +1,330 @@
+"""What waits for jobs and batches goes on once, by how they ended; what cannot come any more says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from broker_jobs.coordinator.listen import Input
+from broker_jobs.coordinator.record import Due, Released
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import End, Fill
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import AskBatch, AskFailures, DeleteBatch, DeleteJob, Reply, RequeueJob
+from broker_jobs.store.row import Row
+from tests.support.invariants import broken
+from tests.unit.coordinator.desk import Desk
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def released(rows: list[Row]) -> list[str]:
+    return sorted(row.id for row in rows)
+
+
+def run(desk: Desk, *ids: str, fail: bool = False) -> list[str]:
+    """Let released jobs end; what that released."""
+    out: list[Row] = []
+    for id in ids:
+        epoch = desk.row(id).epoch
+        told = desk.failed(id, epoch, final=True) if fail else desk.succeeded(id, epoch, result="1")
+        effects = desk.apply(Released(id, epoch), told)
+        out += effects.releases
+        while effects.more:
+            effects = desk.apply_work()
+            out += effects.releases
+    return released(out)
+
+
+# ---- continuations
+
+
+def test_a_child_is_released_in_the_transaction_of_its_parent_s_end(desk: Desk) -> None:
+    desk.apply(desk.ready("p"))
+    assert desk.apply(desk.child("c", "p")).releases == []
+    assert desk.row("c").state is State.AWAITING
+    assert desk.row("c").reason == "waits for p to have succeeded"
+    assert released(desk.apply(desk.succeeded("p")).releases) == ["c"]
+
+
+def test_a_child_of_a_parent_that_ended_long_ago_goes_at_once(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.succeeded("p"))
+    assert released(desk.apply(desk.child("c", "p")).releases) == ["c"]
+
+
+def test_a_child_and_its_parent_s_end_in_one_batch_of_records(desk: Desk) -> None:
+    assert released(desk.apply(desk.ready("p"), desk.child("c", "p"), desk.succeeded("p")).releases) == ["c"]
+    other = Desk()
+    assert released(other.apply(other.ready("p"), other.succeeded("p"), other.child("c", "p")).releases) == ["c"]
+
+
+def test_a_child_that_comes_twice_is_released_once(desk: Desk) -> None:
+    child = desk.child("c", "p")
+    desk.apply(desk.ready("p"), child, child)
+    assert released(desk.apply(desk.succeeded("p"), child).releases) == ["c"]
+    assert desk.apply(child, desk.succeeded("p")).releases == []
+
+
+def test_several_parents_are_all_waited_for(desk: Desk) -> None:
+    desk.apply(desk.ready("a"), desk.ready("b"), desk.ready("c"), desk.succeeded("b"))
+    desk.apply(desk.child("x", "a", "b", "c"))
+    assert desk.apply(desk.succeeded("a")).releases == []
+    assert released(desk.apply(desk.succeeded("c")).releases) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("on", "fails", "state"),
+    [
+        ("succeeded", False, State.ENQUEUED),
+        ("succeeded", True, State.DELETED),
+        ("failed", False, State.DELETED),
+        ("failed", True, State.ENQUEUED),
+        ("finished", False, State.ENQUEUED),
+        ("finished", True, State.ENQUEUED),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_how_the_parent_ended_decides(desk: Desk, on: End, fails: bool, state: State, late: bool) -> None:
+    end = desk.failed("p", final=True) if fails else desk.succeeded("p")
+    child = desk.child("c", "p", on=on)
+    records: list[Input] = [end, child] if late else [child, end]
+    desk.apply(desk.ready("p"), *records)
+    assert desk.row("c").state is state
+    assert broken(desk.store) == []
+
+
+def test_a_retry_of_the_parent_is_no_end(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p", on="finished"), desk.failed("p"))
+    assert desk.row("c").state is State.AWAITING
+
+
+def test_a_child_whose_parent_failed_says_so_and_comes_back_when_the_parent_does(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p"), desk.child("d", "c"), desk.failed("p", final=True))
+    assert (desk.row("c").state, desk.row("c").reason) == (State.DELETED, "unmet: p did not end as succeeded")
+    assert desk.row("d").state is State.DELETED
+    desk.apply(desk.ask(RequeueJob, job_id="p"))
+    assert run(desk, "p") == ["c"]
+    assert run(desk, "c") == ["d"]
+
+
+def test_a_child_that_a_person_deleted_does_not_come_back(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p"), desk.ask(DeleteJob, job_id="c"))
+    assert desk.apply(desk.succeeded("p")).releases == []
+    assert desk.row("c").state is State.DELETED
+
+
+def test_a_person_may_run_a_waiting_child_now(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p"))
+    assert released(desk.apply(desk.ask(RequeueJob, job_id="c")).releases) == ["c"]
+    assert desk.apply(desk.succeeded("p")).releases == []
+
+
+def test_deleting_the_parent_ends_the_wait(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p"), desk.child("f", "p", on="finished"))
+    effects = desk.apply(desk.ask(DeleteJob, job_id="p"))
+    assert released(effects.releases) == ["f"]
+    assert desk.row("c").state is State.DELETED
+
+
+def test_a_delay_after_the_parent_begins_with_its_end(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p", after_delay=60.0))
+    desk.now += 100.0
+    assert desk.apply(desk.succeeded("p")).releases == []
+    assert desk.row("c").due_at == desk.now + 60.0
+    desk.now += 60.0
+    assert released(desk.apply(Due("c")).releases) == ["c"]
+
+
+def test_a_long_chain_and_a_wide_tree(desk: Desk) -> None:
+    desk.apply(desk.ready("0"), *(desk.child(str(n), str(n - 1)) for n in range(1, 200)))
+    desk.apply(*(desk.child(f"leaf-{n}", "199") for n in range(2_500)))
+    for n in range(199):
+        assert run(desk, str(n)) == [str(n + 1)]
+    assert len(run(desk, "199")) == 2_500
+
+
+def test_a_job_that_waits_for_itself_fails(desk: Desk) -> None:
+    desk.apply(desk.child("a", "b"))
+    desk.apply(desk.child("b", "a"))
+    states = {desk.row("a").state, desk.row("b").state}
+    assert State.FAILED in states
+    assert desk.row("b").reason == "it waits for itself, by way of its parents"
+    assert desk.row("a").state is State.DELETED
+
+
+def test_a_child_takes_its_parents_results(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.succeeded("p", result='{"x":1}'), desk.ready("q"), desk.succeeded("q", result="2"))
+    fills = (Fill(place=0, parents=("p",)), Fill(place="all", parents=("p", "q"), many=True))
+    effects = desk.apply(desk.child("c", "p", "q", args=[None, 5], kwargs={"all": None}, fills=fills))
+    envelope = codec.decode(effects.releases[0].envelope)
+    assert (envelope.args, envelope.kwargs) == ([{"x": 1}, 5], {"all": [{"x": 1}, 2]})
+
+
+def test_a_child_whose_parent_s_result_was_not_kept_fails_with_the_reason(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.succeeded("p"))
+    desk.apply(desk.child("c", "p", args=[None], fills=(Fill(place=0, parents=("p",)),)))
+    assert (desk.row("c").state, desk.row("c").reason) == (State.FAILED, "the result of work p was not kept: none came")
+
+
+# ---- batches
+
+
+def test_nothing_of_a_batch_starts_before_its_seal(desk: Desk) -> None:
+    assert desk.apply(desk.chunk("b", ["1", "2"])).releases == []
+    assert desk.work() == []
+    assert {desk.row(id).state for id in "12"} == {State.AWAITING}
+    assert released(desk.apply(desk.seal("b")).releases) == ["1", "2"]
+
+
+def test_chunks_and_seal_may_come_twice_and_in_any_order(desk: Desk) -> None:
+    first, second, seal = desk.chunk("b", ["1"], 0), desk.chunk("b", ["2"], 1), desk.seal("b", 2)
+    assert desk.apply(seal, second, second).releases == []
+    assert released(desk.apply(first, first, seal).releases) == ["1", "2"]
+    assert desk.apply(first, second, seal).releases == []
+    assert (desk.batch("b").total, desk.batch("b").open) == (2, 2)
+
+
+def test_a_batch_ends_once_when_its_last_member_does(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1", "2"]), desk.seal("b"), desk.child("then", batches=("b",)))
+    assert run(desk, "1") == []
+    assert desk.batch("b").state == "processing"
+    assert run(desk, "2") == ["then"]
+    assert (desk.batch("b").state, desk.batch("b").succeeded, desk.batch("b").open) == ("succeeded", 2, 0)
+    assert desk.apply(desk.succeeded("2")).releases == []
+
+
+def test_a_batch_with_a_failed_member_has_failed_and_still_ends(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1", "2"]), desk.seal("b"))
+    desk.apply(desk.child("ok", batches=("b",)), desk.child("bad", batches=("b",), on="failed"))
+    run(desk, "1", fail=True)
+    assert run(desk, "2") == ["bad"]
+    assert desk.batch("b").state == "failed"
+    assert desk.row("ok").state is State.DELETED
+
+
+def test_a_requeued_member_reopens_its_batch_and_what_it_set_free_is_not_set_free_again(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1"]), desk.seal("b"))
+    desk.apply(desk.child("ok", batches=("b",)), desk.child("any", batches=("b",), on="finished"))
+    assert run(desk, "1", fail=True) == ["any"]
+    desk.apply(desk.ask(RequeueJob, job_id="1"))
+    assert (desk.batch("b").state, desk.batch("b").open, desk.batch("b").failed) == ("processing", 1, 0)
+    assert run(desk, "1") == ["ok"]
+    assert desk.batch("b").state == "succeeded"
+
+
+def test_an_empty_batch_ends_when_it_is_sealed(desk: Desk) -> None:
+    desk.apply(desk.child("then", batches=("b",)))
+    assert released(desk.apply(desk.seal("b", 0)).releases) == ["then"]
+    assert desk.batch("b").state == "succeeded"
+
+
+def test_members_that_wait_on_each_other_let_the_batch_end(desk: Desk) -> None:
+    first = desk.chunk("b", ["1"])
+    second = desk.chunk("b", ["2"], 1)
+    second.members[:] = [desk.child("2", "1", batch="b")]
+    desk.apply(first, second, desk.seal("b", 2))
+    assert desk.row("2").state is State.AWAITING
+    run(desk, "1", fail=True)
+    assert desk.row("2").state is State.DELETED
+    assert (desk.batch("b").state, desk.batch("b").failed, desk.batch("b").deleted) == ("failed", 1, 1)
+
+
+def test_nested_batches_open_with_their_parent_and_end_before_it(desk: Desk) -> None:
+    desk.apply(desk.chunk("inner", ["i"]), desk.seal("inner", parent="outer", parent_addition="outer.1"))
+    assert desk.work() == []
+    desk.apply(desk.chunk("outer", ["o"]), desk.child("then", batches=("outer",)))
+    assert released(desk.apply(desk.seal("outer", batches=["inner"])).releases) == ["i", "o"]
+    assert run(desk, "o") == []
+    assert run(desk, "i") == ["then"]
+    assert (desk.batch("inner").state, desk.batch("outer").state) == ("succeeded", "succeeded")
+
+
+def test_a_batch_may_wait_for_a_job_and_a_batch(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.chunk("a", ["1"]), desk.seal("a"))
+    parents = [{"id": "p"}, {"id": "a", "batch": True}]
+    desk.apply(desk.chunk("b", ["2"]), desk.seal("b", parents=parents))
+    assert run(desk, "1") == []
+    assert run(desk, "p") == ["2"]
+
+
+def test_a_batch_that_waits_in_vain_ends_as_deleted(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.chunk("b", ["1"]), desk.seal("b", parents=[{"id": "p"}]))
+    desk.apply(desk.child("then", batches=("b",), on="finished"))
+    assert run(desk, "p", fail=True) == ["then"]
+    assert (desk.row("1").state, desk.batch("b").state) == (State.DELETED, "deleted")
+
+
+def test_a_running_member_adds_to_its_batch(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1"]), desk.seal("b"), desk.child("then", batches=("b",)))
+    desk.apply(desk.chunk("b", ["2"], addition="more"), desk.seal("b", addition="more"))
+    assert run(desk, "1") == []
+    assert run(desk, "2") == ["then"]
+
+
+def test_what_is_added_after_the_end_runs_and_reopens_the_batch(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1"]), desk.seal("b"), desk.child("then", batches=("b",)))
+    assert run(desk, "1") == ["then"]
+    effects = desk.apply(desk.chunk("b", ["2"], addition="more"), desk.seal("b", addition="more"))
+    assert released(effects.releases) == ["2"]
+    assert desk.batch("b").state == "processing"
+    assert run(desk, "2") == []
+    assert (desk.batch("b").state, desk.batch("b").total) == ("succeeded", 2)
+
+
+def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1", "2", "3"]), desk.seal("b"))
+    desk.apply(desk.started("2", desk.row("2").epoch))
+    run(desk, "1")
+    effects = desk.apply(desk.ask(DeleteBatch, reply_to="me", batch_id="b"))
+    assert effects.control is not None
+    assert effects.control.cancel == ["2"]
+    assert (desk.row("1").state, desk.row("3").state) == (State.SUCCEEDED, State.DELETED)
+    desk.apply(desk.failed("2", desk.row("2").epoch, cancelled=True))
+    assert (desk.batch("b").state, desk.batch("b").succeeded, desk.batch("b").deleted) == ("succeeded", 1, 2)
+    reply = Reply.model_validate_json(desk.apply(desk.ask(DeleteBatch, reply_to="me", batch_id="b")).messages[-1].body)
+    assert reply.detail["ended"] is True
+
+
+def test_a_batch_whose_producer_died_is_given_up_after_a_day(desk: Desk) -> None:
+    desk.apply(desk.chunk("b", ["1", "2"]))
+    desk.now += 86_401.0
+    desk.work()
+    assert (desk.row("1").state, desk.row("1").reason) == (State.DELETED, "its batch was never completed")
+    assert desk.batch("b").state == "deleted"
+
+
+def test_a_large_batch_is_worked_off_page_by_page(desk: Desk) -> None:
+    ids = [f"m{n:05}" for n in range(5_000)]
+    for number in range(10):
+        desk.apply(desk.chunk("b", ids[number * 500 : number * 500 + 500], number))
+    effects = desk.apply(desk.seal("b", 10))
+    assert effects.more
+    assert len(effects.releases) <= 1_000
+    assert len(effects.releases) + len(desk.work()) == 5_000
+    desk.apply(*(desk.succeeded(id) for id in ids))
+    assert (desk.batch("b").state, desk.batch("b").succeeded) == ("succeeded", 5_000)
+
+
+def test_a_delayed_member_waits_for_its_time_too(desk: Desk) -> None:
+    due_at = datetime.fromtimestamp(desk.now, UTC) + timedelta(seconds=60)
+    effects = desk.apply(desk.chunk("b", ["1"], due_at=due_at), desk.seal("b"))
+    assert effects.releases == []
+    desk.now += 60.0
+    assert released(desk.apply(Due("1")).releases) == ["1"]
+
+
+def test_a_batch_s_state_and_failures_can_be_asked_for(desk: Desk) -> None:
+    asked = desk.ask(AskBatch, reply_to="me", id="q", batch_id="b", until_ended=True)
+    assert desk.apply(asked).messages == []
+    desk.apply(desk.chunk("b", ["1", "2"], args=[7]), desk.seal("b"), asked)
+    run(desk, "1", fail=True)
+    effects = desk.apply(desk.succeeded("2", desk.row("2").epoch))
+    reply = Reply.model_validate_json(effects.messages[-1].body)
+    assert (reply.detail["state"], reply.detail["failed"], reply.detail["total"]) == ("failed", 1, 2)
+    page = desk.apply(desk.ask(AskFailures, reply_to="me", batch_id="b")).messages[-1]
+    failures = Reply.model_validate_json(page.body).detail["failures"]
+    assert [(f["id"], f["args"], f["error"]["message"]) for f in failures] == [("1", [7], "boom")]
