@@ -7,6 +7,7 @@ BrokerJobsError
 │   └── DefinitionError     where the function is written      (also a TypeError)
 ├── EnqueueError            the broker's: not sent; try again
 │   ├── EnqueueUnknown      no confirm came: repeat with the same id
+│   ├── BatchUnknown        no confirm came for the end of a batch: open it again
 │   └── EnqueueManyError    of many, some were not sent
 ├── BrokerError             the broker's: unreachable; waiting may mend it
 │   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from broker_jobs.clock import Seconds, as_seconds
 
 if TYPE_CHECKING:
+    from broker_jobs.producer.batch import Batch
     from broker_jobs.producer.receipt import Receipt
 
 
@@ -61,6 +63,17 @@ class EnqueueUnknown(EnqueueError):
     def __init__(self, message: str, receipt: Receipt[Any]) -> None:
         super().__init__(message)
         self.receipt = receipt
+
+
+class BatchUnknown(EnqueueError):
+    """All jobs of a batch are confirmed, but not that it is complete, so it may start or not.
+
+    `with error.batch: pass` repeats the end, which is harmless.
+    """
+
+    def __init__(self, message: str, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class EnqueueManyError(EnqueueError):

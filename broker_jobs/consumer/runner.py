@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
@@ -20,18 +21,28 @@ from broker_jobs.consumer.taken import Taken
 from broker_jobs.function.current import CurrentJob
 from broker_jobs.function.registry import Around
 
+if TYPE_CHECKING:
+    from broker_jobs.producer.batch import Batch
+
 
 class Runner:
     """Runs deliveries, one call each, from any thread."""
 
     def __init__(
-        self, running: Running, fences: Fences, reporter: Reporter, clock: Clock, arounds: Sequence[Around]
+        self,
+        running: Running,
+        fences: Fences,
+        reporter: Reporter,
+        clock: Clock,
+        arounds: Sequence[Around],
+        batch_of: Callable[[str], Batch] | None = None,
     ) -> None:
         self._running = running
         self._fences = fences
         self._reporter = reporter
         self._clock = clock
         self._arounds = arounds
+        self._batch_of = batch_of
         self._stopping = False
 
     def refuse_new(self) -> None:
@@ -84,12 +95,16 @@ class Runner:
 
     def _current(self, run: Run) -> CurrentJob:
         envelope = run.taken.envelope
+        batch = None
+        if envelope.batch is not None and self._batch_of is not None:
+            batch = self._batch_of(envelope.batch)
         return CurrentJob(
             envelope.id,
             envelope.attempt,
             on_progress=run.note_progress,
             on_line=partial(self._reporter.line, run),
             is_cancelled=run.is_cancelled,
+            batch=batch,
         )
 
     def _say_started(self, run: Run) -> Outcome | None:

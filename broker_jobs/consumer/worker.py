@@ -94,7 +94,9 @@ class Worker:
         )
         self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran)
         self._parker = Parker(exchange, self._settler, settings.publish_timeout)
-        self._runner = Runner(self._running, self._fences, self._reporter, self._clock, registry.around)
+        self._runner = Runner(
+            self._running, self._fences, self._reporter, self._clock, registry.around, registry.batch_of
+        )
         self._ready = Ready(self._queues)
         self._ready_async = Ready(self._queues)
         self._threads = Threads(self._ready, self._runner.run, concurrency)

@@ -25,8 +25,6 @@ from broker_jobs.store.write import Transaction
 
 PAGE = 1_000
 """Holders one transaction works off."""
-DEEPEST = 1_000
-"""How far up a line of parents is looked for a job that waits for itself."""
 NEVER_SEALED = "its batch was never completed"
 OPENED = "opened"
 
@@ -72,7 +70,8 @@ class Waits:
         row = self._rows[record.envelope.id]
         if record.envelope.hold is None or row.state is not State.AWAITING:
             return
-        if not looks_generated(row.id) and self._waits_for_itself(row.id, record.envelope.hold.parents):
+        parents = [parent.id for parent in record.envelope.hold.parents if not parent.batch]
+        if not looks_generated(row.id) and self._tx.waits_above(row.id, parents):  # only ids given by hand can be
             self._decide(Hopeless(row.id, "it waits for itself, by way of its parents"))
             return
         self._judge(row.id, self._wait_for(row.id, record.envelope.hold.parents))
@@ -233,20 +232,6 @@ class Waits:
             self._decide(HoldOver(id))
         else:
             self._decide(Awaits(id))
-
-    def _waits_for_itself(self, id: str, parents: Iterable[Parent]) -> bool:
-        """Whether a job is among its own parents' parents; only ids that were given by hand can be."""
-        seen: set[str] = set()
-        level = {parent.id for parent in parents if not parent.batch}
-        for _ in range(DEEPEST):
-            if id in level:
-                return True
-            level -= seen
-            if not level:
-                return False
-            seen |= level
-            level = {hold.target for hold in self._tx.holds_of(sorted(level)) if hold.kind == "job"}
-        return True
 
     # ---- marks
 

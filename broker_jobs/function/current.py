@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from broker_jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from broker_jobs.producer.batch import Batch
 
 
 class JobCancelled(BaseException):
@@ -44,6 +48,7 @@ class CurrentJob:
         on_progress: takes (done, total).
         on_line: takes a log line.
         is_cancelled: says whether the attempt is asked to stop.
+        batch: the batch the job is part of.
     """
 
     def __init__(
@@ -54,12 +59,14 @@ class CurrentJob:
         on_progress: Callable[[float, float | None], None] = _no_progress,
         on_line: Callable[[str], None] = _no_line,
         is_cancelled: Callable[[], bool] = _not_cancelled,
+        batch: Batch | None = None,
     ) -> None:
         self._id = id
         self._attempt = attempt
         self._on_progress = on_progress
         self._on_line = on_line
         self._is_cancelled = is_cancelled
+        self._batch = batch
 
     @property
     def id(self) -> str:
@@ -82,6 +89,19 @@ class CurrentJob:
         if self._attempt is None:
             raise UsageError("current_job().attempt: no job runs here; the function was called directly")
         return self._attempt
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch the job is part of, to add to it: `with job.batch as mine: mine.enqueue(…)`; None: of none.
+
+        The batch does not end before what is added here has ended. An attempt that is repeated adds again.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        if self._id is None:
+            raise UsageError("current_job().batch: no job runs here; the function was called directly")
+        return self._batch
 
     def progress(self, done: float, total: float | None = None, /) -> None:
         """Say how far the job is; shown at most once a second. Outside a job: nothing."""

@@ -10,6 +10,7 @@ from typing import Any, Union, get_origin
 from pydantic_core import ErrorDetails
 
 from broker_jobs.function.annotation import type_text, with_article
+from broker_jobs.function.pending import Pending
 from broker_jobs.settings import nearest
 
 _MAX_REPR_CHARS = 80
@@ -74,6 +75,8 @@ def must_be(name: str, annotation: Any, errors: Sequence[ErrorDetails], args: Se
     if get_origin(annotation) in (Union, types.UnionType):
         value = args[first["loc"][0]] if isinstance(first["loc"][0], int) and args else first["input"]
         return f"{name} must be {type_text(annotation)}, not {shown(value)}"
+    if type(first["input"]) is Pending:
+        return f"{name} contains {first['input']!r}; only a whole argument can be one, for a list write results_of([…])"
     path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
     match first["type"]:
         case "missing":

@@ -6,12 +6,13 @@ Annotations are read on first use (see typed.py), so that job modules may import
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.annotation import call_text
 from broker_jobs.function.depends import provided_parameters
+from broker_jobs.function.pending import Pending
 from broker_jobs.function.typed import Typed
 
 
@@ -48,7 +49,7 @@ class Signature:
             self._typed = Typed(self._fn, self._name, self.call_text, self._provided, loose=self._loose)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Check a call's arguments; what comes back is JSON, for an envelope.
+        """Check a call's arguments; what comes back is JSON, for an envelope, but for results to come (`Pending`).
 
         Raises:
             ArgumentsError: they do not fit, or would not arrive as they are.
@@ -73,6 +74,16 @@ class Signature:
             DefinitionError: as `check`.
         """
         return self._ready().decode(body)
+
+    def decode_around(
+        self, args: list[Any], kwargs: dict[str, Any], pending: Mapping[int | str, Pending]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of an envelope whose parents' results are still to be filled in: placeholders stand there.
+
+        Raises:
+            As `decode`.
+        """
+        return self._ready().decode_around(args, kwargs, pending)
 
     def encode_result(self, value: Any) -> str:
         """The JSON text of a result.

@@ -11,9 +11,9 @@ import inspect
 import math
 from collections.abc import Callable, Container, Mapping
 from enum import Enum
-from typing import Any, Final, Literal, NotRequired, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, cast
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.errors import PydanticUserError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, from_json, to_json, to_jsonable_python
 from typing_extensions import TypedDict
@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.annotation import STRICT, adapter_of, check_travels, is_plain, read_hints
 from broker_jobs.function.explain import explain, must_be, shown
+from broker_jobs.function.pending import Pending, has_pending
 
 _MAX_SHAPES = 32
 """How many numbers of positional arguments get a decoder of their own; others take the slow path."""
@@ -50,6 +51,7 @@ class Typed:
         self._returns = hints.get("return", Any)
         self._result = _result_adapter(self._returns)
         self._validate = _arguments_adapter(self._parameters, self._hints).validator.validate_python
+        self._validate_waiting: Callable[[ArgsKwargs], Any] | None = None
         self._has_defaults = any(p.default is not p.empty for p in self._parameters)
         self._converts = not all(is_plain(hint) for hint in self._hints.values())
         self._positional = [p for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -59,8 +61,9 @@ class Typed:
         self._usual_count = sum(p.default is p.empty for p in self._positional)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        validate = self._waiting() if has_pending(args, kwargs) else self._validate
         try:
-            got_args, got_kwargs = self._validate(ArgsKwargs(args, kwargs))
+            got_args, got_kwargs = validate(ArgsKwargs(args, kwargs))
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False)
             text = explain(
@@ -78,6 +81,13 @@ class Typed:
             travelling[index] = self._convert(self._name_at(index), value)
         return travelling, {name: self._convert(name, value) for name, value in got_kwargs.items()}
 
+    def _waiting(self) -> Callable[[ArgsKwargs], Any]:
+        """As `_validate`, but a result to come fits everywhere."""
+        if self._validate_waiting is None:
+            hints = {name: Annotated[hint, WrapValidator(_let_pending)] for name, hint in self._hints.items()}
+            self._validate_waiting = _arguments_adapter(self._parameters, hints).validator.validate_python
+        return self._validate_waiting
+
     def _name_at(self, index: int) -> str:
         if index < len(self._positional):
             return self._positional[index].name
@@ -86,7 +96,7 @@ class Typed:
 
     def _convert(self, name: str, value: Any) -> Any:
         kind = type(value)
-        if kind is int or kind is str or kind is bool or value is None:
+        if kind is int or kind is str or kind is bool or value is None or kind is Pending:
             return value
         if kind is float and math.isfinite(value):
             return value
@@ -127,6 +137,20 @@ class Typed:
             except ValidationError:
                 pass  # another number of positional arguments, or a mistake: the slow path tells
         return self._decode_slowly(body)
+
+    def decode_around(
+        self, args: list[Any], kwargs: dict[str, Any], pending: Mapping[int | str, Pending]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (
+            tuple(
+                pending[index] if index in pending else self._decode_one(self._name_at(index), value)
+                for index, value in enumerate(args)
+            ),
+            {
+                name: pending[name] if name in pending else self._decode_one(name, value)
+                for name, value in kwargs.items()
+            },
+        )
 
     def _decoder(self, count: int) -> Callable[[bytes], dict[str, Any]]:
         """A reader of whole bodies with `count` positional arguments, for functions without **more."""
@@ -212,6 +236,10 @@ class Typed:
         for detail in details:
             detail["loc"] = ("result", *detail["loc"])
         return must_be(f"the result of {self._name}", self._returns, details)
+
+
+def _let_pending(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return value if type(value) is Pending else validate(value)
 
 
 def _arguments_adapter(parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> TypeAdapter[Any]:

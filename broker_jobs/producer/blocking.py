@@ -15,4 +15,5 @@ def warn_if_blocking(call: str, instead: str, until: str = "RabbitMQ confirms") 
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    warnings.warn(f"{call} blocks the event loop until {until}; write await {instead}", RuntimeWarning, stacklevel=3)
+    instead = instead if instead.startswith("async ") else f"await {instead}"
+    warnings.warn(f"{call} blocks the event loop until {until}; write {instead}", RuntimeWarning, stacklevel=3)

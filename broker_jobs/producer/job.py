@@ -28,14 +28,21 @@ from broker_jobs.errors import EnqueueError, EnqueueUnknown
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.depends import filled, filled_async
 from broker_jobs.function.options import CallOptions, FunctionOptions
+from broker_jobs.function.pending import take_out
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
-from broker_jobs.job.envelope import Envelope, new_id
+from broker_jobs.job.envelope import End, Envelope, Parent, new_id
+from broker_jobs.producer import beside
+from broker_jobs.producer.addition import Addition
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call, call_shown
+from broker_jobs.producer.parents import hold_of, joined, parents_of
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.submit import due_after, message_for
+from broker_jobs.producer.submit import Later, later, message_for
+
+if TYPE_CHECKING:
+    from broker_jobs.producer.batch import Batch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,7 +66,7 @@ class Prepared(NamedTuple):
 
 
 class Job(Generic[P, R_co]):
-    """What can be enqueued. Made by `@jobs.job` and `@jobs.remote`, changed by `using`."""
+    """What can be enqueued. Made by `@jobs.job` and `@jobs.remote`, changed by `using` and `after`."""
 
     def __init__(
         self,
@@ -68,12 +75,14 @@ class Job(Generic[P, R_co]):
         options: FunctionOptions,
         asker: Asker,
         call_options: CallOptions | None = None,
+        parents: tuple[Parent, ...] = (),
     ) -> None:
         self.name = name
         self._signature = signature
         self._options = options
         self._asker = asker
         self._call_options: CallOptions = call_options or {}
+        self._parents = parents
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._signature.call_text}>"
@@ -87,44 +96,49 @@ class Job(Generic[P, R_co]):
             EnqueueUnknown: no confirm came in time; repeat with the same id.
         """
         warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
-        prepared = self.prepare(self._signature.bind(args, kwargs), None)
+        prepared = self.prepare(self._signature.bind(args, kwargs))
         failure = self._asker.sender.send([prepared.message])[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("enqueue", args, kwargs))
+        beside.note(self.name)
         return prepared.receipt
 
     async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """As `enqueue`; the event loop goes on meanwhile."""
-        prepared = self.prepare(self._signature.bind(args, kwargs), None)
+        prepared = self.prepare(self._signature.bind(args, kwargs))
         failure = (await self._asker.sender.send_async([prepared.message]))[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("enqueue_async", args, kwargs))
+        beside.note(self.name)
         return prepared.receipt
 
     def schedule(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """Enqueue the job for later; for every Monday see `jobs.recurring`.
 
         Args:
-            when: a timedelta from now or an aware datetime, at most ten years ahead; a past one means now.
+            when: a timedelta from now or an aware datetime, at most ten years ahead; a past one means now. After
+                parents (`after`, `result_of`) a timedelta counts from the end of the last one.
 
         Raises:
             As `enqueue`.
         """
         warn_if_blocking(f"{self.name}.schedule()", f"{self.name}.schedule_async(…)")
-        due_at = due_after(when, self._asker.now())
-        prepared = self.prepare(self._signature.bind(args, kwargs), due_at)
+        meant = later(when, self._asker.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), meant)
         failure = self._asker.sender.send([prepared.message])[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("schedule", (when, *args), kwargs))
+        beside.note(self.name)
         return prepared.receipt
 
     async def schedule_async(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """As `schedule`; the event loop goes on meanwhile."""
-        due_at = due_after(when, self._asker.now())
-        prepared = self.prepare(self._signature.bind(args, kwargs), due_at)
+        meant = later(when, self._asker.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), meant)
         failure = (await self._asker.sender.send_async([prepared.message]))[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("schedule_async", (when, *args), kwargs))
+        beside.note(self.name)
         return prepared.receipt
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
@@ -143,41 +157,86 @@ class Job(Generic[P, R_co]):
             OptionError: unknown (the nearest right one is named), out of range, or of the function only.
         """
         changed = self._options.changed(options)
-        return Job(self.name, self._signature, changed, self._asker, {**self._call_options, **options})
+        return Job(self.name, self._signature, changed, self._asker, {**self._call_options, **options}, self._parents)
+
+    def after(
+        self, parent: Receipt[object] | Batch, /, *more: Receipt[object] | Batch, on: End = "succeeded"
+    ) -> Job[P, R_co]:
+        """The same job, run when others have ended. Nothing is enqueued; `after` of `after` waits for all.
+
+        Args:
+            parent, more: receipts and batches; ended ones count too.
+            on: how they must end; "finished": succeeded, failed or deleted. One that ends otherwise ends this job as
+                deleted, until it is requeued.
+
+        Raises:
+            ArgumentsError: no receipt or batch, no such end, or over 1,000 of them.
+        """
+        parents = joined(self._parents, parents_of((parent, *more), on, self.name))
+        return Job(self.name, self._signature, self._options, self._asker, self._call_options, parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, as from an id in a database."""
         return Receipt(id, self._asker, self.name, self._signature.decode_result)
 
-    def prepare(self, bound: tuple[list[Any], dict[str, Any]], due_at: Instant | None) -> Prepared:
+    def prepare(self, bound: tuple[list[Any], dict[str, Any]], meant: Later | None = None) -> Prepared:
         """The message of one call.
 
         Raises:
+            ArgumentsError: a result is wanted of a parent that need not have one.
             EnqueueError: the message is too large.
         """
         options, asker = self._options, self._asker
         now = asker.now()
-        job_id = options.id or new_id()
-        envelope = self.envelope(bound, job_id, as_datetime(now), None if due_at is None else as_datetime(due_at))
+        envelope = self.draft(bound, now, meant)
         message = message_for(envelope, now, asker.sender.settings.max_body, own_id=options.id is not None)
-        return Prepared(message, Receipt(job_id, asker, self.name, self._signature.decode_result, fresh=True))
+        return Prepared(message, self.fresh_receipt(envelope.id))
+
+    def draft(self, bound: tuple[list[Any], dict[str, Any]], now: Instant, meant: Later | None = None) -> Envelope:
+        """The envelope of one call, with an id. Raises ArgumentsError as `prepare`."""
+        job_id = self._options.id or new_id()
+        return self.envelope(bound, job_id, as_datetime(now), meant)
 
     def envelope(
-        self, bound: tuple[list[Any], dict[str, Any]], job_id: str, created_at: datetime, due_at: datetime | None = None
+        self,
+        bound: tuple[list[Any], dict[str, Any]],
+        job_id: str,
+        created_at: datetime,
+        meant: Later | None = None,
     ) -> Envelope:
-        """The envelope of one call."""
+        """The envelope of one call. Raises ArgumentsError as `prepare`."""
         options = self._options
+        args, kwargs, fills = take_out(*bound)
+        due_at, delay = (None, None) if meant is None else meant
+        hold = hold_of(self._parents, fills, delay) if fills or self._parents else None
+        if due_at is not None and hold is not None and delay is not None:
+            due_at = None  # it counts from the end of the parents
         return Envelope(
             id=job_id,
             job=self.name,
-            args=bound[0],
-            kwargs=bound[1],
+            args=args,
+            kwargs=kwargs,
             queue=options.queue,
             created_at=created_at,
-            due_at=due_at,
+            due_at=None if due_at is None else as_datetime(due_at),
+            hold=hold,
+            fills=fills,
             policy=options.policy,
             tags=options.tags,
         )
+
+    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, checked. Raises ArgumentsError."""
+        return self._signature.bind(args, kwargs)
+
+    def fresh_receipt(self, job_id: str, addition: Addition | None = None) -> Receipt[R_co]:
+        """The receipt of a job enqueued just now, in an addition to a batch if one is given."""
+        return Receipt(job_id, self._asker, self.name, self._signature.decode_result, fresh=True, addition=addition)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was told to run after others."""
+        return bool(self._parents)
 
     @property
     def call_text(self) -> str:
@@ -196,9 +255,10 @@ class Job(Generic[P, R_co]):
         title = f"{self.name} {prepared.receipt.id}"
         if failure.kind is Unsent.NOT_SENT:
             raise EnqueueError(f"{title} was not enqueued: {failure.reason}")
+        after = ".after(…)" if self._parents else ""
         raise EnqueueUnknown(
             f"{title} may be enqueued or not: {failure.reason}; "
-            f'repeat with the same id: {self.name}.using(id="{prepared.receipt.id}").{call}',
+            f'repeat with the same id: {self.name}.using(id="{prepared.receipt.id}"){after}.{call}',
             prepared.receipt,
         )
 

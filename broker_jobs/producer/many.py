@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueManyError, UsageError
 from broker_jobs.exchange.port import Exchange, Failure, Unsent
+from broker_jobs.producer import beside
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Prepared
@@ -71,7 +72,7 @@ def _prepare(asker: Asker, calls: Iterable[Call[Any]]) -> list[Prepared]:
             raise ArgumentsError(f"enqueue_many() takes calls: write welcome.bind(…) for each, not {call!r}")
         if not call.source.belongs_to(asker):
             raise UsageError(f"{call.job} belongs to another BrokerJobs; enqueue it there")
-        prepared.append(call.source.prepare(call.bound, None))
+        prepared.append(call.source.prepare(call.bound))
     return prepared
 
 
@@ -98,6 +99,7 @@ def _send(exchange: Exchange, prepared: Sequence[Prepared], timeout: float) -> S
 def _receipts(prepared: Sequence[Prepared], results: Results) -> list[Receipt[Any]]:
     """The receipts, or the error that says which calls have none."""
     if not any(results):
+        beside.note(prepared[-1].receipt.job, len(prepared))
         return [each.receipt for each in prepared]
     sorted_out: dict[Unsent | None, list[Receipt[Any]]] = {None: [], Unsent.NOT_SENT: [], Unsent.UNKNOWN: []}
     for each, failure in zip(prepared, results, strict=True):

@@ -13,14 +13,16 @@ from broker_jobs.function.current import inside_job
 from broker_jobs.job.envelope import new_id
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import NO_SUCH_JOB, Command, DeleteJob, JobView, RequeueJob, RescheduleJob
+from broker_jobs.producer.addition import Addition
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.parents import Awaited
 from broker_jobs.producer.submit import due_after
 
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Receipt(Generic[R_co]):
+class Receipt(Awaited, Generic[R_co]):
     """A job that was enqueued, by its id. Nothing is asked before a method is called.
 
     All methods but `state_async` and `result_async` block until the coordinator has answered.
@@ -34,12 +36,24 @@ class Receipt(Generic[R_co]):
         decode: Callable[[str], Any] = from_json,
         *,
         fresh: bool = False,
+        addition: Addition | None = None,
     ) -> None:
         self.id = id
         self._asker = asker
         self._job = job
         self._decode = decode
+        self._addition = addition
         self._fresh = fresh  # enqueued just now: the coordinator may not have read of it yet
+
+    @property
+    def job(self) -> str:
+        """The job's name; empty when only its id is known."""
+        return self._job
+
+    @property
+    def title(self) -> str:
+        """What a message calls it: "fetch 0190…"."""
+        return f"{self._job or 'job'} {self.id}"
 
     def __repr__(self) -> str:
         return f"Receipt({self._job + ' ' if self._job else ''}{self.id})"
@@ -58,10 +72,14 @@ class Receipt(Generic[R_co]):
             BrokerError: RabbitMQ cannot be reached.
         """
         warn_if_blocking("receipt.state()", "receipt.state_async()", "the coordinator answers")
+        if self._addition is not None and self._addition.is_open:
+            return State.AWAITING
         return State(self._asker.view(self.id).state)
 
     async def state_async(self) -> State:
         """As `state`; the event loop goes on meanwhile."""
+        if self._addition is not None and self._addition.is_open:
+            return State.AWAITING
         return State((await self._asker.view_async(self.id)).state)
 
     def result(self, timeout: Seconds | None = None) -> R_co:
@@ -74,17 +92,17 @@ class Receipt(Generic[R_co]):
             JobFailed: it failed for good; the remote traceback is a note.
             JobDeleted: it was deleted.
             ResultTimeout: it has not ended in time, or no coordinator answered.
-            UsageError: asked inside a job.
+            UsageError: asked inside a job, or inside the block of its batch.
             BrokerError: RabbitMQ cannot be reached.
         """
-        self._refuse_inside_job()
+        self._refuse_to_wait()
         warn_if_blocking("receipt.result()", "receipt.result_async()", "the job has ended")
         seconds = None if timeout is None else as_seconds(timeout)
         return self._outcome(self._asker.ended(self.id, seconds), seconds)
 
     async def result_async(self, timeout: Seconds | None = None) -> R_co:  # noqa: ASYNC109  # as result()
         """As `result`; the event loop goes on meanwhile."""
-        self._refuse_inside_job()
+        self._refuse_to_wait()
         seconds = None if timeout is None else as_seconds(timeout)
         return self._outcome(await self._asker.ended_async(self.id, seconds), seconds)
 
@@ -134,9 +152,11 @@ class Receipt(Generic[R_co]):
             self._asker.view(self.id)
             self._asker.command(make())
 
-    def _refuse_inside_job(self) -> None:
+    def _refuse_to_wait(self) -> None:
         if inside_job():
             raise UsageError("a job that waits for a job can stop every worker; use child.after(receipt)")
+        if self._addition is not None:
+            self._addition.refuse_to_wait(self.title)
 
     def _outcome(self, view: JobView, seconds: float | None) -> R_co:
         """What `result` returns or raises for an answer."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 from broker_jobs.beat.schedule import check
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError
+from broker_jobs.function.pending import has_pending
 from broker_jobs.job.codec import encode
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import (
@@ -37,6 +38,7 @@ TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """A schedule's envelope is a template: always the same for the same code, so that a restart changes no schedule."""
 _MAX_NAME_CHARS = 200
+_NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
 
 
 class RecurringOptions(TypedDict, total=False):
@@ -168,7 +170,11 @@ def _check_call(call: object, method: str) -> None:
         case Call():
             if "id" in call.options:
                 raise OptionError("id belongs to one call; each job of a recurring one gets its own")
+            if call.source.waits or has_pending(*call.bound):
+                raise ArgumentsError(_NO_PARENTS)
         case Job():
+            if call.waits:
+                raise ArgumentsError(_NO_PARENTS)
             missing = call.required()
             if missing:
                 raise ArgumentsError(f"{call.call_text} needs {' and '.join(missing)}; write {call.name}.bind(…)")

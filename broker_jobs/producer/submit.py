@@ -3,6 +3,7 @@
 ready                            submit exchange, routing key = queue: work queue and log
 under 2 s                        the log alone: the coordinator's timer is more exact than a hop
 longer                           the longest step of the ladder that is not longer, and the log
+waiting for parents              the log alone: the coordinator holds it
 the caller's own id              the log alone: the coordinator releases it once, however often it comes
 an id that we made               the log alone, as a repeat: its first message may be in the work queue
 """
@@ -10,6 +11,7 @@ an id that we made               the log alone, as a repeat: its first message m
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from pydantic_core import PydanticSerializationError
 
@@ -20,6 +22,19 @@ from broker_jobs.exchange.delay import step_for
 from broker_jobs.exchange.port import Message
 from broker_jobs.job.codec import encode
 from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Envelope, looks_generated
+
+
+class Later(NamedTuple):
+    """When a scheduled job is due, and the delay if that is how it was said: after parents it counts from their end."""
+
+    due_at: Instant | None
+    delay: float | None
+
+
+def later(when: object, now: Instant) -> Later:
+    """What `schedule(when, …)` means. Raises as `due_after`."""
+    due_at = due_after(when, now)
+    return Later(due_at, max(0.0, when.total_seconds()) if isinstance(when, timedelta) else None)
 
 
 def due_after(when: object, now: Instant, method: str = "schedule") -> Instant | None:
@@ -56,6 +71,8 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
     Raises:
         EnqueueError: the body is over `max_body` bytes.
     """
+    if envelope.hold is not None:
+        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if envelope.due_at is not None:
         step = step_for(envelope.due_at.timestamp() - now)
         if step is None:
@@ -68,7 +85,13 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
     return _message(envelope, max_body, names.SUBMIT, envelope.queue)
 
 
-def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: str = "job") -> Message:
+def body_of(envelope: Envelope, max_body: int) -> bytes:
+    """The envelope as it travels.
+
+    Raises:
+        ArgumentsError: an argument has no JSON form.
+        EnqueueError: it is over `max_body` bytes.
+    """
     try:
         body = encode(envelope)
     except PydanticSerializationError as error:  # half a surrogate pair in a value of a type nobody has given
@@ -78,4 +101,8 @@ def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: s
             f"{envelope.job} {envelope.id} was not enqueued: its message has {len(body):_} bytes, the limit is "
             f"{max_body:_} (BROKER_JOBS_MAX_BODY); store it elsewhere and pass a reference"
         )
-    return Message(exchange, key, body, kind, envelope.id)
+    return body
+
+
+def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: str = "job") -> Message:
+    return Message(exchange, key, body_of(envelope, max_body), kind, envelope.id)

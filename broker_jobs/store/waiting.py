@@ -62,6 +62,11 @@ _ORPHANS = text(
     "SELECT holder, kind, target, on_end, unmet, since FROM holds WHERE kind = 'job' AND unmet = 0 AND since < :before"
     " AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = holds.target) LIMIT :limit"
 )
+_ABOVE = text(
+    "WITH RECURSIVE above (id) AS (SELECT target FROM holds WHERE holder IN :holders AND kind = 'job'"
+    " UNION SELECT holds.target FROM holds JOIN above ON holds.holder = above.id WHERE holds.kind = 'job')"
+    " SELECT 1 FROM above WHERE id = :id LIMIT 1"
+).bindparams(bindparam("holders", expanding=True))
 CHUNK = 500
 """Values of one IN list."""
 
@@ -106,6 +111,14 @@ class Waiting:
             values = {"holders": list(holders[start : start + CHUNK])}
             found += [_hold(row) for row in self._connection.execute(_HOLDS_OF, values)]
         return found
+
+    def waits_above(self, id: str, parents: Sequence[str]) -> bool:
+        """Whether a job is waited for by one of these, or by what they wait for, and so on up."""
+        if id in parents:
+            return True
+        if not self.waited_for("job", [id]):
+            return False
+        return self._connection.execute(_ABOVE, {"holders": list(parents), "id": id}).first() is not None
 
     def drop_holds(self, holds: Sequence[HoldRow]) -> None:
         """These have been met."""

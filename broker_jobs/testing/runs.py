@@ -35,7 +35,9 @@ class StillWorker:
         emitter = Emitter(self._send, WorkerRef(id="tester"), clock, settle=_nothing)
         reporter = Reporter(emitter, clock, NoObserver(), _nothing)
         self._fences = Fences()
-        self._runner = Runner(Running(), self._fences, reporter, clock, [*registry.around, self._keep_errors])
+        self._runner = Runner(
+            Running(), self._fences, reporter, clock, [*registry.around, self._keep_errors], registry.batch_of
+        )
 
     @property
     def paused(self) -> frozenset[str]:
