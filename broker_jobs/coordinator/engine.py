@@ -18,7 +18,7 @@ from broker_jobs.coordinator.fills import MissingResultError, filled, needs_fill
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Chunked, Input, Unread, Work, read_again
 from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
-from broker_jobs.coordinator.record import Due, Held, HoldOver, Hopeless, JobRecord, LeaseOver, Told, job_id
+from broker_jobs.coordinator.record import Due, Held, HoldOver, Hopeless, JobRecord, LeaseOver, Released, Told, job_id
 from broker_jobs.coordinator.release import ladder_copy
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
@@ -178,6 +178,8 @@ class _Batch:
         self._heartbeats: list[Beaten] = []
         self._asked_jobs: list[Asked] = []
         self._schedules_before = tx.meta.schedules_version
+        self._confirmed: list[tuple[str, int]] = []
+        """Releases of jobs that nothing else here is about: noted without reading their rows."""
         self._looked: dict[str, Row] = {}
         """Rows whose consequences have been drawn, as they were then."""
         self._flushed: dict[str, Row] = {}
@@ -207,13 +209,14 @@ class _Batch:
                     ids.add(command.job_id)
                 case Chunked():
                     ids.update(member.envelope.id for member in one.members)
-                case Asked() | Beaten() | Tick() | Unread() | Seal() | Work():
+                case Asked() | Beaten() | Tick() | Unread() | Seal() | Work() | Released():
                     pass
                 case _:
                     ids.add(job_id(one))
         self._see(ids)
 
     def _see(self, ids: Iterable[str]) -> None:
+        self._confirm()
         wanted = [id for id in ids if id not in self._old and id not in self._rows]
         if wanted:
             found = self._tx.load(wanted)
@@ -248,6 +251,9 @@ class _Batch:
             case Seal():
                 self._effects.kinds["seal"] += 1
                 self._waits.seal(one)
+            case Released() if one.id not in self._rows:
+                self._effects.kinds["released"] += 1
+                self._confirmed.append((one.id, one.epoch))
             case Work():
                 self._waits.never_sealed(self._now - NEVER_SEALED_SECONDS)
             case _:
@@ -344,6 +350,11 @@ class _Batch:
 
     # ---- writing
 
+    def _confirm(self) -> None:
+        """Note confirmed releases, before a row that may be among them is read."""
+        self._tx.confirm(self._confirmed)
+        self._confirmed.clear()
+
     def _flush(self) -> None:
         """Write what has changed so far: marks are worked off by queries."""
         changed = {id: row for id, row in self._rows.items() if (self._flushed.get(id) or self._old.get(id)) is not row}
@@ -355,6 +366,7 @@ class _Batch:
         rows = [self._with_ladder_copy(old, row) for old, row in changed]
         for (old, _), row in zip(changed, rows, strict=True):
             self._follow(old, row)
+        self._confirm()
         self._tx.save(rows)
         if self._lines:
             self._tx.add_lines(self._lines)

@@ -33,6 +33,7 @@ _SAVE_META = text(
     " control_version = :control_version, schedules_version = :schedules_version, accepted_serial = :accepted_serial"
     " WHERE id = 1"
 )
+_CONFIRM = text("UPDATE jobs SET wire = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND wire = 1")
 _LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
 EPOCH_LEAP = 1_000
 SERIAL_LEAP = 1_000_000_000
@@ -75,6 +76,16 @@ class Transaction(Lookout, Ledger, Waiting):
             for row in chunk:
                 self._count(row)
             self._upsert([columns.values_of(row) for row in chunk])
+
+    def confirm(self, releases: Sequence[tuple[str, int]]) -> None:
+        """Releases (id, epoch) that RabbitMQ has confirmed: `sending` becomes `out`, whatever the state.
+
+        One narrow statement, as every delayed job and every retry comes by here.
+        """
+        if releases:
+            values = [{"id": id, "epoch": epoch} for id, epoch in releases]
+            self._connection.execute(_CONFIRM, values)
+            self._wrote = True
 
     def purge(self, *, now: Instant, keep_succeeded: float, keep_deleted: float, keep_failed: float, limit: int) -> int:
         """Remove jobs that ended longer ago than is kept (seconds, by state), at most `limit`; returns how many.
