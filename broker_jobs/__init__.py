@@ -26,6 +26,7 @@ from broker_jobs.clock import When as When
 
 # What goes wrong, by what a caller does about it; and what a job may raise.
 from broker_jobs.errors import ArgumentsError as ArgumentsError
+from broker_jobs.errors import BatchUnknown as BatchUnknown
 from broker_jobs.errors import BrokerError as BrokerError
 from broker_jobs.errors import BrokerJobsError as BrokerJobsError
 from broker_jobs.errors import DefinitionError as DefinitionError
@@ -52,10 +53,16 @@ from broker_jobs.function.options import CallOptions as CallOptions
 from broker_jobs.function.options import JobOptions as JobOptions
 from broker_jobs.function.options import Options as Options
 from broker_jobs.job.state import State as State
+from broker_jobs.producer.batch import Batch as Batch
 from broker_jobs.producer.call import Call as Call
+from broker_jobs.producer.failure import Failure as Failure
 from broker_jobs.producer.job import AsyncJob as AsyncJob
 from broker_jobs.producer.job import Job as Job
 from broker_jobs.producer.job import SyncJob as SyncJob
 from broker_jobs.producer.receipt import Receipt as Receipt
 from broker_jobs.producer.recurring import RecurringOptions as RecurringOptions
 from broker_jobs.producer.remote import RemoteJob as RemoteJob
+
+# Results of jobs to come, as arguments of others.
+from broker_jobs.producer.results import result_of as result_of
+from broker_jobs.producer.results import results_of as results_of

@@ -23,11 +23,14 @@ from broker_jobs.exchange.port import Exchange
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, job_options
 from broker_jobs.function.registry import Registry
+from broker_jobs.job.envelope import End
 from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import AsyncJob, JobDecorator, SyncJob
 from broker_jobs.producer.many import enqueue_many, enqueue_many_async
+from broker_jobs.producer.parents import Awaited, joined, parents_of
 from broker_jobs.producer.queues import Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
@@ -71,6 +74,7 @@ class BrokerJobs:
             lambda: Settings.load(**self._given), lambda settings: exchange_for(settings, self.origin)
         )
         self._asker = Asker(self._sender)
+        self.registry.batch_of = lambda id: Batch(self._asker, id=id)
         self._program: Program | None = None
         self.queues = Queues(self._asker)
         self.recurring = Recurring(self._asker, self._recurring_declared)
@@ -171,6 +175,32 @@ class BrokerJobs:
     async def enqueue_many_async(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
         """As `enqueue_many`; the event loop goes on meanwhile."""
         return await enqueue_many_async(self._asker, calls)
+
+    def batch(
+        self,
+        title: str = "",
+        /,
+        *,
+        after: Receipt[object] | Batch | Iterable[Receipt[object] | Batch] = (),
+        on: End = "succeeded",
+    ) -> Batch:
+        """A batch, to be filled in a `with` block; its jobs start together when the block has ended, or none does.
+
+        with jobs.batch("import") as batch:
+            for row in rows:
+                batch.enqueue(load, row)
+        summary.after(batch).enqueue()
+
+        Args:
+            title: what people see, at most 200 characters.
+            after: receipts and batches that must have ended before it starts.
+            on: how they must end; "finished": succeeded, failed or deleted.
+
+        Raises:
+            ArgumentsError: the title is too long, or `after` is no receipt or batch.
+        """
+        given = (after,) if isinstance(after, Awaited | str) or not isinstance(after, Iterable) else after
+        return Batch(self._asker, title, parents=joined((), parents_of(given, on, "", "batch(after=…)")))
 
     # --- running ---
 

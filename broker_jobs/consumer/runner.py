@@ -35,6 +35,7 @@ class Runner:
         reporter: Reporter,
         clock: Clock,
         arounds: Sequence[Around],
+        *,
         batch_of: Callable[[str], Batch] | None = None,
     ) -> None:
         self._running = running

@@ -95,7 +95,7 @@ class Worker:
         self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran)
         self._parker = Parker(exchange, self._settler, settings.publish_timeout)
         self._runner = Runner(
-            self._running, self._fences, self._reporter, self._clock, registry.around, registry.batch_of
+            self._running, self._fences, self._reporter, self._clock, registry.around, batch_of=registry.batch_of
         )
         self._ready = Ready(self._queues)
         self._ready_async = Ready(self._queues)

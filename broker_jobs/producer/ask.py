@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
 from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import AskJob, Command, JobView, Reply
+from broker_jobs.outcome.command import AskBatch, AskJob, BatchView, Command, JobView, Reply
 from broker_jobs.producer.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,13 @@ class Wait(NamedTuple):
 
     reply: Future[Reply]
     seconds: float
+
+
+class Subject(NamedTuple):
+    """What is asked about: a job or a batch."""
+
+    id: str
+    is_batch: bool = False
 
 
 Conversation: TypeAlias = Generator[Wait, Reply | None, Reply | None]
@@ -78,31 +85,35 @@ class Asker:
 
     def view(self, job_id: str) -> JobView:
         """Where a job stands. Raises as `command`; ResultTimeout also when the coordinator does not know the job."""
-        seconds = self.sender.settings.publish_timeout
-        self._listen()
-        return _known(drive(self._until_known(job_id, seconds, until_ended=False)), job_id, seconds)
+        return JobView.model_validate(self._seen(Subject(job_id)))
 
     async def view_async(self, job_id: str) -> JobView:
         """As `view`; the event loop goes on meanwhile."""
-        seconds = self.sender.settings.publish_timeout
-        await self._listen_async()
-        return _known(await drive_async(self._until_known(job_id, seconds, until_ended=False)), job_id, seconds)
+        return JobView.model_validate(await self._seen_async(Subject(job_id)))
 
     def ended(self, job_id: str, seconds: float | None) -> JobView:
-        """A job's view when it has ended; None waits for ever. Raises as `view`."""
-        self._listen()
-        reply = drive(self._until_known(job_id, seconds, until_ended=True))
-        if reply is None or not _view(reply).known:
-            reply = drive(self._until_known(job_id, LAST_LOOK_SECONDS, until_ended=False)) or reply
-        return _known(reply, job_id, seconds)
+        """A job's view when it has ended, or as it is after `seconds`; None waits for ever. Raises as `view`."""
+        return JobView.model_validate(self._ended(Subject(job_id), seconds))
 
     async def ended_async(self, job_id: str, seconds: float | None) -> JobView:
         """As `ended`; the event loop goes on meanwhile."""
-        await self._listen_async()
-        reply = await drive_async(self._until_known(job_id, seconds, until_ended=True))
-        if reply is None or not _view(reply).known:
-            reply = await drive_async(self._until_known(job_id, LAST_LOOK_SECONDS, until_ended=False)) or reply
-        return _known(reply, job_id, seconds)
+        return JobView.model_validate(await self._ended_async(Subject(job_id), seconds))
+
+    def batch_view(self, batch_id: str) -> BatchView:
+        """Where a batch stands. Raises as `view`."""
+        return BatchView.model_validate(self._seen(Subject(batch_id, is_batch=True)))
+
+    async def batch_view_async(self, batch_id: str) -> BatchView:
+        """As `batch_view`; the event loop goes on meanwhile."""
+        return BatchView.model_validate(await self._seen_async(Subject(batch_id, is_batch=True)))
+
+    def batch_ended(self, batch_id: str, seconds: float | None) -> BatchView:
+        """A batch's view when it has ended, or as it is after `seconds`; None waits for ever. Raises as `view`."""
+        return BatchView.model_validate(self._ended(Subject(batch_id, is_batch=True), seconds))
+
+    async def batch_ended_async(self, batch_id: str, seconds: float | None) -> BatchView:
+        """As `batch_ended`; the event loop goes on meanwhile."""
+        return BatchView.model_validate(await self._ended_async(Subject(batch_id, is_batch=True), seconds))
 
     def close(self) -> None:
         """Give the private queue back. Tolerates twice and never."""
@@ -112,6 +123,36 @@ class Asker:
             subscription.close()
 
     # --- conversations ---
+
+    def _seen(self, subject: Subject) -> dict[str, Any]:
+        seconds = self.sender.settings.publish_timeout
+        self._listen()
+        return _known(drive(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
+
+    async def _seen_async(self, subject: Subject) -> dict[str, Any]:
+        seconds = self.sender.settings.publish_timeout
+        await self._listen_async()
+        return _known(await drive_async(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
+
+    def _ended(self, subject: Subject, seconds: float | None) -> dict[str, Any]:
+        self._listen()
+        reply = drive(self._until_known(subject, seconds, until_ended=True))
+        if reply is None or not _is_known(reply):
+            reply = drive(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
+        return _known(reply, subject, seconds)
+
+    async def _ended_async(self, subject: Subject, seconds: float | None) -> dict[str, Any]:
+        await self._listen_async()
+        reply = await drive_async(self._until_known(subject, seconds, until_ended=True))
+        if reply is None or not _is_known(reply):
+            reply = await drive_async(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
+        return _known(reply, subject, seconds)
+
+    def _question(self, subject: Subject, *, until_ended: bool) -> Command:
+        now = self.now()
+        if subject.is_batch:
+            return AskBatch(id=new_id(), at=now, by=self.by, batch_id=subject.id, until_ended=until_ended)
+        return AskJob(id=new_id(), at=now, by=self.by, job_id=subject.id, until_ended=until_ended)
 
     def _repeated(self, command: Command, seconds: float | None) -> Conversation:
         """Publish a command until it is answered; None when it is not in time."""
@@ -139,8 +180,8 @@ class Asker:
         finally:
             self._waiting.pop(command.id, None)
 
-    def _until_known(self, job_id: str, seconds: float | None, *, until_ended: bool) -> Conversation:
-        """Ask for a job until it is known; the last reply, or None if there was none."""
+    def _until_known(self, subject: Subject, seconds: float | None, *, until_ended: bool) -> Conversation:
+        """Ask for a job or batch until it is known; the last reply, or None if there was none."""
         monotonic = self.sender.clock.monotonic
         deadline = None if seconds is None else monotonic() + seconds
         pause = FIRST_PAUSE_SECONDS
@@ -149,9 +190,8 @@ class Asker:
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return last
-            question = AskJob(id=new_id(), at=self.now(), by=self.by, job_id=job_id, until_ended=until_ended)
-            reply = yield from self._repeated(question, left)
-            if reply is None or reply.refused is not None or _view(reply).known:
+            reply = yield from self._repeated(self._question(subject, until_ended=until_ended), left)
+            if reply is None or reply.refused is not None or _is_known(reply):
                 return reply or last
             last = reply
             yield Wait(Future(), pause if left is None else min(pause, left))
@@ -232,19 +272,20 @@ def _taken(reply: Reply | None, seconds: float) -> Reply:
     return reply
 
 
-def _known(reply: Reply | None, job_id: str, seconds: float | None) -> JobView:
+def _known(reply: Reply | None, subject: Subject, seconds: float | None) -> dict[str, Any]:
+    """The view in a reply."""
     if reply is None:
         raise nobody_answered(seconds)
     if reply.refused is not None:
         raise UsageError(reply.refused)
-    view = _view(reply)
-    if not view.known:
-        raise ResultTimeout(f"{job_id} is still unknown to the coordinator after {_text(seconds)}")
-    return view
+    if not _is_known(reply):
+        what = f"batch {subject.id}" if subject.is_batch else subject.id
+        raise ResultTimeout(f"{what} is still unknown to the coordinator after {_text(seconds)}")
+    return reply.detail
 
 
-def _view(reply: Reply) -> JobView:
-    return JobView.model_validate(reply.detail)
+def _is_known(reply: Reply) -> bool:
+    return bool(reply.detail.get("known"))
 
 
 def nobody_answered(seconds: float | None) -> ResultTimeout:

@@ -75,6 +75,7 @@ class Job(Generic[P, R_co]):
         options: FunctionOptions,
         asker: Asker,
         call_options: CallOptions | None = None,
+        *,
         parents: tuple[Parent, ...] = (),
     ) -> None:
         self.name = name
@@ -157,7 +158,9 @@ class Job(Generic[P, R_co]):
             OptionError: unknown (the nearest right one is named), out of range, or of the function only.
         """
         changed = self._options.changed(options)
-        return Job(self.name, self._signature, changed, self._asker, {**self._call_options, **options}, self._parents)
+        return Job(
+            self.name, self._signature, changed, self._asker, {**self._call_options, **options}, parents=self._parents
+        )
 
     def after(
         self, parent: Receipt[object] | Batch, /, *more: Receipt[object] | Batch, on: End = "succeeded"
@@ -173,7 +176,7 @@ class Job(Generic[P, R_co]):
             ArgumentsError: no receipt or batch, no such end, or over 1,000 of them.
         """
         parents = joined(self._parents, parents_of((parent, *more), on, self.name))
-        return Job(self.name, self._signature, self._options, self._asker, self._call_options, parents)
+        return Job(self.name, self._signature, self._options, self._asker, self._call_options, parents=parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, as from an id in a database."""

@@ -36,7 +36,12 @@ class StillWorker:
         reporter = Reporter(emitter, clock, NoObserver(), _nothing)
         self._fences = Fences()
         self._runner = Runner(
-            Running(), self._fences, reporter, clock, [*registry.around, self._keep_errors], registry.batch_of
+            Running(),
+            self._fences,
+            reporter,
+            clock,
+            [*registry.around, self._keep_errors],
+            batch_of=registry.batch_of,
         )
 
     @property

@@ -1,0 +1,243 @@
+"""Sends the jobs of one addition to a batch while its block runs: chunk by chunk, a few of them unconfirmed.
+
+So a batch of any size takes the memory of a few chunks, and the work is done when the block ends. A chunk is held by
+the coordinator until the seal of its addition; a producer that dies inside the block leaves nothing that starts. The
+same chunk, and the same seal, may arrive twice, so what has no confirm is simply sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from enum import Enum
+from typing import NamedTuple, NoReturn, TypeAlias
+
+from broker_jobs.errors import BrokerError, EnqueueError, UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Failure, Message, Unsent
+from broker_jobs.job.envelope import Envelope, new_id
+from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
+from broker_jobs.producer.sender import Sender
+from broker_jobs.producer.submit import body_of
+
+Results: TypeAlias = list[Failure | None]
+Sending: TypeAlias = Generator[Future[Results], Results, None]
+
+CHUNKS_OUT = 4
+"""Chunks published and unconfirmed, when the next makes the block wait."""
+CHUNKS_OUT_ON_LOOP = 64
+"""The same in an `async with`, where waiting would stop the event loop."""
+TRIES = 3
+"""How often a message is sent whose confirm does not come, each for the publish timeout."""
+
+
+class Phase(Enum):
+    """How far an addition is."""
+
+    OPEN = "its block runs"
+    CLOSING = "its block has ended; chunks are waited for"
+    SEALED = "its seal is confirmed"
+    UNKNOWN = "its seal was sent, and may have arrived"
+    GIVEN_UP = "it was not sealed, and never will be"
+
+
+class SealUnknown(Exception):  # becomes a BatchUnknown, which knows the batch
+    """The seal has no confirm."""
+
+
+class _Out(NamedTuple):
+    message: Message
+    future: Future[Results]
+    tries: int
+
+
+class Addition:
+    """One `with` of a batch. Thread-safe: the threads of a block may add to it together.
+
+    Args:
+        title: the batch, as messages name it.
+        on_loop: the block runs on an event loop.
+    """
+
+    def __init__(self, sender: Sender, batch_id: str, title: str, *, on_loop: bool) -> None:
+        self.id = new_id()
+        self.phase = Phase.OPEN
+        self.count = 0
+        """Jobs added so far."""
+        self.batches: list[str] = []
+        """Sub-batches that were made and sealed in it."""
+        self.parts_open = 0
+        self._sender = sender
+        self._batch_id = batch_id
+        self._title = title
+        self._most = CHUNKS_OUT_ON_LOOP if on_loop else CHUNKS_OUT
+        self._lock = threading.Lock()
+        self._texts: list[str] = []
+        self._bytes = 0
+        self._number = 0
+        self._out: deque[_Out] = deque()
+        self._seal: Message | None = None
+        self._broken: EnqueueError | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether jobs can be added."""
+        return self.phase is Phase.OPEN
+
+    def add(self, envelope: Envelope) -> None:
+        """Take a job in; publishes when a chunk is full, and waits when too many have no confirm.
+
+        Raises:
+            UsageError: the block has ended.
+            ArgumentsError: an argument has no JSON form.
+            EnqueueError: the job is too large, or RabbitMQ did not take a chunk over: nothing of the addition starts.
+        """
+        body = body_of(envelope, self._sender.settings.max_body)
+        with self._lock:
+            if not self.is_open:
+                raise UsageError(f"{self._title} is closed; to add to it open it again: with batch:")
+            self._check()
+            if self._texts and self._bytes + len(body) > CHUNK_BYTES:
+                self._close_chunk()
+            self._texts.append(body.decode())
+            self._bytes += len(body)
+            self.count += 1
+            if len(self._texts) >= CHUNK_JOBS or self._bytes >= CHUNK_BYTES:
+                self._close_chunk()
+
+    def finish(self, seal: Callable[[int], Seal]) -> Sending:
+        """Have all chunks confirmed, then the seal, which is made of their number; yields what to wait for.
+
+        Raises:
+            EnqueueError: not sealed, so nothing starts.
+            SealUnknown: the seal may have arrived; `repeat` it.
+        """
+        try:
+            with self._lock:
+                self.phase = Phase.CLOSING  # a thread of the block that comes now is told, not lost
+                self._check()
+                if self._texts:
+                    self._close_chunk()
+            while self._out:
+                out = self._out.popleft()
+                self._took(out, (yield out.future)[0])
+            yield from self._send_seal(seal(self._number))
+        finally:
+            if self.phase is Phase.CLOSING:
+                self.give_up()
+
+    def repeat(self) -> Sending:
+        """Send the seal again whose confirm did not come. Raises SealUnknown."""
+        if self._seal is not None and self.phase is Phase.UNKNOWN:
+            yield from self._publish_seal(self._seal)
+
+    def give_up(self) -> None:
+        """Have nothing of it started: what was published is never sealed."""
+        self.phase = Phase.GIVEN_UP
+        self._texts.clear()
+        self._out.clear()
+
+    def break_off(self, error: EnqueueError) -> None:
+        """Have it not sealed, as a part of it is lost."""
+        self._broken = error
+
+    def refuse_to_wait(self, title: str) -> None:
+        """Raise UsageError where the jobs of this addition are waited for in vain."""
+        if self.phase in (Phase.OPEN, Phase.CLOSING):
+            raise UsageError(f"{title} starts when the batch is complete; ask after the with block")
+        if self.phase is Phase.GIVEN_UP:
+            raise UsageError(f"{title} never starts: the with block of {self._title} did not complete")
+
+    # --- chunks ---
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _close_chunk(self) -> None:
+        number, self._number = self._number, self._number + 1
+        texts, self._texts, self._bytes = self._texts, [], 0
+        chunk = Chunk(
+            batch=self._batch_id,
+            addition=self.id,
+            created_at=self._sender.clock.now(),
+            number=number,
+            jobs=texts,
+        )
+        body = chunk.model_dump_json().encode()
+        self._publish(Message(names.REPORT, names.LOG_KEY, body, "chunk", f"{self.id}.{number}"), 1)
+        while self._out and (self._out[0].future.done() or len(self._out) > self._most):
+            out = self._out.popleft()
+            self._took(out, out.future.result()[0])
+
+    def _publish(self, message: Message, tries: int) -> None:
+        self._out.append(_Out(message, self._send(message), tries))
+
+    def _took(self, out: _Out, failure: Failure | None) -> None:
+        """A chunk is confirmed, sent again, or lost."""
+        if failure is None:
+            return
+        if failure.kind is Unsent.UNKNOWN and out.tries < TRIES:
+            self._publish(out.message, out.tries + 1)
+            return
+        self._lose(failure.reason)
+
+    def _lose(self, reason: str) -> NoReturn:
+        self._broken = EnqueueError(f"{self._title} was not enqueued, and nothing of it starts: {reason}")
+        raise self._broken
+
+    # --- the seal ---
+
+    def _send_seal(self, seal: Seal) -> Sending:
+        body = seal.model_dump_json(exclude_none=True).encode()
+        yield from self._publish_seal(Message(names.REPORT, names.LOG_KEY, body, "seal", self.id))
+
+    def _publish_seal(self, message: Message) -> Sending:
+        reason = ""
+        for _ in range(TRIES):
+            future = self._send(message)
+            before, self.phase, self._seal = self.phase, Phase.UNKNOWN, message
+            failure = (yield future)[0]
+            if failure is None:
+                self.phase = Phase.SEALED
+                return
+            reason = failure.reason
+            if failure.kind is Unsent.NOT_SENT:
+                self.phase = before
+                if before is Phase.CLOSING:
+                    self._lose(failure.reason)
+                break
+        raise SealUnknown(reason)
+
+    def _send(self, message: Message) -> Future[Results]:
+        try:
+            return self._sender.exchange().publish([message], self._sender.settings.publish_timeout)
+        except BrokerError as error:
+            failed: Future[Results] = Future()
+            failed.set_result([Failure(Unsent.NOT_SENT, str(error))])
+            return failed
+
+
+def drive(sending: Sending) -> None:
+    """Wait in this thread for what is on its way."""
+    try:
+        future = next(sending)
+        while True:
+            future = sending.send(future.result())
+    except StopIteration:
+        return
+
+
+async def drive_async(sending: Sending) -> None:
+    """Wait on the event loop for what is on its way."""
+    try:
+        future = next(sending)
+        while True:
+            future = sending.send(await asyncio.shield(asyncio.wrap_future(future)))
+    except StopIteration:
+        return
+    finally:
+        sending.close()

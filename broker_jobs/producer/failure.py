@@ -1,0 +1,74 @@
+"""What has failed in a batch, job by job, so that a program can look at it and run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker_jobs.job.envelope import new_id
+from broker_jobs.outcome.command import AskFailures, JobView
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.receipt import Receipt
+
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed for good: which, with what arguments, and why.
+
+    `args` and `kwargs` are as they travel: JSON, defaults not filled in. `error_type` is the exception's name.
+    """
+
+    job: str
+    receipt: Receipt[Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    attempts: int
+    error_type: str
+    message: str
+    traceback: str
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.receipt.id
+
+    def requeue(self) -> None:
+        """Run the job again. Raises as `receipt.requeue()`."""
+        self.receipt.requeue()
+
+
+def failures(asker: Asker, batch_id: str) -> Iterator[Failure]:
+    """The failed jobs of a batch, asked for page by page as they are taken."""
+    asker.batch_view(batch_id)  # a batch made just now is first waited for
+    return _pages(asker, batch_id)
+
+
+def _pages(asker: Asker, batch_id: str) -> Iterator[Failure]:
+    after = ""
+    while True:
+        question = AskFailures(
+            id=new_id(), at=asker.now(), by=asker.by, batch_id=batch_id, after=after, limit=PAGE
+        )  # fmt: skip
+        page = [JobView.model_validate(view) for view in asker.command(question).detail.get("failures", [])]
+        if not page:
+            return
+        for view in page:
+            yield _failure(asker, view)
+        after = page[-1].id
+
+
+def _failure(asker: Asker, view: JobView) -> Failure:
+    error = view.error
+    return Failure(
+        job=view.job,
+        receipt=Receipt(view.id, asker, view.job),
+        args=tuple(view.args),
+        kwargs=view.kwargs,
+        attempts=view.attempt,
+        error_type="" if error is None else error.type,
+        message=view.reason if error is None else error.message,
+        traceback="" if error is None else error.traceback or "",
+    )
