@@ -17,16 +17,18 @@ from broker_jobs.beat.tick import Metronome
 from broker_jobs.clock import ManualClock
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.engine import Engine
-from broker_jobs.coordinator.listen import Asked, Input, Unread, read_command, read_log
+from broker_jobs.coordinator.listen import Asked, Input, Unread, Work, read_command, read_log
 from broker_jobs.coordinator.record import Due, Released
 from broker_jobs.coordinator.release import release
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Message
+from broker_jobs.function.pending import put_in, shape
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, new_id
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import AskJob, DeclareRecurring, DeleteJob, Fire
+from broker_jobs.outcome.batch import CHUNK
+from broker_jobs.outcome.command import AskBatch, AskJob, DeclareRecurring, DeleteJob, Fire
 from broker_jobs.outcome.event import Tick
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Job
@@ -145,33 +147,42 @@ class Tester:
         if message.exchange == names.REPORT and message.key == names.COMMAND_KEY:
             self._pump()
             self._refuse_to_wait(message)
-        elif self._inline and message.exchange == names.SUBMIT and self._depth == 0:
+        elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_set_free(message)):
             self._depth += 1
             try:
-                self._run_inline(message.message_id)
+                self._run_inline(None if message.type == "seal" else message.message_id)
             finally:
                 self._depth -= 1
 
     def _refuse_to_wait(self, message: Message) -> None:
         asked = read_command(self._exchange.delivery(message, names.COMMAND))
-        if not isinstance(asked, Asked) or not isinstance(asked.command, AskJob) or not asked.command.until_ended:
-            return
-        row = self._store.reader.job(asked.command.job_id)
-        if row is None or not row.state.is_final:
-            where = "is not known here" if row is None else f"is {row.state.value}"
+        match asked:
+            case Asked(command=AskJob(job_id=job_id, until_ended=True)):
+                row = self._store.reader.job(job_id)
+                what, state = f"job {job_id}", None if row is None else row.state.value
+                ended = row is not None and row.state.is_final
+            case Asked(command=AskBatch(batch_id=batch_id, until_ended=True)):
+                with self._store.transaction() as tx:
+                    batch = tx.batches([batch_id]).get(batch_id)
+                what, state = f"batch {batch_id}", None if batch is None else batch.state
+                ended = batch is not None and batch.ended_at is not None
+            case _:
+                return
+        if not ended:
             raise UsageError(
-                f"job {asked.command.job_id} {where}: nothing moves by itself in a Tester; call tester.run() or "
+                f"{what} is {state or 'not known here'}: nothing moves by itself in a Tester; call tester.run() or "
                 "tester.advance(…) first, or use Tester(jobs, inline=True)"
             )
 
-    def _run_inline(self, job_id: str) -> None:
+    def _run_inline(self, job_id: str | None) -> None:
+        """Run what is ready; what the job raised (None: what the jobs of a batch did) is raised here, not retried."""
         self._worker.errors.clear()
         self.run()
-        error = self._worker.errors.pop(job_id, None)
-        if error is not None:
-            command = DeleteJob(id=new_id(), at=self.clock.now(), by="Tester", job_id=job_id)
-            self._apply([Asked(command, None, None)])
-            raise error
+        raised = [id for id in self._worker.errors if job_id is None or id == job_id]
+        for id in raised:
+            self._apply([Asked(DeleteJob(id=new_id(), at=self.clock.now(), by="Tester", job_id=id), None, None)])
+        if raised:
+            raise self._worker.errors[raised[0]]
 
     def _pump(self) -> None:
         """Let the coordinator decide all that was told it, and publish what follows."""
@@ -196,8 +207,9 @@ class Tester:
             self._exchange.publish([release(row)])
             released.append(Released(row.id, row.epoch))
         self._exchange.publish(effects.messages)
-        if released or effects.next:
-            self._apply([*released, *effects.next])
+        more: list[Input] = [Work()] if effects.more else []
+        if released or effects.next or more:
+            self._apply([*released, *effects.next, *more])
 
     def _come_due(self) -> int:
         now = self.clock.now()
@@ -250,34 +262,46 @@ class Tester:
     def _calls(self, job: Job[..., Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls = []
         for message in self._exchange.published:
-            envelope = _enqueued(message)
-            if envelope is not None and envelope.job == job.name:
-                calls.append(self._arguments(envelope, message.body))
+            for body in _enqueued(message):
+                envelope = codec.decode(body)
+                if envelope.job == job.name:
+                    calls.append(self._arguments(envelope, body))
         return calls
 
     def _arguments(self, envelope: Envelope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         function = self._jobs.registry.get(envelope.job)
         if function is None:  # a job of another service: as it travels
-            return tuple(envelope.args), envelope.kwargs
+            pending = put_in(envelope.fills)
+            args = tuple(pending.get(place, arg) for place, arg in enumerate(envelope.args))
+            return args, {name: pending.get(name, value) for name, value in envelope.kwargs.items()}
+        if envelope.fills:
+            return function.signature.decode_around(envelope.args, envelope.kwargs, put_in(envelope.fills))
         return function.signature.decode(body)
 
 
-def _enqueued(message: Message) -> Envelope | None:
-    """The envelope of a message that a producer sent."""
+def _enqueued(message: Message) -> list[bytes]:
+    """The envelopes in a message that a producer sent."""
+    if message.type == "chunk":
+        return [text.encode() for text in CHUNK.validate_json(message.body).jobs]
     by_producer = message.exchange in (names.SUBMIT, names.DELAY) or (
         message.exchange == names.REPORT and message.type in ("job", "repeat")
     )
-    return codec.decode(message.body) if by_producer and message.type in ("job", "repeat") else None
+    return [message.body] if by_producer and message.type in ("job", "repeat") else []
+
+
+def _may_set_free(message: Message) -> bool:
+    """Whether a producer's message may start jobs without being in a work queue: a held job, or a batch's end."""
+    return message.exchange == names.REPORT and message.type in ("job", "seal")
 
 
 def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by the names of their parameters, defaults filled in, so that two ways to write a call are equal."""
     function = getattr(job, "__wrapped__", None)
     if function is None:
-        return {"args": args, "kwargs": kwargs}
+        return {"args": tuple(map(shape, args)), "kwargs": {name: shape(value) for name, value in kwargs.items()}}
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
-    return dict(bound.arguments)
+    return {name: shape(value) for name, value in bound.arguments.items()}
 
 
 def _shown(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -42,12 +42,11 @@ def test_public_names_are_gathered_by_hand_and_importable() -> None:
 
 def test_what_comes_later_is_not_there_as_a_stub() -> None:
     import broker_jobs
-    from broker_jobs import BrokerJobs, CallOptions, Job, JobOptions
+    from broker_jobs import BrokerJobs, CallOptions, JobOptions
 
     for owner, names in [
-        (broker_jobs, ["Batch", "result_of", "results_of", "Unique", "Concurrency", "RateLimit", "Ordered"]),
-        (BrokerJobs, ["batch", "dashboard", "publish", "subscribe"]),
-        (Job, ["after"]),
+        (broker_jobs, ["Unique", "Concurrency", "RateLimit", "Ordered"]),
+        (BrokerJobs, ["dashboard", "publish", "subscribe"]),
     ]:  # fmt: skip
         assert [name for name in names if hasattr(owner, name)] == []
     assert not {"unique", "limit"} & {*JobOptions.__annotations__, *CallOptions.__annotations__}

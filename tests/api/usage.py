@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
-from broker_jobs import BrokerJobs, Call, Depends, Job, JobOptions, Receipt, State, current_job
+from broker_jobs import (Batch, BrokerJobs, Call, Depends, Failure, Job, JobOptions, Receipt, State, current_job,
+                         result_of, results_of)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,6 +135,66 @@ welcome.using(queue="slow").enqueue("x")  # E
 welcome.using(queue="slow")(42)  # E
 welcome.using("slow")  # E
 
+# ---- 6. continuations and results -----------------------------------------------------------------------------
+image = fetch.enqueue("u")
+assert_type(letter.after(receipt, on="failed").enqueue(42, loud=True), Receipt[str])
+letter.after(receipt, image, on="finished").schedule(hour, 42)
+letter.after(receipt).using(queue="slow").after(image).enqueue(42)
+assert_type(resize.after(image).enqueue(result_of(image), 100), Receipt[str])
+resize.enqueue(result_of(image), 100)
+assert_type(resize.bind(result_of(image), 100), Call[str])
+counts = [ping.enqueue() for _ in range(3)]
+assert_type(total.after(*counts).enqueue(results_of(counts)), Receipt[int])
+assert_type(total.enqueue(results_of(counts)), Receipt[int])
+letter.after(receipt, on="success")  # E
+letter.after()  # E
+letter.after(hour)  # E
+letter.after("0190-…")  # E
+letter.after(receipt).enqueue("x")  # E
+letter.after(receipt)(42)  # E
+welcome.enqueue(result_of(image))  # E
+total.enqueue(results_of([image]))  # E
+total.enqueue(result_of(counts))  # E
+
+# ---- 7. batches -----------------------------------------------------------------------------------------------
+with jobs.batch("import") as batch:
+    assert_type(batch, Batch)
+    assert_type(batch.enqueue(welcome, 42), Receipt[str])
+    assert_type(batch.enqueue(crawl.using(queue="slow"), "u"), Receipt[bytes])
+    assert_type(batch.enqueue(resize.after(image), result_of(image), 100), Receipt[str])
+    batch.schedule(letter, hour, 42, loud=True)
+    batch.enqueue(odd, when=1, job=2, self=3)
+    assert_type(batch.enqueue_many(ping.bind() for _ in range(3)), list[Receipt[int]])
+    batch.enqueue(welcome, "x")  # E
+    batch.enqueue(welcome)  # E
+    batch.enqueue(welcome(42))  # E
+    batch.schedule(letter, 42)  # E
+    with batch.batch("part") as part:
+        part.enqueue(ping)
+report.after(batch).enqueue()
+report.after(batch, receipt, on="finished").enqueue(days=1)
+jobs.batch("later", after=batch)
+jobs.batch("later", after=[batch, receipt, image], on="finished")
+jobs.batch(after=hour)  # E
+jobs.batch(on="success")  # E
+assert_type(batch.state(), State)
+assert_type(batch.wait(hour), State)
+assert_type(batch.delete(), bool)
+result_of(batch)  # E
+for failure in batch.failures():
+    assert_type(failure, Failure)
+    assert_type(failure.receipt, Receipt[Any])
+    print(failure.job, failure.args, failure.kwargs, failure.error_type, failure.message, failure.traceback)
+    failure.requeue()
+    failure.job = "x"  # E
+async def a_batch() -> None:
+    async with jobs.batch() as b:
+        b.enqueue(welcome, 42)
+    assert_type(await b.wait_async(5), State)
+    assert_type(await b.state_async(), State)
+    with jobs.batch() as b2:
+        await b2.enqueue(welcome, 42)  # E
+
 # ---- 8. calls as values, many ---------------------------------------------------------------------------------
 assert_type(welcome.bind(42), Call[str])
 assert_type(jobs.enqueue_many(welcome.bind(i) for i in range(3)), list[Receipt[str]])
@@ -172,7 +233,7 @@ def charge(order_id: int, *, note: str = "") -> Charged: raise NotImplementedErr
 async def refund(order_id: int) -> None: ...
 assert_type(charge.enqueue(7).result().ok, bool)
 assert_type(refund.enqueue(7), Receipt[None])
-charge.using(retries=3).schedule(hour, 7, note="x")
+charge.using(retries=3).after(receipt).schedule(hour, 7, note="x")
 assert_type(jobs.remote("billing.charge").enqueue(order_id=7), Receipt[Any])
 charge.enqueue("7")  # E
 charge(7)  # E
@@ -190,6 +251,9 @@ def long() -> None:
         if job.cancelled():
             return
     assert_type(job.cancelled(), bool)
+    if job.batch is not None:
+        with job.batch as mine:
+            mine.enqueue(ping)
     if job.cancelled:  # E
         return
 
@@ -199,8 +263,6 @@ remind(welcome.enqueue)
 remind(letter.using(queue="slow").enqueue)
 remind(fetch.enqueue)  # E
 def cancel_all(receipts: Iterable[Receipt[object]]) -> None: ...
-image = fetch.enqueue("u")
-counts = [ping.enqueue() for _ in range(3)]
 cancel_all([receipt, image, *counts])
 registry: dict[str, Job[..., Any]] = {"welcome": welcome, "fetch": fetch, "charge": charge}
 def every(job: Job[P, R], *args: P.args, **kwargs: P.kwargs) -> R: return job.enqueue(*args, **kwargs).result()
