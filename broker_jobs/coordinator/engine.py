@@ -16,6 +16,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.limits import Limits, is_limited
 from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Chunked, Input, Unread, Work, read_again
 from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
 from broker_jobs.coordinator.record import Due, Held, HoldOver, Hopeless, JobRecord, LeaseOver, Released, Told, job_id
@@ -49,12 +50,13 @@ from broker_jobs.outcome.command import (
     Reply,
     RequeueJob,
     RescheduleJob,
+    SetLimit,
     TriggerRecurring,
 )
 from broker_jobs.outcome.event import LogLine, Tick
 from broker_jobs.store.kept import Meta, WorkerRow
 from broker_jobs.store.open import Store
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.store.row import Row, Why, Wire
 from broker_jobs.store.write import Transaction
 
 NEVER_SEALED_SECONDS = 86_400.0
@@ -185,6 +187,7 @@ class _Batch:
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
         self._waits = Waits(tx, self._rows, self._see, self._decide, now)
+        self._limits = Limits(tx, self._rows, self._see, self._decide, now)
 
     def run(self, inputs: list[Input]) -> Effects:
         self._load(inputs)
@@ -261,6 +264,7 @@ class _Batch:
                 fresh = job_id(one) not in self._rows
                 self._decide(one)
                 if isinstance(one, Held) and fresh:
+                    self._limits.held(one)
                     self._waits.held(one)
 
     def _decide(self, record: JobRecord) -> Said:
@@ -270,6 +274,8 @@ class _Batch:
         row = self._rows.get(id)
         if isinstance(record, Due) and row is not None and is_due(row, self._at):
             if not self._may_run_beside_others(row):
+                return Said()
+            if is_limited(row) and not self._limits.may_go(row):
                 return Said()
             if needs_filling(row):
                 record = self._fill(row)
@@ -324,8 +330,9 @@ class _Batch:
         """Look at every row that has changed since it was last looked at, until none has."""
         while changed := [id for id, row in self._rows.items() if self._before(id) is not row]:
             ends: list[tuple[Row, State | None]] = []
-            for id in changed:
-                row, before = self._rows[id], self._before(id)
+            changes = [(self._rows[id], self._before(id)) for id in changed]
+            for row, before in changes:
+                id = row.id
                 self._looked[id] = row
                 if before is None or before.state is not row.state:
                     ends.append((row, None if before is None else before.state))
@@ -333,6 +340,7 @@ class _Batch:
                         self._next_of(row.recurring)
                 if is_due(row, self._at) and self._may_release:
                     self._decide(Due(id))
+            self._limits.changed(changes)
             self._waits.ended(ends)
 
     def _before(self, id: str) -> Row | None:
@@ -493,6 +501,9 @@ class _Batch:
                 row = self._rows.get(command.job_id)
                 detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
                 refused, subject = said.refused, command.job_id
+            case SetLimit():
+                self._limits.set_most(command.key, command.limit)
+                subject = command.key
             case DeleteBatch():
                 deleted, subject = self._waits.delete_batch(command.batch_id), command.batch_id
                 refused = "no such batch is known" if deleted is None else None
@@ -564,9 +575,11 @@ class _Batch:
         for asked in self._asked_jobs:
             match asked.command:
                 case AskJob() as command if asked.reply_to:
-                    row = self._rows.get(command.job_id)
+                    row = self._original(self._rows.get(command.job_id))
                     if command.until_ended and (row is None or not row.state.is_final):
-                        self._engine.questions.wait(command.job_id, asked.reply_to, command.id, self._now)
+                        self._engine.questions.wait(
+                            row.id if row else command.job_id, asked.reply_to, command.id, self._now
+                        )
                     else:
                         self._effects.messages.append(answer(asked.reply_to, command.id, view(row, command.job_id)))
                 case AskBatch() as command if asked.reply_to:
@@ -577,6 +590,15 @@ class _Batch:
                     pass
         for batch in self._waits.ended_batches:
             self._effects.messages += self._engine.questions.batch_ended(batch)
+
+    def _original(self, row: Row | None) -> Row | None:
+        """The job an alias stands for; any other job itself."""
+        for _ in range(10):  # aliases of aliases are rare, and a circle must not hold us
+            if row is None or row.why != Why.ALIAS or row.parent is None:
+                return row
+            self._see([row.parent])
+            row = self._rows.get(row.parent)
+        return row
 
     def _answer_batch(self, command: AskBatch, reply_to: str) -> None:
         batch = self._waits.batch(command.batch_id)

@@ -147,6 +147,46 @@ class Hopeless:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """The job's time has come and no slot of a limit is free: it stands in line."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFree:
+    """The job is first in line and a slot is free: it is taken for it."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A rate allows the job's start at a later moment."""
+
+    id: str
+    due_at: Instant
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Another job has the unique key: this one is an alias of it."""
+
+    id: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A later job with the same unique key takes this one's place."""
+
+    id: str
+    by: str
+
+
 WorkerEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
@@ -176,6 +216,11 @@ JobRecord = (
     | Unmet
     | Awaits
     | Hopeless
+    | InLine
+    | SlotFree
+    | Postponed
+    | Duplicate
+    | Replaced
     | Told
     | DeleteJob
     | RequeueJob

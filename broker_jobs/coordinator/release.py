@@ -16,10 +16,12 @@ from broker_jobs.store.row import Row
 
 def release(row: Row) -> Message:
     """The message that puts a `sending` row's job into its work queue."""
-    envelope = codec.decode(row.envelope).evolve(
+    envelope = codec.decode(row.envelope)
+    until_started = envelope.unique is not None and envelope.unique.scope == "queued"
+    envelope = envelope.evolve(
         epoch=row.epoch,
         attempt=row.attempt,
-        careful=row.crashes + row.returns > 0,
+        careful=row.crashes + row.returns > 0 or until_started,
         due_at=as_datetime(row.due_at) if row.due_at is not None else None,
     )
     return Message(names.WORK, row.queue, codec.encode(envelope), type="job", message_id=row.id)

@@ -18,15 +18,20 @@ from broker_jobs.coordinator.record import (
     Awaits,
     Bell,
     Due,
+    Duplicate,
     Fired,
     Held,
     HoldOver,
     Hopeless,
+    InLine,
     JobRecord,
     LeaseOver,
+    Postponed,
     Ready,
     Released,
     Repeat,
+    Replaced,
+    SlotFree,
     Swept,
     Told,
     Unmet,
@@ -92,6 +97,8 @@ def decide(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said
             return (None if row is None else _due(row, at)), said
         case HoldOver() | Unmet() | Awaits() | Hopeless():
             return (None if row is None else _waited(row, record, at)), said
+        case InLine() | SlotFree() | Postponed() | Duplicate() | Replaced():
+            return (None if row is None else _limited(row, record, at)), said
         case Released() | Unsure() | Unreleased() | Swept():
             return (row if row is None or row.epoch != record.epoch else _wire(row, record, at)), said
         case Unroutable():
@@ -319,6 +326,25 @@ def _waited(row: Row, record: HoldOver | Unmet | Awaits | Hopeless, at: At) -> R
             return row
 
 
+def _limited(row: Row, record: InLine | SlotFree | Postponed | Duplicate | Replaced, at: At) -> Row:
+    """What limits and unique keys make of a job that nothing is out of."""
+    if row.wire is not Wire.NONE or row.state not in (SCHEDULED, AWAITING):
+        return row
+    match record:
+        case InLine():
+            return row if row.state is AWAITING else _enter(row, AWAITING, at.now, record.reason, why=row.why)
+        case SlotFree():
+            return row if row.state is SCHEDULED else _enter(row, SCHEDULED, at.now, "a slot is free", why=row.why)
+        case Postponed():
+            return row.evolve(due_at=record.due_at, reason=record.reason)
+        case Duplicate():
+            return _enter(row, DELETED, at.now, f"duplicate of {record.of}", why=Why.ALIAS, parent=record.of)
+        case Replaced():
+            return _enter(row, DELETED, at.now, f"replaced by {record.by}")
+        case _:
+            assert_never(record)
+
+
 def _delay_after(row: Row) -> float:
     """The seconds a job waits after the last of its parents."""
     hold = codec.decode(row.envelope).hold if '"delay"' in row.envelope else None
@@ -373,6 +399,8 @@ def _told(row: Row | None, record: Told, at: At, said: Said) -> Row | None:
     matched = _matched(row, (event.id, event.epoch, body), at, said)
     if matched is None:
         return row
+    if matched.state is AWAITING and row is not None and row.epoch == event.epoch > 0:
+        matched = matched.evolve(state=SCHEDULED)  # it stands in line for its next run; word of the last one overtakes
     match event:
         case Started():
             return _started(matched, event, record.worker, said)

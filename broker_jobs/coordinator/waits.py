@@ -20,7 +20,7 @@ from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import Seal
 from broker_jobs.outcome.command import DeleteJob
 from broker_jobs.store.kept import AdditionRow, BatchRow, HoldRow, MarkRow
-from broker_jobs.store.row import Row
+from broker_jobs.store.row import Row, Why
 from broker_jobs.store.write import Transaction
 
 PAGE = 1_000
@@ -209,7 +209,7 @@ class Waits:
             kind = "batch" if parent.batch else "job"
             outcome = self._outcome(parent)
             if outcome is None:
-                left.append(self._hold(holder, kind, parent.id, parent.on))
+                left.append(self._hold(holder, kind, self._original(parent), parent.on))
             elif parent.on not in (outcome, "finished"):
                 left.append(self._hold(holder, kind, parent.id, parent.on, unmet=True))
         self._tx.hold(left)
@@ -220,8 +220,17 @@ class Waits:
         if parent.batch:
             batch = self._known_batch(parent.id)
             return batch.state if batch is not None and batch.ended_at is not None else None
-        row = self._rows.get(parent.id)
+        row = self._rows.get(self._original(parent))
         return row.state.value if row is not None and row.state.is_final else None
+
+    def _original(self, parent: Parent) -> str:
+        """The job a parent that is a duplicate stands for."""
+        row = None if parent.batch else self._rows.get(parent.id)
+        while row is not None and row.why == Why.ALIAS and row.parent is not None:
+            parent = parent.model_copy(update={"id": row.parent})
+            self._see([row.parent])
+            row = self._rows.get(row.parent)
+        return parent.id
 
     def _judge(self, id: str, holds: list[HoldRow]) -> None:
         """What a job's remaining holds make of it."""

@@ -38,6 +38,7 @@ class Policy(BaseModel):
     expires: float | None = Field(default=None, gt=0, description="seconds it may wait from created_at (or due_at)")
 
 
+LimitName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 End = Literal["succeeded", "failed", "finished"]
 """How a parent must end for what waits for it to go on; finished: succeeded, failed or deleted."""
 
@@ -59,6 +60,31 @@ class Hold(BaseModel):
 
     parents: tuple[Parent, ...] = Field(min_length=1, max_length=1_000)
     delay: float | None = Field(default=None, ge=0, le=MAX_DELAY_SECONDS, description="seconds after the last parent")
+
+
+class UniqueKey(BaseModel):
+    """Of several jobs with one key only one is there: a later one becomes an alias of it, or replaces it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: LimitName
+    scope: Literal["queued", "running", "window"] = Field(
+        default="queued", description="until it starts, until it ends, or for some seconds from its acceptance"
+    )
+    seconds: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="the window's length")
+    replace: bool = Field(default=False, description="the later one replaces the earlier one while that only waits")
+
+
+class LimitKey(BaseModel):
+    """How many jobs with one key may run at once, or start in a time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["concurrency", "rate", "ordered"]
+    key: LimitName
+    limit: int = Field(default=1, ge=1, le=1_000_000)
+    per: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="seconds, of a rate")
+    window: Literal["sliding", "fixed"] = "sliding"
 
 
 class Fill(BaseModel):
@@ -92,6 +118,8 @@ class Envelope(BaseModel):
     recurring: Annotated[str, StringConstraints(max_length=200)] | None = None
     hold: Hold | None = None
     fills: tuple[Fill, ...] = Field(default=(), max_length=100)
+    unique: UniqueKey | None = None
+    limits: tuple[LimitKey, ...] = Field(default=(), max_length=10)
     policy: Policy = Field(default_factory=Policy)
     tags: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(default=(), max_length=50)
     trace: dict[str, str] | None = None

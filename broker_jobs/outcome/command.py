@@ -159,6 +159,14 @@ class DeleteBatch(_Command):
     batch_id: str
 
 
+class SetLimit(_Command):
+    """Change the number of a concurrency or rate limit at run time; None: what jobs are enqueued with counts again."""
+
+    kind: Literal["limit set"] = "limit set"
+    key: str
+    limit: int | None = Field(default=None, ge=1, le=1_000_000)
+
+
 class AskBatch(_Command):
     """A batch's state and counts; with `until_ended` the answer comes when it ends. Reply detail: a `BatchView`."""
 
@@ -200,6 +208,7 @@ Command = Annotated[
     | AskJob
     | AskSchedules
     | DeleteBatch
+    | SetLimit
     | AskBatch
     | AskFailures,
     Field(discriminator="kind"),

@@ -19,7 +19,13 @@ _PURGEABLE = {
 }
 _FORGET = tuple(
     text(f"DELETE FROM {table} WHERE {column} IN :ids").bindparams(bindparam("ids", expanding=True))  # noqa: S608
-    for table, column in (("jobs", "id"), ("lines", "job_id"), ("holds", "holder"))
+    for table, column in (
+        ("jobs", "id"),
+        ("lines", "job_id"),
+        ("holds", "holder"),
+        ("slots", "job_id"),
+        ("rates", "job_id"),
+    )
 )
 _FORGET_AUDIT = text("DELETE FROM audit WHERE at < :before")
 _FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")

@@ -36,6 +36,8 @@ class Why:
     RESCHEDULED = "rescheduled"
     VANISHED = "vanished"
     CANCEL = "cancel"
+    ALIAS = "alias"
+    """A duplicate: what is asked of it is answered by the job its `parent` names."""
     UNMET = "unmet"
     """Deleted because what it waited for ended otherwise; comes back when that is requeued and ends as it should."""
 

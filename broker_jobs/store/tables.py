@@ -213,3 +213,38 @@ marks = Table(
     Column("target", Text, primary_key=True),
     Column("outcome", Text, nullable=False),
 )
+
+uniques = Table(
+    "uniques",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("until", Double),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("job_id", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    Column("most", BigInteger, nullable=False),
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("key", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("job_id", Text, nullable=False),
+    Column("used", BigInteger, nullable=False),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("most", BigInteger, nullable=False),
+)

@@ -15,6 +15,7 @@ from broker_jobs.store.count import FINAL_TEXT, Counters
 from broker_jobs.store.find import Lookout
 from broker_jobs.store.kept import Meta
 from broker_jobs.store.ledger import Ledger
+from broker_jobs.store.limited import Limited
 from broker_jobs.store.retain import forget_old, purgeable
 from broker_jobs.store.row import Row
 from broker_jobs.store.waiting import Waiting
@@ -44,13 +45,14 @@ def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
     return Meta(*connection.execute(META_LOCKED if lock else META).one())
 
 
-class Transaction(Lookout, Ledger, Waiting):
+class Transaction(Lookout, Ledger, Waiting, Limited):
     """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
         Lookout.__init__(self, connection)
         Ledger.__init__(self, connection)
         Waiting.__init__(self, connection)
+        Limited.__init__(self, connection)
         self.meta = meta
         self._meta_before = astuple(meta)
         self._counters = Counters()

@@ -1,4 +1,4 @@
-"""Adds what waits for something other than time: holds, batches with their additions, and marks to be worked off."""
+"""Adds what waits for something other than time: holds, batches, marks, unique keys and slots."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ TABLES = (
     "CREATE TABLE chunks (addition {key} NOT NULL, number {int} NOT NULL, PRIMARY KEY (addition, number))",
     """CREATE TABLE marks (
         kind {key} NOT NULL, target {key} NOT NULL, outcome {key} NOT NULL, PRIMARY KEY (kind, target))""",
+    "CREATE TABLE uniques (key {key} PRIMARY KEY, job_id {key} NOT NULL, scope {key} NOT NULL, until {real})",
+    """CREATE TABLE slots (
+        key {key} NOT NULL, job_id {key} NOT NULL, n {int} NOT NULL, taken {int} NOT NULL, most {int} NOT NULL,
+        PRIMARY KEY (key, job_id))""",
+    "CREATE TABLE rates (key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, used {int} NOT NULL)",
+    "CREATE TABLE limits (key {key} PRIMARY KEY, most {int} NOT NULL)",
 )
 
 INDEXES = (
@@ -28,6 +34,10 @@ INDEXES = (
     "CREATE INDEX additions_batch ON additions (batch)",
     "CREATE INDEX additions_parent ON additions (parent_addition) WHERE parent_addition IS NOT NULL",
     "CREATE INDEX additions_unsealed ON additions (created_at) WHERE opened = 0",
+    "CREATE INDEX slots_line ON slots (key, taken, n)",
+    "CREATE INDEX slots_job ON slots (job_id)",
+    "CREATE INDEX rates_at ON rates (key, at)",
+    "CREATE INDEX rates_job ON rates (job_id)",
     "CREATE INDEX jobs_batch ON jobs (batch, state, id) WHERE batch IS NOT NULL",
 )
 

@@ -1,0 +1,305 @@
+"""Limits hold whatever happens to workers; unique keys keep one job and lose no update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker_jobs.coordinator.record import Due, LeaseOver, Released, Unsure
+from broker_jobs.coordinator.release import release
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import LimitKey, Policy, UniqueKey
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import AskJob, DeleteJob, Reply, RequeueJob, SetLimit
+from broker_jobs.store.row import Row, Wire
+from tests.support.invariants import broken
+from tests.unit.coordinator.desk import Desk
+
+SMTP = LimitKey(kind="concurrency", key="smtp", limit=2)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def ids(rows: list[Row]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def limited(desk: Desk, id: str, *limits: LimitKey, **fields: Any) -> Any:
+    return desk.held(id, limits=limits, **fields)
+
+
+# ---- concurrency
+
+
+def test_no_more_than_the_limit_are_out_and_the_others_stand_in_line(desk: Desk) -> None:
+    effects = desk.apply(*(limited(desk, str(n), SMTP) for n in range(5)))
+    assert ids(effects.releases) == ["0", "1"]
+    assert desk.row("2").reason == "waits for one of 2 slots of 'smtp'"
+    assert ids(desk.apply(desk.succeeded("1")).releases) == ["2"]
+    assert ids(desk.apply(desk.succeeded("0"), desk.succeeded("2")).releases) == ["3", "4"]
+
+
+def test_who_comes_later_does_not_overtake(desk: Desk) -> None:
+    desk.apply(*(limited(desk, str(n), SMTP) for n in range(3)))
+    effects = desk.apply(limited(desk, "late", SMTP), desk.succeeded("0"))
+    assert ids(effects.releases) == ["2"]
+
+
+def test_a_retry_gives_its_slot_back_and_takes_another_when_due(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "a", one), limited(desk, "b", one))
+    assert ids(desk.apply(desk.failed("a")).releases) == ["b"]
+    desk.now += 5.0
+    assert desk.apply(Due("a")).releases == []
+    effects = desk.apply(desk.succeeded("b"))
+    assert [(row.id, row.attempt) for row in effects.releases] == [("a", 2)]
+
+
+def test_a_crashed_worker_s_slot_comes_back_after_the_grace(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "a", one), limited(desk, "b", one))
+    desk.apply(desk.started("a"), LeaseOver("a", "w1", "gone"))
+    assert desk.apply(desk.handed_back("redelivered", "a")).releases == []
+    assert desk.row("b").state is State.AWAITING
+    desk.ticks(11)
+    assert ids(desk.apply(Due("a")).releases) == ["a"]
+    assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
+
+
+def test_a_release_that_may_have_been_published_keeps_its_slot(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "a", one), limited(desk, "b", one))
+    assert desk.apply(Unsure("a", 1)).releases == []
+    desk.ticks(11)
+    assert ids(desk.apply(Due("a"), Due("b")).releases) == ["a"]
+
+
+def test_deleting_who_waits_or_who_is_out_lets_the_next_go(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(*(limited(desk, id, one) for id in "abcd"))
+    assert desk.apply(desk.ask(DeleteJob, job_id="b")).releases == []
+    assert ids(desk.apply(desk.ask(DeleteJob, job_id="a")).releases) == ["c"]
+    assert ids(desk.apply(desk.succeeded("c")).releases) == ["d"]
+
+
+def test_a_limit_changes_at_run_time(desk: Desk) -> None:
+    desk.apply(*(limited(desk, str(n), SMTP) for n in range(6)))
+    assert ids(desk.apply(desk.ask(SetLimit, key="smtp", limit=4)).releases) == ["2", "3"]
+    desk.apply(desk.ask(SetLimit, key="smtp", limit=1))
+    assert desk.apply(desk.succeeded("0"), desk.succeeded("1"), desk.succeeded("2")).releases == []
+    assert ids(desk.apply(desk.succeeded("3")).releases) == ["4"]
+
+
+def test_two_limits_on_one_job_are_both_kept(desk: Desk) -> None:
+    host = LimitKey(kind="concurrency", key="host", limit=1)
+    desk.apply(limited(desk, "a", SMTP, host), limited(desk, "b", SMTP, host), limited(desk, "c", SMTP))
+    assert [desk.row(id).state for id in "abc"] == [State.ENQUEUED, State.AWAITING, State.ENQUEUED]
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["b"]
+
+
+def test_a_person_s_run_now_still_waits_for_a_slot(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "a", one), limited(desk, "b", one))
+    assert desk.apply(desk.ask(RequeueJob, job_id="b")).releases == []
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["b"]
+
+
+# ---- order
+
+
+def test_ordered_jobs_run_one_at_a_time_in_order_of_acceptance_through_retries(desk: Desk) -> None:
+    line = LimitKey(kind="ordered", key="account-7")
+    desk.apply(*(limited(desk, id, line) for id in "abc"))
+    assert [desk.row(id).state for id in "abc"] == [State.ENQUEUED, State.AWAITING, State.AWAITING]
+    assert desk.apply(desk.failed("a")).releases == []
+    desk.now += 5.0
+    assert ids(desk.apply(Due("a")).releases) == ["a"]
+    assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
+    assert ids(desk.apply(desk.failed("b", final=True)).releases) == ["c"]
+
+
+def test_an_ordered_job_that_is_not_due_holds_those_behind_it(desk: Desk) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    desk.apply(limited(desk, "a", line, delay=60.0), limited(desk, "b", line))
+    assert desk.row("b").state is State.AWAITING
+    desk.now += 60.0
+    assert ids(desk.apply(Due("a")).releases) == ["a"]
+
+
+# ---- rates
+
+
+def test_a_sliding_rate_starts_so_many_in_any_span(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=10.0)
+    effects = desk.apply(*(limited(desk, str(n), rate) for n in range(5)))
+    assert ids(effects.releases) == ["0", "1"]
+    assert [desk.row(str(n)).due_at - desk.now for n in (2, 3, 4)] == [10.0, 10.0, 20.0]  # type: ignore[operator]
+    desk.now += 10.0
+    assert ids(desk.apply(Due("2"), Due("3"), Due("4")).releases) == ["2", "3"]
+    desk.now += 10.0
+    assert ids(desk.apply(Due("4")).releases) == ["4"]
+
+
+def test_a_fixed_rate_starts_anew_with_each_window(desk: Desk) -> None:
+    desk.now = desk.now // 60.0 * 60.0 + 50.0
+    rate = LimitKey(kind="rate", key="api", limit=2, per=60.0, window="fixed")
+    effects = desk.apply(*(limited(desk, str(n), rate) for n in range(5)))
+    assert ids(effects.releases) == ["0", "1"]
+    assert [desk.row(str(n)).due_at - desk.now for n in (2, 3, 4)] == [10.0, 10.0, 70.0]  # type: ignore[operator]
+
+
+# ---- unique keys
+
+
+def unique(desk: Desk, id: str, **rules: Any) -> Any:
+    return desk.held(id, unique=UniqueKey(key="user:1", **rules))
+
+
+def test_a_second_job_of_a_key_becomes_an_alias_whose_result_is_the_first_s(desk: Desk) -> None:
+    desk.apply(unique(desk, "a"))
+    assert desk.apply(unique(desk, "b")).releases == []
+    assert (desk.row("b").state, desk.row("b").reason) == (State.DELETED, "duplicate of a")
+    asked = desk.ask(AskJob, reply_to="me", id="q", job_id="b", until_ended=True)
+    assert desk.apply(asked).messages == []
+    answer = desk.apply(desk.succeeded("a", result="7")).messages[-1]
+    assert Reply.model_validate_json(answer.body).detail["result"] == "7"
+    assert ids(desk.apply(desk.child("c", "b")).releases) == ["c"]
+
+
+def test_what_waits_for_an_alias_waits_for_the_job_it_stands_for(desk: Desk) -> None:
+    desk.apply(unique(desk, "a"), desk.child("early", "b"), unique(desk, "b"), desk.child("late", "b"))
+    assert desk.row("early").state is desk.row("late").state is State.AWAITING
+    assert sorted(ids(desk.apply(desk.succeeded("a")).releases)) == ["early", "late"]
+
+
+def test_what_is_enqueued_after_the_start_is_not_swallowed(desk: Desk) -> None:
+    released = desk.apply(unique(desk, "a")).releases[0]
+    assert codec.decode(release(released).body).careful, "its start must be confirmed before it runs"
+    desk.apply(desk.started("a"))
+    assert ids(desk.apply(unique(desk, "b")).releases) == ["b"]
+
+
+def test_unique_while_running_holds_until_the_end(desk: Desk) -> None:
+    desk.apply(unique(desk, "a", scope="running"), desk.started("a"))
+    assert desk.apply(unique(desk, "b", scope="running")).releases == []
+    desk.apply(desk.succeeded("a"))
+    assert ids(desk.apply(unique(desk, "c", scope="running")).releases) == ["c"]
+
+
+def test_unique_in_a_window_holds_for_its_time(desk: Desk) -> None:
+    desk.apply(unique(desk, "a", scope="window", seconds=60.0), desk.succeeded("a"))
+    assert desk.apply(unique(desk, "b", scope="window", seconds=60.0)).releases == []
+    desk.now += 60.0
+    assert ids(desk.apply(unique(desk, "c", scope="window", seconds=60.0)).releases) == ["c"]
+
+
+def test_a_later_job_replaces_one_that_only_waits(desk: Desk) -> None:
+    old = desk.held("a", delay=60.0, unique=UniqueKey(key="user:1"))
+    desk.apply(old)
+    assert ids(desk.apply(unique(desk, "b", replace=True)).releases) == ["b"]
+    assert (desk.row("a").state, desk.row("a").reason) == (State.DELETED, "replaced by b")
+    assert desk.apply(unique(desk, "c", replace=True)).releases == []
+    assert desk.row("c").reason == "duplicate of b"
+
+
+def test_the_same_job_again_is_no_duplicate_of_itself(desk: Desk) -> None:
+    job = unique(desk, "a")
+    desk.apply(job)
+    desk.apply(job)
+    assert desk.row("a").state is State.ENQUEUED
+
+
+# ---- whatever happens
+
+
+class Slots(RuleBasedStateMachine):
+    """Jobs under limits, and everything that can happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk()
+        self.made = 0
+
+    @rule(
+        keys=st.sets(st.sampled_from(["x", "y"]), min_size=1), ordered=st.booleans(), delay=st.sampled_from([0.0, 3.0])
+    )
+    def enqueue(self, keys: set[str], ordered: bool, delay: float) -> None:
+        limits = [LimitKey(kind="concurrency", key=key, limit=2) for key in sorted(keys)]
+        if ordered:
+            limits.append(LimitKey(kind="ordered", key="o"))
+        self.made += 1
+        policy = Policy(retries=1, backoff=(2.0,))
+        self.desk.apply(limited(self.desk, f"j{self.made}", *limits, delay=delay, policy=policy))
+
+    @rule(
+        n=st.integers(1, 8),
+        what=st.sampled_from(["ok", "fail", "started", "back", "lease", "delete", "requeue", "unsure"]),
+    )
+    def happens(self, n: int, what: str) -> None:
+        row = self.desk.store.reader.job(f"j{n}")
+        if row is None:
+            return
+        desk, id, epoch = self.desk, row.id, row.epoch
+        out = row.wire is not Wire.NONE
+        match what:
+            case "ok" if out:
+                desk.apply(Released(id, epoch), desk.succeeded(id, epoch))
+            case "fail" if out:
+                desk.apply(Released(id, epoch), desk.failed(id, epoch))
+            case "started" if out:
+                desk.apply(Released(id, epoch), desk.started(id, epoch))
+            case "back" if out:
+                desk.apply(Released(id, epoch), desk.handed_back("redelivered", id, epoch))
+            case "lease":
+                desk.apply(LeaseOver(id, "w1", "gone"))
+            case "delete":
+                desk.apply(desk.ask(DeleteJob, job_id=id))
+            case "requeue":
+                desk.apply(desk.ask(RequeueJob, job_id=id))
+            case "unsure":
+                desk.apply(Unsure(id, epoch))
+            case _:
+                pass
+
+    @rule(seconds=st.integers(1, 12))
+    def time_passes(self, seconds: int) -> None:
+        self.desk.ticks(seconds)
+        self.desk.apply(*(Due(f"j{n}") for n in range(1, self.made + 1)))
+
+    def rows(self) -> list[Row]:
+        return self.desk.store.reader.jobs(limit=500)
+
+    @invariant()
+    def the_store_is_sound(self) -> None:
+        assert broken(self.desk.store) == []
+
+    @invariant()
+    def never_more_than_the_limit_are_out(self) -> None:
+        out = [row for row in self.rows() if not row.state.is_final and row.wire is not Wire.NONE]
+        for key in ("x", "y"):
+            using = [row.id for row in out if f'"concurrency","key":"{key}"' in row.envelope]
+            assert len(using) <= 2, f"{using} are out under {key}"
+        line = [row.id for row in out if '"ordered"' in row.envelope]
+        assert len(line) <= 1, f"{line} are out in one line"
+
+    @invariant()
+    def nobody_waits_before_a_free_slot(self) -> None:
+        with self.desk.store.transaction() as tx:
+            for key in ("concurrency:x", "concurrency:y"):
+                assert tx.first_in_line(key) is None or tx.slots_taken(key) >= 2, f"a slot of {key} is free"
+            first = tx.first_in_line("ordered:o")
+            waits = first is not None and tx.load([first[0]])[first[0]].state is State.AWAITING
+            assert not waits or tx.slots_taken("ordered:o") == 1, f"{first} stands before a free place"
+
+
+TestSlots = Slots.TestCase
+TestSlots.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
