@@ -13,6 +13,7 @@ from broker_jobs.errors import OptionError
 from broker_jobs.job import codec
 from broker_jobs.outcome.command import (
     DeclareRecurring,
+    DeclareSubscriptions,
     Fire,
     PauseRecurring,
     PutRecurring,
@@ -21,6 +22,8 @@ from broker_jobs.outcome.command import (
     ScheduleView,
     TriggerRecurring,
 )
+from broker_jobs.outcome.published import Published
+from broker_jobs.store.kept import SubscriptionRow
 from broker_jobs.store.write import Transaction
 
 
@@ -103,6 +106,24 @@ def fire(tx: Transaction, command: Fire, now: Instant) -> list[Fired]:
         row.last_job_id = made[-1].envelope.id
     tx.save_schedule(row)
     return made
+
+
+def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
+    """Keep what the code of an origin subscribes to, and nothing else of it."""
+    rows = []
+    for subscription in command.subscriptions:
+        try:
+            job = codec.decode(subscription.call).job
+        except codec.Undecodable as error:
+            return f"subscription to {subscription.event!r}: {error}"
+        rows.append(SubscriptionRow(command.origin, subscription.event, job, subscription.call))
+    tx.save_subscriptions(command.origin, rows)
+    return None
+
+
+def published(tx: Transaction, event: Published) -> list[Fired]:
+    """The jobs of an event, one for each subscription."""
+    return [recurring.answered(row, event) for row in tx.subscriptions(event.event)]
 
 
 def views(tx: Transaction) -> list[ScheduleView]:

@@ -36,6 +36,7 @@ from broker_jobs.outcome.command import (
     AskSchedules,
     Control,
     DeclareRecurring,
+    DeclareSubscriptions,
     DeleteBatch,
     DeleteJob,
     DeleteParked,
@@ -54,6 +55,7 @@ from broker_jobs.outcome.command import (
     TriggerRecurring,
 )
 from broker_jobs.outcome.event import LogLine, Tick
+from broker_jobs.outcome.published import Published
 from broker_jobs.store.kept import Meta, WorkerRow
 from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row, Why, Wire
@@ -212,7 +214,7 @@ class _Batch:
                     ids.add(command.job_id)
                 case Chunked():
                     ids.update(member.envelope.id for member in one.members)
-                case Asked() | Beaten() | Tick() | Unread() | Seal() | Work() | Released():
+                case Asked() | Beaten() | Tick() | Unread() | Seal() | Published() | Work() | Released():
                     pass
                 case _:
                     ids.add(job_id(one))
@@ -254,6 +256,11 @@ class _Batch:
             case Seal():
                 self._effects.kinds["seal"] += 1
                 self._waits.seal(one)
+            case Published():
+                self._effects.kinds["published"] += 1
+                for answer_job in commands.published(self._tx, one):
+                    self._see([answer_job.envelope.id])
+                    self._decide(answer_job)
             case Released() if one.id not in self._rows:
                 self._effects.kinds["released"] += 1
                 self._confirmed.append((one.id, one.epoch))
@@ -501,6 +508,8 @@ class _Batch:
                 row = self._rows.get(command.job_id)
                 detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
                 refused, subject = said.refused, command.job_id
+            case DeclareSubscriptions():
+                refused, subject = commands.subscribe(self._tx, command), command.origin
             case SetLimit():
                 self._limits.set_most(command.key, command.limit)
                 subject = command.key

@@ -15,6 +15,7 @@ from broker_jobs.job import codec
 from broker_jobs.outcome.batch import CHUNK, SEAL, Chunk, Seal
 from broker_jobs.outcome.command import COMMAND, Command
 from broker_jobs.outcome.event import BUNDLE, TICK, HandedBack, Heartbeat, Tick, WorkerRef
+from broker_jobs.outcome.published import PUBLISHED, Published
 from broker_jobs.store.kept import ParkedRow
 
 COPY_SLACK_SECONDS = 30 * 86_400.0
@@ -65,7 +66,7 @@ class Work:
     """Go on with what is marked to be worked off."""
 
 
-Input = JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Work
+Input = JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
 
 
 def read_log(delivery: Delivery) -> list[Input]:
@@ -80,6 +81,8 @@ def read_log(delivery: Delivery) -> list[Input]:
                 return [_chunk(delivery)]
             case "seal":
                 return [SEAL.validate_json(delivery.body)]
+            case "published":
+                return [PUBLISHED.validate_json(delivery.body)]
             case "look":
                 return [Due(id) for id in LOOK.validate_json(delivery.body)]
             case "repeat":

@@ -1,4 +1,4 @@
-"""Decides what a fire makes: which planned times run, as which jobs. Pure.
+"""Decides what a fire or a published event makes: which planned times run, as which jobs. Pure.
 
 A beat is a metronome: it says "this planned time has come" and may be one of several, late, or repeating itself. The
 schedule's row takes each planned time once; what lies between the last one taken and this one was missed.
@@ -14,7 +14,8 @@ from broker_jobs.clock import Instant, as_datetime
 from broker_jobs.coordinator.record import Fired
 from broker_jobs.job import codec
 from broker_jobs.outcome.command import Fire, Schedule
-from broker_jobs.store.kept import ScheduleRow
+from broker_jobs.outcome.published import Published
+from broker_jobs.store.kept import ScheduleRow, SubscriptionRow
 
 EARLY_SECONDS = 60.0
 """A beat's clock may be ahead by this much; its fires are taken, and their jobs scheduled for the planned time."""
@@ -50,8 +51,13 @@ def planned_times(row: ScheduleRow, fire: Fire, now: Instant) -> list[Instant]:
 
 def planned_id(name: str, planned_at: Instant) -> str:
     """The id of the job of one planned time: a UUIDv7 of that time, its random part made of the name and the time."""
-    chance = int.from_bytes(hashlib.sha256(f"{name}@{planned_at:.3f}".encode()).digest()[:10])
-    stamp = int(planned_at * 1000) & (1 << 48) - 1
+    return _seeded_id(planned_at, f"{name}@{planned_at:.3f}")
+
+
+def _seeded_id(at: Instant, seed: str) -> str:
+    """A UUIDv7 of a moment whose random part is made of a text."""
+    chance = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:10])
+    stamp = int(at * 1000) & (1 << 48) - 1
     high = stamp << 16 | 0x7000 | chance >> 68 & 0xFFF
     low = 0b10 << 62 | chance & (1 << 62) - 1
     return str(uuid.UUID(int=high << 64 | low))
@@ -64,6 +70,17 @@ def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, i
         id=job_id, epoch=0, attempt=1, created_at=as_datetime(now), due_at=as_datetime(planned_at), recurring=row.name
     )
     return Fired(envelope, codec.encode(envelope).decode(), waits)
+
+
+def answered(row: SubscriptionRow, event: Published) -> Fired:
+    """The job a subscription gets for an event; however often the event comes, it is the same one."""
+    job_id = _seeded_id(event.created_at.timestamp(), f"{event.id}>{row.origin}>{row.job}")
+    template = codec.decode(row.call)
+    envelope = template.evolve(
+        id=job_id, epoch=0, attempt=1, created_at=event.created_at, due_at=None, args=event.args, kwargs=event.kwargs,
+        parent=event.id,
+    )  # fmt: skip
+    return Fired(envelope, codec.encode(envelope).decode())
 
 
 def put(old: ScheduleRow | None, new: Schedule, now: Instant) -> ScheduleRow:

@@ -159,6 +159,23 @@ class DeleteBatch(_Command):
     batch_id: str
 
 
+class Subscription(BaseModel):
+    """A job that is made for every event of a name. `call`: the envelope of its jobs, JSON text, no arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event: str = Field(min_length=1, max_length=200)
+    call: str
+
+
+class DeclareSubscriptions(_Command):
+    """All subscriptions the code of `origin` declares: keep these, remove others of this origin."""
+
+    kind: Literal["subscriptions declare"] = "subscriptions declare"
+    origin: str
+    subscriptions: list[Subscription]
+
+
 class SetLimit(_Command):
     """Change the number of a concurrency or rate limit at run time; None: what jobs are enqueued with counts again."""
 
@@ -209,6 +226,7 @@ Command = Annotated[
     | AskSchedules
     | DeleteBatch
     | SetLimit
+    | DeclareSubscriptions
     | AskBatch
     | AskFailures,
     Field(discriminator="kind"),

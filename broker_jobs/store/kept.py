@@ -154,3 +154,14 @@ class MarkRow:
     kind: str
     target: str
     outcome: str
+
+
+@dataclass(slots=True, frozen=True)
+class SubscriptionRow:
+    """A job that is made for every event of a name."""
+
+    origin: str
+    event: str
+    job: str
+    call: str
+    """The envelope of its jobs, JSON text."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Table, delete, select, text
 from broker_jobs.clock import Instant
 from broker_jobs.store import tables
 from broker_jobs.store.columns import clean_text
-from broker_jobs.store.kept import ParkedRow, ScheduleRow, WorkerRow
+from broker_jobs.store.kept import ParkedRow, ScheduleRow, SubscriptionRow, WorkerRow
 
 _PAUSE = text(
     "INSERT INTO queues (name, paused) VALUES (:name, :paused)"
@@ -40,6 +40,7 @@ def upsert(table: Table, *, replace: bool) -> Any:
 _SAVE_SCHEDULE = upsert(tables.schedules, replace=True)
 _SAVE_WORKER = upsert(tables.workers, replace=True)
 _AUDIT = upsert(tables.audit, replace=False)
+_SUBSCRIBE = upsert(tables.subscriptions, replace=True)
 _PARK = upsert(tables.parked, replace=False)
 
 
@@ -85,6 +86,17 @@ class Ledger:
     def remove_schedule(self, name: str) -> bool:
         """Remove a recurring job; False: there was none."""
         return self._write(delete(tables.schedules).where(tables.schedules.c.name == name))
+
+    def subscriptions(self, event: str) -> list[SubscriptionRow]:
+        """Who gets a job for an event."""
+        query = select(tables.subscriptions).where(tables.subscriptions.c.event == event)
+        return [SubscriptionRow(*row) for row in self._connection.execute(query.order_by("origin", "job"))]
+
+    def save_subscriptions(self, origin: str, rows: Iterable[SubscriptionRow]) -> None:
+        """These are the subscriptions of an origin, and no others."""
+        self._write(delete(tables.subscriptions).where(tables.subscriptions.c.origin == origin))
+        for row in rows:
+            self._write(_SUBSCRIBE, asdict(row))
 
     def paused_queues(self) -> list[str]:
         """The queues that are paused."""

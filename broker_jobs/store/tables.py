@@ -248,3 +248,12 @@ limits = Table(
     Column("key", Text, primary_key=True),
     Column("most", BigInteger, nullable=False),
 )
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("event", Text, primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("call", Text, nullable=False),
+)

@@ -25,6 +25,9 @@ TABLES = (
         key {key} NOT NULL, job_id {key} NOT NULL, n {int} NOT NULL, taken {int} NOT NULL, most {int} NOT NULL,
         PRIMARY KEY (key, job_id))""",
     "CREATE TABLE rates (key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, used {int} NOT NULL)",
+    """CREATE TABLE subscriptions (
+        origin {key} NOT NULL, event {key} NOT NULL, job {key} NOT NULL, call TEXT NOT NULL,
+        PRIMARY KEY (origin, event, job))""",
     "CREATE TABLE limits (key {key} PRIMARY KEY, most {int} NOT NULL)",
 )
 
@@ -34,6 +37,7 @@ INDEXES = (
     "CREATE INDEX additions_batch ON additions (batch)",
     "CREATE INDEX additions_parent ON additions (parent_addition) WHERE parent_addition IS NOT NULL",
     "CREATE INDEX additions_unsealed ON additions (created_at) WHERE opened = 0",
+    "CREATE INDEX subscriptions_event ON subscriptions (event)",
     "CREATE INDEX slots_line ON slots (key, taken, n)",
     "CREATE INDEX slots_job ON slots (job_id)",
     "CREATE INDEX rates_at ON rates (key, at)",

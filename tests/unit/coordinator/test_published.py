@@ -1,0 +1,59 @@
+"""Every subscription gets one job for an event, whoever subscribes and however often the event comes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from broker_jobs.job import codec
+from broker_jobs.outcome.command import DeclareSubscriptions, Subscription
+from broker_jobs.outcome.published import Published
+from tests.unit.coordinator.desk import Desk
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def subscribe(desk: Desk, origin: str, *jobs: str, event: str = "user.registered") -> None:
+    made = [
+        Subscription(event=event, call=codec.encode(desk.envelope("t", epoch=0, job=job, queue=origin)).decode())
+        for job in jobs
+    ]
+    desk.apply(desk.ask(DeclareSubscriptions, origin=origin, subscriptions=made))
+
+
+def published(desk: Desk, id: str = "e1") -> Published:
+    at = datetime.fromtimestamp(desk.now, UTC)
+    return Published(id=id, event="user.registered", created_at=at, args=[7], kwargs={"name": "x"})
+
+
+def test_each_subscription_gets_one_job_with_the_event_s_arguments(desk: Desk) -> None:
+    subscribe(desk, "mail", "welcome")
+    subscribe(desk, "billing", "open_account", "send_offer")
+    effects = desk.apply(published(desk))
+    assert sorted((row.job, row.queue) for row in effects.releases) == [
+        ("open_account", "billing"),
+        ("send_offer", "billing"),
+        ("welcome", "mail"),
+    ]
+    envelope = codec.decode(effects.releases[0].envelope)
+    assert (envelope.args, envelope.kwargs) == ([7], {"name": "x"})
+
+
+def test_an_event_that_comes_again_makes_no_other_jobs(desk: Desk) -> None:
+    subscribe(desk, "mail", "welcome")
+    event = published(desk)
+    assert len(desk.apply(event).releases) == 1
+    assert desk.apply(event, event).releases == []
+    assert len(desk.apply(published(desk, "e2")).releases) == 1
+
+
+def test_who_no_longer_subscribes_gets_nothing_and_who_subscribes_later_gets_later_events(desk: Desk) -> None:
+    subscribe(desk, "mail", "welcome")
+    subscribe(desk, "mail")
+    assert desk.apply(published(desk)).releases == []
+    subscribe(desk, "shop", "greet")
+    assert [row.job for row in desk.apply(published(desk, "e2")).releases] == ["greet"]
