@@ -108,7 +108,7 @@ class Typed:
             back = adapter.validate_json(to_json(plain, inf_nan_mode="null"), strict=True)
         except ValidationError:
             raise self._lost(name, value, "something else") from None
-        except (ValueError, RecursionError) as error:  # no JSON for its type, no UTF-8, or it contains itself
+        except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
             raise ArgumentsError(f"{self._call}: {name} cannot travel as JSON: {_reason(error)}") from None
         if type(back) is not kind or not _same(back, value):
             raise self._lost(name, value, shown(back))

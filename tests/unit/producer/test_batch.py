@@ -1,0 +1,628 @@
+"""A batch travels while its block runs, starts when it is sealed, and not at all when the block raises."""
+
+import asyncio
+import logging
+import threading
+import tracemalloc
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, TypeAlias, cast
+
+import pytest
+
+from broker_jobs import Batch, BatchUnknown, BrokerJobs, EnqueueError, Receipt, State, SyncJob
+from broker_jobs.errors import ArgumentsError, ResultTimeout, UsageError
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Failure, Message, Unsent
+from broker_jobs.function.current import CurrentJob, current_job, running
+from broker_jobs.job.codec import decode
+from broker_jobs.job.envelope import Envelope, Parent
+from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
+from broker_jobs.outcome.command import AskBatch, AskFailures, Command, DeleteBatch, Reply, RequeueJob
+from tests.support.wait import eventually
+from tests.unit.producer.recording import RecordingExchange
+
+Load: TypeAlias = SyncJob[..., str]
+
+
+@pytest.fixture
+def load(jobs: BrokerJobs) -> Load:
+    @jobs.job
+    def load(row: int) -> str:
+        return str(row)
+
+    return load
+
+
+def chunks(exchange: RecordingExchange) -> list[Chunk]:
+    return [Chunk.model_validate_json(message.body) for message in exchange.messages if message.type == "chunk"]
+
+
+def seals(exchange: RecordingExchange) -> list[Seal]:
+    return [Seal.model_validate_json(message.body) for message in exchange.messages if message.type == "seal"]
+
+
+def members(exchange: RecordingExchange) -> list[Envelope]:
+    return [decode(text) for chunk in chunks(exchange) for text in chunk.jobs]
+
+
+def first_times(kind: str, failure: Failure, times: int) -> Callable[[Message], Failure | None]:
+    seen: list[Message] = []
+
+    def fail(message: Message) -> Failure | None:
+        if message.type == kind and len(seen) < times:
+            seen.append(message)
+            return failure
+        return None
+
+    return fail
+
+
+def break_in(batch: Batch, load: Load) -> None:
+    """Add a job, and have the block raise."""
+    with pytest.raises(ZeroDivisionError), batch:  # noqa: PT012  # both lines are the case
+        batch.enqueue(load, 1)
+        raise ZeroDivisionError
+
+
+UNKNOWN = Failure(Unsent.UNKNOWN, "no confirm in time")
+NOT_SENT = Failure(Unsent.NOT_SENT, "unreachable")
+
+
+def test_members_travel_in_chunks_and_the_seal_counts_them(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    with jobs.batch("import") as batch:
+        receipts = [batch.enqueue(load, row) for row in range(CHUNK_JOBS + 2)]
+        assert len(chunks(exchange)) == 1
+        assert seals(exchange) == []
+    assert sum(len(chunk.jobs) for chunk in chunks(exchange)) == CHUNK_JOBS + 2
+    assert all(len(chunk.jobs) <= CHUNK_JOBS for chunk in chunks(exchange))
+    assert [chunk.number for chunk in chunks(exchange)] == [0, 1]
+    (seal,) = seals(exchange)
+    assert (seal.chunks, seal.title, seal.batch, seal.parents, seal.parent) == (2, "import", batch.id, (), None)
+    assert {chunk.addition for chunk in chunks(exchange)} == {seal.addition}
+    assert [message.type for message in exchange.messages] == ["chunk", "chunk", "seal"]
+    assert {(message.exchange, message.key) for message in exchange.messages} == {(names.REPORT, names.LOG_KEY)}
+    found = members(exchange)
+    assert [each.id for each in found] == [receipt.id for receipt in receipts]
+    assert {(each.epoch, each.batch, each.job) for each in found} == {(0, batch.id, "load")}
+    assert [each.args for each in found] == [[row] for row in range(CHUNK_JOBS + 2)]
+
+
+def test_a_chunk_is_closed_by_its_bytes_too(exchange: RecordingExchange, jobs: BrokerJobs) -> None:
+    @jobs.job
+    def say(text: str) -> None: ...
+
+    with jobs.batch() as batch:
+        for _ in range(100):
+            batch.enqueue(say, "x" * 3000)
+    assert len(chunks(exchange)) > 2
+    assert all(sum(map(len, chunk.jobs)) <= CHUNK_BYTES for chunk in chunks(exchange))
+    assert len(members(exchange)) == 100
+
+
+def test_every_way_to_add_makes_members(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    outside = load.enqueue(0)
+    with jobs.batch() as batch:
+        batch.enqueue(load.using(queue="slow"), 1)
+        batch.schedule(load, timedelta(hours=1), 2)
+        many = batch.enqueue_many(load.bind(row) for row in (3, 4))
+        batch.enqueue(load.after(outside, many[0]), row=5)
+        batch.schedule(load.after(outside), timedelta(hours=1), 6)
+    one, two, *rest, five, six = members(exchange)
+    assert one.queue == "slow"
+    assert two.due_at is not None
+    assert [each.id for each in rest] == [receipt.id for receipt in many]
+    assert five.hold is not None
+    assert [parent.id for parent in five.hold.parents] == [outside.id, many[0].id]
+    assert (five.kwargs, five.epoch) == ({"row": 5}, 0)
+    assert six.hold is not None
+    assert (six.hold.delay, six.due_at) == (3600, None)
+
+
+def test_a_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    def fill(wrong: Any) -> Receipt[str]:
+        receipt: Receipt[str] | None = None
+        with jobs.batch("import") as batch:
+            for row in range(CHUNK_JOBS):
+                receipt = batch.enqueue(load, row)
+                kept.append((batch, receipt))
+            batch.enqueue(load, wrong)
+        assert receipt is not None
+        return receipt
+
+    kept: list[tuple[Batch, Receipt[str]]] = []
+    with pytest.raises(ArgumentsError, match="row must be an int, not 'x'"):
+        fill("x")
+    assert len(chunks(exchange)) == 1
+    assert seals(exchange) == []
+    batch, receipt = kept[-1]
+    with pytest.raises(UsageError, match=rf"^load {receipt.id} never starts: the with block of batch 'import' did not"):
+        receipt.result()
+    with pytest.raises(UsageError, match="was never completed"):
+        batch.wait()
+
+
+def test_each_with_is_one_addition(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    batch = jobs.batch("import")
+    for row in range(2):
+        with batch:
+            batch.enqueue(load, row)
+    first, second = seals(exchange)
+    assert first.batch == second.batch
+    assert first.addition != second.addition
+    assert [chunk.number for chunk in chunks(exchange)] == [0, 0]
+
+
+def test_a_failed_block_may_be_followed_by_another(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    batch = jobs.batch()
+    break_in(batch, load)
+    with batch:
+        batch.enqueue(load, 2)
+    (seal,) = seals(exchange)
+    sealed = [chunk for chunk in chunks(exchange) if chunk.addition == seal.addition]
+    assert [decode(text).args for chunk in sealed for text in chunk.jobs] == [[2]]
+
+
+def test_outside_its_block_nothing_is_added(jobs: BrokerJobs, load: Load) -> None:
+    batch = jobs.batch("import")
+    with pytest.raises(UsageError, match="is not open; write: with batch:"):
+        batch.enqueue(load, 1)
+    with batch:
+        pass
+    adds: list[Callable[[], object]] = [
+        lambda: batch.enqueue(load, 1),
+        lambda: batch.schedule(load, timedelta(1), 1),
+        lambda: batch.enqueue_many([]),
+        batch.batch,
+    ]
+    for add in adds:
+        with pytest.raises(UsageError) as caught:
+            add()
+        assert str(caught.value) == "batch 'import' is closed; to add to it open it again: with batch:"
+
+
+def test_a_result_is_not_waited_for_inside_the_block(jobs: BrokerJobs, load: Load) -> None:
+    with jobs.batch("import") as batch:
+        receipt = batch.enqueue(load, 1)
+        asks: list[Callable[[], object]] = [receipt.result, lambda: asyncio.run(receipt.result_async())]
+        for ask in asks:
+            with pytest.raises(UsageError) as caught:
+                ask()
+            assert str(caught.value) == f"load {receipt.id} starts when the batch is complete; ask after the with block"
+        assert receipt.state() is State.AWAITING
+        assert batch.state() is State.AWAITING
+        waits: list[Callable[[], object]] = [batch.wait, batch.delete, batch.failures]
+        for wait in waits:
+            with pytest.raises(UsageError, match="when its with block has ended"):
+                wait()
+
+
+def test_an_empty_batch_beside_enqueued_jobs_is_pointed_at(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    with jobs.batch("import"):
+        load.enqueue(1)
+        jobs.enqueue_many([load.bind(2), load.bind(3)])
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "batch 'import' is empty; 3 jobs were enqueued beside it: write batch.enqueue(load, …)"
+    ]
+    assert seals(exchange)[0].chunks == 0
+    caplog.clear()
+    load.enqueue(4)
+    with jobs.batch() as batch:
+        load.enqueue(5)
+        with batch.batch() as part:
+            part.enqueue(load, 6)
+    with jobs.batch():
+        pass
+    assert caplog.records == []
+
+
+def test_what_a_batch_waits_for_stands_in_its_seal(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    first = jobs.batch()
+    receipt = load.enqueue(1)
+    for after in (first, [first], (each for each in [first])):
+        with jobs.batch(after=after):
+            pass
+        assert seals(exchange)[-1].parents == (Parent(id=first.id, batch=True),)
+    with jobs.batch("x", after=[first, receipt], on="finished"):
+        pass
+    assert seals(exchange)[-1].parents == (
+        Parent(id=first.id, batch=True, on="finished"),
+        Parent(id=receipt.id, on="finished"),
+    )
+    with pytest.raises(ArgumentsError, match="on must be"):
+        jobs.batch(on=cast("Any", "success"))
+    with pytest.raises(ArgumentsError, match=r'for a job known by its id write jobs.receipt\("0190"\)'):
+        jobs.batch(after=cast("Any", "0190"))
+    with pytest.raises(ArgumentsError, match="waits for a receipt or a batch"):
+        jobs.batch(after=cast("Any", [timedelta(1)]))
+
+
+def test_batches_nest(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    with jobs.batch("import") as batch:
+        with batch.batch("part") as part:
+            part.enqueue(load, 1)
+        batch.enqueue(load, 2)
+    inner, outer = seals(exchange)
+    assert (inner.title, inner.parent, inner.parent_addition) == ("part", batch.id, outer.addition)
+    assert (outer.batches, outer.parent) == ([part.id], None)
+    assert [each.batch for each in members(exchange)] == [part.id, batch.id]
+
+
+def test_a_part_that_was_given_up_is_not_waited_for(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    with jobs.batch() as batch:
+        break_in(batch.batch(), load)
+        batch.batch("never filled")
+    (seal,) = seals(exchange)
+    assert seal.batches == []
+
+
+def test_a_part_opens_inside_its_batch_only(jobs: BrokerJobs, load: Load) -> None:
+    with jobs.batch("import") as batch:
+        part = batch.batch("part")
+    with pytest.raises(UsageError, match="batch 'part' is part of batch 'import': open it inside"), part:
+        pass
+    with batch, part:
+        part.enqueue(load, 1)
+    with part:
+        part.enqueue(load, 2)
+
+
+def test_a_batch_does_not_end_before_the_blocks_of_its_parts(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    batch = jobs.batch()
+    batch.__enter__()
+    part = batch.batch()
+    part.__enter__()
+    with pytest.raises(UsageError, match="sub-batch whose with block has not ended"):
+        batch.__exit__()
+    assert seals(exchange) == []
+
+
+def test_a_member_cannot_wait_for_its_own_batch(jobs: BrokerJobs, load: Load) -> None:
+    with jobs.batch() as batch, batch.batch() as part:
+        for own in (batch, part):
+            with pytest.raises(UsageError, match="would wait for the batch it is part of"):
+                part.enqueue(load.after(own), 1)
+
+
+def test_limits_of_titles_and_depth(jobs: BrokerJobs) -> None:
+    with pytest.raises(ArgumentsError, match="at most 200"):
+        jobs.batch("x" * 201)
+    with pytest.raises(ArgumentsError, match="takes a title, not"):
+        jobs.batch(cast("Any", [1, 2]))
+
+    def nest(batch: Batch, depth: int) -> None:
+        with batch:
+            if depth:
+                nest(batch.batch(), depth - 1)
+
+    nest(jobs.batch(), 9)
+    with pytest.raises(UsageError, match="at most 10 deep"):
+        nest(jobs.batch(), 10)
+
+
+def test_what_is_no_job_of_this_program_is_refused(jobs: BrokerJobs, load: Load) -> None:
+    other = BrokerJobs("memory://")
+
+    @other.job
+    def theirs() -> None: ...
+
+    with jobs.batch() as batch:
+        with pytest.raises(UsageError, match="belongs to another BrokerJobs"):
+            batch.enqueue(theirs)
+        with pytest.raises(ArgumentsError, match=r"batch\.enqueue\(\) takes a job first"):
+            batch.enqueue(cast("Any", load(1)))
+        with pytest.raises(ArgumentsError, match="takes calls"):
+            batch.enqueue_many(cast("Any", [1]))
+        with pytest.raises(UsageError, match="is open already"), batch:
+            pass
+
+
+def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    @jobs.job
+    def say(text: str) -> None: ...
+
+    with jobs.batch() as batch:
+        with pytest.raises(EnqueueError, match="the limit is 4_096"):
+            batch.enqueue(say, "x" * 5000)
+        batch.enqueue(say, "y")
+    assert len(members(exchange)) == 1
+
+
+# ---- confirms
+
+
+def test_a_chunk_without_confirm_is_sent_again_before_the_seal(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    exchange.fail = first_times("chunk", UNKNOWN, 2)
+    with jobs.batch() as batch:
+        batch.enqueue(load, 1)
+    assert [message.type for message in exchange.messages] == ["chunk", "chunk", "chunk", "seal"]
+    assert len({message.body for message in exchange.messages[:3]}) == 1
+
+
+def test_a_chunk_that_is_lost_starts_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    for failure in (UNKNOWN, NOT_SENT):
+        exchange.fail = first_times("chunk", failure, 99)
+        text = "^batch 'import' was not enqueued, and nothing of it starts: "
+        with pytest.raises(EnqueueError, match=text), jobs.batch("import") as batch:
+            batch.enqueue(load, 1)
+    assert seals(exchange) == []
+
+
+def test_a_lost_chunk_in_a_long_block_cannot_be_overlooked(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    exchange.fail = first_times("chunk", NOT_SENT, 1)
+    refused = 0
+    with pytest.raises(EnqueueError, match="nothing of it starts"), jobs.batch() as batch:  # noqa: PT012  # it ends it
+        for row in range(CHUNK_JOBS * 3):
+            try:
+                batch.enqueue(load, row)
+            except EnqueueError:
+                refused += 1
+    assert refused > CHUNK_JOBS
+    assert seals(exchange) == []
+
+
+def test_an_unreachable_broker_is_told_at_the_end(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    exchange.unreachable = "nobody answers"
+    with pytest.raises(EnqueueError, match="nothing of it starts: nobody answers"), jobs.batch() as batch:
+        batch.enqueue(load, 1)
+
+
+def test_a_seal_without_confirm_can_be_repeated(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    exchange.fail = first_times("seal", UNKNOWN, 1)
+    with jobs.batch() as batch:
+        batch.enqueue(load, 1)
+    assert len(seals(exchange)) == 2
+    exchange.messages.clear()
+    exchange.fail = first_times("seal", UNKNOWN, 99)
+    with pytest.raises(BatchUnknown, match="may start or not") as caught, jobs.batch("import") as batch:
+        batch.enqueue(load, 1)
+    first = seals(exchange)[0]
+    exchange.fail = lambda _: None
+    with caught.value.batch:
+        pass
+    assert seals(exchange)[-2] == first
+    assert seals(exchange)[-1].addition != first.addition
+
+
+def test_a_seal_that_was_not_sent_starts_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    exchange.fail = first_times("seal", NOT_SENT, 99)
+    with pytest.raises(EnqueueError, match="nothing of it starts") as caught, jobs.batch() as batch:
+        batch.enqueue(load, 1)
+    assert not isinstance(caught.value, BatchUnknown)
+
+
+def test_a_part_that_may_have_started_takes_its_batch_with_it(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    exchange.fail = first_times("seal", UNKNOWN, 3)
+    outer = jobs.batch()
+    with pytest.raises(BatchUnknown, match="batch 'part'"), outer:  # noqa: PT012  # one within the other
+        part = outer.batch("part")
+        with pytest.raises(BatchUnknown), part:
+            part.enqueue(load, 1)
+    assert {seal.title for seal in seals(exchange)} == {"part"}
+
+
+class SlowExchange(RecordingExchange):
+    """Confirms nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Future[list[Failure | None]]] = []
+        self.most = 0
+
+    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
+        self.messages.extend(messages)
+        future: Future[list[Failure | None]] = Future()
+        self.waiting.append(future)
+        self.most = max(self.most, len(self.waiting))
+        return future
+
+    def confirm_all(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0).set_result([None])
+
+
+class TestOnASlowBroker:
+    @pytest.fixture
+    def exchange(self) -> RecordingExchange:
+        return SlowExchange()
+
+    def test_few_chunks_are_unconfirmed_and_the_seal_waits_for_all(
+        self, jobs: BrokerJobs, exchange: SlowExchange, load: Load
+    ) -> None:
+        def fill() -> None:
+            with jobs.batch() as batch:
+                for row in range(CHUNK_JOBS * 10):
+                    batch.enqueue(load, row)
+
+        thread = threading.Thread(target=fill)
+        thread.start()
+        eventually(lambda: len(exchange.waiting) == 5)
+        assert [message.type for message in exchange.messages] == ["chunk"] * 5
+        while thread.is_alive():
+            exchange.confirm_all()
+            thread.join(0.01)
+        assert exchange.most <= 5
+        assert [message.type for message in exchange.messages] == ["chunk"] * seals(exchange)[0].chunks + ["seal"]
+        assert seals(exchange)[0].chunks >= 10
+
+    def test_the_jobs_of_a_large_batch_are_not_held(self, jobs: BrokerJobs, exchange: SlowExchange, load: Load) -> None:
+        tracemalloc.start()
+        with jobs.batch() as batch:
+            for row in range(20_000):
+                batch.enqueue(load, row)
+                if exchange.waiting:
+                    exchange.confirm_all()
+                    exchange.messages.clear()
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            threading.Timer(0.05, lambda: eventually(self.all_confirmed(exchange))).start()
+        assert held < 2_000_000
+
+    def all_confirmed(self, exchange: SlowExchange) -> Callable[[], bool]:
+        def confirmed() -> bool:
+            exchange.confirm_all()
+            return any(message.type == "seal" for message in exchange.messages)
+
+        return confirmed
+
+    def test_an_async_block_leaves_the_loop_free(self, jobs: BrokerJobs, exchange: SlowExchange, load: Load) -> None:
+        async def fill() -> None:
+            async with jobs.batch() as batch:
+                for row in range(CHUNK_JOBS * 10):
+                    batch.enqueue(load, row)
+                assert len(exchange.messages) >= 10
+            assert exchange.messages[-1].type == "seal"
+
+        async def confirm() -> None:
+            while not exchange.messages or exchange.messages[-1].type != "seal" or exchange.waiting:
+                exchange.confirm_all()
+                await asyncio.sleep(0)
+
+        async def both() -> None:
+            await asyncio.wait_for(asyncio.gather(fill(), confirm()), 30)
+
+        asyncio.run(both())
+
+
+def test_threads_of_a_block_add_together(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    with jobs.batch() as batch:
+        threads = [
+            threading.Thread(target=lambda: [batch.enqueue(load, row) for row in range(700)]) for _ in range(4)
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len({each.id for each in members(exchange)}) == 2800
+    assert seals(exchange)[0].chunks == len({chunk.number for chunk in chunks(exchange)})
+
+
+def test_a_with_block_on_an_event_loop_warns(jobs: BrokerJobs, load: Load) -> None:
+    async def fill() -> None:
+        with pytest.warns(RuntimeWarning, match="write async with batch"), jobs.batch() as batch:
+            batch.enqueue(load, 1)
+        async with jobs.batch() as batch, batch.batch() as part:
+            part.enqueue(load, 1)
+
+    asyncio.run(fill())
+
+
+def test_an_async_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    async def fill() -> None:
+        async with jobs.batch() as batch:
+            batch.enqueue(load, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(fill())
+    assert seals(exchange) == []
+
+
+# ---- asking
+
+
+def asked(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command], Reply | None]:
+    def answer(command: Command) -> Reply | None:
+        match command:
+            case AskBatch():
+                detail = {"id": command.batch_id, "known": known, "state": state, "total": 10, "open": left}
+                return Reply(id=command.id, detail=detail)
+            case DeleteBatch():
+                return Reply(id=command.id, detail={"ended": state == "succeeded"})
+            case _:
+                return None
+
+    return answer
+
+
+def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    with jobs.batch("import") as batch:
+        pass
+    exchange.answer = asked("failed")
+    assert batch.state() is State.FAILED
+    assert batch.wait(5) is State.FAILED
+    assert asyncio.run(batch.state_async()) is State.FAILED
+    assert asyncio.run(batch.wait_async(5)) is State.FAILED
+    assert [c.until_ended for c in exchange.commands if isinstance(c, AskBatch)] == [False, True, False, True]
+    exchange.answer = asked("processing", left=7)
+    with pytest.raises(ResultTimeout, match=r"batch 'import' is still processing \(3 of 10 ended\) after 0.05 s"):
+        batch.wait(timedelta(seconds=0.05))
+    exchange.answer = asked("", known=False)
+    with pytest.raises(ResultTimeout, match="still unknown"):
+        batch.state()
+    with running(CurrentJob("0191", 1)), pytest.raises(UsageError, match=r"use child.after\(batch\)"):
+        batch.wait()
+
+
+def test_delete_says_whether_it_came_in_time(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    with jobs.batch() as batch:
+        pass
+    exchange.answer = asked("processing")
+    assert batch.delete() is True
+    exchange.answer = asked("succeeded")
+    assert batch.delete() is False
+
+
+def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    with jobs.batch() as batch:
+        pass
+    ids = [f"id-{number:03}" for number in range(250)]
+    requeued: list[str] = []
+
+    def answer(command: Command) -> Reply | None:
+        match command:
+            case AskFailures():
+                page = [id for id in ids if id > command.after][: command.limit]
+                error = {"type": "ValueError", "message": "boom", "traceback": "Traceback…"}
+                view = {"known": True, "job": "load", "state": "failed", "attempt": 3, "error": error, "args": [1]}
+                return Reply(id=command.id, detail={"failures": [{**view, "id": id} for id in page]})
+            case RequeueJob():
+                requeued.append(command.job_id)
+                return Reply(id=command.id)
+            case _:
+                return asked("failed")(command)
+
+    exchange.answer = answer
+    found = list(batch.failures())
+    assert [failure.id for failure in found] == ids
+    first = found[0]
+    assert (first.job, first.args, first.kwargs, first.attempts) == ("load", (1,), {}, 3)
+    assert (first.error_type, first.message, first.traceback) == ("ValueError", "boom", "Traceback…")
+    first.requeue()
+    assert requeued == ["id-000"]
+    with pytest.raises(AttributeError):
+        first.job = "x"  # type: ignore[misc]
+
+
+# ---- inside a job
+
+
+def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    batch_of = jobs.registry.batch_of
+    assert batch_of is not None
+    with running(CurrentJob("0191", 1, batch=batch_of("0190"))):
+        mine = current_job().batch
+        assert mine is not None
+        assert mine is current_job().batch
+        with mine:
+            mine.enqueue(load, 7)
+    (seal,) = seals(exchange)
+    assert (seal.batch, seal.title, seal.chunks) == ("0190", "", 1)
+    assert members(exchange)[0].batch == "0190"
+    with running(CurrentJob("0191", 1)):
+        assert current_job().batch is None
+    with pytest.raises(UsageError, match=r"current_job\(\).batch: no job runs here"):
+        _ = current_job().batch
