@@ -85,11 +85,47 @@ def test_the_readmes_tests_pass(folder: Path) -> None:
     assert "3 passed" in run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py")
 
 
-@pytest.mark.parametrize("name", sorted(name for name in files(README) if name.startswith("with_")))
-def test_the_wiring_in_other_programs_imports(folder: Path, name: str) -> None:
-    module = name.removesuffix(".py")
-    setup = "from django.conf import settings; settings.configure(); " if "django" in name else ""
-    run(folder, "-c", f"{setup}import {module}")
+WIRING = {
+    "with_fastapi": """
+from fastapi.testclient import TestClient
+with TestClient(module.app) as client:
+    print(module.jobs.receipt(client.post("/greet/Ann").json()["job"]).result(timeout=20))
+""",
+    "with_flask": """
+with module.jobs:
+    client = module.app.test_client()
+    print(module.jobs.receipt(client.post("/greet/Ann").json["job"]).result(timeout=20))
+    assert b"broker_jobs_jobs_total" in client.get("/metrics").data
+""",
+    "with_django": """
+from app import jobs
+from django.test import RequestFactory
+with jobs:
+    print(module.signup(RequestFactory().post("/signup")).content.decode())
+""",
+}
+
+
+@pytest.mark.parametrize("name", sorted(name.removesuffix(".py") for name in files(README) if name.startswith("with_")))
+def test_the_wiring_in_other_programs_works(folder: Path, name: str) -> None:
+    databases = "{'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}"
+    setup = f"from django.conf import settings; settings.configure(DATABASES={databases})\n" if "django" in name else ""
+    printed = run(folder, "-c", f"{setup}import {name} as module\n{WIRING[name]}")
+    assert printed.strip() == ("welcome" if "django" in name else "hello Ann")
+
+
+@pytest.mark.rabbitmq
+def test_the_same_program_runs_on_rabbitmq_by_the_environment(folder: Path, vhost: Vhost) -> None:
+    (shown,) = re.findall(r"\$ python -c '(.+)'\nhello world", README)
+    given = {"BROKER_JOBS_URL": vhost.url, "BROKER_JOBS_STORE": f"sqlite:///{folder / 'store.db'}"}
+    command = [sys.executable, "-m", "broker_jobs.cli", "run", "app:jobs"]
+    env = os.environ | given | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.DEVNULL) as elsewhere:
+        try:
+            assert run(folder, "-c", shown, **given) == "hello world\n"
+        finally:
+            elsewhere.terminate()
+    assert elsewhere.returncode == 0
 
 
 @pytest.mark.rabbitmq
