@@ -1,4 +1,4 @@
-"""The demo's door."""
+"""Offers the demo: its options, and nothing of it before it is asked for."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ class Room:
         self._addresses = addresses
         self._receipts: dict[str, list[tuple[str, Receipt[None]]]] = {WELCOME: [], FOLLOW_UP: []}
         self._began = time.monotonic()
-        self._deadline = self._began + BASE_SECONDS + SECONDS_PER_SUBSCRIBER * len(roll.subscribers)
+        self._patience = BASE_SECONDS + SECONDS_PER_SUBSCRIBER * len(roll.subscribers)
+        self._deadline = self._began + self._patience
         self._digests_asked: int | None = None
 
     def lines(self) -> list[str]:
@@ -103,7 +104,7 @@ class Room:
     def work(self, screen: Screen, *, stay: bool) -> Verdict:
         """Ask for everything, wait for it, and judge."""
         name = letters.schedule_name(self._run)
-        put = letters.digest.using(expires=60).bind(self._run)
+        put = letters.digest.using(expires=self._patience).bind(self._run)
         letters.jobs.recurring.put(name, DIGEST_CRON, put, overlap="skip")
         since = time.time()
         try:
@@ -138,7 +139,7 @@ class Room:
             while True:
                 self._mailbox.wait(lambda: False, DRAW_SECONDS)
                 self._draw(screen)
-        self._deadline = time.monotonic() + BASE_SECONDS
+        self._deadline = time.monotonic() + self._patience
 
     def _judge(self, screen: Screen, since: float, until: float) -> Verdict:
         """Wait until every job has ended, so that nothing is still on its way, and compare."""

@@ -6,6 +6,7 @@ A row that is wrong costs that row, not the list. A file that is wrong (missing,
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,10 @@ def parse(text: str, title: str = "the list") -> Roll:
     Raises:
         UsageError: it is empty or its first row is no header.
     """
-    lines = text.splitlines(keepends=True)
     if not text.strip():
         raise UsageError(f"{title} is empty; its first line must be a header: name,email,digest")
-    first = next(line for line in lines if line.strip())
-    rows = csv.reader(lines, delimiter=";" if ";" in first and "," not in first else ",")
+    first = text.lstrip().partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
     header: list[str] = []
     subscribers: list[Subscriber] = []
     bad: list[BadRow] = []

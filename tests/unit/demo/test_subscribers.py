@@ -52,6 +52,12 @@ def test_lines_are_those_of_the_file_also_after_a_cell_of_two_lines() -> None:
     assert roll.bad == (BadRow(5, "'bad' is no e-mail address"),)
 
 
+def test_only_what_an_editor_counts_as_a_line_is_one() -> None:
+    roll = parse("email,name\r\nann@example.com,Ann\x0b\u2028of\x0cExample\r\nbad,x\r\n")
+    assert roll.subscribers == (Subscriber("Ann of Example", "ann@example.com", digest=True),)
+    assert roll.bad == (BadRow(3, "'bad' is no e-mail address"),)
+
+
 def test_a_row_that_is_no_utf8_is_skipped_alone(tmp_path: Path) -> None:
     roll = read_subscribers(file_of(tmp_path, GOOD.encode() + b"J\xfcrgen,j@example.com,no\nEve,eve@example.com,no\n"))
     assert [each.name for each in roll.subscribers] == ["Ann", "Eve"]
