@@ -8,7 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from broker_jobs import BrokerJobs, Depends, GiveUp, Retry, State, current_job
+from broker_jobs import BrokerJobs, Depends, GiveUp, Retry, State, current_job, result_of
 from broker_jobs.errors import ArgumentsError, JobFailed, UsageError
 from broker_jobs.testing import Tester
 
@@ -200,3 +200,57 @@ def test_a_paused_queue_rests_until_it_is_resumed(shop: Shop, tester: Tester) ->
     assert tester.run() == 0
     shop.jobs.queues.resume("default")
     assert tester.run() == 1
+
+
+def test_continuations_and_their_results_run_in_their_turn(shop: Shop, tester: Tester) -> None:
+    page = shop.fetch.enqueue("u")
+
+    @shop.jobs.job
+    def keep(body: bytes, note: str = "") -> None:
+        shop.did.append((body, note))
+
+    keep.enqueue(result_of(page), note="x")
+    shop.welcome.after(page, on="failed").enqueue(1)
+    tester.assert_enqueued(keep, result_of(page), "x")
+    with pytest.raises(AssertionError, match=r"enqueued was:\n  keep\(result_of\("):
+        tester.assert_enqueued(keep, b"u", "x")
+    assert [call.kwargs for call in tester.enqueued(keep)] == [{"note": "x"}]
+    assert tester.run() == 2
+    assert shop.did == [(b"u", "x")]
+
+
+def test_a_delay_after_a_parent_counts_from_its_end(shop: Shop, tester: Tester) -> None:
+    parent = shop.welcome.schedule(timedelta(hours=1), 1)
+    shop.welcome.after(parent).schedule(timedelta(hours=1), 2)
+    assert tester.advance(timedelta(hours=1)) == 1
+    assert tester.advance(timedelta(minutes=59)) == 0
+    assert tester.advance(timedelta(minutes=1)) == 1
+
+
+def test_a_batch_is_seen_and_runs_when_its_block_has_ended(shop: Shop, tester: Tester) -> None:
+    with shop.jobs.batch("import") as batch:
+        for number in range(1100):
+            batch.enqueue(shop.welcome, number)
+        batch.enqueue(shop.hopeless)
+        assert tester.run() == 0
+    summary = shop.fetch.after(batch, on="finished").enqueue("summary")
+    tester.assert_enqueued(shop.welcome, 1099)
+    assert len(tester.enqueued(shop.welcome)) == 1100
+    with pytest.raises(UsageError, match=r"is processing: nothing moves by itself in a Tester"):
+        batch.wait()
+    assert tester.run() == 1102
+    assert batch.wait() is State.FAILED
+    assert summary.result() == b"summary"
+    assert [failure.job for failure in batch.failures()] == ["hopeless"]
+
+
+def test_inline_a_batch_runs_at_the_end_of_its_block(shop: Shop) -> None:
+    with Tester(shop.jobs, inline=True) as tester:
+        with shop.jobs.batch() as batch:
+            receipt = batch.enqueue(shop.welcome, 1)
+            assert shop.did == []
+        assert receipt.result() == "hello 1"
+        assert shop.welcome.after(receipt).enqueue(2).result() == "hello 2"
+        with pytest.raises(ValueError, match="not yet"), shop.jobs.batch() as batch:
+            batch.enqueue(shop.flaky, 1)
+        assert tester.advance(timedelta(hours=1)) == 0
