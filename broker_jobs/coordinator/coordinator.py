@@ -77,6 +77,10 @@ class _NotStoredError(Exception):
     """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
 
 
+LOOK_TAKES_SECONDS = 10.0
+"""The longest a look at a queue's depth takes."""
+
+
 class _Depth(NamedTuple):
     queue: str
     ready: int
@@ -415,9 +419,9 @@ class Coordinator:
             logger.warning("%s: worker %s; its jobs are looked after", reason, worker)
             self._engine.forget_worker(worker)
             self._sweep.worker_lost()
-        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now))))
+        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now, read_until))))
 
-    def _found(self, dead: list[tuple[str, str]], log_now: float) -> list[JobRecord]:
+    def _found(self, dead: list[tuple[str, str]], log_now: float, read_until: Instant) -> list[JobRecord]:
         now = self._clock.now()
         records: list[JobRecord] = []
         with self._store.transaction() as tx:
@@ -425,11 +429,11 @@ class Coordinator:
                 records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
                 tx.remove_worker(worker)
             records += [Due(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
-            for id, sender in tx.sending():
-                if self._engine.gone(sender, log_now):
-                    records += [Unsure(id, row.epoch) for row in tx.load([id]).values()]
+            self._engine.leases.watch(tx.owners(), log_now)
+            records += self._engine.unsure_in(tx, now, log_now)
             held: set[str] | None = None
-            while self._depths:
+            # What is out in the rows may have ended long ago: the log must have been read beyond the look at the queue.
+            while self._depths and self._depths[0].seen_at + LOOK_TAKES_SECONDS < read_until:
                 depth = self._depths.popleft()
                 before = self._sweep.seen(depth.queue, depth.ready, log_now, depth.seen_at)
                 if before is None:

@@ -17,7 +17,7 @@ from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread, read_again
 from broker_jobs.coordinator.questions import Questions, answer, reply, view
-from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, job_id
+from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, Unsure, job_id
 from broker_jobs.coordinator.release import ladder_copy
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
@@ -55,6 +55,11 @@ RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
 
+GONE_SECONDS = 10.0
+"""A coordinator without a tick for so much log time is gone."""
+MOST_COORDINATORS = 100
+UNTOLD_SECONDS = 60.0
+"""A publish ends in ten seconds; an own release without news after so long will have none."""
 _NO_PARKED = "no parked message has this id"
 
 
@@ -76,7 +81,7 @@ class Effects:
     """(origin, reason) of messages put aside."""
     late: list[float] = field(default_factory=list)
     tick_at: Instant | None = None
-    """When the newest tick of the batch was sent."""
+    """When our own newest tick of the batch was sent: the log has been read up to then, by our own clock."""
     foreign: str | None = None
     """A coordinator that writes another store lives on this broker: two stores are two truths."""
     went_back: int | None = None
@@ -111,6 +116,7 @@ class Engine:
         with self._store.transaction() as tx:
             workers = {worker.id for worker in tx.workers()} | set(tx.owners())
             self.leases.begin(sorted(workers), tx.meta.log_time)
+            self._held = {worker: ids for worker, ids in self._held.items() if worker in workers}
             self._coordinators = {sender: tx.meta.log_time for _, sender in tx.sending() if sender}
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
@@ -132,11 +138,26 @@ class Engine:
     def ticked(self, coordinator: str, log_now: float) -> None:
         """A coordinator's tick was read."""
         self._coordinators[coordinator] = log_now
+        if len(self._coordinators) > MOST_COORDINATORS:  # each start of one has an id of its own
+            self._coordinators = {id: at for id, at in self._coordinators.items() if log_now - at < GONE_SECONDS}
 
     def gone(self, coordinator: str, log_now: float) -> bool:
         """Whether a coordinator's own lease (10 s of log time without a tick) is over."""
         seen = self._coordinators.setdefault(coordinator, log_now)
-        return coordinator != self.id and log_now - seen >= 10.0
+        return coordinator != self.id and log_now - seen >= GONE_SECONDS
+
+    def unsure_releases(self, now: Instant, log_now: float) -> list[JobRecord]:
+        """Releases of which nobody will tell any more: of coordinators that are gone, and own ones told nothing of."""
+        with self._store.transaction() as tx:
+            return self.unsure_in(tx, now, log_now)
+
+    def unsure_in(self, tx: Transaction, now: Instant, log_now: float) -> list[JobRecord]:
+        """As `unsure_releases`, inside a transaction."""
+        senders = dict(tx.sending())
+        own = tx.load(id for id, sender in senders.items() if sender == self.id)
+        gone = tx.load(id for id, sender in senders.items() if sender != self.id and self.gone(sender, log_now))
+        untold = [row for row in own.values() if row.released_at is None or now - row.released_at > UNTOLD_SECONDS]
+        return [Unsure(row.id, row.epoch) for row in [*gone.values(), *untold]]
 
     @property
     def chance(self) -> Callable[[], float]:
@@ -339,17 +360,24 @@ class _Batch:
         meta.log_time += step
         meta.last_tick_at = max(meta.last_tick_at, tick.sent_at)
         self._at = At(self._now, meta.log_time, self._engine.id, self._engine.chance)
-        self._effects.tick_at = tick.sent_at
+        if tick.coordinator == self._engine.id:
+            self._effects.tick_at = tick.sent_at
         self._engine.ticked(tick.coordinator, meta.log_time)
 
     def _watch_workers(self) -> None:
+        newest = {beaten.worker.id: beaten for beaten in self._heartbeats}
         for beaten in self._heartbeats:
             self._heartbeat(beaten)
+        # Only the newest is held against the rows: those before it may be older than a start that was read with them.
+        for id, beaten in newest.items():
+            missing = self._engine.leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id))
+            reason = "its worker lives but no longer has it"
+            self._effects.next += [LeaseOver(job, id, reason) for job in missing]
 
     def _heartbeat(self, beaten: Beaten) -> None:
         ref, beat = beaten.worker, beaten.heartbeat
         leases = self._engine.leases
-        leases.heard(ref.id, self._at.log_now, ref)
+        leases.heard(ref.id, self._at.log_now, ref, beaten.sent_at)
         leases.replaced(ref, beaten.sent_at)
         self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.held))
         self._tx.save_worker(
@@ -359,9 +387,6 @@ class _Batch:
                 rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
             )
         )  # fmt: skip
-        missing = leases.unlisted(ref.id, beat, self._tx.owned_by(ref.id))
-        reason = "its worker lives but no longer has it"
-        self._effects.next += [LeaseOver(id, ref.id, reason) for id in missing]
         if beat.leaving:
             leases.leaving(ref.id, beaten.sent_at)
         elif beat.control_version < self._tx.meta.control_version:
@@ -456,7 +481,7 @@ class _Batch:
 
     def _hello(self, asked: Asked, hello: Hello) -> None:
         leases = self._engine.leases
-        leases.heard(hello.worker.id, self._at.log_now, hello.worker)
+        leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
         leases.replaced(hello.worker, hello.at)
         self._reply(asked, Reply(id=hello.id, detail=self._control_snapshot().model_dump(mode="json")))
 
