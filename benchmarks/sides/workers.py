@@ -73,4 +73,6 @@ TASKIQ = Worker(
     consumers=2,
     jobs=20_000,
 )
+FEW = (PIKA, OURS, CELERY_PREFORK, DRAMATIQ, TASKIQ)
+"""Without the other ways to run Celery, where it is to be quick."""
 ALL = (PIKA, OURS, CELERY_PREFORK, CELERY_THREADS, CELERY_SOLO, DRAMATIQ, TASKIQ)
