@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from broker_jobs.coordinator.listen import Input, read_bell, read_command, read_log, read_parked
+from broker_jobs.coordinator.listen import Input, Unread, read_bell, read_command, read_log, read_parked
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Subscription
 
@@ -68,6 +68,10 @@ class Inbox:
         if arrival is not None:
             self._waiting[arrival[0]].extend(arrival[1])
 
+    def has_own(self) -> bool:
+        """Whether news of the coordinator's own waits."""
+        return bool(self._own)
+
     def log_waits(self) -> int:
         """Log deliveries that are here and not yet decided."""
         return len(self._waiting[names.LOG])
@@ -91,7 +95,7 @@ class Inbox:
                 return
             delivery = waiting.popleft()
             self._taken[queue] = (delivery.channel, delivery.tag)
-            pieces += [Piece(one, delivery) for one in read(delivery)]
+            pieces += [Piece(one, delivery) for one in _read(read, delivery)]
 
     def lost(self, queue: str, channel: int) -> None:
         """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
@@ -101,5 +105,16 @@ class Inbox:
     def settle(self, subscriptions: dict[str, Subscription]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""
         for queue, (channel, tag) in self._taken.items():
-            subscriptions[queue].ack(channel, tag, multiple=True)
+            subscription = subscriptions.get(queue)
+            if subscription is not None:  # else it was closed meanwhile, and all of it comes again
+                subscription.ack(channel, tag, multiple=True)
         self._taken.clear()
+
+
+def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery) -> list[Input]:
+    """What a delivery says; whatever is wrong with it, it must not end the thread that reads it."""
+    try:
+        return read(delivery)
+    except Exception as error:  # noqa: BLE001  # as above
+        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(delivery.queue, "parked")
+        return [Unread(origin, f"reading it raised {error!r}"[:2_000], delivery)]
