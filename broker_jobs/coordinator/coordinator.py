@@ -385,7 +385,8 @@ class Coordinator:
             only = Control(version=0, store=self._store_id)
             self._exchange.publish([release.broadcast(only)], timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.control is not None:
-            self._exchange.publish([release.broadcast(effects.control)], timeout=RELEASE_TIMEOUT_SECONDS)
+            news = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
+            self._exchange.publish(news, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._told)
         if effects.messages:
             self._exchange.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.releases:
@@ -430,6 +431,11 @@ class Coordinator:
                 records.append(Unsure(id, epoch))
         self._inbox.add(records)  # first: who waits for the last one takes it in then
         self._fly(-len(chunk))
+
+    def _told(self, done: Future[list[Failure | None]]) -> None:
+        """On the exchange's I/O thread: who missed a part of the news must not believe that it has all of it."""
+        if any(failure is not None for failure in done.result()):
+            self._engine.untold = True
 
     def _fly(self, count: int) -> None:
         with self._counting:

@@ -58,6 +58,12 @@ RUNS_ALONE_FROM = 2
 GONE_SECONDS = 10.0
 """A coordinator without a tick for so much log time is gone."""
 MOST_COORDINATORS = 100
+WAITING_LOOKED_AT = 100
+"""Of the runs that wait for the one before them: only the first goes on."""
+MOST_FENCES = 10_000
+"""In one message: RabbitMQ 4 refuses those over 16 MiB, and closes the channel over them."""
+ALL_NEWS_SECONDS = 5.0
+"""All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
 UNTOLD_SECONDS = 60.0
 """A publish ends in ten seconds; an own release without news after so long will have none."""
 _NO_PARKED = "no parked message has this id"
@@ -71,6 +77,8 @@ class Effects:
     releases: list[Row] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     control: Control | None = None
+    control_before: list[Control] = field(default_factory=list)
+    """What is published before `control`."""
     timers: list[tuple[str, Instant]] = field(default_factory=list)
     next: list[JobRecord] = field(default_factory=list)
     """Records found on the way, for the next batch."""
@@ -104,6 +112,9 @@ class Engine:
         self._chance = chance
         self._held: dict[str, set[str]] = {}
         self._coordinators: dict[str, float] = {}
+        self.told_all_at: Instant = float("-inf")
+        self.untold = False
+        """Whether news for the workers could not be published: all of it is told again."""
 
     def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True) -> Effects:
         """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises."""
@@ -180,6 +191,9 @@ class _Batch:
         self._fences: list[Fence] = []
         self._cancel: list[str] = []
         self._pauses_changed = False
+        self._fragile: set[str] = set()
+        """Queues in which a job that runs alone is out: asked once, as thousands may wait for it."""
+        self._told_hellos: tuple[dict[str, object], list[bytes]] | None = None
         self._snapshot = False
         """Whether a worker has missed news: all of it is told again."""
         self._lines: list[tuple[str, Instant, int, str]] = []
@@ -268,13 +282,17 @@ class _Batch:
         """From the second crash on a job is released only while no other such job of its queue is out."""
         if row.crashes < RUNS_ALONE_FROM or not is_due(row, self._at):
             return True
-        here = any(
-            other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
-            for other in self._rows.values()
-        )
-        if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
+        if row.queue not in self._fragile:
+            here = any(
+                other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
+                for other in self._rows.values()
+            )
+            if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
+                self._fragile.add(row.queue)
+        if row.queue in self._fragile:
             self._effects.timers.append((row.id, self._now + 1.0))
             return False
+        self._fragile.add(row.queue)  # this one goes
         return True
 
     def _settle(self) -> None:
@@ -287,9 +305,24 @@ class _Batch:
             if is_due(row, self._at) and self._may_release:
                 self._decide(Due(id))
 
+    def _goes_on(self, recurring: str) -> bool:
+        """Whether a run of a recurring job is on its way, as the rows will be after this batch."""
+        if any(id not in self._rows for id in self._tx.going_of(recurring)):
+            return True
+        runs = (row.state for row in self._rows.values() if row.recurring == recurring)
+        return any(not state.is_final and state is not State.AWAITING for state in runs)
+
+    def _unended(self, recurring: str) -> bool:
+        """Whether a run of a recurring job is on its way or waits for one that is."""
+        if self._goes_on(recurring) or any(id not in self._rows for id in self._tx.waiting_of(recurring)):
+            return True
+        return any(row.recurring == recurring and row.state is State.AWAITING for row in self._rows.values())
+
     def _next_of(self, recurring: str) -> list[str]:
         """A run of a recurring job ended: the first that waits for it goes on (overlap="queue")."""
-        waiting = self._tx.waiting_of(recurring)
+        if self._goes_on(recurring):
+            return []
+        waiting = self._tx.waiting_of(recurring, limit=WAITING_LOOKED_AT)
         self._see(waiting)
         candidates = {*waiting, *(id for id, row in self._rows.items() if row.recurring == recurring)}
         first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
@@ -408,7 +441,7 @@ class _Batch:
             case Hello():
                 self._hello(asked, command)
             case Fire():
-                for fired in commands.fire(self._tx, command, self._now):
+                for fired in commands.fire(self._tx, command, self._now, self._unended):
                     self._see([fired.envelope.id])
                     self._decide(fired)
             case _:
@@ -456,7 +489,7 @@ class _Batch:
                 subject = command.parked_id
                 refused = None if self._tx.unpark(subject) else _NO_PARKED
             case AcceptStore():
-                detail, subject = {"waiting": self._tx.accept_restored()}, "store"
+                detail, subject = {"waiting": self._accept()}, "store"
             case PauseQueue():
                 self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
                 subject = command.queue
@@ -466,7 +499,7 @@ class _Batch:
 
     def _replay(self, parked_id: str) -> str | None:
         """Decide a parked message now; the refusal, or None."""
-        row = next((row for row in self._tx.parked(limit=100_000) if row.id == parked_id), None)
+        row = self._tx.parked_message(parked_id)
         if row is None:
             return _NO_PARKED
         inputs = read_again(row)
@@ -479,17 +512,53 @@ class _Batch:
         self._tx.unpark(parked_id)
         return None
 
+    def _accept(self) -> int:
+        """Accept a restored store; rows of this batch, which are saved over those that leap, leap too."""
+        waiting = self._tx.accept_restored()
+        for id, row in self._tx.load(self._old).items():
+            if self._rows[id] is self._old[id]:
+                self._rows[id] = row
+            elif row.epoch > self._rows[id].epoch:
+                self._rows[id] = self._rows[id].evolve(epoch=row.epoch)
+            self._old[id] = row
+        return waiting
+
     def _hello(self, asked: Asked, hello: Hello) -> None:
         leases = self._engine.leases
         leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
         leases.replaced(hello.worker, hello.at)
-        self._reply(asked, Reply(id=hello.id, detail=self._control_snapshot().model_dump(mode="json")))
+        if not asked.reply_to:
+            return
+        if self._told_hellos is None:  # made once a batch: after an outage every worker says hello at once
+            before, snapshot = self._control_snapshot()
+            bodies = [control.model_dump_json(exclude_none=True).encode() for control in before]
+            self._told_hellos = snapshot.model_dump(mode="json"), bodies
+        detail, bodies = self._told_hellos
+        self._effects.messages += [Message("", asked.reply_to, body, type="control") for body in bodies]
+        self._reply(asked, Reply(id=hello.id, detail=detail | {"cancel": self._not_its_own(hello, detail)}))
 
-    def _control_snapshot(self) -> Control:
-        return Control(
+    def _not_its_own(self, hello: Hello, detail: dict[str, object]) -> list[str]:
+        """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
+        self._see(id for id, _ in hello.running)
+        runs = [(id, epoch, row) for id, epoch in hello.running if (row := self._rows.get(id)) is not None]
+        asked = detail["cancel"]
+        others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]
+        return [*(asked if isinstance(asked, list) else ()), *others]
+
+    def _control_snapshot(self) -> tuple[list[Control], Control]:
+        """All that workers must know, and before it those of its fences that one message does not hold.
+
+        What goes before has no version: who has heard only that has not heard all.
+        """
+        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
+        before = [
+            Control(version=0, fences=fences[start : start + MOST_FENCES])
+            for start in range(0, len(fences) - MOST_FENCES, MOST_FENCES)
+        ]
+        return before, Control(
             version=self._tx.meta.control_version,
             snapshot=True,
-            fences=[Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()],
+            fences=fences[len(before) * MOST_FENCES :],
             paused=self._tx.paused_queues(),
             cancel=self._tx.cancels(),
         )
@@ -513,13 +582,16 @@ class _Batch:
     def _tell(self) -> None:
         """News for the workers, with a version that their heartbeats repeat: a lost broadcast is sent again."""
         schedules_changed = self._tx.meta.schedules_version != self._schedules_before
+        self._snapshot |= self._engine.untold
+        self._snapshot &= abs(self._now - self._engine.told_all_at) >= ALL_NEWS_SECONDS
         if self._fences or self._cancel or self._pauses_changed:
             self._tx.meta.control_version += 1
         elif not schedules_changed and not self._snapshot:
             return
         if self._snapshot:
-            snapshot = self._control_snapshot()
+            self._effects.control_before, snapshot = self._control_snapshot()
             self._effects.control = snapshot.model_copy(update={"schedules_changed": schedules_changed})
+            self._engine.told_all_at, self._engine.untold = self._now, False
             return
         self._effects.control = Control(
             version=self._tx.meta.control_version,
