@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
-from broker_jobs.coordinator.inbox import Inbox, Piece
+from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
 from broker_jobs.coordinator.listen import Input, Unread, read_again
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.record import (
@@ -68,6 +68,9 @@ STORE_PATIENCE_SECONDS = 300.0
 """A store that is away for longer: give the deliveries back once, come again when it answers."""
 RELEASE_TIMEOUT_SECONDS = 10.0
 DECLARE_TIMEOUT_SECONDS = 3.0
+SLOW_SECONDS = 1.0
+"""A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
+LEAST_INPUTS = 100
 MOST_IN_FLIGHT = 10_000
 """Releases that may wait for their confirms: what is due beyond them waits in the store, not in memory."""
 MOST_RINGS = 2_000
@@ -137,6 +140,7 @@ class Coordinator:
         self._in_flight = 0
         self._counting = threading.Lock()
         self._more_due = False
+        self._most = MOST_INPUTS
         self._rounds = 0
         self._serial = 0
         self._store_id = ""
@@ -229,12 +233,12 @@ class Coordinator:
         self._forget_lost()
         self._tick()
         self._activity()
-        pieces = self._inbox.take()
+        pieces = self._inbox.take(self._most)
         if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
             self._log_heard = self._clock.monotonic()
             self._activity()
         if self._active and self._frozen is None and self._able():
-            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), MOST_RINGS)]
+            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), min(MOST_RINGS, self._most))]
         if pieces:
             self._declare_queues(pieces)
             self._commit(pieces)
@@ -254,7 +258,7 @@ class Coordinator:
             if self._fatal is not None or self._clock.monotonic() > deadline:
                 return
             self._inbox.wait(0.1)
-            own = self._inbox.take()
+            own = self._inbox.take(self._most)
             if own:
                 self._commit(own)
                 self._inbox.settle(self._subscriptions)
@@ -308,9 +312,17 @@ class Coordinator:
         started = self._clock.monotonic()
         effects = self._apply_safely(pieces)
         now = self._clock.monotonic()
+        self._pace(now - started)
         for one in effects:
             self._follow(one)
             self._observer.committed(now - started, one.rows)
+
+    def _pace(self, seconds: float) -> None:
+        """Keep transactions short on a slow store: nothing is released after one of ACTIVE_SECONDS, however often."""
+        if seconds > SLOW_SECONDS:
+            self._most = max(LEAST_INPUTS, self._most // 2)
+        elif seconds < SLOW_SECONDS / 4:
+            self._most = min(MOST_INPUTS, self._most * 2)
 
     def _apply_safely(self, pieces: list[Piece]) -> list[Effects]:
         """All pieces in one transaction; when a decision raises, in halves, until the one that raises is put aside."""

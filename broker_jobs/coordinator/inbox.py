@@ -39,6 +39,7 @@ class Inbox:
         }
         self._own: deque[Input] = deque()
         self._taken: dict[str, tuple[int, int]] = {}
+        self._most = MOST_INPUTS
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the exchange's I/O thread)."""
@@ -76,10 +77,11 @@ class Inbox:
         """Log deliveries that are here and not yet decided."""
         return len(self._waiting[names.LOG])
 
-    def take(self) -> list[Piece]:
-        """The pieces of the next transaction."""
+    def take(self, most: int = MOST_INPUTS) -> list[Piece]:
+        """The pieces of the next transaction: about `most`, and own news always leave room for commands and the log."""
         pieces: list[Piece] = []
-        while self._own and len(pieces) < MOST_INPUTS:
+        self._most = most
+        while self._own and len(pieces) < most * 3 // 4:
             pieces.append(Piece(self._own.popleft(), None))
         self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
         self._draw(names.PARKED, BELLS_BESIDE, pieces, lambda d: [read_parked(d)])
@@ -91,7 +93,7 @@ class Inbox:
     def _draw(self, queue: str, most: int, pieces: list[Piece], read: Callable[[Delivery], list[Input]]) -> None:
         waiting = self._waiting[queue]
         for _ in range(min(most, len(waiting))):
-            if len(pieces) >= MOST_INPUTS:
+            if len(pieces) >= self._most:
                 return
             delivery = waiting.popleft()
             self._taken[queue] = (delivery.channel, delivery.tag)

@@ -246,3 +246,24 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
     assert judged([], 400.0, now - 60.0) == []
     assert judged([], 500.0, now + 15.0) == []
     assert [type(record).__name__ for record in judged([], 570.0, now + seconds + 15.0)] == ["Swept"]
+
+
+def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of more than ACTIVE_SECONDS ends in no release: all of it came due again, in the next such one."""
+    monkeypatch.setattr(module, "ACTIVE_SECONDS", 0.6)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.3, raising=False)
+    room.start()
+    engine = room.coordinator._engine
+    apply = engine.apply
+
+    def slowly(inputs: list[object], *args: object, **kwargs: object) -> object:
+        time.sleep(len(inputs) / 1_000)
+        return apply(inputs, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "apply", slowly)
+    ids = [f"j{n}" for n in range(1_500)]
+    room.hold(*(room.envelope(id) for id in ids))
+    eventually(lambda: room.exchange.depth(names.work_queue("default"))[0] == 1_500, 20)  # type: ignore[index]
