@@ -41,7 +41,7 @@ from broker_jobs.coordinator.timers import Timers
 from broker_jobs.errors import BrokerError, BrokerRefused, StoreError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import STEPS
-from broker_jobs.exchange.port import Delivery, Exchange, Failure, Subscription, Unsent
+from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import new_id
@@ -76,6 +76,7 @@ MOST_IN_FLIGHT = 10_000
 MOST_RINGS = 2_000
 MOST_DUE = 50_000
 """Timers that one look sets; when they have rung and there are more, it looks again."""
+FAREWELL_SECONDS = 2.0
 PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.PARKED: 100}
 
 
@@ -136,7 +137,10 @@ class Coordinator:
         self._stopping = threading.Event()
         self._fatal: str | None = None
         self._active = False
+        self._caught_up = False
+        """Whether the log was read up to our start: before, a tick may still come that says the store went back."""
         self._frozen: int | None = None
+        self._accepted_before = 0
         self._in_flight = 0
         self._counting = threading.Lock()
         self._more_due = False
@@ -213,7 +217,9 @@ class Coordinator:
                 self._step()
                 self._rounds += 1
             self._drain()
-            if self._fatal is not None:
+            if self._fatal is None:
+                self._farewell()
+            else:
                 self._unsubscribe()
         except _NotStoredError:
             logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
@@ -263,12 +269,20 @@ class Coordinator:
                 self._commit(own)
                 self._inbox.settle(self._subscriptions)
 
+    def _farewell(self) -> None:
+        """A last tick, which nobody here reads: whoever comes next on this broker learns how far the store had come, and
+        notices when it was put back to a backup meanwhile."""
+        serial = max(self._serial, self._frozen or 0)
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
+        self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()
+
     def _tick(self) -> None:
         now = self._clock.monotonic()
         if now - self._last_tick < TICK_SECONDS:
             return
         self._last_tick = now
-        tick = release.tick(self.id, self._store_id, self._serial, self._clock.now())
+        serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
         self._exchange.publish([tick], timeout=5.0)
         self._engine.questions.forget(self._clock.now())
 
@@ -338,7 +352,7 @@ class Coordinator:
         return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
 
     def _apply(self, inputs: list[Input]) -> list[Effects]:
-        may_release = self.active and self._frozen is None
+        may_release = self.active and self._caught_up and self._frozen is None
         effects = self._persist(
             lambda: self._engine.apply(inputs, self._clock.now(), may_release=may_release and self._able())
         )
@@ -387,9 +401,12 @@ class Coordinator:
             self._observer.parked(origin)
         for note in effects.notes:
             self._observer.noted(note)
+        if effects.caught_up and not self._caught_up:
+            self._caught_up = True
+            self._last_look = float("-inf")  # what came due meanwhile
         if effects.went_back is not None:
-            self._freeze(effects.went_back)
-        if self._frozen is not None and self._serial >= self._frozen:
+            self._freeze(effects.went_back, effects.meta.accepted_serial)
+        if self._frozen is not None and effects.meta.accepted_serial != self._accepted_before:
             logger.warning("the restored store was accepted: releases go on")
             self._frozen = None
         if effects.foreign is not None:
@@ -402,7 +419,7 @@ class Coordinator:
         if effects.messages:
             self._exchange.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.releases:
-            self._release(effects.releases)
+            self._release(effects.releases, effects.release_messages)
             self._observer.released(len(effects.releases), effects.late)
         self._set_timers(effects)
         if effects.next:
@@ -420,15 +437,14 @@ class Coordinator:
 
     # ---- releases
 
-    def _release(self, rows: list[Row]) -> None:
+    def _release(self, rows: list[Row], messages: list[Message]) -> None:
         if not self.active:
             self._inbox.add([Unreleased(row.id, row.epoch, "its coordinator stepped down") for row in rows])
             return
         for start in range(0, len(rows), 1_000):
             chunk = [(row.id, row.epoch) for row in rows[start : start + 1_000]]
-            messages = [release.release(row) for row in rows[start : start + 1_000]]
             self._fly(len(chunk))
-            future = self._exchange.publish(messages, timeout=RELEASE_TIMEOUT_SECONDS)
+            future = self._exchange.publish(messages[start : start + 1_000], timeout=RELEASE_TIMEOUT_SECONDS)
             future.add_done_callback(lambda done, chunk=chunk: self._confirmed(chunk, done))  # type: ignore[misc]
 
     def _confirmed(self, chunk: list[tuple[str, int]], done: Future[list[Failure | None]]) -> None:
@@ -488,9 +504,10 @@ class Coordinator:
                 records += [Swept(row.id, row.epoch) for row in tx.load(ids).values()]
         return records
 
-    def _freeze(self, serial: int) -> None:
+    def _freeze(self, serial: int, accepted_serial: int) -> None:
         if self._frozen is None or serial > self._frozen:
-            self._frozen = serial
+            # The serial itself goes on growing with what the log tells, so it does not say whether it was accepted.
+            self._frozen, self._accepted_before = serial, accepted_serial
             logger.critical(
                 "the log has seen serial %d of this store, which is at %d: it went back (restored from a backup?). "
                 "Nothing is released until a person accepts it: broker-jobs store accept",

@@ -18,7 +18,7 @@ from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Input, Unread, read_again
 from broker_jobs.coordinator.questions import Questions, answer, reply, view
 from broker_jobs.coordinator.record import Due, HoldOver, JobRecord, LeaseOver, Told, Unsure, job_id
-from broker_jobs.coordinator.release import ladder_copy
+from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
 from broker_jobs.exchange.delay import step_seconds
@@ -68,6 +68,10 @@ UNTOLD_SECONDS = 60.0
 """A publish ends in ten seconds; an own release without news after so long will have none."""
 _NO_PARKED = "no parked message has this id"
 
+CLOCK_STEP_SECONDS = 60.0
+"""A tick that is so much older than the newest is of a clock that was set back: log time goes on from there, or graces
+and leases would stand still until the old time comes again."""
+
 
 @dataclass(slots=True)
 class Effects:
@@ -75,6 +79,8 @@ class Effects:
 
     meta: Meta
     releases: list[Row] = field(default_factory=list)
+    release_messages: list[Message] = field(default_factory=list)
+    """One for each of `releases`, made inside the transaction: a row that cannot be released raises there, alone."""
     messages: list[Message] = field(default_factory=list)
     control: Control | None = None
     control_before: list[Control] = field(default_factory=list)
@@ -88,6 +94,8 @@ class Effects:
     parked: list[tuple[str, str]] = field(default_factory=list)
     """(origin, reason) of messages put aside."""
     late: list[float] = field(default_factory=list)
+    caught_up: bool = False
+    """A tick of our own came back: all that was in the log when we started has been read."""
     tick_at: Instant | None = None
     """When our own newest tick of the batch was sent: the log has been read up to then, by our own clock."""
     foreign: str | None = None
@@ -203,6 +211,8 @@ class _Batch:
         self._schedules_before = tx.meta.schedules_version
 
     def run(self, inputs: list[Input]) -> Effects:
+        if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):
+            self._may_release = False  # the store went back: not even what comes before the tick in this batch
         self._load(inputs)
         for one in inputs:
             self._input(one)
@@ -361,6 +371,7 @@ class _Batch:
     def _follow(self, old: Row | None, row: Row) -> None:
         if row.wire is Wire.SENDING and (old is None or old.epoch != row.epoch):
             self._effects.releases.append(row)
+            self._effects.release_messages.append(release(row))
             if row.due_at is not None:
                 self._effects.late.append(max(0.0, self._now - row.due_at))
         elif row.state is State.SCHEDULED and row.wire is Wire.NONE:
@@ -382,16 +393,22 @@ class _Batch:
 
     # ---- log time and workers
 
+    def _is_ahead(self, tick: Tick) -> bool:
+        meta = self._tx.meta
+        return tick.store == meta.store_id and tick.serial > max(meta.serial, meta.accepted_serial)
+
     def _tick(self, tick: Tick) -> None:
         meta = self._tx.meta
         if tick.store != meta.store_id:
             self._effects.foreign = tick.coordinator if tick.sent_at > self._engine.since else None
             return
-        if tick.serial > max(meta.serial, meta.accepted_serial):
+        self._effects.caught_up |= tick.coordinator == self._engine.id
+        if self._is_ahead(tick):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
         step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0
         meta.log_time += step
-        meta.last_tick_at = max(meta.last_tick_at, tick.sent_at)
+        stepped_back = meta.last_tick_at - tick.sent_at > CLOCK_STEP_SECONDS
+        meta.last_tick_at = tick.sent_at if stepped_back else max(meta.last_tick_at, tick.sent_at)
         self._at = At(self._now, meta.log_time, self._engine.id, self._engine.chance)
         if tick.coordinator == self._engine.id:
             self._effects.tick_at = tick.sent_at
