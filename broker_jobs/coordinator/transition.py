@@ -194,7 +194,7 @@ def _matched(row: Row | None, told: tuple[str, int, str], at: At, said: Said) ->
         said.metrics.append("stale")
         return None
     elif epoch > row.epoch:
-        row = row.evolve(epoch=epoch, wire=Wire.OUT)
+        row = row.evolve(epoch=epoch, wire=Wire.OUT, sender=None)
     if body and not row.envelope:
         try:
             row = _fill(row, codec.decode(body), body)
@@ -224,7 +224,7 @@ def _ready(row: Row | None, record: Ready, at: At) -> Row:
     if envelope.epoch < row.epoch:
         return row
     if envelope.epoch > row.epoch:
-        row = row.evolve(epoch=envelope.epoch, wire=Wire.OUT)
+        row = row.evolve(epoch=envelope.epoch, wire=Wire.OUT, sender=None)
     match row.state:
         case State.SCHEDULED if row.why == Why.REPEAT:
             return _enter(row, ENQUEUED, at.now, "its first message was in the queue", wire=Wire.OUT, grace_until=None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from broker_jobs.coordinator.listen import Asked, Input
-from broker_jobs.coordinator.record import LeaseOver
+from broker_jobs.coordinator.record import LeaseOver, Told
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import Hello
-from broker_jobs.outcome.event import Tick, WorkerRef
+from broker_jobs.outcome.event import Progress, Tick, WorkerRef
 from broker_jobs.store.row import Wire
+from tests.support.invariants import broken
 from tests.unit.coordinator.desk import Desk
 
 
@@ -83,3 +84,11 @@ def test_a_release_whose_fate_was_never_told_is_not_waited_for_for_ever(desk: De
     found = desk.engine.unsure_releases(desk.now + 120.0, 0.0)
     desk.apply(*found)
     assert (desk.row().state, desk.row().wire) == (State.SCHEDULED, Wire.NONE)
+
+
+def test_a_release_that_a_restored_store_was_making_is_nobodys_once_a_later_one_is_heard_of(desk: Desk) -> None:
+    desk.apply(desk.held())
+    assert desk.row().wire is Wire.SENDING
+    desk.apply(Told("w1", Progress(id="j", epoch=5, at=desk.now, done=1.0)))
+    assert (desk.row().epoch, desk.row().wire, desk.row().sender) == (5, Wire.OUT, None)
+    assert broken(desk.store) == []
