@@ -48,6 +48,7 @@ from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import HandedBack
 from broker_jobs.settings import Settings
+from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row
 
@@ -372,6 +373,10 @@ class Coordinator:
         while True:
             try:
                 result = work()
+            except NewerSchemaError as error:  # the log belongs to who understands the store
+                self._fail(str(error))
+                self._unsubscribe()
+                raise _NotStoredError from error
             except StoreError as error:
                 now = self._clock.monotonic()
                 if self._store_down_since is None:

@@ -267,3 +267,12 @@ def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
     ids = [f"j{n}" for n in range(1_500)]
     room.hold(*(room.envelope(id) for id in ids))
     eventually(lambda: room.exchange.depth(names.work_queue("default"))[0] == 1_500, 20)  # type: ignore[index]
+
+
+def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: Room) -> None:
+    room.start()
+    with room.store.transaction() as tx:
+        tx._connection.exec_driver_sql("UPDATE meta SET schema = 99")
+    eventually(lambda: room.fatal)
+    assert "upgrade this program" in room.fatal[0]
+    eventually(lambda: room.exchange.depth(names.LOG)[1] == 0)  # type: ignore[index]
