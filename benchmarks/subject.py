@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks import bare
@@ -72,9 +73,10 @@ def publish_stamps(side: str, count: int, gap: float) -> dict[str, Any]:
     return {"count": count}
 
 
-def schedule(dues: list[float]) -> dict[str, Any]:
-    """Schedule stamps with us."""
+def schedule(file: str) -> dict[str, Any]:
+    """Schedule stamps with us, at the instants that a file lists."""
     ours = importlib.import_module("benchmarks.sides.ours")
+    dues = json.loads(Path(file).read_text())
     start = time.perf_counter()
     ours.schedule_at(dues)
     return {"seconds": time.perf_counter() - start}

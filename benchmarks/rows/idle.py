@@ -25,7 +25,7 @@ def latency(stage: Stage) -> Row:
     row = Row("Idle latency: from the call to the start of the function")
     middle: list[Figure] = []
     tail: list[Figure] = []
-    for worker in SEEN:
+    for worker in (seen for seen in SEEN if not stage.scale.quick or seen is not workers.CELERY_SOLO):
         with stage.corner() as corner:
             rounds = _measure(corner, worker, stage.scale.of(300), stage.scale.rounds)
         half, most = ([percentile(each, percent) for each in rounds] for percent in (50, 99))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from benchmarks.figure import Figure, Row, Side
 from benchmarks.stage import Stage
 
@@ -34,7 +36,7 @@ def publish_one(stage: Stage) -> Row:
             rates.setdefault(name, []).append(done["count"] / done["seconds"])
             cpu.setdefault(name, []).append(done["cpu"] / done["count"] * 1e6)
     for name, side, _sender, _environment in ONE:
-        note = f"{sorted(cpu[name])[1]:.0f} us of processor a job"
+        note = f"{median(cpu[name]):.0f} us of processor a job"
         row.add(Figure("one at a time", name, side, "/s", tuple(rates[name]), note=note))
     return row
 
@@ -52,6 +54,6 @@ def publish_many(stage: Stage) -> Row:
             rates.setdefault(name, []).append(count / done["seconds"][0])
             cpu.setdefault(name, []).append(done["cpu"] / count * 1e6)
     for name, side, _sender, _environment in MANY:
-        note = f"{sorted(cpu[name])[1]:.0f} us of processor a job"
+        note = f"{median(cpu[name]):.0f} us of processor a job"
         row.add(Figure("pipelined", name, side, "/s", tuple(rates[name]), note=note))
     return row

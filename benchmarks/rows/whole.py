@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from statistics import median
 from typing import Any
 
 from benchmarks import meter
@@ -72,7 +73,7 @@ def whole(stage: Stage) -> Row:
         for name in cpu[0]:
             values = tuple(each[name] for each in cpu)
             row.add(Figure("processor a job", name, "ours", "us", values, less_is_better=True, compared=False))
-        row.add(*_steady(system, sorted(rates)[1] * STEADY_SHARE, stage.scale.seconds(9)))
+        row.add(*_steady(system, median(rates) * STEADY_SHARE, stage.scale.seconds(9)))
         system.close()
     return row
 

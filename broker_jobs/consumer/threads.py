@@ -71,6 +71,8 @@ class Threads:
         """Let the threads end after what they run; whether all have ended in time (seconds)."""
         self._tokens.put(False)
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        with self._lock:  # a thread is listed a moment before it is started
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in threads)

@@ -5,6 +5,8 @@ Commands about one job are decided by `transition`; here is the rest. Each funct
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from broker_jobs.beat import schedule as cron
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import recurring
@@ -88,14 +90,17 @@ def trigger(tx: Transaction, command: TriggerRecurring, now: Instant) -> tuple[s
     return None, [recurring.fired(row, now, now, waits=False, id=command.job_id)]
 
 
-def fire(tx: Transaction, command: Fire, now: Instant) -> list[Fired]:
-    """The jobs of a planned time: each time is taken once, misfire and overlap are decided here."""
+def fire(tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], bool]) -> list[Fired]:
+    """The jobs of a planned time: each time is taken once, misfire and overlap are decided here.
+
+    `goes_on` tells whether a job of a recurring name has not ended.
+    """
     row = tx.schedule(command.name)
     if row is None or not recurring.takes(row, command, now):
         return []
     times = recurring.planned_times(row, command, now)
     row.last_planned_at = command.planned_at
-    busy = row.overlap != "allow" and tx.running_of(row.name) > 0
+    busy = row.overlap != "allow" and goes_on(row.name)
     made: list[Fired] = []
     for planned_at in times:
         if busy and row.overlap == "skip":

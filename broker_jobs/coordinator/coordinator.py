@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
-from broker_jobs.coordinator.inbox import Inbox, Piece
+from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
 from broker_jobs.coordinator.listen import Input, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.record import (
@@ -38,16 +38,17 @@ from broker_jobs.coordinator.record import (
 )
 from broker_jobs.coordinator.sweep import Sweep
 from broker_jobs.coordinator.timers import Timers
-from broker_jobs.errors import BrokerError, StoreError
+from broker_jobs.errors import BrokerError, BrokerRefused, StoreError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import STEPS
-from broker_jobs.exchange.port import Delivery, Exchange, Failure, Subscription, Unsent
+from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import HandedBack
 from broker_jobs.settings import Settings
+from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row
 
@@ -67,6 +68,16 @@ WEDGED_SECONDS = 60.0
 STORE_PATIENCE_SECONDS = 300.0
 """A store that is away for longer: give the deliveries back once, come again when it answers."""
 RELEASE_TIMEOUT_SECONDS = 10.0
+DECLARE_TIMEOUT_SECONDS = 3.0
+SLOW_SECONDS = 1.0
+"""A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
+LEAST_INPUTS = 100
+MOST_IN_FLIGHT = 10_000
+"""Releases that may wait for their confirms: what is due beyond them waits in the store, not in memory."""
+MOST_RINGS = 2_000
+MOST_DUE = 50_000
+"""Timers that one look sets; when they have rung and there are more, it looks again."""
+FAREWELL_SECONDS = 2.0
 PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.PARKED: 100}
 
 
@@ -75,6 +86,10 @@ Stored = TypeVar("Stored")
 
 class _NotStoredError(Exception):
     """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
+
+
+LOOK_TAKES_SECONDS = 10.0
+"""The longest a look at a queue's depth takes."""
 
 
 class _Depth(NamedTuple):
@@ -123,17 +138,22 @@ class Coordinator:
         self._stopping = threading.Event()
         self._fatal: str | None = None
         self._active = False
+        self._caught_up = False
+        """Whether the log was read up to our start: before, a tick may still come that says the store went back."""
         self._frozen: int | None = None
+        self._accepted_before = 0
         self._in_flight = 0
+        self._counting = threading.Lock()
+        self._more_due = False
+        self._most = MOST_INPUTS
+        self._rounds = 0
         self._serial = 0
         self._store_id = ""
-        self._declared: set[str] = set()
         never = float("-inf")
         self._log_heard = never
         self._last_tick = never
         self._last_look = never
         self._last_purge = never
-        self._last_commit = never
         self._store_down_since: float | None = None
 
     # ---- life
@@ -147,7 +167,6 @@ class Coordinator:
             self._exchange.apply(fixed_topology())
         meta = self._store.reader.meta()
         self._store_id, self._serial = meta.store_id, meta.serial
-        self._last_commit = self._clock.monotonic()
         self._read_parked_again()
         self._subscribe()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
@@ -197,19 +216,23 @@ class Coordinator:
             while not self._stopping.is_set() and self._fatal is None:
                 self._inbox.wait(self._patience())
                 self._step()
+                self._rounds += 1
             self._drain()
-            if self._fatal is not None:
+            if self._fatal is None:
+                self._farewell()
+            else:
                 self._unsubscribe()
         except _NotStoredError:
             logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
         except BaseException as error:
             self._fail(f"the coordinator's thread ended: {error!r}")
+            self._unsubscribe()  # a dead consumer would keep the log from every other coordinator
             raise
 
     def _patience(self) -> float:
         now = self._clock.now()
         ring = self._timers.next_at()
-        until_ring = TICK_SECONDS if ring is None else ring - now
+        until_ring = TICK_SECONDS if ring is None or self._frozen is not None or not self._able() else ring - now
         until_tick = self._last_tick + TICK_SECONDS - self._clock.monotonic()
         return max(0.0, min(until_ring, until_tick, TICK_SECONDS))
 
@@ -217,34 +240,50 @@ class Coordinator:
         self._forget_lost()
         self._tick()
         self._activity()
-        pieces = self._inbox.take()
+        pieces = self._inbox.take(self._most)
         if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
             self._log_heard = self._clock.monotonic()
             self._activity()
-        if self._active:
-            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), 2_000)]
+        if self._active and self._frozen is None and self._able():
+            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), min(MOST_RINGS, self._most))]
         if pieces:
             self._declare_queues(pieces)
             self._commit(pieces)
             self._inbox.settle(self._subscriptions)
         self._purge()
 
+    def _able(self) -> bool:
+        """Whether a release would go out now; during an alarm it would only wait, expire, and be made again."""
+        if self._stopping.is_set() or not self._exchange.connected or self._exchange.blocked:
+            return False
+        return self._in_flight < MOST_IN_FLIGHT
+
     def _drain(self) -> None:
         """The releases that were published are noted before leaving, so that nobody has to be unsure of them."""
         deadline = self._clock.monotonic() + RELEASE_TIMEOUT_SECONDS
-        while self._in_flight > 0 and self._fatal is None and self._clock.monotonic() < deadline:
+        while self._in_flight > 0 or self._inbox.has_own():
+            if self._fatal is not None or self._clock.monotonic() > deadline:
+                return
             self._inbox.wait(0.1)
-            own = self._inbox.take()
+            own = self._inbox.take(self._most)
             if own:
                 self._commit(own)
                 self._inbox.settle(self._subscriptions)
+
+    def _farewell(self) -> None:
+        """A last tick, which nobody here reads: whoever comes next on this broker learns how far the store had come, and
+        notices when it was put back to a backup meanwhile."""
+        serial = max(self._serial, self._frozen or 0)
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
+        self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
         if now - self._last_tick < TICK_SECONDS:
             return
         self._last_tick = now
-        tick = release.tick(self.id, self._store_id, self._serial, self._clock.now())
+        serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
         self._exchange.publish([tick], timeout=5.0)
         self._engine.questions.forget(self._clock.now())
 
@@ -255,6 +294,7 @@ class Coordinator:
             self._active = True
             self._observer.active(True)
             self._set_timers(effects)
+            self._more_due = len(effects.timers) >= MOST_DUE
             self._last_look = self._clock.monotonic()
             logger.info("coordinator %s is the active one", self.id)
         elif self._active and not active:
@@ -263,7 +303,8 @@ class Coordinator:
             self._timers.clear()
             self._sweep.worker_lost()
             logger.info("coordinator %s has had no log delivery for %g s: it stands by", self.id, ACTIVE_SECONDS)
-        if active and self._clock.monotonic() - self._last_look >= LOOK_EVERY_SECONDS:
+        rung = self._more_due and not self._timers
+        if active and (rung or self._clock.monotonic() - self._last_look >= LOOK_EVERY_SECONDS):
             self._look_ahead()
 
     def _look_ahead(self) -> None:
@@ -273,9 +314,11 @@ class Coordinator:
 
         def look() -> list[tuple[Instant, str]]:
             with self._store.transaction() as tx:
-                return tx.due(before, limit=50_000)
+                return tx.due(before, limit=MOST_DUE)
 
-        for due_at, id in self._persist(look):
+        found = self._persist(look)
+        self._more_due = len(found) == MOST_DUE
+        for due_at, id in found:
             self._timers.set(id, due_at)
 
     # ---- one transaction and what follows it
@@ -284,13 +327,20 @@ class Coordinator:
         started = self._clock.monotonic()
         effects = self._apply_safely(pieces)
         now = self._clock.monotonic()
-        self._last_commit = now
+        self._pace(now - started)
         for one in effects:
             self._follow(one)
             self._observer.committed(now - started, one.rows)
 
+    def _pace(self, seconds: float) -> None:
+        """Keep transactions short on a slow store: nothing is released after one of ACTIVE_SECONDS, however often."""
+        if seconds > SLOW_SECONDS:
+            self._most = max(LEAST_INPUTS, self._most // 2)
+        elif seconds < SLOW_SECONDS / 4:
+            self._most = min(MOST_INPUTS, self._most * 2)
+
     def _apply_safely(self, pieces: list[Piece]) -> list[Effects]:
-        """All pieces in one transaction; when a decision raises, each alone, and the one that raises is put aside."""
+        """All pieces in one transaction; when a decision raises, in halves, until the one that raises is put aside."""
         try:
             return self._apply([piece.input for piece in pieces])
         except _NotStoredError:
@@ -298,12 +348,16 @@ class Coordinator:
         except Exception:  # noqa: BLE001  # whatever a decision raises, the log must go on
             if len(pieces) == 1:
                 return self._put_aside(pieces[0], traceback.format_exc())
-            logger.warning("a batch of %d records raised; each is decided alone", len(pieces))
-        return [effects for piece in pieces for effects in self._apply_safely([piece])]
+            logger.warning("a batch of %d records raised; its halves are decided apart", len(pieces))
+        half = len(pieces) // 2
+        return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
 
     def _apply(self, inputs: list[Input]) -> list[Effects]:
-        may_release = self.active and self._frozen is None
-        effects = self._persist(lambda: self._engine.apply(inputs, self._clock.now(), may_release=may_release))
+        may_release = self.active and self._caught_up and self._frozen is None
+        effects = self._persist(
+            lambda: self._engine.apply(inputs, self._clock.now(), may_release=may_release and self._able())
+        )
+        self._rounds += 1
         return [effects]
 
     def _put_aside(self, piece: Piece, trace: str) -> list[Effects]:
@@ -319,6 +373,10 @@ class Coordinator:
         while True:
             try:
                 result = work()
+            except NewerSchemaError as error:  # the log belongs to who understands the store
+                self._fail(str(error))
+                self._unsubscribe()
+                raise _NotStoredError from error
             except StoreError as error:
                 now = self._clock.monotonic()
                 if self._store_down_since is None:
@@ -348,9 +406,12 @@ class Coordinator:
             self._observer.parked(origin)
         for note in effects.notes:
             self._observer.noted(note)
+        if effects.caught_up and not self._caught_up:
+            self._caught_up = True
+            self._last_look = float("-inf")  # what came due meanwhile
         if effects.went_back is not None:
-            self._freeze(effects.went_back)
-        if self._frozen is not None and self._serial >= self._frozen:
+            self._freeze(effects.went_back, effects.meta.accepted_serial)
+        if self._frozen is not None and effects.meta.accepted_serial != self._accepted_before:
             logger.warning("the restored store was accepted: releases go on")
             self._frozen = None
         if effects.foreign is not None:
@@ -358,11 +419,12 @@ class Coordinator:
             only = Control(version=0, store=self._store_id)
             self._exchange.publish([release.broadcast(only)], timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.control is not None:
-            self._exchange.publish([release.broadcast(effects.control)], timeout=RELEASE_TIMEOUT_SECONDS)
+            news = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
+            self._exchange.publish(news, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._told)
         if effects.messages:
             self._exchange.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.releases:
-            self._release(effects.releases)
+            self._release(effects.releases, effects.release_messages)
             self._observer.released(len(effects.releases), effects.late)
         self._set_timers(effects)
         if effects.next:
@@ -382,15 +444,14 @@ class Coordinator:
 
     # ---- releases
 
-    def _release(self, rows: list[Row]) -> None:
+    def _release(self, rows: list[Row], messages: list[Message]) -> None:
         if not self.active:
             self._inbox.add([Unreleased(row.id, row.epoch, "its coordinator stepped down") for row in rows])
             return
         for start in range(0, len(rows), 1_000):
             chunk = [(row.id, row.epoch) for row in rows[start : start + 1_000]]
-            messages = [release.release(row) for row in rows[start : start + 1_000]]
-            self._in_flight += len(chunk)
-            future = self._exchange.publish(messages, timeout=RELEASE_TIMEOUT_SECONDS)
+            self._fly(len(chunk))
+            future = self._exchange.publish(messages[start : start + 1_000], timeout=RELEASE_TIMEOUT_SECONDS)
             future.add_done_callback(lambda done, chunk=chunk: self._confirmed(chunk, done))  # type: ignore[misc]
 
     def _confirmed(self, chunk: list[tuple[str, int]], done: Future[list[Failure | None]]) -> None:
@@ -403,8 +464,17 @@ class Coordinator:
                 records.append(Unreleased(id, epoch, failure.reason))
             else:
                 records.append(Unsure(id, epoch))
-        self._in_flight -= len(chunk)
-        self._inbox.add(records)
+        self._inbox.add(records)  # first: who waits for the last one takes it in then
+        self._fly(-len(chunk))
+
+    def _told(self, done: Future[list[Failure | None]]) -> None:
+        """On the exchange's I/O thread: who missed a part of the news must not believe that it has all of it."""
+        if any(failure is not None for failure in done.result()):
+            self._engine.untold = True
+
+    def _fly(self, count: int) -> None:
+        with self._counting:
+            self._in_flight += count
 
     # ---- once a tick: the dead, the graces, the lost
 
@@ -417,9 +487,9 @@ class Coordinator:
             logger.warning("%s: worker %s; its jobs are looked after", reason, worker)
             self._engine.forget_worker(worker)
             self._sweep.worker_lost()
-        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now))))
+        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now, read_until))))
 
-    def _found(self, dead: list[tuple[str, str]], log_now: float) -> list[JobRecord]:
+    def _found(self, dead: list[tuple[str, str]], log_now: float, read_until: Instant) -> list[JobRecord]:
         now = self._clock.now()
         records: list[JobRecord] = []
         with self._store.transaction() as tx:
@@ -427,11 +497,11 @@ class Coordinator:
                 records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
                 tx.remove_worker(worker)
             records += [Due(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
-            for id, sender in tx.sending():
-                if self._engine.gone(sender, log_now):
-                    records += [Unsure(id, row.epoch) for row in tx.load([id]).values()]
+            self._engine.leases.watch(tx.owners(), log_now)
+            records += self._engine.unsure_in(tx, now, log_now)
             held: set[str] | None = None
-            while self._depths:
+            # What is out in the rows may have ended long ago: the log must have been read beyond the look at the queue.
+            while self._depths and self._depths[0].seen_at + LOOK_TAKES_SECONDS < read_until:
                 depth = self._depths.popleft()
                 before = self._sweep.seen(depth.queue, depth.ready, log_now, depth.seen_at)
                 if before is None:
@@ -441,9 +511,10 @@ class Coordinator:
                 records += [Swept(row.id, row.epoch) for row in tx.load(ids).values()]
         return records
 
-    def _freeze(self, serial: int) -> None:
+    def _freeze(self, serial: int, accepted_serial: int) -> None:
         if self._frozen is None or serial > self._frozen:
-            self._frozen = serial
+            # The serial itself goes on growing with what the log tells, so it does not say whether it was accepted.
+            self._frozen, self._accepted_before = serial, accepted_serial
             logger.critical(
                 "the log has seen serial %d of this store, which is at %d: it went back (restored from a backup?). "
                 "Nothing is released until a person accepts it: broker-jobs store accept",
@@ -471,25 +542,33 @@ class Coordinator:
 
     def _declare_queues(self, pieces: list[Piece]) -> None:
         """A job whose queue does not exist: the queue is declared, so that its first job may come before its worker."""
+        declared: dict[str, str | None] = {}
         for number, piece in enumerate(pieces):
             event = piece.input.event if isinstance(piece.input, Told) else None
             if not isinstance(event, HandedBack) or event.reason != "no queue":
                 continue
-            refused = self._declare(codec.decode(event.envelope).queue)
+            try:
+                queue = codec.decode(event.envelope).queue
+            except codec.Undecodable:
+                continue
+            if queue not in declared:
+                declared[queue] = self._declare(queue)
+            refused = declared[queue]
             if refused is not None:
                 lost = Unroutable(event.id, event.epoch, refused, event.envelope)
                 pieces[number] = Piece(lost, piece.delivery)
 
     def _declare(self, queue: str) -> str | None:
-        if queue in self._declared:
-            return None
+        """Why the queue cannot be; None where it exists now, or the broker is away and the job will come again."""
         if not self._settings.declare:
             return f"queue {queue!r} does not exist; declare it: broker-jobs topology apply -Q {queue}"
         try:
-            self._exchange.apply(work_topology(queue))
-        except BrokerError as error:
+            self._exchange.apply(work_topology(queue), timeout=DECLARE_TIMEOUT_SECONDS)
+        except BrokerRefused as error:
             return f"queue {queue!r} does not exist and cannot be declared: {error}"
-        self._declared.add(queue)
+        except BrokerError as error:
+            logger.warning("queue %r does not exist and cannot be declared now (%s); it is tried again", queue, error)
+            return None
         logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
         return None
 
@@ -558,16 +637,19 @@ class Coordinator:
 
     def _watch(self) -> None:
         """Looks at depths for the sweep and the metrics, and ends a coordinator that is stuck."""
+        rounds, since = -1, 0.0
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
             try:
                 self._look_at_depths()
             except (BrokerError, StoreError) as error:
                 logger.debug("no look at queue depths now: %s", error)
-            stuck_for = self._clock.monotonic() - self._last_commit
-            if self._inbox.log_waits() and stuck_for > WEDGED_SECONDS and self._store_down_since is None:
-                self._fail(
-                    f"no transaction for {stuck_for:.0f} s while the log waits; leaving it to another coordinator"
-                )
+            except Exception:
+                logger.exception("a look at the queues failed; it is tried again")
+            # By looks, not by the clock: a program that was frozen as a whole is not stuck when it thaws.
+            since = since + WATCH_EVERY_SECONDS if self._rounds == rounds and self._store_down_since is None else 0.0
+            rounds = self._rounds
+            if since > WEDGED_SECONDS:
+                self._fail(f"its thread has not come round for {since:.0f} s; leaving it to another coordinator")
                 self._unsubscribe()
                 return
 
@@ -577,7 +659,8 @@ class Coordinator:
             depth = self._exchange.depth(names.work_queue(queue))
             if depth is None:
                 continue
-            self._depths.append(_Depth(queue, depth[0], seen_at))
+            if self._active:
+                self._depths.append(_Depth(queue, depth[0], seen_at))
             self._observer.depth(queue, *depth)
             released_at = self._store.reader.oldest(queue)
             self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - released_at))

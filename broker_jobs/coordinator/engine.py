@@ -19,8 +19,19 @@ from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import Limits, is_limited
 from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Chunked, Input, Unread, Work, read_again
 from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
-from broker_jobs.coordinator.record import Due, Held, HoldOver, Hopeless, JobRecord, LeaseOver, Released, Told, job_id
-from broker_jobs.coordinator.release import ladder_copy
+from broker_jobs.coordinator.record import (
+    Due,
+    Held,
+    HoldOver,
+    Hopeless,
+    JobRecord,
+    LeaseOver,
+    Released,
+    Told,
+    Unsure,
+    job_id,
+)
+from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
 from broker_jobs.coordinator.waits import Waits
@@ -67,7 +78,22 @@ RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
 
+GONE_SECONDS = 10.0
+"""A coordinator without a tick for so much log time is gone."""
+MOST_COORDINATORS = 100
+WAITING_LOOKED_AT = 100
+"""Of the runs that wait for the one before them: only the first goes on."""
+MOST_FENCES = 10_000
+"""In one message: RabbitMQ 4 refuses those over 16 MiB, and closes the channel over them."""
+ALL_NEWS_SECONDS = 5.0
+"""All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
+UNTOLD_SECONDS = 60.0
+"""A publish ends in ten seconds; an own release without news after so long will have none."""
 _NO_PARKED = "no parked message has this id"
+
+CLOCK_STEP_SECONDS = 60.0
+"""A tick that is so much older than the newest is of a clock that was set back: log time goes on from there, or graces
+and leases would stand still until the old time comes again."""
 
 
 @dataclass(slots=True)
@@ -76,8 +102,12 @@ class Effects:
 
     meta: Meta
     releases: list[Row] = field(default_factory=list)
+    release_messages: list[Message] = field(default_factory=list)
+    """One for each of `releases`, made inside the transaction: a row that cannot be released raises there, alone."""
     messages: list[Message] = field(default_factory=list)
     control: Control | None = None
+    control_before: list[Control] = field(default_factory=list)
+    """What is published before `control`."""
     timers: list[tuple[str, Instant]] = field(default_factory=list)
     next: list[JobRecord] = field(default_factory=list)
     """Records found on the way, for the next batch."""
@@ -89,8 +119,10 @@ class Effects:
     parked: list[tuple[str, str]] = field(default_factory=list)
     """(origin, reason) of messages put aside."""
     late: list[float] = field(default_factory=list)
+    caught_up: bool = False
+    """A tick of our own came back: all that was in the log when we started has been read."""
     tick_at: Instant | None = None
-    """When the newest tick of the batch was sent."""
+    """When our own newest tick of the batch was sent: the log has been read up to then, by our own clock."""
     foreign: str | None = None
     """A coordinator that writes another store lives on this broker: two stores are two truths."""
     went_back: int | None = None
@@ -115,6 +147,9 @@ class Engine:
         self._coordinators: dict[str, float] = {}
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
+        self.told_all_at: Instant = float("-inf")
+        self.untold = False
+        """Whether news for the workers could not be published: all of it is told again."""
 
     def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True) -> Effects:
         """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises."""
@@ -127,6 +162,7 @@ class Engine:
         with self._store.transaction() as tx:
             workers = {worker.id for worker in tx.workers()} | set(tx.owners())
             self.leases.begin(sorted(workers), tx.meta.log_time)
+            self._held = {worker: ids for worker, ids in self._held.items() if worker in workers}
             self._coordinators = {sender: tx.meta.log_time for _, sender in tx.sending() if sender}
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
@@ -148,11 +184,26 @@ class Engine:
     def ticked(self, coordinator: str, log_now: float) -> None:
         """A coordinator's tick was read."""
         self._coordinators[coordinator] = log_now
+        if len(self._coordinators) > MOST_COORDINATORS:  # each start of one has an id of its own
+            self._coordinators = {id: at for id, at in self._coordinators.items() if log_now - at < GONE_SECONDS}
 
     def gone(self, coordinator: str, log_now: float) -> bool:
         """Whether a coordinator's own lease (10 s of log time without a tick) is over."""
         seen = self._coordinators.setdefault(coordinator, log_now)
-        return coordinator != self.id and log_now - seen >= 10.0
+        return coordinator != self.id and log_now - seen >= GONE_SECONDS
+
+    def unsure_releases(self, now: Instant, log_now: float) -> list[JobRecord]:
+        """Releases of which nobody will tell any more: of coordinators that are gone, and own ones told nothing of."""
+        with self._store.transaction() as tx:
+            return self.unsure_in(tx, now, log_now)
+
+    def unsure_in(self, tx: Transaction, now: Instant, log_now: float) -> list[JobRecord]:
+        """As `unsure_releases`, inside a transaction."""
+        senders = dict(tx.sending())
+        own = tx.load(id for id, sender in senders.items() if sender == self.id)
+        gone = tx.load(id for id, sender in senders.items() if sender != self.id and self.gone(sender, log_now))
+        untold = [row for row in own.values() if row.released_at is None or now - row.released_at > UNTOLD_SECONDS]
+        return [Unsure(row.id, row.epoch) for row in [*gone.values(), *untold]]
 
     @property
     def chance(self) -> Callable[[], float]:
@@ -175,6 +226,9 @@ class _Batch:
         self._fences: list[Fence] = []
         self._cancel: list[str] = []
         self._pauses_changed = False
+        self._fragile: set[str] = set()
+        """Queues in which a job that runs alone is out: asked once, as thousands may wait for it."""
+        self._told_hellos: tuple[dict[str, object], list[bytes]] | None = None
         self._snapshot = False
         """Whether a worker has missed news: all of it is told again."""
         self._lines: list[tuple[str, Instant, int, str]] = []
@@ -192,6 +246,8 @@ class _Batch:
         self._limits = Limits(tx, self._rows, self._see, self._decide, now)
 
     def run(self, inputs: list[Input]) -> Effects:
+        if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):
+            self._may_release = False  # the store went back: not even what comes before the tick in this batch
         self._load(inputs)
         for one in inputs:
             self._input(one)
@@ -312,13 +368,17 @@ class _Batch:
         """From the second crash on a job is released only while no other such job of its queue is out."""
         if row.crashes < RUNS_ALONE_FROM:
             return True
-        here = any(
-            other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
-            for other in self._rows.values()
-        )
-        if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
+        if row.queue not in self._fragile:
+            here = any(
+                other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
+                for other in self._rows.values()
+            )
+            if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
+                self._fragile.add(row.queue)
+        if row.queue in self._fragile:
             self._effects.timers.append((row.id, self._now + 1.0))
             return False
+        self._fragile.add(row.queue)  # this one goes
         return True
 
     def _settle(self) -> None:
@@ -353,9 +413,24 @@ class _Batch:
     def _before(self, id: str) -> Row | None:
         return self._looked.get(id) or self._old.get(id)
 
+    def _goes_on(self, recurring: str) -> bool:
+        """Whether a run of a recurring job is on its way, as the rows will be after this batch."""
+        if any(id not in self._rows for id in self._tx.going_of(recurring)):
+            return True
+        runs = (row.state for row in self._rows.values() if row.recurring == recurring)
+        return any(not state.is_final and state is not State.AWAITING for state in runs)
+
+    def _unended(self, recurring: str) -> bool:
+        """Whether a run of a recurring job is on its way or waits for one that is."""
+        if self._goes_on(recurring) or any(id not in self._rows for id in self._tx.waiting_of(recurring)):
+            return True
+        return any(row.recurring == recurring and row.state is State.AWAITING for row in self._rows.values())
+
     def _next_of(self, recurring: str) -> None:
         """A run of a recurring job ended: the first that waits for it goes on (overlap="queue")."""
-        waiting = self._tx.waiting_of(recurring)
+        if self._goes_on(recurring):
+            return
+        waiting = self._tx.waiting_of(recurring, limit=WAITING_LOOKED_AT)
         self._see(waiting)
         candidates = {*waiting, *(id for id, row in self._rows.items() if row.recurring == recurring)}
         first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
@@ -404,6 +479,7 @@ class _Batch:
     def _follow(self, old: Row | None, row: Row) -> None:
         if row.wire is Wire.SENDING and (old is None or old.epoch != row.epoch):
             self._effects.releases.append(row)
+            self._effects.release_messages.append(release(row))
             if row.due_at is not None:
                 self._effects.late.append(max(0.0, self._now - row.due_at))
         elif row.state is State.SCHEDULED and row.wire is Wire.NONE:
@@ -425,28 +501,41 @@ class _Batch:
 
     # ---- log time and workers
 
+    def _is_ahead(self, tick: Tick) -> bool:
+        meta = self._tx.meta
+        return tick.store == meta.store_id and tick.serial > max(meta.serial, meta.accepted_serial)
+
     def _tick(self, tick: Tick) -> None:
         meta = self._tx.meta
         if tick.store != meta.store_id:
             self._effects.foreign = tick.coordinator if tick.sent_at > self._engine.since else None
             return
-        if tick.serial > max(meta.serial, meta.accepted_serial):
+        self._effects.caught_up |= tick.coordinator == self._engine.id
+        if self._is_ahead(tick):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
         step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0
         meta.log_time += step
-        meta.last_tick_at = max(meta.last_tick_at, tick.sent_at)
+        stepped_back = meta.last_tick_at - tick.sent_at > CLOCK_STEP_SECONDS
+        meta.last_tick_at = tick.sent_at if stepped_back else max(meta.last_tick_at, tick.sent_at)
         self._at = At(self._now, meta.log_time, self._engine.id, self._engine.chance)
-        self._effects.tick_at = tick.sent_at
+        if tick.coordinator == self._engine.id:
+            self._effects.tick_at = tick.sent_at
         self._engine.ticked(tick.coordinator, meta.log_time)
 
     def _watch_workers(self) -> None:
+        newest = {beaten.worker.id: beaten for beaten in self._heartbeats}
         for beaten in self._heartbeats:
             self._heartbeat(beaten)
+        # Only the newest is held against the rows: those before it may be older than a start that was read with them.
+        for id, beaten in newest.items():
+            missing = self._engine.leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id))
+            reason = "its worker lives but no longer has it"
+            self._effects.next += [LeaseOver(job, id, reason) for job in missing]
 
     def _heartbeat(self, beaten: Beaten) -> None:
         ref, beat = beaten.worker, beaten.heartbeat
         leases = self._engine.leases
-        leases.heard(ref.id, self._at.log_now, ref)
+        leases.heard(ref.id, self._at.log_now, ref, beaten.sent_at)
         leases.replaced(ref, beaten.sent_at)
         self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.held))
         self._tx.save_worker(
@@ -456,9 +545,6 @@ class _Batch:
                 rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
             )
         )  # fmt: skip
-        missing = leases.unlisted(ref.id, beat, self._tx.owned_by(ref.id))
-        reason = "its worker lives but no longer has it"
-        self._effects.next += [LeaseOver(id, ref.id, reason) for id in missing]
         if beat.leaving:
             leases.leaving(ref.id, beaten.sent_at)
         elif beat.control_version < self._tx.meta.control_version:
@@ -480,7 +566,7 @@ class _Batch:
             case Hello():
                 self._hello(asked, command)
             case Fire():
-                for fired in commands.fire(self._tx, command, self._now):
+                for fired in commands.fire(self._tx, command, self._now, self._unended):
                     self._see([fired.envelope.id])
                     self._decide(fired)
             case _:
@@ -537,7 +623,7 @@ class _Batch:
                 subject = command.parked_id
                 refused = None if self._tx.unpark(subject) else _NO_PARKED
             case AcceptStore():
-                detail, subject = {"waiting": self._tx.accept_restored()}, "store"
+                detail, subject = {"waiting": self._accept()}, "store"
             case PauseQueue():
                 self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
                 subject = command.queue
@@ -547,7 +633,7 @@ class _Batch:
 
     def _replay(self, parked_id: str) -> str | None:
         """Decide a parked message now; the refusal, or None."""
-        row = next((row for row in self._tx.parked(limit=100_000) if row.id == parked_id), None)
+        row = self._tx.parked_message(parked_id)
         if row is None:
             return _NO_PARKED
         inputs = read_again(row)
@@ -560,17 +646,53 @@ class _Batch:
         self._tx.unpark(parked_id)
         return None
 
+    def _accept(self) -> int:
+        """Accept a restored store; rows of this batch, which are saved over those that leap, leap too."""
+        waiting = self._tx.accept_restored()
+        for id, row in self._tx.load(self._old).items():
+            if self._rows[id] is self._old[id]:
+                self._rows[id] = row
+            elif row.epoch > self._rows[id].epoch:
+                self._rows[id] = self._rows[id].evolve(epoch=row.epoch)
+            self._old[id] = row
+        return waiting
+
     def _hello(self, asked: Asked, hello: Hello) -> None:
         leases = self._engine.leases
-        leases.heard(hello.worker.id, self._at.log_now, hello.worker)
+        leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
         leases.replaced(hello.worker, hello.at)
-        self._reply(asked, Reply(id=hello.id, detail=self._control_snapshot().model_dump(mode="json")))
+        if not asked.reply_to:
+            return
+        if self._told_hellos is None:  # made once a batch: after an outage every worker says hello at once
+            before, snapshot = self._control_snapshot()
+            bodies = [control.model_dump_json(exclude_none=True).encode() for control in before]
+            self._told_hellos = snapshot.model_dump(mode="json"), bodies
+        detail, bodies = self._told_hellos
+        self._effects.messages += [Message("", asked.reply_to, body, type="control") for body in bodies]
+        self._reply(asked, Reply(id=hello.id, detail=detail | {"cancel": self._not_its_own(hello, detail)}))
 
-    def _control_snapshot(self) -> Control:
-        return Control(
+    def _not_its_own(self, hello: Hello, detail: dict[str, object]) -> list[str]:
+        """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
+        self._see(id for id, _ in hello.running)
+        runs = [(id, epoch, row) for id, epoch in hello.running if (row := self._rows.get(id)) is not None]
+        asked = detail["cancel"]
+        others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]
+        return [*(asked if isinstance(asked, list) else ()), *others]
+
+    def _control_snapshot(self) -> tuple[list[Control], Control]:
+        """All that workers must know, and before it those of its fences that one message does not hold.
+
+        What goes before has no version: who has heard only that has not heard all.
+        """
+        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
+        before = [
+            Control(version=0, fences=fences[start : start + MOST_FENCES])
+            for start in range(0, len(fences) - MOST_FENCES, MOST_FENCES)
+        ]
+        return before, Control(
             version=self._tx.meta.control_version,
             snapshot=True,
-            fences=[Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()],
+            fences=fences[len(before) * MOST_FENCES :],
             paused=self._tx.paused_queues(),
             cancel=self._tx.cancels(),
         )
@@ -632,13 +754,16 @@ class _Batch:
     def _tell(self) -> None:
         """News for the workers, with a version that their heartbeats repeat: a lost broadcast is sent again."""
         schedules_changed = self._tx.meta.schedules_version != self._schedules_before
+        self._snapshot |= self._engine.untold
+        self._snapshot &= abs(self._now - self._engine.told_all_at) >= ALL_NEWS_SECONDS
         if self._fences or self._cancel or self._pauses_changed:
             self._tx.meta.control_version += 1
         elif not schedules_changed and not self._snapshot:
             return
         if self._snapshot:
-            snapshot = self._control_snapshot()
+            self._effects.control_before, snapshot = self._control_snapshot()
             self._effects.control = snapshot.model_copy(update={"schedules_changed": schedules_changed})
+            self._engine.told_all_at, self._engine.untold = self._now, False
             return
         self._effects.control = Control(
             version=self._tx.meta.control_version,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from broker_jobs.coordinator.listen import Input, read_bell, read_command, read_log, read_parked
+from broker_jobs.coordinator.listen import Input, Unread, read_bell, read_command, read_log, read_parked
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Subscription
 
@@ -39,6 +39,7 @@ class Inbox:
         }
         self._own: deque[Input] = deque()
         self._taken: dict[str, tuple[int, int]] = {}
+        self._most = MOST_INPUTS
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the exchange's I/O thread)."""
@@ -68,14 +69,19 @@ class Inbox:
         if arrival is not None:
             self._waiting[arrival[0]].extend(arrival[1])
 
+    def has_own(self) -> bool:
+        """Whether news of the coordinator's own waits."""
+        return bool(self._own)
+
     def log_waits(self) -> int:
         """Log deliveries that are here and not yet decided."""
         return len(self._waiting[names.LOG])
 
-    def take(self) -> list[Piece]:
-        """The pieces of the next transaction."""
+    def take(self, most: int = MOST_INPUTS) -> list[Piece]:
+        """The pieces of the next transaction: about `most`, and own news always leave room for commands and the log."""
         pieces: list[Piece] = []
-        while self._own and len(pieces) < MOST_INPUTS:
+        self._most = most
+        while self._own and len(pieces) < most * 3 // 4:
             pieces.append(Piece(self._own.popleft(), None))
         self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
         self._draw(names.PARKED, BELLS_BESIDE, pieces, lambda d: [read_parked(d)])
@@ -87,11 +93,11 @@ class Inbox:
     def _draw(self, queue: str, most: int, pieces: list[Piece], read: Callable[[Delivery], list[Input]]) -> None:
         waiting = self._waiting[queue]
         for _ in range(min(most, len(waiting))):
-            if len(pieces) >= MOST_INPUTS:
+            if len(pieces) >= self._most:
                 return
             delivery = waiting.popleft()
             self._taken[queue] = (delivery.channel, delivery.tag)
-            pieces += [Piece(one, delivery) for one in read(delivery)]
+            pieces += [Piece(one, delivery) for one in _read(read, delivery)]
 
     def lost(self, queue: str, channel: int) -> None:
         """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
@@ -101,5 +107,16 @@ class Inbox:
     def settle(self, subscriptions: dict[str, Subscription]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""
         for queue, (channel, tag) in self._taken.items():
-            subscriptions[queue].ack(channel, tag, multiple=True)
+            subscription = subscriptions.get(queue)
+            if subscription is not None:  # else it was closed meanwhile, and all of it comes again
+                subscription.ack(channel, tag, multiple=True)
         self._taken.clear()
+
+
+def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery) -> list[Input]:
+    """What a delivery says; whatever is wrong with it, it must not end the thread that reads it."""
+    try:
+        return read(delivery)
+    except Exception as error:  # noqa: BLE001  # as above
+        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(delivery.queue, "parked")
+        return [Unread(origin, f"reading it raised {error!r}"[:2_000], delivery)]

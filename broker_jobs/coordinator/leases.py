@@ -18,6 +18,10 @@ LEASE_SECONDS = 30.0
 class _Seen:
     at: float
     ref: WorkerRef | None = None
+    said_at: Instant = 0.0
+    """By the worker's clock: the newest of what it said of itself."""
+    listed_at: Instant = 0.0
+    """When it wrote the heartbeat whose list was compared last: one that comes again is not counted again."""
     missed: dict[str, int] = field(default_factory=dict)
 
 
@@ -33,29 +37,36 @@ class Leases:
         self._seen = {worker: _Seen(log_now) for worker in workers if worker}
         self._ended.clear()
 
-    def heard(self, worker: str, log_now: float, ref: WorkerRef | None = None) -> None:
-        """A record of this worker was read from the log."""
+    def heard(self, worker: str, log_now: float, ref: WorkerRef | None = None, said_at: Instant = 0.0) -> None:
+        """A record of this worker was read from the log; `said_at` when it spoke of itself."""
         if not worker:
             return
         seen = self._seen.setdefault(worker, _Seen(log_now))
         seen.at = log_now
         seen.ref = ref or seen.ref
+        seen.said_at = max(seen.said_at, said_at)
 
     def unlisted(self, worker: str, heartbeat: Heartbeat, processing: list[str]) -> list[str]:
         """The jobs this worker should run and has now failed to list for the second time."""
         seen = self._seen.setdefault(worker, _Seen(0.0))
-        listed = {id for id, _ in heartbeat.running} | set(heartbeat.held)
-        seen.missed = {id: seen.missed.get(id, 0) + 1 for id in processing if id not in listed}
+        if heartbeat.at > seen.listed_at:
+            seen.listed_at = heartbeat.at
+            listed = {id for id, _ in heartbeat.running} | set(heartbeat.held)
+            seen.missed = {id: seen.missed.get(id, 0) + 1 for id in processing if id not in listed}
         return [id for id, times in seen.missed.items() if times >= 2]
 
     def replaced(self, worker: WorkerRef, at: Instant) -> None:
-        """A worker said hello from a place (host, slot) it took over: who held the place is dead once the log has been
-        read up to that moment."""
+        """A worker spoke from a place (host, slot) it took over.
+
+        Who held the place before and has not spoken since is dead once the log has been read up to that moment.
+        """
         if not worker.slot:
             return
         for id, seen in self._seen.items():
             ref = seen.ref
-            if ref is not None and id != worker.id and (ref.host, ref.slot) == (worker.host, worker.slot):
+            if ref is None or id == worker.id or seen.said_at >= at:
+                continue
+            if (ref.host, ref.slot) == (worker.host, worker.slot):
                 self._ended[id] = at
 
     def leaving(self, worker: str, at: Instant) -> None:
@@ -73,6 +84,12 @@ class Leases:
             self._seen.pop(id, None)
             self._ended.pop(id, None)
         return over
+
+    def watch(self, workers: list[str], log_now: float) -> None:
+        """Give a whole lease to workers that nobody watches: each that runs something has one."""
+        for worker in workers:
+            if worker and worker not in self._seen:
+                self._seen[worker] = _Seen(log_now)
 
     def living(self) -> list[str]:
         """Ids of the workers whose lease runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +15,7 @@ from broker_jobs.exchange.port import Delivery
 from broker_jobs.job import codec
 from broker_jobs.outcome.batch import CHUNK, SEAL, Chunk, Seal
 from broker_jobs.outcome.command import COMMAND, Command
-from broker_jobs.outcome.event import BUNDLE, TICK, HandedBack, Heartbeat, Tick, WorkerRef
+from broker_jobs.outcome.event import BUNDLE, TICK, Bundle, HandedBack, Heartbeat, Tick, WorkerRef
 from broker_jobs.outcome.published import PUBLISHED, Published
 from broker_jobs.store.kept import ParkedRow
 
@@ -129,7 +130,31 @@ def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:
 
 
 def _events(delivery: Delivery) -> list[Input]:
-    bundle = BUNDLE.validate_json(delivery.body)
+    try:
+        return _told(BUNDLE.validate_json(delivery.body))
+    except ValidationError as error:
+        return _one_by_one(delivery, error)
+
+
+def _one_by_one(delivery: Delivery, error: ValidationError) -> list[Input]:
+    """A newer worker may tell what this program does not understand: it waits for one that does, alone."""
+    try:
+        bundle = json.loads(delivery.body)
+        BUNDLE.validate_python(bundle | {"events": []})
+        events = list(bundle["events"])
+    except (ValueError, TypeError, KeyError, RecursionError):  # its head is wrong, or it is no bundle at all
+        raise error from None
+    inputs: list[Input] = []
+    for event in events:
+        body = json.dumps(bundle | {"events": [event]}).encode()
+        try:
+            inputs += _told(BUNDLE.validate_json(body))
+        except ValidationError as why:
+            inputs.append(Unread("log", _why(why), delivery._replace(body=body, message_id="")))
+    return inputs
+
+
+def _told(bundle: Bundle) -> list[Input]:
     worker = bundle.worker
     return [
         Beaten(worker, event, bundle.sent_at) if isinstance(event, Heartbeat) else Told(worker.id, event)

@@ -40,7 +40,7 @@ from broker_jobs.coordinator.record import (
     Unsure,
 )
 from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, Policy
+from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Envelope, Policy
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
@@ -204,7 +204,7 @@ def _matched(row: Row | None, told: tuple[str, int, str], at: At, said: Said) ->
         said.metrics.append("stale")
         return None
     elif epoch > row.epoch:
-        row = row.evolve(epoch=epoch, wire=Wire.OUT)
+        row = row.evolve(epoch=epoch, wire=Wire.OUT, sender=None)
     if body and not row.envelope:
         try:
             row = _fill(row, codec.decode(body), body)
@@ -234,7 +234,7 @@ def _ready(row: Row | None, record: Ready, at: At) -> Row:
     if envelope.epoch < row.epoch:
         return row
     if envelope.epoch > row.epoch:
-        row = row.evolve(epoch=envelope.epoch, wire=Wire.OUT)
+        row = row.evolve(epoch=envelope.epoch, wire=Wire.OUT, sender=None)
     match row.state:
         case State.SCHEDULED if row.why == Why.REPEAT:
             return _enter(row, ENQUEUED, at.now, "its first message was in the queue", wire=Wire.OUT, grace_until=None)
@@ -490,7 +490,8 @@ def _after_failure(row: Row, event: Failed, at: At, *, cancelled: bool) -> Row:
     if event.final or row.attempt > row.retries:
         runs = f" after {row.attempt} runs" if row.attempt > 1 else ""
         return _enter(row, FAILED, event.ended_at, f"failed{runs}: {text}", **seen)
-    delay = event.retry_after if event.retry_after is not None else retry_delay(_policy(row), row.attempt, at.chance)
+    asked = event.retry_after
+    delay = min(asked, MAX_DELAY_SECONDS) if asked is not None else retry_delay(_policy(row), row.attempt, at.chance)
     reason = f"retry {row.attempt} of {row.retries}: {text}"
     return _enter(row, SCHEDULED, event.ended_at, reason, why=Why.RETRY, due_at=at.now + delay, **seen)
 

@@ -7,7 +7,7 @@ is parked, visible and replayable.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import uuid_utils
@@ -19,6 +19,14 @@ WIRE_VERSION = 1
 MAX_DELAY_SECONDS = 315_360_000
 """Ten years of 365 days: the longest delay, as RabbitMQ refuses a longer TTL (probed on 3.10.8 and 4.0.5)."""
 
+MAX_NUMBER = 2**53
+"""What a number in JSON keeps exactly in every language, and every database holds."""
+FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_MOMENT = datetime(3000, 1, 1, tzinfo=UTC)
+"""Times outside are mistakes (a date that was never set), and sums with them leave every calendar."""
+
+Moment = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
+Length = Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
 JobName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -34,8 +42,8 @@ class Policy(BaseModel):
         default=None,
         description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n",
     )
-    timeout: float | None = Field(default=None, gt=0, description="seconds one attempt may take")
-    expires: float | None = Field(default=None, gt=0, description="seconds it may wait from created_at (or due_at)")
+    timeout: Length | None = Field(default=None, description="seconds one attempt may take")
+    expires: Length | None = Field(default=None, description="seconds it may wait from created_at (or due_at)")
 
 
 LimitName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
@@ -108,11 +116,13 @@ class Envelope(BaseModel):
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName = "default"
-    epoch: int = Field(default=1, ge=0, description="number of the release; a producer's own message is 1, held is 0")
-    attempt: int = Field(default=1, ge=1, description="number of the run this release is for")
+    epoch: int = Field(
+        default=1, ge=0, le=MAX_NUMBER, description="number of the release; a producer's own message is 1, held is 0"
+    )
+    attempt: int = Field(default=1, ge=1, le=MAX_NUMBER, description="number of the run this release is for")
     careful: bool = Field(default=False, description="confirm 'started' before the function runs")
-    created_at: AwareDatetime
-    due_at: AwareDatetime | None = None
+    created_at: Moment
+    due_at: Moment | None = None
     parent: JobId | None = None
     batch: JobId | None = None
     recurring: Annotated[str, StringConstraints(max_length=200)] | None = None

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
-from broker_jobs.outcome.event import ErrorInfo, WorkerRef
+from broker_jobs.job.envelope import JobId, QueueName
+from broker_jobs.outcome.event import ErrorInfo, Id, Moment, Number, WorkerRef
 
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue"]
@@ -24,31 +25,31 @@ class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: int = 1
-    id: str
-    at: Instant
-    by: str = ""
+    id: Id
+    at: Moment
+    by: Id = ""
 
 
 class DeleteJob(_Command):
     """Delete a job; one that runs is asked to stop, and its outcome decides. Reply detail: {"ended": bool}."""
 
     kind: Literal["delete"] = "delete"
-    job_id: str
+    job_id: Id
 
 
 class RequeueJob(_Command):
     """Run a job again, or a waiting one now. Refused while it runs."""
 
     kind: Literal["requeue"] = "requeue"
-    job_id: str
+    job_id: Id
 
 
 class RescheduleJob(_Command):
     """Give a job another time. Refused while it runs or waits for something other than time."""
 
     kind: Literal["reschedule"] = "reschedule"
-    job_id: str
-    due_at: Instant
+    job_id: Id
+    due_at: Moment
 
 
 class Schedule(BaseModel):
@@ -82,12 +83,12 @@ class DeclareRecurring(_Command):
 
 class RemoveRecurring(_Command):
     kind: Literal["recurring remove"] = "recurring remove"
-    name: str
+    name: Id
 
 
 class PauseRecurring(_Command):
     kind: Literal["recurring pause"] = "recurring pause"
-    name: str
+    name: Id
     paused: bool
 
 
@@ -95,22 +96,22 @@ class TriggerRecurring(_Command):
     """Run a recurring job now, beside its schedule; the job gets the id `job_id`."""
 
     kind: Literal["recurring trigger"] = "recurring trigger"
-    name: str
-    job_id: str
+    name: Id
+    job_id: JobId
 
 
 class Fire(_Command):
     """From a beat: this planned time of this version of a schedule has come. Not audited: the row takes it once."""
 
     kind: Literal["fire"] = "fire"
-    name: str
-    version: int
-    planned_at: Instant
+    name: Id
+    version: Number
+    planned_at: Moment
 
 
 class PauseQueue(_Command):
     kind: Literal["queue pause"] = "queue pause"
-    queue: str
+    queue: QueueName
     paused: bool
 
 
@@ -148,7 +149,7 @@ class AskJob(_Command):
     """A job's state; with `until_ended` the answer comes when it ends. Reply detail: a `JobView`."""
 
     kind: Literal["ask job"] = "ask job"
-    job_id: str
+    job_id: Id
     until_ended: bool = False
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
+from broker_jobs.job.envelope import LAST_MOMENT, MAX_NUMBER
 
 MAX_RESULT_BYTES = 64 * 1024
 MAX_ERROR_MESSAGE_CHARS = 4_000
@@ -23,6 +24,13 @@ HandBackReason = Literal[
 ]
 
 
+Moment = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
+"""An instant as it travels: of this millennium, so that every calendar and database holds it."""
+Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Id = Annotated[str, Field(max_length=300)]
+"""Of a job, a worker, a command, or a host's name: what is a key in the store must fit into its index."""
+
+
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,10 +38,10 @@ class _Value(BaseModel):
 class WorkerRef(_Value):
     """Which worker process speaks: `id` is new at each start, (`host`, `slot`) is the place it has taken over."""
 
-    id: str
-    host: str = ""
-    slot: str = ""
-    pid: int = 0
+    id: Id
+    host: Id = ""
+    slot: Id = ""
+    pid: Number = 0
 
 
 class ErrorInfo(_Value):
@@ -48,9 +56,9 @@ class Started(_Value):
     """The function runs. `owned`: the delivery is acknowledged, from now on the coordinator owns the job by lease."""
 
     kind: Literal["started"] = "started"
-    id: str
-    epoch: int
-    at: Instant
+    id: Id
+    epoch: Number
+    at: Moment
     owned: bool = False
 
 
@@ -58,10 +66,10 @@ class Succeeded(_Value):
     """The function returned. `result` is JSON text; `result_lost` says why there is none though one was returned."""
 
     kind: Literal["succeeded"] = "succeeded"
-    id: str
-    epoch: int
-    started_at: Instant
-    ended_at: Instant
+    id: Id
+    epoch: Number
+    started_at: Moment
+    ended_at: Moment
     result: str | None = None
     result_lost: str | None = None
 
@@ -70,10 +78,10 @@ class Failed(_Value):
     """The function raised. `final`: no retry whatever is left of the budget. `cancelled`: it stopped as asked."""
 
     kind: Literal["failed"] = "failed"
-    id: str
-    epoch: int
-    started_at: Instant
-    ended_at: Instant
+    id: Id
+    epoch: Number
+    started_at: Moment
+    ended_at: Moment
     error: ErrorInfo
     final: bool = False
     cancelled: bool = False
@@ -85,9 +93,9 @@ class HandedBack(_Value):
     """The delivery was not run, and why; the coordinator decides what becomes of the job."""
 
     kind: Literal["handed back"] = "handed back"
-    id: str
-    epoch: int
-    at: Instant
+    id: Id
+    epoch: Number
+    at: Moment
     reason: HandBackReason
     redelivered: bool = False
     envelope: str
@@ -97,9 +105,9 @@ class Progress(_Value):
     """How far a running job is: the last value of a flush, at most one a second."""
 
     kind: Literal["progress"] = "progress"
-    id: str
-    epoch: int
-    at: Instant
+    id: Id
+    epoch: Number
+    at: Moment
     done: float
     total: float | None = None
 
@@ -108,9 +116,9 @@ class LogLine(_Value):
     """A line a running job wrote with current_job().log(); at most 100 an attempt."""
 
     kind: Literal["line"] = "line"
-    id: str
-    epoch: int
-    at: Instant
+    id: Id
+    epoch: Number
+    at: Moment
     text: str
 
 
@@ -118,15 +126,15 @@ class Heartbeat(_Value):
     """A worker lives, and this is what it has: `running` are (id, epoch) in functions, `held` are unstarted ids."""
 
     kind: Literal["heartbeat"] = "heartbeat"
-    at: Instant
+    at: Moment
     running: list[tuple[str, int]] = Field(default_factory=list)
     held: list[str] = Field(default_factory=list)
     queues: list[str] = Field(default_factory=list)
-    concurrency: int = 0
-    control_version: int = 0
-    done: int = Field(default=0, description="jobs this process has finished since it started")
-    cpu_percent: float = 0.0
-    rss_bytes: int = 0
+    concurrency: Number = 0
+    control_version: Number = 0
+    done: Number = Field(default=0, description="jobs this process has finished since it started")
+    cpu_percent: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    rss_bytes: Number = 0
     version: str = ""
     leaving: bool = Field(default=False, description="the last one of a clean shutdown: its lease may end at once")
 
@@ -140,7 +148,7 @@ class Bundle(_Value):
 
     v: int = 1
     worker: WorkerRef
-    sent_at: Instant
+    sent_at: Moment
     events: list[Event]
 
 
@@ -149,8 +157,8 @@ class Tick(_Value):
 
     coordinator: str
     store: str
-    serial: int
-    sent_at: Instant
+    serial: Number
+    sent_at: Moment
 
 
 BUNDLE = TypeAdapter(Bundle)

@@ -32,9 +32,13 @@ _RUNNING_OF = text(
     "SELECT count(*) FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL"
     " AND state IN ('awaiting', 'scheduled', 'enqueued', 'processing')"
 )
+_GOING_OF = text(
+    "SELECT id FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL"
+    " AND state IN ('scheduled', 'enqueued', 'processing') LIMIT :limit"
+)
 _WAITING_OF = text(
     "SELECT id FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL AND state = 'awaiting'"
-    " ORDER BY created_at, id"
+    " ORDER BY created_at, id LIMIT :limit"
 )
 _FRAGILE_OUT = text(
     "SELECT 1 FROM jobs WHERE queue = :queue AND crashes >= 2 AND wire <> 0 AND crashes >= :crashes LIMIT 1"
@@ -86,9 +90,13 @@ class Lookout:
         """How many jobs of a recurring name have not ended."""
         return int(self._connection.execute(_RUNNING_OF, {"recurring": recurring}).scalar_one())
 
-    def waiting_of(self, recurring: str) -> list[str]:
+    def going_of(self, recurring: str, limit: int = 1_000) -> list[str]:
+        """Jobs of a recurring name that wait for no other one and have not ended."""
+        return self._ids(_GOING_OF, recurring=recurring, limit=limit)
+
+    def waiting_of(self, recurring: str, limit: int = 1_000) -> list[str]:
         """Jobs of a recurring name that wait for an earlier one (awaiting), the oldest first."""
-        return self._ids(_WAITING_OF, recurring=recurring)
+        return self._ids(_WAITING_OF, recurring=recurring, limit=limit)
 
     def fragile_out(self, queue: str, crashes: int) -> bool:
         """Whether a job of this queue whose worker died at least so often (2 or more) has a message out."""

@@ -157,6 +157,11 @@ class Ledger:
         """Parked messages, the oldest first."""
         return [parked_of(row) for row in self._connection.execute(PARKED.limit(limit))]
 
+    def parked_message(self, id: str) -> ParkedRow | None:
+        """One parked message, or None."""
+        row = self._connection.execute(select(tables.parked).where(tables.parked.c.id == id)).first()
+        return None if row is None else parked_of(row)
+
     def unpark(self, id: str) -> bool:
         """Forget a parked message; False: there was none."""
         return self._write(delete(tables.parked).where(tables.parked.c.id == id))
@@ -175,10 +180,14 @@ class Ledger:
 
     def add_lines(self, lines: Iterable[tuple[str, Instant, int, str]]) -> None:
         """Keep (job id, at, attempt, text) of lines that jobs wrote; the same line again changes nothing."""
+        values = []
         for job_id, at, attempt, line in lines:
             words = clean_text(line)
             digest = zlib.crc32(words.encode())
-            self._write(_LINE, {"job_id": job_id, "at": at, "attempt": attempt, "digest": digest, "text": words})
+            values.append({"job_id": clean_text(job_id), "at": at, "attempt": attempt, "digest": digest, "text": words})
+        if values:
+            self._connection.execute(_LINE, values)  # at once: there may be thousands
+            self._wrote = True
 
     def _write(self, statement: Any, values: dict[str, Any] | None = None) -> bool:
         """Execute and say whether it changed a row."""

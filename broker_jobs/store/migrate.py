@@ -16,6 +16,10 @@ ADVISORY_LOCK = 0x62726F6B65726A6F
 """PostgreSQL's lock for the time before there is a meta row to lock."""
 
 
+class NewerSchemaError(StoreError):
+    """A newer program has changed the store: waiting mends nothing, this one must be upgraded."""
+
+
 def schema_of(connection: Connection) -> int:
     """The schema version of a database; 0: it has no tables of ours."""
     if not inspect(connection).has_table("meta"):
@@ -30,7 +34,7 @@ def check(schema: int, known: int) -> None:
         StoreError: a newer program has changed the store; or an older copy was put in its place.
     """
     if schema > known:
-        raise StoreError(f"the store has schema {schema}, this program knows {known}: upgrade this program")
+        raise NewerSchemaError(f"the store has schema {schema}, this program knows {known}: upgrade this program")
 
 
 def migrate(connection: Connection, steps: Sequence[Step]) -> int:

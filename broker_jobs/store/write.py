@@ -113,6 +113,8 @@ class Transaction(Lookout, Ledger, Waiting, Limited):
         """
         self.meta.accepted_serial = self.meta.serial
         self.meta.serial += SERIAL_LEAP
+        self.meta.control_version += EPOCH_LEAP * EPOCH_LEAP  # workers have heard of later ones than the store knows
+        self.meta.schedules_version += EPOCH_LEAP * EPOCH_LEAP
         return self._connection.execute(_LEAP, {"epochs": EPOCH_LEAP}).rowcount
 
     def finish(self) -> None:

@@ -327,7 +327,9 @@ def test_a_redelivery_beside_a_known_runner_leaves_the_job_to_the_runner(desk: D
 def test_a_living_worker_that_twice_does_not_list_a_job_has_lost_it(desk: Desk) -> None:
     desk.apply(desk.ready(), desk.started(owned=True))
     assert desk.apply(desk.beat(running=[("j", 1)])).next == []
+    desk.now += 10.0
     assert desk.apply(desk.beat()).next == []
+    desk.now += 10.0
     assert [type(record) for record in desk.apply(desk.beat()).next] == [LeaseOver]
 
 

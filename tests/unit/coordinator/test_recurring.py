@@ -11,6 +11,7 @@ from broker_jobs.job.state import State
 from broker_jobs.outcome.command import (
     AskSchedules,
     DeclareRecurring,
+    DeleteJob,
     Fire,
     Misfire,
     Overlap,
@@ -18,6 +19,7 @@ from broker_jobs.outcome.command import (
     PutRecurring,
     RemoveRecurring,
     Reply,
+    RequeueJob,
     Schedule,
     TriggerRecurring,
 )
@@ -176,3 +178,42 @@ def test_a_beat_gets_the_list(desk: Desk) -> None:
     assert [(view["name"], view["cron"], view["paused"]) for view in reply.detail["schedules"]] == [
         ("s", "0 * * * *", False)
     ]
+
+
+def states(desk: Desk) -> list[str]:
+    """Of the runs, by their planned time."""
+    return [row.state.value for row in sorted(desk.store.reader.jobs(), key=lambda row: row.due_at or 0.0)]
+
+
+def test_two_fires_of_one_transaction_do_not_overlap(desk: Desk) -> None:
+    put(desk, overlap="queue")
+    put(desk, name="t", overlap="skip")
+    fires = []
+    for _ in range(2):
+        desk.now += HOUR
+        fires += [desk.ask(Fire, name=name, version=1, planned_at=desk.now) for name in ("s", "t")]
+    desk.now += 1.0
+    assert len(desk.apply(*fires).releases) == 2
+    assert sorted(states(desk)) == ["awaiting", "enqueued", "enqueued"]
+
+
+def test_deleting_a_run_that_waits_lets_no_other_go_beside_the_one_that_runs(desk: Desk) -> None:
+    put(desk, overlap="queue")
+    for _ in range(3):
+        desk.now += HOUR
+        fire(desk, desk.now)
+    waiting = next(row.id for row in desk.store.reader.jobs(state="awaiting"))
+    assert desk.apply(desk.ask(DeleteJob, job_id=waiting)).releases == []
+    assert sorted(states(desk)) == ["awaiting", "deleted", "enqueued"]
+
+
+def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_third(desk: Desk) -> None:
+    put(desk, overlap="queue")
+    for _ in range(3):
+        desk.now += HOUR
+        fire(desk, desk.now)
+    first, second, third = sorted(row.id for row in desk.store.reader.jobs())
+    desk.apply(desk.failed(first, final=True))
+    desk.apply(desk.ask(RequeueJob, job_id=first))
+    assert desk.apply(desk.succeeded(first, epoch=2)).releases == []
+    assert [row.id for row in desk.apply(desk.succeeded(second)).releases] == [third]

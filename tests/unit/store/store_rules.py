@@ -255,6 +255,8 @@ class StoreRules:
                 ]
             )
             assert tx.running_of("weekly") == 3
+            assert len(tx.going_of("weekly")) + len(tx.waiting_of("weekly")) == 3
+            assert not set(tx.going_of("weekly")) & set(tx.waiting_of("weekly"))
             assert tx.waiting_of("weekly") == ["z", "y"]
 
     # The ledger
