@@ -12,14 +12,26 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
 
-from broker_jobs import BrokerJobs, BrokerJobsError, Depends, GiveUp, current_job
-from broker_jobs.demo.mailbox import HOST, JOB, KIND, RUN
+from broker_jobs import Batch, BrokerJobs, BrokerJobsError, Depends, GiveUp, current_job
+from broker_jobs.demo.mailbox import HOST, JOB, KIND, RUN, SAYS
 
 QUEUE = "mailroom"
-WELCOME, FOLLOW_UP, DIGEST = "welcome", "follow-up", "digest"
-KINDS = (WELCOME, FOLLOW_UP, DIGEST)
+WELCOME, RECEIPT, FOLLOW_UP = "welcome", "receipt", "follow-up"
+NEWSLETTER, REPORT, DIGEST = "newsletter", "report", "digest"
+KINDS = {
+    WELCOME: "fire-and-forget",
+    RECEIPT: "continuation",
+    FOLLOW_UP: "delayed",
+    NEWSLETTER: "batch",
+    REPORT: "batch continuation",
+    DIGEST: "recurring",
+}
+"""The kinds of mail, and the kind of job that sends each."""
 DOMAIN = "mailroom.example"
+OFFICE = f"office@{DOMAIN}"
+"""Who reads receipts and reports."""
 SMTP_SECONDS = 10.0
+OVER = "of a run of the demo that is over"
 
 jobs = BrokerJobs()
 
@@ -30,11 +42,12 @@ class TemporarilyRefused(Exception):
 
 @dataclass(frozen=True)
 class Office:
-    """What the jobs of one run of the demo share: where the mail goes, and who reads the digest."""
+    """What the jobs of one run of the demo share: where the mail goes, who reads the digest, the newsletter's batch."""
 
     run: str
     port: int
     digest_readers: tuple[str, ...]
+    newsletter: Batch
 
 
 _open: list[Office] = []
@@ -58,15 +71,42 @@ def office_now() -> Office:
 
 
 @jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
-def welcome(run: str, name: str, email: str, office: Office = Depends(office_now)) -> None:
-    """Greet a new subscriber."""
+def welcome(run: str, name: str, email: str, office: Office = Depends(office_now)) -> str:
+    """Greet a new subscriber; the address that was greeted."""
     send(Letter(run, WELCOME, (email,), "Welcome", f"Dear {name},\n\nwelcome to the mail room.\n"), office)
+    return email
+
+
+@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
+def receipt(run: str, greeted: str, office: Office = Depends(office_now)) -> None:
+    """Tell the office that a subscriber was greeted; enqueued with the result of the welcome to come."""
+    send(Letter(run, RECEIPT, (OFFICE,), "Delivered", f"{greeted} was welcomed.\n", says=greeted), office)
 
 
 @jobs.job(queue=QUEUE, name=FOLLOW_UP, retries=5, backoff=[1], timeout=30)
 def follow_up(run: str, name: str, email: str, office: Office = Depends(office_now)) -> None:
     """Ask a subscriber, some time later, how it goes."""
     send(Letter(run, FOLLOW_UP, (email,), "How is it going?", f"Dear {name},\n\nis all well?\n"), office)
+
+
+@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
+def newsletter(run: str, name: str, email: str, office: Office = Depends(office_now)) -> None:
+    """Send a subscriber the newsletter."""
+    send(Letter(run, NEWSLETTER, (email,), "Newsletter", f"Dear {name},\n\nthis went to all of you.\n"), office)
+
+
+@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
+def report(run: str, asked: int, office: Office = Depends(office_now)) -> None:
+    """Tell the office how many newsletters went out, when all of them have ended."""
+    if run != office.run:
+        raise GiveUp(OVER)
+    says = went_out(asked, failed=sum(1 for _ in office.newsletter.failures()))
+    send(Letter(run, REPORT, (OFFICE,), "Delivery report", f"{says}\n", says=says), office)
+
+
+def went_out(asked: int, failed: int) -> str:
+    """What a delivery report says."""
+    return f"{asked - failed} of {asked} newsletters went out"
 
 
 @jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
@@ -85,13 +125,14 @@ def schedule_name(run: str) -> str:
 
 @dataclass(frozen=True)
 class Letter:
-    """One mail, to one address or to several, of one run of the demo."""
+    """One mail, to one address or to several, of one run of the demo; `says`: what the mailbox is to check."""
 
     run: str
     kind: str
     to: tuple[str, ...]
     subject: str
     text: str
+    says: str = ""
 
 
 def send(letter: Letter, office: Office) -> None:
@@ -102,13 +143,15 @@ def send(letter: Letter, office: Office) -> None:
         GiveUp: refused for good, or of a run that is over.
     """
     if letter.run != office.run:
-        raise GiveUp("of a run of the demo that is over")
+        raise GiveUp(OVER)
     sender = f"{letter.kind}@{DOMAIN}"
     message = EmailMessage(policy=SMTPUTF8)
     message["From"] = sender
     message["To"] = letter.to[0] if len(letter.to) == 1 else "undisclosed-recipients:;"
     message["Subject"] = letter.subject
     message[RUN], message[KIND], message[JOB] = letter.run, letter.kind, current_job().id
+    if letter.says:
+        message[SAYS] = letter.says
     message.set_content(letter.text)
     with smtplib.SMTP(HOST, office.port, local_hostname=DOMAIN, timeout=SMTP_SECONDS) as smtp:
         smtp.ehlo()

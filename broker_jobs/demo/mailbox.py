@@ -11,21 +11,23 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from email.parser import BytesHeaderParser
+from email.policy import SMTPUTF8
 from typing import Any, NamedTuple
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 HOST = "127.0.0.1"
-RUN, KIND, JOB = "X-Mailroom-Run", "X-Mailroom-Kind", "X-Mailroom-Job"
-"""Headers by which a mail says which run of the demo, which kind of mail and which job it is of."""
+RUN, KIND, JOB, SAYS = "X-Mailroom-Run", "X-Mailroom-Kind", "X-Mailroom-Job", "X-Mailroom-Says"
+"""Headers by which a mail says which run of the demo, which kind of mail, of which job, and what counts in it."""
 
 
 class Mail(NamedTuple):
-    """One mail to one address, as the job with this id owes it."""
+    """One mail to one address, as the job with this id owes it; `says`: what it must say, where that matters."""
 
     kind: str
     job_id: str
     address: str
+    says: str = ""
 
 
 class Mailbox:
@@ -54,8 +56,8 @@ class Mailbox:
             if headers.get(RUN) != self.run:
                 self._foreign += len(addresses)
             else:
-                kind = headers.get(KIND, "")
-                self._delivered.update(Mail(kind, headers.get(JOB, ""), address) for address in addresses)
+                kind, job_id, says = (headers.get(name, "") for name in (KIND, JOB, SAYS))
+                self._delivered.update(Mail(kind, job_id, address, says) for address in addresses)
                 self._by_kind[kind] += len(addresses)
             self._changed.notify_all()
 
@@ -111,8 +113,8 @@ class _Clerk:
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
         content = envelope.content if isinstance(envelope.content, bytes) else b""
-        parsed = BytesHeaderParser().parsebytes(content, headersonly=True)
-        headers = {name: str(parsed[name]) for name in (RUN, KIND, JOB) if name in parsed}
+        parsed = BytesHeaderParser(policy=SMTPUTF8).parsebytes(content, headersonly=True)
+        headers = {name: str(parsed[name]).strip() for name in (RUN, KIND, JOB, SAYS) if name in parsed}
         self._mailbox.put(headers, envelope.rcpt_tos)
         return "250 OK"
 

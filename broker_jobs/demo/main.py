@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
-from broker_jobs import BrokerJobsError, Receipt
+from broker_jobs import BrokerJobsError, Receipt, result_of
 from broker_jobs.demo import letters
-from broker_jobs.demo.letters import DIGEST, FOLLOW_UP, KINDS, WELCOME, Office
+from broker_jobs.demo.letters import DIGEST, FOLLOW_UP, KINDS, NEWSLETTER, OFFICE, RECEIPT, REPORT, WELCOME, Office
 from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
 from broker_jobs.demo.screen import Screen
 from broker_jobs.demo.subscribers import SAMPLE, Roll, read_subscribers
@@ -70,7 +71,7 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
         except KeyboardInterrupt:
             screen.say("interrupted")
             return INTERRUPTED
-    screen.table(found.lines)
+    screen.table(found.lines, KINDS)
     if found.wrong:
         for wrong in found.wrong[:MOST_SHOWN]:
             screen.say(wrong)
@@ -82,16 +83,26 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
     return 0
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A mail that was asked for, and the job that owes it. `says`: what it must say, where that is known by now."""
+
+    to: str
+    receipt: Receipt[object]
+    says: str = ""
+
+
 class Room:
     """The open mail room: parts running, mail server listening."""
 
     def __init__(self, roll: Roll, office: Office, mailbox: Mailbox, store: Store, addresses: list[str]) -> None:
         self._roll = roll
         self._run = office.run
+        self._newsletter = office.newsletter
         self._mailbox = mailbox
         self._store = store
         self._addresses = addresses
-        self._receipts: dict[str, list[tuple[str, Receipt[None]]]] = {WELCOME: [], FOLLOW_UP: []}
+        self._asked: dict[str, list[Asked]] = {kind: [] for kind in KINDS if kind != DIGEST}
         self._began = time.monotonic()
         self._patience = BASE_SECONDS + SECONDS_PER_SUBSCRIBER * len(roll.subscribers)
         self._deadline = self._began + self._patience
@@ -108,11 +119,7 @@ class Room:
         letters.jobs.recurring.put(name, DIGEST_CRON, put, overlap="skip")
         since = time.time()
         try:
-            for who in self._roll.subscribers:
-                self._receipts[WELCOME].append((who.email, letters.welcome.enqueue(self._run, who.name, who.email)))
-                later = letters.follow_up.schedule(FOLLOW_UP_AFTER, self._run, who.name, who.email)
-                self._receipts[FOLLOW_UP].append((who.email, later))
-                self._draw(screen)
+            self._ask(screen)
             self._wait_for_mail(screen)
             if stay:
                 screen.say("Staying. Ctrl-C ends it.")
@@ -123,11 +130,30 @@ class Room:
                 letters.jobs.recurring.remove(name)
         return self._judge(screen, since, until)
 
+    def _ask(self, screen: Screen) -> None:
+        """Enqueue everything but the digest."""
+        run, asked = self._run, self._asked
+        for who in self._roll.subscribers:
+            welcome = letters.welcome.enqueue(run, who.name, who.email)
+            asked[WELCOME].append(Asked(who.email, welcome))
+            receipt = letters.receipt.enqueue(run, result_of(welcome))
+            asked[RECEIPT].append(Asked(OFFICE, receipt, says=who.email))
+            follow_up = letters.follow_up.schedule(FOLLOW_UP_AFTER, run, who.name, who.email)
+            asked[FOLLOW_UP].append(Asked(who.email, follow_up))
+            self._draw(screen)
+        with self._newsletter as batch:
+            for who in self._roll.subscribers:
+                newsletter = batch.enqueue(letters.newsletter, run, who.name, who.email)
+                asked[NEWSLETTER].append(Asked(who.email, newsletter))
+        report = letters.report.after(batch, on="finished").enqueue(run, len(asked[NEWSLETTER]))
+        asked[REPORT].append(Asked(OFFICE, report))  # what it must say is known when the newsletters have ended
+        self._draw(screen)
+
     def _wait_for_mail(self, screen: Screen) -> None:
-        """Until every welcome and follow-up and enough digests have come, or the time is over."""
+        """Until every mail that is asked for once and enough digests have come, or the time is over."""
 
         def all_there() -> bool:
-            singles = all(self._mailbox.count(kind) >= len(self._receipts[kind]) for kind in self._receipts)
+            singles = all(self._mailbox.count(kind) >= len(asked) for kind, asked in self._asked.items())
             return singles and self._mailbox.letters(DIGEST) >= (DIGESTS if self._roll.digest_readers else 0)
 
         while not self._mailbox.wait(all_there, DRAW_SECONDS) and time.monotonic() < self._deadline:
@@ -143,21 +169,23 @@ class Room:
 
     def _judge(self, screen: Screen, since: float, until: float) -> Verdict:
         """Wait until every job has ended, so that nothing is still on its way, and compare."""
-        singles = [(kind, email, receipt) for kind, known in self._receipts.items() for email, receipt in known]
+        singles = [(kind, each) for kind, asked in self._asked.items() for each in asked]
         digests = self._digests()
-        recurring: list[Receipt[None]] = [letters.jobs.receipt(each.job_id) for each in digests]
+        recurring: list[Receipt[object]] = [letters.jobs.receipt(each.job_id) for each in digests]
         unsuccessful = {
             receipt.id: why
-            for receipt in [*(receipt for _, _, receipt in singles), *recurring]
+            for receipt in [*(each.receipt for _, each in singles), *recurring]
             if (why := self._end_of(receipt)) is not None
         }
         readers = self._roll.digest_readers
-        asked = {Mail(kind, receipt.id, email) for kind, email, receipt in singles}
+        failed = sum(each.receipt.id in unsuccessful for each in self._asked[NEWSLETTER])
+        said = {REPORT: letters.went_out(len(self._asked[NEWSLETTER]), failed)}
+        asked = {Mail(kind, each.receipt.id, each.to, said.get(kind, each.says)) for kind, each in singles}
         asked |= {Mail(DIGEST, each.job_id, reader) for each in digests for reader in readers}
         self._digests_asked = len(digests) * len(readers)
         self._draw(screen)
         return verdict(
-            KINDS,
+            tuple(KINDS),
             asked,
             self._mailbox.delivered(),
             retried={kind: self._mailbox.retried(kind) for kind in KINDS},
@@ -166,7 +194,7 @@ class Room:
             readers=len(readers),
         )
 
-    def _end_of(self, receipt: Receipt[None]) -> str | None:
+    def _end_of(self, receipt: Receipt[object]) -> str | None:
         """Why a job did not succeed, or None."""
         try:
             receipt.result(timeout=max(0.05, self._deadline - time.monotonic()))
@@ -189,8 +217,8 @@ class Room:
         return found
 
     def _draw(self, screen: Screen) -> None:
-        asked: dict[str, int | None] = {kind: len(self._roll.subscribers) for kind in self._receipts}
-        asked[DIGEST] = self._digests_asked
+        asked: dict[str, int | None] = {kind: len(self._roll.subscribers) for kind in self._asked}
+        asked |= {REPORT: 1, DIGEST: self._digests_asked}
         arrived = {kind: self._mailbox.count(kind) for kind in KINDS}
         screen.draw(time.monotonic() - self._began, arrived, asked)
 
@@ -205,7 +233,7 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
         server = MailServer(mailbox)
         server.start()
         stack.callback(server.stop)
-        office = Office(run_id, server.port, roll.digest_readers)
+        office = Office(run_id, server.port, roll.digest_readers, jobs.batch(f"newsletter {run_id}"))
         stack.enter_context(letters.opened(office))
         given = {"url": url, "store": store, "queues": (letters.QUEUE,)}
         jobs.configure({name: value for name, value in given.items() if value is not None}, origin="mailroom")

@@ -66,12 +66,14 @@ class Screen:
             self._shown, self._shown_at = parts, seconds
             self.say(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
 
-    def table(self, lines: Sequence[Line]) -> None:
-        """Print what was asked and what was delivered."""
+    def table(self, lines: Sequence[Line], sent_by: Mapping[str, str]) -> None:
+        """Print what was asked and what was delivered, and by which kind of job."""
         table = Table(box=box.SIMPLE_HEAD, title=None)
         table.add_column("mail")
         for name in ("asked", "delivered", "retried"):
             table.add_column(name, justify="right")
+        table.add_column("kind of job", style="dim")
         for line in lines:
-            table.add_row(line.kind, str(line.asked), str(line.delivered), str(line.retried))
+            numbers = (str(line.asked), str(line.delivered), str(line.retried))
+            table.add_row(line.kind, *numbers, sent_by.get(line.kind, ""))
         self._console.print(table)

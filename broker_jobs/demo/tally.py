@@ -95,14 +95,18 @@ def verdict(
     lines = tuple(Line(kind, asked_by_kind[kind], arrived_by_kind[kind], retried.get(kind, 0)) for kind in kinds)
     wrong = [f"the {kinds[-1]} of {at:.0f} was never enqueued" for at in missed_digests]
     wrong += [
-        f"{mail.kind} to {mail.address} is missing: {unsuccessful.get(mail.job_id, f'job {mail.job_id} succeeded')}"
+        f"{_shown(mail)} is missing: {unsuccessful.get(mail.job_id, f'job {mail.job_id} succeeded')}"
         for mail in sorted(owed - {*delivered})
     ]
     explained = {mail.job_id for mail in owed - {*delivered}}
     wrong += [why for job_id, why in unsuccessful.items() if job_id not in explained]
     for mail, times in sorted(delivered.items()):
         if mail not in owed:
-            wrong.append(f"{mail.kind} to {mail.address} came and nobody asked for it (job {mail.job_id})")
+            wrong.append(f"{_shown(mail)} came and nobody asked for it (job {mail.job_id})")
         elif times > 1:
-            wrong.append(f"{mail.kind} to {mail.address} came {times} times (job {mail.job_id})")
+            wrong.append(f"{_shown(mail)} came {times} times (job {mail.job_id})")
     return Verdict(lines, tuple(wrong))
+
+
+def _shown(mail: Mail) -> str:
+    return f"{mail.kind} to {mail.address}{f', which says {mail.says!r},' if mail.says else ''}"

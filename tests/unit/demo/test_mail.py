@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from broker_jobs import GiveUp
+from broker_jobs import GiveUp, result_of
 from broker_jobs.demo import letters
-from broker_jobs.demo.letters import DIGEST, WELCOME, Letter, Office, TemporarilyRefused, send
+from broker_jobs.demo.letters import DIGEST, OFFICE, RECEIPT, REPORT, WELCOME, Letter, Office, TemporarilyRefused, send
 from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
 from broker_jobs.function.current import CurrentJob, running
 from broker_jobs.testing import Tester
@@ -22,7 +22,7 @@ def mailbox() -> Mailbox:
 def office(mailbox: Mailbox) -> Iterator[Office]:
     server = MailServer(mailbox)
     server.start()
-    office = Office("run", server.port, ("ann@example.com", "bounce.bob@example.com"))
+    office = Office("run", server.port, ("ann@example.com", "bounce.bob@example.com"), letters.jobs.batch())
     with letters.opened(office):
         yield office
     server.stop()
@@ -80,9 +80,16 @@ def test_mail_of_another_run_is_counted_apart(mailbox: Mailbox) -> None:
     assert mailbox.foreign() == 1
 
 
+@pytest.mark.parametrize("says", ["jürgen@bücher.example", f"{'a' * 200}@example.com", "39 of 40 newsletters went out"])
+def test_what_a_mail_says_arrives_as_it_was_said(mailbox: Mailbox, office: Office, says: str) -> None:
+    with running(CurrentJob("job 1", 1)):
+        send(Letter("run", RECEIPT, (OFFICE,), "Delivered", "all is well\n", says=says), office)
+    assert mailbox.delivered() == {Mail(RECEIPT, "job 1", OFFICE, says): 1}
+
+
 def test_without_a_server_the_job_raises_and_is_retried() -> None:
     with running(CurrentJob("job 1", 1)), pytest.raises(OSError, match=r"(?i)refused"):
-        send(letter("ann@example.com"), Office("run", 9, ()))
+        send(letter("ann@example.com"), Office("run", 9, (), letters.jobs.batch()))
 
 
 @pytest.mark.usefixtures("office")
@@ -93,3 +100,26 @@ def test_the_jobs_retry_by_themselves(mailbox: Mailbox) -> None:
         assert mailbox.count(WELCOME) == 0
         tester.advance(timedelta(seconds=2))
         assert mailbox.count(WELCOME) == 1
+
+
+@pytest.mark.usefixtures("office")
+def test_the_office_gets_a_receipt_with_the_welcomes_result_after_the_welcome_was_delivered(mailbox: Mailbox) -> None:
+    with Tester(letters.jobs) as tester:
+        receipt = letters.receipt.enqueue("run", result_of(letters.welcome.enqueue("run", "Bob", "bounce@example.com")))
+        tester.run()
+        assert mailbox.count(RECEIPT) == 0
+        tester.advance(timedelta(seconds=2))
+        assert mailbox.delivered()[Mail(RECEIPT, receipt.id, OFFICE, "bounce@example.com")] == 1
+
+
+def test_the_report_says_how_many_of_the_batch_went_out_when_all_have_ended(mailbox: Mailbox, office: Office) -> None:
+    with Tester(letters.jobs) as tester:
+        with office.newsletter as batch:
+            batch.enqueue(letters.newsletter, "run", "Ann", "ann@example.com")
+            batch.enqueue(letters.newsletter, "run", "Bob", "bounce.bob@example.com")
+            batch.enqueue(letters.newsletter, "of another run", "Eve", "eve@example.com")
+        report = letters.report.after(batch, on="finished").enqueue("run", 3)
+        tester.run()
+        assert mailbox.count(REPORT) == 0
+        tester.advance(timedelta(seconds=2))
+        assert mailbox.delivered()[Mail(REPORT, report.id, OFFICE, "2 of 3 newsletters went out")] == 1

@@ -37,6 +37,15 @@ def test_a_mail_nobody_asked_for_is_wrong() -> None:
     assert "nobody asked" in verdict(KINDS, [ANN], Counter([ANN, BOB]), retried={}).wrong[0]
 
 
+def test_a_mail_that_says_something_else_than_it_must_is_wrong() -> None:
+    report = Mail("report", "3", "office@example.com", "40 of 40")
+    found = verdict(KINDS, [report], Counter([report._replace(says="39 of 40")]), retried={})
+    assert found.wrong == (
+        "report to office@example.com, which says '40 of 40', is missing: job 3 succeeded",
+        "report to office@example.com, which says '39 of 40', came and nobody asked for it (job 3)",
+    )
+
+
 def test_a_job_that_failed_after_its_mail_had_come_is_wrong() -> None:
     found = verdict(KINDS, [ANN], Counter([ANN]), retried={}, unsuccessful={"1": "it failed"})
     assert found.wrong == ("it failed",)
