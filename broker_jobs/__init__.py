@@ -48,6 +48,12 @@ from broker_jobs.function.current import JobCancelled as JobCancelled
 from broker_jobs.function.current import current_job as current_job
 from broker_jobs.function.depends import Depends as Depends
 
+# How often jobs of one key may be there, run and start.
+from broker_jobs.function.keys import Concurrency as Concurrency
+from broker_jobs.function.keys import Ordered as Ordered
+from broker_jobs.function.keys import RateLimit as RateLimit
+from broker_jobs.function.keys import Unique as Unique
+
 # Options, for programs that keep them in variables.
 from broker_jobs.function.options import CallOptions as CallOptions
 from broker_jobs.function.options import JobOptions as JobOptions

@@ -9,6 +9,7 @@ from typing import Any
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_early
 from broker_jobs.function.depends import async_provider, provided_parameters
+from broker_jobs.function.keys import wrong_name
 from broker_jobs.function.options import job_options
 from broker_jobs.function.registry import Function, where
 from broker_jobs.function.signature import Signature
@@ -39,11 +40,14 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     provided = provided_parameters(fn)
     _check_provided(fn, name)
     check_early(fn, name, provided)
+    signature = Signature(fn, name)
+    if (wrong := wrong_name(chosen.unique, chosen.limits, signature)) is not None:
+        raise DefinitionError(wrong)
     return Function(
         name=name,
         fn=fn,
         is_async=inspect.iscoroutinefunction(fn),
-        signature=Signature(fn, name),
+        signature=signature,
         options=chosen,
         where=where(fn),
         provided=provided,

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import DefinitionError, OptionError
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
+from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
 from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Policy
 from broker_jobs.settings import nearest
 
@@ -27,6 +28,8 @@ class Options(TypedDict, total=False):
     backoff: Sequence[Seconds]
     timeout: Seconds | None
     expires: Seconds | None
+    unique: str | Unique
+    limit: Limit | Sequence[Limit]
     tags: Sequence[str]
 
 
@@ -54,6 +57,8 @@ class FunctionOptions:
     name: str | None = None
     queue: str = "default"
     policy: Policy = _USUAL
+    unique: Unique | None = None
+    limits: tuple[Limit, ...] = ()
     tags: tuple[str, ...] = ()
     retry_on: tuple[type[Exception], ...] = (Exception,)
     isolation: Literal["thread", "process"] = "thread"
@@ -119,6 +124,8 @@ def _with(base: FunctionOptions, options: Mapping[str, Any]) -> FunctionOptions:
     for option, value in options.items():
         if option in _POLICY:
             policy[option] = _CHECKS[option](value)
+        elif option == "limit":
+            changes["limits"] = limit_option(value)
         elif option != "isolation":
             changes[option] = _CHECKS[option](value)
     if policy:
@@ -208,6 +215,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "backoff": _backoff,
     "timeout": _timeout,
     "expires": _expires,
+    "unique": unique_option,
     "tags": _tags,
     "name": _name,
     "retry_on": _retry_on,

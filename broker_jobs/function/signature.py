@@ -32,6 +32,20 @@ class Signature:
         self._provided = frozenset(provided_parameters(fn))
         self._typed: Typed | None = None
         self.call_text = call_text(fn, name, self._provided)
+        parameters = inspect.signature(fn).parameters.values()
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self.named = [p.name for p in parameters if p.name not in self._provided and p.kind not in variadic]
+        self.takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    @property
+    def provided(self) -> frozenset[str]:
+        """The parameters the worker makes."""
+        return self._provided
+
+    @property
+    def names_text(self) -> str:
+        """The job with the names of its parameters: "welcome(user_id)"."""
+        return f"{self._name}({', '.join([*self.named, *(['…'] if self.takes_more else [])])})"
 
     def required(self) -> list[str]:
         """The parameters without a default; no annotation is evaluated."""
@@ -65,6 +79,14 @@ class Signature:
             if not text.endswith("cannot be enqueued"):
                 text += f"{'' if text.endswith('?') else '.'} Nothing was enqueued."
             raise ArgumentsError(text) from None
+
+    def argument(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """One argument of a call that `bind` has checked, as JSON; its default if it is not given.
+
+        Raises:
+            KeyError: there is no argument of this name.
+        """
+        return self._ready().argument(name, args, kwargs)
 
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments in the body of an envelope.

@@ -81,6 +81,17 @@ class Typed:
             travelling[index] = self._convert(self._name_at(index), value)
         return travelling, {name: self._convert(name, value) for name, value in got_kwargs.items()}
 
+    def argument(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        for index, parameter in enumerate(self._positional[: len(args)]):
+            if parameter.name == name:
+                return args[index]
+        if name in kwargs:
+            return kwargs[name]
+        for parameter in self._parameters:
+            if parameter.name == name and parameter.default is not parameter.empty:
+                return self._adapters[name].dump_python(parameter.default, mode="json", warnings="none")
+        raise KeyError(name)
+
     def _waiting(self) -> Callable[[ArgsKwargs], Any]:
         """As `_validate`, but a result to come fits everywhere."""
         if self._validate_waiting is None:

@@ -24,9 +24,10 @@ from typing import (
 )
 
 from broker_jobs.clock import Instant, When, as_datetime
-from broker_jobs.errors import EnqueueError, EnqueueUnknown
+from broker_jobs.errors import EnqueueError, EnqueueUnknown, OptionError
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.depends import filled, filled_async
+from broker_jobs.function.keys import limit_keys, unique_key, wrong_name
 from broker_jobs.function.options import CallOptions, FunctionOptions
 from broker_jobs.function.pending import take_out
 from broker_jobs.function.registry import Function
@@ -155,9 +156,12 @@ class Job(Generic[P, R_co]):
         """The same job with other options for one call; of two `using` the later wins. Nothing is enqueued.
 
         Raises:
-            OptionError: unknown (the nearest right one is named), out of range, or of the function only.
+            OptionError: unknown (the nearest right one is named), out of range, of the function only, or a key with
+                a name that is no parameter.
         """
         changed = self._options.changed(options)
+        if (wrong := wrong_name(changed.unique, changed.limits, self._signature)) is not None:
+            raise OptionError(wrong)
         return Job(
             self.name, self._signature, changed, self._asker, {**self._call_options, **options}, parents=self._parents
         )
@@ -208,7 +212,9 @@ class Job(Generic[P, R_co]):
         meant: Later | None = None,
     ) -> Envelope:
         """The envelope of one call. Raises ArgumentsError as `prepare`."""
-        options = self._options
+        options, signature = self._options, self._signature
+        unique = unique_key(options.unique, signature, *bound)
+        limits = limit_keys(options.limits, signature, *bound) if options.limits else ()
         args, kwargs, fills = take_out(*bound)
         due_at, delay = (None, None) if meant is None else meant
         hold = hold_of(self._parents, fills, delay) if fills or self._parents else None
@@ -224,6 +230,8 @@ class Job(Generic[P, R_co]):
             due_at=None if due_at is None else as_datetime(due_at),
             hold=hold,
             fills=fills,
+            unique=unique,
+            limits=limits,
             policy=options.policy,
             tags=options.tags,
         )
@@ -240,6 +248,12 @@ class Job(Generic[P, R_co]):
     def waits(self) -> bool:
         """Whether it was told to run after others."""
         return bool(self._parents)
+
+    @property
+    def key_texts(self) -> list[str]:
+        """The keys it was told, of what is unique and of limits, as they were written."""
+        options = self._options
+        return [each.key for each in (options.unique, *options.limits) if each is not None]
 
     @property
     def call_text(self) -> str:

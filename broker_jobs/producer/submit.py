@@ -4,6 +4,7 @@ ready                            submit exchange, routing key = queue: work queu
 under 2 s                        the log alone: the coordinator's timer is more exact than a hop
 longer                           the longest step of the ladder that is not longer, and the log
 waiting for parents              the log alone: the coordinator holds it
+with a unique key or limits      the same; a delayed one goes by its delay
 the caller's own id              the log alone: the coordinator releases it once, however often it comes
 an id that we made               the log alone, as a repeat: its first message may be in the work queue
 """
@@ -78,6 +79,8 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
         if step is None:
             return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
         return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(step, new=True))
+    if envelope.unique is not None or envelope.limits:
+        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if own_id:
         if looks_generated(envelope.id):
             return _message(envelope, max_body, names.REPORT, names.LOG_KEY, "repeat")
