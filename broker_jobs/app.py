@@ -28,14 +28,17 @@ from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call
-from broker_jobs.producer.job import AsyncJob, JobDecorator, SyncJob
+from broker_jobs.producer.job import AsyncJob, Job, JobDecorator, SyncJob
+from broker_jobs.producer.limits import Limits
 from broker_jobs.producer.many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.parents import Awaited, joined, parents_of
+from broker_jobs.producer.publish import check_event, publish, publish_async
 from broker_jobs.producer.queues import Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.sender import Sender
+from broker_jobs.producer.subscribe import Subscriptions
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ class BrokerJobs:
 
     recurring: Recurring
     queues: Queues
+    limits: Limits
 
     def __init__(self, url: str | None = None, *, store: str | None = None, modules: Sequence[str] = ()) -> None:
         if isinstance(modules, str):
@@ -77,6 +81,8 @@ class BrokerJobs:
         self.registry.batch_of = lambda id: Batch(self._asker, id=id)
         self._program: Program | None = None
         self.queues = Queues(self._asker)
+        self.limits = Limits(self._asker)
+        self.subscriptions = Subscriptions(self._subscribed)
         self.recurring = Recurring(self._asker, self._recurring_declared)
 
     @property
@@ -111,7 +117,8 @@ class BrokerJobs:
         """Make a function a job: `@jobs.job` or `@jobs.job(queue="mail", retries=10)`. It stays an ordinary function.
 
         Options: name, queue, retries (runs after the first), backoff (lengths before each retry, the last repeated),
-        timeout (per attempt), expires (while waiting), retry_on (exceptions worth a retry), tags, isolation.
+        timeout (per attempt), expires (while waiting), retry_on (exceptions worth a retry), unique (a key of which one
+        job is there), limit (how many of a key run or start), tags, isolation.
 
         Raises:
             DefinitionError: the function cannot be a job, or another has its name.
@@ -121,6 +128,30 @@ class BrokerJobs:
             return self._define(fn, options)
         job_options(options)  # a wrong option is told where it is written, before there is a function
         return lambda fn: self._define(fn, options)
+
+    def subscribe(self, event: str, /, **options: Unpack[JobOptions]) -> JobDecorator:
+        """Make a function a job that is run for each event of this name: `@jobs.subscribe("user.registered")`.
+
+        Its arguments are the event's. A worker or beat that starts with this code declares it; from then on, also while
+        this program is down, each event makes one such job. A job may subscribe to several events, one line each. What
+        the code no longer has ends when a worker or beat of it starts.
+
+        Args:
+            event: the name others publish under.
+            options: as of `job`; a key of `unique` or `limit` cannot be made of arguments here.
+
+        Raises:
+            As `job`; ArgumentsError: no event has such a name.
+        """
+        check_event(event)
+        job_options(options)
+
+        def subscribed(fn: Any) -> Any:
+            job = fn if isinstance(fn, Job) and not options else self._define(fn, dict(options))
+            self.subscriptions.add(event, job)
+            return job
+
+        return subscribed
 
     def remote(self, name: str, /, *, queue: str | None = None) -> RemoteJob:
         """A job of another service, by its name; as a decorator of a stub function it gets types.
@@ -175,6 +206,27 @@ class BrokerJobs:
     async def enqueue_many_async(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
         """As `enqueue_many`; the event loop goes on meanwhile."""
         return await enqueue_many_async(self._asker, calls)
+
+    def publish(self, event: str, /, *args: Any, **kwargs: Any) -> str:
+        """Publish an event; when this returns RabbitMQ has confirmed it, and each subscription gets a job for it.
+
+        Args:
+            event: its name, as "user.registered".
+            args, kwargs: what the subscribed jobs are called with; anything that has a JSON form.
+
+        Returns:
+            The event's id; the jobs made for it have it as `parent`.
+
+        Raises:
+            ArgumentsError: the name, or an argument that cannot travel as JSON.
+            EnqueueError: not published, or (the text says so) without a confirm.
+        """
+        warn_if_blocking("publish()", "publish_async(…)")
+        return publish(self._sender, event, args, kwargs)
+
+    async def publish_async(self, event: str, /, *args: Any, **kwargs: Any) -> str:
+        """As `publish`; the event loop goes on meanwhile."""
+        return await publish_async(self._sender, event, args, kwargs)
 
     def batch(
         self,
@@ -269,7 +321,15 @@ class BrokerJobs:
         here = {"queues": None if queues is None else tuple(queues), "concurrency": concurrency}
         settings = Settings.load(**self._given | {name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
-        program = Program(self.registry, settings, self._sender.exchange(), schedules, roles=roles, origin=self.origin)
+        program = Program(
+            self.registry,
+            settings,
+            self._sender.exchange(),
+            schedules,
+            subscriptions=self.subscriptions.declared(),
+            roles=roles,
+            origin=self.origin,
+        )
         program.start()
         self._program = program
         self._sender.mark_started(started=True)
@@ -360,3 +420,8 @@ class BrokerJobs:
                 "recurring(…) only declares, and no beat runs in this program to send it; "
                 "to add a recurring job at run time write jobs.recurring.put(…)"
             )
+
+    def _subscribed(self) -> None:
+        """The code has subscribed to an event: at import nothing is to do; later the parts that run here say so."""
+        if self._program is not None:
+            self._program.subscribe(self.subscriptions.declared())

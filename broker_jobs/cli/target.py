@@ -89,4 +89,10 @@ def application_of(jobs: BrokerJobs, target: str, given: Mapping[str, Any]) -> A
     jobs.configure(given, origin=target.partition(":")[0])
     for function in jobs.registry:
         function.signature.check()
-    return Application(jobs.registry, jobs.recurring.declared(jobs.origin), jobs.origin, jobs.stop)
+    return Application(
+        jobs.registry,
+        jobs.recurring.declared(jobs.origin),
+        jobs.subscriptions.declared(),
+        origin=jobs.origin,
+        close=jobs.stop,
+    )

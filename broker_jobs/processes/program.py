@@ -25,8 +25,9 @@ from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import new_id
 from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
-from broker_jobs.outcome.command import Schedule
+from broker_jobs.outcome.command import Schedule, Subscription
 from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.processes.declare import Declarer
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
@@ -39,6 +40,8 @@ ROLES: tuple[Role, ...] = ("coordinator", "worker", "beat")
 
 CONNECT_SECONDS = 5.0
 """How long a start waits for RabbitMQ before it says that nothing answers."""
+SUBSCRIBE_SECONDS = 5.0
+"""How long a start waits, where the coordinator runs too, until what the code subscribes to is known."""
 COORDINATOR_STOP_SECONDS = 10.0
 """What the coordinator gets to commit what it has and to publish its releases."""
 
@@ -61,6 +64,7 @@ class Program:
         exchange: Exchange,
         recurring: Sequence[Schedule] = (),
         *,
+        subscriptions: Sequence[Subscription] = (),
         roles: Collection[str] = ROLES,
         origin: str = "",
         metrics: Metrics | None = None,
@@ -75,6 +79,7 @@ class Program:
             settings: queues, concurrency and all else are read from here.
             exchange: started by the caller or by start(); stopped by the caller.
             recurring: what the code of this program declares; the beat publishes it.
+            subscriptions: what it subscribes to; a worker and a beat publish it.
             roles: some of "worker", "coordinator", "beat".
             origin: the program whose declarations these are.
             metrics: where it is counted; None: counted for nobody.
@@ -96,6 +101,7 @@ class Program:
         self.id = new_id()
         self._registry = registry
         self._recurring = tuple(recurring)
+        self._subscriptions = tuple(subscriptions)
         self._roles = tuple(role for role in ROLES if role in roles)
         self._origin = origin
         self._on_fatal = on_fatal
@@ -108,6 +114,7 @@ class Program:
         self.coordinator: Coordinator | None = None
         self.worker: Worker | None = None
         self.beat: Beat | None = None
+        self._declarer: Declarer | None = None
 
     @property
     def started(self) -> bool:
@@ -167,11 +174,27 @@ class Program:
                 last_first.callback(stop_worker, self.worker)
             if self.beat is not None:
                 last_first.callback(self.beat.stop)
+            if self._declarer is not None:
+                last_first.callback(self._declarer.stop)
         return finished
 
     def _forget(self) -> None:
-        self.beat = self.worker = self.coordinator = self.store = None
+        self.beat = self.worker = self.coordinator = self.store = self._declarer = None
         self._pid = 0
+
+    def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Publish anew what the code subscribes to: all of it, not the difference. Nothing without worker and beat."""
+        if not self._origin or not {"worker", "beat"} & {*self._roles}:
+            return
+        with self._lock:
+            if not self.started:
+                return
+            if self._declarer is not None:
+                self._declarer.stop(0)
+            self._declarer = Declarer(self.exchange, self._clock, self._origin, subscriptions, self.id)
+            self._declarer.start()
+            if subscriptions and self.coordinator is not None:
+                self._declarer.wait(SUBSCRIBE_SECONDS)
 
     def stop_now(self) -> None:
         """Leave running jobs where they are; another worker gets them. For a second signal, from any thread."""
@@ -239,3 +262,4 @@ class Program:
             self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
             log.info("beat started", extra={"declared": len(self._recurring)})
+        self.subscribe(self._subscriptions)

@@ -20,7 +20,7 @@ from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.function.registry import Registry
 from broker_jobs.metrics import Metrics, expose
-from broker_jobs.outcome.command import Schedule
+from broker_jobs.outcome.command import Schedule, Subscription
 from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.http import HttpDoor
 from broker_jobs.processes.logs import set_up
@@ -34,13 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Application:
-    """What a process needs to know of a program: its jobs and the recurring ones its code declares.
+    """What a process needs to know of a program: its jobs, the recurring ones and the subscriptions its code declares.
 
     `close` lets go of the connection that its jobs have enqueued over.
     """
 
     registry: Registry
     recurring: Sequence[Schedule] = ()
+    subscriptions: Sequence[Subscription] = ()
     origin: str = ""
     close: Callable[[], None] | None = None
 
@@ -118,6 +119,7 @@ def _run_one(
         settings,
         exchange,
         application.recurring if application is not None else (),
+        subscriptions=application.subscriptions if application is not None else (),
         roles=roles,
         origin=application.origin if application is not None else "",
         metrics=metrics,

@@ -28,7 +28,7 @@ from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, new_id
 from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import CHUNK
-from broker_jobs.outcome.command import AskBatch, AskJob, DeclareRecurring, DeleteJob, Fire
+from broker_jobs.outcome.command import AskBatch, AskJob, DeclareRecurring, DeclareSubscriptions, DeleteJob, Fire
 from broker_jobs.outcome.event import Tick
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Job
@@ -77,7 +77,7 @@ class Tester:
         self._borrowed.__enter__()
         self._jobs.load_modules()
         self._worker = StillWorker(self._jobs.registry, self._exchange, self.clock)  # with what the modules put around
-        self._declare_recurring()
+        self._declare()
         return self
 
     def __exit__(
@@ -150,7 +150,7 @@ class Tester:
         elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_set_free(message)):
             self._depth += 1
             try:
-                self._run_inline(None if message.type == "seal" else message.message_id)
+                self._run_inline(None if message.type in ("seal", "published") else message.message_id)
             finally:
                 self._depth -= 1
 
@@ -175,7 +175,7 @@ class Tester:
             )
 
     def _run_inline(self, job_id: str | None) -> None:
-        """Run what is ready; what the job raised (None: what the jobs of a batch did) is raised here, not retried."""
+        """Run what is ready; what the job raised (None: any of them, of a batch or event) is raised, not retried."""
         self._worker.errors.clear()
         self.run()
         raised = [id for id in self._worker.errors if job_id is None or id == job_id]
@@ -250,12 +250,15 @@ class Tester:
         with self._store.transaction() as tx:
             self._metronome.learn(commands.views(tx), self.clock.now())
 
-    def _declare_recurring(self) -> None:
-        schedules = self._jobs.recurring.declared(self._jobs.origin)
-        command = DeclareRecurring(
-            id=new_id(), at=self.clock.now(), by="Tester", origin=self._jobs.origin, schedules=schedules
-        )
-        self._apply([Asked(command, None, None)])
+    def _declare(self) -> None:
+        jobs, now = self._jobs, self.clock.now()
+        origin, schedules = jobs.origin, jobs.recurring.declared(jobs.origin)
+        subscriptions = jobs.subscriptions.declared()
+        recurring = DeclareRecurring(id=new_id(), at=now, by="Tester", origin=origin, schedules=schedules)
+        subscribed = DeclareSubscriptions(
+            id=new_id(), at=now, by="Tester", origin=origin, subscriptions=subscriptions
+        )  # fmt: skip
+        self._apply([Asked(recurring, None, None), Asked(subscribed, None, None)])
 
     # ---- what was enqueued
 
@@ -290,8 +293,8 @@ def _enqueued(message: Message) -> list[bytes]:
 
 
 def _may_set_free(message: Message) -> bool:
-    """Whether a producer's message may start jobs without being in a work queue: a held job, or a batch's end."""
-    return message.exchange == names.REPORT and message.type in ("job", "seal")
+    """Whether a producer's message may start jobs beside the work queues: a held job, a batch's end, an event."""
+    return message.exchange == names.REPORT and message.type in ("job", "seal", "published")
 
 
 def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

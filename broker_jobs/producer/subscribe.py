@@ -1,0 +1,48 @@
+"""Keeps which jobs of a program are made for which events: `@jobs.subscribe("user.registered")`.
+
+It only remembers: it is written at import, where nothing may touch the network. Each worker and each beat of the
+program sends what its code subscribes to when it starts, and what the code no longer has ends with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.template import template_of
+from broker_jobs.job.codec import encode
+from broker_jobs.outcome.command import Subscription
+from broker_jobs.producer.job import Job
+from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
+
+
+class Subscriptions:
+    """The subscriptions of a program."""
+
+    def __init__(self, on_declared: Callable[[], None]) -> None:
+        self._on_declared = on_declared
+        self._declared: dict[tuple[str, str], Job[..., Any]] = {}
+
+    def add(self, event: str, job: Job[..., Any]) -> None:
+        """Have the job made for each event of this name.
+
+        Raises:
+            DefinitionError: the job has a key that is made of arguments, which the coordinator does not look at.
+        """
+        for key in job.key_texts:
+            if template_of(key).places:
+                raise DefinitionError(
+                    f"{job.name} subscribes to {event!r} and cannot have the key {key!r}: one that is made of "
+                    "arguments is for jobs that are enqueued. Have the subscribed job enqueue another one"
+                )
+        self._declared[event, job.name] = job
+        self._on_declared()
+
+    def declared(self) -> list[Subscription]:
+        """What the code subscribes to, as it is sent. A job's arguments come with the event."""
+        return [Subscription(event=event, call=_template(job)) for (event, _), job in self._declared.items()]
+
+
+def _template(job: Job[..., Any]) -> str:
+    return encode(job.envelope(([], {}), TEMPLATE_ID, TEMPLATE_CREATED_AT).evolve(epoch=0)).decode()
