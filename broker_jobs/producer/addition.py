@@ -30,6 +30,8 @@ CHUNKS_OUT = 4
 """Chunks published and unconfirmed, when the next makes the block wait."""
 CHUNKS_OUT_ON_LOOP = 64
 """The same in an `async with`, where waiting would stop the event loop."""
+MAX_MESSAGE_BYTES = 15 * 1024 * 1024
+"""RabbitMQ 4 closes the channel over a message of more than 16 MiB; an envelope grows as text within a chunk."""
 TRIES = 3
 """How often a message is sent whose confirm does not come, each for the publish timeout."""
 
@@ -96,6 +98,8 @@ class Addition:
             EnqueueError: the job is too large, or RabbitMQ did not take a chunk over: nothing of the addition starts.
         """
         body = body_of(envelope, self._sender.settings.max_body)
+        if len(body) * 2 > MAX_MESSAGE_BYTES and len(body) + body.count(b'"') + body.count(b"\\") > MAX_MESSAGE_BYTES:
+            raise EnqueueError(f"{envelope.job} {envelope.id} is too large for a batch; pass a reference to its data")
         with self._lock:
             if not self.is_open:
                 raise UsageError(f"{self._title} is closed; to add to it open it again: with batch:")

@@ -21,7 +21,7 @@ from broker_jobs.job.envelope import Envelope, Parent
 from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
 from broker_jobs.outcome.command import AskBatch, AskFailures, Command, DeleteBatch, Reply, RequeueJob
 from tests.support.wait import eventually
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingExchange, program
 
 Load: TypeAlias = SyncJob[..., str]
 
@@ -333,6 +333,21 @@ def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, exchange: Re
             batch.enqueue(say, "x" * 5000)
         batch.enqueue(say, "y")
     assert len(members(exchange)) == 1
+
+
+def test_a_job_that_grows_over_the_broker_s_limit_in_a_chunk_is_refused(
+    monkeypatch: pytest.MonkeyPatch, exchange: RecordingExchange
+) -> None:
+    jobs = program(monkeypatch, exchange, max_body=8 * 1024 * 1024)
+
+    @jobs.job
+    def say(text: str) -> None: ...
+
+    with jobs.batch() as batch:
+        with pytest.raises(EnqueueError, match="too large for a batch"):
+            batch.enqueue(say, '"' * 4_000_000)
+        batch.enqueue(say, "x" * 8_000_000)
+    assert max(len(message.body) for message in exchange.messages) < 16 * 1024 * 1024
 
 
 # ---- confirms

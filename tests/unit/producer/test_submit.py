@@ -45,7 +45,7 @@ def test_a_short_delay_goes_to_the_log_alone(jobs: BrokerJobs, exchange: Recordi
     assert route(exchange) == (names.REPORT, names.LOG_KEY, "job", 0)
     due_at = exchange.envelope.due_at
     assert due_at is not None
-    assert (due_at - exchange.envelope.created_at).total_seconds() == pytest.approx(seconds, abs=0.001)
+    assert (due_at - exchange.envelope.created_at).total_seconds() == pytest.approx(seconds, abs=0.02)
 
 
 @pytest.mark.parametrize(("delay", "step"), [(2.5, 1), (5, 2), (30 * 86400, 21), (MAX_DELAY_SECONDS, 28)])
