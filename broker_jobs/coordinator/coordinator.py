@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
 from broker_jobs.coordinator.listen import Input, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
@@ -127,6 +128,7 @@ class Coordinator:
         self._engine = Engine(store, self.id, since=clock.now())
         self._inbox = Inbox()
         self._timers = Timers()
+        self._gate = Gate(clock, self._publish_releases, self._clock_went_back)
         self._sweep = Sweep()
         self._subscriptions: dict[str, Subscription] = {}
         self._ear: Subscription | None = None
@@ -171,6 +173,7 @@ class Coordinator:
         self._subscribe()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="coordinator-watch", daemon=True)
+        self._gate.start()
         self._thread.start()
         self._watcher.start()
         logger.info("coordinator %s started on store %s", self.id, self._store.url_masked)
@@ -185,6 +188,7 @@ class Coordinator:
         self._stopping.set()
         self._inbox.wake()
         thread.join(timeout)
+        self._gate.stop()
         if watcher is not None:
             watcher.join(timeout)
         self._unsubscribe()
@@ -245,7 +249,10 @@ class Coordinator:
             self._log_heard = self._clock.monotonic()
             self._activity()
         if self._active and self._frozen is None and self._able():
-            pieces += [Piece(Due(id), None) for id in self._timers.ring(self._clock.now(), min(MOST_RINGS, self._most))]
+            pieces += [
+                Piece(Due(id), None)
+                for id in self._timers.ring(self._clock.now() + AHEAD_SECONDS, min(MOST_RINGS, self._most))
+            ]
         if pieces:
             self._declare_queues(pieces)
             self._commit(pieces)
@@ -271,7 +278,7 @@ class Coordinator:
                 self._inbox.settle(self._subscriptions)
 
     def _farewell(self) -> None:
-        """A last tick, which nobody here reads: whoever comes next on this broker learns how far the store had come, and
+        """A last tick, which nobody here reads: who comes next on this broker learns how far the store had come, and
         notices when it was put back to a backup meanwhile."""
         serial = max(self._serial, self._frozen or 0)
         tick = release.tick(self.id, self._store_id, serial, self._clock.now())
@@ -355,7 +362,9 @@ class Coordinator:
     def _apply(self, inputs: list[Input]) -> list[Effects]:
         may_release = self.active and self._caught_up and self._frozen is None
         effects = self._persist(
-            lambda: self._engine.apply(inputs, self._clock.now(), may_release=may_release and self._able())
+            lambda: self._engine.apply(
+                inputs, self._clock.now(), may_release=may_release and self._able(), ahead=AHEAD_SECONDS
+            )
         )
         self._rounds += 1
         return [effects]
@@ -448,9 +457,18 @@ class Coordinator:
         if not self.active:
             self._inbox.add([Unreleased(row.id, row.epoch, "its coordinator stepped down") for row in rows])
             return
+        self._fly(len(rows))
+        now = self._clock.now()
+        early = [pair for pair in zip(rows, messages, strict=True) if (pair[0].released_at or 0.0) > now]
+        if early:
+            self._gate.hold([row for row, _ in early], [message for _, message in early])
+            timely = [pair for pair in zip(rows, messages, strict=True) if (pair[0].released_at or 0.0) <= now]
+            rows, messages = [row for row, _ in timely], [message for _, message in timely]
+        self._publish_releases(rows, messages)
+
+    def _publish_releases(self, rows: list[Row], messages: list[Message]) -> None:
         for start in range(0, len(rows), 1_000):
             chunk = [(row.id, row.epoch) for row in rows[start : start + 1_000]]
-            self._fly(len(chunk))
             future = self._exchange.publish(messages[start : start + 1_000], timeout=RELEASE_TIMEOUT_SECONDS)
             future.add_done_callback(lambda done, chunk=chunk: self._confirmed(chunk, done))  # type: ignore[misc]
 
@@ -466,6 +484,11 @@ class Coordinator:
                 records.append(Unsure(id, epoch))
         self._inbox.add(records)  # first: who waits for the last one takes it in then
         self._fly(-len(chunk))
+
+    def _clock_went_back(self, rows: list[Row]) -> None:
+        """On the gate's thread: the time of these is far away again."""
+        self._inbox.add([Unreleased(row.id, row.epoch, "the clock was set back") for row in rows])
+        self._fly(-len(rows))
 
     def _told(self, done: Future[list[Failure | None]]) -> None:
         """On the exchange's I/O thread: who missed a part of the news must not believe that it has all of it."""

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import commands
@@ -151,10 +151,14 @@ class Engine:
         self.untold = False
         """Whether news for the workers could not be published: all of it is told again."""
 
-    def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True) -> Effects:
-        """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises."""
+    def apply(self, inputs: Iterable[Input], now: Instant, *, may_release: bool = True, ahead: float = 0.0) -> Effects:
+        """Decide all inputs in their order, in one transaction. Raises whatever a decision or the store raises.
+
+        What comes due within `ahead` seconds is released too: its row's `released_at` is in the future, and the caller
+        lets it go then.
+        """
         with self._store.transaction() as tx:
-            batch = _Batch(self, tx, now, may_release=may_release)
+            batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
             return batch.run(list(inputs))
 
     def become_active(self, now: Instant) -> Effects:
@@ -214,14 +218,14 @@ class Engine:
 class _Batch:
     """One transaction's work: rows as they are and as they become."""
 
-    def __init__(self, engine: Engine, tx: Transaction, now: Instant, *, may_release: bool) -> None:
+    def __init__(self, engine: Engine, tx: Transaction, now: Instant, *, may_release: bool, ahead: float) -> None:
         self._engine = engine
         self._tx = tx
         self._now = now
         self._may_release = may_release
         self._old: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
-        self._at = At(now, tx.meta.log_time, engine.id, engine.chance)
+        self._at = At(now, tx.meta.log_time, engine.id, engine.chance, ahead)
         self._effects = Effects(tx.meta)
         self._fences: list[Fence] = []
         self._cancel: list[str] = []
@@ -517,7 +521,7 @@ class _Batch:
         meta.log_time += step
         stepped_back = meta.last_tick_at - tick.sent_at > CLOCK_STEP_SECONDS
         meta.last_tick_at = tick.sent_at if stepped_back else max(meta.last_tick_at, tick.sent_at)
-        self._at = At(self._now, meta.log_time, self._engine.id, self._engine.chance)
+        self._at = replace(self._at, log_now=meta.log_time)
         if tick.coordinator == self._engine.id:
             self._effects.tick_at = tick.sent_at
         self._engine.ticked(tick.coordinator, meta.log_time)

@@ -65,6 +65,8 @@ class At:
     log_now: float
     coordinator: str
     chance: Callable[[], float]
+    ahead: float = 0.0
+    """Seconds: what comes due so soon is released now, and let go at its time (see gate.py)."""
 
 
 @dataclass(slots=True)
@@ -288,7 +290,7 @@ def is_due(row: Row, at: At) -> bool:
     return (
         row.state is SCHEDULED
         and row.wire is Wire.NONE
-        and (row.due_at is None or row.due_at <= at.now)
+        and (row.due_at is None or row.due_at <= at.now + at.ahead)
         and (row.grace_until is None or row.grace_until <= at.log_now)
     )
 
@@ -305,7 +307,7 @@ def _release(row: Row, at: At, fence: int, attempt: int) -> Row:
         return _enter(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **OUT_OF_WIRE)
     return _enter(
         row, ENQUEUED, at.now, "", wire=Wire.SENDING, sender=at.coordinator, epoch=row.epoch + 1, fence=fence,
-        attempt=attempt, released_at=at.now, grace_until=None, owner=None, owned=False,
+        attempt=attempt, released_at=max(at.now, row.due_at or 0.0), grace_until=None, owner=None, owned=False,
     )  # fmt: skip
 
 
@@ -372,7 +374,7 @@ def _wire(row: Row, record: Released | Unsure | Unreleased | Swept, at: At) -> R
         case Unreleased() if row.wire is Wire.SENDING:
             if row.state is not ENQUEUED:
                 return _unwired(row)
-            due_at = at.now + UNRELEASED_SECONDS
+            due_at = max(at.now + UNRELEASED_SECONDS, row.due_at or 0.0)
             return _enter(row, SCHEDULED, at.now, record.reason, why=Why.NOW, due_at=due_at, **OUT_OF_WIRE)
         case Swept() if row.wire is Wire.OUT:
             if row.state is PROCESSING:

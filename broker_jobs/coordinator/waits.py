@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from broker_jobs.clock import Instant
+from broker_jobs.coordinator import bulk
 from broker_jobs.coordinator.listen import Chunked
 from broker_jobs.coordinator.questions import batch_holder
 from broker_jobs.coordinator.record import Awaits, Held, HoldOver, Hopeless, JobRecord, Unmet
+from broker_jobs.coordinator.transition import Said
 from broker_jobs.job.envelope import Parent, looks_generated
 from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import Seal
-from broker_jobs.outcome.command import DeleteJob
+from broker_jobs.outcome.command import BulkDelete, BulkRequeue, DeleteJob
 from broker_jobs.store.kept import AdditionRow, BatchRow, HoldRow, MarkRow
 from broker_jobs.store.row import Row, Why
 from broker_jobs.store.write import Transaction
 
 PAGE = 1_000
 """Holders one transaction works off."""
+MARKS = 50
+"""Marks one transaction takes up again."""
 NEVER_SEALED = "its batch was never completed"
 OPENED = "opened"
 
@@ -45,7 +49,7 @@ class Waits:
         tx: Transaction,
         rows: dict[str, Row],
         see: Callable[[Iterable[str]], None],
-        decide: Callable[[JobRecord], object],
+        decide: Callable[[JobRecord], Said],
         now: Instant,
     ) -> None:
         self._tx = tx
@@ -147,15 +151,19 @@ class Waits:
         self._finish_batches()
         if pending:
             known = {(mark.kind, mark.target) for mark in self._marks}
-            self._marks += [m for m in self._tx.marks(limit=50) if (m.kind, m.target) not in known]
+            kept = self._tx.marks(limit=MARKS)
+            self.more = self.more or len(kept) == MARKS
+            self._marks += [mark for mark in kept if (mark.kind, mark.target) not in known]
+        self._marks.sort(key=lambda mark: mark.kind in bulk.KINDS)  # what jobs wait for goes before what people ask
         did = False
         while self._marks and self._budget > 0:
             mark = self._marks.pop(0)
             did = True
-            if self._page(mark):
+            left = self._page(mark)
+            if left is None:
                 self._tx.unmark(mark)
             else:
-                self._tx.mark([mark])
+                self._tx.mark([left])
                 self.more = True
         return did
 
@@ -179,6 +187,14 @@ class Waits:
         self._abandon(batch_id, "cancelled", "")
         return True
 
+    def bulk(self, command: BulkDelete | BulkRequeue) -> str | None:
+        """Begin with a bulk command; why it is refused, or None."""
+        begun = bulk.begin(self._tx, command, self._now)
+        if isinstance(begun, str):
+            return begun
+        self._marks.append(begun)
+        return None
+
     def batch(self, batch_id: str) -> BatchRow | None:
         """A batch as it has become in this transaction."""
         return self._known_batch(batch_id)
@@ -186,13 +202,19 @@ class Waits:
     def never_sealed(self, before: Instant) -> None:
         """Additions whose producer died inside its block: nothing of them starts, and nothing of them stays."""
         for addition in self._tx.unsealed_additions(before, limit=100):
-            addition.opened = True
-            self._tx.save_addition(addition)
-            self._tx.forget_chunks(addition.id)
-            self._marks.append(MarkRow("open", addition.id, NEVER_SEALED))
-            batch = self._known_batch(addition.batch)
-            if batch is not None and batch.state == State.AWAITING.value:
-                batch.state = State.PROCESSING.value
+            self._give_up(addition)
+
+    def _give_up(self, addition: AdditionRow) -> None:
+        """Nothing of an addition starts, nor of those that were made inside it and would have opened with it."""
+        addition.opened = True
+        self._tx.save_addition(addition)
+        self._tx.forget_chunks(addition.id)
+        self._marks.append(MarkRow("open", addition.id, NEVER_SEALED))
+        batch = self._known_batch(addition.batch)
+        if batch is not None and batch.state == State.AWAITING.value:
+            batch.state = State.PROCESSING.value
+        for below in self._tx.unopened_additions(under=addition.id):
+            self._give_up(below)
 
     # ---- holds
 
@@ -244,13 +266,22 @@ class Waits:
 
     # ---- marks
 
-    def _page(self, mark: MarkRow) -> bool:
-        """Work off a page of a mark; whether it is done."""
+    def _page(self, mark: MarkRow) -> MarkRow | None:
+        """Work off a page of a mark; what is left of it."""
         match mark.kind:
             case "cancelled" | "dropped":
-                return self._page_of_members(mark)
+                return None if self._page_of_members(mark) else mark
+            case bulk.DELETE | bulk.REQUEUE:
+                return self._page_of_bulk(mark)
             case _:
-                return self._page_of_holders(mark)
+                return None if self._page_of_holders(mark) else mark
+
+    def _page_of_bulk(self, mark: MarkRow) -> MarkRow | None:
+        left, decided = bulk.work(
+            self._tx, mark, self._budget, rows=self._rows, see=self._see, decide=self._decide, now=self._now
+        )
+        self._budget -= max(1, decided)
+        return left
 
     def _page_of_holders(self, mark: MarkRow) -> bool:
         limit = self._budget

@@ -1,0 +1,116 @@
+"""Works off a bulk command: one decision a job, a page a transaction, in the order of ids.
+
+What is left is kept in the mark itself: behind which id to go on, and up to which there was a job when the command
+came. So it ends, also where jobs do not change by it and while new ones come; and how far it is stands in the audit,
+where the command's reply is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.record import JobRecord
+from broker_jobs.coordinator.transition import Said
+from broker_jobs.job.state import FINAL, State
+from broker_jobs.outcome.command import BulkDelete, BulkRequeue, DeleteJob, Filter, Reply, RequeueJob
+from broker_jobs.store.kept import MarkRow
+from broker_jobs.store.row import Row, Why
+from broker_jobs.store.select import Wanted
+from broker_jobs.store.write import Transaction
+
+DELETE, REQUEUE = "bulk delete", "bulk requeue"
+KINDS = (DELETE, REQUEUE)
+NOT_ENDED = tuple(state for state in State if not state.is_final)
+
+
+class Left(BaseModel):
+    """What is left of a bulk command, as its mark keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filter: Filter
+    by: str
+    since: Instant
+    """When it came, by the latest clock: jobs made later are not meant."""
+    until: str
+    """The highest id there was then."""
+    after: str = ""
+    """The last id looked at."""
+    done: int = 0
+    refused: int = 0
+
+
+def begin(tx: Transaction, command: BulkDelete | BulkRequeue, now: Instant) -> MarkRow | str:
+    """The mark of a bulk command, or why it is refused."""
+    state = command.filter.state
+    if isinstance(command, BulkRequeue) and state is not None and state not in FINAL:
+        return f"only ended jobs can be requeued together, not {state} ones: failed, deleted or succeeded"
+    until, since = tx.extent(now)
+    left = Left(filter=command.filter, by=command.by, since=since, until=until)
+    return MarkRow(command.kind, command.id, left.model_dump_json(exclude_none=True))
+
+
+def started() -> dict[str, object]:
+    """The detail of the first reply; the audit's grows with the pages."""
+    return {"started": True, "finished": False, "done": 0, "refused": 0}
+
+
+def work(
+    tx: Transaction,
+    mark: MarkRow,
+    limit: int,
+    *,
+    rows: dict[str, Row],
+    see: Callable[[Iterable[str]], None],
+    decide: Callable[[JobRecord], Said],
+    now: Instant,
+) -> tuple[MarkRow | None, int]:
+    """Work off a page: what is left of the mark (None: nothing), and how many jobs were decided.
+
+    Args:
+        tx: the transaction.
+        mark: of a bulk command.
+        limit: jobs it may decide.
+        rows: jobs as they have become in the transaction; changed only through `decide`.
+        see: loads jobs into `rows`.
+        decide: has a record decided and its row put into `rows`.
+        now: wall time.
+    """
+    left = Left.model_validate_json(mark.outcome)
+    wanted = wanted_of(mark.kind, left.filter, left.since)
+    page = tx.matching(wanted, after=left.after, until=left.until, limit=limit)
+    see(page.ids)
+    done = refused = 0
+    for id in page.ids:
+        row = rows[id]
+        if row.state not in wanted.states or (row.why == Why.ALIAS and not wanted.aliases):
+            continue  # decided a moment ago, in this transaction
+        if _decide(mark, left.by, id, decide, now).refused is None:
+            done += 1
+        else:
+            refused += 1
+    left = left.model_copy(update={"after": page.after, "done": left.done + done, "refused": left.refused + refused})
+    detail = {"started": True, "finished": page.done, "done": left.done, "refused": left.refused}
+    tx.note(mark.target, Reply(id=mark.target, detail=detail).model_dump_json(exclude_none=True))
+    rest = None if page.done else MarkRow(mark.kind, mark.target, left.model_dump_json(exclude_none=True))
+    return rest, len(page.ids)
+
+
+def _decide(mark: MarkRow, by: str, id: str, decide: Callable[[JobRecord], Said], now: Instant) -> Said:
+    each = f"{mark.target}:{id}"
+    if mark.kind == DELETE:
+        return decide(DeleteJob(id=each, at=now, by=by, job_id=id))
+    return decide(RequeueJob(id=each, at=now, by=by, job_id=id))
+
+
+def wanted_of(kind: str, given: Filter, since: Instant) -> Wanted:
+    """Which jobs a bulk command means that came at `since`."""
+    usual = NOT_ENDED if kind == DELETE else (State.FAILED,)
+    return Wanted(
+        states=usual if given.state is None else (given.state,), queue=given.queue, job=given.job, batch=given.batch,
+        recurring=given.recurring, tag=given.tag, created_from=given.created_after, created_before=given.created_before,
+        known_at=since, error_text=given.error_text, ids=None if given.ids is None else tuple(given.ids), aliases=kind == DELETE,
+    )  # fmt: skip
