@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
-from broker_jobs import (Batch, BrokerJobs, Call, Depends, Failure, Job, JobOptions, Receipt, State, current_job,
-                         result_of, results_of)
+from broker_jobs import (AsyncJob, Batch, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions, Ordered,
+                         RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,11 +36,11 @@ def get_mailer_scoped() -> Iterator[Mailer]: yield Mailer()
 def welcome(user_id: int) -> str: return ""
 @jobs.job()
 def ping() -> int: return 1
-@jobs.job(queue="mail", retries=10, backoff=[1, 5, 30], timeout=timedelta(seconds=30))
+@jobs.job(queue="mail", retries=10, backoff=[1, 5, 30], timeout=timedelta(seconds=30), limit=Concurrency("smtp", 5))
 def letter(user_id: int, *, loud: bool = False) -> str: return ""
 @jobs.job
 async def fetch(url: str) -> bytes: return b""
-@jobs.job(isolation="thread", timeout=60, tags=["page"])
+@jobs.job(isolation="thread", timeout=60, tags=["page"], unique=Unique("page:{url}", scope=hour, conflict="replace"))
 async def crawl(url: str) -> bytes: return b""
 @jobs.job
 def resize(image: bytes, width: int, /, *, crop: bool = False) -> str: return ""
@@ -126,7 +126,10 @@ receipt.reschedule(hour)
 
 # ---- 5. options of one call -----------------------------------------------------------------------------------
 assert_type(welcome.using(queue="slow", tags=["user:42"], expires=hour).enqueue(42), Receipt[str])
-welcome.using(id="welcome-42").schedule(hour, 42)
+assert_type(welcome.using(queue="slow", unique="user:42", limit=Concurrency("smtp", 5)).enqueue(42), Receipt[str])
+welcome.using(limit=[RateLimit("smtp", 100, per=60), Concurrency("host", 2)], id="welcome-42").schedule(hour, 42)
+welcome.using(limit=(Ordered("account:{user_id}"), RateLimit("api", 5, per=hour, window="fixed"))).enqueue(42)
+welcome.using(unique=Unique("user:{user_id}", scope="running")).enqueue(42)
 welcome.using(queue="slow").using(retries=0).enqueue(42)
 welcome.using(quee="slow")  # E
 welcome.using(queue=1)  # E
@@ -134,6 +137,19 @@ welcome.using(isolation="process")  # E
 welcome.using(queue="slow").enqueue("x")  # E
 welcome.using(queue="slow")(42)  # E
 welcome.using("slow")  # E
+welcome.using(unique=42)  # E
+welcome.using(limit="smtp")  # E
+welcome.using(limit=[Unique("smtp")])  # E
+Concurrency("smtp")  # E
+RateLimit("smtp", 100)  # E
+RateLimit("smtp", 100, per=60, window="rolling")  # E
+Ordered("smtp", 1)  # E
+Unique("user", scope="always")  # E
+Unique("user", conflict="drop")  # E
+jobs.limits.set("smtp", 3)
+jobs.limits.clear("smtp")
+jobs.limits.set("smtp", "3")  # E
+jobs.limits.set("smtp")  # E
 
 # ---- 6. continuations and results -----------------------------------------------------------------------------
 image = fetch.enqueue("u")
@@ -223,6 +239,30 @@ jobs.recurring("bad", "* * * * *", lambda: welcome(1))  # E
 jobs.recurring("bad", "* * * * *", welcome(1))  # E
 jobs.recurring("bad", "* * * * *", report, misfire="never")  # E
 jobs.recurring("bad", report)  # E
+
+# ---- 9b. events -----------------------------------------------------------------------------------------------
+@jobs.subscribe("user.registered")
+def greet(user_id: int, *, name: str = "") -> str: return ""
+@jobs.subscribe("user.registered", queue="mail", retries=3, limit=Concurrency("smtp", 5))
+async def fetch_picture(user_id: int) -> bytes: return b""
+@jobs.subscribe("user.registered")
+@jobs.subscribe("user.changed")
+def index(user_id: int) -> None: ...
+assert_type(greet(42), str)
+assert_type(greet.enqueue(42, name="x"), Receipt[str])
+assert_type(fetch_picture.enqueue(42), Receipt[bytes])
+a_sync: SyncJob[[int], None] = index
+an_async: AsyncJob[[int], bytes] = fetch_picture
+index.enqueue("x")  # E
+assert_type(jobs.publish("user.registered", 42, name="x"), str)
+async def publishing() -> None:
+    assert_type(await jobs.publish_async("user.registered", 42), str)
+jobs.publish(42)  # E
+jobs.publish()  # E
+@jobs.subscribe  # E
+def not_subscribed(user_id: int) -> None: ...
+@jobs.subscribe("user.registered", quee="mail")  # E
+def not_subscribed_either(user_id: int) -> None: ...
 
 # ---- 10. jobs of other services, receipts by id ---------------------------------------------------------------
 class Charged(BaseModel):
