@@ -278,8 +278,10 @@ class Coordinator:
                 self._inbox.settle(self._subscriptions)
 
     def _farewell(self) -> None:
-        """A last tick, which nobody here reads: who comes next on this broker learns how far the store had come, and
-        notices when it was put back to a backup meanwhile."""
+        """A last tick, which nobody here reads: whoever comes next learns how far the store had come.
+
+        So it notices when the store was put back to a backup meanwhile.
+        """
         serial = max(self._serial, self._frozen or 0)
         tick = release.tick(self.id, self._store_id, serial, self._clock.now())
         self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()

@@ -29,6 +29,7 @@ class TcpProxy:
         self._links: set[_Link] = set()
         self._refusing = False
         self._silent = False
+        self._swallowing = False
         self._cut_after: int | None = None
         self._closed = False
         self.accepted = 0  # connections so far
@@ -63,6 +64,10 @@ class TcpProxy:
         """Forward nothing more, in either direction, and keep the connections open: a cable pulled."""
         self._silent = True
 
+    def swallow(self) -> None:
+        """Forward what clients send and drop what they are answered, and keep the connections open."""
+        self._swallowing = True
+
     def cut_after(self, count: int) -> None:
         """Break the connection once `count` more bytes have gone from client to server: within a frame, say.
 
@@ -72,13 +77,13 @@ class TcpProxy:
             self._cut_after = count
 
     def behave(self) -> None:
-        """Undo all of the above. Connections that were silent are broken, as what they missed is lost."""
+        """Undo all of the above. Connections that were silent or unanswered are broken, as what they missed is lost."""
         self._refusing = False
         self.delay_seconds = 0.0
         with self._lock:
             self._cut_after = None
-        if self._silent:
-            self._silent = False
+        if self._silent or self._swallowing:
+            self._silent = self._swallowing = False
             self.drop()
 
     @property
@@ -175,6 +180,8 @@ class _Link:
                     data = source.recv(_CHUNK)
                     if not data:
                         break
+                    if self._proxy._swallowing and not from_client:
+                        continue
                     waiting.append((time.monotonic() + self._proxy.delay_seconds, data))
                 elif readable:
                     time.sleep(0.01)  # silent: what arrives piles up unread, as behind a pulled cable

@@ -1,0 +1,268 @@
+"""Whatever comes in that is not ours or not sound: it is kept with the reason, and nothing else is disturbed."""
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pika
+import pytest
+
+from broker_jobs.coordinator import engine, transition
+from broker_jobs.coordinator.record import JobRecord, job_id
+from broker_jobs.coordinator.transition import At, Said
+from broker_jobs.errors import BrokerJobsError, JobFailed
+from broker_jobs.exchange import names
+from broker_jobs.job.envelope import new_id
+from broker_jobs.job.state import State
+from broker_jobs.store.row import Row, Wire
+from tests.support.house import Here, House
+from tests.support.wait import eventually
+
+pytestmark = pytest.mark.rabbitmq
+
+WORK = names.work_queue("default")
+OURS = (WORK, names.LOG, names.COMMAND, names.DUE, names.PARKED)
+
+
+def envelope(**fields: object) -> bytes:
+    sound = {"v": 1, "id": new_id(), "job": "work", "created_at": "2026-01-01T00:00:00Z"}
+    return json.dumps(sound | fields).encode()
+
+
+UNSOUND = {
+    "nothing": b"",
+    "garbage": bytes(range(256)),
+    "not UTF-8": b'{"id": "\xff\xfe"}',
+    "a list": b"[1, 2, 3]",
+    "null": b"null",
+    "not a JSON": b'{"id": ',
+    "too deep": b"[" * 100_000,
+    "wrong types": envelope(args=7, epoch="one"),
+    "a newer version": envelope(v=2),
+    "an unknown field": envelope(hold={"parent": "x"}),
+    "a wrong queue": envelope(queue="a b"),
+    "half a character": b'{"v": 1, "id": "x", "job": "\\ud800", "created_at": "2026-01-01T00:00:00Z"}',
+    "a wrong time": envelope(created_at="yesterday"),
+}
+ROADS = {
+    "work": (names.WORK, "default"),
+    "submit": (names.SUBMIT, "default"),
+    "log": (names.REPORT, names.LOG_KEY),
+    "command": (names.REPORT, names.COMMAND_KEY),
+    "due": ("", names.DUE),
+    "parked": (names.PARKED, "anything"),
+    "delay": (names.DELAY, names.delay_key(0, new=True)),
+    "nowhere": (names.WORK, "no.such.queue"),
+}
+
+
+@pytest.fixture
+def served(house: House) -> Iterator[tuple[House, Here]]:
+    """A house at work, still at work afterwards."""
+    parts = house.here("coordinator", "worker", concurrency=2)
+    ids = house.enqueue(20, 0.01)
+    yield house, parts
+    receipts = house.enqueue(20)
+    house.succeeded(ids + receipts)
+    assert {house.starts()[id] for id in ids + receipts} == {1}
+    assert parts.fatal == []
+    coordinator, worker = parts.program.coordinator, parts.program.worker
+    assert coordinator is not None
+    assert worker is not None
+    assert coordinator.healthy() == (True, "active")
+    assert worker.running
+    eventually(lambda: all(house.vhost.queue(queue)["messages"] == 0 for queue in OURS))
+    house.nothing_broken()
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_what_cannot_be_read_is_parked_with_its_reason_whichever_way_it_comes(
+    served: tuple[House, Here], road: str
+) -> None:
+    house, _ = served
+    exchange, key = ROADS[road]
+    for body in UNSOUND.values():
+        house.vhost.publish_raw(exchange, key, body)
+    ways = 2 if road in {"submit", "delay"} else 1  # there the log has a copy
+    eventually(lambda: house.store.reader.parked_count() == ways * len(UNSOUND), what=road)
+    parked = house.store.reader.parked(limit=1000)
+    assert {row.body for row in parked} == set(UNSOUND.values())
+    assert all(row.reason for row in parked)
+    reasons = {row.body: row.reason for row in parked}
+    if road != "command":
+        assert "version 2; this program reads version 1" in reasons[UNSOUND["a newer version"]]
+        assert "hold" in reasons[UNSOUND["an unknown field"]]
+
+
+@pytest.mark.parametrize("kind", ["events", "tick", "look", "repeat", "job", "what is this"])
+def test_a_wrong_body_of_each_type_of_record_is_parked(served: tuple[House, Here], kind: str) -> None:
+    house, _ = served
+    properties = pika.BasicProperties(type=kind, delivery_mode=2)
+    bodies = list(UNSOUND.values())
+    if kind == "look":  # a list of nothing known
+        bodies.remove(UNSOUND["a list"])
+    for body in bodies:
+        house.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, properties)
+    eventually(lambda: house.store.reader.parked_count() == len(bodies))
+
+
+def test_strange_properties_harm_nothing(served: tuple[House, Here]) -> None:
+    house, _ = served
+    strange: list[dict[str, Any]] = [
+        {"message_id": "x" * 255, "type": "y" * 255},
+        {"message_id": "null \x00 inside", "type": "job\x00"},
+        {"headers": {"x-delivery-count": "many", "x-death": [{"queue": "x"}], "nested": {"a": [1, {"b": None}]}}},
+        {"reply_to": "no.such.queue", "correlation_id": "c"},
+        {"expiration": "1"},
+        {"priority": 255, "content_type": "application/x-java-serialized-object", "content_encoding": "gzip"},
+        {"timestamp": 2**62},
+    ]
+    for number, one in enumerate(strange):
+        for road, (exchange, key) in ROADS.items():
+            body = f"\x80 garbage {number} {road}".encode("latin-1")
+            house.vhost.publish_raw(exchange, key, body, pika.BasicProperties(delivery_mode=2, **one))
+    named = 2  # a message_id tells messages apart, so of these only one of each origin is kept
+    eventually(lambda: house.store.reader.parked_count() >= (len(ROADS) - 1) * (len(strange) - named - 1))
+
+
+EDGES: dict[str, dict[str, object]] = {
+    "an epoch no database holds": {"epoch": 10**30},
+    "an attempt no database holds": {"attempt": 10**30},
+    "no end of a timeout": {"policy": {"timeout": float("inf")}},
+    "a timeout that is no number": {"policy": {"timeout": float("nan")}},
+    "expires beyond all calendars": {"policy": {"expires": 1e300}},
+    "expires never": {"policy": {"expires": float("inf")}},
+    "retries without end": {"policy": {"retries": 10**6, "backoff": [0]}},
+    "created before Christ": {"created_at": "0001-01-01T00:00:00+14:00"},
+    "created at the end": {"created_at": "9999-12-31T23:59:59.999999-14:00"},
+    "due before Christ": {"due_at": "0001-01-01T00:00:00+14:00"},
+    "text with zeros": {"job": "wo\x00rk", "tags": ["a\x00b"], "recurring": "\x00"},
+    "arguments that do not fit": {"args": ["x", "y"], "policy": {"retries": 0}},
+    "long names": {"job": "x" * 200, "tags": ["t" * 100] * 50},
+}
+
+
+@pytest.mark.parametrize("road", ["submit", "log", "due", "parked", "delay"])
+def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[House, Here], road: str) -> None:
+    house, _ = served
+    exchange, key = ROADS[road]
+    ids = {name: new_id() for name in EDGES}
+    for name, fields in EDGES.items():
+        house.vhost.publish_raw(exchange, key, envelope(**({"id": ids[name]} | fields)))
+
+    def all_seen() -> bool:
+        known = house.rows(ids.values())
+        parked = b"".join(row.body for row in house.store.reader.parked(limit=1000)).decode(errors="replace")
+        assert not (missing := [name for name, id in ids.items() if id not in known and id not in parked]), missing
+        return True
+
+    eventually(all_seen)
+
+
+RECORDS: dict[str, tuple[str, str, dict[str, object]]] = {
+    "an epoch no database holds": (names.LOG_KEY, "events", {
+        "worker": {"id": "w"}, "sent_at": 1.0, "events": [
+            {"kind": "started", "id": "before", "epoch": 1, "at": 1.0},
+            {"kind": "started", "id": "x", "epoch": 10**30, "at": 1.0},
+            {"kind": "started", "id": "after", "epoch": 1, "at": 1.0},
+        ]}),
+    "a process number no database holds": (names.LOG_KEY, "events", {
+        "worker": {"id": "w", "pid": 10**30}, "sent_at": 1.0, "events": [{"kind": "heartbeat", "at": 1.0}]}),
+    "a time no calendar has": (names.COMMAND_KEY, "command", {
+        "kind": "reschedule", "id": "c", "at": 1.0, "job_id": "later", "due_at": 1e300}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[House, Here], name: str) -> None:
+    house, _ = served
+    house.jobs.work.using(id="later").schedule(timedelta(hours=1))
+    eventually(lambda: house.row("later"))
+    key, kind, body = RECORDS[name]
+    house.vhost.publish_raw(names.REPORT, key, json.dumps(body).encode(), pika.BasicProperties(type=kind))
+    (parked,) = eventually(house.store.reader.parked)
+    assert "Input should be less than" in parked.reason
+    if name == "an epoch no database holds":
+        assert b"before" not in parked.body
+        assert set(house.rows(["before", "x", "after"])) == {"before", "after"}
+        with house.store.transaction() as transaction:  # these two are of no worker that lives
+            transaction.save([row.evolve(**ENDED) for row in house.rows(["before", "after"]).values()])
+
+
+def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_at_the_next_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message is known that brings a decision to raise; here one is made to, as a mistake of ours would."""
+    decide = transition.decide
+
+    def mistaken(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+        if job_id(record) == "poison":
+            raise ZeroDivisionError("a mistake of ours")
+        return decide(row, record, at)
+
+    monkeypatch.setattr(engine, "decide", mistaken)
+    parts = house.here("coordinator", "worker", concurrency=2)
+    ids = house.enqueue(20)
+    house.jobs.work.using(id="poison").enqueue()
+    ids += house.enqueue(20)
+    (parked,) = eventually(house.store.reader.parked)
+    assert "a mistake of ours" in parked.reason
+    house.succeeded(ids)
+    assert house.starts() == dict.fromkeys(ids, 1)
+    assert parts.fatal == []
+    parts.stop()
+    monkeypatch.setattr(engine, "decide", decide)
+    house.here("coordinator", "worker", concurrency=2)
+    house.succeeded(["poison"])
+    assert house.store.reader.parked() == []
+    assert house.starts()["poison"] == 1
+
+
+ENDED: dict[str, object] = {"state": State.DELETED, "wire": Wire.NONE, "owner": None, "ended_at": 1.0}
+
+
+@pytest.mark.parametrize("how", ["huge", "unprintable", "not text", "exit"])
+def test_whatever_a_job_raises_is_told_and_shown(served: tuple[House, Here], how: str) -> None:
+    house, _ = served
+    receipt = house.jobs.explode.enqueue(how)
+    with pytest.raises(JobFailed):
+        receipt.result(timeout=20)
+    row = house.row(receipt.id)
+    assert row.state is State.FAILED
+    assert row.error is not None
+    assert len(row.error) < 100_000
+
+
+@pytest.mark.parametrize("how", ["huge result", "no JSON"])
+def test_a_result_that_cannot_be_kept_is_no_failure(served: tuple[House, Here], how: str) -> None:
+    house, _ = served
+    receipt = house.jobs.explode.enqueue(how)
+    with pytest.raises(BrokerJobsError, match="succeeded, but its result was not kept"):
+        receipt.result(timeout=20)
+    assert house.row(receipt.id).attempt == 1
+
+
+@pytest.mark.slow
+def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[House, Here]) -> None:
+    house, _ = served
+    chance = random.Random(new_id())
+    sound = [
+        envelope(args=[0.0]),
+        b'{"v":1,"worker":{"id":"w"},"sent_at":1.0,"events":[{"kind":"started","id":"a","epoch":1,"at":1.0}]}',
+        b'{"kind":"delete","id":"c","at":1.0,"job_id":"a"}',
+    ]
+    with house.vhost.channel() as channel:
+        for _ in range(400):
+            body = bytearray(chance.choice(sound))
+            for _ in range(chance.randint(1, 6)):
+                body[chance.randrange(len(body))] = chance.choice(b'{}[]",:0919eE-\\\x00\xff truefalsn')
+            road = chance.choice([*ROADS.values()])
+            kind = chance.choice(["", "events", "job", "repeat"])
+            channel.basic_publish(*road, bytes(body), pika.BasicProperties(type=kind, delivery_mode=2))
+    eventually(lambda: house.store.reader.parked_count() > 100)
+    eventually(lambda: all(house.vhost.queue(queue)["messages"] == 0 for queue in OURS))
+    strange = [row for row in house.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
+    with house.store.transaction() as transaction:  # what came through: jobs of a worker that never was
+        transaction.save([row.evolve(**ENDED) for row in strange])

@@ -1,0 +1,180 @@
+"""Several coordinators: one decides, the others stand by, and whatever becomes of one, each thing happens once."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broker_jobs.exchange import names
+from broker_jobs.job.state import State
+from tests.support.house import House, Lodger
+from tests.support.rabbitmq import Vhost
+from tests.support.wait import eventually
+
+pytestmark = pytest.mark.rabbitmq
+
+ACTIVE = "is the active one"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def house(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[House]:
+    store = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    house = House(vhost, tmp_path, store)
+    yield house
+    house.close()
+
+
+def active_and_standby(house: House) -> tuple[Lodger, Lodger]:
+    first = house.start("coordinator")
+    first.said(ACTIVE)
+    second = house.start("coordinator")
+    second.said("started on store")
+    return first, second
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_under_load_loses_nothing_and_runs_nothing_twice(house: House) -> None:
+    active, standby = active_and_standby(house)
+    house.start("worker", concurrency=4, slot="1").said("takes jobs of")
+    ids = house.enqueue(200, 0.02)
+    own = [house.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
+    stumbling = [house.jobs.stumble.enqueue(2).id for _ in range(40)]
+    delayed = [house.jobs.work.schedule(timedelta(seconds=random.uniform(0.5, 4))).id for _ in range(50)]
+    eventually(lambda: len(house.ended()) > random.randrange(10, 100), 30)
+    active.kill9()
+    standby.said(ACTIVE)
+    house.succeeded_soon(ids + own + stumbling + delayed)
+    starts = house.starts()
+    assert {starts[id] for id in ids + own + delayed} == {1}
+    assert {starts[id] for id in stumbling} == {3}
+    assert all(mark.at >= (house.row(mark.id).due_at or 0) for mark in house.marks("started") if mark.id in delayed)
+    house.nothing_broken()
+
+
+def test_a_delayed_job_runs_in_time_though_the_active_coordinator_dies_while_all_is_idle(house: House) -> None:
+    active, _ = active_and_standby(house)
+    house.here("worker", concurrency=2)
+    receipt = house.jobs.work.schedule(timedelta(seconds=3))
+    house.is_in(receipt.id, State.SCHEDULED)
+    active.kill9()
+    row = house.is_in(receipt.id, State.SUCCEEDED)
+    assert 0 <= house.marks("started")[0].at - (row.due_at or 0) < 3
+    assert house.starts() == {receipt.id: 1}
+
+
+def test_a_frozen_coordinator_is_replaced_and_releases_nothing_when_it_thaws(house: House) -> None:
+    """The broker does not notice a frozen program for a whole AMQP heartbeat, so its connections are closed here."""
+    active, standby = active_and_standby(house)
+    house.here("worker", concurrency=2)
+    receipts = [house.jobs.work.schedule(timedelta(seconds=3 + n / 10)) for n in range(10)]
+    ids = [receipt.id for receipt in receipts]
+    eventually(lambda: house.states(ids) == {"scheduled": 10})
+    active.freeze()
+    house.vhost.close_connections()
+    standby.said(ACTIVE)
+    house.succeeded(ids)
+    late = [mark.at - (house.row(mark.id).due_at or 0) for mark in house.marks("started")]
+    assert min(late) >= 0
+    assert max(late) < 5
+    active.thaw()
+    after = house.enqueue(20)
+    house.succeeded(after)
+    time.sleep(2)  # that nothing more is released can only be waited for
+    assert set(house.starts().values()) == {1}
+    house.nothing_broken()
+
+
+@pytest.mark.slow
+def test_each_planned_time_of_a_recurring_job_runs_once_with_two_beats_and_two_coordinators(house: House) -> None:
+    active, standby = active_and_standby(house)
+    beats = [house.start("beat") for _ in range(2)]
+    house.here("worker", concurrency=2)
+    house.jobs.program.recurring.put("each second", "* * * * * *", house.jobs.work.bind(), misfire="all")
+    eventually(lambda: len(house.ended()) >= 3, 20)
+    active.kill9()
+    standby.said(ACTIVE)
+    beats[0].kill9()
+    count = len(house.ended())
+    eventually(lambda: len(house.ended()) >= count + 3, 20)
+    house.jobs.program.recurring.remove("each second")
+    ids = list(house.starts())
+    house.succeeded(ids)
+    planned = sorted(row.due_at or 0 for row in house.rows(ids).values())
+    assert [at - planned[0] for at in planned] == [float(n) for n in range(len(planned))]
+    assert set(house.starts().values()) == {1}
+    house.nothing_broken()
+
+
+@pytest.mark.slow
+def test_a_rolling_restart_of_everything_runs_nothing_twice(house: House) -> None:
+    coordinators = list(active_and_standby(house))
+    workers = [house.start("worker", concurrency=4, slot=str(n)) for n in range(2)]
+    for worker in workers:
+        worker.said("takes jobs of")
+    ids = [house.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
+    ids += house.enqueue(900, 0.05)
+    for n in range(2):
+        coordinators.append(house.start("coordinator"))
+        coordinators[-1].said("started on store")
+        workers.append(house.start("worker", concurrency=4, slot=str(n)))
+        workers[-1].said("takes jobs of")
+        for old in (coordinators[n], workers[n]):
+            old.leave()
+            old.left()
+    house.succeeded(ids)
+    assert len({mark.pid for mark in house.marks("started")}) >= 3, "not under load"
+    assert set(house.starts().values()) == {1}
+    assert not any("came back" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
+    house.nothing_broken()
+
+
+@pytest.mark.slow
+def test_commands_and_questions_overtake_a_backlog_of_events(house: House) -> None:
+    waiting = house.hold("never", queue="other")
+    ids = house.enqueue(30_000)
+    house.start("coordinator").said(ACTIVE)
+    queues, took = house.jobs.program.queues, []
+    commands: list[Callable[[], object]] = [
+        lambda: queues.pause("default"), waiting.delete, house.jobs.program.receipt(ids[-1]).delete,
+        lambda: queues.resume("default"),
+    ]  # fmt: skip
+    for command in commands:
+        began = time.monotonic()
+        command()
+        took.append(time.monotonic() - began)
+    assert house.vhost.ready(names.LOG) > 0, "there was no backlog any more"
+    assert max(took) < 2, took
+    house.is_in(ids[-1], State.DELETED, timeout=40)
+    eventually(lambda: house.store.reader.counts()[State.ENQUEUED] == len(ids) - 1, 60)
+
+
+def test_a_coordinator_with_another_store_refuses_and_the_first_goes_on(house: House) -> None:
+    first = house.here("coordinator", "worker", concurrency=2)
+    assert first.program.coordinator is not None
+    house.succeeded(house.enqueue(5))
+    newcomer = house.here("coordinator", store=f"sqlite:///{house.folder / 'other.db'}")
+    assert newcomer.program.coordinator is not None
+    reason = eventually(lambda: newcomer.fatal, 20)[0]
+    assert "writes another store" in reason
+    assert "Give all coordinators one BROKER_JOBS_STORE" in reason
+    assert newcomer.program.coordinator.healthy()[0] is False
+    ids = house.enqueue(5)
+    house.succeeded(ids)
+    assert first.program.coordinator.healthy() == (True, "active")
+    assert first.fatal == []
+    assert set(house.starts().values()) == {1}
+
+
+def test_retries_go_on_with_the_next_coordinator(house: House) -> None:
+    active, standby = active_and_standby(house)
+    house.here("worker", concurrency=2)
+    receipt = house.jobs.stumble.using(backoff=[4]).enqueue(1)
+    eventually(lambda: house.row(receipt.id).why == "retry")
+    active.kill9()
+    standby.said(ACTIVE)
+    row = house.is_in(receipt.id, State.SUCCEEDED)
+    assert (row.attempt, Counter(house.starts())) == (2, {receipt.id: 2})
