@@ -293,7 +293,8 @@ def test_the_example_envelopes_are_valid() -> None:
 
 def _model_of(example: str) -> type[BaseModel]:
     """What an example is: a part of a batch, an event or a job."""
-    for field, model in {"jobs": Chunk, "chunks": Seal, "event": Published}.items():
+    kinds: dict[str, type[BaseModel]] = {"jobs": Chunk, "chunks": Seal, "event": Published}
+    for field, model in kinds.items():
         if field in json.loads(example):
             return model
     return Envelope

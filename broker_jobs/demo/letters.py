@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
 
-from broker_jobs import Batch, BrokerJobs, BrokerJobsError, Depends, GiveUp, current_job
+from broker_jobs import Batch, BrokerJobs, BrokerJobsError, Concurrency, Depends, GiveUp, current_job
 from broker_jobs.demo.mailbox import HOST, JOB, KIND, RUN, SAYS
 
 QUEUE = "mailroom"
@@ -27,6 +27,11 @@ KINDS = {
     DIGEST: "recurring",
 }
 """The kinds of mail, and the kind of job that sends each."""
+LETTERS = (WELCOME, FOLLOW_UP, NEWSLETTER)
+"""The kinds that go to subscribers one by one."""
+AT_ONCE = 3
+GENTLE = Concurrency("smtp:{run}:{to.domain}", AT_ONCE)
+"""So many letters at once to the subscribers of one mail provider; each run has its own mail server, so its own key."""
 DOMAIN = "mailroom.example"
 OFFICE = f"office@{DOMAIN}"
 """Who reads receipts and reports."""
@@ -50,6 +55,15 @@ class Office:
     newsletter: Batch
 
 
+@dataclass(frozen=True)
+class Recipient:
+    """A subscriber, as a letter's job knows one."""
+
+    name: str
+    email: str
+    domain: str
+
+
 _open: list[Office] = []
 
 
@@ -70,11 +84,11 @@ def office_now() -> Office:
     return _open[-1]
 
 
-@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
-def welcome(run: str, name: str, email: str, office: Office = Depends(office_now)) -> str:
+@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30, limit=GENTLE)
+def welcome(run: str, to: Recipient, office: Office = Depends(office_now)) -> str:
     """Greet a new subscriber; the address that was greeted."""
-    send(Letter(run, WELCOME, (email,), "Welcome", f"Dear {name},\n\nwelcome to the mail room.\n"), office)
-    return email
+    send(Letter(run, WELCOME, (to.email,), "Welcome", f"Dear {to.name},\n\nwelcome to the mail room.\n"), office)
+    return to.email
 
 
 @jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
@@ -83,16 +97,16 @@ def receipt(run: str, greeted: str, office: Office = Depends(office_now)) -> Non
     send(Letter(run, RECEIPT, (OFFICE,), "Delivered", f"{greeted} was welcomed.\n", says=greeted), office)
 
 
-@jobs.job(queue=QUEUE, name=FOLLOW_UP, retries=5, backoff=[1], timeout=30)
-def follow_up(run: str, name: str, email: str, office: Office = Depends(office_now)) -> None:
+@jobs.job(queue=QUEUE, name=FOLLOW_UP, retries=5, backoff=[1], timeout=30, limit=GENTLE)
+def follow_up(run: str, to: Recipient, office: Office = Depends(office_now)) -> None:
     """Ask a subscriber, some time later, how it goes."""
-    send(Letter(run, FOLLOW_UP, (email,), "How is it going?", f"Dear {name},\n\nis all well?\n"), office)
+    send(Letter(run, FOLLOW_UP, (to.email,), "How is it going?", f"Dear {to.name},\n\nis all well?\n"), office)
 
 
-@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)
-def newsletter(run: str, name: str, email: str, office: Office = Depends(office_now)) -> None:
+@jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30, limit=GENTLE)
+def newsletter(run: str, to: Recipient, office: Office = Depends(office_now)) -> None:
     """Send a subscriber the newsletter."""
-    send(Letter(run, NEWSLETTER, (email,), "Newsletter", f"Dear {name},\n\nthis went to all of you.\n"), office)
+    send(Letter(run, NEWSLETTER, (to.email,), "Newsletter", f"Dear {to.name},\n\nthis went to all of you.\n"), office)
 
 
 @jobs.job(queue=QUEUE, retries=5, backoff=[1], timeout=30)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from email.parser import BytesHeaderParser
 from email.policy import SMTPUTF8
 from typing import Any, NamedTuple
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from broker_jobs.demo.subscribers import domain_of
 
 HOST = "127.0.0.1"
 RUN, KIND, JOB, SAYS = "X-Mailroom-Run", "X-Mailroom-Kind", "X-Mailroom-Job", "X-Mailroom-Says"
@@ -33,13 +35,17 @@ class Mail(NamedTuple):
 class Mailbox:
     """What has arrived. Thread-safe; `wait` wakes at each arrival."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, letters: Collection[str] = ()) -> None:
+        """`letters`: the kinds of mail of which it is watched how many come at once."""
         self.run = run
+        self._letters = {*letters}
         self._changed = threading.Condition()
         self._delivered: Counter[Mail] = Counter()
         self._by_kind: Counter[str] = Counter()
         self._refused: set[tuple[str, str]] = set()
         self._foreign = 0
+        self._coming: dict[int, str] = {}
+        self._at_once: dict[str, int] = {}
 
     def accepts(self, sender: str, address: str) -> bool:
         """Whether to take mail now: what goes to bounce… is sent away once, by each sender, as greylisting does."""
@@ -60,6 +66,29 @@ class Mailbox:
                 self._delivered.update(Mail(kind, job_id, address, says) for address in addresses)
                 self._by_kind[kind] += len(addresses)
             self._changed.notify_all()
+
+    def begin(self, session: int, sender: str, address: str) -> None:
+        """Note that a mail is coming in by a session, for `at_once`."""
+        with self._changed:
+            if sender.partition("@")[0] in self._letters:
+                domain = self._coming[session] = domain_of(address)
+                now = sum(other == domain for other in self._coming.values())
+                self._at_once[domain] = max(now, self._at_once.get(domain, 0))
+
+    def end(self, session: int) -> None:
+        """Note that a session has ended. Tolerates twice and never."""
+        with self._changed:
+            self._coming.pop(session, None)
+
+    def coming(self) -> int:
+        """How many letters are coming in now."""
+        with self._changed:
+            return len(self._coming)
+
+    def at_once(self) -> dict[str, int]:
+        """How many letters came at once, at most, by the domain they were for."""
+        with self._changed:
+            return self._at_once.copy()
 
     def wait(self, done: Callable[[], bool], seconds: float) -> bool:
         """Wait until something is true that arrivals change, at most so long; whether it is."""
@@ -106,6 +135,7 @@ class _Clerk:
     async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
         self, server: Any, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        self._mailbox.begin(id(session), envelope.mail_from or "", address)
         if not self._mailbox.accepts(envelope.mail_from or "", address):
             return "451 4.7.1 greylisted, please come again"
         envelope.rcpt_tos.append(address)
@@ -117,6 +147,22 @@ class _Clerk:
         headers = {name: str(parsed[name]).strip() for name in (RUN, KIND, JOB, SAYS) if name in parsed}
         self._mailbox.put(headers, envelope.rcpt_tos)
         return "250 OK"
+
+    async def handle_QUIT(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        self._mailbox.end(id(session))
+        return "221 Bye"
+
+    def gone(self, session: Session | None) -> None:
+        """A client has gone, with or without a word."""
+        self._mailbox.end(id(session))
+
+
+class _Line(SMTP):
+    """A connection of one client."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.event_handler.gone(self.session)
+        super().connection_lost(error)
 
 
 class MailServer:
@@ -148,7 +194,7 @@ class MailServer:
     async def _listen(self) -> asyncio.Server:
         clerk = _Clerk(self._mailbox)
         return await self._loop.create_server(
-            lambda: SMTP(clerk, hostname="mailroom.example", enable_SMTPUTF8=True, loop=self._loop), HOST, 0
+            lambda: _Line(clerk, hostname="mailroom.example", enable_SMTPUTF8=True, loop=self._loop), HOST, 0
         )
 
     async def _close(self, server: asyncio.Server) -> None:

@@ -19,10 +19,22 @@ from types import FrameType
 
 from broker_jobs import BrokerJobsError, Receipt, result_of
 from broker_jobs.demo import letters
-from broker_jobs.demo.letters import DIGEST, FOLLOW_UP, KINDS, NEWSLETTER, OFFICE, RECEIPT, REPORT, WELCOME, Office
+from broker_jobs.demo.letters import (
+    AT_ONCE,
+    DIGEST,
+    FOLLOW_UP,
+    KINDS,
+    NEWSLETTER,
+    OFFICE,
+    RECEIPT,
+    REPORT,
+    WELCOME,
+    Office,
+    Recipient,
+)
 from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
 from broker_jobs.demo.screen import Screen
-from broker_jobs.demo.subscribers import SAMPLE, Roll, read_subscribers
+from broker_jobs.demo.subscribers import SAMPLE, Roll, domain_of, read_subscribers
 from broker_jobs.demo.tally import DIGEST_CRON, Digest, Verdict, left_out, verdict
 from broker_jobs.job import codec
 from broker_jobs.processes.http import HttpDoor
@@ -79,7 +91,9 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
         screen.say(f"Not what was asked{f'; {more} more differences' if more > 0 else ''}.")
         return 1
     total = sum(line.delivered for line in found.lines)
-    screen.say(f"All {total} mails were delivered, each once.")
+    screen.say(
+        f"All {total} mails were delivered, each once, and never more than {AT_ONCE} letters at once to a domain."
+    )
     return 0
 
 
@@ -133,17 +147,18 @@ class Room:
     def _ask(self, screen: Screen) -> None:
         """Enqueue everything but the digest."""
         run, asked = self._run, self._asked
-        for who in self._roll.subscribers:
-            welcome = letters.welcome.enqueue(run, who.name, who.email)
+        everybody = [Recipient(who.name, who.email, domain_of(who.email)) for who in self._roll.subscribers]
+        for who in everybody:
+            welcome = letters.welcome.enqueue(run, who)
             asked[WELCOME].append(Asked(who.email, welcome))
             receipt = letters.receipt.enqueue(run, result_of(welcome))
             asked[RECEIPT].append(Asked(OFFICE, receipt, says=who.email))
-            follow_up = letters.follow_up.schedule(FOLLOW_UP_AFTER, run, who.name, who.email)
+            follow_up = letters.follow_up.schedule(FOLLOW_UP_AFTER, run, who)
             asked[FOLLOW_UP].append(Asked(who.email, follow_up))
             self._draw(screen)
         with self._newsletter as batch:
-            for who in self._roll.subscribers:
-                newsletter = batch.enqueue(letters.newsletter, run, who.name, who.email)
+            for who in everybody:
+                newsletter = batch.enqueue(letters.newsletter, run, who)
                 asked[NEWSLETTER].append(Asked(who.email, newsletter))
         report = letters.report.after(batch, on="finished").enqueue(run, len(asked[NEWSLETTER]))
         asked[REPORT].append(Asked(OFFICE, report))  # what it must say is known when the newsletters have ended
@@ -192,6 +207,8 @@ class Room:
             unsuccessful=unsuccessful,
             missed_digests=left_out(self._digests(), since, until),
             readers=len(readers),
+            at_once=self._mailbox.at_once(),
+            limit=AT_ONCE,
         )
 
     def _end_of(self, receipt: Receipt[object]) -> str | None:
@@ -229,7 +246,7 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
     jobs = letters.jobs
     with ExitStack() as stack:
         run_id = secrets.token_hex(4)
-        mailbox = Mailbox(run_id)
+        mailbox = Mailbox(run_id, letters.LETTERS)
         server = MailServer(mailbox)
         server.start()
         stack.callback(server.stop)

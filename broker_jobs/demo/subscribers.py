@@ -121,6 +121,11 @@ def _header(row: list[str], title: str) -> list[str]:
     return header
 
 
+def domain_of(email: str) -> str:
+    """Whose mail server an address is at."""
+    return email.rpartition("@")[2].lower()
+
+
 def _subscriber(row: list[str], header: list[str]) -> Subscriber | str:
     """The subscriber of a row, or why it is none."""
     if any("\ud800" <= char <= "\udfff" for cell in row for char in cell):

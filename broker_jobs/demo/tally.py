@@ -74,6 +74,8 @@ def verdict(
     unsuccessful: Mapping[str, str] = MappingProxyType({}),
     missed_digests: Sequence[Instant] = (),
     readers: int = 0,
+    at_once: Mapping[str, int] = MappingProxyType({}),
+    limit: int = 0,
 ) -> Verdict:
     """The table, and what is wrong.
 
@@ -85,6 +87,8 @@ def verdict(
         unsuccessful: why a job did not succeed, by its id.
         missed_digests: planned times that made no job; each owes a mail to every reader.
         readers: how many want the digest.
+        at_once: how many letters came at once, at most, by the domain they were for.
+        limit: how many may.
     """
     owed = set(asked)
     asked_by_kind = Counter(mail.kind for mail in owed)
@@ -105,6 +109,11 @@ def verdict(
             wrong.append(f"{_shown(mail)} came and nobody asked for it (job {mail.job_id})")
         elif times > 1:
             wrong.append(f"{_shown(mail)} came {times} times (job {mail.job_id})")
+    wrong += [
+        f"{most} letters went to {domain} at once, the limit is {limit}"
+        for domain, most in sorted(at_once.items())
+        if most > limit
+    ]
     return Verdict(lines, tuple(wrong))
 
 

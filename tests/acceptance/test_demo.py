@@ -29,7 +29,7 @@ def assert_exact(output: str) -> None:
     asked, delivered, retried = counted["digest"]
     assert asked == delivered >= 4 * 9
     assert asked % 9 == retried == 0
-    assert "each once" in output
+    assert "each once, and never more than 3 letters at once to a domain" in output
 
 
 def test_it_delivers_the_sample_exactly_on_memory(terminal: Terminal) -> None:

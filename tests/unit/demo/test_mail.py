@@ -1,5 +1,6 @@
 """Jobs and mail server speak real SMTP: a mail is taken for all or for none, a bounce once, and doubles are counted."""
 
+import smtplib
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -7,15 +8,30 @@ import pytest
 
 from broker_jobs import GiveUp, result_of
 from broker_jobs.demo import letters
-from broker_jobs.demo.letters import DIGEST, OFFICE, RECEIPT, REPORT, WELCOME, Letter, Office, TemporarilyRefused, send
-from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
+from broker_jobs.demo.letters import (
+    DIGEST,
+    OFFICE,
+    RECEIPT,
+    REPORT,
+    WELCOME,
+    Letter,
+    Office,
+    Recipient,
+    TemporarilyRefused,
+    send,
+)
+from broker_jobs.demo.mailbox import HOST, Mail, Mailbox, MailServer
 from broker_jobs.function.current import CurrentJob, running
 from broker_jobs.testing import Tester
+from tests.support.wait import eventually
+
+ANN = Recipient("Ann", "ann@example.com", "example.com")
+BOB = Recipient("Bob", "bounce.bob@example.com", "example.com")
 
 
 @pytest.fixture
 def mailbox() -> Mailbox:
-    return Mailbox("run")
+    return Mailbox("run", letters.LETTERS)
 
 
 @pytest.fixture
@@ -87,6 +103,24 @@ def test_what_a_mail_says_arrives_as_it_was_said(mailbox: Mailbox, office: Offic
     assert mailbox.delivered() == {Mail(RECEIPT, "job 1", OFFICE, says): 1}
 
 
+def test_the_mailbox_sees_how_many_letters_come_at_once_to_a_domain(mailbox: Mailbox, office: Office) -> None:
+    def begun(address: str, kind: str = WELCOME) -> smtplib.SMTP:
+        smtp = smtplib.SMTP(HOST, office.port)
+        smtp.ehlo()
+        smtp.mail(f"{kind}@mailroom.example")
+        smtp.rcpt(address)
+        return smtp
+
+    open_sessions = [begun("ann@Example.com"), begun("bounce@example.com"), begun("ann@example.org")]
+    open_sessions.append(begun("ann@example.com", DIGEST))
+    for smtp in open_sessions:
+        smtp.close()
+    eventually(lambda: not mailbox.coming())
+    begun("ann@example.com").quit()
+    assert not mailbox.coming()
+    assert mailbox.at_once() == {"example.com": 2, "example.org": 1}
+
+
 def test_without_a_server_the_job_raises_and_is_retried() -> None:
     with running(CurrentJob("job 1", 1)), pytest.raises(OSError, match=r"(?i)refused"):
         send(letter("ann@example.com"), Office("run", 9, (), letters.jobs.batch()))
@@ -95,7 +129,7 @@ def test_without_a_server_the_job_raises_and_is_retried() -> None:
 @pytest.mark.usefixtures("office")
 def test_the_jobs_retry_by_themselves(mailbox: Mailbox) -> None:
     with Tester(letters.jobs) as tester:
-        letters.welcome.enqueue("run", "Bob", "bounce.bob@example.com")
+        letters.welcome.enqueue("run", BOB)
         tester.run()
         assert mailbox.count(WELCOME) == 0
         tester.advance(timedelta(seconds=2))
@@ -105,19 +139,19 @@ def test_the_jobs_retry_by_themselves(mailbox: Mailbox) -> None:
 @pytest.mark.usefixtures("office")
 def test_the_office_gets_a_receipt_with_the_welcomes_result_after_the_welcome_was_delivered(mailbox: Mailbox) -> None:
     with Tester(letters.jobs) as tester:
-        receipt = letters.receipt.enqueue("run", result_of(letters.welcome.enqueue("run", "Bob", "bounce@example.com")))
+        receipt = letters.receipt.enqueue("run", result_of(letters.welcome.enqueue("run", BOB)))
         tester.run()
         assert mailbox.count(RECEIPT) == 0
         tester.advance(timedelta(seconds=2))
-        assert mailbox.delivered()[Mail(RECEIPT, receipt.id, OFFICE, "bounce@example.com")] == 1
+        assert mailbox.delivered()[Mail(RECEIPT, receipt.id, OFFICE, BOB.email)] == 1
 
 
 def test_the_report_says_how_many_of_the_batch_went_out_when_all_have_ended(mailbox: Mailbox, office: Office) -> None:
     with Tester(letters.jobs) as tester:
         with office.newsletter as batch:
-            batch.enqueue(letters.newsletter, "run", "Ann", "ann@example.com")
-            batch.enqueue(letters.newsletter, "run", "Bob", "bounce.bob@example.com")
-            batch.enqueue(letters.newsletter, "of another run", "Eve", "eve@example.com")
+            batch.enqueue(letters.newsletter, "run", ANN)
+            batch.enqueue(letters.newsletter, "run", BOB)
+            batch.enqueue(letters.newsletter, "of another run", ANN)
         report = letters.report.after(batch, on="finished").enqueue("run", 3)
         tester.run()
         assert mailbox.count(REPORT) == 0

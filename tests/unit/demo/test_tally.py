@@ -46,6 +46,11 @@ def test_a_mail_that_says_something_else_than_it_must_is_wrong() -> None:
     )
 
 
+def test_more_letters_at_once_than_the_limit_are_wrong() -> None:
+    found = verdict(KINDS, [], Counter(), retried={}, at_once={"example.com": 4, "example.org": 3}, limit=3)
+    assert found.wrong == ("4 letters went to example.com at once, the limit is 3",)
+
+
 def test_a_job_that_failed_after_its_mail_had_come_is_wrong() -> None:
     found = verdict(KINDS, [ANN], Counter([ANN]), retried={}, unsuccessful={"1": "it failed"})
     assert found.wrong == ("it failed",)
