@@ -1,0 +1,99 @@
+"""What a program subscribes to is said until it is answered, and then no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from broker_jobs.clock import SystemClock
+from broker_jobs.exchange import names
+from broker_jobs.exchange.embedded import EmbeddedExchange
+from broker_jobs.exchange.port import Delivery, Message, Subscription
+from broker_jobs.exchange.topology import fixed_topology
+from broker_jobs.outcome.command import COMMAND, DeclareSubscriptions, Reply
+from broker_jobs.outcome.command import Subscription as Subscribed
+from broker_jobs.processes import declare
+from broker_jobs.processes.declare import Declarer
+from tests.support.wait import eventually
+
+
+class Coordinator:
+    """Reads commands, and answers as it is told."""
+
+    def __init__(self, exchange: EmbeddedExchange) -> None:
+        self.heard: list[DeclareSubscriptions] = []
+        self.silent = 0
+        self.refused: str | None = None
+        self._exchange = exchange
+        self._subscription: Subscription = exchange.subscribe([names.COMMAND], self._receive, prefetch=10)
+
+    def _receive(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            command = COMMAND.validate_json(delivery.body)
+            assert isinstance(command, DeclareSubscriptions)
+            self.heard.append(command)
+            self._subscription.ack(delivery.channel, delivery.tag)
+            if len(self.heard) <= self.silent:
+                continue
+            reply = Reply(id=command.id, ok=self.refused is None, refused=self.refused).model_dump_json().encode()
+            assert delivery.reply_to is not None
+            self._exchange.publish([Message("", delivery.reply_to, reply, "reply", correlation_id=command.id)])
+
+
+@pytest.fixture
+def exchange() -> Iterator[EmbeddedExchange]:
+    exchange = EmbeddedExchange("memory://")
+    exchange.start()
+    exchange.apply(fixed_topology())
+    yield exchange
+    exchange.stop()
+
+
+@pytest.fixture
+def declarer(exchange: EmbeddedExchange, monkeypatch: pytest.MonkeyPatch) -> Iterator[Declarer]:
+    monkeypatch.setattr(declare, "FIRST_PAUSE_SECONDS", 0.01)
+    subscribed = [Subscribed(event="user.registered", call="{}")]
+    declarer = Declarer(exchange, SystemClock(), "shop", subscribed, "me")
+    yield declarer
+    declarer.stop()
+
+
+def threads_of(declarer: Declarer) -> bool:
+    thread = declarer._thread
+    return thread is not None and thread.is_alive()
+
+
+def test_it_is_said_until_it_is_answered_and_then_no_more(exchange: EmbeddedExchange, declarer: Declarer) -> None:
+    coordinator = Coordinator(exchange)
+    coordinator.silent = 2
+    declarer.start()
+    declarer.start()
+    assert declarer.wait(20)
+    eventually(lambda: not threads_of(declarer), what="its thread ends")
+    assert len(coordinator.heard) == 3
+    assert {command.id for command in coordinator.heard} == {coordinator.heard[0].id}
+    assert (coordinator.heard[0].origin, coordinator.heard[0].by) == ("shop", "me")
+    assert [each.event for each in coordinator.heard[0].subscriptions] == ["user.registered"]
+
+
+def test_a_refusal_is_for_a_person_and_is_not_repeated(
+    exchange: EmbeddedExchange, declarer: Declarer, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = Coordinator(exchange)
+    coordinator.refused = "not of this version"
+    with caplog.at_level(logging.ERROR):
+        declarer.start()
+        assert declarer.wait(20)
+    assert "the coordinator refuses what this program subscribes to: not of this version" in caplog.text
+    eventually(lambda: not threads_of(declarer), what="its thread ends")
+
+
+def test_nobody_there_is_no_error_and_stop_ends_it(declarer: Declarer) -> None:
+    declarer.start()
+    assert not declarer.wait(0.05)
+    assert threads_of(declarer)
+    declarer.stop()
+    declarer.stop()
+    assert not threads_of(declarer)
