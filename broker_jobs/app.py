@@ -134,7 +134,8 @@ class BrokerJobs:
 
         Its arguments are the event's. A worker or beat that starts with this code declares it; from then on, also while
         this program is down, each event makes one such job. A job may subscribe to several events, one line each. What
-        the code no longer has ends when a worker or beat of it starts.
+        the code of this program (see `origin`) no longer has ends when a worker or beat of it starts; so two programs
+        on one broker differ in their origin, and in the queues of their jobs.
 
         Args:
             event: the name others publish under.
