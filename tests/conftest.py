@@ -4,6 +4,7 @@ Where a server's program is missing, its tests are skipped at home and fail in C
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,10 @@ from tests.support.prometheus import Prometheus
 from tests.support.rabbitmq import Broker, Vhost
 
 S = TypeVar("S")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Whoever starts the tests in the background of a shell has Ctrl-C ignored, in every program the tests start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _made(make: Callable[[], S]) -> S:
