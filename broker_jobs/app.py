@@ -82,7 +82,7 @@ class BrokerJobs:
         self._program: Program | None = None
         self.queues = Queues(self._asker)
         self.limits = Limits(self._asker)
-        self.subscriptions = Subscriptions(self._subscribed)
+        self.subscriptions = Subscriptions(self._asker, self._subscribed)
         self.recurring = Recurring(self._asker, self._recurring_declared)
 
     @property

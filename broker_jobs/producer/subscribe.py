@@ -13,6 +13,7 @@ from broker_jobs.errors import DefinitionError
 from broker_jobs.function.template import template_of
 from broker_jobs.job.codec import encode
 from broker_jobs.outcome.command import Subscription
+from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
 
@@ -20,7 +21,8 @@ from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
 class Subscriptions:
     """The subscriptions of a program."""
 
-    def __init__(self, on_declared: Callable[[], None]) -> None:
+    def __init__(self, asker: Asker, on_declared: Callable[[], None]) -> None:
+        self._asker = asker
         self._on_declared = on_declared
         self._declared: dict[tuple[str, str], Job[..., Any]] = {}
 
@@ -28,8 +30,13 @@ class Subscriptions:
         """Have the job made for each event of this name.
 
         Raises:
-            DefinitionError: the job has a key that is made of arguments, which the coordinator does not look at.
+            DefinitionError: the job is another program's or waits for others, or has a key that is made of arguments,
+                which the coordinator does not look at.
         """
+        if not job.belongs_to(self._asker):
+            raise DefinitionError(f"{job.name} belongs to another BrokerJobs; subscribe it there")
+        if job.waits:
+            raise DefinitionError(f"{job.name} subscribes to {event!r} and waits for nothing else: leave out .after(…)")
         for key in job.key_texts:
             if template_of(key).places:
                 raise DefinitionError(

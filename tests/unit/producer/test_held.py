@@ -37,6 +37,9 @@ def welcome(jobs: BrokerJobs) -> Any:
     return welcome
 
 
+def plain() -> None: ...
+
+
 def is_held(exchange: RecordingExchange) -> bool:
     message = exchange.last
     way = (message.exchange, message.key, message.type)
@@ -204,7 +207,7 @@ def test_a_subscribed_function_is_a_job_with_its_options(exchange: RecordingExch
     assert call.limits == (LimitKey(kind="concurrency", key="smtp", limit=2),)
 
 
-def test_a_subscription_has_no_key_made_of_arguments(jobs: BrokerJobs) -> None:
+def test_a_subscription_has_no_key_made_of_arguments_and_waits_for_nothing(jobs: BrokerJobs) -> None:
     with pytest.raises(
         DefinitionError, match=r"^welcome subscribes to 'user.registered' and cannot have the key 'u:\{"
     ):
@@ -212,5 +215,10 @@ def test_a_subscription_has_no_key_made_of_arguments(jobs: BrokerJobs) -> None:
         @jobs.subscribe("user.registered", unique="u:{user_id}")
         def welcome(user_id: int) -> None: ...
 
+    with pytest.raises(DefinitionError, match=r"^ping belongs to another BrokerJobs; subscribe it there"):
+        jobs.subscribe("user.registered")(BrokerJobs().job(name="ping")(plain))
+    ping = jobs.job(name="ping")(plain)
+    with pytest.raises(DefinitionError, match=r"waits for nothing else: leave out \.after"):
+        jobs.subscribe("user.registered")(ping.after(jobs.receipt("x")))  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="no option 'quee'"):
         jobs.subscribe("user.registered", quee="x")  # type: ignore[call-arg]
