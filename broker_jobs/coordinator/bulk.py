@@ -100,10 +100,9 @@ def work(
 
 
 def _decide(mark: MarkRow, by: str, id: str, decide: Callable[[JobRecord], Said], now: Instant) -> Said:
-    each = f"{mark.target}:{id}"
     if mark.kind == DELETE:
-        return decide(DeleteJob(id=each, at=now, by=by, job_id=id))
-    return decide(RequeueJob(id=each, at=now, by=by, job_id=id))
+        return decide(DeleteJob(id=mark.target, at=now, by=by, job_id=id))
+    return decide(RequeueJob(id=mark.target, at=now, by=by, job_id=id))
 
 
 def wanted_of(kind: str, given: Filter, since: Instant) -> Wanted:
@@ -112,5 +111,6 @@ def wanted_of(kind: str, given: Filter, since: Instant) -> Wanted:
     return Wanted(
         states=usual if given.state is None else (given.state,), queue=given.queue, job=given.job, batch=given.batch,
         recurring=given.recurring, tag=given.tag, created_from=given.created_after, created_before=given.created_before,
-        known_at=since, error_text=given.error_text, ids=None if given.ids is None else tuple(given.ids), aliases=kind == DELETE,
+        known_at=since, error_text=given.error_text, ids=None if given.ids is None else tuple(given.ids),
+        aliases=kind == DELETE,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from broker_jobs.clock import Instant
-from broker_jobs.coordinator import commands
+from broker_jobs.coordinator import bulk, commands
 from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import Limits, is_limited
@@ -45,6 +45,8 @@ from broker_jobs.outcome.command import (
     AskFailures,
     AskJob,
     AskSchedules,
+    BulkDelete,
+    BulkRequeue,
     Control,
     DeclareRecurring,
     DeclareSubscriptions,
@@ -351,6 +353,9 @@ class _Batch:
         self._effects.notes += said.metrics
         if new is not None:
             self._rows[id] = new
+            if isinstance(record, RequeueJob | RescheduleJob) and row is not None and new is not row:
+                if row.state in (State.AWAITING, State.DELETED):
+                    self._tx.forget_holds([id])  # a person runs it, whatever it waited for
             if said.cancel:
                 self._cancel.append(id)
             if said.fenced_runner is not None:
@@ -607,6 +612,10 @@ class _Batch:
                 deleted, subject = self._waits.delete_batch(command.batch_id), command.batch_id
                 refused = "no such batch is known" if deleted is None else None
                 detail = {"ended": deleted is False}
+            case BulkDelete() | BulkRequeue():
+                self._flush()  # what came before it is meant too
+                refused, subject = self._waits.bulk(command), command.filter.model_dump_json(exclude_none=True)
+                detail = bulk.started() if refused is None else {}
             case PutRecurring():
                 refused, subject = commands.put(self._tx, command, now), command.schedule.name
             case DeclareRecurring():

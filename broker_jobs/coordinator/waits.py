@@ -214,6 +214,9 @@ class Waits:
         if batch is not None and batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
         for below in self._tx.unopened_additions(under=addition.id):
+            inner = self._known_batch(below.batch)
+            if batch is not None and inner is not None and inner.state == State.AWAITING.value:
+                batch.total, batch.open = batch.total + 1, batch.open + 1  # as the seal would have counted it
             self._give_up(below)
 
     # ---- holds

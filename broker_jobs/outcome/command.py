@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
 from broker_jobs.job.envelope import JobId, QueueName
+from broker_jobs.job.state import State
 from broker_jobs.outcome.event import ErrorInfo, Id, Moment, Number, WorkerRef
 
 Misfire = Literal["skip", "once", "all"]
@@ -160,6 +161,45 @@ class DeleteBatch(_Command):
     batch_id: str
 
 
+Text = Annotated[str, Field(min_length=1, max_length=1_000, pattern="^[^\x00]*$")]
+"""What a database can be asked for."""
+
+
+class Filter(BaseModel):
+    """Which jobs a bulk command means: all that is given must be so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State | None = Field(default=None, description="none: requeue means failed ones, delete all not ended")
+    queue: QueueName | None = None
+    job: Text | None = Field(default=None, description="the job's name")
+    batch: JobId | None = Field(default=None, description="of this batch, or of a batch inside it")
+    recurring: Text | None = Field(default=None, description="made by this recurring job")
+    tag: Text | None = None
+    created_after: Moment | None = Field(default=None, description="at this instant or later")
+    created_before: Moment | None = None
+    error_text: Text | None = Field(default=None, description="part of the reason or of the last error, in any case")
+    ids: list[JobId] | None = Field(default=None, max_length=1_000, description="only these")
+
+
+class BulkDelete(_Command):
+    """Delete every job the filter means that is there now. Reply detail: {"started": true, "finished": bool, …}.
+
+    It is worked off page by page: asked again with the same id, the reply says how far it has come (`done`, `refused`).
+    Each job is looked at once, as it is then.
+    """
+
+    kind: Literal["bulk delete"] = "bulk delete"
+    filter: Filter
+
+
+class BulkRequeue(_Command):
+    """Run again every job the filter means that is there now. Only ended jobs, no duplicates. As `BulkDelete`."""
+
+    kind: Literal["bulk requeue"] = "bulk requeue"
+    filter: Filter
+
+
 class Subscription(BaseModel):
     """A job that is made for every event of a name. `call`: the envelope of its jobs, JSON text, no arguments."""
 
@@ -226,6 +266,8 @@ Command = Annotated[
     | AskJob
     | AskSchedules
     | DeleteBatch
+    | BulkDelete
+    | BulkRequeue
     | SetLimit
     | DeclareSubscriptions
     | AskBatch

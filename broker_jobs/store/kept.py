@@ -165,3 +165,19 @@ class SubscriptionRow:
     job: str
     call: str
     """The envelope of its jobs, JSON text."""
+
+
+@dataclass(slots=True, frozen=True)
+class LimitRow:
+    """A limit as it stands."""
+
+    key: str
+    """Its kind and its key: concurrency:smtp, ordered:account-7, rate:api."""
+    most: int | None
+    """None: only its jobs know."""
+    taken: int
+    """Slots in use."""
+    waiting: int
+    """Jobs in line, or with a later moment reserved."""
+    is_set: bool = False
+    """A person has set the number."""

@@ -20,6 +20,7 @@ _PAUSE = text(
 )
 _DECLARE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
 _AUDITED = text("SELECT detail FROM audit WHERE id = :id")
+_NOTE = text("UPDATE audit SET detail = :detail WHERE id = :id")
 _LINE = text(
     "INSERT INTO lines (job_id, attempt, at, digest, text) VALUES (:job_id, :attempt, :at, :digest, :text)"
     " ON CONFLICT (job_id, attempt, at, digest) DO NOTHING"
@@ -135,6 +136,10 @@ class Ledger:
     def audited(self, id: str) -> str | None:
         """The detail noted with a command when it was applied; None: it was not."""
         return self._connection.execute(_AUDITED, {"id": id}).scalar_one_or_none()
+
+    def note(self, id: str, detail: str) -> None:
+        """Replace the detail noted with a command that is still being worked off."""
+        self._write(_NOTE, {"id": id, "detail": detail})
 
     def park(
         self,

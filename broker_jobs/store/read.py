@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from sqlalchemy import Connection, func, or_, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.job.state import State
 from broker_jobs.store import columns, ledger, tables
-from broker_jobs.store.kept import AuditRow, LineRow, Meta, ParkedRow, ScheduleRow, WorkerRow
+from broker_jobs.store.kept import (
+    AuditRow,
+    BatchRow,
+    HoldRow,
+    LimitRow,
+    LineRow,
+    Meta,
+    ParkedRow,
+    ScheduleRow,
+    SubscriptionRow,
+    WorkerRow,
+)
 from broker_jobs.store.row import Row
 from broker_jobs.store.write import read_meta
 
@@ -149,3 +161,64 @@ class Reader:
         query = select(tables.queues.c.name, tables.queues.c.paused).order_by(tables.queues.c.name)
         with self._reading() as connection:
             return {name: bool(paused) for name, paused in connection.execute(query)}
+
+    def batches(self, *, state: str | None = None, limit: int = 50, before: str | None = None) -> list[BatchRow]:
+        """Batches, the newest id first.
+
+        Args:
+            state: awaiting, processing, or how they ended; None: all.
+            limit: at most so many.
+            before: the last id of the page before.
+        """
+        batches = tables.batches.c
+        query = select(tables.batches).order_by(batches.id.desc()).limit(limit)
+        if state is not None:
+            query = query.where(batches.state == state)
+        if before is not None:
+            query = query.where(batches.id < before)
+        with self._reading() as connection:
+            return [BatchRow(**row._asdict()) for row in connection.execute(query)]
+
+    def batch(self, id: str) -> BatchRow | None:
+        """One batch, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(tables.batches).where(tables.batches.c.id == id)).first()
+        return None if row is None else BatchRow(**row._asdict())
+
+    def sub_batches(self, id: str) -> list[BatchRow]:
+        """The batches made inside a batch, in the order of their ids."""
+        batches = tables.batches.c
+        query = select(tables.batches).where(batches.parent == id).order_by(batches.id)
+        with self._reading() as connection:
+            return [BatchRow(**row._asdict()) for row in connection.execute(query)]
+
+    def limits(self, limit: int = 1_000) -> list[LimitRow]:
+        """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
+        slots, rates = tables.slots.c, tables.rates.c
+        taken = func.sum(slots.taken)
+        of_slots = select(slots.key, func.max(slots.most), taken, func.count() - taken).group_by(slots.key)
+        of_rates = select(rates.key, func.count() - func.sum(rates.used)).group_by(rates.key)
+        with self._reading() as connection:
+            used = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
+            used += [LimitRow(k, None, 0, int(waiting)) for k, waiting in connection.execute(of_rates.limit(limit))]
+            changed = {key: int(most) for key, most in connection.execute(select(tables.limits).limit(limit))}
+        found = {
+            row.key: replace(row, most=changed[row.key], is_set=True) if row.key in changed else row for row in used
+        }
+        for key, most in changed.items():  # set for either kind, as nobody knows of which the key will be
+            name = key.partition(":")[2]
+            if not any(f"{kind}:{name}" in found for kind in ("concurrency", "rate")):
+                found[key] = LimitRow(key, most, 0, 0, is_set=True)
+        return sorted(found.values(), key=lambda row: row.key)[:limit]
+
+    def holds(self, job_id: str) -> list[HoldRow]:
+        """What a job waits for, or has waited for in vain."""
+        query = select(tables.holds).where(tables.holds.c.holder == job_id).order_by("kind", "target")
+        with self._reading() as connection:
+            return [HoldRow(**row._asdict() | {"unmet": bool(row.unmet)}) for row in connection.execute(query)]
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Which jobs events make, by event."""
+        query = select(tables.subscriptions).order_by("event", "origin", "job")
+        with self._reading() as connection:
+            return [SubscriptionRow(*row) for row in connection.execute(query)]

@@ -18,6 +18,7 @@ from broker_jobs.store.ledger import Ledger
 from broker_jobs.store.limited import Limited
 from broker_jobs.store.retain import forget_old, purgeable
 from broker_jobs.store.row import Row
+from broker_jobs.store.select import Selecting
 from broker_jobs.store.waiting import Waiting
 
 CHUNK = 2_000
@@ -45,7 +46,7 @@ def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
     return Meta(*connection.execute(META_LOCKED if lock else META).one())
 
 
-class Transaction(Lookout, Ledger, Waiting, Limited):
+class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
     """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
@@ -53,6 +54,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited):
         Ledger.__init__(self, connection)
         Waiting.__init__(self, connection)
         Limited.__init__(self, connection)
+        Selecting.__init__(self, connection)
         self.meta = meta
         self._meta_before = astuple(meta)
         self._counters = Counters()

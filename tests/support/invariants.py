@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from typing import Any
+
+from sqlalchemy import select
+
 from broker_jobs.job.state import State
-from broker_jobs.store import Store
+from broker_jobs.store import Store, tables
 from broker_jobs.store.row import Row, Wire
 
 
@@ -15,7 +20,9 @@ def broken(store: Store) -> list[str]:
     while page := reader.jobs(limit=500, before_id=before):
         rows += page
         before = page[-1].id
-    return [sentence for row in rows for sentence in _of_row(row)] + _of_counters(store, rows)
+    found = [sentence for row in rows for sentence in _of_row(row)] + _of_counters(store, rows)
+    known = {row.id: row for row in rows}
+    return found + _of_holds(store, known) + _of_batches(store, known) + _of_limits(store, known)
 
 
 def _of_row(row: Row) -> list[str]:
@@ -50,3 +57,82 @@ def _of_counters(store: Store, rows: list[Row]) -> list[str]:
         for state, number in counted.items()
         if kept.get(state, 0) != number
     ]
+
+
+def _of_holds(store: Store, rows: dict[str, Row]) -> list[str]:
+    """What waits has something that it waits for, and what has run waits for nothing.
+
+    Holds may stay of a job that was deleted: unmet ones, as it comes back with its parent, and all of one that a person
+    deleted, as nobody looks at them again.
+    """
+    found = []
+    of: dict[str, list[Any]] = defaultdict(list)
+    for hold in _all(store, "holds"):
+        of[hold.holder].append(hold)
+    in_line = {slot.job_id for slot in _all(store, "slots") if not slot.taken}
+    for id, row in rows.items():
+        unmet = [hold for hold in of[id] if hold.unmet]
+        if row.state in (State.SUCCEEDED, State.FAILED) and of[id]:
+            found.append(f"{id} has {row.state} and waits for {of[id][0].target} still")
+        if row.state is not State.AWAITING:
+            continue
+        if unmet:
+            found.append(f"{id} waits though {unmet[0].target} ended otherwise")
+        before = row.recurring and any(
+            other.recurring == row.recurring and other.id != id and not other.state.is_final for other in rows.values()
+        )
+        if not of[id] and id not in in_line and not before:
+            found.append(f"{id} waits for nothing")
+    return found
+
+
+def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
+    """A batch's open count is that of its members and sub-batches that have not ended."""
+    found = []
+    batches = {batch.id: batch for batch in _all(store, "batches")}
+    additions = _all(store, "additions")
+    sealed = {addition.id for addition in additions if addition.chunks is not None or addition.opened}
+    counted = {addition.batch for addition in additions if addition.parent_addition in sealed}
+    ends: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows.values():
+        if row.batch is not None and row.batch in batches:
+            ends[row.batch][row.state.value if row.state.is_final else "open"] += 1
+    for batch in batches.values():
+        if batch.parent in batches and batch.id in counted:  # by the end of the addition it was made in
+            ends[batch.parent][batch.state if batch.ended_at is not None else "open"] += 1
+    for id, batch in batches.items():
+        kept = {name: getattr(batch, name) for name in ("open", "succeeded", "failed", "deleted")}
+        right = {name: ends[id][name] for name in kept}
+        if kept != right:
+            found.append(f"batch {id} keeps {kept}, its members are {right}")
+        if (batch.ended_at is not None) != State(batch.state).is_final:
+            found.append(f"batch {id} is {batch.state} and its end is {batch.ended_at}")
+        if batch.state == State.PROCESSING and not batch.open:
+            found.append(f"batch {id} has nothing open and has not ended")
+    return found
+
+
+def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
+    """No more slots of a limit are taken than it has, each by a job that has not ended.
+
+    A limit that a person has set is left out of the first: it may be lower than what was taken before.
+    """
+    found = []
+    changed = {limit.key for limit in _all(store, "limits")}
+    taken: dict[str, list[Any]] = defaultdict(list)
+    for slot in _all(store, "slots"):
+        row = rows.get(slot.job_id)
+        if row is not None and row.state.is_final:
+            found.append(f"{slot.job_id} has {row.state} and has or waits for a slot of {slot.key}")
+        if slot.taken:
+            taken[slot.key].append(slot)
+    for key, slots in taken.items():
+        most = max(slot.most for slot in slots)
+        if key not in changed and len(slots) > most:
+            found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
+    return found
+
+
+def _all(store: Store, table: str) -> list[Any]:
+    with store.reader._reading() as connection:
+        return list(connection.execute(select(tables.metadata.tables[table])))
