@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from broker_jobs.cli import broker, demo, doctor, jobs, queues, recurring, serve, store
+from broker_jobs.cli import (
+    batches,
+    broker,
+    demo,
+    doctor,
+    jobs,
+    limits,
+    queues,
+    recurring,
+    serve,
+    store,
+    subscriptions,
+)
 from broker_jobs.cli.show import print_error
 from broker_jobs.errors import BrokerJobsError
 
@@ -49,8 +61,11 @@ app.command("schema")(broker.schema)
 app.command("demo")(demo.demo)
 app.add_typer(broker.app, name="topology")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(batches.app, name="batches")
 app.add_typer(recurring.app, name="recurring")
+app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(queues.app, name="queues")
+app.add_typer(limits.app, name="limits")
 app.add_typer(store.app, name="store")
 
 

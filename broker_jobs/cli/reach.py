@@ -10,6 +10,8 @@ from broker_jobs.app import BrokerJobs
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.exchange.port import Exchange
+from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.sender import Sender
 from broker_jobs.settings import Settings, mask
 from broker_jobs.store import Reader, Store
 
@@ -62,6 +64,23 @@ def asking(settings: Settings) -> Iterator[BrokerJobs]:
         yield jobs
     finally:
         jobs.stop()
+
+
+@contextmanager
+def commanding(settings: Settings) -> Iterator[Asker]:
+    """What takes commands to the coordinator, for those that are not about one job, queue or recurring job.
+
+    Raises:
+        UsageError: memory:// belongs to another process.
+    """
+    _refuse_memory(settings)
+    sender = Sender(lambda: settings, lambda given: exchange_for(given, "command line"))
+    asker = Asker(sender)
+    try:
+        yield asker
+    finally:
+        asker.close()
+        sender.close()
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""Gives a command about all jobs that a filter means, and stays until the coordinator has worked it off."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import typer
+
+from broker_jobs.cli.options import settings_of
+from broker_jobs.cli.reach import commanding
+from broker_jobs.cli.show import read_moment
+from broker_jobs.errors import UsageError
+from broker_jobs.job.envelope import new_id
+from broker_jobs.job.state import State
+from broker_jobs.outcome.command import BulkDelete, BulkRequeue, Filter
+from broker_jobs.settings import nearest
+
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 2.0
+
+
+def meant(**options: str | None) -> dict[str, Any]:
+    """The fields of a filter that options give; moments are seconds ago, or instants.
+
+    Raises:
+        UsageError: an unknown state.
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if (state := given.get("state")) is not None and state not in list(State):
+        raise UsageError(f"no state {state!r}{nearest(state, list(State))}; states are {', '.join(State)}")
+    for name in ("created_after", "created_before"):
+        if name in given:
+            at = read_moment(given[name])
+            given[name] = at.timestamp() if isinstance(at, datetime) else time.time() - at
+    return given
+
+
+def bulk(
+    kind: type[BulkDelete] | type[BulkRequeue],
+    given: dict[str, Any],
+    verb: str,
+    usual: str,
+    *,
+    yes: bool,
+    url: str | None,
+) -> None:
+    """Ask the person, give the command, and say how far it is until it is done.
+
+    Args:
+        kind: of command.
+        given: the filter's fields.
+        verb: what it does, for the question.
+        usual: the states that are meant.
+        yes: do not ask.
+        url: of the broker.
+    """
+    settings = settings_of(url=url)
+    if not yes:
+        chosen = "".join(f", {name} {value}" for name, value in given.items() if name != "state")
+        typer.confirm(f"{verb} {usual}{chosen}: all of them?", abort=True)
+    pause = FIRST_PAUSE_SECONDS
+    with commanding(settings) as asker:
+        command = kind(id=new_id(), at=asker.now(), by=asker.by, filter=Filter.model_validate(given))
+        # The same command again changes nothing; its reply says how far the first one is.
+        while not (detail := asker.command(command).detail)["finished"]:
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+    refused = f", {detail['refused']} refused" if detail["refused"] else ""
+    typer.echo(f"{detail['done']} {verb.lower()}d{refused}")

@@ -1,0 +1,29 @@
+"""The command about subscriptions, which reads the store: which jobs an event makes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+
+from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.cli.reach import reading
+from broker_jobs.cli.show import print_json, print_table
+
+app = typer.Typer(help="List which jobs events make.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def subscriptions() -> None:
+    """Which jobs events make."""
+
+
+@app.command("list")
+def list_subscriptions(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """List the subscriptions that programs declare: event, job, program."""
+    with reading(settings_of(url=url, store=store)) as reader:
+        rows = reader.subscriptions()
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in rows])
+        return
+    print_table(("event", "job", "origin"), [(r.event, r.job, r.origin) for r in rows], empty="no subscriptions")
