@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     queues: tuple[str, ...] = Field(default=("default",), description="queues a worker serves, the preferred first")
     concurrency: int = Field(default=16, ge=1, le=10_000, description="jobs a worker process runs at once")
     processes: int = Field(default=1, ge=1, le=1024, description="worker processes")
-    prefetch_max: int = Field(default=500, ge=1, le=65_535, description="the most deliveries a queue has out here")
+    prefetch_max: int = Field(default=1_500, ge=1, le=65_535, description="the most deliveries a queue has out here")
     worker_heartbeat: float = Field(default=5.0, gt=0, le=10, description="between heartbeats of a worker")
     handover_after: float = Field(default=60.0, gt=0, description="a longer run is handed over to the coordinator")
     shutdown_timeout: float = Field(default=30.0, ge=0, description="how long a first signal waits for running jobs")

@@ -20,14 +20,15 @@ def first_prefetch(concurrency: int, maximum: int) -> int:
 def next_prefetch(current: int, mean_run_seconds: float | None, concurrency: int, maximum: int) -> int:
     """The prefetch that is right, given the mean run time of the last while (None: nothing ran).
 
-    Doubles while jobs are short; goes back to twice the concurrency when they are not, and to the concurrency itself
+    Doubles while jobs are short, and all that would wait here would be started within a second; goes back to twice the concurrency when they are not, and to the concurrency itself
     while jobs are long, as a delivery that waits behind a long job could run elsewhere.
     """
     usual, least = first_prefetch(concurrency, maximum), max(1, min(concurrency, maximum))
     if mean_run_seconds is None:
         return current
     if mean_run_seconds < SHORT_SECONDS:
-        return max(usual, min(current * 2, maximum))
+        wait_seconds = current * 2 * mean_run_seconds / concurrency  # of the last one, were it doubled
+        return max(usual, min(current * 2, maximum) if wait_seconds < LONG_SECONDS else current)
     if mean_run_seconds < SHORT_SECONDS * HYSTERESIS:
         return max(usual, current)
     if mean_run_seconds < LONG_SECONDS:

@@ -83,6 +83,7 @@ def test_prefetch_grows_only_while_jobs_are_short() -> None:
     assert first_prefetch(16, 500) == 32
     assert next_prefetch(32, 0.001, 16, 500) == 64
     assert next_prefetch(400, 0.001, 16, 500) == 500
+    assert next_prefetch(100, 0.009, 1, 500) == 100, "200 of them would wait for almost two seconds"
     assert next_prefetch(500, 0.1, 16, 500) == 32
     assert next_prefetch(32, 5.0, 16, 500) == 16
     assert next_prefetch(64, None, 16, 500) == 64
