@@ -21,6 +21,7 @@ from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Ch
 from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
 from broker_jobs.coordinator.record import (
     Due,
+    Fired,
     Held,
     HoldOver,
     Hopeless,
@@ -149,6 +150,8 @@ class Engine:
         self._coordinators: dict[str, float] = {}
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
+        self.serial = -1
+        """The store's, after our own newest transaction: at another one somebody else may have left marks."""
         self.told_all_at: Instant = float("-inf")
         self.untold = False
         """Whether news for the workers could not be published: all of it is told again."""
@@ -161,7 +164,9 @@ class Engine:
         """
         with self._store.transaction() as tx:
             batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
-            return batch.run(list(inputs))
+            effects = batch.run(list(inputs))
+        self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
+        return effects
 
     def become_active(self, now: Instant) -> Effects:
         """Whoever becomes active gives every worker a whole lease and looks at what is due soon."""
@@ -248,8 +253,8 @@ class _Batch:
         """Rows whose consequences have been drawn, as they were then."""
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
-        self._waits = Waits(tx, self._rows, self._see, self._decide, now)
         self._limits = Limits(tx, self._rows, self._see, self._decide, now)
+        self._waits = Waits(tx, self._rows, self._see, self._decide, now, self._limits.held)
 
     def run(self, inputs: list[Input]) -> Effects:
         if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):
@@ -259,7 +264,7 @@ class _Batch:
             self._input(one)
         self._settle()
         self._waits.save()
-        self._engine.work_is_left = self._effects.more = self._waits.more
+        self._effects.more = self._waits.more
         self._save()
         self._watch_workers()
         self._answer()
@@ -322,7 +327,7 @@ class _Batch:
                 self._effects.kinds["published"] += 1
                 for answer_job in commands.published(self._tx, one):
                     self._see([answer_job.envelope.id])
-                    self._decide(answer_job)
+                    self._make(answer_job)
             case Released() if one.id not in self._rows:
                 self._effects.kinds["released"] += 1
                 self._confirmed.append((one.id, one.epoch))
@@ -335,6 +340,13 @@ class _Batch:
                 if isinstance(one, Held) and fresh:
                     self._limits.held(one)
                     self._waits.held(one)
+
+    def _make(self, fired: Fired) -> None:
+        """A job of a recurring time, a trigger or an event: made once, and held by its keys like any other."""
+        fresh = fired.envelope.id not in self._rows
+        self._decide(fired)
+        if fresh:
+            self._limits.held(fired)
 
     def _decide(self, record: JobRecord) -> Said:
         if isinstance(record, Due) and not self._may_release:
@@ -392,7 +404,7 @@ class _Batch:
 
     def _settle(self) -> None:
         """What the decisions bring with them: ends let others go, what is due is released at once."""
-        pending = self._engine.work_is_left
+        pending = self._engine.work_is_left or self._tx.meta.serial != self._engine.serial
         while True:
             self._draw_consequences()
             if not pending and not self._waits.has_marks:
@@ -577,7 +589,7 @@ class _Batch:
             case Fire():
                 for fired in commands.fire(self._tx, command, self._now, self._unended):
                     self._see([fired.envelope.id])
-                    self._decide(fired)
+                    self._make(fired)
             case _:
                 self._once(asked)
 
@@ -629,7 +641,7 @@ class _Batch:
                 subject = command.name
                 for one in fired:
                     self._see([one.envelope.id])
-                    self._decide(one)
+                    self._make(one)
             case ReplayParked():
                 refused, subject = self._replay(command.parked_id), command.parked_id
             case DeleteParked():

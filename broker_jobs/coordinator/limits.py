@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from broker_jobs.clock import Instant
-from broker_jobs.coordinator.record import Duplicate, Held, InLine, JobRecord, Postponed, Replaced, SlotFree
+from broker_jobs.coordinator.record import Duplicate, Fired, Held, InLine, JobRecord, Postponed, Replaced, SlotFree
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import LimitKey, UniqueKey
 from broker_jobs.job.state import State
@@ -53,7 +53,7 @@ class Limits:
 
     # ---- what arrives
 
-    def held(self, record: Held) -> None:
+    def held(self, record: Held | Fired) -> None:
         """A new job: who has its unique key, and its place in ordered lines."""
         envelope = record.envelope
         if envelope.unique is not None and not self._is_the_one(envelope.id, envelope.unique):
@@ -140,9 +140,10 @@ class Limits:
 
     def changed(self, changes: Iterable[tuple[Row, Row | None]]) -> None:
         """Jobs changed: (row, as it was before). Slots that are given back go to who is first in line."""
-        for row, before in changes:
-            if not is_limited(row):
+        for changed, before in changes:
+            if not is_limited(changed):
                 continue
+            row = self._rows[changed.id]  # handed back and released again in one go it keeps its slot
             if row.state.is_final:
                 self._give_back(row, all_of_them=True)
             elif before is not None and _is_out(before) and not _is_out(row):

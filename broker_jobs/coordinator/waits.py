@@ -30,6 +30,7 @@ PAGE = 1_000
 MARKS = 50
 """Marks one transaction takes up again."""
 NEVER_SEALED = "its batch was never completed"
+CANCELLED = "its batch was deleted"
 OPENED = "opened"
 
 
@@ -42,6 +43,7 @@ class Waits:
         see: loads jobs into `rows`.
         decide: has a record decided and its row put into `rows`.
         now: wall time.
+        arrived: told of each new member of a batch, for what else may hold it.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Waits:
         see: Callable[[Iterable[str]], None],
         decide: Callable[[JobRecord], Said],
         now: Instant,
+        arrived: Callable[[Held], None],
     ) -> None:
+        self._arrived = arrived
         self._tx = tx
         self._rows = rows
         self._see = see
@@ -92,8 +96,11 @@ class Waits:
             if member.envelope.id in self._rows:
                 continue
             self._decide(member)
+            self._arrived(member)
             born += 1
             self._born.add(member.envelope.id)
+            if self._rows[member.envelope.id].state.is_final:
+                continue  # a duplicate
             holds.append(self._hold(member.envelope.id, "open", chunk.addition, OPENED))
             if member.envelope.hold is not None:
                 left = self._wait_for(member.envelope.id, member.envelope.hold.parents)
@@ -302,8 +309,8 @@ class Waits:
         for holder in holders:
             if holder.startswith("batch:"):
                 self._judge_batch(holder.removeprefix("batch:"), left[holder])
-            elif mark.outcome == NEVER_SEALED:
-                self._decide(Unmet(holder, NEVER_SEALED))
+            elif mark.kind == "open" and mark.outcome != OPENED:
+                self._decide(Unmet(holder, mark.outcome))
             else:
                 self._judge(holder, left[holder])
         return len(holds) < limit
@@ -382,10 +389,11 @@ class Waits:
             return
         if batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
+        self._marks.append(MarkRow(kind, id, reason))
         for addition in self._tx.unopened_additions(batch=id):
             addition.opened = True
             self._tx.save_addition(addition)
-        self._marks.append(MarkRow(kind, id, reason))
+            self._marks.append(MarkRow("open", addition.id, reason or CANCELLED))  # a member's parents do not revive it
         for below in self._tx.sub_batches(id):
             self._abandon(below, kind, reason)
 

@@ -46,7 +46,7 @@ class Policy(BaseModel):
     expires: Length | None = Field(default=None, description="seconds it may wait from created_at (or due_at)")
 
 
-LimitName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+LimitName = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
 End = Literal["succeeded", "failed", "finished"]
 """How a parent must end for what waits for it to go on; finished: succeeded, failed or deleted."""
 

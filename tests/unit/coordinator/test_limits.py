@@ -14,7 +14,16 @@ from broker_jobs.coordinator.release import release
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import AskJob, DeleteJob, Reply, RequeueJob, SetLimit
+from broker_jobs.outcome.command import (
+    AskJob,
+    DeleteJob,
+    PutRecurring,
+    Reply,
+    RequeueJob,
+    Schedule,
+    SetLimit,
+    TriggerRecurring,
+)
 from broker_jobs.store.row import Row, Wire
 from tests.support.invariants import broken
 from tests.unit.coordinator.desk import Desk
@@ -109,6 +118,14 @@ def test_a_person_s_run_now_still_waits_for_a_slot(desk: Desk) -> None:
     desk.apply(limited(desk, "a", one), limited(desk, "b", one))
     assert desk.apply(desk.ask(RequeueJob, job_id="b")).releases == []
     assert ids(desk.apply(desk.succeeded("a")).releases) == ["b"]
+
+
+def test_a_job_that_is_handed_back_and_released_again_keeps_its_slot(desk: Desk) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "a", one), limited(desk, "b", one))
+    assert ids(desk.apply(desk.handed_back("no queue", "a")).releases) == ["a"]
+    assert desk.row("b").state is State.AWAITING
+    assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
 
 
 # ---- order
@@ -216,6 +233,20 @@ def test_the_same_job_again_is_no_duplicate_of_itself(desk: Desk) -> None:
     assert desk.row("a").state is State.ENQUEUED
 
 
+def test_keys_count_for_members_of_batches_and_for_recurring_jobs_too(desk: Desk) -> None:
+    key = UniqueKey(key="user:1")
+    desk.apply(desk.chunk("b", ["1", "2"], unique=key), desk.seal("b"))
+    assert desk.row("2").reason == "duplicate of 1"
+    assert (desk.batch("b").open, desk.batch("b").deleted) == (1, 1)
+    line = LimitKey(kind="ordered", key="o")
+    desk.apply(desk.chunk("c", ["3", "4"], limits=[line]), desk.seal("c"))
+    assert [desk.row(id).state for id in "34"] == [State.ENQUEUED, State.AWAITING]
+    call = codec.encode(desk.envelope("t", epoch=0, unique=key)).decode()
+    desk.apply(desk.ask(PutRecurring, schedule=Schedule(name="s", cron="0 * * * *", call=call)))
+    desk.apply(desk.ask(TriggerRecurring, name="s", job_id="by-hand"))
+    assert desk.row("by-hand").reason == "duplicate of 1"
+
+
 # ---- whatever happens
 
 
@@ -240,7 +271,7 @@ class Slots(RuleBasedStateMachine):
 
     @rule(
         n=st.integers(1, 8),
-        what=st.sampled_from(["ok", "fail", "started", "back", "lease", "delete", "requeue", "unsure"]),
+        what=st.sampled_from(["ok", "fail", "started", "back", "handed", "lease", "delete", "requeue", "unsure"]),
     )
     def happens(self, n: int, what: str) -> None:
         row = self.desk.store.reader.job(f"j{n}")
@@ -257,6 +288,8 @@ class Slots(RuleBasedStateMachine):
                 desk.apply(Released(id, epoch), desk.started(id, epoch))
             case "back" if out:
                 desk.apply(Released(id, epoch), desk.handed_back("redelivered", id, epoch))
+            case "handed" if out:
+                desk.apply(Released(id, epoch), desk.handed_back("shutdown", id, epoch))
             case "lease":
                 desk.apply(LeaseOver(id, "w1", "gone"))
             case "delete":
