@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from broker_jobs import BrokerJobs, current_job
+from broker_jobs import BrokerJobs, Concurrency, current_job
 
 MARKS = "marks"
+NARROW = 3
+"""So many runs of `narrow` may be inside at once."""
 
 
 class Mark(NamedTuple):
@@ -39,6 +41,13 @@ class HouseJobs:
 
         @self.program.job(backoff=[0.2], retries=5)
         def work(seconds: float = 0.0) -> None:
+            mark("started")
+            time.sleep(seconds)
+            mark("ended")
+
+        @self.program.job(backoff=[0.2], retries=5, limit=Concurrency("narrow", NARROW))
+        def narrow(seconds: float) -> None:
+            """Work where few may be inside at once."""
             mark("started")
             time.sleep(seconds)
             mark("ended")
@@ -88,6 +97,7 @@ class HouseJobs:
                     return how
 
         self.work, self.hold, self.stumble, self.crash, self.explode = work, hold, stumble, crash, explode
+        self.narrow = narrow
 
     def marks(self) -> list[Mark]:
         """All that was written until now."""
