@@ -31,6 +31,7 @@ MARKS = 50
 """Marks one transaction takes up again."""
 NEVER_SEALED = "its batch was never completed"
 CANCELLED = "its batch was deleted"
+GIVEN_UP = "its batch had been given up"
 OPENED = "opened"
 
 
@@ -88,7 +89,8 @@ class Waits:
         """Some members of a batch have arrived; a chunk counts once, however often it comes."""
         chunk = chunked.chunk
         addition = self._addition(chunk.addition, chunk.batch, chunk.created_at)
-        if addition.opened or not self._tx.take_chunk(chunk.addition, chunk.number):
+        given_up = _is_given_up(addition)
+        if (addition.opened and not given_up) or not self._tx.take_chunk(chunk.addition, chunk.number):
             return
         holds: list[HoldRow] = []
         born = 0
@@ -101,7 +103,9 @@ class Waits:
             self._born.add(member.envelope.id)
             if self._rows[member.envelope.id].state.is_final:
                 continue  # a duplicate
-            holds.append(self._hold(member.envelope.id, "open", chunk.addition, OPENED))
+            holds.append(self._hold(member.envelope.id, "open", chunk.addition, OPENED, unmet=given_up))
+            if given_up:
+                self._decide(Unmet(member.envelope.id, GIVEN_UP))
             if member.envelope.hold is not None:
                 left = self._wait_for(member.envelope.id, member.envelope.hold.parents)
                 unmet = [hold for hold in left if hold.unmet]
@@ -127,9 +131,11 @@ class Waits:
         batch.open += len(seal.batches)
         addition.chunks, addition.parent_addition = seal.chunks, seal.parent_addition
         self._tx.save_addition(addition)
-        unmet = [hold for hold in self._wait_for(batch_holder(seal.batch), seal.parents) if hold.unmet]
-        if unmet:
-            self._abandon(seal.batch, "dropped", unmet_reason(unmet[0]))
+        self._wait_for(batch_holder(seal.batch), seal.parents)
+        unmet = [hold for hold in self._tx.holds_of([batch_holder(seal.batch)]) if hold.unmet]
+        above = None if seal.parent_addition is None else self._tx.addition(seal.parent_addition)
+        if unmet or (above is not None and _is_given_up(above)):
+            self._abandon(seal.batch, "dropped", unmet_reason(unmet[0]) if unmet else GIVEN_UP)
             return
         self._try_to_open(addition)
 
@@ -385,15 +391,17 @@ class Waits:
     def _abandon(self, id: str, kind: str, reason: str) -> None:
         """Nothing of a batch or of its sub-batches that has not begun shall begin; it ends when its members have."""
         batch = self._known_batch(id)
-        if batch is None or batch.ended_at is not None:
+        if batch is None:
             return
-        if batch.state == State.AWAITING.value:
-            batch.state = State.PROCESSING.value
-        self._marks.append(MarkRow(kind, id, reason))
         for addition in self._tx.unopened_additions(batch=id):
             addition.opened = True
             self._tx.save_addition(addition)
             self._marks.append(MarkRow("open", addition.id, reason or CANCELLED))  # a member's parents do not revive it
+        if batch.ended_at is not None:
+            return
+        if batch.state == State.AWAITING.value:
+            batch.state = State.PROCESSING.value
+        self._marks.append(MarkRow(kind, id, reason))
         for below in self._tx.sub_batches(id):
             self._abandon(below, kind, reason)
 
@@ -448,6 +456,11 @@ class Waits:
             self._count(batch.parent, end, back=False)
         if self._tx.waited_for("batch", [batch.id]):
             self._marks.append(MarkRow("batch", batch.id, end.value))
+
+
+def _is_given_up(addition: AdditionRow) -> bool:
+    """Whether it was opened before all of it had come, so that its members shall not begin."""
+    return addition.opened and (addition.chunks is None or addition.seen < addition.chunks)
 
 
 def unmet_reason(hold: HoldRow) -> str:

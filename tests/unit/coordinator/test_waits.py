@@ -328,3 +328,37 @@ def test_a_batch_s_state_and_failures_can_be_asked_for(desk: Desk) -> None:
     page = desk.apply(desk.ask(AskFailures, reply_to="me", batch_id="b")).messages[-1]
     failures = Reply.model_validate_json(page.body).detail["failures"]
     assert [(f["id"], f["args"], f["error"]["message"]) for f in failures] == [("1", [7], "boom")]
+
+
+# ---- what comes after its batch was given up: a command's queue may overtake the log
+
+
+def test_what_is_added_to_a_batch_that_waited_in_vain_is_deleted(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.chunk("b", ["1"]), desk.seal("b", parents=[{"id": "p"}]))
+    run(desk, "p", fail=True)
+    desk.apply(desk.chunk("b", ["2"], addition="more"), desk.seal("b", addition="more"))
+    desk.work()
+    assert (desk.row("2").state, desk.row("2").reason) == (State.DELETED, "unmet: p did not end as succeeded")
+    assert (desk.batch("b").state, desk.batch("b").open, desk.batch("b").deleted) == ("deleted", 0, 2)
+    assert broken(desk.store) == []
+
+
+def test_chunks_that_come_after_their_batch_was_deleted_are_deleted_too(desk: Desk) -> None:
+    first, second = desk.chunk("b", ["1"], 0), desk.chunk("b", ["2"], 1)
+    desk.apply(first, desk.ask(DeleteBatch, batch_id="b"))
+    assert desk.work() == []
+    effects = desk.apply(second, second, desk.seal("b", 2), second, desk.child("c", "2", on="finished"))
+    assert released(effects.releases) == ["c"]
+    assert (desk.row("2").state, desk.row("2").reason) == (State.DELETED, "its batch had been given up")
+    assert (desk.batch("b").state, desk.batch("b").total, desk.batch("b").deleted) == ("deleted", 2, 2)
+    assert broken(desk.store) == []
+
+
+def test_a_batch_that_is_sealed_inside_a_deleted_one_does_not_begin(desk: Desk) -> None:
+    desk.apply(desk.chunk("outer", ["o"]), desk.chunk("inner", ["i"]), desk.ask(DeleteBatch, batch_id="outer"))
+    assert desk.work() == []
+    desk.apply(desk.seal("inner", parent="outer", parent_addition="outer.1"), desk.seal("outer", batches=["inner"]))
+    assert desk.work() == []
+    assert desk.row("i").state is State.DELETED
+    assert [(desk.batch(id).state, desk.batch(id).open) for id in ("outer", "inner")] == [("deleted", 0)] * 2
+    assert broken(desk.store) == []
