@@ -401,7 +401,8 @@ class Waits:
             return
         if batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
-        self._marks.append(MarkRow(kind, id, reason))
+        if kind == "cancelled":
+            self._marks.append(MarkRow(kind, id, reason))
         for below in self._tx.sub_batches(id):
             self._abandon(below, kind, reason)
 

@@ -37,6 +37,7 @@ from tests.unit.coordinator.desk import EPOCH, Desk
 POLICY = Policy(retries=1, backoff=(1.0,))
 LIMIT = LimitKey(kind="concurrency", key="k", limit=1)
 ROUNDS = 80
+MOST_TAKES = 500
 PAGE = 1
 """Holders a transaction works off here: so that there is always a page left when somebody dies."""
 
@@ -435,8 +436,11 @@ class World:
         quiet = 0
         for number in range(ROUNDS):
             which = number % 2
+            taken = 0
             while self.log or self.coordinators[which].own:
                 self.take(which, 10)
+                taken += 1
+                assert taken < MOST_TAKES, f"work is never done: {self.coordinators[which].own}"
             while self.work:
                 self.run(0)
             moving = self.log or any(one.own for one in self.coordinators)
