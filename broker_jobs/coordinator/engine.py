@@ -92,6 +92,7 @@ ALL_NEWS_SECONDS = 5.0
 """All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
 UNTOLD_SECONDS = 60.0
 """A publish ends in ten seconds; an own release without news after so long will have none."""
+_CHANCE = random.Random()  # our own, not the global one of the program we run in
 _NO_PARKED = "no parked message has this id"
 
 CLOCK_STEP_SECONDS = 60.0
@@ -137,7 +138,7 @@ class Engine:
     """The store's one hand. Not thread-safe: a coordinator has one thread for it."""
 
     def __init__(
-        self, store: Store, id: str, *, since: Instant = 0.0, chance: Callable[[], float] = random.random
+        self, store: Store, id: str, *, since: Instant = 0.0, chance: Callable[[], float] = _CHANCE.random
     ) -> None:
         self.id = id
         self.since = since
@@ -254,7 +255,7 @@ class _Batch:
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
         self._limits = Limits(tx, self._rows, self._see, self._decide, now)
-        self._waits = Waits(tx, self._rows, self._see, self._decide, now, self._limits.held)
+        self._waits = Waits(tx, self._rows, self._see, self._decide, now, arrived=self._limits.held)
 
     def run(self, inputs: list[Input]) -> Effects:
         if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):

@@ -54,6 +54,7 @@ class Waits:
         see: Callable[[Iterable[str]], None],
         decide: Callable[[JobRecord], Said],
         now: Instant,
+        *,
         arrived: Callable[[Held], None],
     ) -> None:
         self._arrived = arrived

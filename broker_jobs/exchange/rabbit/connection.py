@@ -25,6 +25,8 @@ LONGEST_PAUSE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 """For TCP, TLS and the AMQP handshake with one host; then the next one is tried."""
 
+_CHANCE = random.Random()  # our own: reconnecting in the background must not disturb who seeds the global one
+
 Host: TypeAlias = tuple[pika.connection.Parameters, str]
 """Where to connect, and its address without the password."""
 
@@ -32,7 +34,7 @@ Host: TypeAlias = tuple[pika.connection.Parameters, str]
 def pause_seconds(failures: int) -> float:
     """How long to wait after so many failures in a row: 0.1 s doubled up to 5 s, less a random part up to a half."""
     longest: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 16))
-    return longest * random.uniform(0.5, 1.0)
+    return longest * _CHANCE.uniform(0.5, 1.0)
 
 
 def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
