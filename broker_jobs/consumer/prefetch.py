@@ -20,8 +20,9 @@ def first_prefetch(concurrency: int, maximum: int) -> int:
 def next_prefetch(current: int, mean_run_seconds: float | None, concurrency: int, maximum: int) -> int:
     """The prefetch that is right, given the mean run time of the last while (None: nothing ran).
 
-    Doubles while jobs are short, and all that would wait here would be started within a second; goes back to twice the concurrency when they are not, and to the concurrency itself
-    while jobs are long, as a delivery that waits behind a long job could run elsewhere.
+    Doubles while jobs are short, and all that would wait here would be started within a second; goes back to twice the
+    concurrency when they are not, and to the concurrency itself while jobs are long, as a delivery that waits behind a
+    long job could run elsewhere.
     """
     usual, least = first_prefetch(concurrency, maximum), max(1, min(concurrency, maximum))
     if mean_run_seconds is None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from broker_jobs.coordinator import waits
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.listen import Asked, Chunked, Input, Work
-from broker_jobs.coordinator.record import Due, Held, Ready, Released, Told
+from broker_jobs.coordinator.record import Due, Held, Ready, Released, Swept, Told
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import End, Envelope, Hold, LimitKey, Parent, Policy
 from broker_jobs.job.state import State
@@ -444,6 +444,9 @@ class World:
                 assert taken < MOST_TAKES, f"work is never done: {self.coordinators[which].own}"
             while self.work:
                 self.run(0)
+            if not self.log and not self.work:  # the sweep's proof: nothing of them is anywhere
+                swept = [Swept(row.id, row.epoch) for row in self.rows() if row.wire is Wire.OUT]
+                self.coordinators[which].own += swept
             moving = self.log or any(one.own for one in self.coordinators)
             moving = moving or any(row.wire is not Wire.NONE or row.state is State.SCHEDULED for row in self.rows())
             quiet = 0 if moving else quiet + 1
