@@ -284,13 +284,13 @@ def test_a_producer_killed_inside_its_block_leaves_nothing_started(vhost: Vhost,
         )
         assert producer.stdout is not None
         batch_id = producer.stdout.readline().strip()
-        producer.kill()
-        producer.wait()
-        producer.stdout.close()
         batch_of = shop.jobs.registry.batch_of
         assert batch_of is not None
         orphan = batch_of(batch_id)
         eventually(lambda: orphan.state() is State.AWAITING, what="its chunks are held")
+        producer.kill()
+        producer.wait()
+        producer.stdout.close()
         eventually(lambda: vhost.ready(names.LOG) == 0, what="the log is read")
         assert shop.note.enqueue("last").result(LONG) == "last"
         assert shop.did == ["last"]
