@@ -89,7 +89,7 @@ class Link:
         """Why it is not up."""
         self.failures = 0
         self._loop = loop
-        self._hosts = random.sample(hosts, len(hosts))
+        self._hosts = _CHANCE.sample(hosts, len(hosts))
         self._next = 0
         self._purpose = purpose
         self._clock = clock
