@@ -484,7 +484,12 @@ class Coordinator:
                 records.append(Unreleased(id, epoch, failure.reason))
             else:
                 records.append(Unsure(id, epoch))
-        self._inbox.add(records)  # first: who waits for the last one takes it in then
+        # First the news, then the count: who waits for the last one takes it in then. That all went well is no reason
+        # for a transaction of its own: most outcomes come in the next one.
+        if all(isinstance(record, Released) for record in records) and not self._stopping.is_set():
+            self._inbox.add_quietly(records)
+        else:
+            self._inbox.add(records)
         self._fly(-len(chunk))
 
     def _clock_went_back(self, rows: list[Row]) -> None:

@@ -38,6 +38,8 @@ class Inbox:
             queue: deque() for queue in (names.COMMAND, names.LOG, names.PARKED, names.DUE)
         }
         self._own: deque[Input] = deque()
+        self._quiet: deque[Input] = deque()
+        """News that can wait for a transaction that something else is the reason of (each costs a write to disk)."""
         self._taken: dict[str, tuple[int, int]] = {}
         self._most = MOST_INPUTS
 
@@ -53,6 +55,10 @@ class Inbox:
         """News of the coordinator's own; any thread."""
         self._own.extend(inputs)
         self._arrivals.put(None)
+
+    def add_quietly(self, inputs: list[Input]) -> None:
+        """News that is taken along with whatever comes next, a second later at most (the next tick); any thread."""
+        self._quiet.extend(inputs)
 
     def wait(self, timeout: float) -> None:
         """Return when something is there to be decided, or after `timeout` seconds."""
@@ -71,7 +77,7 @@ class Inbox:
 
     def has_own(self) -> bool:
         """Whether news of the coordinator's own waits."""
-        return bool(self._own)
+        return bool(self._own or self._quiet)
 
     def log_waits(self) -> int:
         """Log deliveries that are here and not yet decided."""
@@ -83,6 +89,8 @@ class Inbox:
         self._most = most
         while self._own and len(pieces) < most * 3 // 4:
             pieces.append(Piece(self._own.popleft(), None))
+        while self._quiet and len(pieces) < most * 3 // 4:
+            pieces.append(Piece(self._quiet.popleft(), None))
         self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
         self._draw(names.PARKED, BELLS_BESIDE, pieces, lambda d: [read_parked(d)])
         self._draw(names.LOG, MOST_DELIVERIES, pieces, read_log)
