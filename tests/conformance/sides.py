@@ -1,13 +1,11 @@
 """The two exchanges as the conformance suite sees them, and a collector for what they deliver."""
 
-import importlib
 import threading
 import uuid
 from collections.abc import Callable
 from typing import Protocol
 
-import pytest
-
+from broker_jobs.exchange.embedded import EmbeddedExchange
 from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription
 from broker_jobs.exchange.rabbit import RabbitExchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
@@ -54,11 +52,7 @@ class EmbeddedSide:
     """A broker in memory, of a name of its own."""
 
     def __init__(self) -> None:
-        try:
-            module = importlib.import_module("broker_jobs.exchange.embedded")
-        except ModuleNotFoundError as missing:
-            pytest.skip(f"not there yet: {missing.name}")
-        self._make: Callable[[str], Exchange] = module.EmbeddedExchange
+        self._make: Callable[[str], Exchange] = EmbeddedExchange
         self._url = f"memory://{uuid.uuid4().hex}"
         self._exchanges: list[Exchange] = []
 
