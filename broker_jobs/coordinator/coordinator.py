@@ -125,7 +125,7 @@ class Coordinator:
         self._clock = clock
         self._observer = observer or Observer()
         self._on_fatal = on_fatal or _ignore
-        self._engine = Engine(store, self.id, since=clock.now())
+        self._engine = Engine(store, self.id, since=clock.now(), max_body=settings.max_body)
         self._inbox = Inbox()
         self._timers = Timers()
         self._gate = Gate(clock, self._publish_releases, self._clock_went_back)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import bulk, commands
+from broker_jobs.coordinator.edit import changes_arguments
 from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import Limits, is_limited
@@ -138,11 +139,19 @@ class Engine:
     """The store's one hand. Not thread-safe: a coordinator has one thread for it."""
 
     def __init__(
-        self, store: Store, id: str, *, since: Instant = 0.0, chance: Callable[[], float] = _CHANCE.random
+        self,
+        store: Store,
+        id: str,
+        *,
+        since: Instant = 0.0,
+        chance: Callable[[], float] = _CHANCE.random,
+        max_body: int = 256 * 1024,
     ) -> None:
         self.id = id
         self.since = since
         """When this coordinator started: what a foreign store's coordinator told before is of the past."""
+        self.max_body = max_body
+        """Bytes the message of a job with changed arguments may have."""
         self.leases = Leases()
         self.questions = Questions()
         self._store = store
@@ -233,7 +242,7 @@ class _Batch:
         self._may_release = may_release
         self._old: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
-        self._at = At(now, tx.meta.log_time, engine.id, engine.chance, ahead)
+        self._at = At(now, tx.meta.log_time, engine.id, engine.chance, ahead, engine.max_body)
         self._effects = Effects(tx.meta)
         self._fences: list[Fence] = []
         self._cancel: list[str] = []
@@ -616,6 +625,8 @@ class _Batch:
                 row = self._rows.get(command.job_id)
                 detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
                 refused, subject = said.refused, command.job_id
+                if isinstance(command, RequeueJob) and changes_arguments(command) and refused is None:
+                    detail["arguments"] = "changed"  # their values may be secrets, and the audit is kept long
             case DeclareSubscriptions():
                 refused, subject = commands.subscribe(self._tx, command), command.origin
             case SetLimit():

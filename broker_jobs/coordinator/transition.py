@@ -14,6 +14,7 @@ from typing import assert_never
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.backoff import retry_delay
+from broker_jobs.coordinator.edit import changes_arguments, edited, refusal
 from broker_jobs.coordinator.record import (
     Awaits,
     Bell,
@@ -67,6 +68,8 @@ class At:
     chance: Callable[[], float]
     ahead: float = 0.0
     """Seconds: what comes due so soon is released now, and let go at its time (see gate.py)."""
+    max_body: int = 256 * 1024
+    """Bytes a message may have."""
 
 
 @dataclass(slots=True)
@@ -111,6 +114,8 @@ def decide(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said
             return _told(row, record, at, said), said
         case DeleteJob():
             return _delete(row, record, at, said), said
+        case RequeueJob() if row is not None and changes_arguments(record):
+            return _requeue_changed(row, record, at, said), said
         case RequeueJob():
             return _requeue(row, at.now, at, said), said
         case RescheduleJob():
@@ -635,6 +640,21 @@ def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Wh
             )  # fmt: skip
         case _:
             assert_never(row.state)
+
+
+def _requeue_changed(row: Row, record: RequeueJob, at: At, said: Said) -> Row:
+    """As a requeue, with other arguments."""
+    changed = refusal(row, at.log_now) or edited(row, record, at.max_body)
+    if isinstance(changed, str):
+        said.refused = changed
+        return row
+    again = _requeue(changed, at.now, at, said)
+    if again is None or said.refused is not None:
+        return row
+    reason = "requeued with changed arguments" + (f" by {record.by}" if record.by else "")
+    last = (at.now, again.state.value, reason)
+    history = [*again.history, last] if row.state is SCHEDULED else [*again.history[:-1], last]
+    return again.evolve(reason=reason, history=history)
 
 
 def _reschedule(row: Row | None, record: RescheduleJob, at: At, said: Said) -> Row | None:

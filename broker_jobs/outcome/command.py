@@ -39,10 +39,16 @@ class DeleteJob(_Command):
 
 
 class RequeueJob(_Command):
-    """Run a job again, or a waiting one now. Refused while it runs."""
+    """Run a job again, or a waiting one now. Refused while it runs. Reply detail: {"state": str}.
+
+    With `args` or `kwargs` those replace what it was called with; what is not given stays. Refused also for a
+    duplicate, while a message with the old arguments may be out, and where the new message would be too large.
+    """
 
     kind: Literal["requeue"] = "requeue"
     job_id: Id
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
 
 
 class RescheduleJob(_Command):
