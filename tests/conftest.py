@@ -23,7 +23,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _made(make: Callable[[], S]) -> S:
+def made(make: Callable[[], S]) -> S:
+    """What `make` makes; where its program is not installed the test is skipped, or fails in CI."""
     try:
         return make()
     except ServerMissingError as missing:
@@ -35,7 +36,7 @@ def _made(make: Callable[[], S]) -> S:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """The private RabbitMQ node of this run. `vhost` heals it, before and after, of whatever a test did to it."""
-    node = _made(Broker)
+    node = made(Broker)
     try:
         node.start()
         yield node
@@ -59,7 +60,7 @@ def vhost(broker: Broker) -> Iterator[Vhost]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The private PostgreSQL server of this run."""
-    server = _made(Postgres)
+    server = made(Postgres)
     try:
         server.start()
         yield server
@@ -89,7 +90,7 @@ def prometheus() -> Iterator[PrometheusFactory]:
     started: list[Prometheus] = []
 
     def start(scrape_configs: Sequence[dict[str, Any]], rule_files: Sequence[Path] = ()) -> Prometheus:
-        server = _made(lambda: Prometheus(scrape_configs, rule_files))
+        server = made(lambda: Prometheus(scrape_configs, rule_files))
         started.append(server)
         return server
 

@@ -63,6 +63,7 @@ NEEDED_PLUGINS = {
     "rabbitmq_management",
     "rabbitmq_management_agent",
     "rabbitmq_prelaunch",
+    "rabbitmq_prometheus",
     "rabbitmq_web_dispatch",
 }
 RAISED = "lists:any(fun(A) -> element(2, element(1, A)) =:= memory end, rabbit_alarm:get_alarms())."
@@ -123,6 +124,7 @@ class Broker:
         self.version = version or chosen_version()
         self.amqp_port = 0
         self.http_port = 0
+        self.user, self.password = USER, PASSWORD
         self._installation = _find_installation(self.version)
         parent = None if self._installation.root == Path("/") else self._installation.root / "tmp"
         self._lodging = Lodging("rabbitmq", parent)
@@ -296,12 +298,13 @@ class Broker:
         self.http("PUT", f"/vhosts/{name}")
         self._vhost_made = time.monotonic()
         self.http(
-            "PUT", f"/permissions/{name}/{USER}", {"configure": ".*", "write": ".*", "read": ".*"}
+            "PUT", f"/permissions/{name}/{self.user}", {"configure": ".*", "write": ".*", "read": ".*"}
         )  # not granted by itself on every version
         return Vhost(self, name)
 
-    def url(self, vhost: str = "/", user: str = USER, password: str = PASSWORD, port: int | None = None) -> str:
-        """Return the address for AMQP clients; `port` may be a proxy's."""
+    def url(self, vhost: str = "/", user: str = "", password: str = "", port: int | None = None) -> str:
+        """Return the address for AMQP clients; `port` may be a proxy's. Without a `user`: who may do everything."""
+        user, password = (user, password) if user else (self.user, self.password)
         return (
             f"amqp://{quote(user, safe='')}:{quote(password, safe='')}"
             f"@127.0.0.1:{port or self.amqp_port}/{quote(vhost, safe='')}"
@@ -313,7 +316,7 @@ class Broker:
         Raises ServerFailedError for any status of 400 and above, with the status and the body.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
-        token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        token = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         try:
             connection.request(
                 method,

@@ -1,0 +1,162 @@
+"""Prints RabbitMQ's definitions: our exchanges and queues, one user a role, and what each may do.
+
+    python deploy/rabbitmq/definitions.py --passwords                        # new random passwords, as lines for .env
+    python deploy/rabbitmq/definitions.py -Q default,mail > definitions.json # with the passwords of the environment
+    rabbitmqctl import_definitions definitions.json
+
+A password is read from PASSWORD_PRODUCER, PASSWORD_WORKER and so on, and only its salted hash is printed. A user whose
+variable is missing is printed with an empty hash, with which nobody can log in. definitions.json beside this file is
+what it prints for the queue `default` with no password set. It needs broker_jobs and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker_jobs.exchange.names import is_queue_name
+from broker_jobs.exchange.topology import Topology, fixed_topology, work_topology
+
+VHOST = "jobs"
+SALT_BYTES = 4
+NOTHING = "^$"
+OWN_QUEUES = r"^jobs\.v1\.reply\."
+"""Every process has queues of its own, for answers and for what the coordinator tells all: exclusive, so that nobody
+else can read them, and named at random."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a user may do, as RabbitMQ asks it: regular expressions for names to configure, write and read."""
+
+    configure: str
+    write: str
+    read: str
+    tags: tuple[str, ...] = ()
+
+
+def _only(*names: str) -> str:
+    return rf"^jobs\.v1\.({'|'.join(names)})$"
+
+
+ROLES = {
+    # Declares queues (`broker-jobs topology apply`) and looks at all of them (`broker-jobs doctor`): for people.
+    "admin": Role(r"^jobs\.v1\.", r"^(amq\.default|jobs\.v1\..*)$", r"^jobs\.v1\."),
+    # Answers go to their queues by the default exchange.
+    "coordinator": Role(
+        OWN_QUEUES,
+        r"^(amq\.default|jobs\.v1\.(work|delay|report|control|reply\..*))$",
+        _only("log", "command", "due", "parked", "control", r"reply\..*"),
+    ),
+    "producer": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
+    # To bind a queue of one's own takes write on the queue and read on the exchange.
+    "worker": Role(OWN_QUEUES, _only("report", "parked", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")),
+    # For workers whose jobs enqueue jobs.
+    "worker-producer": Role(
+        OWN_QUEUES,
+        _only("submit", "delay", "report", "parked", r"reply\..*"),
+        _only(r"work\..*", "control", r"reply\..*"),
+    ),
+    "beat": Role(OWN_QUEUES, _only("report", r"reply\..*"), _only("control", r"reply\..*")),
+    # Acts by commands, and enqueues what its form is filled in for.
+    "dashboard": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
+    # Sees queue lengths through the management API: Prometheus, KEDA.
+    "monitoring": Role(NOTHING, NOTHING, NOTHING, ("monitoring",)),
+}
+
+
+def variable(role: str) -> str:
+    """The environment variable that holds a role's password."""
+    return f"PASSWORD_{role.upper().replace('-', '_')}"
+
+
+def password_hash(password: str) -> str:
+    """A password as RabbitMQ keeps it: salt and SHA-256 of salt and password, in base64."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def definitions(queues: Sequence[str], passwords: Mapping[str, str]) -> dict[str, Any]:
+    """What RabbitMQ imports. `passwords` is by variable, as the environment has them."""
+    fixed, work = fixed_topology(), work_topology(*queues)
+    topology = Topology(fixed.exchanges, fixed.queues + work.queues, fixed.bindings + work.bindings)
+    return {
+        "vhosts": [{"name": VHOST, "default_queue_type": "quorum"}],
+        "users": [_user(name, role, passwords.get(variable(name), "")) for name, role in ROLES.items()],
+        "permissions": [
+            {"user": name, "vhost": VHOST, "configure": role.configure, "write": role.write, "read": role.read}
+            for name, role in ROLES.items()
+        ],
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": VHOST,
+                "type": exchange.kind,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {} if exchange.alternate is None else {"alternate-exchange": exchange.alternate},
+            }
+            for exchange in topology.exchanges
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": VHOST,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": queue.arguments(),
+            }
+            for queue in topology.queues
+        ],
+        "bindings": [
+            {
+                "source": binding.source,
+                "vhost": VHOST,
+                "destination": binding.target,
+                "destination_type": "exchange" if binding.to_exchange else "queue",
+                "routing_key": binding.key,
+                "arguments": {},
+            }
+            for binding in topology.bindings
+        ],
+    }
+
+
+def _user(name: str, role: Role, password: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": password_hash(password) if password else "",
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": list(role.tags),
+        "limits": {},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print RabbitMQ's definitions for broker_jobs.")
+    parser.add_argument("-Q", "--queues", default="default", help="queues of jobs, comma-separated (default: default)")
+    parser.add_argument("--passwords", action="store_true", help="print new random passwords instead, for .env")
+    given = parser.parse_args()
+    if given.passwords:
+        for role in ROLES:
+            print(f"{variable(role)}={secrets.token_urlsafe(24)}")
+        return
+    queues = [queue.strip() for queue in given.queues.split(",") if queue.strip()]
+    if wrong := [queue for queue in queues if not is_queue_name(queue)]:
+        parser.error(f"{wrong[0]!r} is no name of a queue")
+    if missing := [variable(role) for role in ROLES if not os.environ.get(variable(role))]:
+        print(f"no password in {', '.join(missing)}: these users cannot log in", file=sys.stderr)
+    print(json.dumps(definitions(queues, os.environ), indent=1))
+
+
+if __name__ == "__main__":
+    main()
