@@ -24,7 +24,7 @@ from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
-from broker_jobs.coordinator.listen import Input, Unread, Work, read_again
+from broker_jobs.coordinator.listen import Input, Orphaned, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.record import (
     Due,
@@ -63,6 +63,10 @@ LOOK_EVERY_SECONDS = 10.0
 PURGE_EVERY_SECONDS = 60.0
 PURGE_ROWS = 1_000
 WATCH_EVERY_SECONDS = 5.0
+ORPHANS_EVERY_SECONDS = 600.0
+NEVER_SEEN_SECONDS = 86_400.0
+"""A parent that was not seen for so long is not waited for any more."""
+MOST_ORPHANS = 500
 LADDER_EVERY_LOOKS = 6
 """The ladder has many queues and moves slowly."""
 WEDGED_SECONDS = 60.0
@@ -99,6 +103,11 @@ class _Depth(NamedTuple):
     seen_at: Instant
 
 
+def _keep(settings: Settings) -> float:
+    """After so many seconds no ended job is known any more; a day at least, as some are made long before they come."""
+    return max(settings.keep_succeeded, settings.keep_deleted, settings.keep_failed, NEVER_SEEN_SECONDS)
+
+
 def _ignore(reason: str) -> None:
     """Nobody wants to know why a coordinator gave up beside its log and its health."""
     logger.debug("%s", reason)
@@ -125,7 +134,7 @@ class Coordinator:
         self._clock = clock
         self._observer = observer or Observer()
         self._on_fatal = on_fatal or _ignore
-        self._engine = Engine(store, self.id, since=clock.now(), max_body=settings.max_body)
+        self._engine = Engine(store, self.id, since=clock.now(), max_body=settings.max_body, keep=_keep(settings))
         self._inbox = Inbox()
         self._timers = Timers()
         self._gate = Gate(clock, self._publish_releases, self._clock_went_back)
@@ -156,6 +165,7 @@ class Coordinator:
         self._last_tick = never
         self._last_look = never
         self._last_purge = never
+        self._last_orphans = clock.monotonic()
         self._store_down_since: float | None = None
 
     # ---- life
@@ -671,6 +681,7 @@ class Coordinator:
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
             try:
                 self._look_at_depths()
+                self._look_for_orphans()
             except (BrokerError, StoreError) as error:
                 logger.debug("no look at queue depths now: %s", error)
             except Exception:
@@ -682,6 +693,20 @@ class Coordinator:
                 self._fail(f"its thread has not come round for {since:.0f} s; leaving it to another coordinator")
                 self._unsubscribe()
                 return
+
+    def _look_for_orphans(self) -> None:
+        """What waits for a parent that nobody has seen; only where all that was in the log has been read."""
+        if not (self._active and self._caught_up and self._frozen is None):
+            return
+        if self._clock.monotonic() - self._last_orphans < ORPHANS_EVERY_SECONDS:
+            return
+        now = self._clock.now()
+        made = now - _keep(self._settings)
+        found = self._store.reader.orphans(since=now - NEVER_SEEN_SECONDS, made=made, limit=MOST_ORPHANS)
+        if found:
+            self._inbox.add([Orphaned(found)])
+        if len(found) < MOST_ORPHANS:
+            self._last_orphans = self._clock.monotonic()
 
     def _look_at_depths(self) -> None:
         for queue in self._store.reader.queues():

@@ -18,7 +18,17 @@ from broker_jobs.coordinator.edit import changes_arguments
 from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import Limits, is_limited
-from broker_jobs.coordinator.listen import COPY_SLACK_SECONDS, Asked, Beaten, Chunked, Input, Unread, Work, read_again
+from broker_jobs.coordinator.listen import (
+    COPY_SLACK_SECONDS,
+    Asked,
+    Beaten,
+    Chunked,
+    Input,
+    Orphaned,
+    Unread,
+    Work,
+    read_again,
+)
 from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
 from broker_jobs.coordinator.record import (
     Due,
@@ -146,12 +156,15 @@ class Engine:
         since: Instant = 0.0,
         chance: Callable[[], float] = _CHANCE.random,
         max_body: int = 256 * 1024,
+        keep: float = 90 * 86_400.0,
     ) -> None:
         self.id = id
         self.since = since
         """When this coordinator started: what a foreign store's coordinator told before is of the past."""
         self.max_body = max_body
         """Bytes the message of a job with changed arguments may have."""
+        self.keep = keep
+        """Seconds after which every ended job is forgotten."""
         self.leases = Leases()
         self.questions = Questions()
         self._store = store
@@ -264,7 +277,9 @@ class _Batch:
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
         self._limits = Limits(tx, self._rows, self._see, self._decide, now)
-        self._waits = Waits(tx, self._rows, self._see, self._decide, now, arrived=self._limits.held)
+        self._waits = Waits(
+            tx, self._rows, self._see, self._decide, now, arrived=self._limits.held, forgotten=now - engine.keep
+        )
 
     def run(self, inputs: list[Input]) -> Effects:
         if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):
@@ -291,7 +306,7 @@ class _Batch:
                     ids.add(command.job_id)
                 case Chunked():
                     ids.update(member.envelope.id for member in one.members)
-                case Asked() | Beaten() | Tick() | Unread() | Seal() | Published() | Work() | Released():
+                case Asked() | Beaten() | Tick() | Unread() | Seal() | Published() | Work() | Orphaned() | Released():
                     pass
                 case _:
                     ids.add(job_id(one))
@@ -341,6 +356,8 @@ class _Batch:
             case Released() if one.id not in self._rows:
                 self._effects.kinds["released"] += 1
                 self._confirmed.append((one.id, one.epoch))
+            case Orphaned():
+                self._waits.orphaned(one.holds)
             case Work():
                 self._waits.never_sealed(self._now - NEVER_SEALED_SECONDS)
             case _:

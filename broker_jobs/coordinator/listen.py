@@ -17,7 +17,7 @@ from broker_jobs.outcome.batch import CHUNK, SEAL, Chunk, Seal
 from broker_jobs.outcome.command import COMMAND, Command
 from broker_jobs.outcome.event import BUNDLE, TICK, Bundle, HandedBack, Heartbeat, Tick, WorkerRef
 from broker_jobs.outcome.published import PUBLISHED, Published
-from broker_jobs.store.kept import ParkedRow
+from broker_jobs.store.kept import HoldRow, ParkedRow
 
 COPY_SLACK_SECONDS = 30 * 86_400.0
 """How long after its time a copy in the ladder may still ring (a broker that was down); its row is kept until then."""
@@ -67,7 +67,14 @@ class Work:
     """Go on with what is marked to be worked off."""
 
 
-Input = JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """What waits for a parent that was not known a moment ago, and hardly comes any more."""
+
+    holds: list[HoldRow]
+
+
+Input = Orphaned | JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
 
 
 def read_log(delivery: Delivery) -> list[Input]:

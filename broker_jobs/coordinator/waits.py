@@ -17,7 +17,7 @@ from broker_jobs.coordinator.listen import Chunked
 from broker_jobs.coordinator.questions import batch_holder
 from broker_jobs.coordinator.record import Awaits, Held, HoldOver, Hopeless, JobRecord, Unmet
 from broker_jobs.coordinator.transition import Said
-from broker_jobs.job.envelope import Parent, looks_generated
+from broker_jobs.job.envelope import Parent, looks_generated, made_at
 from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import Seal
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue, DeleteJob
@@ -45,6 +45,7 @@ class Waits:
         decide: has a record decided and its row put into `rows`.
         now: wall time.
         arrived: told of each new member of a batch, for what else may hold it.
+        forgotten: what ended before this instant is not known any more.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Waits:
         now: Instant,
         *,
         arrived: Callable[[Held], None],
+        forgotten: Instant = 0.0,
     ) -> None:
         self._arrived = arrived
+        self._forgotten = forgotten
         self._tx = tx
         self._rows = rows
         self._see = see
@@ -84,7 +87,12 @@ class Waits:
         if not looks_generated(row.id) and self._tx.waits_above(row.id, parents):  # only ids given by hand can be
             self._decide(Hopeless(row.id, "it waits for itself, by way of its parents"))
             return
-        self._judge(row.id, self._wait_for(row.id, record.envelope.hold.parents))
+        holds = self._wait_for(row.id, record.envelope.hold.parents)
+        past = next((hold for hold in holds if self._is_past(hold)), None)
+        if past is not None:
+            self._lose_hope(row.id, past)
+            return
+        self._judge(row.id, holds)
 
     def chunk(self, chunked: Chunked) -> None:
         """Some members of a batch have arrived; a chunk counts once, however often it comes."""
@@ -139,6 +147,38 @@ class Waits:
             self._abandon(seal.batch, "dropped", unmet_reason(unmet[0]) if unmet else GIVEN_UP)
             return
         self._try_to_open(addition)
+
+    def orphaned(self, holds: Iterable[HoldRow]) -> None:
+        """These wait for what is not known and hardly comes any more: jobs fail, batches end."""
+        asked = list(holds)
+        holders = sorted({hold.holder for hold in asked})
+        there = set(self._tx.holds_of(holders))
+        self._see([hold.target for hold in asked if hold.kind == "job"])
+        self._see([holder for holder in holders if not holder.startswith("batch:")])
+        for hold in asked:
+            if hold not in there or self._is_known(hold):
+                continue
+            row = self._rows.get(hold.holder)
+            if row is not None and row.state is State.AWAITING:
+                self._lose_hope(row.id, hold)
+                continue
+            self._tx.mark_unmet([hold])
+            if hold.holder.startswith("batch:"):
+                self._abandon(hold.holder.removeprefix("batch:"), "dropped", not_known(hold))
+
+    def _lose_hope(self, id: str, hold: HoldRow) -> None:
+        self._decide(Hopeless(id, not_known(hold)))
+        self._tx.forget_holds([id])
+
+    def _is_known(self, hold: HoldRow) -> bool:
+        return hold.target in self._rows if hold.kind == "job" else self._known_batch(hold.target) is not None
+
+    def _is_past(self, hold: HoldRow) -> bool:
+        """Whether what is waited for is not known and so old that it would be forgotten, had it been there."""
+        if hold.unmet or self._is_known(hold):
+            return False
+        made = made_at(hold.target)
+        return made is not None and made < self._forgotten
 
     # ---- what ends
 
@@ -463,6 +503,15 @@ class Waits:
 def _is_given_up(addition: AdditionRow) -> bool:
     """Whether it was opened before all of it had come, so that its members shall not begin."""
     return addition.opened and (addition.chunks is None or addition.seen < addition.chunks)
+
+
+def not_known(hold: HoldRow) -> str:
+    """The sentence of what waited for a parent that never came."""
+    kind = "batch " if hold.kind == "batch" else ""
+    return (
+        f"parent not known: {kind}{hold.target} never came, or ended so long ago that it is forgotten; "
+        "to run it all the same requeue it"
+    )
 
 
 def unmet_reason(hold: HoldRow) -> str:

@@ -156,6 +156,16 @@ def looks_generated(job_id: str) -> bool:
     return len(job_id) == 36 and job_id[14] == "7" and job_id.count("-") == 4
 
 
+def made_at(job_id: str) -> float | None:
+    """When an id of that form was made, in seconds since the Unix epoch; None: it is of another form."""
+    if not looks_generated(job_id):
+        return None
+    try:
+        return int(job_id[:8] + job_id[9:13], 16) / 1_000
+    except ValueError:
+        return None
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of the wire format, for producers in other languages."""
     return Envelope.model_json_schema()

@@ -27,6 +27,7 @@ from broker_jobs.store.kept import (
     WorkerRow,
 )
 from broker_jobs.store.row import Row
+from broker_jobs.store.waiting import ORPHANS, hold_of
 from broker_jobs.store.write import read_meta
 
 _JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
@@ -216,6 +217,19 @@ class Reader:
         query = select(tables.holds).where(tables.holds.c.holder == job_id).order_by("kind", "target")
         with self._reading() as connection:
             return [HoldRow(**row._asdict() | {"unmet": bool(row.unmet)}) for row in connection.execute(query)]
+
+    def orphans(self, *, since: Instant, made: Instant, limit: int) -> list[HoldRow]:
+        """Holds on a job or batch that is not known, and hardly comes any more.
+
+        Args:
+            since: held before this.
+            made: or on an id that was made before this; any longer ago and it would have been forgotten.
+            limit: at most so many.
+        """
+        oldest = f"{max(0, int(made * 1_000)):012x}"
+        values = {"since": since, "made": f"{oldest[:8]}-{oldest[8:]}", "limit": limit}
+        with self._reading() as connection:
+            return [hold_of(row) for row in connection.execute(ORPHANS, values)]
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Which jobs events make, by event."""

@@ -58,10 +58,15 @@ _FAILED = text(
     "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'failed' AND id > :after"
     " ORDER BY id LIMIT :limit"
 )
-_ORPHANS = text(
-    "SELECT holder, kind, target, on_end, unmet, since FROM holds WHERE kind = 'job' AND unmet = 0 AND since < :before"
-    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = holds.target) LIMIT :limit"
+_ORPHANS = (
+    "SELECT holder, kind, target, on_end, unmet, since FROM holds WHERE unmet = 0"
+    " AND (since < :since OR (target < :made AND target LIKE '________-____-7___-____-____________'))"
 )
+ORPHANS = text(
+    f"{_ORPHANS} AND kind = 'job' AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = holds.target) UNION ALL "  # noqa: S608
+    f"{_ORPHANS} AND kind = 'batch' AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = holds.target) LIMIT :limit"
+)
+"""What waits for a target that is not there: since long, or for one whose id (a UUIDv7, which sorts by time) is old."""
 _ABOVE = text(
     "WITH RECURSIVE above (id) AS (SELECT target FROM holds WHERE holder IN :holders AND kind = 'job'"
     " UNION SELECT holds.target FROM holds JOIN above ON holds.holder = above.id WHERE holds.kind = 'job')"
@@ -102,14 +107,14 @@ class Waiting:
     def holds_on(self, kind: str, target: str, outcome: str, limit: int) -> list[HoldRow]:
         """Holds that this outcome of a target decides and has not decided yet, a page."""
         values = {"kind": kind, "target": target, "outcome": outcome, "limit": limit}
-        return [_hold(row) for row in self._connection.execute(_HOLDS_ON, values)]
+        return [hold_of(row) for row in self._connection.execute(_HOLDS_ON, values)]
 
     def holds_of(self, holders: Sequence[str]) -> list[HoldRow]:
         """All that these holders wait for."""
         found: list[HoldRow] = []
         for start in range(0, len(holders), CHUNK):
             values = {"holders": list(holders[start : start + CHUNK])}
-            found += [_hold(row) for row in self._connection.execute(_HOLDS_OF, values)]
+            found += [hold_of(row) for row in self._connection.execute(_HOLDS_OF, values)]
         return found
 
     def waits_above(self, id: str, parents: Sequence[str]) -> bool:
@@ -133,10 +138,6 @@ class Waiting:
         if holders:
             self._connection.execute(_DROP_HOLDS, [{"holder": holder} for holder in holders])
             self._wrote = True
-
-    def orphans(self, before: Instant, limit: int) -> list[HoldRow]:
-        """Holds older than an instant whose target was never seen."""
-        return [_hold(row) for row in self._connection.execute(_ORPHANS, {"before": before, "limit": limit})]
 
     def _change(self, statement: Any, holds: Sequence[HoldRow]) -> None:
         if holds:
@@ -222,7 +223,8 @@ class Waiting:
         self._wrote = True
 
 
-def _hold(row: Any) -> HoldRow:
+def hold_of(row: Any) -> HoldRow:
+    """The value of a row of the holds table."""
     return HoldRow(row.holder, row.kind, row.target, row.on_end, bool(row.unmet), row.since)
 
 

@@ -19,7 +19,7 @@ from broker_jobs.exchange.embedded import EmbeddedExchange
 from broker_jobs.exchange.port import Message
 from broker_jobs.exchange.topology import Topology, work_topology
 from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope
+from broker_jobs.job.envelope import Envelope, Hold, Parent
 from broker_jobs.job.state import State
 from broker_jobs.outcome.event import Bundle, HandedBack, Succeeded, WorkerRef
 from broker_jobs.settings import Settings
@@ -276,3 +276,12 @@ def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: 
     eventually(lambda: room.fatal)
     assert "upgrade this program" in room.fatal[0]
     eventually(lambda: room.exchange.depth(names.LOG)[1] == 0)  # type: ignore[index]
+
+
+def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "ORPHANS_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(module, "NEVER_SEEN_SECONDS", 0.1)
+    room.start()
+    room.hold(room.envelope("child", due_at=None, hold=Hold(parents=(Parent(id="typo"),))))
+    assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")

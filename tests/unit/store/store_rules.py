@@ -13,6 +13,7 @@ from broker_jobs.errors import StoreError
 from broker_jobs.job.state import State
 from broker_jobs.store import LineRow, Row, ScheduleRow, Store, Why, Wire, WorkerRow, tables
 from broker_jobs.store.columns import COLUMNS, HISTORY_MAX
+from broker_jobs.store.kept import BatchRow, HoldRow
 from broker_jobs.store.migrations import STEPS
 
 FULL = Row(
@@ -459,6 +460,30 @@ class StoreRules:
         with store.transaction() as tx:
             tx.save([Row(id="j")])
         assert store.reader.job("j") is not None
+
+    def test_holds_on_what_is_not_there_are_found_by_their_age_or_that_of_the_id(self, store: Store) -> None:
+        old, young = "018bcfe5-6800-7000-8000-000000000000", "018bcfe5-6801-7000-8000-000000000000"
+        made = 1_700_000_000.001  # the instant of `young`
+        holds = [
+            HoldRow("1", "job", "unknown", "succeeded", False, since=10.0),
+            HoldRow("2", "job", "unknown", "succeeded", False, since=30.0),
+            HoldRow("3", "job", "known", "succeeded", False, since=10.0),
+            HoldRow("4", "job", "unknown", "succeeded", True, since=10.0),
+            HoldRow("5", "job", old, "succeeded", False, since=30.0),
+            HoldRow("6", "job", young, "succeeded", False, since=30.0),
+            HoldRow("7", "job", "0", "succeeded", False, since=30.0),
+            HoldRow("8", "batch", "unknown", "succeeded", False, since=10.0),
+            HoldRow("9", "batch", "known", "succeeded", False, since=10.0),
+            HoldRow("a", "open", "unknown", "opened", False, since=10.0),
+        ]
+        with store.transaction() as tx:
+            tx.save([Row(id="known")])
+            tx.save_batches([BatchRow("known")])
+            tx.hold(holds)
+        found = store.reader.orphans(since=20.0, made=made, limit=10)
+        assert sorted(hold.holder for hold in found) == ["1", "5", "8"]
+        assert next(hold for hold in found if hold.holder == "1") == holds[0]
+        assert len(store.reader.orphans(since=20.0, made=made, limit=2)) == 2
 
 
 class LastingStoreRules(StoreRules):
