@@ -8,27 +8,24 @@ conversation is written once, as a generator of what to wait for, and driven by 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-import threading
 from collections.abc import Generator
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias
-
-from pydantic import ValidationError
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
 from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
+from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import AskBatch, AskJob, BatchView, Command, JobView, Reply
+from broker_jobs.producer.mailbox import Mailbox
 from broker_jobs.producer.sender import Sender
-
-log = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.05
 """Before an unknown job is asked for again; doubles up to REPEAT_SECONDS. The log is read a moment after a confirm."""
+MAX_NAME_CHARS = 300
+"""Of who asks."""
 LAST_LOOK_SECONDS = 0.5
 """What a result that did not come in time may cost more, to say where the job stands."""
 
@@ -38,6 +35,14 @@ class Wait(NamedTuple):
 
     reply: Future[Reply]
     seconds: float
+
+
+class Stamp(TypedDict):
+    """What every command has."""
+
+    id: str
+    at: float
+    by: str
 
 
 class Subject(NamedTuple):
@@ -51,21 +56,26 @@ Conversation: TypeAlias = Generator[Wait, Reply | None, Reply | None]
 
 
 class Asker:
-    """The questions of one program. Thread-safe; the private queue is made by the first."""
+    """The questions of one program. Thread-safe.
 
-    def __init__(self, sender: Sender) -> None:
+    Args:
+        sender: the way to the broker.
+        by: who asks, for the audit table; None: this host.
+        mailbox: where answers come; None: one of its own.
+    """
+
+    def __init__(self, sender: Sender, by: str | None = None, mailbox: Mailbox | None = None) -> None:
         self.sender = sender
-        self._lock = threading.Lock()
-        self._waiting: dict[str, Future[Reply]] = {}
-        self._exchange: Exchange | None = None
-        self._reply_to = ""
-        self._subscription: Subscription | None = None
-        self._host = socket.gethostname()
+        self.by = by or socket.gethostname()
+        self._mailbox = mailbox or Mailbox(sender)
 
-    @property
-    def by(self) -> str:
-        """Who asks, for the audit table."""
-        return self._host
+    def on_behalf(self, who: str) -> Asker:
+        """The same with somebody's name in what it asks."""
+        return Asker(self.sender, who[:MAX_NAME_CHARS], self._mailbox)
+
+    def stamp(self) -> Stamp:
+        """What every command begins with: `DeleteJob(**asker.stamp(), job_id=…)`."""
+        return {"id": new_id(), "at": self.now(), "by": self.by}
 
     def now(self) -> float:
         """The time a command is stamped with."""
@@ -80,7 +90,7 @@ class Asker:
             BrokerError: RabbitMQ cannot be reached.
         """
         seconds = self.sender.settings.publish_timeout
-        self._listen()
+        self._mailbox.open()
         return _taken(drive(self._repeated(command, seconds)), seconds)
 
     def view(self, job_id: str) -> JobView:
@@ -117,32 +127,29 @@ class Asker:
 
     def close(self) -> None:
         """Give the private queue back. Tolerates twice and never."""
-        with self._lock:
-            subscription, self._subscription, self._exchange = self._subscription, None, None
-        if subscription is not None:
-            subscription.close()
+        self._mailbox.close()
 
     # --- conversations ---
 
     def _seen(self, subject: Subject) -> dict[str, Any]:
         seconds = self.sender.settings.publish_timeout
-        self._listen()
+        self._mailbox.open()
         return _known(drive(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
 
     async def _seen_async(self, subject: Subject) -> dict[str, Any]:
         seconds = self.sender.settings.publish_timeout
-        await self._listen_async()
+        await self._mailbox.open_async()
         return _known(await drive_async(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
 
     def _ended(self, subject: Subject, seconds: float | None) -> dict[str, Any]:
-        self._listen()
+        self._mailbox.open()
         reply = drive(self._until_known(subject, seconds, until_ended=True))
         if reply is None or not _is_known(reply):
             reply = drive(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
         return _known(reply, subject, seconds)
 
     async def _ended_async(self, subject: Subject, seconds: float | None) -> dict[str, Any]:
-        await self._listen_async()
+        await self._mailbox.open_async()
         reply = await drive_async(self._until_known(subject, seconds, until_ended=True))
         if reply is None or not _is_known(reply):
             reply = await drive_async(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
@@ -159,11 +166,10 @@ class Asker:
         exchange = self.sender.exchange()
         message = Message(
             names.REPORT, names.COMMAND_KEY, command.model_dump_json().encode(), "command", command.id,
-            reply_to=self._reply_to, correlation_id=command.id,
+            reply_to=self._mailbox.address, correlation_id=command.id,
         )  # fmt: skip
         deadline = None if seconds is None else self.sender.clock.monotonic() + seconds
-        answered: Future[Reply] = Future()
-        self._waiting[command.id] = answered
+        answered = self._mailbox.expect(command.id)
         refused: Failure | None = None
         try:
             while True:
@@ -178,7 +184,7 @@ class Asker:
                     return reply
                 refused = _not_sent(sent)
         finally:
-            self._waiting.pop(command.id, None)
+            self._mailbox.forget(command.id)
 
     def _until_known(self, subject: Subject, seconds: float | None, *, until_ended: bool) -> Conversation:
         """Ask for a job or batch until it is known; the last reply, or None if there was none."""
@@ -196,32 +202,6 @@ class Asker:
             last = reply
             yield Wait(Future(), pause if left is None else min(pause, left))
             pause = min(pause * 2, REPEAT_SECONDS)
-
-    # --- the private queue ---
-
-    def _listen(self) -> None:
-        exchange = self.sender.exchange()
-        if self._exchange is exchange:
-            return
-        with self._lock:
-            if self._exchange is not exchange:
-                self._reply_to, self._subscription = exchange.subscribe_private(self._on_deliveries)
-                self._exchange = exchange
-
-    async def _listen_async(self) -> None:
-        if self._exchange is None or self._exchange is not await self.sender.exchange_async():
-            await asyncio.to_thread(self._listen)
-
-    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            try:
-                reply = Reply.model_validate_json(delivery.body)
-            except ValidationError as error:
-                log.warning("a reply that cannot be read is ignored: %s", error)
-                continue
-            answered = self._waiting.pop(reply.id, None)
-            if answered is not None and not answered.done():
-                answered.set_result(reply)
 
 
 def drive(conversation: Conversation) -> Reply | None:
