@@ -143,6 +143,8 @@ class Effects:
     went_back: int | None = None
     """A tick showed this serial, ahead of the store: it was restored from a backup."""
     lost_workers: int = 0
+    told: list[str] = field(default_factory=list)
+    """Jobs and batches whose end is answered by `messages`."""
 
 
 class Engine:
@@ -188,6 +190,7 @@ class Engine:
         with self._store.transaction() as tx:
             batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
             effects = batch.run(list(inputs))
+        self.questions.told(effects.told)
         self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
         return effects
 
@@ -537,6 +540,7 @@ class _Batch:
             self._fences.append(Fence(id=row.id, epoch=row.fence))
         if row.state.is_final and self._engine.questions.waits_for(row.id):
             self._effects.messages += self._engine.questions.ended(row)
+            self._effects.told.append(row.id)
 
     def _park(self, unread: Unread) -> None:
         delivery = unread.delivery
@@ -775,6 +779,7 @@ class _Batch:
                     pass
         for batch in self._waits.ended_batches:
             self._effects.messages += self._engine.questions.batch_ended(batch)
+            self._effects.told.append(batch_holder(batch.id))
 
     def _original(self, row: Row | None) -> Row | None:
         """The job an alias stands for; any other job itself."""

@@ -5,6 +5,7 @@ Waiters live in memory only: askers repeat their question every two seconds, so 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker_jobs.clock import Instant
@@ -38,15 +39,20 @@ class Questions:
         self._waiting.setdefault(job_id, {})[reply_to, id] = _Waiter(reply_to, id, now + FORGET_SECONDS)
 
     def ended(self, row: Row) -> list[Message]:
-        """The answers to all who wait for this job, which has ended."""
-        waiters = self._waiting.pop(row.id, None)
+        """The answers to all who wait for this job, which has ended; they wait until they are `told`."""
+        waiters = self._waiting.get(row.id)
         return [answer(w.reply_to, w.id, view(row)) for w in waiters.values()] if waiters else []
 
     def batch_ended(self, batch: BatchRow) -> list[Message]:
-        """The answers to all who wait for this batch, which has ended."""
-        waiters = self._waiting.pop(batch_holder(batch.id), None)
+        """The answers to all who wait for this batch, which has ended; they wait until they are `told`."""
+        waiters = self._waiting.get(batch_holder(batch.id))
         detail = batch_view(batch, batch.id).model_dump(mode="json")
         return [reply(w.reply_to, Reply(id=w.id, detail=detail)) for w in waiters.values()] if waiters else []
+
+    def told(self, ids: Iterable[str]) -> None:
+        """The end of these jobs and batches is committed, and its answers are on their way."""
+        for id in ids:
+            self._waiting.pop(id, None)
 
     def waits_for(self, job_id: str) -> bool:
         """Whether anybody does."""

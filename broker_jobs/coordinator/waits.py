@@ -29,6 +29,8 @@ PAGE = 1_000
 """Holders one transaction works off."""
 MARKS = 50
 """Marks one transaction takes up again."""
+MOST_DEEP = 100
+"""Batches inside batches; more are no tree."""
 NEVER_SEALED = "its batch was never completed"
 CANCELLED = "its batch was deleted"
 GIVEN_UP = "its batch had been given up"
@@ -135,18 +137,50 @@ class Waits:
             return
         batch = self._batch(seal.batch, seal.created_at)
         batch.title = seal.title or batch.title
-        batch.parent = seal.parent or batch.parent
-        batch.total += len(seal.batches)
-        batch.open += len(seal.batches)
+        if seal.parent is not None:
+            self._part(batch, seal.parent, seal.created_at)
+        for part in seal.batches:  # their seals come before this one, but who knows
+            self._part(self._batch(part, seal.created_at), seal.batch, seal.created_at)
         addition.chunks, addition.parent_addition = seal.chunks, seal.parent_addition
         self._tx.save_addition(addition)
         self._wait_for(batch_holder(seal.batch), seal.parents)
         unmet = [hold for hold in self._tx.holds_of([batch_holder(seal.batch)]) if hold.unmet]
-        above = None if seal.parent_addition is None else self._tx.addition(seal.parent_addition)
+        above = self._around(seal)
         if unmet or (above is not None and _is_given_up(above)):
             self._abandon(seal.batch, "dropped", unmet_reason(unmet[0]) if unmet else GIVEN_UP)
             return
         self._try_to_open(addition)
+
+    def _part(self, batch: BatchRow, parent: str, created_at: Instant) -> None:
+        """A batch is part of another: counted there once, by whichever seal comes first."""
+        if batch.parent is not None or self._is_inside(parent, batch.id):
+            return
+        batch.parent = parent
+        around = self._batch(parent, created_at)
+        around.total, around.open = around.total + 1, around.open + 1
+        if batch.ended_at is not None:
+            self._count(parent, State(batch.state), back=False)
+
+    def _is_inside(self, id: str, other: str) -> bool:
+        """Whether a batch is another or, as far as is known, part of it."""
+        for _ in range(MOST_DEEP):
+            if id == other:
+                return True
+            batch = self._known_batch(id)
+            if batch is None or batch.parent is None:
+                return False
+            id = batch.parent
+        return True
+
+    def _around(self, seal: Seal) -> AdditionRow | None:
+        """The addition a batch was made in; kept from now on, so that it is given up if it is never sealed."""
+        if seal.parent_addition is None:
+            return None
+        known = self._tx.addition(seal.parent_addition)
+        if known is None and seal.parent is not None and seal.parent_addition != seal.addition:
+            known = AdditionRow(seal.parent_addition, seal.parent, created_at=seal.created_at)
+            self._tx.save_addition(known)
+        return known
 
     def orphaned(self, holds: Iterable[HoldRow]) -> None:
         """These wait for what is not known and hardly comes any more: jobs fail, batches end."""
@@ -268,9 +302,6 @@ class Waits:
         if batch is not None and batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
         for below in self._tx.unopened_additions(under=addition.id):
-            inner = self._known_batch(below.batch)
-            if batch is not None and inner is not None and inner.state == State.AWAITING.value:
-                batch.total, batch.open = batch.total + 1, batch.open + 1  # as the seal would have counted it
             self._give_up(below)
 
     # ---- holds
@@ -444,7 +475,8 @@ class Waits:
             batch.state = State.PROCESSING.value
         if kind == "cancelled":
             self._marks.append(MarkRow(kind, id, reason))
-        for below in self._tx.sub_batches(id):
+        here = [known.id for known in self._batches.values() if known.parent == id]
+        for below in dict.fromkeys([*self._tx.sub_batches(id), *here]):
             self._abandon(below, kind, reason)
 
     def _count_member(self, row: Row, batch_id: str, before: State | None) -> None:

@@ -90,15 +90,12 @@ def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
     """A batch's open count is that of its members and sub-batches that have not ended."""
     found = []
     batches = {batch.id: batch for batch in _all(store, "batches")}
-    additions = _all(store, "additions")
-    sealed = {addition.id for addition in additions if addition.chunks is not None or addition.opened}
-    counted = {addition.batch for addition in additions if addition.parent_addition in sealed}
     ends: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows.values():
         if row.batch is not None and row.batch in batches:
             ends[row.batch][row.state.value if row.state.is_final else "open"] += 1
     for batch in batches.values():
-        if batch.parent in batches and batch.id in counted:  # by the end of the addition it was made in
+        if batch.parent in batches:
             ends[batch.parent][batch.state if batch.ended_at is not None else "open"] += 1
     for id, batch in batches.items():
         kept = {name: getattr(batch, name) for name in ("open", "succeeded", "failed", "deleted")}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from broker_jobs.coordinator.listen import Input
 from broker_jobs.coordinator.record import Due, Released
+from broker_jobs.errors import StoreError
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import End, Fill
 from broker_jobs.job.state import State
-from broker_jobs.outcome.command import AskBatch, AskFailures, DeleteBatch, DeleteJob, Reply, RequeueJob
+from broker_jobs.outcome.command import AskBatch, AskFailures, AskJob, DeleteBatch, DeleteJob, Reply, RequeueJob
 from broker_jobs.store.row import Row
+from broker_jobs.store.write import Transaction
 from tests.support.invariants import broken
 from tests.unit.coordinator.desk import Desk
 
@@ -362,3 +366,102 @@ def test_a_batch_that_is_sealed_inside_a_deleted_one_does_not_begin(desk: Desk) 
     assert desk.row("i").state is State.DELETED
     assert [(desk.batch(id).state, desk.batch(id).open) for id in ("outer", "inner")] == [("deleted", 0)] * 2
     assert broken(desk.store) == []
+
+
+# ---- batches inside batches whose outer block is not sealed yet
+
+
+def inner_sealed(desk: Desk, id: str = "i", batch: str = "inner") -> list[Input]:
+    return [desk.chunk(batch, [id]), desk.seal(batch, parent="outer", parent_addition="outer.1")]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_outer_batch_that_is_deleted_before_its_seal_counts_its_inner_ones_once(desk: Desk, together: bool) -> None:
+    outer, inner = desk.chunk("outer", ["o"]), inner_sealed(desk)
+    delete = desk.ask(DeleteBatch, batch_id="outer")
+    if together:
+        desk.apply(outer, *inner, delete)
+    else:
+        desk.apply(outer, *inner)
+        desk.apply(delete)
+    desk.work()
+    assert {desk.row(id).state for id in "oi"} == {State.DELETED}
+    assert (desk.batch("outer").state, desk.batch("outer").open, desk.batch("outer").total) == ("deleted", 0, 2)
+    desk.apply(desk.seal("outer", batches=["inner"]))
+    assert (desk.batch("outer").state, desk.batch("outer").open, desk.batch("outer").total) == ("deleted", 0, 2)
+    assert broken(desk.store) == []
+
+
+def test_an_inner_batch_that_is_deleted_before_the_outer_seal_is_counted_once(desk: Desk) -> None:
+    desk.apply(desk.chunk("outer", ["o"]), *inner_sealed(desk))
+    desk.apply(desk.ask(DeleteBatch, batch_id="inner"))
+    desk.work()
+    assert (desk.batch("outer").state, desk.batch("outer").open) == ("awaiting", 1)
+    assert released(desk.apply(desk.seal("outer", batches=["inner"])).releases) == ["o"]
+    run(desk, "o")
+    assert (desk.batch("outer").state, desk.batch("outer").total, desk.batch("outer").open) == ("succeeded", 2, 0)
+    assert broken(desk.store) == []
+
+
+def test_an_outer_seal_that_comes_after_a_day_counts_inner_batches_once(desk: Desk) -> None:
+    desk.apply(desk.chunk("outer", ["o"]), *inner_sealed(desk))
+    desk.now += 86_401.0
+    desk.work()
+    assert (desk.batch("outer").state, desk.batch("outer").total, desk.batch("outer").open) == ("deleted", 2, 0)
+    desk.apply(desk.seal("outer", batches=["inner"]))
+    desk.work()
+    assert (desk.batch("outer").state, desk.batch("outer").total, desk.batch("outer").open) == ("deleted", 2, 0)
+    assert broken(desk.store) == []
+
+
+def test_a_batch_of_batches_alone_whose_producer_died_is_given_up_after_a_day(desk: Desk) -> None:
+    desk.apply(*inner_sealed(desk), *inner_sealed(desk, "j", "second"))
+    assert desk.work() == []
+    desk.now += 86_401.0
+    desk.work()
+    assert {desk.row(id).state for id in "ij"} == {State.DELETED}
+    assert {desk.batch(id).state for id in ("inner", "second", "outer")} == {"deleted"}
+    assert broken(desk.store) == []
+
+
+def test_an_inner_seal_may_come_after_the_outer_one(desk: Desk) -> None:
+    desk.apply(desk.chunk("outer", ["o"]), desk.seal("outer", batches=["inner"]))
+    assert run(desk, "o") == []
+    assert (desk.batch("outer").state, desk.batch("outer").open) == ("processing", 1)
+    assert released(desk.apply(*inner_sealed(desk)).releases) == ["i"]
+    run(desk, "i")
+    assert (desk.batch("outer").state, desk.batch("outer").total) == ("succeeded", 2)
+    assert broken(desk.store) == []
+
+
+def test_a_batch_is_no_part_of_itself(desk: Desk) -> None:
+    desk.apply(desk.chunk("a", ["1"]), desk.seal("a", parent="a", parent_addition="a.1"))
+    desk.apply(desk.chunk("b", ["2"]), desk.seal("b", parent="c", parent_addition="c.1"))
+    desk.apply(desk.chunk("c", ["3"]), desk.seal("c", parent="b", parent_addition="b.1", batches=["b"]))
+    desk.apply(desk.ask(DeleteBatch, batch_id="a"), desk.ask(DeleteBatch, batch_id="c"))
+    desk.work()
+    assert {desk.row(id).state for id in "123"} == {State.DELETED}
+    assert {desk.batch(id).state for id in "abc"} == {"deleted"}
+
+
+def test_who_waits_for_an_end_is_answered_though_its_transaction_failed_first(desk: Desk) -> None:
+    asked = [
+        desk.ask(AskJob, reply_to="me", id="q", job_id="1", until_ended=True),
+        desk.ask(AskBatch, reply_to="me", id="r", batch_id="b", until_ended=True),
+    ]
+    desk.apply(desk.chunk("b", ["1"]), desk.seal("b"), *asked)
+    finish = desk.store.transaction
+
+    @contextmanager
+    def fails() -> Iterator[Transaction]:
+        with finish() as tx:
+            yield tx
+            raise StoreError("the disk is full")
+
+    desk.store.transaction = fails  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        desk.apply(desk.succeeded("1"))
+    desk.store.transaction = finish  # type: ignore[method-assign]
+    answered = [Reply.model_validate_json(m.body).id for m in desk.apply(desk.succeeded("1")).messages]
+    assert sorted(answered) == ["q", "r"]
+    assert [m for m in desk.apply(desk.succeeded("1")).messages if m.type == "reply"] == []
