@@ -12,6 +12,7 @@ The way of one job, station by station:
     store/        the truth as rows, written by the coordinator alone, read by all
     beat/         time as a producer of recurring jobs
     processes/    worker, coordinator, beat, or all in one: wired, top to bottom
+    dashboard/    what the store knows, seen and acted on: pages and a JSON API
     app.py        BrokerJobs, the object a program holds
     cli/          the command line;   demo/ a mail room that needs every kind of job
     testing/      for the tests of users, and ours;   metrics.py counts;   settings.py, clock.py, errors.py
@@ -23,6 +24,10 @@ from broker_jobs.app import BrokerJobs as BrokerJobs
 # Words for lengths of time and instants.
 from broker_jobs.clock import Seconds as Seconds
 from broker_jobs.clock import When as When
+
+# Who may do what in the dashboard.
+from broker_jobs.dashboard.role import Role as Role
+from broker_jobs.dashboard.role import Visitor as Visitor
 
 # What goes wrong, by what a caller does about it; and what a job may raise.
 from broker_jobs.errors import ArgumentsError as ArgumentsError
@@ -61,6 +66,7 @@ from broker_jobs.function.options import Options as Options
 from broker_jobs.job.state import State as State
 from broker_jobs.producer.batch import Batch as Batch
 from broker_jobs.producer.call import Call as Call
+from broker_jobs.producer.counts import BatchCounts as BatchCounts
 from broker_jobs.producer.failure import Failure as Failure
 from broker_jobs.producer.job import AsyncJob as AsyncJob
 from broker_jobs.producer.job import Job as Job

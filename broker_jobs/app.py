@@ -192,6 +192,10 @@ class BrokerJobs:
         """The receipt of a job known by its id; `welcome.receipt(id)` also knows its type."""
         return Receipt(id, self._asker)
 
+    def batch_receipt(self, id: str, /) -> Batch:
+        """The batch known by its id (`batch.id`): to ask for its state, wait for it, wait behind it, or add to it."""
+        return Batch(self._asker, id=id)
+
     def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
         """Enqueue many calls (`welcome.bind(…)`) at the price of few; the receipts in their order.
 

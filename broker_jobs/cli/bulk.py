@@ -15,10 +15,8 @@ from broker_jobs.errors import UsageError
 from broker_jobs.job.envelope import new_id
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue, Filter
+from broker_jobs.producer.failure import worked_off
 from broker_jobs.settings import nearest
-
-FIRST_PAUSE_SECONDS = 0.1
-MAX_PAUSE_SECONDS = 2.0
 
 
 def meant(**options: str | None) -> dict[str, Any]:
@@ -60,12 +58,8 @@ def bulk(
     if not yes:
         chosen = "".join(f", {name} {value}" for name, value in given.items() if name != "state")
         typer.confirm(f"{verb} {usual}{chosen}: all of them?", abort=True)
-    pause = FIRST_PAUSE_SECONDS
     with commanding(settings) as asker:
         command = kind(id=new_id(), at=asker.now(), by=asker.by, filter=Filter.model_validate(given))
-        # The same command again changes nothing; its reply says how far the first one is.
-        while not (detail := asker.command(command).detail)["finished"]:
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+        detail = worked_off(asker, command)
     refused = f", {detail['refused']} refused" if detail["refused"] else ""
     typer.echo(f"{detail['done']} {verb.lower()}d{refused}")

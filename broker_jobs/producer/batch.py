@@ -31,7 +31,8 @@ from broker_jobs.producer.addition import Addition, Phase, SealUnknown, Sending,
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call
-from broker_jobs.producer.failure import Failure, failures
+from broker_jobs.producer.counts import BatchCounts, counts_of
+from broker_jobs.producer.failure import Failure, failures, requeue_failures
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.parents import Awaited
 from broker_jobs.producer.receipt import Receipt
@@ -203,6 +204,21 @@ class Batch(Awaited):
         self._check_complete()
         return State((await self._asker.batch_view_async(self.id)).state)
 
+    def counts(self) -> BatchCounts:
+        """How many of its jobs have ended, and how; one whose block runs has none that are known.
+
+        Raises:
+            As `failures`.
+        """
+        warn_if_blocking("batch.counts()", "batch.counts_async()", "the coordinator answers")
+        self._check_complete()
+        return counts_of(self._asker.batch_view(self.id))
+
+    async def counts_async(self) -> BatchCounts:
+        """As `counts`; the event loop goes on meanwhile."""
+        self._check_complete()
+        return counts_of(await self._asker.batch_view_async(self.id))
+
     def wait(self, timeout: Seconds | None = None) -> State:
         """Wait until all its jobs and sub-batches have ended; succeeded: all of them have, or else how it ended.
 
@@ -237,6 +253,25 @@ class Batch(Awaited):
         """
         self._check_complete()
         return failures(self._asker, self.id)
+
+    def requeue_failures(self, error_text: str = "") -> int:
+        """Run its failed jobs again, those of its sub-batches too, by one command; how many that were.
+
+        Returns when all of them are requeued, which takes a while where there are very many. To choose by anything
+        else: `for failure in batch.failures(): … failure.requeue()`.
+
+        Args:
+            error_text: only those with this in their error or reason, in any case; at most 1,000 characters.
+
+        Raises:
+            ArgumentsError: the text is too long.
+            UsageError: asked inside its block, or it was never filled.
+            ResultTimeout: no coordinator answered within the publish timeout, or none knows the batch.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        warn_if_blocking("batch.requeue_failures()", "asyncio.to_thread(batch.requeue_failures)", "all are requeued")
+        self._check_complete()
+        return requeue_failures(self._asker, self.id, error_text)
 
     def delete(self) -> bool:
         """Delete all its jobs that have not ended, those of sub-batches too. False: it had already ended.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from broker_jobs.errors import ArgumentsError
 from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import AskFailures, JobView
+from broker_jobs.outcome.command import AskFailures, BulkDelete, BulkRequeue, Filter, JobView
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.receipt import Receipt
 
 PAGE = 100
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,29 @@ def failures(asker: Asker, batch_id: str) -> Iterator[Failure]:
     """The failed jobs of a batch, asked for page by page as they are taken."""
     asker.batch_view(batch_id)  # a batch made just now is first waited for
     return _pages(asker, batch_id)
+
+
+def requeue_failures(asker: Asker, batch_id: str, error_text: str) -> int:
+    """Have the failed jobs of a batch run again; how many that were."""
+    try:
+        meant = Filter(batch=batch_id, error_text=error_text or None)
+    except ValidationError:
+        raise ArgumentsError("the text to look for in errors has at most 1,000 characters, and no NUL") from None
+    asker.batch_view(batch_id)  # a batch made just now is first waited for
+    command = BulkRequeue(id=new_id(), at=asker.now(), by=asker.by, filter=meant)
+    return int(worked_off(asker, command)["done"])
+
+
+def worked_off(asker: Asker, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
+    """Give a bulk command and stay until it is worked off; its last reply's detail.
+
+    The same command again changes nothing; its reply says how far the first one is.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while not (detail := asker.command(command).detail)["finished"]:
+        time.sleep(pause)
+        pause = min(2 * pause, MAX_PAUSE_SECONDS)
+    return detail
 
 
 def _pages(asker: Asker, batch_id: str) -> Iterator[Failure]:

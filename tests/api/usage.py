@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
-from broker_jobs import (AsyncJob, Batch, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions, Ordered,
-                         RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
+from broker_jobs import (AsyncJob, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
+                         Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -196,6 +196,14 @@ jobs.batch(on="success")  # E
 assert_type(batch.state(), State)
 assert_type(batch.wait(hour), State)
 assert_type(batch.delete(), bool)
+assert_type(batch.counts(), BatchCounts)
+assert_type(batch.counts().failed, int)
+batch.counts().failed = 0  # E
+assert_type(batch.requeue_failures(), int)
+assert_type(batch.requeue_failures("no route to host"), int)
+batch.requeue_failures(42)  # E
+assert_type(jobs.batch_receipt("0190"), Batch)
+report.after(jobs.batch_receipt("0190")).enqueue()
 result_of(batch)  # E
 for failure in batch.failures():
     assert_type(failure, Failure)
@@ -208,6 +216,7 @@ async def a_batch() -> None:
         b.enqueue(welcome, 42)
     assert_type(await b.wait_async(5), State)
     assert_type(await b.state_async(), State)
+    assert_type(await b.counts_async(), BatchCounts)
     with jobs.batch() as b2:
         await b2.enqueue(welcome, 42)  # E
 

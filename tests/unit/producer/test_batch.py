@@ -19,7 +19,7 @@ from broker_jobs.function.current import CurrentJob, current_job, running
 from broker_jobs.job.codec import decode
 from broker_jobs.job.envelope import Envelope, Parent
 from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
-from broker_jobs.outcome.command import AskBatch, AskFailures, Command, DeleteBatch, Reply, RequeueJob
+from broker_jobs.outcome.command import AskBatch, AskFailures, BulkRequeue, Command, DeleteBatch, Reply, RequeueJob
 from tests.support.wait import eventually
 from tests.unit.producer.recording import RecordingExchange, program
 
@@ -620,6 +620,52 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange:
     assert requeued == ["id-000"]
     with pytest.raises(AttributeError):
         first.job = "x"  # type: ignore[misc]
+
+
+def test_counts_are_a_value(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+    with jobs.batch() as batch, pytest.raises(UsageError, match="complete when its with block has ended"):
+        batch.counts()
+    exchange.answer = asked("processing", left=7)
+    counts = batch.counts()
+    assert counts == asyncio.run(batch.counts_async())
+    assert (counts.total, counts.open, counts.ended) == (10, 7, counts.succeeded + counts.failed + counts.deleted)
+    with pytest.raises(AttributeError):
+        counts.open = 0  # type: ignore[misc]
+
+
+def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+    batch = jobs.batch_receipt("0190")
+    exchange.answer = asked("failed")
+    assert batch.wait(5) is State.FAILED
+    assert batch.counts().total == 10
+    with batch:
+        batch.enqueue(load, 7)
+    (seal,) = seals(exchange)
+    assert seal.batch == "0190"
+
+
+def test_all_failures_are_requeued_by_one_command(
+    jobs: BrokerJobs, exchange: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_jobs.producer.failure.FIRST_PAUSE_SECONDS", 0.001)
+    with jobs.batch() as batch:
+        pass
+    given: list[BulkRequeue] = []
+
+    def answer(command: Command) -> Reply | None:
+        if not isinstance(command, BulkRequeue):
+            return asked("failed")(command)
+        given.append(command)
+        detail = {"started": True, "finished": len(given) == 3, "done": 10 * len(given), "refused": 0}
+        return Reply(id=command.id, detail=detail)
+
+    exchange.answer = answer
+    assert batch.requeue_failures("no route") == 30
+    assert {(command.id, command.filter.batch, command.filter.error_text) for command in given} == {
+        (given[0].id, batch.id, "no route")
+    }
+    with pytest.raises(ArgumentsError, match="at most 1,000 characters"):
+        batch.requeue_failures("x" * 1_001)
 
 
 # ---- inside a job
