@@ -61,6 +61,9 @@ ACTIVE = Family("coordinator_active", "gauge", "1 in the coordinator that decide
 COMMAND_BACKLOG = Family("command_backlog", "gauge", "Commands and questions the coordinator has not yet read")
 DUE_BACKLOG = Family("due_backlog", "gauge", "Rung bells the coordinator has not yet heard")
 PARKED_BACKLOG = Family("parked_backlog", "gauge", "Messages nobody could route, not yet looked at")
+PAUSED = Family("queue_paused", "gauge", "1 for a queue that a person has paused", ("queue",))
+PARKED_KEPT = Family("parked_kept", "gauge", "Parked messages in the store, not yet replayed or deleted")
+OVERDUE = Family("recurring_overdue_seconds", "gauge", "For how long a recurring job has been due that no beat fired")
 STORED = Family("stored_jobs", "gauge", "Jobs in the store", ("state",))
 CONSUMERS = Family("queue_consumers", "gauge", "Workers that take from a queue", ("queue",))
 RECORDS = Family("coordinator_records_total", "counter", "Records the coordinator has committed", ("kind",))
@@ -82,6 +85,7 @@ FAMILIES = (
     *(
         DEPTH,
         CONSUMERS,
+        PAUSED,
         OLDEST,
         LOG_BACKLOG,
         LOG_LAG,
@@ -89,6 +93,8 @@ FAMILIES = (
         DUE_BACKLOG,
         PARKED_BACKLOG,
         DELAY_BACKLOG,
+        PARKED_KEPT,
+        OVERDUE,
         STORED,
     ),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, PARKED, NOTED, BEAT_LATENESS),

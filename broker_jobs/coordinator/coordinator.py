@@ -26,6 +26,7 @@ from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
 from broker_jobs.coordinator.listen import Input, Orphaned, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
+from broker_jobs.coordinator.overdue import Overdue
 from broker_jobs.coordinator.record import (
     Due,
     JobRecord,
@@ -143,6 +144,7 @@ class Coordinator:
         self._ear: Subscription | None = None
         self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._looks = itertools.count()
+        self._overdue = Overdue()
         self._depths: deque[_Depth] = deque(maxlen=10_000)
         self._thread: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
@@ -709,7 +711,8 @@ class Coordinator:
             self._last_orphans = self._clock.monotonic()
 
     def _look_at_depths(self) -> None:
-        for queue in self._store.reader.queues():
+        for queue, paused in self._store.reader.queues().items():
+            self._observer.paused(queue, paused)
             seen_at = self._clock.now()
             depth = self._exchange.depth(names.work_queue(queue))
             if depth is None:
@@ -726,6 +729,8 @@ class Coordinator:
             depth = self._exchange.depth(queue)
             if depth is not None:
                 self._observer.depth(queue, *depth)
+        overdue = self._overdue.seconds(self._store.reader.schedules(), self._clock.now())
+        self._observer.kept(self._store.reader.parked_count(), overdue)
         self._observer.states({str(state): count for state, count in self._store.reader.counts().items()})
 
     def _fail(self, reason: str) -> None:

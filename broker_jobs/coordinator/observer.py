@@ -30,6 +30,12 @@ class Observer:
     def oldest(self, queue: str, seconds: float) -> None:
         """How long the oldest enqueued job of a queue has waited."""
 
+    def paused(self, queue: str, paused: bool) -> None:
+        """Whether a person has paused a queue."""
+
+    def kept(self, parked: int, overdue_seconds: float) -> None:
+        """How many parked messages the store holds; for how long a recurring job has been due that no beat fired."""
+
     def states(self, counts: dict[str, int]) -> None:
         """How many jobs the store holds in each state."""
 

@@ -13,6 +13,10 @@ _BACKLOGS = {
     names.DUE: m.DUE_BACKLOG,
     names.PARKED: m.PARKED_BACKLOG,
 }
+_OF_THE_ACTIVE = (
+    *_BACKLOGS.values(),
+    *(m.LOG_LAG, m.DELAY_BACKLOG, m.DEPTH, m.CONSUMERS, m.OLDEST, m.PAUSED, m.PARKED_KEPT, m.OVERDUE, m.STORED),
+)
 
 
 class WorkerCounts:
@@ -78,7 +82,7 @@ class CoordinatorCounts(Observer):
         self._metrics.set(m.ACTIVE, int(active))
         if not active:
             self._delays.clear()
-            for family in (*_BACKLOGS.values(), m.LOG_LAG, m.DELAY_BACKLOG, m.DEPTH, m.CONSUMERS, m.OLDEST, m.STORED):
+            for family in _OF_THE_ACTIVE:
                 self._metrics.replace(family, {})
 
     def depth(self, queue: str, ready: int, consumers: int) -> None:
@@ -93,6 +97,13 @@ class CoordinatorCounts(Observer):
 
     def oldest(self, queue: str, seconds: float) -> None:
         self._metrics.set(m.OLDEST, seconds, (queue,))
+
+    def paused(self, queue: str, paused: bool) -> None:
+        self._metrics.set(m.PAUSED, int(paused), (queue,))
+
+    def kept(self, parked: int, overdue_seconds: float) -> None:
+        self._metrics.set(m.PARKED_KEPT, parked)
+        self._metrics.set(m.OVERDUE, overdue_seconds)
 
     def states(self, counts: dict[str, int]) -> None:
         self._metrics.replace(m.STORED, {(state,): float(count) for state, count in counts.items()})

@@ -10,6 +10,7 @@ import pytest
 
 from broker_jobs import BrokerJobs
 from broker_jobs import metrics as m
+from broker_jobs.exchange import names
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
@@ -121,3 +122,17 @@ def test_an_alarm_is_seen(parts: Parts, jobs: BrokerJobs, vhost: Vhost) -> None:
     finally:
         vhost.broker.alarm(False)
     eventually(lambda: value(worker, m.BLOCKED) == 0, 30, "free again")
+
+
+def test_what_a_person_has_paused_and_what_no_beat_fires_is_seen(parts: Parts, jobs: BrokerJobs, vhost: Vhost) -> None:
+    coordinator = parts.start(None, "coordinator")
+    jobs.remote("double").enqueue(1)
+    eventually(lambda: value(coordinator, m.PAUSED, "default") == 0, 30, "the queue is seen, not paused")
+    jobs.queues.pause("default")
+    vhost.publish_raw(names.PARKED, "x", b"not an envelope")
+    jobs.recurring.put("each-second", "* * * * * *", jobs.remote("double").bind(1))
+    eventually(lambda: value(coordinator, m.PAUSED, "default") == 1, 30, "paused")
+    eventually(lambda: value(coordinator, m.PARKED_KEPT) == 1, 30, "parked")
+    eventually(lambda: (value(coordinator, m.OVERDUE) or 0) > 1, 30, "no beat fires it")
+    parts.start(jobs, "beat")
+    eventually(lambda: (value(coordinator, m.OVERDUE) or 0) < 3, 30, "a beat fires it")
