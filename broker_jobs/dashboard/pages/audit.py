@@ -1,0 +1,66 @@
+"""Who did what, and when: every command that was applied or refused, newest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker_jobs.dashboard.pages.frame import desk, show, url
+from broker_jobs.dashboard.views import AuditLine
+
+WORDS = {
+    "delete": "deleted a job",
+    "requeue": "requeued a job",
+    "reschedule": "gave a job another time",
+    "bulk delete": "deleted jobs",
+    "bulk requeue": "requeued jobs",
+    "batch delete": "deleted a batch",
+    "recurring put": "added or changed a recurring job",
+    "recurring declare": "declared the recurring jobs of a program",
+    "recurring remove": "removed a recurring job",
+    "recurring pause": "paused or resumed a recurring job",
+    "recurring trigger": "ran a recurring job",
+    "queue pause": "paused or resumed a queue",
+    "parked replay": "replayed a parked message",
+    "parked delete": "deleted a parked message",
+    "limit set": "set a limit",
+    "subscriptions declare": "declared the subscriptions of a program",
+    "store accept": "accepted a restored store",
+}
+"""What each kind of command is called here; one that is not named says its kind."""
+_PAGES = {
+    "delete": ("job", "id"),
+    "requeue": ("job", "id"),
+    "reschedule": ("job", "id"),
+    "batch delete": ("batch", "id"),
+    "recurring put": ("recurring_one", "name"),
+    "recurring pause": ("recurring_one", "name"),
+    "recurring trigger": ("recurring_one", "name"),
+    "queue pause": ("jobs", "queue"),
+    "limit set": ("limits", ""),
+}
+"""Where the subject of a command is shown: route, and what of it the subject is."""
+
+
+def page(request: Request) -> Response:
+    """A page of the audit, filtered by who and by text."""
+    it, asked = desk(request), request.query_params
+    by, text = asked.get("by", "").strip(), asked.get("text", "").strip()
+    found = it.lookup.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
+    links = {line.id: _page_of(request, line) for line in found.audit}
+    return show(request, "audit.html", found=found, links=links, words=WORDS, by=by, text=text)
+
+
+def _page_of(request: Request, line: AuditLine) -> str | None:
+    """The page of what a command was about, where there is one."""
+    if line.kind not in _PAGES or not line.subject:
+        return None
+    route, part = _PAGES[line.kind]
+    given: dict[str, Any] = {part: line.subject} if part else {}
+    return url(request, route, **given)
+
+
+ROUTES = [Route("/audit", page, name="audit")]
