@@ -15,6 +15,11 @@ from broker_jobs.errors import OptionError
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 
 PREFIX = "BROKER_JOBS_"
+MASK = (
+    *("password", "passwd", "passphrase", "secret", "token", "api_key", "authorization", "cookie"),
+    *("credential", "private_key", "card", "cvv", "cvc", "iban", "ssn"),
+)
+"""Names of what is usually secret; see `dashboard/masking.py` for how they are looked for."""
 
 
 class Settings(BaseSettings):
@@ -40,6 +45,7 @@ class Settings(BaseSettings):
     keep_succeeded: float = Field(default=7 * 86400.0, gt=0, description="how long succeeded jobs are kept")
     keep_deleted: float = Field(default=7 * 86400.0, gt=0, description="how long deleted jobs are kept")
     keep_failed: float = Field(default=90 * 86400.0, gt=0, description="how long failed jobs are kept")
+    mask: tuple[str, ...] = Field(default=MASK, description="names of arguments that are not shown, as a word in them")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("queues")

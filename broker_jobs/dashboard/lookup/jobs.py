@@ -1,0 +1,186 @@
+"""Looks jobs up: a page of those a query means, and all that is known of one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from broker_jobs.clock import Instant, as_datetime
+from broker_jobs.dashboard import written
+from broker_jobs.dashboard.lookup.job_line import called, job_line, line_fields, read_envelope, read_error
+from broker_jobs.dashboard.lookup.known import Known, argument, moment
+from broker_jobs.dashboard.stack import errors_of
+from broker_jobs.dashboard.views import (
+    ErrorView,
+    JobLine,
+    JobsPage,
+    JobsQuery,
+    JobView,
+    LogLine,
+    Relative,
+    Step,
+)
+from broker_jobs.job.state import State
+from broker_jobs.store import Row, Why, Wire
+from broker_jobs.store.kept import HoldRow
+
+Can = Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]
+MOST_RELATIVES = 100
+"""Parents and children that are shown of one job."""
+
+
+class JobLookup(Known):
+    """What is asked about jobs."""
+
+    def jobs(self, query: JobsQuery) -> JobsPage:
+        """A page of the jobs that a query means."""
+        rows = self._reader.jobs(
+            state=query.state, queue=query.queue, name=query.job, search=query.text, limit=query.limit + 1,
+            before_id=query.cursor, recurring=query.recurring, batch=query.batch,
+        )  # fmt: skip
+        shown = rows[: query.limit]
+        return JobsPage(
+            jobs=self._lines(shown),
+            next=shown[-1].id if len(rows) > query.limit else None,
+            total=None,
+            looked_at=len(rows),
+            complete=True,
+        )
+
+    def job(self, id: str) -> JobView | None:
+        """All that is known of one job; None: it is not known."""
+        row = self._reader.job(id)
+        if row is None:
+            return None
+        now = self._clock.now()
+        function = self.function(row.job)
+        envelope = read_envelope(row.envelope)
+        call = called(envelope, row.queue, function, self._masking)
+        alias = row.why == Why.ALIAS
+        holds = self._reader.holds(id)
+        return JobView(
+            **line_fields(row, function, self._masking, now),
+            arguments=[argument(each) for each in (*call.args, *call.kwargs)],
+            code=written.code(row.job, *call) if row.job else "",
+            doc="" if function is None else function.doc,
+            result=None if row.result is None else self._masking.text(row.result),
+            result_lost=row.result_lost,
+            failure=_failure(row.error),
+            steps=_steps(row),
+            lines=[LogLine(at=as_datetime(x.at), attempt=x.attempt, text=x.text) for x in self._reader.lines(id)],
+            parents=self._parents(envelope, holds),
+            children=[],
+            waits_for=_waits_for(row, holds, now),
+            stands_for=row.parent if alias else None,
+            made_by=None if alias else row.parent,
+            crashes=row.crashes,
+            epoch=row.epoch,
+            can=possible(row),
+            deleted_on=self._deleted_on(row),
+        )
+
+    def raw_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
+        """Unmasked, for the form that edits them; only for operators. None: they are not known."""
+        row = self._reader.job(id)
+        envelope = read_envelope("" if row is None else row.envelope)
+        if not envelope:
+            return None
+        return list(envelope.get("args") or []), dict(envelope.get("kwargs") or {})
+
+    def _lines(self, rows: list[Row]) -> list[JobLine]:
+        now, declared = self._clock.now(), self._declared()
+        return [job_line(row, declared.get(row.job), self._masking, now) for row in rows]
+
+    def _parents(self, envelope: dict[str, Any], holds: list[HoldRow]) -> list[Relative]:
+        unmet = {(hold.kind, hold.target) for hold in holds if hold.unmet}
+        parents = (envelope.get("hold") or {}).get("parents") or []
+        return [
+            self._relative(
+                each["id"],
+                is_batch=bool(each.get("batch")),
+                on=each.get("on", "succeeded"),
+                unmet=("batch" if each.get("batch") else "job", each["id"]) in unmet,
+            )
+            for each in parents[:MOST_RELATIVES]
+        ]
+
+    def _relative(self, id: str, *, is_batch: bool, on: Any, unmet: bool) -> Relative:
+        title, state = "", "unknown"
+        if is_batch:
+            if (batch := self._reader.batch(id)) is not None:
+                title, state = batch.title, batch.state
+        elif (row := self._reader.job(id)) is not None:
+            title, state = row.job, row.state.value
+        return Relative(id=id, is_batch=is_batch, title=title, state=state, on=on, unmet=unmet)
+
+    def _deleted_on(self, row: Row) -> Any:
+        seconds = self._keep.get(row.state.value)
+        if not row.state.is_final or seconds is None:
+            return None
+        return moment((row.ended_at if row.ended_at is not None else row.changed_at) + seconds)
+
+
+def possible(row: Row) -> list[Can]:
+    """What may be done with a job as it stands; the coordinator decides when it is asked."""
+    can: list[Can] = []
+    match row.state:
+        case State.AWAITING:
+            can = ["run_now", "delete"]
+        case State.SCHEDULED:
+            can = ["run_now", "reschedule", "delete"]
+        case State.ENQUEUED:
+            can = ["reschedule", "delete"]
+        case State.PROCESSING:
+            can = ["cancel"]
+        case State.SUCCEEDED | State.FAILED:
+            can = ["requeue", "reschedule", "delete"]
+        case State.DELETED:
+            can = ["requeue", "reschedule"]
+    settled = row.state not in (State.ENQUEUED, State.PROCESSING) and row.wire is Wire.NONE
+    if settled and row.envelope and row.why not in (Why.ALIAS, Why.CAME_BACK, Why.REPEAT):
+        can.append("edit")
+    return can
+
+
+def _failure(text: str | None) -> ErrorView | None:
+    error = read_error(text)
+    if error is None:
+        return None
+    kind, message, traceback = error
+    chain = errors_of(traceback)
+    return ErrorView(
+        type=kind, message=message, traceback=traceback, frames=chain[-1].frames if chain else [], chain=chain
+    )
+
+
+def _steps(row: Row) -> list[Step]:
+    steps: list[Step] = []
+    before: Instant | None = None
+    for at, state, reason in row.history:
+        if state in list(State):
+            after = None if before is None else max(0.0, at - before)
+            steps.append(Step(at=as_datetime(at), state=State(state), reason=reason, after_seconds=after))
+            before = at
+    return steps
+
+
+def _waits_for(row: Row, holds: list[HoldRow], now: Instant) -> list[str]:
+    """In words, what a job that has not started waits for."""
+    words = []
+    for hold in holds:
+        what = {"job": "job", "batch": "batch"}.get(hold.kind)
+        if what is None:
+            words.append("the end of the block that fills its batch")
+        elif hold.unmet:
+            words.append(f"{what} {hold.target}, which did not end as {hold.on_end}")
+        else:
+            words.append(f"{what} {hold.target} to be {hold.on_end}")
+    match row.state:
+        case State.AWAITING if not words:
+            words.append(row.reason or "something other than time")
+        case State.SCHEDULED if row.due_at is not None and row.due_at > now:
+            words.append(f"its time, {as_datetime(row.due_at):%Y-%m-%d %H:%M:%S} UTC")
+        case State.ENQUEUED:
+            words.append(f"a free worker of queue {row.queue}")
+        case _:
+            pass
+    return words

@@ -1,0 +1,83 @@
+"""Checks the arguments of a call against the parameters its program declared; the one room of jsonschema."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from broker_jobs.dashboard.views import FunctionView, Parameter
+from broker_jobs.errors import ArgumentsError
+from broker_jobs.settings import nearest
+
+SHOWN_CHARS = 200
+_NOWHERE: Registry[Any] = Registry()
+"""Schemas are not fetched: one that refers to another address is not checked."""
+
+
+def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Refuse a call that does not fit.
+
+    Raises:
+        ArgumentsError: too many or too few, an unknown name, or a value of another kind.
+    """
+    title = function.name
+    positional = [each for each in function.parameters if each.kind in ("positional", "either")]
+    by_name = {each.name: each for each in function.parameters if each.kind in ("either", "keyword")}
+    rest = next((each for each in function.parameters if each.kind == "args"), None)
+    more = next((each for each in function.parameters if each.kind == "kwargs"), None)
+    if len(args) > len(positional) and rest is None:
+        raise ArgumentsError(f"{title} takes {len(positional)} positional arguments, not {len(args)}")
+    given: set[str] = set()
+    for index, value in enumerate(args):
+        parameter = positional[index] if index < len(positional) else rest
+        assert parameter is not None
+        given.add(parameter.name)
+        _check(title, parameter.name, parameter, value)
+    for name, value in kwargs.items():
+        parameter = by_name.get(name) or more
+        if parameter is None:
+            raise ArgumentsError(f"{title} takes no {name!r}{nearest(name, by_name)}")
+        if name in given and name in by_name:
+            raise ArgumentsError(f"{title}: {name} is given twice")
+        given.add(name)
+        _check(title, name, parameter, value)
+    missing = [each.name for each in function.parameters if each.required and each.name not in given]
+    if missing:
+        raise ArgumentsError(f"{title}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+
+
+def _check(title: str, name: str, parameter: Parameter, value: Any) -> None:
+    if not parameter.json_schema:
+        return
+    try:
+        validator = Draft202012Validator(parameter.json_schema, registry=_NOWHERE)
+        errors = sorted(validator.iter_errors(value), key=lambda error: len(error.path))
+    except (SchemaError, Unresolvable, RecursionError, ValueError, TypeError, re.error):
+        return  # it is of another program: what cannot be read here its worker checks
+    if errors:
+        raise ArgumentsError(f"{title}: {name}{_where(errors[0])} must {_what(errors[0], parameter)}")
+
+
+def _where(error: ValidationError) -> str:
+    return "".join(f"[{part!r}]" for part in error.path)
+
+
+def _what(error: ValidationError, parameter: Parameter) -> str:
+    """What is asked of a value. The value is not repeated: it may be a secret."""
+    if not error.path and parameter.type:
+        return f"be {parameter.type}"
+    match error.validator:
+        case "type":
+            return f"be of type {error.validator_value}"
+        case "required":
+            wanted: Any = error.validator_value
+            present: Any = error.instance
+            return f"have {' and '.join(each for each in wanted if each not in present)}"
+        case _:
+            text = f"have {error.validator} {error.validator_value!r}"
+            return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
