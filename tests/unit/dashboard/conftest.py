@@ -1,0 +1,33 @@
+"""A dashboard on a store in memory, and a browser of this machine in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from broker_jobs.clock import SystemClock
+from broker_jobs.dashboard.access import Access, Credentials
+from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.site import site
+
+LOCAL = "http://localhost"
+
+
+def client_of(app: Any, base_url: str = LOCAL, peer: str = "127.0.0.1", **headers: str) -> TestClient:
+    """A browser on this machine; `peer` is the address its requests come from."""
+    return TestClient(app, base_url=base_url, client=(peer, 50000), headers=headers, follow_redirects=False)
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[..., TestClient]]:
+    """Opens a site: browse(desk), or browse(desk, token="…", read_only=True, authorize=…)."""
+
+    def opened(desk: Desk, **given: Any) -> TestClient:
+        credentials = Credentials(**{k: given.pop(k) for k in ("token", "user", "password") if k in given})
+        access = Access(credentials, key=lambda: b"k" * 32, clock=SystemClock(), **given)
+        return client_of(site(desk, access))
+
+    yield opened
