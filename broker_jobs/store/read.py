@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, or_, select, text
+from sqlalchemy import Connection, func, or_, select
 
 from broker_jobs.clock import Instant
 from broker_jobs.job.state import State
 from broker_jobs.store import columns, ledger, tables
+from broker_jobs.store.count import RETRY
 from broker_jobs.store.kept import (
     AuditRow,
     BatchRow,
@@ -26,21 +27,25 @@ from broker_jobs.store.kept import (
     SubscriptionRow,
     WorkerRow,
 )
+from broker_jobs.store.listed import Listed
+from broker_jobs.store.measured import OLDEST, Measured
+from broker_jobs.store.related import Related
 from broker_jobs.store.row import Row
+from broker_jobs.store.search import Searching
 from broker_jobs.store.waiting import ORPHANS, hold_of
 from broker_jobs.store.write import read_meta
 
 _JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
-_OLDEST = text(
-    "SELECT coalesce(released_at, created_at) FROM jobs WHERE wire = 2 AND queue = :queue AND state = 'enqueued'"
-    " ORDER BY coalesce(released_at, created_at) LIMIT 1"
-)
 
 
-class Reader:
+class Reader(Searching, Measured, Related, Listed):
     """What can be asked of the store. Each method is one short read of its own."""
 
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+        Searching.__init__(self, reading)
+        Measured.__init__(self, reading)
+        Related.__init__(self, reading)
+        Listed.__init__(self, reading)
         self._reading = reading
 
     def meta(self) -> Meta:
@@ -51,6 +56,7 @@ class Reader:
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state: the kept counters."""
         query = select(tables.counts.c.state, func.sum(tables.counts.c.n)).group_by(tables.counts.c.state)
+        query = query.where(tables.counts.c.state != RETRY)
         with self._reading() as connection:
             kept = {State(state): int(n) for state, n in connection.execute(query)}
         return {state: kept.get(state, 0) for state in State}
@@ -59,7 +65,8 @@ class Reader:
         """How many jobs are in each state of each known queue: the kept counters."""
         with self._reading() as connection:
             found = {name: dict.fromkeys(State, 0) for name in connection.execute(ledger.QUEUES).scalars()}
-            for queue, state, n in connection.execute(select(tables.counts)):
+            query = select(tables.counts).where(tables.counts.c.state != RETRY)
+            for queue, state, n in connection.execute(query):
                 found.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
         return found
 
@@ -119,12 +126,13 @@ class Reader:
             found = connection.execute(query.order_by(jobs.id.desc()).limit(limit)).all()
         return [columns.row_of(values) for values in found]
 
-    def lines(self, id: str) -> list[LineRow]:
-        """What a job wrote while it ran, in order."""
+    def lines(self, id: str, limit: int | None = None) -> list[LineRow]:
+        """What a job wrote while it ran, in order; with `limit` the last so many lines."""
         lines = tables.lines.c
         query = select(lines.at, lines.attempt, lines.text).where(lines.job_id == id)
+        newest_first = query.order_by(lines.attempt.desc(), lines.at.desc(), lines.n.desc()).limit(limit)
         with self._reading() as connection:
-            return [LineRow(*line) for line in connection.execute(query.order_by(lines.attempt, lines.at, lines.n))]
+            return [LineRow(*line) for line in connection.execute(newest_first)][::-1]
 
     def schedules(self) -> list[ScheduleRow]:
         """All recurring jobs, by name."""
@@ -155,7 +163,7 @@ class Reader:
     def oldest(self, queue: str) -> Instant | None:
         """When the job of a queue that has waited longest for a worker was released; None: none waits."""
         with self._reading() as connection:
-            return connection.execute(_OLDEST, {"queue": queue}).scalar_one_or_none()
+            return connection.execute(OLDEST, {"queue": queue}).scalar_one_or_none()
 
     def queues(self) -> dict[str, bool]:
         """Every known queue, and whether it is paused."""

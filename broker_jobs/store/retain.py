@@ -11,9 +11,9 @@ from broker_jobs.clock import Instant
 _PURGEABLE = {
     state: text(
         f"SELECT id, queue, state FROM jobs WHERE state = '{state}' AND wire = 0"  # noqa: S608  # a constant
-        " AND state IN ('succeeded', 'failed', 'deleted') AND coalesce(ended_at, changed_at) < :before"
+        " AND changed_at < :before"
         " AND (grace_until IS NULL OR grace_until <= :log_time) AND (copy_until IS NULL OR copy_until < :now)"
-        " ORDER BY coalesce(ended_at, changed_at) LIMIT :limit"
+        " ORDER BY changed_at LIMIT :limit"
     )
     for state in ("succeeded", "deleted", "failed")
 }

@@ -62,6 +62,7 @@ jobs = Table(
     Column("tags", Text),
     Column("progress", Text),
     Column("history", Text),
+    Column("unknowns", BigInteger, nullable=False),
 )
 
 counts = Table(
@@ -77,6 +78,30 @@ outcomes = Table(
     metadata,
     Column("minute", BigInteger, primary_key=True),
     Column("state", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+ended = Table(
+    "ended",
+    metadata,
+    Column("state", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+queue_outcomes = Table(
+    "queue_outcomes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+durations = Table(
+    "durations",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),
     Column("n", BigInteger, nullable=False),
 )
 
@@ -256,4 +281,35 @@ subscriptions = Table(
     Column("event", Text, primary_key=True),
     Column("job", Text, primary_key=True),
     Column("call", Text, nullable=False),
+)
+
+bonds = Table(
+    "bonds",
+    metadata,
+    Column("child", Text, primary_key=True),
+    Column("parent", Text, primary_key=True),
+    Column("on_end", Text, nullable=False),
+)
+
+functions = Table(
+    "functions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("origin", Text, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("doc", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+parts = Table(
+    "parts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("active", BigInteger, nullable=False),
+    Column("seen_at", Double, nullable=False),
 )

@@ -67,11 +67,13 @@ ORPHANS = text(
     f"{_ORPHANS} AND kind = 'batch' AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = holds.target) LIMIT :limit"
 )
 """What waits for a target that is not there: since long, or for one whose id (a UUIDv7, which sorts by time) is old."""
-_ABOVE = text(
-    "WITH RECURSIVE above (id) AS (SELECT target FROM holds WHERE holder IN :holders AND kind = 'job'"
-    " UNION SELECT holds.target FROM holds JOIN above ON holds.holder = above.id WHERE holds.kind = 'job')"
-    " SELECT 1 FROM above WHERE id = :id LIMIT 1"
-).bindparams(bindparam("holders", expanding=True))
+_HOLDS_IN = text(
+    "SELECT DISTINCT holds.kind, holds.target FROM jobs JOIN holds ON holds.holder = jobs.id"
+    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'awaiting' AND holds.kind <> 'open'"
+    " UNION SELECT 'batch', id FROM batches WHERE parent IN :batches"
+).bindparams(bindparam("batches", expanding=True))
+MOST_STEPS = 1_000
+"""How far up is looked for a job that waits for itself."""
 CHUNK = 500
 """Values of one IN list."""
 
@@ -117,13 +119,29 @@ class Waiting:
             found += [hold_of(row) for row in self._connection.execute(_HOLDS_OF, values)]
         return found
 
-    def waits_above(self, id: str, parents: Sequence[str]) -> bool:
-        """Whether a job is waited for by one of these, or by what they wait for, and so on up."""
-        if id in parents:
+    def waits_above(self, wanted: Sequence[tuple[str, str]], parents: Sequence[tuple[str, str]]) -> bool:
+        """Whether one of these (kind, id) is among some parents, or is waited for by them, and so on up.
+
+        A job waits for what its holds name; a batch for what its own do, for its members and the batches inside it.
+        """
+        searched, level, seen = set(wanted), set(parents), set(parents)
+        if not searched.isdisjoint(level):
             return True
-        if not self.waited_for("job", [id]):
-            return False
-        return self._connection.execute(_ABOVE, {"holders": list(parents), "id": id}).first() is not None
+        for _ in range(MOST_STEPS):
+            jobs = [id for kind, id in level if kind == "job"]
+            batches = [id for kind, id in level if kind == "batch"]
+            holds = self.holds_of([*jobs, *(f"batch:{id}" for id in batches)])
+            above = {(hold.kind, hold.target) for hold in holds if hold.kind != "open"}
+            for start in range(0, len(batches), CHUNK):
+                rows = self._connection.execute(_HOLDS_IN, {"batches": batches[start : start + CHUNK]})
+                above |= {(row.kind, row.target) for row in rows}
+            level = above - seen
+            if not searched.isdisjoint(level):
+                return True
+            if not level:
+                return False
+            seen |= level
+        return False
 
     def drop_holds(self, holds: Sequence[HoldRow]) -> None:
         """These have been met."""

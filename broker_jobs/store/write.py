@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
+from broker_jobs.job.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.count import FINAL_TEXT, Counters
 from broker_jobs.store.find import Lookout
@@ -17,7 +18,7 @@ from broker_jobs.store.kept import Meta
 from broker_jobs.store.ledger import Ledger
 from broker_jobs.store.limited import Limited
 from broker_jobs.store.retain import forget_old, purgeable
-from broker_jobs.store.row import Row
+from broker_jobs.store.row import Row, Why
 from broker_jobs.store.select import Selecting
 from broker_jobs.store.waiting import Waiting
 
@@ -37,6 +38,9 @@ _SAVE_META = text(
 )
 _CONFIRM = text("UPDATE jobs SET wire = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND wire = 1")
 _LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
+AGAIN = frozenset({Why.RETRY, Why.CRASH})
+"""Why a scheduled job runs again after a failure."""
+SCHEDULED = State.SCHEDULED.value
 EPOCH_LEAP = 1_000
 SERIAL_LEAP = 1_000_000_000
 
@@ -58,7 +62,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
         self.meta = meta
         self._meta_before = astuple(meta)
         self._counters = Counters()
-        self._known: dict[str, tuple[str, str] | None] = {}
+        self._known: dict[str, tuple[str, str, bool] | None] = {}
         self._postgresql = connection.dialect.name == "postgresql"
 
     def load(self, ids: Iterable[str]) -> dict[str, Row]:
@@ -70,7 +74,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
                 rows[row.id] = row
             for job_id in chunk:
                 known = rows.get(job_id)
-                self._known.setdefault(job_id, None if known is None else (known.queue, known.state.value))
+                self._known.setdefault(job_id, None if known is None else _counted(known))
         return rows
 
     def save(self, rows: Iterable[Row]) -> None:
@@ -133,18 +137,18 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
         if not ids:
             return
         self._known.update(dict.fromkeys(ids))
-        for job_id, state, queue in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
-            self._known[job_id] = (queue, state)
+        for job_id, state, queue, why in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
+            self._known[job_id] = (queue, state, state == SCHEDULED and why in AGAIN)
 
     def _count(self, row: Row) -> None:
-        before, after = self._known[row.id], (row.queue, row.state.value)
+        before, after = self._known[row.id], _counted(row)
         if before == after:
             return
         if before is not None:
             self._counters.leave(*before)
         self._counters.enter(*after)
         if after[1] in FINAL_TEXT and (before is None or before[1] != after[1]):
-            self._counters.ended(row.ended_at if row.ended_at is not None else row.changed_at, after[1])
+            self._counters.ended(row)
         self._known[row.id] = after
 
     def _select(self, postgresql: str, sqlite: str, ids: Sequence[str]) -> Sequence[Any]:
@@ -171,6 +175,12 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
             columns.clean(rows)
             arrays = columns.arrays_of(rows)
         self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, arrays)
+
+
+def _counted(row: Row) -> tuple[str, str, bool]:
+    """Where the counters count a row."""
+    state = row.state.value
+    return row.queue, state, state == SCHEDULED and row.why in AGAIN
 
 
 def _chunks(items: list[Any]) -> Iterable[list[Any]]:

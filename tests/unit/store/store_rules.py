@@ -51,6 +51,7 @@ FULL = Row(
     tags="a,b",
     progress="[1,2]",
     history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
+    unknowns=1,
 )
 
 

@@ -96,7 +96,7 @@ def connection() -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (find._DUE, "jobs_due"),
+        (find._DUE, "jobs_soon"),
         (find._GRACE_OVER, "jobs_grace"),
         (find._SENDING, "jobs_sending"),
         (find._OWNED_BY, "jobs_owner"),
@@ -107,7 +107,7 @@ def connection() -> Iterator[Any]:
         (find._FRAGILE_OUT, "jobs_fragile"),
         (find._RUNNING_OF, "jobs_recurring"),
         (find._WAITING_OF, "jobs_recurring"),
-        *((query, "jobs_ended") for query in retain._PURGEABLE.values()),
+        *((query, "jobs_changed") for query in retain._PURGEABLE.values()),
         (text("SELECT id FROM jobs WHERE state = :state ORDER BY id DESC LIMIT 50"), "jobs_state"),
     ],
 )

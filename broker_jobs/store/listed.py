@@ -1,0 +1,165 @@
+"""Reads what is kept beside jobs, long lists a page at a time: commands, parked messages, keys, functions, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Connection, select, text
+
+from broker_jobs.store import ledger, tables
+from broker_jobs.store.cursor import Place, cursor_of, fingerprint, place_of
+from broker_jobs.store.kept import AuditRow, ParkedRow, ScheduleRow
+from broker_jobs.store.shown import AuditFound, FunctionRow, ParkedFound, ParkedHead, PartRow, UniqueRow
+
+LOOK_AT = 10_000
+_SLOTS_WAITED_FOR = text("SELECT key FROM slots WHERE job_id = :id AND taken = 0 ORDER BY key")
+_RATES_WAITED_FOR = text("SELECT DISTINCT key FROM rates WHERE job_id = :id AND used = 0 ORDER BY key")
+_FUNCTIONS = text(
+    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
+)
+_FUNCTION = text(
+    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions WHERE name = :name"
+    " ORDER BY seen_at DESC, origin LIMIT 1"
+)
+_PARTS = text("SELECT id, kind, host, pid, version, active, seen_at FROM parts ORDER BY kind, host, seen_at DESC, id")
+_SCHEDULES = text("SELECT count(*) FROM schedules")
+
+
+class Listed:
+    """The part of a reader that lists everything but jobs."""
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._reading = reading
+
+    def audit_page(
+        self, *, by: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> AuditFound:
+        """Applied commands, the newest first.
+
+        Args:
+            by: only of this person or program.
+            text: only those whose kind, subject or detail contains it, of the 10,000 before the cursor.
+            cursor: of the page before.
+            limit: at most so many.
+
+        Raises:
+            UsageError: the cursor is bad.
+        """
+        of = fingerprint("audit", by, text)
+        with self._reading() as connection:
+            rows = connection.execute(*_audit(by, text, place_of(of, cursor), limit + 1, connection.dialect.name)).all()
+        found = [AuditRow(*row) for row in rows]
+        shown = found[:limit]
+        last = Place(shown[-1].at, shown[-1].id) if len(found) > limit else None
+        return AuditFound(shown, cursor_of(of, last))
+
+    def parked_page(self, *, cursor: str | None = None, limit: int = 50) -> ParkedFound:
+        """Parked messages without their bodies, the newest first.
+
+        Raises:
+            UsageError: the cursor is bad.
+        """
+        of = fingerprint("parked")
+        place = place_of(of, cursor)
+        behind = "" if place is None else " WHERE (at, id) < (:key, :id)"
+        query = (
+            f"SELECT id, at, origin, reason, length(body), type FROM parked{behind}"  # noqa: S608  # words of ours
+            " ORDER BY at DESC, id DESC LIMIT :limit"
+        )
+        values = {} if place is None else {"key": place.key, "id": place.id}
+        with self._reading() as connection:
+            found = [ParkedHead(*row) for row in connection.execute(text(query), values | {"limit": limit + 1})]
+        shown = found[:limit]
+        last = Place(shown[-1].at, shown[-1].id) if len(found) > limit else None
+        return ParkedFound(shown, cursor_of(of, last))
+
+    def parked_message(self, id: str) -> ParkedRow | None:
+        """One parked message, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(tables.parked).where(tables.parked.c.id == id)).first()
+        return None if row is None else ledger.parked_of(row)
+
+    def schedule(self, name: str) -> ScheduleRow | None:
+        """The recurring job of a name, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(tables.schedules).where(tables.schedules.c.name == name)).first()
+        return None if row is None else ledger.schedule_of(row)
+
+    def schedule_count(self) -> int:
+        """How many recurring jobs there are."""
+        with self._reading() as connection:
+            return int(connection.execute(_SCHEDULES).scalar_one())
+
+    def slots_waited_for(self, job_id: str) -> list[str]:
+        """The limits a job stands in line for, or has a later moment of: concurrency:smtp, rate:api, …"""
+        with self._reading() as connection:
+            return [
+                key
+                for query in (_SLOTS_WAITED_FOR, _RATES_WAITED_FOR)
+                for key in connection.execute(query, {"id": job_id}).scalars()
+            ]
+
+    def uniques(self, *, job_id: str | None = None, limit: int = 1_000) -> list[UniqueRow]:
+        """Unique keys by key, or those a job has."""
+        keys = tables.uniques.c
+        query = select(keys.key, keys.job_id, keys.scope, keys.until).order_by(keys.key).limit(limit)
+        if job_id is not None:
+            query = query.where(keys.job_id == job_id)
+        with self._reading() as connection:
+            return [UniqueRow(*row) for row in connection.execute(query)]
+
+    def functions(self) -> list[FunctionRow]:
+        """What can be run as a job, by name; of a name that several programs declare, the newest."""
+        with self._reading() as connection:
+            rows = connection.execute(_FUNCTIONS).all()
+        found: dict[str, FunctionRow] = {}
+        for row in rows:
+            if row.name not in found:
+                found[row.name] = _function(row)
+        return list(found.values())
+
+    def function(self, name: str) -> FunctionRow | None:
+        """One function, or None: no program has declared it."""
+        with self._reading() as connection:
+            row = connection.execute(_FUNCTION, {"name": name}).first()
+        return None if row is None else _function(row)
+
+    def parts(self) -> list[PartRow]:
+        """Coordinators and beats that have been heard of in the last hour."""
+        with self._reading() as connection:
+            return [PartRow(**row._asdict() | {"active": bool(row.active)}) for row in connection.execute(_PARTS)]
+
+
+def _function(row: Any) -> FunctionRow:
+    return FunctionRow(**row._asdict() | {"parameters": from_json(row.parameters)})
+
+
+def _audit(
+    by: str | None, wanted: str | None, place: Place | None, limit: int, dialect: str
+) -> tuple[Any, dict[str, Any]]:
+    values: dict[str, Any] = {"limit": limit, "look_at": LOOK_AT}
+    names = "id, at, by, kind, subject, detail"
+    source = f"SELECT {names} FROM audit"  # noqa: S608  # words of ours
+    if place is not None:
+        source += " WHERE (at, id) < (:key, :id)"
+        values |= {"key": place.key, "id": place.id}
+    source += " ORDER BY at DESC, id DESC"
+    conditions = []
+    if by is not None:
+        conditions.append("by = :by")
+        values["by"] = by
+    if wanted is not None:
+        escaped = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        values["text"] = f"%{escaped}%"
+        like = "ILIKE" if dialect == "postgresql" else "LIKE"
+        columns = ("kind", "subject", "detail", "by")
+        conditions.append("(" + " OR ".join(f"{column} {like} :text ESCAPE '\\'" for column in columns) + ")")
+    if not conditions:
+        return text(f"{source} LIMIT :limit"), values
+    return text(
+        f"SELECT {names} FROM ({source} LIMIT :look_at) AS last WHERE {' AND '.join(conditions)}"  # noqa: S608
+        " ORDER BY at DESC, id DESC LIMIT :limit"
+    ), values

@@ -1,0 +1,192 @@
+"""Reads how jobs and batches belong together: continuations, also of what has ended, members, trees, common errors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Connection, bindparam, text
+
+from broker_jobs.store import tables
+from broker_jobs.store.cursor import Place, cursor_of, fingerprint, place_of
+from broker_jobs.store.kept import BatchRow
+from broker_jobs.store.row import Row
+from broker_jobs.store.search import rows_of
+from broker_jobs.store.shown import BatchesFound, BondRow, FailureRow
+
+BATCH = "batch:"
+"""Stands before a batch's id where a job's may stand too."""
+UNKNOWN = "unknown"
+LOOK_AT = 10_000
+LINE_CHARS = 300
+_BATCH_NAMES = ", ".join(column.name for column in tables.batches.columns)
+_PARENTS = text("SELECT parent, on_end FROM bonds WHERE child = :id ORDER BY parent LIMIT :limit")
+_CHILDREN = text("SELECT child, on_end FROM bonds WHERE parent = :id ORDER BY child LIMIT :limit")
+_UNMET_OF = text("SELECT kind, target FROM holds WHERE holder = :id AND unmet = 1")
+_UNMET_ON = text("SELECT holder FROM holds WHERE kind = :kind AND target = :id AND unmet = 1")
+_JOBS = text("SELECT id, job, state FROM jobs WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
+_BATCHES = text("SELECT id, title, state FROM batches WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
+_TREE = text(
+    "WITH RECURSIVE tree (tree_id, depth) AS (SELECT id, 0 FROM batches WHERE id = :id UNION"  # noqa: S608  # columns of ours
+    " SELECT batches.id, depth + 1 FROM batches JOIN tree ON batches.parent = tree_id WHERE depth < :deep)"
+    f" SELECT {_BATCH_NAMES} FROM tree JOIN batches ON id = tree_id ORDER BY depth, created_at, id LIMIT :limit"
+)
+DEEP = 100
+_FAILED = text(
+    "SELECT id, error, reason FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'failed'"
+    " ORDER BY id LIMIT :limit"
+)
+_RUNNING = text(
+    "SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY started_at, id LIMIT :limit"
+)
+_OWNERS = text("SELECT DISTINCT owner FROM jobs WHERE state = 'processing' AND owner IS NOT NULL LIMIT 1000")
+
+
+class Related:
+    """The part of a reader that tells what belongs together."""
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._reading = reading
+
+    # ---- continuations
+
+    def parents(self, id: str, *, is_batch: bool = False, limit: int = 200) -> list[BondRow]:
+        """What a job or batch waits for or has waited for, ended or not."""
+        with self._reading() as connection:
+            bonds = connection.execute(_PARENTS, {"id": _end(id, is_batch), "limit": limit}).all()
+            unmet = {
+                _end(target, kind == "batch")
+                for kind, target in connection.execute(_UNMET_OF, {"id": _end(id, is_batch)})
+            }
+            return _named(connection, [(end, on, end in unmet) for end, on in bonds])
+
+    def children(self, id: str, *, is_batch: bool = False, limit: int = 200) -> list[BondRow]:
+        """What waits or has waited for the end of a job or batch."""
+        with self._reading() as connection:
+            bonds = connection.execute(_CHILDREN, {"id": _end(id, is_batch), "limit": limit}).all()
+            values = {"id": id, "kind": "batch" if is_batch else "job"}
+            unmet = set(connection.execute(_UNMET_ON, values).scalars()) if bonds else set()
+            return _named(connection, [(end, on, end in unmet) for end, on in bonds])
+
+    # ---- batches
+
+    def batches_page(
+        self, *, state: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 50
+    ) -> BatchesFound:
+        """Batches, the newest first; with `text`, of the last 10,000 those whose title or id contains it.
+
+        Raises:
+            UsageError: the cursor is bad.
+        """
+        of = fingerprint("batches", state, text)
+        place = place_of(of, cursor)
+        with self._reading() as connection:
+            rows = connection.execute(*_batches_query(state, text, place, limit + 1, connection.dialect.name)).all()
+        found = [BatchRow(**row._asdict()) for row in rows]
+        shown = found[:limit]
+        last = Place(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+        return BatchesFound(shown, cursor_of(of, last))
+
+    def batch_tree(self, id: str, limit: int = 1_000) -> list[BatchRow]:
+        """A batch and all inside it, each behind the one it is in; empty: there is none."""
+        with self._reading() as connection:
+            rows = connection.execute(_TREE, {"id": id, "limit": limit, "deep": DEEP}).all()
+        found: dict[str, BatchRow] = {}
+        for row in rows:
+            found.setdefault(row.id, BatchRow(**row._asdict()))
+        return list(found.values())
+
+    def batch_failures(self, id: str, limit: int = 1_000) -> tuple[list[FailureRow], int]:
+        """(failed jobs of a batch and of those inside it by their error, the most common first; how many were read)."""
+        errors: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        read = 0
+        batches = [batch.id for batch in self.batch_tree(id) if batch.failed or batch.open] or [id]
+        with self._reading() as connection:
+            for batch in batches:
+                if read >= limit:
+                    break
+                for job_id, error, reason in connection.execute(_FAILED, {"batch": batch, "limit": limit - read}):
+                    line = error_line(error, reason)
+                    errors[line] += 1
+                    examples.setdefault(line, job_id)
+                    read += 1
+        return [FailureRow(line, n, examples[line]) for line, n in errors.most_common()], read
+
+    # ---- workers
+
+    def running(self, worker: str, limit: int = 100) -> list[Row]:
+        """Jobs that run on a worker now, the longest first, without `result` and `history`."""
+        with self._reading() as connection:
+            return _running(connection, worker, limit)
+
+    def running_by_worker(self, limit: int = 10) -> dict[str, list[Row]]:
+        """Of every worker that runs something its first jobs, as `running`."""
+        with self._reading() as connection:
+            owners = connection.execute(_OWNERS).scalars().all()
+            return {owner: _running(connection, owner, limit) for owner in owners}
+
+
+def error_line(error: str | None, reason: str | None) -> str:
+    """What an error says on one line: its type and the first line of its message; else the reason."""
+    if error:
+        try:
+            told = from_json(error)
+            message = str(told.get("message") or "").strip().splitlines()
+            return f"{told.get('type') or 'Error'}: {message[0] if message else ''}".rstrip(": ")[:LINE_CHARS]
+        except (ValueError, AttributeError):
+            pass
+    return (reason or "").strip()[:LINE_CHARS] or UNKNOWN
+
+
+def _running(connection: Connection, worker: str, limit: int) -> list[Row]:
+    ids = connection.execute(_RUNNING, {"worker": worker, "limit": limit}).scalars().all()
+    return rows_of(connection, ids)
+
+
+def _end(id: str, is_batch: bool) -> str:
+    return BATCH + id if is_batch else id
+
+
+def _named(connection: Connection, ends: Iterable[tuple[str, str, bool]]) -> list[BondRow]:
+    """The ends of bonds with their titles and states."""
+    ends = list(ends)
+    jobs = [end for end, _, _ in ends if not end.startswith(BATCH)]
+    batches = [end.removeprefix(BATCH) for end, _, _ in ends if end.startswith(BATCH)]
+    known: dict[tuple[bool, str], tuple[str, str]] = {}
+    for is_batch, ids, query in ((False, jobs, _JOBS), (True, batches, _BATCHES)):
+        for start in range(0, len(ids), 500):
+            for id, title, state in connection.execute(query, {"ids": ids[start : start + 500]}):
+                known[is_batch, id] = (title or "", state)
+    found = []
+    for end, on, unmet in ends:
+        is_batch, id = end.startswith(BATCH), end.removeprefix(BATCH)
+        title, state = known.get((is_batch, id), ("", UNKNOWN))
+        found.append(BondRow(id, is_batch, title, state, on, unmet))
+    return found
+
+
+def _batches_query(
+    state: str | None, wanted: str | None, place: Place | None, limit: int, dialect: str
+) -> tuple[Any, dict[str, Any]]:
+    conditions, values = ["1 = 1"], {"limit": limit, "look_at": LOOK_AT}
+    values_of: dict[str, Any] = dict(values)
+    if state is not None:
+        conditions.append("state = :state")
+        values_of["state"] = state
+    if place is not None:
+        conditions.append("(created_at, id) < (:key, :id)")
+        values_of |= {"key": place.key, "id": place.id}
+    source = f"SELECT {_BATCH_NAMES} FROM batches WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC"  # noqa: S608
+    if wanted is None:
+        return text(f"{source} LIMIT :limit"), values_of
+    escaped = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    values_of["text"] = f"%{escaped}%"
+    like = "ILIKE" if dialect == "postgresql" else "LIKE"
+    return text(
+        f"SELECT {_BATCH_NAMES} FROM ({source} LIMIT :look_at) AS last WHERE title {like} :text ESCAPE '\\'"  # noqa: S608
+        f" OR id {like} :text ESCAPE '\\' ORDER BY created_at DESC, id DESC LIMIT :limit"
+    ), values_of
