@@ -84,6 +84,7 @@ class Pool:
         self._id = new_id()
         self._children = [_Child(slot) for slot in range(size)]
         self._metrics = Metrics()
+        self._metrics.count(RESTARTS, amount=0)  # from the start: what appears with its first count shows no increase
         self._gone = Snapshot()
         self._lock = threading.RLock()
         self._stopping = threading.Event()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.acceptance.conftest import terminal as terminal
 from tests.conftest import made
 from tests.support.shipped import ShippedBroker
 

@@ -71,9 +71,9 @@ class ShippedBroker(Broker):
         """All that the node has logged."""
         return "".join(path.read_text(errors="replace") for path in sorted((self._folder / "log").glob("*.log")))
 
-    def scrape(self) -> str:
-        """What the node tells Prometheus, of each queue too."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.prometheus_port}/metrics/per-object", timeout=20) as page:
+    def scrape(self, path: str = "/metrics/per-object") -> str:
+        """What the node tells Prometheus; by default of each queue."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.prometheus_port}{path}", timeout=20) as page:
             return str(page.read().decode())
 
     def import_users(self, users: object) -> None:
