@@ -107,7 +107,7 @@ def _decide(mark: MarkRow, by: str, id: str, decide: Callable[[JobRecord], Said]
 
 def wanted_of(kind: str, given: Filter, since: Instant) -> Wanted:
     """Which jobs a bulk command means that came at `since`."""
-    usual = NOT_ENDED if kind == DELETE else (State.FAILED,)
+    usual = tuple(State) if given.ids is not None else NOT_ENDED if kind == DELETE else (State.FAILED,)
     return Wanted(
         states=usual if given.state is None else (given.state,), queue=given.queue, job=given.job, batch=given.batch,
         recurring=given.recurring, tag=given.tag, created_from=given.created_after, created_before=given.created_before,

@@ -20,6 +20,7 @@ from broker_jobs.outcome.command import (
     PauseRecurring,
     PutRecurring,
     RemoveRecurring,
+    RunJob,
     Schedule,
     ScheduleView,
     TriggerRecurring,
@@ -88,6 +89,18 @@ def trigger(tx: Transaction, command: TriggerRecurring, now: Instant) -> tuple[s
     if row is None:
         return _unknown(command.name), []
     return None, [recurring.fired(row, now, now, waits=False, id=command.job_id)]
+
+
+def run(command: RunJob) -> tuple[str, Fired | str]:
+    """(the id, the job a person describes), or (empty or its id, why it is refused)."""
+    try:
+        envelope = codec.decode(command.call)
+    except codec.Undecodable as error:
+        return "", f"the call cannot be read: {error}"
+    if envelope.hold is not None or envelope.fills or envelope.batch is not None:
+        return envelope.id, "a person's job waits for its time and for nothing else"
+    envelope = envelope.evolve(epoch=0, attempt=1, parent=None, recurring=None)
+    return envelope.id, Fired(envelope, codec.encode(envelope).decode())
 
 
 def fire(tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], bool]) -> list[Fired]:

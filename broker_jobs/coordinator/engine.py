@@ -76,6 +76,7 @@ from broker_jobs.outcome.command import (
     Reply,
     RequeueJob,
     RescheduleJob,
+    RunJob,
     SetLimit,
     TriggerRecurring,
 )
@@ -281,7 +282,14 @@ class _Batch:
         """Rows as they were last written."""
         self._limits = Limits(tx, self._rows, self._see, self._decide, now)
         self._waits = Waits(
-            tx, self._rows, self._see, self._decide, now, arrived=self._limits.held, forgotten=now - engine.keep
+            tx,
+            self._rows,
+            self._see,
+            self._decide,
+            now,
+            arrived=self._limits.held,
+            flush=self._flush,
+            forgotten=now - engine.keep,
         )
 
     def run(self, inputs: list[Input]) -> Effects:
@@ -645,6 +653,8 @@ class _Batch:
                 said = self._decide(command)
                 row = self._rows.get(command.job_id)
                 detail = {"ended": said.ended_before, "state": row.state.value if row else ""}
+                if isinstance(command, RescheduleJob):
+                    detail["due_at"] = command.due_at
                 refused, subject = said.refused, command.job_id
                 if isinstance(command, RequeueJob) and changes_arguments(command) and refused is None:
                     detail["arguments"] = "changed"  # their values may be secrets, and the audit is kept long
@@ -652,7 +662,7 @@ class _Batch:
                 refused, subject = commands.subscribe(self._tx, command), command.origin
             case SetLimit():
                 self._limits.set_most(command.key, command.limit)
-                subject = command.key
+                detail, subject = {"limit": command.limit}, command.key
             case DeleteBatch():
                 deleted, subject = self._waits.delete_batch(command.batch_id), command.batch_id
                 refused = "no such batch is known" if deleted is None else None
@@ -663,18 +673,27 @@ class _Batch:
                 detail = bulk.started() if refused is None else {}
             case PutRecurring():
                 refused, subject = commands.put(self._tx, command, now), command.schedule.name
+                detail = {"cron": command.schedule.cron, "tz": command.schedule.tz}
             case DeclareRecurring():
                 refused, subject = commands.declare(self._tx, command, now), command.origin
             case RemoveRecurring():
                 refused, subject = commands.remove(self._tx, command), command.name
             case PauseRecurring():
                 refused, subject = commands.pause(self._tx, command, now), command.name
+                detail = {"paused": command.paused}
             case TriggerRecurring():
                 refused, fired = commands.trigger(self._tx, command, now)
-                subject = command.name
+                subject, detail = command.name, {"job": command.job_id}
                 for one in fired:
                     self._see([one.envelope.id])
                     self._make(one)
+            case RunJob():
+                subject, made = commands.run(command)
+                if isinstance(made, str):
+                    refused = made
+                else:
+                    detail = {"job": made.envelope.job}
+                    refused = self._run(made)
             case ReplayParked():
                 refused, subject = self._replay(command.parked_id), command.parked_id
             case DeleteParked():
@@ -684,10 +703,18 @@ class _Batch:
                 detail, subject = {"waiting": self._accept()}, "store"
             case PauseQueue():
                 self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
-                subject = command.queue
+                detail, subject = {"paused": command.paused}, command.queue
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
         return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)
+
+    def _run(self, made: Fired) -> str | None:
+        """Make a job that a person describes; the refusal, or None."""
+        self._see([made.envelope.id])
+        if made.envelope.id in self._rows:
+            return f"a job with the id {made.envelope.id} is known already"
+        self._make(made)
+        return None
 
     def _replay(self, parked_id: str) -> str | None:
         """Decide a parked message now; the refusal, or None."""

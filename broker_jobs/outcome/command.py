@@ -107,6 +107,16 @@ class TriggerRecurring(_Command):
     job_id: JobId
 
 
+class RunJob(_Command):
+    """Run a job that a person describes. `call`: its envelope as JSON text, with its id, and its time if it has one.
+
+    Reply detail: {"job": its name}. Refused where the envelope cannot be read, or waits for other jobs.
+    """
+
+    kind: Literal["run"] = "run"
+    call: str
+
+
 class Fire(_Command):
     """From a beat: this planned time of this version of a schedule has come. Not audited: the row takes it once."""
 
@@ -176,7 +186,9 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    state: State | None = Field(default=None, description="none: requeue means failed ones, delete all not ended")
+    state: State | None = Field(
+        default=None, description="none: requeue means failed ones, delete all not ended; of `ids` both mean any"
+    )
     queue: QueueName | None = None
     job: Text | None = Field(default=None, description="the job's name")
     batch: JobId | None = Field(default=None, description="of this batch, or of a batch inside it")
@@ -263,6 +275,7 @@ Command = Annotated[
     | RemoveRecurring
     | PauseRecurring
     | TriggerRecurring
+    | RunJob
     | Fire
     | PauseQueue
     | ReplayParked

@@ -227,3 +227,17 @@ def test_what_a_person_runs_now_waits_for_its_parent_no_more(desk: Desk) -> None
     desk.apply(desk.failed("p", final=True))
     assert desk.row("c").state is State.AWAITING
     assert [row.id for row in desk.apply(desk.succeeded("first")).releases] == ["c"]
+
+
+def test_named_jobs_are_meant_whatever_their_state(desk: Desk) -> None:
+    fail(desk, "failed")
+    desk.apply(desk.ready("done"), desk.succeeded("done"), desk.held("later", delay=60.0), desk.ready("on-its-way"))
+    desk.apply(requeue(desk, ids=["failed", "done", "later", "on-its-way"]))
+    desk.work()
+    assert progress(desk, "bulk") == {"started": True, "finished": True, "done": 3, "refused": 1}
+    assert states(desk) == {"enqueued": 4}
+    desk.apply(desk.succeeded("failed", 2))
+    desk.apply(delete(desk, id="gone", ids=["failed", "later"]))
+    desk.work()
+    assert desk.row("failed").state is State.DELETED
+    assert desk.row("later").state is State.DELETED
