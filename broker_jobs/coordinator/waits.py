@@ -35,6 +35,7 @@ NEVER_SEALED = "its batch was never completed"
 CANCELLED = "its batch was deleted"
 GIVEN_UP = "its batch had been given up"
 OPENED = "opened"
+WAITS_FOR_ITSELF = "it waits for itself, by way of its parents: enqueue it without one of them"
 
 
 class Waits:
@@ -47,6 +48,7 @@ class Waits:
         decide: has a record decided and its row put into `rows`.
         now: wall time.
         arrived: told of each new member of a batch, for what else may hold it.
+        flush: writes the jobs as they are now.
         forgotten: what ended before this instant is not known any more.
     """
 
@@ -59,9 +61,11 @@ class Waits:
         now: Instant,
         *,
         arrived: Callable[[Held], None],
+        flush: Callable[[], None],
         forgotten: Instant = 0.0,
     ) -> None:
         self._arrived = arrived
+        self._flush = flush
         self._forgotten = forgotten
         self._tx = tx
         self._rows = rows
@@ -85,10 +89,11 @@ class Waits:
         row = self._rows[record.envelope.id]
         if record.envelope.hold is None or row.state is not State.AWAITING:
             return
-        parents = [parent.id for parent in record.envelope.hold.parents if not parent.batch]
-        if not looks_generated(row.id) and self._tx.waits_above(row.id, parents):  # only ids given by hand can be
-            self._decide(Hopeless(row.id, "it waits for itself, by way of its parents"))
-            return
+        parents = record.envelope.hold.parents
+        if not looks_generated(row.id) or any(parent.batch for parent in parents):  # no other job can have a child yet
+            if self._leads_up([("job", row.id)], _named(parents)):
+                self._decide(Hopeless(row.id, WAITS_FOR_ITSELF))
+                return
         holds = self._wait_for(row.id, record.envelope.hold.parents)
         past = next((hold for hold in holds if self._is_past(hold)), None)
         if past is not None:
@@ -114,6 +119,9 @@ class Waits:
             self._born.add(member.envelope.id)
             if self._rows[member.envelope.id].state.is_final:
                 continue  # a duplicate
+            if self._waits_for_its_batch(member):
+                self._decide(Hopeless(member.envelope.id, WAITS_FOR_ITSELF))
+                continue
             holds.append(self._hold(member.envelope.id, "open", chunk.addition, OPENED, unmet=given_up))
             if given_up:
                 self._decide(Unmet(member.envelope.id, GIVEN_UP))
@@ -135,6 +143,10 @@ class Waits:
         addition = self._addition(seal.addition, seal.batch, seal.created_at)
         if addition.chunks is not None:
             return
+        if seal.given_up:
+            if not addition.opened:
+                self._give_up(addition)
+            return
         batch = self._batch(seal.batch, seal.created_at)
         batch.title = seal.title or batch.title
         if seal.parent is not None:
@@ -143,6 +155,12 @@ class Waits:
             self._part(self._batch(part, seal.created_at), seal.batch, seal.created_at)
         addition.chunks, addition.parent_addition = seal.chunks, seal.parent_addition
         self._tx.save_addition(addition)
+        inside = [] if batch.parent is None else self._with_around(batch.parent)
+        if self._leads_up(self._with_around(batch.id), _named(seal.parents)) or (
+            inside and self._leads_up(inside, [("batch", batch.id)])
+        ):
+            self._abandon(seal.batch, "dropped", WAITS_FOR_ITSELF)
+            return
         self._wait_for(batch_holder(seal.batch), seal.parents)
         unmet = [hold for hold in self._tx.holds_of([batch_holder(seal.batch)]) if hold.unmet]
         above = self._around(seal)
@@ -181,6 +199,39 @@ class Waits:
             known = AdditionRow(seal.parent_addition, seal.parent, created_at=seal.created_at)
             self._tx.save_addition(known)
         return known
+
+    def _waits_for_its_batch(self, member: Held) -> bool:
+        """Whether a member waits for itself or for a batch it is part of, by way of its parents."""
+        hold, batch = member.envelope.hold, member.envelope.batch
+        if hold is None or batch is None:
+            return False
+        id = member.envelope.id
+        above = self._with_around(batch) + ([] if looks_generated(id) else [("job", id)])
+        self._see([parent.id for parent in hold.parents if not parent.batch])
+        # Members of the same batch were looked at when they came: else a chain of them would be walked for each.
+        beside = {parent.id for parent in hold.parents if (row := self._rows.get(parent.id)) and row.batch == batch}
+        outside = [parent for parent in hold.parents if parent.batch or parent.id not in beside]
+        return self._leads_up(above, _named(outside if looks_generated(id) else hold.parents))
+
+    def _leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
+        """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
+        if not set(wanted).isdisjoint(parents):
+            return True
+        if not parents or not any(self._tx.waited_for(kind, [id]) for kind, id in wanted):
+            return False
+        self._flush()  # the way up is found by queries
+        self._save_batches()
+        return self._tx.waits_above(wanted, parents)
+
+    def _with_around(self, batch: str) -> list[tuple[str, str]]:
+        """A batch and those it is part of, as holds name them: who waits for one of these waits for all in it."""
+        found: list[tuple[str, str]] = []
+        around: str | None = batch
+        while around is not None and len(found) < MOST_DEEP:
+            found.append(("batch", around))
+            known = self._known_batch(around)
+            around = None if known is None else known.parent
+        return found
 
     def orphaned(self, holds: Iterable[HoldRow]) -> None:
         """These wait for what is not known and hardly comes any more: jobs fail, batches end."""
@@ -261,6 +312,9 @@ class Waits:
         if self._marks:
             self._tx.mark(self._marks)
             self.more = True
+        self._save_batches()
+
+    def _save_batches(self) -> None:
         self._tx.save_batches(row for id, row in self._batches.items() if row != self._batches_before.get(id))
 
     # ---- what people ask
@@ -535,6 +589,11 @@ class Waits:
 def _is_given_up(addition: AdditionRow) -> bool:
     """Whether it was opened before all of it had come, so that its members shall not begin."""
     return addition.opened and (addition.chunks is None or addition.seen < addition.chunks)
+
+
+def _named(parents: Iterable[Parent]) -> list[tuple[str, str]]:
+    """Parents as holds name them."""
+    return [("batch" if parent.batch else "job", parent.id) for parent in parents]
 
 
 def not_known(hold: HoldRow) -> str:

@@ -36,7 +36,10 @@ class Chunk(_Part):
 
 
 class Seal(_Part):
-    """The end of an addition: it opens when `chunks` chunks are there. `parents`: what the batch waits for first."""
+    """The end of an addition: it opens when `chunks` chunks are there. `parents`: what the batch waits for first.
+
+    One that is given up never opens: its jobs are deleted, those that come later too.
+    """
 
     chunks: int = Field(ge=0)
     title: str = Field(default="", max_length=200)
@@ -44,6 +47,7 @@ class Seal(_Part):
     parent_addition: JobId | None = None
     batches: list[JobId] = Field(default_factory=list, description="the sub-batches made in this addition")
     parents: tuple[Parent, ...] = ()
+    given_up: Literal[True] | None = Field(default=None, description="its block raised: nothing of it starts")
 
 
 CHUNK = TypeAdapter(Chunk)

@@ -139,10 +139,22 @@ class Addition:
             yield from self._publish_seal(self._seal)
 
     def give_up(self) -> None:
-        """Have nothing of it started: what was published is never sealed."""
+        """Have nothing of it started: what was published is never sealed, and deleted soon.
+
+        That its block raised is said without waiting; if the word is lost, its jobs are deleted after a day.
+        """
         self.phase = Phase.GIVEN_UP
         self._texts.clear()
         self._out.clear()
+        if self._number or self.batches:
+            self._send(
+                self._sealing(
+                    Seal(
+                        batch=self._batch_id, addition=self.id, created_at=self._sender.clock.now(),
+                        chunks=self._number, given_up=True,
+                    )
+                )
+            )  # fmt: skip
 
     def break_off(self, error: EnqueueError) -> None:
         """Have it not sealed, as a part of it is lost."""
@@ -196,8 +208,11 @@ class Addition:
     # --- the seal ---
 
     def _send_seal(self, seal: Seal) -> Sending:
+        yield from self._publish_seal(self._sealing(seal))
+
+    def _sealing(self, seal: Seal) -> Message:
         body = seal.model_dump_json(exclude_none=True).encode()
-        yield from self._publish_seal(Message(names.REPORT, names.LOG_KEY, body, "seal", self.id))
+        return Message(names.REPORT, names.LOG_KEY, body, "seal", self.id)
 
     def _publish_seal(self, message: Message) -> Sending:
         reason = ""

@@ -40,6 +40,15 @@ def chunks(exchange: RecordingExchange) -> list[Chunk]:
 
 
 def seals(exchange: RecordingExchange) -> list[Seal]:
+    return [seal for seal in _all_seals(exchange) if not seal.given_up]
+
+
+def given_up(exchange: RecordingExchange) -> list[str]:
+    """Additions of which the coordinator was told that their block raised."""
+    return [seal.addition for seal in _all_seals(exchange) if seal.given_up]
+
+
+def _all_seals(exchange: RecordingExchange) -> list[Seal]:
     return [Seal.model_validate_json(message.body) for message in exchange.messages if message.type == "seal"]
 
 
@@ -136,8 +145,9 @@ def test_a_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: Recording
     kept: list[tuple[Batch, Receipt[str]]] = []
     with pytest.raises(ArgumentsError, match="row must be an int, not 'x'"):
         fill("x")
-    assert len(chunks(exchange)) == 1
+    (chunk,) = chunks(exchange)
     assert seals(exchange) == []
+    assert given_up(exchange) == [chunk.addition]
     batch, receipt = kept[-1]
     with pytest.raises(UsageError, match=rf"^load {receipt.id} never starts: the with block of batch 'import' did not"):
         receipt.result()
@@ -631,6 +641,25 @@ def test_counts_are_a_value(jobs: BrokerJobs, exchange: RecordingExchange) -> No
     assert (counts.total, counts.open, counts.ended) == (10, 7, counts.succeeded + counts.failed + counts.deleted)
     with pytest.raises(AttributeError):
         counts.open = 0  # type: ignore[misc]
+
+
+def test_a_block_that_raises_before_anything_left_it_says_nothing(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    with pytest.raises(ArgumentsError), jobs.batch() as batch:
+        batch.enqueue_many(load.bind(cast(Any, row)) for row in (1, "x"))
+    assert exchange.messages == []
+
+
+def test_a_block_that_raises_after_a_sub_batch_was_sealed_says_so(
+    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+) -> None:
+    with pytest.raises(ZeroDivisionError), jobs.batch() as batch:  # noqa: PT012  # what raises stands behind it
+        with batch.batch() as part:
+            part.enqueue(load, 1)
+        raise ZeroDivisionError
+    (seal,) = seals(exchange)
+    assert given_up(exchange) == [seal.parent_addition]
 
 
 def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
