@@ -49,9 +49,7 @@ def vhost(broker: Broker) -> Iterator[Vhost]:
     """A fresh virtual host on the private RabbitMQ node, removed afterwards with all that is in it."""
     broker.heal()
     fresh = broker.vhost()
-    if not fresh.opens():  # see Broker.stop: what another test did to the node is not this one's fault
-        broker.restart()
-        fresh = broker.vhost()
+    assert fresh.opens(), f"the node does not open a new virtual host:\n{broker.log()}"
     yield fresh
     broker.heal()
     fresh.delete()
