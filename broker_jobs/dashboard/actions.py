@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.lookup import Lookup
-from broker_jobs.dashboard.runnable import check_arguments
+from broker_jobs.dashboard.runnable import check_arguments, check_json
 from broker_jobs.dashboard.views import JobsQuery
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
 from broker_jobs.function.options import JobOptions, job_options
@@ -31,6 +31,7 @@ from broker_jobs.outcome.command import (
     PutRecurring,
     ReplayParked,
     RequeueJob,
+    RunJob,
     Schedule,
 )
 from broker_jobs.producer.ask import Asker
@@ -39,6 +40,7 @@ from broker_jobs.producer.queues import Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
 from broker_jobs.producer.remote import RemoteJob
+from broker_jobs.producer.submit import body_of, later
 
 MOST_IDS = 1_000
 """Jobs one command may name."""
@@ -66,7 +68,12 @@ class Actions:
         Receipt[Any](id, self._asker.on_behalf(who)).requeue()
 
     def requeue_with(self, who: str, id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Run a job again with other arguments."""
+        """Run a job again with other arguments.
+
+        Raises:
+            ArgumentsError: they are no JSON.
+        """
+        check_json(args, kwargs)
         asker = self._asker.on_behalf(who)
         self._ask(asker, lambda: RequeueJob(**asker.stamp(), job_id=id, args=args, kwargs=kwargs))
 
@@ -220,18 +227,22 @@ class Actions:
         """Run a job as from its form; returns its id.
 
         Raises:
-            ArgumentsError: the arguments do not fit what its program declared.
+            ArgumentsError: the arguments do not fit what its program declared, or are no JSON.
+            EnqueueError: it is too large.
         """
         asker = self._asker.on_behalf(who)
         remote = self._remote(asker, job, args, kwargs, queue)
-        if due_at is None:
-            return remote.enqueue(*args, **kwargs).id
-        return remote.schedule(_moment(due_at), *args, **kwargs).id
+        meant = None if due_at is None else later(_moment(due_at), asker.now())
+        envelope = remote.draft(remote.bound(tuple(args), kwargs), asker.now(), meant)
+        body = body_of(envelope, asker.sender.settings.max_body)
+        self._ask(asker, lambda: RunJob(**asker.stamp(), call=body.decode()))
+        return envelope.id
 
     # --- inside ---
 
     def _remote(self, asker: Asker, job: str, args: list[Any], kwargs: dict[str, Any], queue: str | None) -> RemoteJob:
         """The job of this name as another program enqueues it, its arguments checked."""
+        check_json(args, kwargs)
         function = self._lookup.function(job)
         if function is not None:
             check_arguments(function, args, kwargs)

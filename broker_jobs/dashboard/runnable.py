@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -17,6 +18,19 @@ from broker_jobs.settings import nearest
 SHOWN_CHARS = 200
 _NOWHERE: Registry[Any] = Registry()
 """Schemas are not fetched: one that refers to another address is not checked."""
+
+
+def check_json(args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Refuse arguments that JSON cannot carry.
+
+    Raises:
+        ArgumentsError: half a character, a number that is none, or nested too deeply.
+    """
+    try:
+        json.dumps([args, kwargs], ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        what = "half a character" if isinstance(error, UnicodeEncodeError) else str(error)
+        raise ArgumentsError(f"the arguments cannot travel as JSON: {what}") from None
 
 
 def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:

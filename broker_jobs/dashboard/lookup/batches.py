@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.lookup.job_line import read_error
-from broker_jobs.dashboard.lookup.jobs import JobLookup
+from broker_jobs.dashboard.lookup.jobs import MOST_RELATIVES, JobLookup, relative
 from broker_jobs.dashboard.lookup.known import moment
 from broker_jobs.dashboard.views import BatchesPage, BatchLine, BatchTree, BatchView, FailureGroup
-from broker_jobs.job.state import State
+from broker_jobs.store import Search
 from broker_jobs.store.kept import BatchRow
 
 MOST_INSIDE = 200
@@ -18,7 +16,6 @@ MOST_INSIDE = 200
 MOST_FAILURES = 1_000
 """Failed jobs that are looked at for the groups."""
 MOST_JOBS = 50
-MOST_GROUPS = 50
 
 
 class BatchLookup(JobLookup):
@@ -27,46 +24,46 @@ class BatchLookup(JobLookup):
     def batches(
         self, *, state: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> BatchesPage:
-        """A page of batches, the newest first."""
-        del text
-        rows = self._reader.batches(state=state, limit=limit + 1, before=cursor)
-        shown = rows[:limit]
-        return BatchesPage(batches=[batch_line(row) for row in shown], next=shown[-1].id if len(rows) > limit else None)
+        """A page of batches, the newest first.
+
+        Args:
+            state: awaiting, processing, or how they ended.
+            text: part of a title or id.
+            cursor: of the page before.
+            limit: at most so many.
+
+        Raises:
+            UsageError: the cursor is of another query.
+        """
+        found = self._reader.batches_page(state=state, text=text or None, cursor=cursor, limit=limit)
+        return BatchesPage(batches=[batch_line(row) for row in found.batches], next=found.next)
 
     def batch(self, id: str) -> BatchView | None:
         """All that is known of one batch; None: it is not known."""
-        row = self._reader.batch(id)
-        if row is None:
+        rows = self._reader.batch_tree(id, MOST_INSIDE)
+        if not rows:
             return None
-        failed = self._reader.jobs(state=State.FAILED, batch=id, limit=MOST_FAILURES)
-        groups: Counter[str] = Counter()
-        examples: dict[str, str] = {}
-        for job in failed:
-            error = read_error(job.error)
-            said = job.reason if error is None else f"{error[0]}: {next(iter(error[1].splitlines()), '')}"
-            groups[said] += 1
-            examples.setdefault(said, job.id)
+        failures, counted = self._reader.batch_failures(id, MOST_FAILURES)
+        found = self._reader.search(Search(batch=id, limit=MOST_JOBS))
         return BatchView(
-            **_fields(row),
-            tree=self._tree(row, [MOST_INSIDE]),
-            failures=[
-                FailureGroup(error=error, count=count, example=examples[error])
-                for error, count in groups.most_common(MOST_GROUPS)
-            ],
-            failures_counted=len(failed),
-            jobs=self._lines(self._reader.jobs(batch=id, limit=MOST_JOBS)),
-            parents=[],
-            children=[],
+            **_fields(rows[0]),
+            tree=_tree(rows),
+            failures=[FailureGroup(error=row.error, count=row.count, example=row.example) for row in failures],
+            failures_counted=counted,
+            jobs=self._lines(found.rows),
+            parents=[relative(each) for each in self._reader.parents(id, is_batch=True, limit=MOST_RELATIVES)],
+            children=[relative(each) for each in self._reader.children(id, is_batch=True, limit=MOST_RELATIVES)],
         )
 
-    def _tree(self, row: BatchRow, left: list[int]) -> BatchTree:
-        inside = []
-        for below in self._reader.sub_batches(row.id):
-            if left[0] <= 0:
-                break
-            left[0] -= 1
-            inside.append(self._tree(below, left))
-        return BatchTree(batch=batch_line(row), inside=inside)
+
+def _tree(rows: list[BatchRow]) -> BatchTree:
+    """The first of the rows with those inside it; each comes after the one it is in."""
+    inside: dict[str, list[BatchTree]] = {row.id: [] for row in rows}
+    for row in reversed(rows[1:]):
+        tree = BatchTree(batch=batch_line(row), inside=inside[row.id][::-1])
+        if row.parent in inside:
+            inside[row.parent].append(tree)
+    return BatchTree(batch=batch_line(rows[0]), inside=inside[rows[0].id][::-1])
 
 
 def batch_line(row: BatchRow) -> BatchLine:

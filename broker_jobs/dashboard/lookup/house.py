@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.lookup.jobs import JobLookup
@@ -22,12 +22,14 @@ from broker_jobs.dashboard.views import (
     WorkerView,
 )
 from broker_jobs.job.state import State
-from broker_jobs.store import AuditRow, ParkedRow, WorkerRow
+from broker_jobs.store import AuditRow, WorkerRow
 
 SILENT_SECONDS = 15.0
 """Three heartbeats of a worker."""
-RATE_SECONDS = 300.0
-MOST_IN_FLIGHT = 1_000
+PART_SILENT_SECONDS = 30.0
+"""Coordinators and beats tell of themselves less often than workers."""
+MOST_IN_FLIGHT = 20
+"""Jobs that are shown of each worker."""
 MOST_BODY_CHARS = 1_000_000
 
 
@@ -37,46 +39,48 @@ class HouseLookup(JobLookup):
     def queues(self) -> list[QueueView]:
         """Every known queue, by name."""
         now = self._clock.now()
-        paused, counts = self._reader.queues(), self._reader.counts_by_queue()
-        living = [worker for worker in self._reader.workers() if not _is_silent(worker, now)]
-        views = []
-        for name in sorted({*paused, *counts}):
-            of_states = counts.get(name, {})
-            oldest = self._reader.oldest(name)
-            views.append(
-                QueueView(
-                    name=name,
-                    paused=paused.get(name, False),
-                    enqueued=of_states.get(State.ENQUEUED, 0),
-                    processing=of_states.get(State.PROCESSING, 0),
-                    scheduled=of_states.get(State.SCHEDULED, 0),
-                    failed=of_states.get(State.FAILED, 0),
-                    oldest_seconds=None if oldest is None else max(0.0, now - oldest),
-                    ended_per_minute=0.0,
-                    workers=sum(name in worker.queues for worker in living),
-                )
+        living = [worker for worker in self._reader.workers() if not is_silent(worker, now)]
+        return [
+            QueueView(
+                name=row.name,
+                paused=row.paused,
+                enqueued=row.counts.get(State.ENQUEUED, 0),
+                processing=row.counts.get(State.PROCESSING, 0),
+                scheduled=row.counts.get(State.SCHEDULED, 0),
+                failed=row.counts.get(State.FAILED, 0),
+                oldest_seconds=None if row.oldest is None else max(0.0, now - row.oldest),
+                ended_per_minute=row.ended_per_minute,
+                workers=sum(row.name in worker.queues for worker in living),
             )
-        return views
+            for row in self._reader.queue_rows(now)
+        ]
 
     def workers(self) -> list[WorkerView]:
         """All workers known, by host and slot."""
         now = self._clock.now()
-        running = self._reader.jobs(state=State.PROCESSING, limit=MOST_IN_FLIGHT)
-        lines = self._lines(running)
+        running = self._reader.running_by_worker(MOST_IN_FLIGHT)
         return [
             WorkerView(
                 id=row.id, host=row.host, pid=row.pid, slot=row.slot, queues=list(row.queues),
                 concurrency=row.concurrency, running=row.running, done=row.done, cpu_percent=row.cpu_percent,
                 rss_bytes=row.rss_bytes, version=row.version, started_at=moment(row.started_at or None),
-                seen_at=as_datetime(row.seen_at), silent=_is_silent(row, now), lost=row.lost,
-                jobs=[line for line in lines if line.worker == row.id],
+                seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
+                jobs=self._lines(running.get(row.id, [])),
             )
             for row in self._reader.workers()
         ]  # fmt: skip
 
     def parts(self) -> list[PartView]:
         """Coordinators and beats as they were last seen."""
-        return []
+        now = self._clock.now()
+        return [
+            PartView(
+                kind=cast("Literal['coordinator', 'beat']", row.kind), id=row.id, host=row.host, pid=row.pid,
+                version=row.version, active=row.active, seen_at=as_datetime(row.seen_at),
+                silent=now - row.seen_at > PART_SILENT_SECONDS,
+            )
+            for row in self._reader.parts()
+        ]  # fmt: skip
 
     def limits(self) -> list[LimitView]:
         """Limits that jobs use or wait for, and those a person has set."""
@@ -96,18 +100,32 @@ class HouseLookup(JobLookup):
         return views
 
     def parked(self, *, cursor: str | None = None, limit: int = 50) -> ParkedPage:
-        """A page of parked messages, the oldest first."""
-        del cursor
-        rows = self._reader.parked(limit)
-        return ParkedPage(parked=[_parked_line(row) for row in rows], next=None, total=self._reader.parked_count())
+        """A page of parked messages, the newest first. Raises UsageError: the cursor is none."""
+        found = self._reader.parked_page(cursor=cursor, limit=limit)
+        return ParkedPage(
+            parked=[
+                ParkedLine(
+                    id=row.id, at=as_datetime(row.at), origin=row.origin, reason=row.reason, size=row.size,
+                    type=row.type,
+                )
+                for row in found.parked
+            ],
+            next=found.next,
+            total=self._reader.parked_count(),
+        )  # fmt: skip
 
     def parked_message(self, id: str) -> ParkedView | None:
         """One parked message with its body; None: it is not there any more."""
-        row = next((each for each in self._reader.parked(10_000) if each.id == id), None)
+        row = self._reader.parked_message(id)
         if row is None:
             return None
         return ParkedView(
-            **_parked_line(row).model_dump(),
+            id=row.id,
+            at=as_datetime(row.at),
+            origin=row.origin,
+            reason=row.reason,
+            size=len(row.body),
+            type=row.type,
             body=self._body(row.body),
             exchange=row.exchange,
             key=row.key,
@@ -117,9 +135,19 @@ class HouseLookup(JobLookup):
     def audit(
         self, *, by: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 100
     ) -> AuditPage:
-        """A page of what was commanded, the newest first."""
-        del by, text, cursor
-        return AuditPage(audit=[self._audit_line(row) for row in self._reader.audit(limit)], next=None)
+        """A page of what was commanded, the newest first.
+
+        Args:
+            by: who did it, whole.
+            text: part of who, of the kind or the subject.
+            cursor: of the page before.
+            limit: at most so many.
+
+        Raises:
+            UsageError: the cursor is of another query.
+        """
+        found = self._reader.audit_page(by=by or None, text=text or None, cursor=cursor, limit=limit)
+        return AuditPage(audit=[self._audit_line(row) for row in found.audit], next=found.next)
 
     def bulk(self, id: str) -> BulkView | None:
         """How far a command about many jobs has come; None: no such command is known."""
@@ -158,11 +186,5 @@ class HouseLookup(JobLookup):
         return shown
 
 
-def _is_silent(worker: WorkerRow, now: float) -> bool:
+def is_silent(worker: WorkerRow, now: float) -> bool:
     return worker.lost or now - worker.seen_at > SILENT_SECONDS
-
-
-def _parked_line(row: ParkedRow) -> ParkedLine:
-    return ParkedLine(
-        id=row.id, at=as_datetime(row.at), origin=row.origin, reason=row.reason, size=len(row.body), type=row.type
-    )

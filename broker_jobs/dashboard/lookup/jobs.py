@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Any, Literal, cast
 
 from broker_jobs.clock import Instant, as_datetime
 from broker_jobs.dashboard import written
@@ -10,6 +11,7 @@ from broker_jobs.dashboard.lookup.job_line import called, job_line, line_fields,
 from broker_jobs.dashboard.lookup.known import Known, argument, moment
 from broker_jobs.dashboard.stack import errors_of
 from broker_jobs.dashboard.views import (
+    End,
     ErrorView,
     JobLine,
     JobsPage,
@@ -20,31 +22,38 @@ from broker_jobs.dashboard.views import (
     Step,
 )
 from broker_jobs.job.state import State
-from broker_jobs.store import Row, Why, Wire
+from broker_jobs.store import BondRow, LineRow, Row, Search, Why, Wire
 from broker_jobs.store.kept import HoldRow
 
 Can = Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]
 MOST_RELATIVES = 100
 """Parents and children that are shown of one job."""
+MOST_LINES = 1_000
+"""The last lines a job wrote that are shown."""
 
 
 class JobLookup(Known):
     """What is asked about jobs."""
 
     def jobs(self, query: JobsQuery) -> JobsPage:
-        """A page of the jobs that a query means."""
-        rows = self._reader.jobs(
-            state=query.state, queue=query.queue, name=query.job, search=query.text, limit=query.limit + 1,
-            before_id=query.cursor, recurring=query.recurring, batch=query.batch,
-        )  # fmt: skip
-        shown = rows[: query.limit]
+        """A page of the jobs that a query means.
+
+        Raises:
+            UsageError: the cursor is of another query, or the sort does not go with the state.
+        """
+        found = self._reader.search(_search(query))
+        rows = found.rows if not query.text else [row for row in found.rows if self._says(row, query.text)]
         return JobsPage(
-            jobs=self._lines(shown),
-            next=shown[-1].id if len(rows) > query.limit else None,
-            total=None,
-            looked_at=len(rows),
-            complete=True,
+            jobs=self._lines(rows),
+            next=found.next,
+            total=found.total,
+            looked_at=found.looked_at,
+            complete=found.complete,
         )
+
+    def knows(self, id: str) -> bool:
+        """Whether a job of this id is known."""
+        return self._reader.job(id) is not None
 
     def job(self, id: str) -> JobView | None:
         """All that is known of one job; None: it is not known."""
@@ -66,10 +75,13 @@ class JobLookup(Known):
             result_lost=row.result_lost,
             failure=_failure(row.error),
             steps=_steps(row),
-            lines=[LogLine(at=as_datetime(x.at), attempt=x.attempt, text=x.text) for x in self._reader.lines(id)],
-            parents=self._parents(envelope, holds),
-            children=[],
-            waits_for=_waits_for(row, holds, now),
+            lines=[
+                LogLine(at=as_datetime(x.at), attempt=x.attempt, text=x.text)
+                for x in self._reader.lines(id, MOST_LINES)
+            ],
+            parents=[relative(each) for each in self._reader.parents(id, limit=MOST_RELATIVES)],
+            children=[relative(each) for each in self._reader.children(id, limit=MOST_RELATIVES)],
+            waits_for=_waits_for(row, holds, self._reader.slots_waited_for(id), now),
             stands_for=row.parent if alias else None,
             made_by=None if alias else row.parent,
             crashes=row.crashes,
@@ -90,33 +102,50 @@ class JobLookup(Known):
         now, declared = self._clock.now(), self._declared()
         return [job_line(row, declared.get(row.job), self._masking, now) for row in rows]
 
-    def _parents(self, envelope: dict[str, Any], holds: list[HoldRow]) -> list[Relative]:
-        unmet = {(hold.kind, hold.target) for hold in holds if hold.unmet}
-        parents = (envelope.get("hold") or {}).get("parents") or []
-        return [
-            self._relative(
-                each["id"],
-                is_batch=bool(each.get("batch")),
-                on=each.get("on", "succeeded"),
-                unmet=("batch" if each.get("batch") else "job", each["id"]) in unmet,
-            )
-            for each in parents[:MOST_RELATIVES]
-        ]
-
-    def _relative(self, id: str, *, is_batch: bool, on: Any, unmet: bool) -> Relative:
-        title, state = "", "unknown"
-        if is_batch:
-            if (batch := self._reader.batch(id)) is not None:
-                title, state = batch.title, batch.state
-        elif (row := self._reader.job(id)) is not None:
-            title, state = row.job, row.state.value
-        return Relative(id=id, is_batch=is_batch, title=title, state=state, on=on, unmet=unmet)
+    def _says(self, row: Row, text: str) -> bool:
+        """Whether what is shown of a job has a text: who may not see a value must not find it out by searching."""
+        wanted = text.casefold()
+        if any(wanted in (each or "").casefold() for each in (row.id, row.job, row.tags, row.reason, row.error)):
+            return True
+        call = called(read_envelope(row.envelope), row.queue, self.function(row.job), self._masking)
+        shown = [[each.value for each in call.args], {each.name: each.value for each in call.kwargs}]
+        return json.dumps(text, ensure_ascii=False)[1:-1].casefold() in json.dumps(shown, ensure_ascii=False).casefold()
 
     def _deleted_on(self, row: Row) -> Any:
         seconds = self._keep.get(row.state.value)
         if not row.state.is_final or seconds is None:
             return None
         return moment((row.ended_at if row.ended_at is not None else row.changed_at) + seconds)
+
+
+def _line(row: LineRow) -> LogLine:
+    return LogLine(at=as_datetime(row.at), attempt=row.attempt, text=row.text)
+
+
+def relative(row: BondRow) -> Relative:
+    """A job or batch at the other end of a continuation."""
+    on = cast("End", row.on)
+    return Relative(id=row.id, is_batch=row.is_batch, title=row.title, state=row.state, on=on, unmet=row.unmet)
+
+
+def _search(query: JobsQuery) -> Search:
+    return Search(
+        states=() if query.state is None else (query.state,),
+        retries=query.why == "retry",
+        queue=query.queue,
+        job=query.job,
+        text=query.text or None,
+        error_text=query.error_text or None,
+        tag=query.tag,
+        batch=query.batch,
+        recurring=query.recurring,
+        owner=query.worker,
+        created_after=None if query.created_after is None else query.created_after.timestamp(),
+        created_before=None if query.created_before is None else query.created_before.timestamp(),
+        sort=query.sort,
+        limit=query.limit,
+        cursor=query.cursor,
+    )
 
 
 def possible(row: Row) -> list[Can]:
@@ -163,9 +192,9 @@ def _steps(row: Row) -> list[Step]:
     return steps
 
 
-def _waits_for(row: Row, holds: list[HoldRow], now: Instant) -> list[str]:
+def _waits_for(row: Row, holds: list[HoldRow], slots: list[str], now: Instant) -> list[str]:
     """In words, what a job that has not started waits for."""
-    words = []
+    words = [_slot_words(*key.partition(":")[::2]) for key in slots]
     for hold in holds:
         what = {"job": "job", "batch": "batch"}.get(hold.kind)
         if what is None:
@@ -184,3 +213,13 @@ def _waits_for(row: Row, holds: list[HoldRow], now: Instant) -> list[str]:
         case _:
             pass
     return words
+
+
+def _slot_words(kind: str, key: str) -> str:
+    match kind:
+        case "ordered":
+            return f"its turn of {key!r}"
+        case "rate":
+            return f"its moment of the rate {key!r}"
+        case _:
+            return f"a slot of {kind} {key!r}"

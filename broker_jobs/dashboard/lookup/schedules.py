@@ -12,7 +12,7 @@ from broker_jobs.dashboard.lookup.jobs import JobLookup
 from broker_jobs.dashboard.lookup.known import argument, moment
 from broker_jobs.dashboard.views import FunctionView, ScheduleLine, ScheduleView
 from broker_jobs.errors import OptionError
-from broker_jobs.store import ScheduleRow
+from broker_jobs.store import ScheduleRow, Search
 
 NEXT_TIMES = 5
 LAST_RUNS = 20
@@ -40,12 +40,12 @@ class ScheduleLookup(JobLookup):
             **self._fields(row, declared),
             arguments=[argument(each) for each in (*call.args, *call.kwargs)],
             next_times=[as_datetime(at) for at in _next_times(row, self._clock.now(), NEXT_TIMES)],
-            runs=self._lines(self._reader.jobs(recurring=name, limit=LAST_RUNS)),
+            runs=self._lines(self._reader.search(Search(recurring=name, limit=LAST_RUNS)).rows),
         )
 
     def schedule_row(self, name: str) -> ScheduleRow | None:
         """How a recurring job stands in the store, its call unmasked: for changing it."""
-        return next((each for each in self._reader.schedules() if each.name == name), None)
+        return self._reader.schedule(name)
 
     def preview(self, cron_text: str, tz: str, count: int = NEXT_TIMES) -> list[float]:
         """The next times of a cron expression.
