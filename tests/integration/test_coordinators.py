@@ -112,21 +112,22 @@ def test_each_planned_time_of_a_recurring_job_runs_once_with_two_beats_and_two_c
 @pytest.mark.slow
 def test_a_rolling_restart_of_everything_runs_nothing_twice(house: House) -> None:
     coordinators = list(active_and_standby(house))
-    workers = [house.start("worker", concurrency=4, slot=str(n)) for n in range(2)]
+    workers = [house.start("worker", concurrency=4) for _ in range(2)]
     for worker in workers:
         worker.said("takes jobs of")
     ids = [house.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
-    ids += house.enqueue(900, 0.05)
-    for n in range(2):
-        coordinators.append(house.start("coordinator"))
-        coordinators[-1].said("started on store")
-        workers.append(house.start("worker", concurrency=4, slot=str(n)))
-        workers[-1].said("takes jobs of")
-        for old in (coordinators[n], workers[n]):
-            old.leave()
-            old.left()
+    with house.busy(ids):
+        for n in range(2):
+            coordinators.append(house.start("coordinator"))
+            coordinators[-1].said("started on store")
+            workers.append(house.start("worker", concurrency=4))
+            workers[-1].said("takes jobs of")
+            eventually(lambda: workers[-1].pid in {mark.pid for mark in house.marks("started")}, what="it runs jobs")
+            for old in (coordinators[n], workers[n]):
+                old.leave()
+                old.left()
     house.succeeded(ids)
-    assert len({mark.pid for mark in house.marks("started")}) >= 3, "not under load"
+    assert {mark.pid for mark in house.marks("started")} == {worker.pid for worker in workers}
     assert set(house.starts().values()) == {1}
     assert not any("came back" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
     house.nothing_broken()

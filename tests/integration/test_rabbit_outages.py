@@ -248,6 +248,7 @@ def test_what_was_declared_is_declared_again_on_a_broker_that_has_lost_it(
         channel.queue_delete(MAIL)
         channel.exchange_delete(names.SUBMIT)
     vhost.close_connections()
+    eventually(lambda: exchange.reconnects == 2, what="both connections were lost and made again")
     confirmed(exchange, Message(names.SUBMIT, "mail", b"x"))
     assert vhost.drain(MAIL) == [b"x"]
     assert exchange.depth(names.DUE) == (0, 0)

@@ -160,6 +160,24 @@ class House:
         work = self.jobs.work
         return [receipt.id for receipt in self.jobs.program.enqueue_many(work.bind(seconds) for _ in range(count))]
 
+    @contextmanager
+    def busy(self, ids: list[str], backlog: int = 200) -> Iterator[None]:
+        """Enqueue jobs meanwhile, so that about `backlog` of them always wait; their ids are added to `ids`."""
+        stop = threading.Event()
+
+        def enqueue() -> None:
+            while not stop.wait(0.05):
+                if len(ids) - len(self.ended()) < backlog:
+                    ids.extend(self.enqueue(backlog // 2, 0.05))
+
+        thread = threading.Thread(target=enqueue, name="busy", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(30)
+
     def go(self, name: str) -> None:
         """Let the runs of `hold(name)` end."""
         (self.folder / f"go-{name}").touch()
