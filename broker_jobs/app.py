@@ -42,7 +42,10 @@ from broker_jobs.producer.subscribe import Subscriptions
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
+    from broker_jobs.dashboard.access import Authorize
+    from broker_jobs.dashboard.dashboard import Dashboard
     from broker_jobs.processes.program import Health, Program
+    from broker_jobs.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -372,6 +375,36 @@ class BrokerJobs:
             UsageError: nothing runs here.
         """
         return self._running("health").health()
+
+    def dashboard(
+        self, *, read_only: bool | None = None, authorize: Authorize | None = None, title: str | None = None
+    ) -> Dashboard:
+        """The dashboard and its JSON API, to be mounted: `app.mount("/jobs", jobs.dashboard())`; for WSGI its `.wsgi`.
+
+        It reads the store and asks the coordinator, wherever that runs; with memory:// it has to be this program.
+        Without `authorize` and without a token or password in the settings it answers to this machine alone.
+
+        Args:
+            read_only: nobody can change anything; None: the setting.
+            authorize: tells by a request what the one who asks may do: a Role, a Visitor (a role with a name, which
+                stands in the audit) or None. May be async.
+            title: what it calls itself; None: the setting.
+        """
+        # A producer needs no web framework: only who shows the dashboard imports it.
+        from broker_jobs.dashboard.dashboard import Dashboard  # noqa: PLC0415
+
+        def own_store() -> Store | None:
+            return self._program.store if self._program is not None else None
+
+        return Dashboard(
+            lambda: self.settings,
+            self._asker,
+            self._sender.clock,
+            own_store=own_store,
+            read_only=read_only,
+            authorize=authorize,
+            title=title,
+        )
 
     def _running(self, method: str) -> Program:
         if self._program is None:

@@ -42,6 +42,16 @@ class Settings(BaseSettings):
     shutdown_timeout: float = Field(default=30.0, ge=0, description="how long a first signal waits for running jobs")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics and /healthz")
     metrics_port: int | None = Field(default=None, ge=0, le=65_535, description="port of /metrics; 0: any; None: off")
+    dashboard_host: str = Field(default="127.0.0.1", description="address of the dashboard; another needs a login")
+    dashboard_port: int | None = Field(
+        default=None, ge=0, le=65_535, description="port of the dashboard; 0: any; None: 8700, and off in `run`"
+    )
+    dashboard_token: str = Field(default="", repr=False, description="opens the dashboard, and its API as a bearer's")
+    dashboard_user: str = Field(default="", description="who may log in to the dashboard")
+    dashboard_password: str = Field(default="", repr=False, description="with what")
+    dashboard_read_only: bool = Field(default=False, description="nobody can change anything in the dashboard")
+    dashboard_title: str = Field(default="broker_jobs", description="what the dashboard calls itself")
+    dashboard_path: str = Field(default="", description="path a proxy serves the dashboard below, as /jobs")
     keep_succeeded: float = Field(default=7 * 86400.0, gt=0, description="how long succeeded jobs are kept")
     keep_deleted: float = Field(default=7 * 86400.0, gt=0, description="how long deleted jobs are kept")
     keep_failed: float = Field(default=90 * 86400.0, gt=0, description="how long failed jobs are kept")
@@ -68,6 +78,14 @@ class Settings(BaseSettings):
                     f"{mask(part)!r} is no broker address; write amqp://user:password@host:5672/vhost or memory://"
                 )
         return url
+
+    @field_validator("dashboard_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        trimmed = path.rstrip("/")
+        if trimmed and (not trimmed.startswith("/") or "//" in trimmed or not trimmed.isprintable()):
+            raise ValueError(f"{path!r} is no path: write it as /jobs")
+        return trimmed
 
     @property
     def embedded(self) -> bool:

@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "typer": ("cli", "demo"),
     "click": ("cli",),
     "rich": ("cli", "demo"),
-    "uvicorn": ("processes.http", "demo"),
+    "uvicorn": ("processes.http", "dashboard.server"),
     "starlette": ("processes.http", "dashboard"),
     "fastapi": ("dashboard.api",),
     "jinja2": ("dashboard.pages.frame",),
@@ -74,6 +74,7 @@ ONE_FILE = frozenset({"psutil"})
 
 LATE: dict[tuple[str, str], str] = {
     ("app", "processes.program"): "a producer needs no database: only who runs a part imports what it is made of",
+    ("app", "dashboard.dashboard"): "a producer needs no web framework: only who shows the dashboard imports it",
     ("cli.demo", "demo.main"): "its mail server should cost no other command its start",
 }
 """(module, module) -> why the one imports the other inside a function. None of them hides a circle: they are looked at

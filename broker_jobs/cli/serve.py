@@ -1,4 +1,4 @@
-"""The commands that run until they are told to leave: run, worker, coordinator, beat."""
+"""The commands that run until they are told to leave: run, worker, coordinator, beat, dashboard."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from broker_jobs.cli.dashboard import DashboardPort, dashboard, served_with
 from broker_jobs.cli.options import (
     Concurrency,
     Declare,
@@ -38,7 +39,7 @@ Processes = Annotated[int | None, typer.Option("--processes", "-p", help="Worker
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (run, worker, coordinator, beat):
+    for command in (run, worker, coordinator, beat, dashboard):
         app.command(command.__name__)(command)
 
 
@@ -53,12 +54,13 @@ def run(
     shutdown_timeout: ShutdownTimeout = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
+    dashboard_port: DashboardPort = None,
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
     """Run everything in one process.
 
-    Worker, coordinator and beat; the only way to run on memory://.
+    Worker, coordinator and beat, and the dashboard where it is asked for; the only way to run on memory://.
     """
     given = given_of(
         queues=queues,
@@ -70,10 +72,11 @@ def run(
         shutdown_timeout=shutdown_timeout,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
+        dashboard_port=dashboard_port,
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    raise typer.Exit(run_roles(application, settings))
+    raise typer.Exit(run_roles(application, settings, beside=served_with))
 
 
 def worker(

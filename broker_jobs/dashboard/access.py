@@ -25,6 +25,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from broker_jobs.clock import Clock
+from broker_jobs.dashboard.attempts import Attempts
 from broker_jobs.dashboard.role import Role as Role
 from broker_jobs.dashboard.role import Visitor as Visitor
 from broker_jobs.errors import UsageError
@@ -107,6 +108,7 @@ class Access:
         """
         self.credentials = credentials
         self.read_only = read_only
+        self.attempts = Attempts(clock)
         self._authorize = authorize
         self._key = key
         self._clock = clock
@@ -127,8 +129,9 @@ class Access:
 
     async def _found(self, request: Request) -> Pass:
         name, _, value = request.headers.get("authorization", "").partition(" ")
-        if name.lower() == "bearer" and self.credentials.is_token(value.strip()):
-            return Pass(Visitor(Role.ADMIN, "token"), "bearer", self)
+        shown = self._shown(request, name.lower(), value.strip()) if name and self.credentials else None
+        if shown is not None and shown.way == "bearer":
+            return shown
         session = self._session(request)
         if self._authorize is not None:
             answer = await self._ask(request)
@@ -136,11 +139,29 @@ class Access:
                 return self._with_session(Pass(answer, "hook", self), session)
         if session is not None and session.get("who") and self.credentials:
             return Pass(Visitor(Role.ADMIN, str(session["who"])), "session", self, session=str(session["id"]))
-        if name.lower() == "basic" and (pair := _basic(value)) is not None and self.credentials.is_user(*pair):
-            return self._with_session(Pass(Visitor(Role.ADMIN, pair[0]), "basic", self), session)
+        if shown is not None:
+            return self._with_session(shown, session)
         if self.local_only and is_local(request):
             return self._with_session(Pass(Visitor(Role.ADMIN, "local"), "local", self), session)
         return Pass(Visitor(Role.NONE), "none", self)
+
+    def _shown(self, request: Request, scheme: str, value: str) -> Pass | None:
+        """Who a header "authorization" says it is; None: nobody, or one that is no longer listened to."""
+        address = request.client.host if request.client is not None else ""
+        if self.attempts.too_many(address):
+            return None
+        if scheme == "bearer":
+            if self.credentials.is_token(value):
+                return Pass(Visitor(Role.ADMIN, "token"), "bearer", self)
+        elif scheme == "basic":
+            pair = _basic(value)
+            if pair is not None and self.credentials.is_user(*pair):
+                return Pass(Visitor(Role.ADMIN, pair[0]), "basic", self)
+        else:
+            return None
+        if self._authorize is None:  # a program's own login may use the same header for its own
+            self.attempts.failed(address)
+        return None
 
     async def _ask(self, request: Request) -> Visitor | None:
         assert self._authorize is not None

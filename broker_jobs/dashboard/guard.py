@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import quote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker_jobs.dashboard import access
 from broker_jobs.dashboard.access import Access, Pass
+from broker_jobs.dashboard.pages.frame import show
 from broker_jobs.dashboard.role import Role
 
 OPEN_TO_ALL = ("/login", "/healthz", "/static/")
@@ -38,6 +41,14 @@ HEADERS = {
 }
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request goes no further."""
+
+    status: int
+    why: str
+
+
 class Guard:
     """An ASGI middleware around the whole dashboard."""
 
@@ -54,35 +65,36 @@ class Guard:
             return
         request = Request(scope, receive)
         found = scope[access.PASS] = await self._access.look(request)
-        path = _below(scope)
-        response = self._refusal(request, path, found)
-        app = self._app if response is None else response
+        path = below(scope)
+        answer = self._refusal(request, path, found)
+        if isinstance(answer, Refusal):
+            answer = await run_in_threadpool(_drawn, request, path, answer)
+        app = self._app if answer is None else answer
         await app(scope, _measured(receive), self._dressed(scope, send, found))
 
-    def _refusal(self, request: Request, path: str, found: Pass) -> Response | None:
+    def _refusal(self, request: Request, path: str, found: Pass) -> Response | Refusal | None:
         """The answer to who may not come in, or None."""
         is_open = path in OPEN_TO_ALL or path.startswith("/static/")
-        is_page = not path.startswith(("/api/", "/live"))
         if not is_open and found.visitor.role < Role.VIEWER:
             if self._access.local_only:
-                return _refuse(403, LOCAL_ONLY)
-            if self._access.credentials and is_page:
+                return Refusal(403, LOCAL_ONLY)
+            if self._access.credentials and is_page(path):
                 back = quote(request.scope["path"] + (f"?{request.url.query}" if request.url.query else ""), safe="")
                 login = request.scope.get("root_path", "") + "/login"
                 return RedirectResponse(f"{quote(login)}?next={back}" if request.method == "GET" else quote(login), 303)
             can_ask = bool(self._access.credentials)
-            return _refuse(401 if can_ask else 403, NO_RIGHTS, challenge=can_ask)
+            return Refusal(401 if can_ask else 403, NO_RIGHTS)
         if request.method in SAFE_METHODS or found.way == "bearer":
             return None
         if access.from_elsewhere(request):
-            return _refuse(403, "This was sent by a page elsewhere, and nothing was done.")
+            return Refusal(403, "This was sent by a page elsewhere, and nothing was done.")
         if path.startswith("/api/") and found.way == "session":
             try:
                 access.demand_token(request, request.headers.get(CSRF_HEADER, ""))
             except HTTPException as error:
-                return _refuse(403, error.detail)
+                return Refusal(403, error.detail)
         if _length(request) > access.MAX_BODY_BYTES:
-            return _refuse(413, "At most 1 MiB can be sent at once.")
+            return Refusal(413, "At most 1 MiB can be sent at once.")
         return None
 
     def _dressed(self, scope: Scope, send: Send, found: Pass) -> Send:
@@ -118,7 +130,12 @@ def _measured(receive: Receive) -> Receive:
     return measured
 
 
-def _below(scope: Scope) -> str:
+def is_page(path: str) -> bool:
+    """Whether a person looks at what is answered here."""
+    return not path.startswith(("/api/", "/live", "/static/", "/healthz"))
+
+
+def below(scope: Scope) -> str:
     """The path below the one we are mounted at."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
@@ -130,6 +147,8 @@ def _length(request: Request) -> int:
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _refuse(status: int, why: str, *, challenge: bool = False) -> Response:
-    headers = {"www-authenticate": 'Bearer realm="broker_jobs"'} if challenge else {}
-    return JSONResponse({"error": why}, status, headers)
+def _drawn(request: Request, path: str, refusal: Refusal) -> Response:
+    headers = {"www-authenticate": 'Bearer realm="broker_jobs"'} if refusal.status == 401 else {}
+    if not is_page(path):
+        return JSONResponse({"detail": refusal.why}, refusal.status, headers)
+    return show(request, "error.html", status=refusal.status, code=refusal.status, why=refusal.why)

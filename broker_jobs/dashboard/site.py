@@ -3,42 +3,74 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from broker_jobs.dashboard import live as live_events
 from broker_jobs.dashboard import pages
 from broker_jobs.dashboard.access import Access
 from broker_jobs.dashboard.assets import ASSETS
 from broker_jobs.dashboard.desk import Desk as Desk
-from broker_jobs.dashboard.guard import Guard
+from broker_jobs.dashboard.guard import HEADERS, Guard, below, is_page
+from broker_jobs.dashboard.house import House
+from broker_jobs.dashboard.live import Live
 from broker_jobs.dashboard.pages import frame
-from broker_jobs.errors import BrokerJobsError, StoreError
+from broker_jobs.errors import BrokerJobsError
 
 FOR_EVER = "public, max-age=31536000, immutable"
+NEEDS_NO_STORE = ("/static/", "/login", "/logout")
 
 
-def site(desk: Desk, access: Access) -> Starlette:
+def site(desk: Desk, access: Access, *, house: House | None = None, live: Live | None = None) -> Starlette:
     """The dashboard.
 
     Args:
         desk: where its pages read and act.
         access: who may come in.
+        house: opens the store before a page reads it; None: it is open.
+        live: tells open pages of changes; None: one of our own.
     """
     routes: list[BaseRoute] = [
         *pages.routes(),
+        Route("/live", live_events.stream, name="live"),
         Route("/static/{path:path}", static, name="static"),
         Route("/healthz", healthz, name="healthz"),
     ]
+    middleware = [Middleware(Guard, access=access)]
+    if house is not None:
+        middleware.append(Middleware(Opened, house=house))
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, access=access)],
-        exception_handlers={HTTPException: _refused, StoreError: _no_store},
+        middleware=middleware,
+        exception_handlers={HTTPException: _refused, BrokerJobsError: _troubled, Exception: _broken},
     )
     app.state.desk = desk
+    app.state.live = live or Live(desk.lookup.pulse)
     return app
+
+
+class Opened:
+    """An ASGI middleware: the store is open for what comes after it."""
+
+    def __init__(self, app: ASGIApp, house: House) -> None:
+        self._app = app
+        self._house = house
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not below(scope).startswith(NEEDS_NO_STORE) and not self._house.is_open:
+            try:
+                await run_in_threadpool(self._house.open)
+            except BrokerJobsError as error:
+                response = await run_in_threadpool(_troubled, Request(scope), error)
+                await response(scope, receive, send)
+                return
+            scope["app"].state.desk = self._house.desk
+        await self._app(scope, receive, send)
 
 
 async def static(request: Request) -> Response:
@@ -54,14 +86,31 @@ def healthz(request: Request) -> Response:
     try:
         frame.desk(request).lookup.pulse()
     except BrokerJobsError as error:
-        return JSONResponse({"ok": False, "store": type(error).__name__}, 503)
+        return _troubled(request, error)
     return JSONResponse({"ok": True})
 
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return frame.show(request, "error.html", status=error.status_code, code=error.status_code, why=error.detail)
+    return _say(request, error.status_code, error.detail)
 
 
-def _no_store(request: Request, error: Exception) -> Response:
-    return frame.show(request, "error.html", status=503, code=503, why=str(error))
+def _troubled(request: Request, error: Exception) -> Response:
+    """What the dashboard needs is away: 503, and what to do."""
+    return _say(request, 503, str(error))
+
+
+def _broken(request: Request, _error: Exception) -> Response:
+    """A mistake of ours. This comes from outside of the guard, and is raised again for the server's log."""
+    response = _say(request, 500, "This is a mistake of the dashboard. Its log says more.")
+    response.headers.update(HEADERS)
+    return response
+
+
+def _say(request: Request, status: int, why: str) -> Response:
+    path = below(request.scope)
+    if path == "/healthz":
+        return JSONResponse({"ok": False}, status)  # open to all: the reason is in the log and on every page
+    if not is_page(path):
+        return JSONResponse({"detail": why}, status)
+    return frame.show(request, "error.html", status=status, code=status, why=why)

@@ -12,9 +12,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.exchange.open import exchange_for
@@ -46,7 +47,13 @@ class Application:
     close: Callable[[], None] | None = None
 
 
-def run_roles(application: Application | None, settings: Settings, roles: Collection[str] = ROLES) -> int:
+Beside: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
+"""What runs beside a started program, from its start to its end: its dashboard."""
+
+
+def run_roles(
+    application: Application | None, settings: Settings, roles: Collection[str] = ROLES, beside: Beside | None = None
+) -> int:
     """Run these roles in this process until it is told to leave; the exit code.
 
     Raises:
@@ -57,7 +64,7 @@ def run_roles(application: Application | None, settings: Settings, roles: Collec
     refuse_shared_memory(settings, roles)
     warn_of_environment()
     with Wishes() as wishes:
-        return _run_one(application, settings, roles, wishes)
+        return _run_one(application, settings, roles, wishes, beside=beside)
 
 
 def run_workers(load: Callable[[], Application], settings: Settings) -> int:
@@ -111,6 +118,7 @@ def _run_one(
     *,
     slot: str = "",
     report_to: Connection | None = None,
+    beside: Beside | None = None,
 ) -> int:
     metrics = Metrics()
     exchange = exchange_for(settings, "+".join(role for role in ROLES if role in roles))
@@ -137,6 +145,8 @@ def _run_one(
         if not wait_for_broker(program.start, exchange.stop, wishes.wait_asked):
             return 0
         stack.callback(program.stop, 0.0)
+        if beside is not None:
+            stack.enter_context(beside(program, settings))
         return serve(program, wishes, settings.shutdown_timeout)
 
 

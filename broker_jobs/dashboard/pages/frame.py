@@ -34,6 +34,7 @@ from broker_jobs.dashboard import access, words
 from broker_jobs.dashboard.access import Role, Visitor
 from broker_jobs.dashboard.assets import ASSETS
 from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.views import Pulse
 from broker_jobs.errors import BrokerJobsError
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _frame(request: Request) -> dict[str, Any]:
         "read_only": it.read_only,
         "nav": [(name, label) for name, label in NAV if name in known],
         "page_name": getattr(request.scope.get("route"), "name", ""),
-        "pulse": it.lookup.pulse() if role >= Role.VIEWER else None,
+        "pulse": _pulse(request) if role >= Role.VIEWER else None,
         "visitor": person,
         "role": role,
         "may_see": role >= Role.VIEWER,
@@ -164,6 +165,14 @@ def _frame(request: Request) -> dict[str, Any]:
         "can_log_out": access.can_log_out(request),
         "flash": access.flash_of(request),
     }
+
+
+def _pulse(request: Request) -> Pulse | None:
+    """Counts for the menu; none while the store cannot be read, as then the page itself says so."""
+    try:
+        return desk(request).lookup.pulse()
+    except BrokerJobsError:
+        return None
 
 
 class Form:

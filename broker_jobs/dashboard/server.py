@@ -1,0 +1,128 @@
+"""Serves the dashboard from a thread of its own, by uvicorn; open pages do not hold up its end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import Any, Self
+
+import uvicorn
+
+from broker_jobs.dashboard.access import is_loopback
+from broker_jobs.dashboard.dashboard import Dashboard
+from broker_jobs.errors import UsageError
+from broker_jobs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8700
+STOP_SECONDS = 5.0
+"""What a request that is being answered gets at the end."""
+
+
+class DashboardServer:
+    """One dashboard on one port. `with` it, it listens."""
+
+    def __init__(self, dashboard: Dashboard, settings: Settings, *, port: int | None = None) -> None:
+        """Args:
+        dashboard: what is served; closed by stop().
+        settings: host, port and the path a proxy serves it below.
+        port: instead of the setting's; 0: a free one.
+
+        Raises:
+            UsageError: an address others can reach, and nobody has said who may come in.
+        """
+        self._dashboard = dashboard
+        self._host = settings.dashboard_host
+        self._port = port if port is not None else settings.dashboard_port
+        self._path = settings.dashboard_path
+        if not is_loopback(self._host) and not (settings.dashboard_token or settings.dashboard_user):
+            raise UsageError(
+                f"the dashboard would be open to everybody who can reach {self._host}: set BROKER_JOBS_DASHBOARD_TOKEN,"
+                " or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or listen on 127.0.0.1"
+            )
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self.address = ""
+        """Where it is; known after start()."""
+
+    def start(self) -> None:
+        """Listen. Tolerates twice.
+
+        Raises:
+            UsageError: the port is taken, or the address is not of this machine.
+        """
+        if self._thread is not None:
+            return
+        listener = self._listen()
+        port = listener.getsockname()[1]
+        shown = "127.0.0.1" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104 - compared, not bound
+        self.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{self._path}/"
+        app = Below(self._dashboard, self._path) if self._path else self._dashboard
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            interface="asgi3",
+            server_header=False,
+            timeout_graceful_shutdown=int(STOP_SECONDS),
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="dashboard", daemon=True)
+        self._thread.start()
+        log.info("dashboard on %s", self.address)
+
+    def stop(self) -> None:
+        """End the streams of open pages, answer what has been asked, and listen no more. Tolerates twice and never."""
+        server, thread = self._server, self._thread
+        self._server = self._thread = None
+        if server is not None and thread is not None:
+            server.should_exit = True
+            self._dashboard.end_streams()
+            thread.join(STOP_SECONDS + 1)
+        self._dashboard.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _listen(self) -> socket.socket:
+        port = DEFAULT_PORT if self._port is None else self._port
+        try:
+            family, _, _, _, address = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise UsageError(f"{self._host!r} is no address to listen on: {error.strerror or error}") from None
+        try:
+            if not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            raise UsageError(
+                f"cannot listen on {self._host}:{port} for the dashboard: {error.strerror or error};"
+                " choose another port, or 0 for a free one"
+            ) from None
+        return listener
+
+
+class Below:
+    """An ASGI application below a path, whether the proxy before it takes the path off or leaves it on."""
+
+    def __init__(self, app: Dashboard, path: str) -> None:
+        self._app = app
+        self._path = path
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asked: str = scope["path"]
+            is_on = (asked + "/").startswith(self._path + "/")
+            scope = {**scope, "root_path": self._path, "path": asked if is_on else self._path + asked}
+        await self._app(scope, receive, send)
