@@ -12,6 +12,7 @@ from broker_jobs.cli.reach import commanding, reading
 from broker_jobs.cli.show import print_json, print_table
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import SetLimit
+from broker_jobs.store.kept import LimitRow
 
 app = typer.Typer(
     help="List the limits of jobs, and change them while they run.", no_args_is_help=True, rich_markup_mode=None
@@ -31,7 +32,7 @@ def list_limits(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
     print_table(
         ("kind", "key", "most", "taken", "waiting", "set"),
         [
-            (*_named(limit.key), limit.most, limit.taken, limit.waiting, "set" if limit.is_set else "")
+            (*_named(limit.key), _number(limit), limit.taken, limit.waiting, "set" if limit.is_set else "")
             for limit in limits
         ],
         empty="no limits",
@@ -59,6 +60,13 @@ def clear(key: Key, url: Url = None) -> None:
 def _set(key: str, most: int | None, url: str | None) -> None:
     with commanding(settings_of(url=url)) as asker:
         asker.command(SetLimit(id=new_id(), at=asker.now(), by=asker.by, key=key, limit=most))
+
+
+def _number(limit: LimitRow) -> str:
+    """How many may: 5, or 100 in 60 s."""
+    if limit.most is None:
+        return ""
+    return str(limit.most) if limit.per is None else f"{limit.most} in {limit.per:g} s"
 
 
 def _named(key: str) -> tuple[str, str]:

@@ -174,10 +174,12 @@ class LimitRow:
     key: str
     """Its kind and its key: concurrency:smtp, ordered:account-7, rate:api."""
     most: int | None
-    """None: only its jobs know."""
+    """What a person has set, or else the jobs were enqueued with; None: no job of it is known any more."""
     taken: int
     """Slots in use."""
     waiting: int
     """Jobs in line, or with a later moment reserved."""
     is_set: bool = False
     """A person has set the number."""
+    per: float | None = None
+    """Seconds, of a rate."""

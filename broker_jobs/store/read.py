@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, func, or_, select, text
 
 from broker_jobs.clock import Instant
+from broker_jobs.job import codec
 from broker_jobs.job.state import State
 from broker_jobs.store import columns, ledger, tables
 from broker_jobs.store.count import RETRY
@@ -36,6 +37,19 @@ from broker_jobs.store.waiting import ORPHANS, hold_of
 from broker_jobs.store.write import read_meta
 
 _JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
+_LATEST_OF_RATES = text(
+    "SELECT latest.key, min(jobs.envelope) FROM (SELECT key, max(at) AS at FROM rates GROUP BY key) AS latest"
+    " JOIN rates ON rates.key = latest.key AND rates.at = latest.at JOIN jobs ON jobs.id = rates.job_id"
+    " WHERE jobs.envelope <> '' GROUP BY latest.key"
+)
+
+
+def _carried(key: str, envelope: str) -> tuple[int | None, float | None]:
+    """The number and the seconds of a limit as a job carries them."""
+    for limit in codec.decode(envelope).limits:
+        if f"{limit.kind}:{limit.key}" == key:
+            return limit.limit, limit.per
+    return None, None
 
 
 class Reader(Searching, Measured, Related, Listed):
@@ -209,7 +223,10 @@ class Reader(Searching, Measured, Related, Listed):
         of_rates = select(rates.key, func.count() - func.sum(rates.used)).group_by(rates.key)
         with self._reading() as connection:
             used = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
-            used += [LimitRow(k, None, 0, int(waiting)) for k, waiting in connection.execute(of_rates.limit(limit))]
+            carried = {key: _carried(key, envelope) for key, envelope in connection.execute(_LATEST_OF_RATES)}
+            for key, waiting in connection.execute(of_rates.limit(limit)):
+                most, per = carried.get(key, (None, None))
+                used.append(LimitRow(key, most, 0, int(waiting), per=per))
             changed = {key: int(most) for key, most in connection.execute(select(tables.limits).limit(limit))}
         found = {
             row.key: replace(row, most=changed[row.key], is_set=True) if row.key in changed else row for row in used

@@ -45,6 +45,11 @@ UNSOUND = {
     "a wrong queue": envelope(queue="a b"),
     "half a character": b'{"v": 1, "id": "x", "job": "\\ud800", "created_at": "2026-01-01T00:00:00Z"}',
     "a wrong time": envelope(created_at="yesterday"),
+    "a limit of 0": envelope(limits=[{"kind": "concurrency", "key": "k", "limit": 0}]),
+    "a rate without end": envelope(limits=[{"kind": "rate", "key": "k", "limit": 1, "per": float("inf")}]),
+    "a unique key without a name": envelope(unique={"key": ""}),
+    "a scope nobody knows": envelope(unique={"key": "k", "scope": "for ever"}),
+    "a hold without parents": envelope(hold={"parents": []}),
 }
 ROADS = {
     "work": (names.WORK, "default"),

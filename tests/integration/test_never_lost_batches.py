@@ -23,8 +23,9 @@ INNER, MEMBERS = 3, 6
 
 
 @pytest.fixture
-def house(vhost: Vhost, tmp_path: Path) -> Iterator[House]:
-    house = House(vhost, tmp_path)
+def house(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[House]:
+    store = request.getfixturevalue("postgres_url") if getattr(request, "param", "") == "postgres" else ""
+    house = House(vhost, tmp_path, store)
     yield house
     house.close()
 
@@ -100,6 +101,7 @@ def out(house: House) -> bool:
     return True
 
 
+@pytest.mark.parametrize("house", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
 @pytest.mark.parametrize("seed", [random.randrange(10**6)])
 def test_batches_end_once_while_coordinators_and_beats_are_killed(house: House, seed: int) -> None:
     what, chance = f"seed {seed}", random.Random(seed)

@@ -217,6 +217,35 @@ def test_unique_in_a_window_holds_for_its_time(desk: Desk) -> None:
     assert ids(desk.apply(unique(desk, "c", scope="window", seconds=60.0)).releases) == ["c"]
 
 
+@pytest.mark.parametrize("later", ["queued", "running", "window"])
+@pytest.mark.parametrize("scope", ["queued", "running", "window"])
+def test_where_scopes_differ_that_of_the_job_which_has_the_key_counts(desk: Desk, scope: str, later: str) -> None:
+    seconds = {"window": 60.0}
+    first = unique(desk, "a", scope=scope, seconds=seconds.get(scope))
+    keeps = {"while it waits": True, "while it runs": scope != "queued", "when it has ended": scope == "window"}
+    desk.apply(first)
+    for number, (when, is_kept) in enumerate(keeps.items()):
+        if when == "while it runs":
+            desk.apply(desk.started("a", desk.row("a").epoch))
+        elif when == "when it has ended":
+            desk.apply(desk.succeeded("a", desk.row("a").epoch))
+        desk.apply(unique(desk, f"b{number}", scope=later, seconds=seconds.get(later)))
+        assert (desk.row(f"b{number}").reason == "duplicate of a") is is_kept, when
+        if not is_kept:
+            return
+
+
+def test_who_asks_for_limits_sees_the_numbers_that_jobs_carry(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=60.0)
+    slots = LimitKey(kind="concurrency", key="smtp", limit=3)
+    desk.apply(*(desk.held(id, limits=[rate, slots]) for id in "abc"))
+    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in desk.store.reader.limits()}
+    assert found == {"concurrency:smtp": (3, None, False), "rate:api": (2, 60.0, False)}
+    desk.apply(desk.ask(SetLimit, key="api", limit=9))
+    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in desk.store.reader.limits()}
+    assert found["rate:api"] == (9, 60.0, True)
+
+
 def test_a_later_job_replaces_one_that_only_waits(desk: Desk) -> None:
     old = desk.held("a", delay=60.0, unique=UniqueKey(key="user:1"))
     desk.apply(old)
