@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,6 +33,7 @@ WORDS = {
     "store accept": "accepted a restored store",
 }
 """What each kind of command is called here; one that is not named says its kind."""
+_PAUSES = {"queue pause": "queue", "recurring pause": "recurring job"}
 _PAGES = {
     "delete": ("job", "id"),
     "requeue": ("job", "id"),
@@ -45,13 +48,63 @@ _PAGES = {
 """Where the subject of a command is shown: route, and what of it the subject is."""
 
 
+class Said(NamedTuple):
+    """A line of the audit in words."""
+
+    what: str
+    detail: str
+    refused: bool
+
+
+def said(line: AuditLine) -> Said:
+    """What was done, from what the coordinator answered."""
+    try:
+        answer = json.loads(line.detail)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        return Said(WORDS.get(line.kind, line.kind), line.detail, refused=False)
+    detail = answer.get("detail")
+    facts = detail if isinstance(detail, dict) else {}
+    what = WORDS.get(line.kind, line.kind)
+    if "paused" in facts and line.kind in _PAUSES:
+        what = f"{'paused' if facts['paused'] else 'resumed'} a {_PAUSES[line.kind]}"
+    if not answer.get("ok", True):
+        return Said(what, str(answer.get("refused") or ""), refused=True)
+    return Said(what, "; ".join(_facts(line.kind, facts)), refused=False)
+
+
+def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
+    """What is worth saying of an answer."""
+    match kind:
+        case "delete" if facts.get("ended"):
+            yield "it had ended already"
+        case "limit set":
+            number = facts.get("limit")
+            yield f"to {number}" if number is not None else "unset"
+        case "bulk delete" | "bulk requeue":
+            yield f"{facts.get('done', 0)} done"
+            if facts.get("refused"):
+                yield f"{facts['refused']} refused"
+            if not facts.get("finished", True):
+                yield "not finished"
+        case "recurring put" if "cron" in facts:
+            yield f"{facts['cron']} {facts.get('tz', '')}".strip()
+        case "recurring trigger" if "job" in facts:
+            yield f"job {facts['job']}"
+        case "requeue" if facts.get("arguments"):
+            yield "with other arguments"
+        case _:
+            pass
+
+
 def page(request: Request) -> Response:
     """A page of the audit, filtered by who and by text."""
     it, asked = desk(request), request.query_params
     by, text = asked.get("by", "").strip(), asked.get("text", "").strip()
     found = it.lookup.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
-    links = {line.id: _page_of(request, line) for line in found.audit}
-    return show(request, "audit.html", found=found, links=links, words=WORDS, by=by, text=text)
+    lines = [(line, said(line), _page_of(request, line)) for line in found.audit]
+    return show(request, "audit.html", lines=lines, next=found.next, by=by, text=text)
 
 
 def _page_of(request: Request, line: AuditLine) -> str | None:

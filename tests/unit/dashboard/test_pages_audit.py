@@ -1,0 +1,86 @@
+"""The page of the audit."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import pytest
+
+from broker_jobs.dashboard.pages.audit import WORDS, said
+from broker_jobs.dashboard.role import Role
+from broker_jobs.dashboard.views import AuditLine
+from tests.support.hostile import SLASHED
+from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house_in(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: object) -> AuditLine:
+    answer = {"id": "1", "ok": ok, "detail": detail} | ({"refused": refused} if refused else {})
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return AuditLine(id="1", at=at, by="ann", kind=kind, subject="it", detail=json.dumps(answer))
+
+
+def test_pausing_is_told_from_resuming_and_a_refusal_from_a_deed() -> None:
+    assert said(_line("queue pause", paused=True)).what == "paused a queue"
+    assert said(_line("queue pause", paused=False)).what == "resumed a queue"
+    assert said(_line("recurring pause", paused=False)).what == "resumed a recurring job"
+    assert said(_line("limit set", limit=5)).detail == "to 5"
+    assert said(_line("limit set", limit=None)).detail == "unset"
+    refused = said(_line("requeue", ok=False, refused="it runs"))
+    assert (refused.refused, refused.detail) == (True, "it runs")
+
+
+def test_what_is_no_answer_is_shown_as_it_is() -> None:
+    line = _line("something newer")
+    for text in ("", "plain words", "[1]", '"x"', "{"):
+        told = said(line.model_copy(update={"detail": text}))
+        assert (told.what, told.detail) == ("something newer", text)
+
+
+def test_everything_that_was_done_is_there_with_who_did_it(house: House) -> None:
+    page = house.person(Role.VIEWER).see("/audit")
+    assert_harmless(page)
+    main = words_of(page.partition("<main")[2])
+    for kind in ("delete", "recurring put", "recurring declare", "recurring trigger", "limit set"):
+        assert WORDS[kind] in main
+    assert "to 50" in row_of(page, WORDS["limit set"])
+    assert f'href="/recurring/{quote(SLASHED)}"' in page
+
+
+def test_it_is_found_by_who_and_by_what(house: House) -> None:
+    person = house.person(Role.OPERATOR)
+    person.send("/queues/mail/pause", page="/queues")
+    person.send("/queues/mail/resume", page="/queues")
+    by = house.audited("queue pause")[0][0]
+    assert by
+    mine = person.see(f"/audit?by={by}")
+    assert len(re.findall("<tr>", mine)) == 3
+    assert "paused a queue" in words_of(mine)
+    assert "resumed a queue" in words_of(mine)
+    found = person.see("/audit?text=every+second")
+    assert "every second" in words_of(found)
+    assert "mail" not in words_of(found.partition("<tbody")[2])
+    assert "Nothing like that was done" in words_of(person.see("/audit?by=%3Cb%3Enobody"))
+
+
+def test_a_long_audit_goes_on(house: House) -> None:
+    viewer = house.person(Role.VIEWER)
+    object.__setattr__(house.desk, "page_size", 3)
+    try:
+        seen: list[str] = []
+        address = "/audit"
+        while address:
+            page = viewer.see(address)
+            seen += re.findall(r"<tr>(.*?)</tr>", page.partition("<tbody")[2], re.DOTALL)
+            older = re.search(r'href="([^"]*cursor=[^"]*)"', page)
+            address = older.group(1).replace("&amp;", "&") if older else ""
+    finally:
+        object.__setattr__(house.desk, "page_size", 50)
+    assert len(seen) == len(house.store.reader.audit(500))

@@ -1,0 +1,82 @@
+"""The pages of parked messages."""
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from broker_jobs.dashboard.pages.parked import ORIGINS
+from broker_jobs.dashboard.role import Role
+from broker_jobs.exchange import names
+from broker_jobs.exchange.port import Message
+from tests.support.hostile import SCRIPT
+from tests.support.wait import eventually
+from tests.unit.dashboard.house import House, assert_harmless, house_in, words_of
+
+LOG, COMMAND, WORK = f"log:log/{SCRIPT}", "command:c 1", "parked:work"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house_in(tmp_path_factory.mktemp("house")) as house:
+        eventually(lambda: house.store.reader.parked_count() == 3, what="three parked messages")
+        yield house
+
+
+def test_the_list_says_why_and_how_large(house: House) -> None:
+    page = house.person(Role.VIEWER).see("/parked")
+    assert_harmless(page)
+    assert "3 messages" in words_of(page)
+    for id in (LOG, COMMAND, WORK):
+        assert f'href="/parked/{quote(id)}"' in page
+    assert "this program reads version 1" in words_of(page)
+    for origin in ORIGINS.values():
+        assert origin.do in words_of(page)
+
+
+def test_a_message_is_shown_raw_and_masked(house: House) -> None:
+    viewer = house.person(Role.VIEWER)
+    page = viewer.see(f"/parked/{quote(LOG)}")
+    assert_harmless(page)
+    assert "<button" not in page.partition("<main")[2]
+    assert "no JSON at all" in words_of(page)
+    assert r"\xff" in page
+    page = viewer.see(f"/parked/{quote(COMMAND)}")
+    assert "drop tables" in words_of(page)
+    assert "hunter2" not in page
+    viewer.see("/parked/nowhere", status=404)
+
+
+def test_a_message_that_still_cannot_be_read_stays(house: House) -> None:
+    shown = house.person().send(f"/parked/{quote(WORK)}/replay", page=f"/parked/{quote(WORK)}")
+    assert "it still cannot be read" in words_of(shown)
+    assert house.store.reader.parked_count() >= 1
+
+
+def test_a_message_is_deleted_for_good(house: House) -> None:
+    shown = house.person().send(f"/parked/{quote(LOG)}/delete", page=f"/parked/{quote(LOG)}")
+    assert "The message is deleted." in words_of(shown)
+    assert quote(LOG) not in shown
+    assert house.audited("parked delete")[0] != ("", LOG)
+    assert house.audited("parked delete")[0][1] == LOG
+
+
+def test_a_message_that_can_be_read_now_is_replayed(house: House) -> None:
+    """As after an upgrade: what was parked is put into the store as a program that understands it would read it."""
+    envelope = house.store.reader.job(house.hostile.made["succeeded"].id)
+    assert envelope is not None
+    body = envelope.envelope.replace(envelope.id, "parked-and-replayed").encode()
+    sender = house.hostile.program._sender
+    message = Message(names.PARKED, "default", body, type="parked:by a test", message_id="again")
+    assert sender.exchange().publish([message]).result(20) == [None]
+    eventually(lambda: house.lookup.parked_message("parked:again"), what="the parked message")
+    shown = house.person().send("/parked/parked%3Aagain/replay", page="/parked/parked%3Aagain")
+    assert "was read and is decided" in words_of(shown)
+    assert house.hostile.program.receipt("parked-and-replayed").result(timeout=20)
+
+
+def test_only_an_administrator_replays_and_deletes(house: House) -> None:
+    for person in (house.person(Role.OPERATOR), house.person(Role.VIEWER), house.person(read_only=True)):
+        for deed in ("replay", "delete"):
+            person.send(f"/parked/{quote(WORK)}/{deed}", page="/parked", status=403)
+    assert house.lookup.parked_message(WORK) is not None

@@ -1,0 +1,63 @@
+"""The page of workers, coordinators and beats."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker_jobs.dashboard.role import Role
+from broker_jobs.dashboard.views import PartView
+from tests.support.wait import eventually
+from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house_in(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+def test_a_worker_says_what_it_runs_now(house: House) -> None:
+    worker = eventually(house.lookup.workers, what="a heartbeat")[0]
+    page = house.person(Role.VIEWER).see("/workers")
+    assert_harmless(page)
+    row = row_of(page, str(worker.pid))
+    assert row.startswith(f"{worker.host} {worker.pid}")
+    assert "alive" in row
+    assert "default , mail" in row
+    assert "of 8" in row
+    running = house.hostile.made["running"].id
+    assert f'href="/jobs/{running}"' in page, "the job in flight is linked"
+
+
+def test_silent_and_lost_workers_are_told_apart(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = eventually(house.lookup.workers, what="a heartbeat")[0]
+    told = [
+        known.model_copy(update={"id": "a", "host": "silent-host", "silent": True, "jobs": []}),
+        known.model_copy(update={"id": "b", "host": "lost-host", "silent": True, "lost": True, "jobs": []}),
+    ]
+    monkeypatch.setattr(house.lookup, "workers", lambda: told)
+    page = house.person().see("/workers")
+    assert "! silent" in row_of(page, "silent-host")
+    assert "✕ lost" in row_of(page, "lost-host")
+    assert "Nothing was heard of it" in words_of(page)
+    assert "was given up" in words_of(page)
+    assert "No worker is alive" in words_of(page)
+
+
+def test_of_parts_one_is_active_and_others_stand_by(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = house.lookup.workers()[0].seen_at
+    parts = [
+        PartView(
+            kind="coordinator", id=f"{n}", host=f"<b>host-{n}</b>", pid=n, version="1", active=n == 1, seen_at=seen,
+            silent=n == 3,
+        )
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    monkeypatch.setattr(house.lookup, "parts", lambda: parts)
+    page = house.person().see("/workers")
+    assert_harmless(page)
+    assert "active" in row_of(page, "host-1")
+    assert "standby" in row_of(page, "host-2")
+    assert "silent" in row_of(page, "host-3")
+    monkeypatch.setattr(house.lookup, "parts", list)
+    assert "Without a coordinator nothing is retried" in words_of(house.person().see("/workers"))
