@@ -20,6 +20,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from broker_jobs.exchange.names import is_queue_name
@@ -144,6 +145,7 @@ def _user(name: str, role: Role, password: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print RabbitMQ's definitions for broker_jobs.")
     parser.add_argument("-Q", "--queues", default="default", help="queues of jobs, comma-separated (default: default)")
+    parser.add_argument("-o", "--output", type=Path, help="write them there instead of printing them")
     parser.add_argument("--passwords", action="store_true", help="print new random passwords instead, for .env")
     given = parser.parse_args()
     if given.passwords:
@@ -155,7 +157,11 @@ def main() -> None:
         parser.error(f"{wrong[0]!r} is no name of a queue")
     if missing := [variable(role) for role in ROLES if not os.environ.get(variable(role))]:
         print(f"no password in {', '.join(missing)}: these users cannot log in", file=sys.stderr)
-    print(json.dumps(definitions(queues, os.environ), indent=1))
+    text = json.dumps(definitions(queues, os.environ), indent=1) + "\n"
+    if given.output is None:
+        sys.stdout.write(text)
+        return
+    given.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

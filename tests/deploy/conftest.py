@@ -6,6 +6,8 @@ import pytest
 
 from tests.acceptance.conftest import terminal as terminal
 from tests.conftest import made
+from tests.deploy.stage import Stage
+from tests.support.postgres import Postgres
 from tests.support.shipped import ShippedBroker
 
 
@@ -18,3 +20,13 @@ def shipped() -> Iterator[ShippedBroker]:
         yield node
     finally:
         node.dispose()
+
+
+@pytest.fixture
+def stage(shipped: ShippedBroker, postgres: Postgres) -> Iterator[Stage]:
+    """A place to run what the shipped files say."""
+    postgres.start()
+    stage = Stage(shipped, postgres)
+    yield stage
+    stage.close()
+    shipped.empty()

@@ -120,15 +120,7 @@ def parts(shipped: ShippedBroker, tmp_path: Path) -> Iterator[Parts]:
     parts = Parts(shipped, tmp_path)
     yield parts
     parts.close()
-    # What one test leaves behind is not the next one's work.
-    with ExitStack() as stack:
-        channel = opened(stack, shipped, "admin")
-        for queue in shipped.http("GET", f"/queues/{VHOST}"):
-            if queue["name"] in INBOXES or queue["name"].startswith(("jobs.v1.work.", "jobs.v1.delay.")):
-                channel.queue_purge(queue["name"])
-
-
-INBOXES = {names.LOG, names.COMMAND, names.DUE, names.PARKED}
+    shipped.empty()
 
 
 class Shop:

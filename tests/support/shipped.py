@@ -7,6 +7,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pika
+
 from tests.support.process import free_port
 from tests.support.rabbitmq import Broker
 
@@ -81,3 +83,12 @@ class ShippedBroker(Broker):
         file = self._folder / "users.json"
         file.write_text(json.dumps({"users": users}))
         self.ctl("import_definitions", str(self._installation.inside(file)))
+
+    def empty(self) -> None:
+        """Drop all messages: what one test leaves behind is not the next one's work."""
+        connection = pika.BlockingConnection(pika.URLParameters(self.address("admin")))
+        with connection:
+            channel = connection.channel()
+            for queue in self.http("GET", f"/queues/{VHOST}"):
+                if not queue["exclusive"]:
+                    channel.queue_purge(queue["name"])
