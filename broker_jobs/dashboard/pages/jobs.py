@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from broker_jobs.dashboard.access import Role
+from broker_jobs.dashboard.lookup import Lookup
 from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, is_ours, sees, show, url, way_back, who
 from broker_jobs.dashboard.pages.job import OF_ONE
-from broker_jobs.dashboard.pages.query import NOT_FOR_ALL, chips_of, fields_of, input_value, query_of, text_of
-from broker_jobs.dashboard.views import JobsQuery
+from broker_jobs.dashboard.pages.query import NOT_FOR_ALL, Asked, chips_of, fields_of, input_value, query_of, text_of
+from broker_jobs.dashboard.views import JobsPage, JobsQuery
 from broker_jobs.errors import UsageError
 from broker_jobs.job.state import State
 
@@ -34,14 +35,25 @@ DONE = {"requeue": "requeued", "delete": "deleted"}
 def jobs(request: Request) -> Response:
     """The list."""
     it = desk(request)
-    asked = query_of(request.query_params, it.page_size)
+    asked, page = listed(it.lookup, query_of(request.query_params, it.page_size))
     query = asked.query
     return show(
-        request, "jobs.html", page=it.lookup.jobs(query), query=query, mistakes=asked.mistakes, states=list(State),
+        request, "jobs.html", page=page, query=query, mistakes=asked.mistakes, states=list(State),
         chips=chips_of(query, "state"), here_with=lambda **changes: url(request, "jobs") + text_of(query, **changes),
         after=input_value(query.created_after), before=input_value(query.created_before),
         for_all=bulk_links(request, query), not_for_all=[name for name in NOT_FOR_ALL if getattr(query, name)],
     )  # fmt: skip
+
+
+def listed(lookup: Lookup, asked: Asked) -> tuple[Asked, JobsPage]:
+    """The page that is asked for; the first one where the place it is to go on from is not known any more."""
+    try:
+        return asked, lookup.jobs(asked.query)
+    except UsageError as error:
+        if asked.query.cursor is None:
+            raise
+        first = Asked(asked.query.model_copy(update={"cursor": None}), [*asked.mistakes, str(error)])
+        return first, lookup.jobs(first.query)
 
 
 def bulk_links(request: Request, query: JobsQuery) -> dict[str, str]:

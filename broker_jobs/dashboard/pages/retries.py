@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from broker_jobs.dashboard.access import Role
 from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, show, url, way_back, who
-from broker_jobs.dashboard.pages.jobs import follow
+from broker_jobs.dashboard.pages.jobs import follow, listed
 from broker_jobs.dashboard.pages.query import chips_of, query_of, text_of
 from broker_jobs.job.state import State
 
@@ -17,8 +17,8 @@ def retries(request: Request) -> Response:
     """The list, what runs next first."""
     it = desk(request)
     sort = {"sort": "due"} if "sort" not in request.query_params else {}
-    asked = query_of(request.query_params, it.page_size, state=State.SCHEDULED, why="retry", **sort)
-    page = it.lookup.jobs(asked.query)
+    fixed = {"state": State.SCHEDULED, "why": "retry"}
+    asked, page = listed(it.lookup, query_of(request.query_params, it.page_size, **fixed, **sort))
     return show(
         request, "retries.html", page=page, query=asked.query, mistakes=asked.mistakes,
         chips=chips_of(asked.query, "state", "why"),

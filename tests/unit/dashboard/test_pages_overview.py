@@ -42,7 +42,7 @@ def test_the_history_is_drawn_and_is_a_table_too(shop: Shop, made: dict[str, Rec
     for path, rows in (("/", 24), ("/?span=week", 24)):
         page = person.see(path)
         svg = page.partition('<svg class="graph"')[2].partition("</svg>")[0]
-        assert 'class="bar-failed"' in svg
+        assert 'class="series-failed"' in svg
         assert 'id="hatched"' in svg  # not by colour alone
         table = page.partition('<details class="numbers"')[2].partition("</table>")[0]
         body = table.partition("<tbody>")[2]
