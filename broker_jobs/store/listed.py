@@ -14,7 +14,8 @@ from broker_jobs.store.cursor import Place, cursor_of, fingerprint, place_of
 from broker_jobs.store.kept import AuditRow, ParkedRow, ScheduleRow
 from broker_jobs.store.shown import AuditFound, FunctionRow, ParkedFound, ParkedHead, PartRow, UniqueRow
 
-LOOK_AT = 10_000
+LOOK_AT = 5_000
+"""Commands one page looks at for a person or a text."""
 _SLOTS_WAITED_FOR = text("SELECT key FROM slots WHERE job_id = :id AND taken = 0 ORDER BY key")
 _RATES_WAITED_FOR = text("SELECT DISTINCT key FROM rates WHERE job_id = :id AND used = 0 ORDER BY key")
 _FUNCTIONS = text(
@@ -40,8 +41,8 @@ class Listed:
         """Applied commands, the newest first.
 
         Args:
-            by: only of this person or program.
-            text: only those whose kind, subject or detail contains it, of the 10,000 before the cursor.
+            by: only of this person or program, of the next 5,000.
+            text: only those whose kind, subject, detail or person contains it, of the next 5,000.
             cursor: of the page before.
             limit: at most so many.
 
@@ -50,10 +51,13 @@ class Listed:
         """
         of = fingerprint("audit", by, text)
         with self._reading() as connection:
-            rows = connection.execute(*_audit(by, text, place_of(of, cursor), limit + 1, connection.dialect.name)).all()
-        found = [AuditRow(*row) for row in rows]
-        shown = found[:limit]
-        last = Place(shown[-1].at, shown[-1].id) if len(found) > limit else None
+            place = place_of(of, cursor)
+            rows = connection.execute(*_audit(by, text, place, limit + 1, connection.dialect.name)).all()
+            found = [AuditRow(*row) for row in rows]
+            shown = found[:limit]
+            last = Place(shown[-1].at, shown[-1].id) if len(found) > limit else None
+            if last is None and (by is not None or text is not None):
+                last = _last_looked_at(connection, place)
         return AuditFound(shown, cursor_of(of, last))
 
     def parked_page(self, *, cursor: str | None = None, limit: int = 50) -> ParkedFound:
@@ -64,12 +68,11 @@ class Listed:
         """
         of = fingerprint("parked")
         place = place_of(of, cursor)
-        behind = "" if place is None else " WHERE (at, id) < (:key, :id)"
+        behind, values = _behind(place)
         query = (
             f"SELECT id, at, origin, reason, length(body), type FROM parked{behind}"  # noqa: S608  # words of ours
             " ORDER BY at DESC, id DESC LIMIT :limit"
         )
-        values = {} if place is None else {"key": place.key, "id": place.id}
         with self._reading() as connection:
             found = [ParkedHead(*row) for row in connection.execute(text(query), values | {"limit": limit + 1})]
         shown = found[:limit]
@@ -133,6 +136,18 @@ class Listed:
             return [PartRow(**row._asdict() | {"active": bool(row.active)}) for row in connection.execute(_PARTS)]
 
 
+def _behind(place: Place | None) -> tuple[str, dict[str, Any]]:
+    return ("", {}) if place is None else (" WHERE (at, id) < (:key, :id)", {"key": place.key, "id": place.id})
+
+
+def _last_looked_at(connection: Connection, place: Place | None) -> Place | None:
+    """Where the next page goes on though this one is not full; None: all were looked at."""
+    behind, values = _behind(place)
+    query = f"SELECT at, id FROM audit{behind} ORDER BY at DESC, id DESC LIMIT 1 OFFSET :n"  # noqa: S608  # words of ours
+    row = connection.execute(text(query), values | {"n": LOOK_AT - 1}).first()
+    return None if row is None else Place(row.at, row.id)
+
+
 def _function(row: Any) -> FunctionRow:
     return FunctionRow(**row._asdict() | {"parameters": from_json(row.parameters)})
 
@@ -143,10 +158,9 @@ def _audit(
     values: dict[str, Any] = {"limit": limit, "look_at": LOOK_AT}
     names = "id, at, by, kind, subject, detail"
     source = f"SELECT {names} FROM audit"  # noqa: S608  # words of ours
-    if place is not None:
-        source += " WHERE (at, id) < (:key, :id)"
-        values |= {"key": place.key, "id": place.id}
-    source += " ORDER BY at DESC, id DESC"
+    behind, where = _behind(place)
+    values |= where
+    source += f"{behind} ORDER BY at DESC, id DESC"
     conditions = []
     if by is not None:
         conditions.append("by = :by")

@@ -33,9 +33,10 @@ _RATES = text("SELECT queue, sum(n) FROM queue_outcomes WHERE minute >= :since A
 _QUEUES = text("SELECT name, paused FROM queues ORDER BY name")
 _COUNTS = text("SELECT queue, state, n FROM counts")
 OLDEST = text(
-    "SELECT coalesce(released_at, created_at) FROM jobs WHERE wire = 2 AND queue = :queue AND state = 'enqueued'"
-    " ORDER BY coalesce(released_at, created_at) LIMIT 1"
+    "SELECT coalesce(released_at, created_at) FROM jobs WHERE wire = 2 AND queue = :queue"
+    " AND coalesce(state, '') = 'enqueued' ORDER BY coalesce(released_at, created_at) LIMIT 1"
 )
+"""Written so that SQLite takes the index of what is out, not that of the states."""
 
 
 class Measured:

@@ -20,7 +20,8 @@ from broker_jobs.store.shown import BatchesFound, BondRow, FailureRow
 BATCH = "batch:"
 """Stands before a batch's id where a job's may stand too."""
 UNKNOWN = "unknown"
-LOOK_AT = 10_000
+LOOK_AT = 5_000
+"""Batches one page looks at for a text."""
 LINE_CHARS = 300
 _BATCH_NAMES = ", ".join(column.name for column in tables.batches.columns)
 _PARENTS = text("SELECT parent, on_end FROM bonds WHERE child = :id ORDER BY parent LIMIT :limit")
@@ -42,7 +43,12 @@ _FAILED = text(
 _RUNNING = text(
     "SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY started_at, id LIMIT :limit"
 )
-_OWNERS = text("SELECT DISTINCT owner FROM jobs WHERE state = 'processing' AND owner IS NOT NULL LIMIT 1000")
+_RUNNING_EACH = text(
+    "SELECT owner, id FROM (SELECT owner, id, row_number() OVER (PARTITION BY owner ORDER BY started_at, id) AS place"
+    " FROM jobs WHERE state = 'processing' AND owner IS NOT NULL) AS running WHERE place <= :limit"
+    " ORDER BY owner, place LIMIT :most"
+)
+MOST_RUNNING = 2_000
 
 
 class Related:
@@ -76,7 +82,7 @@ class Related:
     def batches_page(
         self, *, state: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> BatchesFound:
-        """Batches, the newest first; with `text`, of the last 10,000 those whose title or id contains it.
+        """Batches, the newest first; with `text`, of the next 5,000 those whose title or id contains it.
 
         Raises:
             UsageError: the cursor is bad.
@@ -84,10 +90,13 @@ class Related:
         of = fingerprint("batches", state, text)
         place = place_of(of, cursor)
         with self._reading() as connection:
-            rows = connection.execute(*_batches_query(state, text, place, limit + 1, connection.dialect.name)).all()
-        found = [BatchRow(**row._asdict()) for row in rows]
-        shown = found[:limit]
-        last = Place(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+            postgresql = connection.dialect.name == "postgresql"
+            rows = connection.execute(*_batches_query(state, text, place, limit + 1, postgresql)).all()
+            found = [BatchRow(**row._asdict()) for row in rows]
+            shown = found[:limit]
+            last = Place(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+            if last is None and text is not None:
+                last = _last_looked_at(connection, state, place)
         return BatchesFound(shown, cursor_of(of, last))
 
     def batch_tree(self, id: str, limit: int = 1_000) -> list[BatchRow]:
@@ -126,8 +135,13 @@ class Related:
     def running_by_worker(self, limit: int = 10) -> dict[str, list[Row]]:
         """Of every worker that runs something its first jobs, as `running`."""
         with self._reading() as connection:
-            owners = connection.execute(_OWNERS).scalars().all()
-            return {owner: _running(connection, owner, limit) for owner in owners}
+            of = connection.execute(_RUNNING_EACH, {"limit": limit, "most": MOST_RUNNING}).all()
+            rows = {row.id: row for row in rows_of(connection, [id for _, id in of])}
+        found: dict[str, list[Row]] = {}
+        for owner, id in of:
+            if id in rows:
+                found.setdefault(owner, []).append(rows[id])
+        return found
 
 
 def error_line(error: str | None, reason: str | None) -> str:
@@ -170,23 +184,37 @@ def _named(connection: Connection, ends: Iterable[tuple[str, str, bool]]) -> lis
 
 
 def _batches_query(
-    state: str | None, wanted: str | None, place: Place | None, limit: int, dialect: str
+    state: str | None, wanted: str | None, place: Place | None, limit: int, postgresql: bool
 ) -> tuple[Any, dict[str, Any]]:
-    conditions, values = ["1 = 1"], {"limit": limit, "look_at": LOOK_AT}
-    values_of: dict[str, Any] = dict(values)
-    if state is not None:
-        conditions.append("state = :state")
-        values_of["state"] = state
-    if place is not None:
-        conditions.append("(created_at, id) < (:key, :id)")
-        values_of |= {"key": place.key, "id": place.id}
-    source = f"SELECT {_BATCH_NAMES} FROM batches WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC"  # noqa: S608
+    where, values = _batches_behind(state, place)
+    source = f"SELECT {_BATCH_NAMES} FROM batches{where} ORDER BY created_at DESC, id DESC"  # noqa: S608  # ours
+    values |= {"limit": limit, "look_at": LOOK_AT}
     if wanted is None:
-        return text(f"{source} LIMIT :limit"), values_of
+        return text(f"{source} LIMIT :limit"), values
     escaped = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    values_of["text"] = f"%{escaped}%"
-    like = "ILIKE" if dialect == "postgresql" else "LIKE"
+    values["text"] = f"%{escaped}%"
+    like = "ILIKE" if postgresql else "LIKE"
     return text(
         f"SELECT {_BATCH_NAMES} FROM ({source} LIMIT :look_at) AS last WHERE title {like} :text ESCAPE '\\'"  # noqa: S608
         f" OR id {like} :text ESCAPE '\\' ORDER BY created_at DESC, id DESC LIMIT :limit"
-    ), values_of
+    ), values
+
+
+def _batches_behind(state: str | None, place: Place | None) -> tuple[str, dict[str, Any]]:
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+    if state is not None:
+        conditions.append("state = :state")
+        values["state"] = state
+    if place is not None:
+        conditions.append("(created_at, id) < (:key, :id)")
+        values |= {"key": place.key, "id": place.id}
+    return f" WHERE {' AND '.join(conditions)}" if conditions else "", values
+
+
+def _last_looked_at(connection: Connection, state: str | None, place: Place | None) -> Place | None:
+    """Where the next page goes on though this one is not full; None: all were looked at."""
+    where, values = _batches_behind(state, place)
+    query = f"SELECT created_at, id FROM batches{where} ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET :n"  # noqa: S608
+    row = connection.execute(text(query), values | {"n": LOOK_AT - 1}).first()
+    return None if row is None else Place(row.created_at, row.id)

@@ -27,17 +27,17 @@ from broker_jobs.store.row import Row
 Sort = Literal["newest", "oldest", "changed", "due"]
 
 LOOK_AT = 10_000
-"""Jobs one page looks at, at most."""
+"""Jobs one page looks at, at most; ten times as many where the index alone answers."""
 LOOK_SECONDS = 0.03
-"""No new part of a page is begun after so long."""
-CHUNK = 1_000
-FIRST_CHUNK = 200
+"""No new part of a page is begun after so long, and none that would take longer as the last one went."""
+CHUNK = 5_000
+FIRST_CHUNK = 100
 FEW = 10_000
-"""So few jobs in the wanted states are looked at whole, rather than those of a name."""
+"""So few jobs in the wanted states are rather looked at than those of a name; ten times as many in an index alone."""
 BRANCHES = 10
 """Of so many batches each is read in order; more are sorted."""
-SORTED = 20_000
-"""Jobs that may be sorted for one page."""
+SORTED = 5_000
+"""Jobs that may be read and sorted for one page; ten times as many where an index alone is read."""
 RETRY = "state = 'scheduled' AND why IN ('retry', 'crash')"
 """Runs again after a failure."""
 NAMES = ("queue", "job", "recurring", "owner")
@@ -110,6 +110,8 @@ class Searching:
 class _Source(NamedTuple):
     """Where candidates come from: parts of the table that an index has in the order of `key`."""
 
+    order: str
+    """The index. SQLite is told, as it takes an index of the states for as good as one of few jobs."""
     key: str
     parts: list[str]
     sure: frozenset[str]
@@ -154,22 +156,24 @@ class _Look:
 
     def _source(self) -> _Source:
         search, states = self._search, self._states
+        scheduled = frozenset({"states", "retries"})
         if search.sort == "due":
-            return _Source("due_at", [f"{RETRY if search.retries else _in(State.SCHEDULED)} AND due_at IS NOT NULL"],
-                           frozenset({"states", "retries"}))  # fmt: skip
+            index, part = ("jobs_retry", RETRY) if search.retries else ("jobs_soon", _in(State.SCHEDULED))
+            return _Source(index, "due_at", [f"{part} AND due_at IS NOT NULL"], scheduled)
         key = "changed_at" if search.sort == "changed" else "created_at"
         if search.owner is not None:
-            return _Source(key, [f"{_in(State.PROCESSING)} AND owner = :owner"], frozenset({"states", "owner"}))
+            part = f"{_in(State.PROCESSING)} AND owner = :owner"
+            return _Source("jobs_owner", key, [part], frozenset({"states", "owner"}))
         if search.batch is not None and (source := self._of_batches(key)) is not None:
             return source
         if search.retries and self._kept(("retry",)) <= SORTED:
-            return _Source(key, [RETRY], frozenset({"states", "retries"}))
-        of_states = _Source(key, [_in(state) for state in states], frozenset({"states"}))
+            return _Source("jobs_retry", key, [RETRY], scheduled)
+        of_states = _Source("jobs_made", key, [_in(state) for state in states], frozenset({"states"}))
         if search.sort == "changed":
-            return of_states
+            return of_states._replace(order="jobs_changed")
         if search.recurring is not None:
             parts = [f"recurring = :recurring AND recurring IS NOT NULL AND {_in(state)}" for state in states]
-            return _Source(key, parts, frozenset({"states", "recurring"}))
+            return _Source("jobs_recurring_made", key, parts, frozenset({"states", "recurring"}))
         return self._of_names(of_states)
 
     def _of_names(self, of_states: _Source) -> _Source:
@@ -178,33 +182,36 @@ class _Look:
         states = tuple(state.value for state in self._states)
         in_states = self._kept(states) if search.states or search.retries else None
         in_queue = None if search.queue is None else self._kept(tuple(State), search.queue)
-        of_queue = _Source(of_states.key, ["queue = :queue"], frozenset({"queue"}))
-        if in_states is not None and in_states <= min(FEW, FEW if in_queue is None else in_queue):
+        of_queue = _Source("jobs_queue", of_states.key, ["queue = :queue"], frozenset({"queue"}))
+        few = FEW * (1 if self._is_tried_on_rows() else 10)
+        if in_states is not None and in_states <= min(few, few if in_queue is None else in_queue):
             return of_states
         if in_queue is not None and in_queue <= FEW:
             return of_queue
         if search.job is not None:
-            return _Source(of_states.key, ["job = :job"], frozenset({"job"}))
+            return _Source("jobs_job", of_states.key, ["job = :job"], frozenset({"job"}))
         if in_queue is not None and (in_states is None or in_queue < in_states):
             return of_queue
         if search.tag is not None:
-            return _Source(of_states.key, ["tags IS NOT NULL"], frozenset())
+            return _Source("jobs_tagged", of_states.key, ["tags IS NOT NULL"], frozenset())
         if search.error_text is not None:
-            return of_states._replace(parts=[f"{part} AND {TOLD}" for part in of_states.parts])
+            return of_states._replace(order="jobs_told", parts=[f"{part} AND {TOLD}" for part in of_states.parts])
         return of_states
 
     def _of_batches(self, key: str) -> _Source | None:
         """From the members of a batch and those inside it; None: too many to sort them."""
         inside = self._connection.execute(_INSIDE, {"batch": self._search.batch, "limit": FEW}).all()
-        ids = [id for id, _ in inside]
+        ids = [id for id, _ in inside] or [self._search.batch]
         self._values |= {f"batch{n}": id for n, id in enumerate(ids)}
         of = [f"batch = :batch{n} AND batch IS NOT NULL" for n in range(len(ids))]
         sure = frozenset({"states", "batch"})
-        if sum(int(total or 0) for _, total in inside) <= SORTED:
+        key = "id" if key == "created_at" else key
+        if len(ids) <= BRANCHES and key == "id":
+            return _Source("jobs_batch", key, [f"{one} AND {_in(state)}" for one in of for state in self._states], sure)
+        if sum(int(total or 0) for _, total in inside) <= SORTED * (10 if key == "id" else 1):
             names = ", ".join(f":batch{n}" for n in range(len(ids)))
-            return _Source(key, [f"batch IN ({names}) AND batch IS NOT NULL AND {_in(*self._states)}"], sure)
-        if len(ids) <= BRANCHES and key == "created_at":
-            return _Source("id", [f"{one} AND {_in(state)}" for one in of for state in self._states], sure)
+            part = f"batch IN ({names}) AND batch IS NOT NULL AND {_in(*self._states)}"
+            return _Source("jobs_batch", key, [part], sure)
         return None
 
     def _next(self, source: _Source, place: Place | None, count: int) -> list[Place]:
@@ -212,7 +219,7 @@ class _Look:
         rows = self._connection.execute(text(self._ordered(source, place)), self._values | {"count": count})
         return [Place(key, id) for key, id in rows]
 
-    def _ordered(self, source: _Source, place: Place | None) -> str:
+    def _ordered(self, source: _Source, place: Place | None, more: str = "") -> str:
         key, (order, behind) = source.key, ("DESC", "<") if self._down else ("ASC", ">")
         span = ""
         if place is not None:
@@ -220,8 +227,9 @@ class _Look:
             span = f" AND (id {behind} :id)" if key == "id" else f" AND ({key}, id) {behind} (:key, :id)"
         if key == "created_at":
             span += "".join(f" AND {condition}" for condition in self._created())
+        by = "" if self._postgresql else f" INDEXED BY {source.order}"
         parts = [
-            f"SELECT {key} AS k, id AS i FROM jobs WHERE {part}{span}"  # noqa: S608  # words of ours; values are bound
+            f"SELECT {key} AS k, id AS i{more} FROM jobs{by} WHERE {part}{span}"  # noqa: S608  # words of ours; values are bound
             f" ORDER BY {key} {order}, id {order} LIMIT :count"
             for part in source.parts
         ]
@@ -237,11 +245,14 @@ class _Look:
     ) -> tuple[list[Place], Place | None, int, bool]:
         """(what matches, at most one more than is shown; the last one looked at, None: there are no more; how many were
         looked at; whether that was enough)."""
-        until = time.monotonic() + LOOK_SECONDS
+        now = time.monotonic()
+        until = now + LOOK_SECONDS
         hits: list[Place] = []
         looked, count = 0, FIRST_CHUNK
+        most = LOOK_AT * (10 if self._is_covered(source) else 1)
         while True:
-            rows = self._hits(source, place, conditions, count)
+            began, rows = now, self._hits(source, place, conditions, count)
+            now = time.monotonic()
             looked += len(rows)
             hits += [at for at, hit in rows if hit]
             if len(rows) < count:
@@ -249,9 +260,20 @@ class _Look:
             place = rows[-1][0]
             if len(hits) > self._search.limit:
                 return hits, place, looked, True
-            if looked >= LOOK_AT or time.monotonic() > until:
+            if looked >= most or now >= until:
                 return hits, place, looked, False
-            count = min(CHUNK, LOOK_AT - looked)
+            at_this_speed = int(count * (until - now) / max(now - began, 1e-6))
+            count = max(FIRST_CHUNK // 2, min(CHUNK, 4 * count, most - looked, at_this_speed))
+
+    def _is_covered(self, source: _Source) -> bool:
+        """Whether the index of the states alone says what matches."""
+        return source.order == "jobs_made" and not self._is_tried_on_rows()
+
+    def _is_tried_on_rows(self) -> bool:
+        """Whether more is asked than what every index of states has: queue, name, creation."""
+        search = self._search
+        tried = (search.text, search.error_text, search.tag, search.batch, search.recurring, search.owner)
+        return search.retries or any(tried)
 
     def _hits(
         self, source: _Source, place: Place | None, conditions: list[str], count: int
@@ -263,10 +285,13 @@ class _Look:
         if self._search.text is not None:
             near, far = self._text()
             cases = f"CASE WHEN NOT ({every}) THEN 0 WHEN {near} THEN 1 WHEN {far} THEN 2 ELSE 0 END"
-        statement = (
-            f"SELECT x.k, x.i, {cases} FROM ({self._ordered(source, place)}) AS x CROSS JOIN jobs WHERE jobs.id = x.i"  # noqa: S608
-            f" ORDER BY x.k {order}, x.i {order}"
-        )
+        if len(source.parts) == 1:
+            statement = self._ordered(source, place, f", {cases}")
+        else:
+            statement = (
+                f"SELECT x.k, x.i, {cases} FROM ({self._ordered(source, place)}) AS x CROSS JOIN jobs"  # noqa: S608  # as above
+                f" WHERE jobs.id = x.i ORDER BY x.k {order}, x.i {order}"
+            )
         rows = self._connection.execute(text(statement), self._values | {"count": count}).all()
         unsure = [id for _, id, hit in rows if hit == 2]
         said = self._said_in_arguments(unsure) if unsure else frozenset()
@@ -356,13 +381,14 @@ class _Look:
 
 
 _INSIDE = text(
-    "WITH RECURSIVE inside (id) AS (SELECT CAST(:batch AS TEXT) UNION"
+    "WITH RECURSIVE inside (id) AS (SELECT id FROM batches WHERE id = :batch UNION"
     " SELECT batches.id FROM batches JOIN inside ON batches.parent = inside.id)"
     " SELECT inside.id, batches.total FROM inside LEFT JOIN batches ON batches.id = inside.id LIMIT :limit"
 )
 _IN_BATCH = (
-    "batch IN (WITH RECURSIVE inside (id) AS (SELECT CAST(:wanted_batch AS TEXT) UNION"
-    " SELECT batches.id FROM batches JOIN inside ON batches.parent = inside.id) SELECT id FROM inside)"
+    "(batch = :wanted_batch OR batch IN (WITH RECURSIVE inside (id) AS"
+    " (SELECT id FROM batches WHERE parent = :wanted_batch UNION"
+    " SELECT batches.id FROM batches JOIN inside ON batches.parent = inside.id) SELECT id FROM inside))"
 )
 LIST = ", ".join("NULL" if name in ("result", "history") else name for name in columns.COLUMNS)
 """The columns of rows in lists, in the order of all."""

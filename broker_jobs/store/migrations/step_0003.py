@@ -29,7 +29,7 @@ TABLES = (
 )
 
 INDEXES = (
-    "CREATE INDEX jobs_made ON jobs (state, created_at, id)",
+    "CREATE INDEX jobs_made ON jobs (state, created_at, id, queue, job)",
     "CREATE INDEX jobs_changed ON jobs (state, changed_at, id)",
     "CREATE INDEX jobs_queue ON jobs (queue, created_at, id)",
     "CREATE INDEX jobs_job ON jobs (job, created_at, id)",
