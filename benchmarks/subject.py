@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare
+from benchmarks import bare, meter
 
 
 def publish_one(side: str, seconds: float, count: int = 0) -> dict[str, Any]:
@@ -90,6 +91,39 @@ def schedule_far(count: int) -> dict[str, Any]:
     return {"count": count, "seconds": time.perf_counter() - start}
 
 
+def publish_children(count: int, gap: float) -> dict[str, Any]:
+    """Send parents with a child each to us, with a pause between them, so that the system is idle at each."""
+    ours = importlib.import_module("benchmarks.sides.ours")
+    for _ in range(count):
+        ours.send_family()
+        time.sleep(gap)
+    ours.jobs.stop()
+    return {"count": count}
+
+
+def publish_batch(count: int) -> dict[str, Any]:
+    """Send one batch of empty jobs to us, and a child that stamps when it has ended."""
+    ours = importlib.import_module("benchmarks.sides.ours")
+    began = time.perf_counter()
+    ours.connect()
+    start = time.perf_counter()
+    ours.send_batch(count)
+    seconds = time.perf_counter() - start
+    rss = meter.memory(os.getpid()).rss
+    ours.jobs.stop()
+    return {"count": count, "seconds": seconds, "before": start - began, "rss": rss}
+
+
+def publish_limited(count: int, slots: int) -> dict[str, Any]:
+    """Send empty jobs that share slots to us."""
+    ours = importlib.import_module("benchmarks.sides.ours")
+    start = time.perf_counter()
+    ours.send_limited(count, slots)
+    seconds = time.perf_counter() - start
+    ours.jobs.stop()
+    return {"count": count, "seconds": seconds}
+
+
 def consume(url: str, kind: str, stamping: bool = False) -> None:
     """Consume with bare pika until ended."""
     bare.consume(url, kind, stamping=stamping)
@@ -102,6 +136,20 @@ def store_rows(url: str, count: int, how: str, rounds: int) -> dict[str, Any]:
     return result
 
 
+def records(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
+    """Decide upon records of the log, on a store that is full already."""
+    rows = importlib.import_module("benchmarks.rows.records")
+    result: dict[str, Any] = rows.write(url, full, count, rounds)
+    return result
+
+
+def schedules(url: str, count: int, rounds: int) -> dict[str, Any]:
+    """Live with many schedules."""
+    rows = importlib.import_module("benchmarks.rows.schedules")
+    result: dict[str, Any] = rows.write(url, count, rounds)
+    return result
+
+
 PIECES = {
     piece.__name__: piece
     for piece in (
@@ -109,10 +157,15 @@ PIECES = {
         publish_many,
         publish_paced,
         publish_stamps,
+        publish_children,
+        publish_batch,
+        publish_limited,
         schedule,
         schedule_far,
         consume,
         store_rows,
+        records,
+        schedules,
     )
 }
 

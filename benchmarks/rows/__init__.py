@@ -1,5 +1,7 @@
 """What is measured: one file for one or two rows of the table."""
 
+from benchmarks.rows.coordinator import coordinator as coordinator
+from benchmarks.rows.coordinator import recurring as recurring
 from benchmarks.rows.delay import delay as delay
 from benchmarks.rows.idle import latency as latency
 from benchmarks.rows.memory import memory as memory
@@ -7,6 +9,7 @@ from benchmarks.rows.publish import publish_many as publish_many
 from benchmarks.rows.publish import publish_one as publish_one
 from benchmarks.rows.run import run as run
 from benchmarks.rows.store import store as store
+from benchmarks.rows.waiting import waiting as waiting
 from benchmarks.rows.whole import whole as whole
 
 ROWS = {
@@ -18,4 +21,7 @@ ROWS = {
     "delay": delay,
     "memory": memory,
     "store": store,
+    "waiting": waiting,
+    "coordinator": coordinator,
+    "recurring": recurring,
 }

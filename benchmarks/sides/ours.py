@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import stamps
-from broker_jobs import BrokerJobs
+from broker_jobs import BrokerJobs, Concurrency, result_of
 
 CHUNK = 500
 
@@ -26,6 +26,12 @@ def stamp(expected: float) -> None:
     stamps.stamp(expected)
 
 
+@jobs.job
+def parent() -> float:
+    """Say when it ends."""
+    return time.time()
+
+
 class Sender:
     """Enqueues one at a time, confirmed."""
 
@@ -40,6 +46,31 @@ class Sender:
 
     def close(self) -> None:
         jobs.stop()
+
+
+def connect() -> None:
+    """Connect, without enqueueing."""
+    jobs.queues.declare("default")
+
+
+def send_family() -> None:
+    """A parent, and a child that stamps how long after its end it starts."""
+    born = parent.enqueue()
+    stamp.after(born).enqueue(result_of(born))
+
+
+def send_batch(count: int) -> None:
+    """A batch, made as it is sent, and a child that stamps when it has ended."""
+    with jobs.batch("bench") as batch:
+        for _ in range(count):
+            batch.enqueue(empty)
+    stamp.after(batch).enqueue(time.time())
+
+
+def send_limited(count: int, slots: int) -> None:
+    """Empty jobs that share slots."""
+    job = empty.using(limit=Concurrency("bench", slots))
+    jobs.enqueue_many([job.bind() for _ in range(count)])
 
 
 def schedule_at(dues: Sequence[float]) -> None:

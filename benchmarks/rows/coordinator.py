@@ -1,0 +1,55 @@
+"""The coordinator alone: records a second, on stores that hold few jobs and many; and what recurring jobs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.figure import Figure, Row
+from benchmarks.stage import Corner, Stage
+from tests.support.postgres import Postgres
+from tests.support.process import ServerMissingError
+
+FULL = (10_000, 100_000, 1_000_000)
+SCHEDULES = 10_000
+
+
+def coordinator(stage: Stage) -> Row:
+    """Records a second: reading a message of the log, deciding, committing; two records a job, no broker."""
+    row = Row("Coordinator: records of the log decided and committed, without a broker")
+    with stage.corner() as corner:
+        _measure(row, stage, corner, "SQLite", lambda name: f"sqlite:///{corner.folder / name}.sqlite")
+        try:
+            server = Postgres()
+        except ServerMissingError:
+            return row
+        try:
+            server.start()
+            _measure(row, stage, corner, "PostgreSQL", lambda _: server.url(server.create_database()))
+        finally:
+            server.dispose()
+    return row
+
+
+def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Callable[[str], str]) -> None:
+    for full in FULL[:2] if stage.scale.quick else FULL:
+        done = corner.result(
+            corner.begin(
+                "records", url=url(str(full)), full=full, count=stage.scale.of(30_000), rounds=stage.scale.rounds
+            ),
+            timeout=900,
+        )
+        measure = f"{database}, {full:,} jobs in the store"
+        rates = tuple(done["records"] / seconds for seconds in done["seconds"])
+        row.add(Figure(measure, "broker_jobs", "ours", "records/s", rates, compared=False))
+        cpu = tuple(seconds / done["records"] * 1e6 for seconds in done["cpu"])
+        row.add(Figure(f"{measure}: processor", "a record", "ours", "us", cpu, less_is_better=True, compared=False))
+
+
+def recurring(stage: Stage) -> Row:
+    """What 10,000 schedules cost a beat and the coordinator; ticks of a beat in which none, one and all are due."""
+    row = Row(f"Recurring: {SCHEDULES:,} schedules")
+    with stage.corner() as corner:
+        done = corner.run("schedules", url=corner.store, count=SCHEDULES, rounds=stage.scale.rounds)
+    for measure, values in done.items():
+        row.add(Figure(measure, "broker_jobs", "ours", "ms", tuple(values), less_is_better=True, compared=False))
+    return row
