@@ -26,7 +26,7 @@ def made(shop: Shop) -> dict[str, Receipt[object]]:
 def test_every_counter_leads_to_its_list(shop: Shop, made: dict[str, Receipt[object]]) -> None:
     person = shop.visitor(Role.VIEWER)
     page = person.see("/")
-    tiles = page.partition('<ul class="tiles"')[2].partition("</ul>")[0]
+    tiles = page.partition('<div id="tiles"')[2].partition("</div>")[0]
     links = re.findall(r'href="([^"]+)"[^>]*><strong>([^<]+)</strong>', tiles)
     assert {href for href, _ in links} >= {f"/jobs?state={state.value}" for state in State} | {"/retries", "/workers"}
     counts = shop.store.reader.counts()
