@@ -76,9 +76,9 @@ def row_of(page: str, word: str) -> str:
 def assert_harmless(page: str) -> None:
     """Nothing of the hostile texts has become markup."""
     tags = re.findall(r"<\s*(\w+)([^>]*)>", page)
-    assert not [name for name, _ in tags if name in {"img", "iframe", "object", "embed", "style"}]
+    assert not [name for name, _ in tags if name in {"iframe", "object", "embed", "style"}]
     for name, attributes in tags:
         assert not re.search(r"\son\w+\s*=", re.sub(r'"[^"]*"', '""', attributes)), attributes
-        if name == "script":
+        if name in {"script", "img"}:
             assert re.search(r'\ssrc="/static/', attributes), attributes
     assert "style=" not in re.sub(r'"[^"]*"', '""', page)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -20,7 +21,7 @@ from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of,
 
 DECLARED = "declared/in/code"
 ITS_PAGE = f"/recurring/{quote(SLASHED)}"
-RULES = {"misfire": "once", "overlap": "allow"}
+RULES: dict[str, Any] = {"misfire": "once", "overlap": "allow"}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_a_paused_one_plans_nothing_until_it_is_resumed(house: House) -> None:
 
 
 def test_times_are_previewed_before_they_count(house: House) -> None:
-    times = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
+    times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
     page = house.person().send(ITS_PAGE, page=ITS_PAGE, do="preview", **times)
     assert_harmless(page)
     assert "The next five times of this form" in words_of(page)
@@ -130,7 +131,7 @@ def test_times_are_previewed_before_they_count(house: House) -> None:
 
 def test_times_are_changed_and_the_call_stays(house: House) -> None:
     before = _schedule(house, SLASHED)
-    times = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
+    times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
     page = house.person(Role.OPERATOR).send(ITS_PAGE, page=ITS_PAGE, do="change", **times)
     assert "Changed. The next time: " in words_of(page)
     after = _schedule(house, SLASHED)
@@ -209,7 +210,7 @@ def test_a_new_one_is_made_of_a_declared_function(house: House) -> None:
     assert_harmless(chosen)
     page_of = f"/recurring-new?job={quote(JOB)}"
     assert_harmless(person.see(page_of))
-    fields = {"name": f"new {SCRIPT}", "cron": "0 0 1 1 *", "tz": "UTC", **RULES}
+    fields: dict[str, Any] = {"name": f"new {SCRIPT}", "cron": "0 0 1 1 *", "tz": "UTC", **RULES}
     typed = {"arg-who": ALL}
     page = person.send(page_of, typed, page=page_of, do="preview", **fields)
     assert "The next five times of this form" in words_of(page)
