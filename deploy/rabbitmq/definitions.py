@@ -67,8 +67,8 @@ ROLES = {
         _only(r"work\..*", "control", r"reply\..*"),
     ),
     "beat": Role(OWN_QUEUES, _only("report", r"reply\..*"), _only("control", r"reply\..*")),
-    # Acts by commands, and enqueues what its form is filled in for.
-    "dashboard": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
+    # Acts by commands, running a job from its form too; the command line that looks and acts is no different.
+    "dashboard": Role(OWN_QUEUES, _only("report"), OWN_QUEUES),
     # Sees queue lengths through the management API: Prometheus, KEDA.
     "monitoring": Role(NOTHING, NOTHING, NOTHING, ("monitoring",)),
 }
