@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from broker_jobs.dashboard import access
 from broker_jobs.dashboard.access import Access, Pass
 from broker_jobs.dashboard.pages.frame import show
+from broker_jobs.dashboard.problem import problem
 from broker_jobs.dashboard.role import Role
 
 OPEN_TO_ALL = ("/login", "/healthz", "/static/")
@@ -149,6 +150,8 @@ def _length(request: Request) -> int:
 
 def _drawn(request: Request, path: str, refusal: Refusal) -> Response:
     headers = {"www-authenticate": 'Bearer realm="broker_jobs"'} if refusal.status == 401 else {}
+    if path.startswith("/api/"):
+        return problem(refusal.status, refusal.why, headers=headers)
     if not is_page(path):
         return JSONResponse({"detail": refusal.why}, refusal.status, headers)
     return show(request, "error.html", status=refusal.status, code=refusal.status, why=refusal.why)

@@ -8,18 +8,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker_jobs.dashboard import live as live_events
 from broker_jobs.dashboard import pages
 from broker_jobs.dashboard.access import Access
+from broker_jobs.dashboard.api.app import api
 from broker_jobs.dashboard.assets import ASSETS
 from broker_jobs.dashboard.desk import Desk as Desk
 from broker_jobs.dashboard.guard import HEADERS, Guard, below, is_page
 from broker_jobs.dashboard.house import House
 from broker_jobs.dashboard.live import Live
 from broker_jobs.dashboard.pages import frame
+from broker_jobs.dashboard.problem import problem
 from broker_jobs.errors import BrokerJobsError
 
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -40,6 +42,7 @@ def site(desk: Desk, access: Access, *, house: House | None = None, live: Live |
         Route("/live", live_events.stream, name="live"),
         Route("/static/{path:path}", static, name="static"),
         Route("/healthz", healthz, name="healthz"),
+        Mount("/api/v1", app=api(lambda: app.state.desk), name="api"),
     ]
     middleware = [Middleware(Guard, access=access)]
     if house is not None:
@@ -111,6 +114,8 @@ def _say(request: Request, status: int, why: str) -> Response:
     path = below(request.scope)
     if path == "/healthz":
         return JSONResponse({"ok": False}, status)  # open to all: the reason is in the log and on every page
+    if path.startswith("/api/"):
+        return problem(status, why)
     if not is_page(path):
         return JSONResponse({"detail": why}, status)
     return frame.show(request, "error.html", status=status, code=status, why=why)

@@ -38,6 +38,10 @@ class BatchLookup(JobLookup):
         found = self._reader.batches_page(state=state, text=text or None, cursor=cursor, limit=limit)
         return BatchesPage(batches=[batch_line(row) for row in found.batches], next=found.next)
 
+    def knows_batch(self, id: str) -> bool:
+        """Whether a batch of this id is known."""
+        return self._reader.batch(id) is not None
+
     def batch(self, id: str) -> BatchView | None:
         """All that is known of one batch; None: it is not known."""
         rows = self._reader.batch_tree(id, MOST_INSIDE)

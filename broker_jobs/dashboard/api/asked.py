@@ -1,0 +1,164 @@
+"""Describes what requests may hold: parameters of paths and queries, bodies, and who may send them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from broker_jobs.dashboard.access import demand, visitor_of
+from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.role import Role
+from broker_jobs.dashboard.views import View
+from broker_jobs.job.envelope import FIRST_MOMENT, LAST_MOMENT, JobId, JobName, QueueName
+from broker_jobs.job.state import State
+
+PLAIN = r"^[^\x00-\x1f\x7f]+$"
+"""A name: no control characters."""
+
+
+def _desk(request: Request) -> Desk:
+    found: Desk = request.app.state.find_desk()
+    return found
+
+
+def _acts(role: Role) -> Callable[[Request], str]:
+    def who(request: Request) -> str:
+        demand(request, role)
+        return visitor_of(request).name
+
+    return who
+
+
+AtDesk = Annotated[Desk, Depends(_desk)]
+"""Where to look and to act."""
+Operator = Annotated[str, Depends(_acts(Role.OPERATOR))]
+"""Who acts on jobs, queues, batches and recurring jobs; for the audit."""
+Admin = Annotated[str, Depends(_acts(Role.ADMIN))]
+"""Who may do everything."""
+
+AnId = Annotated[str, Path(description="of a job or batch", pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
+AParkedId = Annotated[str, Path(description="of a parked message", min_length=1, max_length=200, pattern=PLAIN)]
+AQueue = Annotated[str, Path(description="of a queue", pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+AName = Annotated[str, Path(min_length=1, max_length=200, pattern=PLAIN)]
+Cursor = Annotated[str | None, Query(description="from the page before; opaque", max_length=2_000)]
+Limit = Annotated[int, Query(ge=1, le=500, description="at most so many")]
+Text = Annotated[str | None, Query(max_length=1_000, description="part of it, in capitals or not")]
+When = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
+
+
+class Asked(BaseModel):
+    """A body; what it does not know it refuses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Run(Asked):
+    """A job to be run."""
+
+    job: JobName
+    args: list[Any] = Field(default_factory=list)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    queue: QueueName | None = Field(default=None, description="none: the one its program declared, or default")
+    due_at: When | None = Field(default=None, description="none: now")
+
+
+class Requeue(Asked):
+    """How a job is run again."""
+
+    args: list[Any] | None = Field(default=None, description="none: as before; with kwargs or not at all")
+    kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Requeue:
+        if (self.args is None) != (self.kwargs is None):
+            raise ValueError("args and kwargs go together: give both, or none")
+        return self
+
+
+class Reschedule(Asked):
+    """When a job is to run."""
+
+    due_at: When
+
+
+class Meant(Asked):
+    """Which jobs: all that is given must be so; without any, all of the usual states."""
+
+    state: State | None = None
+    queue: QueueName | None = None
+    job: JobName | None = None
+    error_text: str | None = Field(default=None, min_length=1, max_length=1_000, pattern=r"^[^\x00]+$")
+    tag: str | None = Field(default=None, min_length=1, max_length=100, pattern=PLAIN)
+    batch: JobId | None = None
+    recurring: str | None = Field(default=None, min_length=1, max_length=200, pattern=PLAIN)
+    created_after: When | None = None
+    created_before: When | None = None
+
+
+class Many(Asked):
+    """Jobs by their ids, or by what they have in common."""
+
+    ids: list[JobId] | None = Field(default=None, min_length=1, max_length=1_000)
+    matching: Meant | None = Field(
+        default=None, description="without a state: delete means all not ended, requeue failed"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Many:
+        if (self.ids is None) == (self.matching is None):
+            raise ValueError("give ids or matching, one of them")
+        return self
+
+
+class Times(Asked):
+    """When a recurring job runs."""
+
+    cron: str = Field(min_length=1, max_length=200, examples=["0 9 * * MON"])
+    tz: str = Field(default="UTC", min_length=1, max_length=100)
+    misfire: Literal["skip", "once", "all"] = "once"
+    overlap: Literal["allow", "skip", "queue"] = "allow"
+
+
+class Put(Times):
+    """A recurring job."""
+
+    job: JobName
+    args: list[Any] = Field(default_factory=list)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    queue: QueueName | None = Field(default=None, description="none: the one its program declared, or default")
+
+
+class SetLimit(Asked):
+    """The number of a limit."""
+
+    key: str = Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")
+    limit: int | None = Field(ge=1, le=1_000_000, description="none: what its jobs are enqueued with")
+
+
+class Id(View):
+    """What was made."""
+
+    id: str
+
+
+class Ended(View):
+    """What became of a delete."""
+
+    ended_before: bool = Field(description="it had already ended")
+
+
+class Arguments(View):
+    """What a job was called with, unmasked."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class Planned(View):
+    """The next times of a cron expression."""
+
+    times: list[datetime]
