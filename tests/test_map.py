@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "app": TRAVELS | {"function", "producer", "processes", "beat", "metrics", "dashboard"},
     "testing": TRAVELS | {"function", "producer", "consumer", "coordinator", "store", "beat", "processes", "app"},
     "demo": TRAVELS | {"function", "producer", "processes", "app", "store", "testing", ""},
-    "cli": TRAVELS | {"function", "producer", "processes", "app", "store", "demo", "dashboard"},
+    "cli": TRAVELS | {"function", "producer", "processes", "app", "store", "demo", "dashboard", "beat.schedule"},
     # The door: the public names, gathered by hand.
     "": TRAVELS | {"function", "producer", "app", "dashboard.role"},
 }

@@ -62,6 +62,7 @@ CACHED = 16_384
 """So many parsed expressions are kept: parsing takes ten times as long as the next planned time."""
 
 
+@lru_cache(maxsize=CACHED)
 def check(cron: str, tz: str) -> None:
     """Refuse an expression or a time zone that cannot be scheduled.
 

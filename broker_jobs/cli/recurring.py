@@ -1,19 +1,34 @@
-"""The commands about recurring jobs: list reads the store, the others ask the coordinator."""
+"""The commands about recurring jobs: list and show read the store, the others ask the coordinator."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+import json
+import time
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
+from broker_jobs.beat import schedule as cron
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
-from broker_jobs.cli.show import moment, print_json, print_table
+from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
+from broker_jobs.clock import Instant
+from broker_jobs.errors import OptionError, UsageError
+from broker_jobs.settings import nearest
+from broker_jobs.store.kept import ScheduleRow
+from broker_jobs.store.row import Row
+from broker_jobs.store.search import Search
 
-app = typer.Typer(help="List, trigger, pause and remove recurring jobs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show, trigger, pause and remove recurring jobs.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+
+NEXT_TIMES = 5
 
 
 @app.command("list")
@@ -42,6 +57,80 @@ def list_recurring(url: Url = None, store: StoreUrl = None, as_json: AsJson = Fa
         ],
         empty="no recurring jobs",
     )
+
+
+@app.command("show")
+def show(
+    name: Name,
+    runs: Annotated[int, typer.Option("--runs", min=0, max=1_000, help="How many of the last runs.")] = 10,
+    url: Url = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one: what it runs, its next times in its time zone, and how its last runs ended."""
+    with reading(settings_of(url=url, store=store)) as reader:
+        row = reader.schedule(name)
+        names = [] if row is not None else [schedule.name for schedule in reader.schedules()]
+        made = reader.search(Search(recurring=name, limit=runs)).rows if runs else []
+    if row is None:
+        raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; broker-jobs recurring list")
+    upcoming, call = _upcoming(row), json.loads(row.call)
+    if as_json:
+        print_json(
+            dataclasses.asdict(row)
+            | {"call": call, "next": [at.isoformat() for at in upcoming], "runs": [_run(job) for job in made]}
+        )
+        return
+    print_pairs(
+        [
+            ("name", row.name),
+            ("runs", call.get("job")),
+            ("args", json.dumps(call.get("args", []), ensure_ascii=False)),
+            ("kwargs", json.dumps(call.get("kwargs", {}), ensure_ascii=False)),
+            ("queue", call.get("queue", "default")),
+            ("cron", row.cron),
+            ("tz", row.tz),
+            ("misfire", row.misfire),
+            ("overlap", row.overlap),
+            ("paused", "yes: nothing is planned until it is resumed" if row.paused else "no"),
+            ("origin", row.origin or "put at run time"),
+            ("last planned", moment(row.last_planned_at)),
+            *((f"next {number}", f"{at.isoformat(sep=' ')} {row.tz}") for number, at in enumerate(upcoming, 1)),
+        ]
+    )
+    if runs:
+        typer.echo()
+        columns = ("id", "planned", "started", "state", "seconds", "reason")
+        print_table(columns, [[_run(job)[column] for column in columns] for job in made], empty="it has not run yet")
+
+
+def _upcoming(row: ScheduleRow) -> list[datetime]:
+    """Its next times, by its own clock; none while it is paused."""
+    if row.paused:
+        return []
+    try:
+        planned = cron.next_many(row.cron, row.tz, time.time(), NEXT_TIMES)
+    except OptionError:  # of a program that knows another time zone
+        return []
+    return [datetime.fromtimestamp(at, ZoneInfo(row.tz)) for at in planned]
+
+
+def _run(job: Row) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "planned": moment(job.due_at),
+        "started": moment(job.started_at),
+        "state": job.state.value,
+        "seconds": _seconds(job.started_at, job.ended_at),
+        "reason": job.reason,
+    }
+
+
+def _seconds(started_at: Instant | None, ended_at: Instant | None) -> float | None:
+    """How long the last attempt took; None: it did not begin, or has not ended."""
+    if started_at is None or ended_at is None or ended_at < started_at:
+        return None
+    return round(ended_at - started_at, 3)
 
 
 @app.command("trigger")

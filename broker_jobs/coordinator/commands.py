@@ -37,6 +37,7 @@ def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
 
 def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
     """Put what the code of an origin declares and remove what it no longer declares."""
+    tx.know_schedules(schedule.name for schedule in command.schedules)
     refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
     declared = {schedule.name for schedule in command.schedules}
     for row in tx.schedules():

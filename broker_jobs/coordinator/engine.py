@@ -43,6 +43,7 @@ from broker_jobs.coordinator.record import (
     Unsure,
     job_id,
 )
+from broker_jobs.coordinator.recurring import planned_id
 from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
@@ -311,8 +312,12 @@ class _Batch:
 
     def _load(self, inputs: list[Input]) -> None:
         ids: set[str] = set()
+        fired: set[str] = set()
         for one in inputs:
             match one:
+                case Asked(command=Fire() as fire):
+                    fired.add(fire.name)
+                    ids.add(planned_id(fire.name, fire.planned_at))
                 case Asked(command=DeleteJob() | RequeueJob() | RescheduleJob() | AskJob() as command):
                     ids.add(command.job_id)
                 case Chunked():
@@ -322,6 +327,7 @@ class _Batch:
                 case _:
                     ids.add(job_id(one))
         self._see(ids)
+        self._tx.know_schedules(fired)
 
     def _see(self, ids: Iterable[str]) -> None:
         self._confirm()

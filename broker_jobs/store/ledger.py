@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, select, text
+from sqlalchemy import Connection, Row, Table, bindparam, delete, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import tables
@@ -38,6 +38,9 @@ def upsert(table: Table, *, replace: bool) -> Any:
     )
 
 
+CHUNK = 500
+"""Values of one IN list."""
+_SCHEDULES_NAMED = select(tables.schedules).where(tables.schedules.c.name.in_(bindparam("names", expanding=True)))
 _SAVE_SCHEDULE = upsert(tables.schedules, replace=True)
 _SAVE_WORKER = upsert(tables.workers, replace=True)
 _AUDIT = upsert(tables.audit, replace=False)
@@ -70,22 +73,47 @@ class Ledger:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._wrote = False
+        self._schedules: dict[str, ScheduleRow | None] = {}
+        """As they are in this transaction, as far as they were asked for."""
+        self._unsaved: dict[str, ScheduleRow] = {}
 
     def schedule(self, name: str) -> ScheduleRow | None:
         """The recurring job of a name, or None."""
-        row = self._connection.execute(select(tables.schedules).where(tables.schedules.c.name == name)).first()
-        return None if row is None else schedule_of(row)
+        if name not in self._schedules:
+            self.know_schedules([name])
+        return self._schedules[name]
+
+    def know_schedules(self, names: Iterable[str]) -> None:
+        """Read the recurring jobs of these names at once, as they will be asked for: thousands fire in one second."""
+        unknown = [name for name in dict.fromkeys(names) if name not in self._schedules]
+        for start in range(0, len(unknown), CHUNK):
+            chunk = unknown[start : start + CHUNK]
+            self._schedules |= dict.fromkeys(chunk)
+            for row in self._connection.execute(_SCHEDULES_NAMED, {"names": chunk}):
+                self._schedules[row.name] = schedule_of(row)
 
     def schedules(self) -> list[ScheduleRow]:
         """All recurring jobs, by name."""
+        self.write_schedules()
         return [schedule_of(row) for row in self._connection.execute(SCHEDULES)]
 
     def save_schedule(self, row: ScheduleRow) -> None:
-        """Add a recurring job, or replace the one of this name."""
-        self._write(_SAVE_SCHEDULE, asdict(row) | {"paused": int(row.paused)})
+        """Add a recurring job, or replace the one of this name; at the commit, all of them at once."""
+        self._schedules[row.name] = self._unsaved[row.name] = row
+
+    def write_schedules(self) -> None:
+        """Write the recurring jobs that were saved."""
+        if self._unsaved:
+            values = [asdict(row) | {"paused": int(row.paused)} for row in self._unsaved.values()]
+            cleaned = [{k: clean_text(v) if isinstance(v, str) else v for k, v in row.items()} for row in values]
+            self._connection.execute(_SAVE_SCHEDULE, cleaned)
+            self._unsaved.clear()
+            self._wrote = True
 
     def remove_schedule(self, name: str) -> bool:
         """Remove a recurring job; False: there was none."""
+        self.write_schedules()
+        self._schedules[name] = None
         return self._write(delete(tables.schedules).where(tables.schedules.c.name == name))
 
     def subscriptions(self, event: str) -> list[SubscriptionRow]:

@@ -126,6 +126,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
     def finish(self) -> None:
         """Write what is collected; the store calls it right before the commit."""
         self._counters.write(self._connection)
+        self.write_schedules()
         if not self._wrote and astuple(self.meta) == self._meta_before:
             return
         self.meta.serial += 1

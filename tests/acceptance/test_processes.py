@@ -1,5 +1,6 @@
 """The processes apart from each other, as a service manager runs them: signals, restarts, doors."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -207,7 +208,19 @@ def test_recurring_jobs_and_queues_are_paused_and_triggered(
     job_id = terminal.output("recurring", "trigger", "greet", *url).strip()
     worker(terminal, vhost)
     assert jobs.receipt(job_id).result(timeout=20) == "hello every second"
+    shown = terminal.output("recurring", "show", "greet", *store)
+    assert "nothing is planned until it is resumed" in shown
+    assert f"{job_id}\t" in shown
+    (run,) = [run for run in json.loads(terminal.output("recurring", "show", "greet", "--json", *store))["runs"]
+              if run["id"] == job_id]  # fmt: skip
+    assert run["state"] == "succeeded"
+    assert 0 <= run["seconds"] < 20
     terminal.output("recurring", "resume", "greet", *url)
+    planned = json.loads(terminal.output("recurring", "show", "greet", "--json", *store))["next"]
+    assert len(planned) == 5
+    assert all(at.endswith("+00:00") for at in planned)
+    wrong = terminal.call("recurring", "show", "gret", *store)
+    assert "no recurring job is named 'gret'; did you mean 'greet'?" in wrong.stderr
     terminal.output("recurring", "remove", "greet", *url)
     assert "greet" not in terminal.output("recurring", "list", *store)
 

@@ -140,6 +140,35 @@ def test_a_midnight_that_does_not_exist_fires_when_the_day_begins() -> None:
     assert local(planned, "Africa/Cairo") == ["24 01:00+0300", "25 00:00+0300"]
 
 
+@pytest.mark.parametrize(
+    ("tz", "cron", "after", "expected"),
+    [
+        # Spring: at 01:00Z Berlin goes from 02:00 to 03:00, at 07:00Z New York does.
+        ("Europe/Berlin", "30 2 * * *", "03-28T12:00", ["03-29T01:00", "03-30T00:30"]),
+        ("Europe/Berlin", "30 3 * * *", "03-28T12:00", ["03-29T01:30", "03-30T01:30"]),
+        ("Europe/Berlin", "*/30 * * * *", "03-29T00:15", ["03-29T00:30", "03-29T01:00", "03-29T01:30"]),
+        ("America/New_York", "30 2 * * *", "03-07T12:00", ["03-08T07:00", "03-09T06:30"]),
+        ("America/New_York", "30 3 * * *", "03-07T12:00", ["03-08T07:30", "03-09T07:30"]),
+        ("America/New_York", "*/30 * * * *", "03-08T06:15", ["03-08T06:30", "03-08T07:00", "03-08T07:30"]),
+        # Autumn: Berlin shows 02:00 to 03:00 twice, from 00:00Z on; New York 01:00 to 02:00, from 05:00Z on.
+        ("Europe/Berlin", "30 2 * * *", "10-24T12:00", ["10-25T00:30", "10-26T01:30"]),
+        ("Europe/Berlin", "0 3 * * *", "10-24T12:00", ["10-25T02:00", "10-26T02:00"]),
+        ("Europe/Berlin", "*/30 * * * *", "10-25T00:15", ["10-25T00:30", "10-25T01:00", "10-25T01:30", "10-25T02:00"]),
+        ("America/New_York", "30 1 * * *", "10-31T12:00", ["11-01T05:30", "11-02T06:30"]),
+        ("America/New_York", "0 2 * * *", "10-31T12:00", ["11-01T07:00", "11-02T07:00"]),
+        (
+            "America/New_York",
+            "*/30 * * * *",
+            "11-01T05:15",
+            ["11-01T05:30", "11-01T06:00", "11-01T06:30", "11-01T07:00"],
+        ),
+    ],
+)
+def test_the_instants_of_a_night_in_which_clocks_change(tz: str, cron: str, after: str, expected: list[str]) -> None:
+    planned = next_many(cron, tz, at(f"2026-{after}"), len(expected))
+    assert [datetime.fromtimestamp(each, UTC).strftime("%m-%dT%H:%M") for each in planned] == expected
+
+
 @st.composite
 def expressions(draw: st.DrawFn) -> tuple[str, set[int], set[int]]:
     """An expression, and the minutes and hours it means, put together independently of any parser."""

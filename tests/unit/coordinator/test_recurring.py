@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from broker_jobs.coordinator.record import Due, HoldOver
+from broker_jobs.beat.tick import Metronome
+from broker_jobs.coordinator.commands import views
+from broker_jobs.coordinator.listen import Input
+from broker_jobs.coordinator.record import Due, HoldOver, Released
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import looks_generated
 from broker_jobs.job.state import State
@@ -27,6 +32,7 @@ from broker_jobs.store.row import Row
 from tests.unit.coordinator.desk import Desk
 
 HOUR = 3_600.0
+MANY = 10_000
 
 
 @pytest.fixture
@@ -217,3 +223,59 @@ def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_t
     desk.apply(desk.ask(RequeueJob, job_id=first))
     assert desk.apply(desk.succeeded(first, epoch=2)).releases == []
     assert [row.id for row in desk.apply(desk.succeeded(second)).releases] == [third]
+
+
+# ---- together with what beats
+
+
+def beats(desk: Desk, metronomes: list[Metronome]) -> list[Row]:
+    """What all beats fire now; the jobs that are released."""
+    with desk.store.transaction() as tx:
+        known = views(tx)
+    fires: list[Input] = []
+    for metronome in metronomes:
+        metronome.learn(known, desk.now)
+        fires += [
+            desk.ask(Fire, name=due.name, version=due.version, planned_at=due.planned_at)
+            for due in metronome.due(desk.now)
+        ]
+    released: list[Row] = []
+    for start in range(0, len(fires), 1_000):
+        effects = desk.apply(*fires[start : start + 1_000])
+        released += effects.releases
+        desk.apply(*(Released(row.id, row.epoch) for row in effects.releases))
+    return released
+
+
+@pytest.mark.parametrize(
+    ("tz", "starts", "expected"),
+    [
+        ("Europe/Berlin", "2026-03-29T00:00Z", ["nightly 01:00", "often 00:00", "often 00:30", "often 01:00"]),
+        ("America/New_York", "2026-03-08T06:00Z", ["nightly 07:00", "often 06:00", "often 06:30", "often 07:00"]),
+        ("Europe/Berlin", "2026-10-25T00:00Z", ["nightly 00:30", "often 00:00", "often 00:30", "often 01:00"]),
+        ("America/New_York", "2026-11-01T05:00Z", ["often 05:00", "often 05:30", "often 06:00"]),
+    ],
+)
+def test_two_beats_and_a_coordinator_take_the_times_of_a_night_in_which_clocks_change(
+    desk: Desk, tz: str, starts: str, expected: list[str]
+) -> None:
+    desk.now = datetime.fromisoformat(starts).timestamp() - 60.0
+    for name, cron in (("nightly", "30 2 * * *"), ("often", "*/30 * * * *")):
+        desk.apply(desk.ask(PutRecurring, schedule=schedule(desk, name, cron).model_copy(update={"tz": tz})))
+    metronomes, ran = [Metronome(), Metronome()], list[str]()
+    for _ in range(63):
+        ran += [f"{row.recurring} {datetime.fromtimestamp(desk.now, UTC):%H:%M}" for row in beats(desk, metronomes)]
+        desk.now += 60.0
+    assert sorted(ran) == expected
+
+
+def test_ten_thousand_schedules_fire_at_once_and_once_each(desk: Desk) -> None:
+    declared = [schedule(desk, f"tenant-{number}") for number in range(MANY)]
+    desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=declared))
+    metronomes = [Metronome(), Metronome()]
+    assert beats(desk, metronomes) == []
+    desk.now += HOUR
+    released = beats(desk, metronomes)
+    assert len({row.recurring for row in released}) == len(released) == MANY
+    assert beats(desk, metronomes) == []
+    assert desk.store.reader.counts()[State.ENQUEUED] == MANY
