@@ -608,7 +608,7 @@ def _delete(row: Row | None, record: DeleteJob, at: At, said: Said) -> Row:
             return row.evolve(why=Why.CANCEL, reason="asked to stop")
         case State.DELETED:
             said.ended_before = True
-            return row
+            return row.evolve(why=Why.NONE, reason="deleted") if row.why == Why.UNMET else row
         case State.SUCCEEDED | State.FAILED:
             said.ended_before = True
             return _enter(row, DELETED, at.now, f"deleted after it had {row.state.value}", **kept)

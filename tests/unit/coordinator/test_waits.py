@@ -123,6 +123,39 @@ def test_a_child_that_a_person_deleted_does_not_come_back(desk: Desk) -> None:
     assert desk.row("c").state is State.DELETED
 
 
+def test_a_child_that_waited_in_vain_and_was_deleted_by_a_person_does_not_come_back(desk: Desk) -> None:
+    desk.apply(desk.ready("p"), desk.child("c", "p"), desk.failed("p", final=True))
+    desk.apply(desk.ask(DeleteJob, job_id="c"))
+    assert desk.row("c").reason == "deleted"
+    desk.apply(desk.ask(RequeueJob, job_id="p"))
+    assert run(desk, "p") == []
+    assert desk.row("c").state is State.DELETED
+
+
+@pytest.mark.parametrize("batch", ["", "b"])
+def test_a_child_that_waited_in_vain_runs_when_a_person_wants_it_and_only_then(desk: Desk, batch: str) -> None:
+    child = desk.child("c", "p", batch=batch or None)
+    chunk = desk.chunk("b", ["c"])
+    chunk.members[:] = [child]
+    desk.apply(desk.ready("p"), *([chunk, desk.seal("b")] if batch else [child]), desk.child("d", "c"))
+    run(desk, "p", fail=True)
+    assert {desk.row(id).state for id in "cd"} == {State.DELETED}
+    assert released(desk.apply(desk.ask(RequeueJob, job_id="c")).releases) == ["c"]
+    assert run(desk, "c") == ["d"]
+    desk.apply(desk.ask(RequeueJob, job_id="p"))
+    assert run(desk, "p") == []
+    assert desk.row("c").epoch == 1
+    if batch:
+        assert (desk.batch("b").state, desk.batch("b").succeeded) == ("succeeded", 1)
+
+
+def test_a_child_that_needs_a_result_its_parent_has_not_fails_when_a_person_runs_it(desk: Desk) -> None:
+    fills = (Fill(place=0, parents=("p",)),)
+    desk.apply(desk.ready("p"), desk.child("c", "p", args=[None], fills=fills), desk.failed("p", final=True))
+    desk.apply(desk.ask(RequeueJob, job_id="c"))
+    assert (desk.row("c").state, desk.row("c").reason) == (State.FAILED, "work p has no result: it is failed")
+
+
 def test_a_person_may_run_a_waiting_child_now(desk: Desk) -> None:
     desk.apply(desk.ready("p"), desk.child("c", "p"))
     assert released(desk.apply(desk.ask(RequeueJob, job_id="c")).releases) == ["c"]
