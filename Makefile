@@ -27,7 +27,7 @@ demo: .venv/.stamp-run
 
 .PHONY: servers
 servers:
-	@tools/servers.sh rabbitmq postgres prometheus
+	@tools/servers.sh rabbitmq postgres prometheus nginx compose systemd
 
 .PHONY: test
 test: .venv/.stamp-dev servers
@@ -36,7 +36,7 @@ test: .venv/.stamp-dev servers
 # The tests that talk to a broker, again, on RabbitMQ 4.0.
 .PHONY: test-rabbitmq40
 test-rabbitmq40: .venv/.stamp-dev servers $(RABBITMQ40)/.complete
-	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration) $(ARGS)
+	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration tests/deploy/test_rabbitmq_roles.py) $(ARGS)
 
 $(RABBITMQ40)/.complete:
 	@tools/rabbitmq40.sh $(RABBITMQ40)
@@ -45,7 +45,7 @@ $(RABBITMQ40)/.complete:
 check: .venv/.stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks)
+	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks deploy)
 	@$(PYTEST) -q tests/test_map.py
 
 .PHONY: bench

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Sees to the servers that the tests start: RabbitMQ, PostgreSQL, Prometheus, and a browser where one is asked for.
+# Sees to the programs that the tests start: RabbitMQ, PostgreSQL, Prometheus, what reads the files in deploy/ (nginx,
+# docker-compose, systemd-analyze), and a browser where one is asked for.
 #
 # The tests run private copies on free ports, in temporary folders; only the programs must be there. As root on Debian
 # or Ubuntu what is missing is installed, without starting any service; elsewhere this says what to install.
 #
-# Usage: tools/servers.sh rabbitmq|postgres|prometheus|chromium ...
+# Usage: tools/servers.sh rabbitmq|postgres|prometheus|nginx|compose|systemd|chromium ...
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 
@@ -15,6 +16,9 @@ is_there() {
         rabbitmq) compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null || command -v rabbitmq-server >/dev/null ;;
         postgres) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null ;;
         prometheus) command -v prometheus >/dev/null ;;
+        nginx) command -v nginx >/dev/null && command -v openssl >/dev/null ;;
+        compose) command -v docker-compose >/dev/null ;;
+        systemd) command -v systemd-analyze >/dev/null ;;
         chromium) command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
         *) say "unknown server: $1"; exit 2 ;;
     esac
@@ -24,13 +28,15 @@ package_of() {
     case $1 in
         rabbitmq) echo rabbitmq-server ;;
         postgres) echo postgresql ;;
+        nginx) echo nginx-light openssl ;;
+        compose) echo docker-compose ;;
         *) echo "$1" ;;
     esac
 }
 
 missing=()
 for name in "$@"; do
-    is_there "$name" || missing+=("$(package_of "$name")")
+    is_there "$name" || read -ra missing <<<"${missing[*]} $(package_of "$name")"
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 

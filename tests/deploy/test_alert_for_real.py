@@ -15,7 +15,13 @@ from tests.support.rabbitmq import Vhost
 from tests.support.shipped import ROOT
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.prometheus, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.rabbitmq,
+    pytest.mark.prometheus,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]
 
 
 def impatient_rules(folder: Path) -> Path:

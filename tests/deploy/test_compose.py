@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import json
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +180,11 @@ def started(stage: Stage, name: str) -> Part:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_services_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     parts = [started(stage, name) for name in ("coordinator", "coordinator", "beat", "beat", "worker", "worker")]
-    for part in parts:
+    board = started(stage, "dashboard")
+    for part in (*parts, board):
         part.healthy()
     jobs = stage.producer()
     try:
@@ -188,15 +192,22 @@ def test_the_services_run_a_job_together_and_are_healthy(stage: Stage) -> None:
         assert [receipt.result(timeout=30) for receipt in receipts] == [f"hello compose {n}" for n in range(3)]
     finally:
         jobs.stop()
+    # It listens to all, so it asks who comes.
+    with urllib.request.urlopen(f"http://127.0.0.1:{board.port}/jobs", timeout=20) as page:
+        assert "/login?" in page.url
+    token = base64.b64encode(b"admin:change-me").decode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{board.port}/jobs", headers={"authorization": f"Basic {token}"})
+    with urllib.request.urlopen(asked, timeout=20) as page:
+        assert "greet" in page.read().decode()
     # The active coordinator leaves; the other takes over, and nobody else notices.
     parts[0].running.signal(TERM)
     assert parts[0].running.exit_code() == 0
     assert parts[0].check().returncode == 1
-    for part in parts[1:]:
+    for part in (*parts[1:], board):
         part.healthy()
-    for part in parts[1:]:
+    for part in (*parts[1:], board):
         part.running.signal(TERM)
-    assert [part.running.exit_code(60) for part in parts[1:]] == [0] * 5
+    assert [part.running.exit_code(60) for part in (*parts[1:], board)] == [0] * 6
     assert not [part for part in parts if "is no setting" in part.running.log]
 
 

@@ -125,6 +125,7 @@ def test_nginx_takes_the_file(unstarted: Nginx) -> None:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_dashboard_is_used_through_nginx(stage: Stage) -> None:
     environment = services()["dashboard"]["environment"]
     coordinator = stage.start([str(BIN / "broker-jobs"), "coordinator"], services()["coordinator"]["environment"])
@@ -136,10 +137,13 @@ def test_the_dashboard_is_used_through_nginx(stage: Stage) -> None:
     )
     board.healthy()
     nginx = Nginx(board.port)
+    jobs = stage.producer()
     try:
+        jobs.remote("greet").enqueue("nobody runs it")
         nginx.start()
         tour(nginx)
     finally:
+        jobs.stop()
         nginx.close()
     board.running.signal(TERM)
     assert board.running.exit_code() == 0
@@ -167,13 +171,24 @@ def tour(nginx: Nginx) -> None:
         assert "Path=/jobs/" in cookie
         web.headers["cookie"] = cookie.partition(";")[0]
 
-        page = web.get("/jobs/queues")
+        def queues() -> httpx.Response:
+            page = web.get("/jobs/queues")
+            assert "/jobs/queues/default/" in page.text
+            return page
+
+        page = eventually(queues, 20, "the queue is on its page")
         assert page.status_code == 200
         addresses = re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text)
         assert addresses
         assert [address for address in addresses if not address.startswith("/jobs/")] == []
         for asset in {address for address in addresses if "/static/" in address}:
             assert web.get(asset).status_code == 200
+
+        # A form of ours acts, with the rights that the dashboard's user has on RabbitMQ.
+        fields = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page.text)[-1], "back": "/jobs/queues"}
+        paused = web.post("/jobs/queues/default/pause", data=fields, headers={"origin": origin})
+        assert paused.status_code == 303, paused.text
+        eventually(lambda: "/jobs/queues/default/resume" in web.get("/jobs/queues").text, 20, "it is paused")
 
         # The first event is here within a second or two: nothing waits for a buffer to fill.
         asked = time.monotonic()

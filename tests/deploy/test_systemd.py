@@ -119,8 +119,9 @@ def started(stage: Stage, name: str) -> Part:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_units_run_a_job_together_and_are_healthy(stage: Stage) -> None:
-    parts = [started(stage, f"broker-jobs-{name}") for name in ("coordinator", "beat", "worker@")]
+    parts = [started(stage, f"broker-jobs-{name}") for name in ("coordinator", "beat", "worker@", "dashboard")]
     for part in parts:
         part.healthy()
     jobs = stage.producer()
@@ -131,7 +132,7 @@ def test_the_units_run_a_job_together_and_are_healthy(stage: Stage) -> None:
         jobs.stop()
     for part in parts:
         part.running.signal(TERM)
-    assert [part.running.exit_code(60) for part in parts] == [0, 0, 0]
+    assert [part.running.exit_code(60) for part in parts] == [0, 0, 0, 0]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
