@@ -28,6 +28,7 @@ async function refresh() {
     if (answer.redirected) return location.reload(); // as to the login
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (document.querySelector("dialog[open]")) return; // asked meanwhile: the form that asks must stay to be sent
     for (const region of all("[data-live][id]")) swap(region, fresh.getElementById(region.id));
   } catch {
     // The server is away: the stream says so, and comes back by itself.
@@ -301,7 +302,10 @@ function ask(question, yes, then) {
   }
   dialog.setAttribute("aria-labelledby", text.id);
   dialog.append(text, buttons);
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    refreshSoon();
+  });
   document.body.append(dialog);
   dialog.showModal();
   buttons.lastElementChild.focus();
