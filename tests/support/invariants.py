@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from broker_jobs.job import codec
 from broker_jobs.job.state import State
 from broker_jobs.store import Store, tables
 from broker_jobs.store.row import Row, Wire
@@ -67,8 +68,17 @@ def _of_holds(store: Store, rows: dict[str, Row]) -> list[str]:
     """
     found = []
     of: dict[str, list[Any]] = defaultdict(list)
+    marked = {(mark.kind, mark.target) for mark in _all(store, "marks")}
+    over = {("job", id) for id, row in rows.items() if row.state.is_final}
+    over |= {("batch", batch.id) for batch in _all(store, "batches") if batch.ended_at is not None}
+    over |= {("open", addition.id) for addition in _all(store, "additions") if addition.opened}
     for hold in _all(store, "holds"):
         of[hold.holder].append(hold)
+        holder = rows.get(hold.holder)
+        waits = hold.holder.startswith("batch:") or (holder is not None and holder.state is State.AWAITING)
+        target = (hold.kind, hold.target)
+        if waits and not hold.unmet and target in over - marked:
+            found.append(f"{hold.holder} waits for {hold.kind} {hold.target}, which is over, and nobody will tell it")
     in_line = {slot.job_id for slot in _all(store, "slots") if not slot.taken}
     for id, row in rows.items():
         unmet = [hold for hold in of[id] if hold.unmet]
@@ -110,7 +120,7 @@ def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
 
 
 def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
-    """No more slots of a limit are taken than it has, each by a job that has not ended.
+    """No more slots of a limit are taken than it has, each by a job that has not ended; and who is out has one.
 
     A limit that a person has set is left out of the first: it may be lower than what was taken before.
     """
@@ -127,6 +137,13 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         most = max(slot.most for slot in slots)
         if key not in changed and len(slots) > most:
             found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
+    for row in rows.values():
+        if row.wire is Wire.NONE or '"limits":[{' not in row.envelope:
+            continue
+        for limit in codec.decode(row.envelope).limits:
+            name = f"{limit.kind}:{limit.key}"
+            if limit.kind != "rate" and not row.state.is_final and row.id not in {slot.job_id for slot in taken[name]}:
+                found.append(f"{row.id} is out ({row.state}) and has no slot of {name}")
     return found
 
 

@@ -20,6 +20,8 @@ BREAKS = [
     ("UPDATE batches SET open = 7", "batch b keeps {'open': 7"),
     ("UPDATE batches SET state = 'succeeded'", "batch b is succeeded and its end is None"),
     ("UPDATE slots SET taken = 1", "2 slots of concurrency:k are taken, it has 1"),
+    ("DELETE FROM slots WHERE taken = 1", "x is out (enqueued) and has no slot of concurrency:k"),
+    ("UPDATE holds SET target = 'done' WHERE holder = 'c'", "c waits for job done, which is over, and nobody will"),
     ("DELETE FROM slots WHERE taken = 0", "y waits for nothing"),
     ("UPDATE slots SET job_id = 'done' WHERE taken = 1", "done has succeeded and has or waits for a slot"),
 ]
