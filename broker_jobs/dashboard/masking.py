@@ -107,8 +107,8 @@ class Masking:
                 return value
 
     def _inside_text(self, text: str, depth: int, before: Callable[[Any], Any] | None) -> str | None:
-        """A text that is a JSON object or array, with what must be hidden in it; None: nothing must, or it is none."""
-        if text.lstrip()[:1] not in ("{", "["):
+        """A text that is JSON with names in it, with what must be hidden; None: nothing must, or it is none."""
+        if text.lstrip()[:1] not in ("{", "[", '"'):
             return None
         try:
             value = read_json(text)

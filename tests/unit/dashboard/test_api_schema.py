@@ -60,7 +60,7 @@ def test_every_operation_answers_as_described(described: Any, method: str, path:
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy(generation_mode=mode))
-    def asks(case: schemathesis.Case) -> None:
+    def asks(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(headers=RIGHT)
 
     asks()

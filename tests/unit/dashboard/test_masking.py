@@ -1,0 +1,142 @@
+"""What must not be shown is in no view: by the names of arguments and of keys at any depth, and by secret types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker_jobs.clock import ManualClock
+from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.masking import MASKED, MOST_DEPTH, Masking, Named
+from broker_jobs.dashboard.views import JobsQuery
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope
+from broker_jobs.job.state import State
+from broker_jobs.settings import MASK
+from broker_jobs.store import Row, ScheduleRow, Store
+
+SECRET = "4711-geheim"
+MASKING = Masking(MASK)
+KEEP = {"succeeded": 1.0, "failed": 1.0, "deleted": 1.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password", "PASSWORD", "userPassword", "db_password", "dbpassword", "password2", "passwd", "token", "tokens",
+        "auth-token", "accessToken", "api_key", "apiKey", "APIKEY", "x-api-key", "my apikey", "secret", "AWSSecretKey",
+        "credentials", "private_key", "PrivateKey", "Authorization", "card", "card_number", "creditCard", "cvv",
+    ],
+)  # fmt: skip
+def test_names_of_secrets_are_hidden_however_they_are_written(name: str) -> None:
+    assert MASKING.hides(name)
+
+
+@pytest.mark.parametrize("name", ["", "user", "discard", "tokenizer", "cardinal", "key", "api", "author", "secretary"])
+def test_other_names_are_shown(name: str) -> None:
+    assert not MASKING.hides(name)
+
+
+def test_the_names_are_the_settings() -> None:
+    assert Masking(("пароль",)).hides("Пароль")
+    assert not Masking(()).hides("password")
+    assert not Masking(("", "_")).hides("anything")
+
+
+def test_arguments_are_hidden_by_their_parameters_names_also_positional_ones() -> None:
+    named = Named(positional=("user", "password"), rest="tokens")
+    args, kwargs = MASKING.arguments(["ann", SECRET, SECRET, SECRET], {"card": SECRET, "n": 1}, named)
+    assert [each.value for each in args] == ["ann", MASKED, MASKED, MASKED]
+    assert [(each.name, each.value, each.masked) for each in kwargs] == [("card", MASKED, True), ("n", 1, False)]
+
+
+def test_arguments_are_hidden_by_their_secret_types() -> None:
+    args, kwargs = MASKING.arguments([SECRET], {"b": SECRET}, Named(positional=("a",), secret={"a", "b"}))
+    assert [each.value for each in (*args, *kwargs)] == [MASKED, MASKED]
+
+
+def test_json_in_strings_is_looked_through_and_other_text_left_alone() -> None:
+    inner = json.dumps({"envelope": json.dumps({"kwargs": {"token": SECRET}}), "n": 1})
+    assert SECRET not in MASKING.text(inner)
+    for text in ("", "no JSON", "{not JSON", '{"n": 1.50}', "[1,  2]"):
+        assert MASKING.text(text) == text
+
+
+def test_what_is_nested_too_deeply_is_hidden() -> None:
+    deep: Any = {"password": SECRET}
+    for _ in range(MOST_DEPTH + 5):
+        deep = [deep]
+    assert SECRET not in json.dumps(MASKING.value(deep))
+    assert SECRET not in MASKING.text("[" * 50_000 + f'{{"password": "{SECRET}"}}' + "]" * 50_000)
+
+
+def test_numbers_of_any_length_are_no_way_around() -> None:
+    assert SECRET not in MASKING.text(f'{{"n": {"9" * 9_000}, "password": "{SECRET}"}}')
+
+
+names = st.sampled_from(["password", "api_key", "userToken", "credit-card", "AUTHORIZATION"])
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def hiding(draw: st.DrawFn) -> Any:
+    """A JSON value with the secret somewhere under a hidden name, or a JSON text of such a value."""
+    value: Any = draw(st.just(SECRET) | st.just([SECRET]) | st.just({"x": SECRET}))
+    value = {**draw(st.dictionaries(st.text(max_size=4), plain, max_size=2)), draw(names): value}
+    for _ in range(draw(st.integers(0, 3))):
+        match draw(st.integers(0, 2)):
+            case 0:
+                value = [draw(plain), value]
+            case 1:
+                value = {draw(st.text(max_size=4)): value}
+            case _:
+                value = json.dumps(value)
+    return value
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    opened = Store("sqlite://")
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(args=st.lists(hiding(), max_size=2), value=hiding(), name=names, result=hiding())
+def test_a_masked_value_is_in_no_view(store: Store, args: list[Any], value: Any, name: str, result: Any) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    envelope = Envelope(
+        id="j", job="pay", args=args, kwargs={"order": value, name: SECRET}, created_at=at, batch="b", recurring="night"
+    )
+    body = codec.encode(envelope).decode()
+    row = Row(
+        "j", job="pay", state=State.FAILED, envelope=body, result=json.dumps(result), created_at=at.timestamp(),
+        changed_at=at.timestamp(), ended_at=at.timestamp(), batch="b", recurring="night",
+        history=[(at.timestamp(), "failed", "boom")],
+    )  # fmt: skip
+    parked = json.dumps({"kind": "bundle", "events": [{"kind": "failed", "envelope": body}], "call": body}).encode()
+    with store.transaction() as tx:
+        tx.save([row])
+        tx.save_schedule(ScheduleRow("night", "0 0 * * *", call=body))
+        tx.unpark("p")
+        tx.park("p", at=1.0, origin="log", reason="unreadable", body=parked)
+    lookup = Lookup(store.reader, MASKING, ManualClock(), KEEP)
+    shown = [
+        lookup.jobs(JobsQuery()), lookup.job("j"), *lookup.schedules(), lookup.schedule("night"), lookup.parked(),
+        lookup.parked_message("p"), lookup.audit(), lookup.overview(), *lookup.queues(), lookup.batch("b"),
+    ]  # fmt: skip
+    for view in shown:
+        assert SECRET not in (view.model_dump_json() if view is not None else "")
+    assert lookup.jobs(JobsQuery(text=SECRET)).jobs == []
+    assert lookup.raw_arguments("j") == (args, {"order": value, name: SECRET})
