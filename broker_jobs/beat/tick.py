@@ -27,7 +27,17 @@ from broker_jobs.errors import OptionError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription
 from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import AskSchedules, Control, DeclareRecurring, Fire, Reply, Schedule, ScheduleView
+from broker_jobs.outcome.command import (
+    AskSchedules,
+    Control,
+    DeclareRecurring,
+    Fire,
+    Reply,
+    Schedule,
+    ScheduleView,
+    Sighting,
+)
+from broker_jobs.outcome.whereabouts import Whereabouts, here
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +49,8 @@ LOOK_EVERY_SECONDS = 1.0
 UNTAKEN_SECONDS = 5.0
 """A fire that the coordinator's list does not know of after so long is fired again: it was lost, or came too early by
 the coordinator's clock."""
+SIGHT_EVERY_SECONDS = 10.0
+"""So often a beat says that it lives, as it may have nothing to fire for months."""
 LATENESSES_KEPT = 1_000
 
 
@@ -158,6 +170,8 @@ class Beat:
         self._declare: DeclareRecurring | None = self._declaration(declared) if origin else None  # until answered
         self._declare_at = 0.0  # monotonic, as is the next one
         self._ask_at = 0.0
+        self._sight_at = 0.0
+        self._whereabouts = Whereabouts()
         self._question = ""
         self._unsent: dict[str, Due] = {}  # by schedule: the latest whose publish failed
         self._repeat_at = 0.0
@@ -172,6 +186,7 @@ class Beat:
         if self._thread is not None:
             return
         self._stopping = self._ready = False
+        self._whereabouts = here()
         self._reply_to, self._subscription = self._exchange.subscribe_private(
             self._receive, bind_to=names.CONTROL, on_ready=self._connected
         )
@@ -256,7 +271,7 @@ class Beat:
         if not self._able():
             return LOOK_EVERY_SECONDS
         monotonic = self._clock.monotonic()
-        waits = [LOOK_EVERY_SECONDS, self._ask_at - monotonic]
+        waits = [LOOK_EVERY_SECONDS, self._ask_at - monotonic, self._sight_at - monotonic]
         if self._declare is not None:
             waits.append(self._declare_at - monotonic)
         if self._unsent:
@@ -296,6 +311,12 @@ class Beat:
         if fires:
             messages = [self._message(self._fire(fire, now)) for fire in fires]
             self._exchange.publish(messages).add_done_callback(partial(self._published, fires))
+        if monotonic >= self._sight_at:
+            self._sight_at = monotonic + SIGHT_EVERY_SECONDS
+            host, pid, version = self._whereabouts
+            self._exchange.publish(
+                [self._message(Sighting(id=new_id(), at=now, by=self._id, host=host, pid=pid, version=version))]
+            )
 
     def _read(self, inbox: Iterable[Delivery]) -> None:
         for delivery in inbox:
@@ -336,7 +357,7 @@ class Beat:
         """Send what is repeated anyway until it is answered."""
         self._exchange.publish([self._message(command)._replace(reply_to=self._reply_to, correlation_id=command.id)])
 
-    def _message(self, command: DeclareRecurring | AskSchedules | Fire) -> Message:
+    def _message(self, command: DeclareRecurring | AskSchedules | Fire | Sighting) -> Message:
         body = command.model_dump_json().encode()
         return Message(names.REPORT, names.COMMAND_KEY, body, type="command", message_id=command.id)
 

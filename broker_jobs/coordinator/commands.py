@@ -14,6 +14,7 @@ from broker_jobs.coordinator.record import Fired
 from broker_jobs.errors import OptionError
 from broker_jobs.job import codec
 from broker_jobs.outcome.command import (
+    DeclareFunctions,
     DeclareRecurring,
     DeclareSubscriptions,
     Fire,
@@ -23,10 +24,12 @@ from broker_jobs.outcome.command import (
     RunJob,
     Schedule,
     ScheduleView,
+    Sighting,
     TriggerRecurring,
 )
 from broker_jobs.outcome.published import Published
 from broker_jobs.store.kept import SubscriptionRow
+from broker_jobs.store.shown import FunctionRow, PartRow
 from broker_jobs.store.write import Transaction
 
 
@@ -138,6 +141,21 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
         rows.append(SubscriptionRow(command.origin, subscription.event, job, subscription.call))
     tx.save_subscriptions(command.origin, rows)
     return None
+
+
+def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
+    """Keep what the code of an origin can run; a form is made of it."""
+    rows = [
+        FunctionRow(one.name, command.origin, one.queue, one.doc, [p.model_dump(mode="json") for p in one.parameters])
+        for one in command.functions
+    ]
+    tx.save_functions(command.origin, rows, at=command.at, last=command.last)
+
+
+def sighted(tx: Transaction, command: Sighting) -> None:
+    """Keep that a beat lives."""
+    row = PartRow(command.by, "beat", command.host, command.pid, command.version, active=True, seen_at=command.at)
+    tx.save_part(row)
 
 
 def published(tx: Transaction, event: Published) -> list[Fired]:

@@ -49,6 +49,7 @@ from broker_jobs.job import codec
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import HandedBack
+from broker_jobs.outcome.whereabouts import Whereabouts, here
 from broker_jobs.settings import Settings
 from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store
@@ -162,6 +163,7 @@ class Coordinator:
         self._rounds = 0
         self._serial = 0
         self._store_id = ""
+        self._whereabouts = Whereabouts()
         never = float("-inf")
         self._log_heard = never
         self._last_tick = never
@@ -177,6 +179,7 @@ class Coordinator:
         if self._thread is not None:
             return
         self._stopping.clear()
+        self._whereabouts = here()
         if self._settings.declare:
             self._exchange.apply(fixed_topology())
         meta = self._store.reader.meta()
@@ -295,7 +298,7 @@ class Coordinator:
         So it notices when the store was put back to a backup meanwhile.
         """
         serial = max(self._serial, self._frozen or 0)
-        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
         self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()
 
     def _tick(self) -> None:
@@ -304,7 +307,7 @@ class Coordinator:
             return
         self._last_tick = now
         serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
-        tick = release.tick(self.id, self._store_id, serial, self._clock.now())
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
         self._exchange.publish([tick], timeout=5.0)
         self._engine.questions.forget(self._clock.now())
 

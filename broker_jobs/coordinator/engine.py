@@ -61,6 +61,7 @@ from broker_jobs.outcome.command import (
     BulkDelete,
     BulkRequeue,
     Control,
+    DeclareFunctions,
     DeclareRecurring,
     DeclareSubscriptions,
     DeleteBatch,
@@ -79,6 +80,7 @@ from broker_jobs.outcome.command import (
     RescheduleJob,
     RunJob,
     SetLimit,
+    Sighting,
     TriggerRecurring,
 )
 from broker_jobs.outcome.event import LogLine, Tick
@@ -86,6 +88,7 @@ from broker_jobs.outcome.published import Published
 from broker_jobs.store.kept import Meta, WorkerRow
 from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row, Why, Wire
+from broker_jobs.store.shown import PartRow
 from broker_jobs.store.write import Transaction
 
 NEVER_SEALED_SECONDS = 86_400.0
@@ -97,6 +100,7 @@ RUNS_ALONE_FROM = 2
 GONE_SECONDS = 10.0
 """A coordinator without a tick for so much log time is gone."""
 MOST_COORDINATORS = 100
+SHOWN_EVERY_SECONDS = 5.0
 WAITING_LOOKED_AT = 100
 """Of the runs that wait for the one before them: only the first goes on."""
 MOST_FENCES = 10_000
@@ -175,6 +179,7 @@ class Engine:
         self._chance = chance
         self._held: dict[str, set[str]] = {}
         self._coordinators: dict[str, float] = {}
+        self._shown: dict[str, Instant] = {}
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
         self.serial = -1
@@ -225,6 +230,15 @@ class Engine:
         self._coordinators[coordinator] = log_now
         if len(self._coordinators) > MOST_COORDINATORS:  # each start of one has an id of its own
             self._coordinators = {id: at for id, at in self._coordinators.items() if log_now - at < GONE_SECONDS}
+
+    def shows(self, coordinator: str, at: Instant) -> bool:
+        """Whether it is time to keep that a coordinator lives: not with each of its ticks."""
+        if abs(at - self._shown.get(coordinator, float("-inf"))) < SHOWN_EVERY_SECONDS:
+            return False
+        if len(self._shown) > MOST_COORDINATORS:
+            self._shown.clear()
+        self._shown[coordinator] = at
+        return True
 
     def gone(self, coordinator: str, log_now: float) -> bool:
         """Whether a coordinator's own lease (10 s of log time without a tick) is over."""
@@ -577,6 +591,11 @@ class _Batch:
             self._effects.foreign = tick.coordinator if tick.sent_at > self._engine.since else None
             return
         self._effects.caught_up |= tick.coordinator == self._engine.id
+        if self._engine.shows(tick.coordinator, tick.sent_at):
+            active = tick.coordinator == self._engine.id  # who reads the log is it
+            self._tx.save_part(
+                PartRow(tick.coordinator, "coordinator", tick.host, tick.pid, tick.version, active, tick.sent_at)
+            )
         if self._is_ahead(tick):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
         step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0
@@ -631,6 +650,11 @@ class _Batch:
                 self._reply(asked, Reply(id=command.id, detail=detail))
             case Hello():
                 self._hello(asked, command)
+            case Sighting():
+                commands.sighted(self._tx, command)
+            case DeclareFunctions():
+                commands.declare_functions(self._tx, command)
+                self._reply(asked, Reply(id=command.id))
             case Fire():
                 for fired in commands.fire(self._tx, command, self._now, self._unended):
                     self._see([fired.envelope.id])

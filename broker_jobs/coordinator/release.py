@@ -11,6 +11,7 @@ from broker_jobs.job import codec
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import Tick
+from broker_jobs.outcome.whereabouts import Whereabouts
 from broker_jobs.store.row import Row
 
 
@@ -37,9 +38,12 @@ def ladder_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
     return Message(names.DELAY, key, codec.encode(envelope), type="job", message_id=row.id), step
 
 
-def tick(coordinator: str, store: str, serial: int, now: Instant) -> Message:
+def tick(coordinator: str, store: str, serial: int, now: Instant, whereabouts: Whereabouts) -> Message:
     """The coordinator's mark in the log."""
-    mark = Tick(coordinator=coordinator, store=store, serial=serial, sent_at=now)
+    host, pid, version = whereabouts
+    mark = Tick(
+        coordinator=coordinator, store=store, serial=serial, sent_at=now, host=host, pid=pid, version=version
+    )  # fmt: skip
     body = mark.model_dump_json().encode()
     return Message(names.REPORT, names.LOG_KEY, body, type="tick", message_id=new_id())
 

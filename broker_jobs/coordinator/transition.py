@@ -559,12 +559,12 @@ def _again(row: Row, event: HandedBack, at: At) -> Row:
         return _enter(row, DELETED, at.now, "deleted before it ran", **OUT_OF_WIRE)
     if event.reason != "unknown job":
         return _enter(row, SCHEDULED, at.now, f"handed back: {event.reason}", why=Why.NOW, due_at=at.now, **OUT_OF_WIRE)
-    if row.returns + 1 >= MAX_UNKNOWN:
+    if row.unknowns + 1 >= MAX_UNKNOWN:
         reason = f"no worker of queue {row.queue!r} knows a job named {row.job!r}"
-        return _enter(row, FAILED, at.now, reason, returns=row.returns + 1, **OUT_OF_WIRE)
+        return _enter(row, FAILED, at.now, reason, unknowns=row.unknowns + 1, **OUT_OF_WIRE)
     return _enter(
         row, SCHEDULED, at.now, f"the worker knows no job named {row.job!r}", why=Why.NOW,
-        due_at=at.now + UNKNOWN_JOB_SECONDS, returns=row.returns + 1, **OUT_OF_WIRE,
+        due_at=at.now + UNKNOWN_JOB_SECONDS, unknowns=row.unknowns + 1, **OUT_OF_WIRE,
     )  # fmt: skip
 
 
@@ -636,7 +636,7 @@ def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Wh
             kept = row.why if row.state is DELETED and row.why in (Why.CAME_BACK, Why.REPEAT) else why
             return _enter(
                 row, SCHEDULED, at.now, "requeued, as asked", why=kept, due_at=due_at, attempt=1, crashes=0, returns=0,
-                fence=_fenced(row), result=None, result_lost=None, progress=None,
+                unknowns=0, fence=_fenced(row), result=None, result_lost=None, progress=None,
             )  # fmt: skip
         case _:
             assert_never(row.state)

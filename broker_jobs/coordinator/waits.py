@@ -368,6 +368,9 @@ class Waits:
         are kept as unmet."""
         wanted = list(parents)
         self._see([parent.id for parent in wanted if not parent.batch])
+        self._tx.bond(
+            holder, [(batch_holder(parent.id) if parent.batch else parent.id, parent.on) for parent in wanted]
+        )
         left: list[HoldRow] = []
         for parent in wanted:
             kind = "batch" if parent.batch else "job"

@@ -235,6 +235,55 @@ class DeclareSubscriptions(_Command):
     subscriptions: list[Subscription]
 
 
+ParameterKind = Literal["positional", "either", "keyword", "args", "kwargs"]
+
+
+class ParameterInfo(BaseModel):
+    """A parameter of a function, for a form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: ParameterKind
+    required: bool
+    default: Any = Field(default=None, description="as JSON; none also where it has no JSON form or may be a secret")
+    type: str = Field(default="", description="as its annotation is written")
+    json_schema: dict[str, Any] = Field(default_factory=dict)
+    secret: bool = Field(default=False, description="its type is one of secrets")
+
+
+class FunctionInfo(BaseModel):
+    """A function that can be run as a job, for who has not its code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    queue: QueueName
+    doc: str = ""
+    parameters: list[ParameterInfo] = Field(default_factory=list)
+
+
+class DeclareFunctions(_Command):
+    """Functions the code of `origin` can run. Those it has declared before another `at` go with the last message.
+
+    Not audited: each program says so whenever it starts, and repeating it changes nothing.
+    """
+
+    kind: Literal["functions declare"] = "functions declare"
+    origin: Id
+    functions: list[FunctionInfo]
+    last: bool = Field(default=True, description="of the messages of one declaration, which have one `at`")
+
+
+class Sighting(_Command):
+    """A beat lives: said every few seconds, with or without schedules. `by` is its id. Neither audited nor answered."""
+
+    kind: Literal["sighting"] = "sighting"
+    host: Id = ""
+    pid: Number = 0
+    version: Id = ""
+
+
 class SetLimit(_Command):
     """Change the number of a concurrency or rate limit at run time; None: what jobs are enqueued with counts again."""
 
@@ -289,6 +338,8 @@ Command = Annotated[
     | BulkRequeue
     | SetLimit
     | DeclareSubscriptions
+    | DeclareFunctions
+    | Sighting
     | AskBatch
     | AskFailures,
     Field(discriminator="kind"),

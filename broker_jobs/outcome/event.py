@@ -159,6 +159,9 @@ class Tick(_Value):
     store: str
     serial: Number
     sent_at: Moment
+    host: Id = ""
+    pid: Number = 0
+    version: Id = ""
 
 
 BUNDLE = TypeAdapter(Bundle)

@@ -22,10 +22,11 @@ from broker_jobs.coordinator.coordinator import Coordinator
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.port import Exchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.function.describe import describe
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import new_id
 from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
-from broker_jobs.outcome.command import Schedule, Subscription
+from broker_jobs.outcome.command import FunctionInfo, Schedule, Subscription
 from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.declare import Declarer
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
@@ -191,10 +192,18 @@ class Program:
                 return
             if self._declarer is not None:
                 self._declarer.stop(0)
-            self._declarer = Declarer(self.exchange, self._clock, self._origin, subscriptions, self.id)
+            functions = None if self._registry is None else self._described
+            self._declarer = Declarer(
+                self.exchange, self._clock, self._origin, subscriptions, self.id, functions=functions
+            )
             self._declarer.start()
             if subscriptions and self.coordinator is not None:
                 self._declarer.wait(SUBSCRIBE_SECONDS)
+
+    def _described(self) -> list[FunctionInfo]:
+        """What the code can run, for forms."""
+        assert self._registry is not None
+        return [describe(function, self.settings.mask) for function in self._registry]
 
     def stop_now(self) -> None:
         """Leave running jobs where they are; another worker gets them. For a second signal, from any thread."""

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, Row, Table, bindparam, delete, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import tables
 from broker_jobs.store.columns import clean_text
 from broker_jobs.store.kept import ParkedRow, ScheduleRow, SubscriptionRow, WorkerRow
+from broker_jobs.store.shown import FunctionRow, PartRow
 
 _PAUSE = text(
     "INSERT INTO queues (name, paused) VALUES (:name, :paused)"
@@ -45,6 +47,15 @@ _SAVE_SCHEDULE = upsert(tables.schedules, replace=True)
 _SAVE_WORKER = upsert(tables.workers, replace=True)
 _AUDIT = upsert(tables.audit, replace=False)
 _SUBSCRIBE = upsert(tables.subscriptions, replace=True)
+_SAVE_FUNCTION = upsert(tables.functions, replace=True)
+_FORGET_FUNCTIONS = text("DELETE FROM functions WHERE origin = :origin AND seen_at < :before")
+_SAVE_PART = text(
+    "INSERT INTO parts (id, kind, host, pid, version, active, seen_at)"
+    " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
+    " ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, version = excluded.version,"
+    " active = excluded.active, seen_at = excluded.seen_at WHERE parts.seen_at <= excluded.seen_at"
+)
+_STAND_BY = text("UPDATE parts SET active = 0 WHERE kind = 'coordinator' AND id <> :id AND active = 1")
 _PARK = upsert(tables.parked, replace=False)
 
 
@@ -126,6 +137,20 @@ class Ledger:
         self._write(delete(tables.subscriptions).where(tables.subscriptions.c.origin == origin))
         for row in rows:
             self._write(_SUBSCRIBE, asdict(row))
+
+    def save_functions(self, origin: str, functions: Iterable[FunctionRow], *, at: Instant, last: bool) -> None:
+        """Keep functions a program's code can run, declared at an instant; with the last those declared before go."""
+        for row in functions:
+            values = asdict(row) | {"origin": origin, "seen_at": at, "parameters": to_json(row.parameters).decode()}
+            self._write(_SAVE_FUNCTION, values)
+        if last:
+            self._write(_FORGET_FUNCTIONS, {"origin": origin, "before": at})
+
+    def save_part(self, row: PartRow) -> None:
+        """A coordinator or beat lives; of coordinators one at most is active."""
+        self._write(_SAVE_PART, asdict(row) | {"active": int(row.active)})
+        if row.kind == "coordinator" and row.active:
+            self._write(_STAND_BY, {"id": row.id})
 
     def paused_queues(self) -> list[str]:
         """The queues that are paused."""

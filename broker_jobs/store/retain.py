@@ -25,13 +25,32 @@ _FORGET = tuple(
         ("holds", "holder"),
         ("slots", "job_id"),
         ("rates", "job_id"),
+        ("bonds", "child"),
     )
 )
 _FORGET_AUDIT = text("DELETE FROM audit WHERE at < :before")
 _FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")
+_FORGET_BATCH_BONDS = text(
+    "DELETE FROM bonds WHERE child IN"
+    " (SELECT 'batch:' || id FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before)"
+)
 _FORGET_BATCHES = text("DELETE FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before")
 _FORGET_ADDITIONS = text("DELETE FROM additions WHERE opened = 1 AND created_at < :before")
-_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_OUTCOMES, _FORGET_BATCHES, _FORGET_ADDITIONS)
+_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_BATCH_BONDS, _FORGET_BATCHES, _FORGET_ADDITIONS)
+_FORGET_QUEUE_OUTCOMES = text("DELETE FROM queue_outcomes WHERE minute < :before")
+_FORGET_DURATIONS = text("DELETE FROM durations WHERE minute < :before")
+_FORGET_PARTS = text("DELETE FROM parts WHERE seen_at < :before")
+KEEP_OUTCOMES_SECONDS = 8 * 86_400.0
+"""A week, and what is under way of the next one."""
+KEEP_RATES_SECONDS = 2 * 3_600.0
+"""Rates and lengths of time are asked for of the last hour."""
+KEEP_PARTS_SECONDS = 3_600.0
+_FORGET_BY_OWN_AGE = (
+    (_FORGET_OUTCOMES, KEEP_OUTCOMES_SECONDS),
+    (_FORGET_QUEUE_OUTCOMES, KEEP_RATES_SECONDS),
+    (_FORGET_DURATIONS, KEEP_RATES_SECONDS),
+    (_FORGET_PARTS, KEEP_PARTS_SECONDS),
+)
 CHUNK = 500
 
 
@@ -46,10 +65,11 @@ def purgeable(
     return found
 
 
-def forget_old(connection: Connection, ids: Sequence[str], *, before: Instant) -> bool:
-    """Remove these jobs with their lines, and commands and throughput older than `before`; whether older ones were."""
+def forget_old(connection: Connection, ids: Sequence[str], *, now: Instant, before: Instant) -> bool:
+    """Remove these jobs with their lines, commands older than `before`, old statistics; whether any but jobs were."""
     for start in range(0, len(ids), CHUNK):
         for statement in _FORGET:
             connection.execute(statement, {"ids": list(ids[start : start + CHUNK])})
     old = [connection.execute(statement, {"before": before}) for statement in _FORGET_BY_AGE]
+    old += [connection.execute(statement, {"before": now - keep}) for statement, keep in _FORGET_BY_OWN_AGE]
     return any(result.rowcount > 0 for result in old)

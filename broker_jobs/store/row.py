@@ -91,7 +91,7 @@ class Row:
     history: list[tuple[Instant, str, str]] = field(default_factory=list)
     """(at, state, reason) of every transition, oldest first; capped by the store's writer at 200."""
     unknowns: int = 0
-    """Times a worker gave it back because it knows no job of this name; `returns` counts those too."""
+    """Times a worker gave it back because it knows no job of this name."""
 
     def evolve(self, **changes: object) -> Self:
         """A copy with some columns changed (its history list is its own). The changes are trusted, not validated."""

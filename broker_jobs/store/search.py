@@ -284,7 +284,7 @@ class _Look:
         cases = f"CASE WHEN {every} THEN 1 ELSE 0 END"
         if self._search.text is not None:
             near, far = self._text()
-            cases = f"CASE WHEN NOT ({every}) THEN 0 WHEN {near} THEN 1 WHEN {far} THEN 2 ELSE 0 END"
+            cases = f"CASE WHEN {every} THEN CASE WHEN {near} THEN 1 WHEN {far} THEN 2 ELSE 0 END ELSE 0 END"
         if len(source.parts) == 1:
             statement = self._ordered(source, place, f", {cases}")
         else:

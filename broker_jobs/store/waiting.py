@@ -19,6 +19,7 @@ from broker_jobs.store.kept import AdditionRow, BatchRow, HoldRow, MarkRow
 from broker_jobs.store.ledger import upsert
 
 _HOLD = upsert(tables.holds, replace=False)
+_BOND = upsert(tables.bonds, replace=False)
 _SAVE_BATCH = upsert(tables.batches, replace=True)
 _SAVE_ADDITION = upsert(tables.additions, replace=True)
 _CHUNK = upsert(tables.chunks, replace=False)
@@ -92,6 +93,13 @@ class Waiting:
         values = [asdict(hold) | {"unmet": int(hold.unmet)} for hold in holds]
         if values:
             self._connection.execute(_HOLD, values)
+            self._wrote = True
+
+    def bond(self, child: str, parents: Iterable[tuple[str, str]]) -> None:
+        """Keep that a job or batch comes after others, (id, on what end) each, also when nothing holds it any more."""
+        values = [{"child": child, "parent": parent, "on_end": on} for parent, on in parents]
+        if values:
+            self._connection.execute(_BOND, values)
             self._wrote = True
 
     def any_holds(self) -> bool:

@@ -107,7 +107,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
             self._counters.leave(queue, state)
             self._known[job_id] = None
             ids.append(job_id)
-        forgotten = forget_old(self._connection, ids, before=now - max(keep.values()))
+        forgotten = forget_old(self._connection, ids, now=now, before=now - max(keep.values()))
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
 

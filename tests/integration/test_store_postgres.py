@@ -3,15 +3,22 @@ import threading
 import pytest
 from sqlalchemy import text
 
-pytest.register_assert_rewrite("tests.unit.store.store_rules")
+pytest.register_assert_rewrite("tests.unit.store.store_rules", "tests.unit.store.reading_rules")
 
 from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
+from tests.unit.store.reading_rules import ReadingRules  # noqa: E402
 from tests.unit.store.store_rules import LastingStoreRules  # noqa: E402
 
 pytestmark = pytest.mark.postgres
+
+
+class TestPostgresReading(ReadingRules):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
 
 
 class TestPostgres(LastingStoreRules):

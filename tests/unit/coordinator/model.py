@@ -90,7 +90,7 @@ class World:
         return replace(self, workers=(worker, second) if number == 0 else (first, worker))
 
 
-_KEPT = ("state", "why", "wire", "epoch", "attempt", "crashes", "returns", "fence", "owner", "owned")
+_KEPT = ("state", "why", "wire", "epoch", "attempt", "crashes", "returns", "unknowns", "fence", "owner", "owned")
 
 
 def pack(row: Row | None) -> tuple[Any, ...] | None:

@@ -12,7 +12,7 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.embedded import EmbeddedExchange
 from broker_jobs.exchange.port import Delivery, Message, Subscription
 from broker_jobs.exchange.topology import fixed_topology
-from broker_jobs.outcome.command import COMMAND, DeclareSubscriptions, Reply
+from broker_jobs.outcome.command import COMMAND, DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply
 from broker_jobs.outcome.command import Subscription as Subscribed
 from broker_jobs.processes import declare
 from broker_jobs.processes.declare import Declarer
@@ -24,6 +24,7 @@ class Coordinator:
 
     def __init__(self, exchange: EmbeddedExchange) -> None:
         self.heard: list[DeclareSubscriptions] = []
+        self.functions: list[DeclareFunctions] = []
         self.silent = 0
         self.refused: str | None = None
         self._exchange = exchange
@@ -32,10 +33,13 @@ class Coordinator:
     def _receive(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             command = COMMAND.validate_json(delivery.body)
-            assert isinstance(command, DeclareSubscriptions)
-            self.heard.append(command)
             self._subscription.ack(delivery.channel, delivery.tag)
-            if len(self.heard) <= self.silent:
+            if isinstance(command, DeclareFunctions):
+                self.functions.append(command)
+            else:
+                assert isinstance(command, DeclareSubscriptions)
+                self.heard.append(command)
+            if len(self.heard) + len(self.functions) <= self.silent:
                 continue
             reply = Reply(id=command.id, ok=self.refused is None, refused=self.refused).model_dump_json().encode()
             assert delivery.reply_to is not None
@@ -97,3 +101,33 @@ def test_nobody_there_is_no_error_and_stop_ends_it(declarer: Declarer) -> None:
     declarer.stop()
     declarer.stop()
     assert not threads_of(declarer)
+
+
+def test_what_the_code_can_run_is_said_too_until_it_is_answered(exchange: EmbeddedExchange, declarer: Declarer) -> None:
+    coordinator = Coordinator(exchange)
+    coordinator.silent = 3
+    functions = [FunctionInfo(name=f"f{n}", queue="q", doc="x" * 100_000) for n in range(3)]
+    both = Declarer(exchange, SystemClock(), "shop", [], "me", functions=lambda: functions)
+    both.start()
+    eventually(lambda: not threads_of(both), what="its thread ends")
+    told = {command.id: command for command in coordinator.functions}
+    assert [command.functions[0].name for command in told.values()] == ["f0", "f1", "f2"]
+    assert [command.last for command in told.values()] == [False, False, True]
+    assert len({command.at for command in told.values()}) == 1
+    assert len(coordinator.functions) > 3
+
+
+def test_functions_that_cannot_be_described_keep_nobody_from_subscribing(
+    exchange: EmbeddedExchange, declarer: Declarer, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = Coordinator(exchange)
+
+    def fails() -> list[FunctionInfo]:
+        raise RuntimeError("no")
+
+    broken = Declarer(exchange, SystemClock(), "shop", [], "me", functions=fails)
+    broken.start()
+    assert broken.wait(20)
+    eventually(lambda: not threads_of(broken), what="its thread ends")
+    assert (len(coordinator.heard), coordinator.functions) == (1, [])
+    assert "could not be described" in caplog.text

@@ -1,0 +1,128 @@
+"""Describes functions that can be run as jobs, for who has not their code: a form needs names, types and defaults.
+
+Pure: a description is what the source says, as JSON, and evaluates nothing but annotations. What the worker makes
+(`Depends`) is left out, as nobody gives it. A default that may be a secret is left out too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import SecretBytes, SecretStr
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError, to_json
+
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.annotation import adapter_of, read_hints, type_text
+from broker_jobs.function.registry import Function
+from broker_jobs.outcome.command import FunctionInfo, ParameterInfo, ParameterKind
+
+DOC_CHARS = 1_000
+TYPE_CHARS = 300
+SCHEMA_BYTES = 16 * 1024
+"""A larger schema is left out: the form then takes any JSON, and the coordinator and the worker check it."""
+DEFAULT_BYTES = 4 * 1024
+CHUNK_BYTES = 128 * 1024
+"""Of descriptions in one message."""
+KINDS: dict[Any, ParameterKind] = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
+    inspect.Parameter.KEYWORD_ONLY: "keyword",
+    inspect.Parameter.VAR_POSITIONAL: "args",
+    inspect.Parameter.VAR_KEYWORD: "kwargs",
+}
+
+
+def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
+    """What a form needs of a function.
+
+    Args:
+        function: any; one whose annotations cannot be read is described without them.
+        masked: defaults of parameters with one of these in their names are left out.
+    """
+    try:
+        hints = read_hints(function.fn, function.name)
+    except (DefinitionError, TypeError):
+        hints = {}
+    parameters = [
+        _parameter(parameter, hints.get(parameter.name, Any), masked)
+        for parameter in inspect.signature(function.fn).parameters.values()
+        if parameter.name not in function.provided
+    ]
+    return FunctionInfo(
+        name=function.name, queue=function.options.queue, doc=_first_paragraph(function.fn), parameters=parameters
+    )
+
+
+def chunks(functions: Sequence[FunctionInfo]) -> Iterator[list[FunctionInfo]]:
+    """The descriptions, as many together as one message may have; at least one chunk, as "none" must be said too."""
+    chunk: list[FunctionInfo] = []
+    size = 0
+    for function in functions:
+        bytes_more = len(function.model_dump_json())
+        if chunk and size + bytes_more > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(function)
+        size += bytes_more
+    yield chunk
+
+
+def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str]) -> ParameterInfo:
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    secret = _is_secret(hint)
+    annotated = parameter.annotation is not parameter.empty
+    return ParameterInfo(
+        name=parameter.name,
+        kind=KINDS[parameter.kind],
+        required=parameter.default is parameter.empty and not variadic,
+        default=None if secret or _may_be_secret(parameter.name, masked) else _default(parameter, hint),
+        type=type_text(parameter.annotation)[:TYPE_CHARS] if annotated else "",
+        json_schema=_schema(hint),
+        secret=secret,
+    )
+
+
+def _default(parameter: inspect.Parameter, hint: Any) -> Any:
+    """The default as JSON; None also where it has no JSON form."""
+    if parameter.default is parameter.empty or parameter.default is None:
+        return None
+    try:
+        plain = adapter_of(hint).dump_python(parameter.default, mode="json", warnings="none")
+        small = len(to_json(plain)) <= DEFAULT_BYTES
+    except (PydanticUserError, PydanticSerializationError, NameError, TypeError, ValueError, RecursionError):
+        return None
+    return plain if small else None
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    """The JSON Schema of a type; empty (anything) where it has none, or too large a one."""
+    try:
+        schema = adapter_of(hint).json_schema()
+        small = len(to_json(schema)) <= SCHEMA_BYTES
+    except (PydanticUserError, NameError, TypeError, ValueError, RecursionError):
+        return {}
+    return schema if small else {}
+
+
+def _is_secret(hint: Any) -> bool:
+    """Whether a type is a secret one, or may hold one: SecretStr | None, list[SecretStr]."""
+    if isinstance(hint, type) and issubclass(hint, SecretStr | SecretBytes):
+        return True
+    return any(_is_secret(inner) for inner in get_args(hint))
+
+
+def _may_be_secret(name: str, masked: Collection[str]) -> bool:
+    letters = _letters(name)
+    return any(_letters(word) in letters for word in masked)
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+def _first_paragraph(fn: Callable[..., Any]) -> str:
+    doc = inspect.cleandoc(fn.__doc__ or "").split("\n\n")[0]
+    return " ".join(doc.split())[:DOC_CHARS].encode("utf-8", "replace").decode()
