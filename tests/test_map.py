@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "dashboard": TRAVELS | {"function", "producer", "store", "processes.connect", "beat.schedule"},
     "app": TRAVELS | {"function", "producer", "processes", "beat", "metrics", "dashboard"},
     "testing": TRAVELS | {"function", "producer", "consumer", "coordinator", "store", "beat", "processes", "app"},
-    "demo": TRAVELS | {"function", "producer", "processes", "app", "store", "testing", ""},
+    "demo": TRAVELS | {"function", "producer", "processes", "app", "store", "testing", "dashboard", ""},
     "cli": TRAVELS | {"function", "producer", "processes", "app", "store", "demo", "dashboard", "beat.schedule"},
     # The door: the public names, gathered by hand.
     "": TRAVELS | {"function", "producer", "app", "dashboard.role"},

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker_jobs.dashboard import live as live_events
 from broker_jobs.dashboard import pages
-from broker_jobs.dashboard.access import Access
+from broker_jobs.dashboard.access import PASS, Access
 from broker_jobs.dashboard.api.app import api
 from broker_jobs.dashboard.assets import ASSETS
 from broker_jobs.dashboard.desk import Desk as Desk
@@ -105,7 +105,9 @@ def _troubled(request: Request, error: Exception) -> Response:
 
 def _broken(request: Request, _error: Exception) -> Response:
     """A mistake of ours. This comes from outside of the guard, and is raised again for the server's log."""
-    response = _say(request, 500, "This is a mistake of the dashboard. Its log says more.")
+    why = "This is a mistake of the dashboard. Its log says more."
+    # A program's own login may be what is broken: then nobody knows who asks, and there is no page to draw.
+    response = _say(request, 500, why) if PASS in request.scope else Response(why, 500, media_type="text/plain")
     response.headers.update(HEADERS)
     return response
 

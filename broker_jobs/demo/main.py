@@ -17,7 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
-from broker_jobs import BrokerJobsError, Receipt, result_of
+from broker_jobs import BrokerJobsError, Receipt, UsageError, result_of
+from broker_jobs.dashboard.server import DEFAULT_PORT, DashboardServer
 from broker_jobs.demo import letters
 from broker_jobs.demo.letters import (
     AT_ONCE,
@@ -263,16 +264,32 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
         door = HttpDoor("127.0.0.1", 0, expose=jobs.metrics, health=jobs.health)
         door.start()
         stack.callback(door.stop)
+        dashboard = stack.enter_context(_dashboard())
         reading = Store(jobs.settings.store_url())
         reading.open()
         stack.callback(reading.close)
         lines = [
             f"Mail room {run_id}: SMTP on 127.0.0.1:{server.port}, broker {mask(jobs.settings.url)}",
-            f"store    {mask(jobs.settings.store_url())}",
-            f"metrics  {door.address}/metrics",
-            f"health   {door.address}/healthz",
+            f"dashboard {dashboard.address}",
+            f"store     {mask(jobs.settings.store_url())}",
+            f"metrics   {door.address}/metrics",
+            f"health    {door.address}/healthz",
         ]
         yield Room(roll, office, mailbox, reading, lines)
+
+
+@contextmanager
+def _dashboard() -> Iterator[DashboardServer]:
+    """The dashboard of this program, on its usual port or, where that is taken, on another."""
+    jobs = letters.jobs
+    server = DashboardServer(jobs.dashboard(), jobs.settings, port=jobs.settings.dashboard_port or DEFAULT_PORT)
+    try:
+        server.start()
+    except UsageError:
+        server = DashboardServer(jobs.dashboard(), jobs.settings, port=0)
+        server.start()
+    with server:
+        yield server
 
 
 @contextmanager

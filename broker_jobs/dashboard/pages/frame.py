@@ -102,14 +102,14 @@ def url(request: Request, name: str, /, **given: Any) -> str:
     """
     route = next((each for each in request.app.routes if getattr(each, "name", None) == name), None)
     inside = set(route.param_convertors) if route is not None else set()
-    path = {key: str(given[key]) for key in inside if key in given}
+    path = {key: quote(str(given[key]), safe="/:@+~") for key in inside if key in given}
     query = [
         (key, "" if one is None else one)
         for key, value in given.items()
         if key not in inside and value is not None
         for one in (value if isinstance(value, list | tuple) else [value])
     ]
-    found = root(request) + quote(str(request.app.url_path_for(name, **path)), safe="/:@+~")
+    found = root(request) + str(request.app.url_path_for(name, **path))
     return f"{found}?{urlencode(query)}" if query else found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ def client_of(app: Any, base_url: str = LOCAL, peer: str = "127.0.0.1", **header
 
 
 @pytest.fixture
-def browse() -> Iterator[Callable[..., TestClient]]:
+def browse() -> Callable[..., TestClient]:
     """Opens a site: browse(desk), or browse(desk, token="…", read_only=True, authorize=…)."""
 
     def opened(desk: Desk, **given: Any) -> TestClient:
@@ -30,4 +30,4 @@ def browse() -> Iterator[Callable[..., TestClient]]:
         access = Access(credentials, key=lambda: b"k" * 32, clock=SystemClock(), **given)
         return client_of(site(desk, access))
 
-    yield opened
+    return opened
