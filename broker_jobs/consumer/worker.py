@@ -48,6 +48,8 @@ HELLO_SECONDS = 5.0
 """How long a worker waits for the coordinator's answer before it works without."""
 STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
+CANCEL_SECONDS = 5.0
+"""What RabbitMQ gets to end the deliveries; those that still come meanwhile are handed back."""
 FLUSH_SECONDS = 5.0
 """What the confirms of the last outcomes get."""
 
@@ -183,6 +185,9 @@ class Worker:
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
             self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
+        subscription = self._subscription
+        if subscription is not None and not self._wait(lambda: not subscription.taking, CANCEL_SECONDS):
+            logger.warning("deliveries do not end in %g s; those under way come back", CANCEL_SECONDS)
         ended = len(self._running) == 0
         if ended:  # nothing is between being taken and being told any more
             ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)

@@ -62,6 +62,10 @@ class Failure(NamedTuple):
 class Subscription(Protocol):
     """A consumer of one or several queues on one channel. All methods are thread-safe and return at once."""
 
+    @property
+    def taking(self) -> bool:
+        """Whether deliveries may still come: after `cancel` for as long as that takes."""
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
 

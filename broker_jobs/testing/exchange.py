@@ -132,6 +132,11 @@ class StillExchange:
 class _Still:
     """The subscription of a private queue: there is nothing to settle."""
 
+    @property
+    def taking(self) -> bool:
+        """Nothing comes by itself."""
+        return False
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Private deliveries are not acknowledged."""
 

@@ -292,9 +292,10 @@ def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: V
 
 @pytest.mark.parametrize("change", ["lower", "pause", "cancel"])
 def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_flowing(
-    exchange: RabbitExchange, change: str
+    vhost: Vhost, exchange: RabbitExchange, change: str
 ) -> None:
-    confirmed(exchange, *numbered(names.WORK, "mail", 3_000))
+    """What they let through is under way inside the node for as long as its disk takes."""
+    confirmed(exchange, *numbered(names.WORK, "mail", 1_000))
     first, second = Inbox(), Inbox()
     subscription: Subscription
 
@@ -302,19 +303,18 @@ def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_fl
         first.on_deliveries(deliveries)
         for delivery in deliveries:
             subscription.ack(delivery.channel, delivery.tag)
-        if len(first.deliveries) > 1_000 and not changed.is_set():
-            changed.set()
-            match change:
-                case "lower":
-                    subscription.set_prefetch(1)
-                case "pause":
-                    subscription.pause(MAIL, paused=True)
-                case _:
-                    subscription.cancel()
 
-    changed = threading.Event()
     subscription = exchange.subscribe([MAIL], take, prefetch=20)
-    changed.wait(20)
-    second.subscribe(exchange, MAIL, prefetch=3_000)
-    eventually(lambda: len(first.deliveries) + len(second.deliveries) >= 3_000, what="all")
+    eventually(lambda: len(first.deliveries) > 100)
+    vhost.broker.slow_disk(0.2)
+    match change:
+        case "lower":
+            subscription.set_prefetch(1)
+        case "pause":
+            subscription.pause(MAIL, paused=True)
+        case _:
+            subscription.cancel()
+            eventually(lambda: not subscription.taking, what="nothing comes any more")
+    second.subscribe(exchange, MAIL, prefetch=1_000)
+    eventually(lambda: len(first.deliveries) + len(second.deliveries) >= 1_000, what="all")
     assert not any(delivery.redelivered for delivery in first.deliveries + second.deliveries)

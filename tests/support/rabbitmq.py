@@ -301,6 +301,11 @@ class Broker:
             what=f"memory alarm {'raised' if memory else 'cleared'}",
         )
 
+    def slow_disk(self, seconds: float) -> None:
+        """Let all that is written to quorum queues from now on wait so long, settlements too; returns at once."""
+        wait = f"sys:suspend(ra_log_wal), timer:sleep({int(seconds * 1000)}), sys:resume(ra_log_wal)"
+        self.eval(f"spawn(fun() -> {wait} end).")
+
     def set_consumer_timeout(self, ms: int) -> None:
         """Set after how long an unacknowledged delivery closes its channel, for channels opened from now on.
 

@@ -67,6 +67,11 @@ class EmbeddedSubscription:
 
     # --- for any thread ---
 
+    @property
+    def taking(self) -> bool:
+        """Whether deliveries may still come."""
+        return not self._cancelled
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
         self._broker.thread.call(partial(self._ack, channel, tag, multiple))

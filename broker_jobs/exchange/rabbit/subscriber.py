@@ -9,14 +9,16 @@ only the first of them is served: there the prefetch is what it was at the start
 
 What RabbitMQ is about to deliver to a consumer that is cancelled it takes back, and it comes again as `redelivered`,
 which here means "a worker may have died with it" (seen on 3.10 and 4.0: an acknowledgement just before the cancel is
-enough). So acknowledgements are held back for a moment before a cancel, and sent when it is done: a consumer whose
-prefetch is used up then has nothing under way.
+enough). So acknowledgements are held back before a cancel, and sent when it is done: a consumer whose prefetch is used
+up has nothing under way. Where a queue has too little for that, what is under way is given half a second to arrive.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,14 +34,21 @@ from .loop import Loop, guarded
 
 log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 0.02
-"""How long acknowledgements are held before a cancel: what they let through has arrived by then."""
+QUIET_SECONDS = 0.5
+"""When no consumer began, nothing was settled and nothing came for so long, nothing is under way."""
+LOOK_SECONDS = 0.01
+"""Between two looks whether that is so."""
+LONGEST_HOLD_SECONDS = 3.0
+"""After so long it is cancelled all the same: what comes now and then need not use up a large prefetch, nor end."""
 
 _tags = itertools.count(1)
 
 
 class RabbitSubscription:
     """Consumers of some queues on one channel. Public methods are for any thread; the rest runs in the I/O thread."""
+
+    _settles = True
+    """Whether deliveries are settled one day."""
 
     def __init__(
         self,
@@ -66,6 +75,8 @@ class RabbitSubscription:
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
         self._paused: set[str] = set()
         self._arrived: list[Delivery] = []
+        self._out: dict[int, str] = {}  # tags not settled, oldest first → the consumer they came to
+        self._stirred = 0.0  # when a consumer began, or something was settled or came: monotonic
         self._held: list[Callable[[], None]] | None = None  # what is settled around a cancel, in order
         self._failures = 0
         self._lost_before = False
@@ -78,6 +89,11 @@ class RabbitSubscription:
         return self._closed
 
     # --- for any thread ---
+
+    @property
+    def taking(self) -> bool:
+        """Whether deliveries may still come: after `cancel` until RabbitMQ knows of it and all that came was taken."""
+        return not self._cancelled or self._held is not None or any(list(self._consumers.values()))
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
@@ -97,7 +113,8 @@ class RabbitSubscription:
 
     def cancel(self) -> None:
         """Take no more deliveries; what is out can still be settled."""
-        self._loop.call(self._cancel)
+        if not self._loop.call(self._cancel):
+            self._cancelled = True
 
     def close(self) -> None:
         """Cancel and close the channel; what is unsettled goes back to its queue."""
@@ -147,6 +164,7 @@ class RabbitSubscription:
         if missing > 0:
             tag = f"{queue}.{next(_tags)}"
             self._consumers[queue].append((tag, missing))
+            self._stirred = time.monotonic()
             channel.basic_qos(prefetch_count=missing)
             channel.basic_consume(
                 queue,
@@ -156,11 +174,14 @@ class RabbitSubscription:
             )
         elif missing < 0 and self._held is None:
             self._held = []
-            self._loop.later(QUIET_SECONDS, lambda: self._lower(channel))
+            self._lower(channel, time.monotonic() + LONGEST_HOLD_SECONDS)
 
-    def _lower(self, channel: Channel) -> None:
+    def _lower(self, channel: Channel, until_monotonic: float) -> None:
         """Cancel what is too much of all queues, the newest first, then settle what was held back."""
         if channel is not self._channel or not channel.is_open:
+            return
+        if not self._nothing_is_under_way() and time.monotonic() < until_monotonic:
+            self._loop.later(LOOK_SECONDS, lambda: self._lower(channel, until_monotonic))
             return
         for queue, consumers in self._consumers.items():
             while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
@@ -169,8 +190,24 @@ class RabbitSubscription:
         # Answered after the cancels, as pika asks one thing at a time.
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: guarded(self._lowered, channel))
 
+    def _nothing_is_under_way(self) -> bool:
+        """Of the consumers that are to be cancelled: their prefetch is used up, or all has been quiet for long."""
+        if time.monotonic() - self._stirred >= QUIET_SECONDS:
+            return True
+        out = Counter(self._out.values())
+        for queue, consumers in self._consumers.items():
+            too_much = sum(prefetch for _, prefetch in consumers) - self._wanted(queue)
+            for tag, prefetch in reversed(consumers):
+                if too_much <= 0:
+                    break
+                if out[tag] < prefetch:
+                    return False
+                too_much -= prefetch
+        return True
+
     def _lowered(self, channel: Channel) -> None:
         if channel is self._channel:
+            self._hand_over()
             self._settle_held()
             for queue in self._consumers:  # what was asked for in between
                 self._adjust(channel, queue)
@@ -217,6 +254,7 @@ class RabbitSubscription:
         self._live = False
         self._consumers.clear()
         self._arrived.clear()
+        self._out.clear()
         self._held = None
         if self._closed:
             return
@@ -240,6 +278,8 @@ class RabbitSubscription:
         arrived = self._arrived
         if not arrived:
             self._loop.later(0, self._hand_over)  # at the end of this turn: when the socket is read empty
+        if self._settles:
+            self._out[method.delivery_tag] = method.consumer_tag
         headers = properties.headers
         arrived.append(
             Delivery(
@@ -261,6 +301,7 @@ class RabbitSubscription:
     def _hand_over(self) -> None:
         arrived, self._arrived = self._arrived, []
         if arrived:
+            self._stirred = time.monotonic()
             guarded(self._on_deliveries, arrived)
 
     # --- what other threads asked for ---
@@ -270,12 +311,19 @@ class RabbitSubscription:
             self._held.append(partial(self._ack, number, tag, multiple))
         elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(tag, multiple)
+            self._settled(tag, multiple)
 
     def _requeue(self, number: int, tag: int) -> None:
         if self._held is not None:
             self._held.append(partial(self._requeue, number, tag))
         elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_nack(tag, requeue=True)
+            self._settled(tag, multiple=False)
+
+    def _settled(self, tag: int, multiple: bool) -> None:
+        self._stirred = time.monotonic()
+        for each in list(itertools.takewhile(lambda out: out <= tag, self._out)) if multiple else [tag]:
+            self._out.pop(each, None)
 
     def _set_prefetch(self, count: int) -> None:
         self._prefetch = count
@@ -314,6 +362,8 @@ class RabbitSubscription:
 
 class PrivateSubscription(RabbitSubscription):
     """An exclusive queue that lives as long as its connection and is declared again, by the same name, after a loss."""
+
+    _settles = False
 
     def __init__(
         self,

@@ -35,6 +35,10 @@ class ScriptedSubscription:
         self.cancelled = False
         self.closed = False
 
+    @property
+    def taking(self) -> bool:
+        return not self.cancelled
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         self.acks.append((channel, tag, multiple))
 
