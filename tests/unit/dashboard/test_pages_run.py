@@ -216,7 +216,7 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
 
 def test_an_unknown_function_is_told(shop: Shop) -> None:
     assert "no-such" in shop.visitor().see("/run/no-such", status=404)
-    shop.visitor().send("/run/no-such", page="/run", status=404)
+    shop.visitor().send("/run/no-such", page="/run/welcome", status=404)
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
