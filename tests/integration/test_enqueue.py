@@ -204,7 +204,7 @@ def test_a_broker_that_goes_down_is_told_in_time_and_comes_back(
 def test_a_frozen_broker_leaves_the_job_unknown_and_its_repeat_is_harmless(
     monkeypatch: pytest.MonkeyPatch, broker: Broker, vhost: Vhost
 ) -> None:
-    monkeypatch.setenv("BROKER_JOBS_PUBLISH_TIMEOUT", "1")
+    monkeypatch.setenv("BROKER_JOBS_PUBLISH_TIMEOUT", "4")  # for the declaration too, on a busy machine
     jobs = BrokerJobs(vhost.url)
 
     @jobs.job(queue="mail")
