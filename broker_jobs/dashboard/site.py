@@ -65,13 +65,14 @@ class Opened:
         self._house = house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not below(scope).startswith(NEEDS_NO_STORE) and not self._house.is_open:
-            try:
-                await run_in_threadpool(self._house.open)
-            except BrokerJobsError as error:
-                response = await run_in_threadpool(_troubled, Request(scope), error)
-                await response(scope, receive, send)
-                return
+        if scope["type"] == "http" and not below(scope).startswith(NEEDS_NO_STORE):
+            if not self._house.is_open:
+                try:
+                    await run_in_threadpool(self._house.open)
+                except BrokerJobsError as error:
+                    response = await run_in_threadpool(_troubled, Request(scope), error)
+                    await response(scope, receive, send)
+                    return
             scope["app"].state.desk = self._house.desk
         await self._app(scope, receive, send)
 

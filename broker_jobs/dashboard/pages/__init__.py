@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from starlette.routing import Route
+
+from broker_jobs.dashboard.pages import (
+    audit,
+    batches,
+    jobs,
+    limits,
+    login,
+    overview,
+    parked,
+    queues,
+    recurring,
+    retries,
+    run,
+    workers,
+)
 
 
 def routes() -> list[Route]:
     """The routes of every page."""
-    found: list[Route] = []
-    for module in pkgutil.iter_modules(__path__):
-        found += getattr(importlib.import_module(f"{__name__}.{module.name}"), "ROUTES", [])
-    return found
+    return [
+        *audit.ROUTES,
+        *batches.ROUTES,
+        *jobs.ROUTES,
+        *limits.ROUTES,
+        *login.ROUTES,
+        *overview.ROUTES,
+        *parked.ROUTES,
+        *queues.ROUTES,
+        *recurring.ROUTES,
+        *retries.ROUTES,
+        *run.ROUTES,
+        *workers.ROUTES,
+    ]
