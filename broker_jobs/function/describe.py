@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from pydantic import SecretBytes, SecretStr
+from pydantic import Secret, SecretBytes, SecretStr
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -72,7 +72,7 @@ def chunks(functions: Sequence[FunctionInfo]) -> Iterator[list[FunctionInfo]]:
 
 def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str]) -> ParameterInfo:
     variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    secret = _is_secret(hint)
+    secret = _is_secret(hint) or _writes_only(hint)
     annotated = parameter.annotation is not parameter.empty
     return ParameterInfo(
         name=parameter.name,
@@ -109,9 +109,17 @@ def _schema(hint: Any) -> dict[str, Any]:
 
 def _is_secret(hint: Any) -> bool:
     """Whether a type is a secret one, or may hold one: SecretStr | None, list[SecretStr]."""
-    if isinstance(hint, type) and issubclass(hint, SecretStr | SecretBytes):
+    if get_origin(hint) is Secret or (isinstance(hint, type) and issubclass(hint, SecretStr | SecretBytes | Secret)):
         return True
     return any(_is_secret(inner) for inner in get_args(hint))
+
+
+def _writes_only(hint: Any) -> bool:
+    """Whether a type has secrets in it: a model with a SecretStr, a Secret[date]."""
+    try:
+        return b'"writeOnly":true' in to_json(adapter_of(hint).json_schema())
+    except (PydanticUserError, NameError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def _may_be_secret(name: str, masked: Collection[str]) -> bool:

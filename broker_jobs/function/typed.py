@@ -22,6 +22,7 @@ from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.annotation import STRICT, adapter_of, check_travels, is_plain, read_hints
 from broker_jobs.function.explain import explain, must_be, shown
 from broker_jobs.function.pending import Pending, has_pending
+from broker_jobs.function.secret import holds_secret, may_hide, revealed
 
 _MAX_SHAPES = 32
 """How many numbers of positional arguments get a decoder of their own; others take the slow path."""
@@ -114,9 +115,13 @@ class Typed:
         adapter = self._adapter(name)
         try:
             plain = adapter.dump_python(value, mode="json", warnings="error")
+            text = to_json(plain, inf_nan_mode="null")
+            if may_hide(text):
+                plain = revealed(plain, value)
+                text = to_json(plain, inf_nan_mode="null")
             if self._loose:
                 return plain
-            back = adapter.validate_json(to_json(plain, inf_nan_mode="null"), strict=True)
+            back = adapter.validate_json(text, strict=True)
         except ValidationError:
             raise self._lost(name, value, "something else") from None
         except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
@@ -228,6 +233,8 @@ class Typed:
             return "null"
         try:
             text = self._result.dump_json(value, warnings="none").decode()
+            if may_hide(text) and holds_secret(value):
+                raise ArgumentsError(f"the result of {self._name} holds a secret, and results are shown: return a key")
             if not (type(value) is self._returns and is_plain(self._returns)) and self._returns is not Any:
                 self._result.validate_json(text, strict=True)
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:

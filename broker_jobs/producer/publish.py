@@ -18,6 +18,7 @@ from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.pending import Pending
+from broker_jobs.function.secret import holds_secret, revealed
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.published import Published
 from broker_jobs.producer.sender import Sender
@@ -87,6 +88,8 @@ def _json(event: str, name: str, value: object) -> Any:
         raise ArgumentsError(f"{event}: {name} is a result to come; publish where it is known. Nothing was published.")
     try:
         plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
+        if not isinstance(value, str | int | float | None) and holds_secret(value):
+            plain = revealed(plain, value)
         _check_survives(plain)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise ArgumentsError(f"{event}: {name} cannot travel as JSON: {error}. Nothing was published.") from None
