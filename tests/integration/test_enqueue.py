@@ -174,7 +174,7 @@ def test_a_broker_that_is_not_there_is_told_in_time(monkeypatch: pytest.MonkeyPa
 def test_a_broker_that_goes_down_is_told_in_time_and_comes_back(
     monkeypatch: pytest.MonkeyPatch, broker: Broker, vhost: Vhost
 ) -> None:
-    monkeypatch.setenv("BROKER_JOBS_PUBLISH_TIMEOUT", "2")
+    monkeypatch.setenv("BROKER_JOBS_PUBLISH_TIMEOUT", "4")
     jobs = BrokerJobs(vhost.url)
 
     @jobs.job(queue="mail")
@@ -184,9 +184,9 @@ def test_a_broker_that_goes_down_is_told_in_time_and_comes_back(
     welcome.enqueue(1)
     broker.stop()
     began = time.monotonic()
-    with pytest.raises(EnqueueError, match=r"welcome \S+ was not enqueued: RabbitMQ at .* did not answer in 2 s"):
+    with pytest.raises(EnqueueError, match=r"welcome \S+ was not enqueued: RabbitMQ at .* did not answer in 4 s"):
         welcome.enqueue(2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
     broker.start()
 
     def enqueued() -> bool:
@@ -197,7 +197,10 @@ def test_a_broker_that_goes_down_is_told_in_time_and_comes_back(
         return True
 
     eventually(enqueued, timeout=60, what="an enqueue after the broker came back")
-    assert [decode(body).args for body in vhost.drain(MAIL)] == [[1], [3]]
+    first, *others = [decode(body).args for body in vhost.drain(MAIL)]
+    assert first == [1]
+    assert others == [[3]] * len(others)  # one whose enqueue could not say may be there too
+    assert others
     jobs.stop()
 
 
