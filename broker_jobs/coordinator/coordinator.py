@@ -308,7 +308,7 @@ class Coordinator:
         self._last_tick = now
         serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
         tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
-        self._exchange.publish([tick], timeout=5.0)
+        self._exchange.publish([tick, release.mark(tick)] if self._active else [tick], timeout=5.0)
         self._engine.questions.forget(self._clock.now())
 
     def _activity(self) -> None:

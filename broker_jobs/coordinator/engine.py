@@ -24,6 +24,7 @@ from broker_jobs.coordinator.listen import (
     Beaten,
     Chunked,
     Input,
+    Marked,
     Orphaned,
     Unread,
     Work,
@@ -308,7 +309,8 @@ class _Batch:
         )
 
     def run(self, inputs: list[Input]) -> Effects:
-        if any(isinstance(one, Tick) and self._is_ahead(one) for one in inputs):
+        told = [one.tick if isinstance(one, Marked) else one for one in inputs if isinstance(one, Tick | Marked)]
+        if any(self._is_ahead(tick) for tick in told):
             self._may_release = False  # the store went back: not even what comes before the tick in this batch
         self._load(inputs)
         for one in inputs:
@@ -336,7 +338,9 @@ class _Batch:
                     ids.add(command.job_id)
                 case Chunked():
                     ids.update(member.envelope.id for member in one.members)
-                case Asked() | Beaten() | Tick() | Unread() | Seal() | Published() | Work() | Orphaned() | Released():
+                case Asked() | Beaten() | Tick() | Marked() | Unread() | Seal() | Published():
+                    pass
+                case Work() | Orphaned() | Released():
                     pass
                 case _:
                     ids.add(job_id(one))
@@ -387,6 +391,9 @@ class _Batch:
             case Released() if one.id not in self._rows:
                 self._effects.kinds["released"] += 1
                 self._confirmed.append((one.id, one.epoch))
+            case Marked():
+                if self._is_ahead(one.tick):
+                    self._effects.went_back = max(one.tick.serial, self._effects.went_back or 0)
             case Orphaned():
                 self._waits.orphaned(one.holds)
             case Work():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from broker_jobs.coordinator.listen import Input, Unread, read_bell, read_command, read_log, read_parked
+from broker_jobs.coordinator.listen import MARK, Input, Unread, read_bell, read_command, read_log, read_parked
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Subscription
 
@@ -41,6 +41,10 @@ class Inbox:
         self._quiet: deque[Input] = deque()
         """News that can wait for a transaction that something else is the reason of (each costs a write to disk)."""
         self._taken: dict[str, tuple[int, int]] = {}
+        self._commands: list[tuple[int, int]] = []
+        """Taken from the command queue, which are acknowledged one by one: the mark among them is kept."""
+        self._mark: tuple[int, int] | None = None
+        """The newest mark: not acknowledged before there is a newer one, so that the broker has it if we are killed."""
         self._most = MOST_INPUTS
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
@@ -104,11 +108,24 @@ class Inbox:
             if len(pieces) >= self._most:
                 return
             delivery = waiting.popleft()
-            self._taken[queue] = (delivery.channel, delivery.tag)
+            self._take_note(queue, delivery)
             pieces += [Piece(one, delivery) for one in _read(read, delivery)]
+
+    def _take_note(self, queue: str, delivery: Delivery) -> None:
+        place = (delivery.channel, delivery.tag)
+        if queue != names.COMMAND:
+            self._taken[queue] = place
+        elif delivery.type != MARK:
+            self._commands.append(place)
+        else:
+            if self._mark is not None:
+                self._commands.append(self._mark)
+            self._mark = place
 
     def lost(self, queue: str, channel: int) -> None:
         """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
+        if queue == names.COMMAND and self._mark is not None and self._mark[0] == channel:
+            self._mark = None
         waiting = self._waiting[queue]
         self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
 
@@ -119,6 +136,11 @@ class Inbox:
             if subscription is not None:  # else it was closed meanwhile, and all of it comes again
                 subscription.ack(channel, tag, multiple=True)
         self._taken.clear()
+        commands = subscriptions.get(names.COMMAND)
+        for channel, tag in self._commands:
+            if commands is not None:
+                commands.ack(channel, tag)
+        self._commands.clear()
 
 
 def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery) -> list[Input]:

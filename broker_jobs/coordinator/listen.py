@@ -23,6 +23,8 @@ COPY_SLACK_SECONDS = 30 * 86_400.0
 """How long after its time a copy in the ladder may still ring (a broker that was down); its row is kept until then."""
 
 
+MARK = "mark"
+"""The type of a tick that is kept in the command queue."""
 LOOK = TypeAdapter(list[str])
 """A coordinator that is not the active one asks the active one to look at these jobs."""
 
@@ -74,7 +76,14 @@ class Orphaned:
     holds: list[HoldRow]
 
 
-Input = Orphaned | JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """How far a store had come a moment ago: kept by the broker, for whoever decides next."""
+
+    tick: Tick
+
+
+Input = Marked | Orphaned | JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
 
 
 def read_log(delivery: Delivery) -> list[Input]:
@@ -170,8 +179,10 @@ def _told(bundle: Bundle) -> list[Input]:
 
 
 def read_command(delivery: Delivery) -> Input:
-    """What a delivery of the command queue asks."""
+    """What a delivery of the command queue asks, or the mark that is kept there."""
     try:
+        if delivery.type == MARK:
+            return Marked(TICK.validate_json(delivery.body))
         return Asked(COMMAND.validate_json(delivery.body), delivery.reply_to, delivery.correlation_id)
     except ValidationError as error:
         return Unread("command", _why(error), delivery)

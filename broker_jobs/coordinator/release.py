@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.coordinator.listen import LOOK
+from broker_jobs.coordinator.listen import LOOK, MARK
 from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import step_for
 from broker_jobs.exchange.port import Message
@@ -46,6 +46,11 @@ def tick(coordinator: str, store: str, serial: int, now: Instant, whereabouts: W
     )  # fmt: skip
     body = mark.model_dump_json().encode()
     return Message(names.REPORT, names.LOG_KEY, body, type="tick", message_id=new_id())
+
+
+def mark(tick: Message) -> Message:
+    """A tick that the command queue keeps: with its coordinator it is not read away, as those in the log are."""
+    return tick._replace(key=names.COMMAND_KEY, type=MARK, message_id=new_id())
 
 
 def broadcast(control: Control) -> Message:

@@ -77,7 +77,7 @@ def test_a_requeue_runs_an_ended_job_once_more_however_often_the_message_comes(h
     eventually(lambda: house.starts()[receipt.id] == 2)
     house.succeeded([receipt.id])
     command()
-    eventually(lambda: house.vhost.queue(names.COMMAND)["messages"] == 0)
+    eventually(lambda: house.vhost.queue(names.COMMAND)["messages"] <= 1)  # the coordinator's mark stays
     after = house.jobs.work.enqueue()
     house.succeeded([receipt.id, after.id])
     assert house.starts()[receipt.id] == 2

@@ -83,16 +83,8 @@ def put_back(copy: Path, store: Path) -> None:
     shutil.copy(copy, store)
 
 
-BY_KILL = pytest.param(
-    "kill9",
-    marks=pytest.mark.xfail(
-        strict=False, reason="the last tick was read before the kill: nothing tells how far it was"
-    ),
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["leave", BY_KILL])
+@pytest.mark.parametrize("end", ["leave", "kill9"])
 def test_a_restored_store_releases_nothing_until_a_person_accepts_it(house: House, end: str) -> None:
     store, copy = house.folder / "store.db", house.folder / "backup.db"
     first = house.start("coordinator")
