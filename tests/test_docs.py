@@ -104,6 +104,15 @@ with module.jobs:
     print(module.jobs.receipt(client.post("/greet/Ann").json["job"]).result(timeout=20))
     assert b"broker_jobs_jobs_total" in client.get("/metrics").data
 """,
+    "with_login": """
+from starlette.testclient import TestClient
+with module.jobs:
+    client = TestClient(module.dashboard)
+    assert client.get("/queues").status_code == 403
+    client.cookies["user"] = "Ann"
+    assert "Ann" in client.get("/queues").text
+print("hello Ann")
+""",
     "with_django": """
 from app import jobs
 from django.test import RequestFactory
