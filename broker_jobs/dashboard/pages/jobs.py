@@ -24,6 +24,8 @@ from broker_jobs.job.state import State
 
 NOT_ENDED = tuple(state for state in State if not state.is_final)
 ENDED = tuple(state for state in State if state.is_final)
+SUGGESTED = 100
+"""Names of jobs that are offered where one is to be typed."""
 COUNTED = 500
 """Jobs that are counted before a command about all that match; more are "more than"."""
 WAIT_SECONDS = 1.0
@@ -37,8 +39,10 @@ def jobs(request: Request) -> Response:
     it = desk(request)
     asked, page = listed(it.lookup, query_of(request.query_params, it.page_size))
     query = asked.query
+    known = it.lookup.functions()[:SUGGESTED]
     return show(
-        request, "jobs.html", page=page, query=query, mistakes=asked.mistakes, states=list(State),
+        request, "jobs.html", known_jobs=[one.name for one in known], known_queues=sorted({one.queue for one in known}),
+        page=page, query=query, mistakes=asked.mistakes, states=list(State),
         chips=chips_of(query, "state"), here_with=lambda **changes: url(request, "jobs") + text_of(query, **changes),
         after=input_value(query.created_after), before=input_value(query.created_before),
         for_all=bulk_links(request, query), not_for_all=[name for name in NOT_FOR_ALL if getattr(query, name)],
