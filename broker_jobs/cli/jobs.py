@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from broker_jobs.cli.bulk import bulk, meant
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table, read_moment
+from broker_jobs.clock import SystemClock, as_datetime
+from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.masking import Masking
+from broker_jobs.dashboard.views import JobLine, JobsQuery
 from broker_jobs.errors import UsageError
 from broker_jobs.job.state import FINAL, State
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue
-from broker_jobs.settings import nearest
-from broker_jobs.store import Row, Why
+from broker_jobs.settings import Settings
+from broker_jobs.store import Reader
+
+MOST_ON_A_PAGE = 500
 
 app = typer.Typer(help="List, show and change jobs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -41,6 +46,7 @@ Until = Annotated[
 Error = Annotated[
     str | None, typer.Option("--error", help="Only with this text in reason or error.", show_default=False)
 ]
+Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show what is masked too.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -48,85 +54,97 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def list_jobs(
     *,
     state: Annotated[str | None, typer.Option("--state", help=f"One of {', '.join(State)}.")] = None,
-    queue: Annotated[str | None, typer.Option("--queue", help="Only of this queue.")] = None,
-    name: Annotated[str | None, typer.Option("--job", help="Only of this name.")] = None,
+    queue: OfQueue = None,
+    name: OfName = None,
     search: Annotated[
-        str | None, typer.Option("--search", help="Part of a name, tag or reason; start of an id.")
+        str | None, typer.Option("--search", help="Part of an id, name, argument, tag, reason or error.")
     ] = None,
+    error: Error = None,
+    tag: Tagged = None,
+    batch: OfBatch = None,
+    recurring: OfRecurring = None,
+    worker: Annotated[str | None, typer.Option("--worker", help="Only those it runs now.")] = None,
+    retries: Annotated[bool, typer.Option("--retries", help="Only those to run again after a failure.")] = False,
+    since: Since = None,
+    until: Until = None,
+    sort: Annotated[str, typer.Option("--sort", help="newest, oldest, changed or due.")] = "newest",
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
-    before: Annotated[str | None, typer.Option("--before", help="The last id of the page before.")] = None,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a list ended.")] = None,
+    unmasked: Unmasked = False,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, the newest first."""
-    if state is not None and state not in list(State):
-        raise UsageError(f"no state {state!r}{nearest(state, list(State))}; states are {', '.join(State)}")
-    with reading(settings_of(url=url, store=store)) as reader:
-        rows = reader.jobs(state=state, queue=queue, name=name, search=search, limit=limit, before_id=before)
+    """List jobs, the newest first; the same search as the dashboard's."""
+    given = meant(state=state, created_after=since, created_before=until)
+    try:
+        query = JobsQuery.model_validate(
+            {
+                "state": given.get("state"), "queue": queue, "job": name, "text": search, "error_text": error,
+                "tag": tag, "batch": batch, "recurring": recurring, "worker": worker,
+                "why": "retry" if retries else None, "created_after": _aware(given.get("created_after")),
+                "created_before": _aware(given.get("created_before")), "sort": sort, "cursor": cursor,
+                "limit": min(limit, MOST_ON_A_PAGE),
+            }
+        )  # fmt: skip
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        raise UsageError(f"--{first['loc'][0]}: {first['msg']}") from None
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
+        found, more = _pages(_lookup(reader, settings, unmasked=unmasked), query, limit)
     if as_json:
-        print_json([_brief(row) for row in rows])
-        return
-    print_table(
-        ("id", "job", "queue", "state", "attempt", "changed", "due", "reason"),
-        [(r.id, r.job, r.queue, r.state, r.attempt, moment(r.changed_at), moment(r.due_at), r.reason) for r in rows],
-        empty="no jobs",
-    )
+        print_json([_brief(line) for line in found])
+    else:
+        columns = ("id", "job", "queue", "state", "attempt", "changed", "due", "reason", "call")
+        print_table(columns, [tuple(_brief(line).values()) for line in found], empty="no jobs")
+    if more is not None:
+        typer.echo(f"there may be more: --cursor {more}", err=True)
 
 
 @app.command("show")
 def show(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
+    unmasked: Unmasked = False,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show all that is known of one job: arguments, history, error, lines it wrote."""
-    with reading(settings_of(url=url, store=store)) as reader:
-        row = reader.job(job_id)
-        lines = reader.lines(job_id)
-        holds = reader.holds(job_id)
-    if row is None:
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
+        job = _lookup(reader, settings, unmasked=unmasked).job(job_id)
+    if job is None:
         raise UsageError(f"no job {job_id}: not heard of yet, or past its retention")
-    envelope = json.loads(row.envelope) if row.envelope else {}
-    error = json.loads(row.error) if row.error else None
     if as_json:
-        shown = dataclasses.asdict(row) | {"wire": row.wire.name.lower(), "envelope": envelope, "error": error}
-        waits = {"holds": [dataclasses.asdict(hold) for hold in holds]}
-        print_json(shown | waits | {"lines": [dataclasses.asdict(line) for line in lines]})
+        print_json(job.model_dump(mode="json"))
         return
-    parents = [
-        f"{'batch ' if parent.get('batch') else ''}{parent['id']} ({parent.get('on', 'succeeded')})"
-        for parent in (envelope.get("hold") or {}).get("parents", [])
-    ]
-    alias = row.why == Why.ALIAS
     bonds = {
-        "after": ", ".join(parents),
-        "waits for": ", ".join(f"{hold.kind} {hold.target}{' (unmet)' if hold.unmet else ''}" for hold in holds),
-        "batch": row.batch,
-        "recurring": row.recurring,
-        "stands for" if alias else "made by": row.parent,
+        "after": ", ".join(f"{'batch ' if each.is_batch else ''}{each.id} ({each.on})" for each in job.parents),
+        "waits for": "; ".join(job.waits_for),
+        "batch": job.batch,
+        "recurring": job.recurring,
+        "stands for": job.stands_for,
+        "made by": job.made_by,
     }
     print_pairs(
         [
-            *_brief(row).items(),
-            ("args", json.dumps(envelope.get("args", []), ensure_ascii=False)),
-            ("kwargs", json.dumps(envelope.get("kwargs", {}), ensure_ascii=False)),
+            *_brief(job).items(),
             *((name, value) for name, value in bonds.items() if value),
-            ("created", moment(row.created_at)),
-            ("started", moment(row.started_at)),
-            ("ended", moment(row.ended_at)),
-            ("worker", row.owner),
-            ("progress", row.progress),
-            ("result", row.result if row.result_lost is None else f"({row.result_lost})"),
+            ("created", _moment(job.created_at)),
+            ("started", _moment(job.started_at)),
+            ("ended", _moment(job.ended_at)),
+            ("worker", job.worker),
+            ("progress", None if job.progress is None else f"{job.progress.done:g}/{job.progress.total or '?'}"),
+            ("result", job.result if job.result_lost is None else f"({job.result_lost})"),
         ]
     )
-    for at, entered, reason in row.history:
-        typer.echo(f"  {moment(at)}  {entered:<10}  {reason}")
-    for line in lines:
-        typer.echo(f"  {moment(line.at)}  attempt {line.attempt}: {line.text}")
-    if error is not None:
-        typer.echo(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
+    for step in job.steps:
+        typer.echo(f"  {_moment(step.at)}  {step.state:<10}  {step.reason}")
+    for line in job.lines:
+        typer.echo(f"  {_moment(line.at)}  attempt {line.attempt}: {line.text}")
+    if job.failure is not None:
+        typer.echo(job.failure.traceback or f"{job.failure.type}: {job.failure.message}")
 
 
 @app.command("delete")
@@ -223,14 +241,41 @@ def reschedule(
         typer.echo(f"{job_id}\trescheduled")
 
 
-def _brief(row: Row) -> dict[str, Any]:
+def _lookup(reader: Reader, settings: Settings, *, unmasked: bool) -> Lookup:
+    """What the dashboard looks through; masked as there."""
+    masking = Masking((), types=False) if unmasked else Masking(settings.mask)
+    keep = {"succeeded": settings.keep_succeeded, "failed": settings.keep_failed, "deleted": settings.keep_deleted}
+    return Lookup(reader, masking, SystemClock(), keep)
+
+
+def _pages(lookup: Lookup, query: JobsQuery, limit: int) -> tuple[list[JobLine], str | None]:
+    """(at most so many jobs, the cursor behind them if there may be more); a search that takes long goes on."""
+    found: list[JobLine] = []
+    while True:
+        page = lookup.jobs(query.model_copy(update={"limit": min(limit - len(found), MOST_ON_A_PAGE)}))
+        found += page.jobs
+        if page.next is None or len(found) >= limit:
+            return found, page.next
+        query = query.model_copy(update={"cursor": page.next})
+
+
+def _aware(instant: float | None) -> datetime | None:
+    return None if instant is None else as_datetime(instant)
+
+
+def _moment(at: datetime | None) -> str:
+    return moment(None if at is None else at.timestamp())
+
+
+def _brief(line: JobLine) -> dict[str, Any]:
     return {
-        "id": row.id,
-        "job": row.job,
-        "queue": row.queue,
-        "state": str(row.state),
-        "attempt": row.attempt,
-        "changed": moment(row.changed_at),
-        "due": moment(row.due_at),
-        "reason": row.reason,
+        "id": line.id,
+        "job": line.job,
+        "queue": line.queue,
+        "state": str(line.state),
+        "attempt": line.attempt,
+        "changed": _moment(line.changed_at),
+        "due": _moment(line.due_at),
+        "reason": line.reason,
+        "call": line.call,
     }

@@ -63,7 +63,7 @@ def given_of(queues: str | None = None, more: list[str] | None = None, **options
         if not equals:
             raise OptionError(f"--set {setting}: write --set name=value")
         name = name.strip().replace("-", "_")
-        given[name] = tuple(value.split(",")) if name == "queues" else value
+        given[name] = tuple(value.split(",")) if name in {"queues", "mask"} else value
     return given
 
 

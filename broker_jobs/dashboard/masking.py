@@ -48,9 +48,11 @@ class Masking:
 
     Args:
         names: the masked names (see the setting `mask`); in capitals or not, their words joined in any way.
+        types: whether arguments of secret types are hidden too.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, types: bool = True) -> None:
+        self._types = types
         self._names = frozenset("".join(_words(name)) for name in names) - {""}
         self._glued = tuple(name for name in self._names if len(name) >= GLUED_FROM)
         self._most_words = max((len(_words(name)) for name in names), default=0) + 1
@@ -81,7 +83,7 @@ class Masking:
         return text if shown is None else shown
 
     def _given(self, name: str, value: Any, named: Named) -> Given:
-        if name and (name in named.secret or self.hides(name)):
+        if name and ((self._types and name in named.secret) or self.hides(name)):
             return Given(name, MASKED, masked=True)
         shown = self.value(value)
         return Given(name, shown, masked=False)
