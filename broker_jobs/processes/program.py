@@ -216,7 +216,9 @@ class Program:
         parts: dict[str, Any] = {
             "broker": {"connected": self.exchange.connected, "blocked": self.exchange.blocked},
         }
-        ok = self.started and self.exchange.connected
+        made = {"worker": worker, "coordinator": coordinator, "beat": beat}
+        # While it starts it is not well yet: a coordinator may wait for its store.
+        ok = self.started and self.exchange.connected and all(made[role] is not None for role in self._roles)
         if worker is not None:
             parts["worker"] = {"running": worker.running}
         if coordinator is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,20 @@ def test_it_runs_jobs_and_counts_them() -> None:
         receipt = double.enqueue(21)
         assert receipt.result(timeout=10) == 42
         assert receipt.state() is State.SUCCEEDED
+
+
+def test_a_coordinator_that_waits_for_its_store_is_not_well_yet(exchange: EmbeddedExchange, tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    program = Program(None, Settings(url="memory://", store=f"sqlite:///{file}"), exchange, roles=["coordinator"])
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    starting = threading.Thread(target=program.start)
+    starting.start()
+    try:
+        eventually(lambda: program.started and exchange.connected, 10, "all but the store is there")
+        assert not program.health().ok
+    finally:
+        other.close()
+        starting.join(30)
+    assert program.health().ok
+    program.stop()
