@@ -75,6 +75,9 @@ ONE_FILE = frozenset({"psutil"})
 LATE: dict[tuple[str, str], str] = {
     ("app", "processes.program"): "a producer needs no database: only who runs a part imports what it is made of",
     ("app", "dashboard.dashboard"): "a producer needs no web framework: only who shows the dashboard imports it",
+    ("cli.dashboard", "dashboard.house"): "its web framework should cost no other command its start",
+    ("cli.dashboard", "dashboard.server"): "its web framework should cost no worker its memory",
+    ("cli.dashboard", "dashboard.dashboard"): "the same",
     ("cli.demo", "demo.main"): "its mail server should cost no other command its start",
 }
 """(module, module) -> why the one imports the other inside a function. None of them hides a circle: they are looked at

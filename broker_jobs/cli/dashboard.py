@@ -13,9 +13,6 @@ from broker_jobs.app import BrokerJobs
 from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_of
 from broker_jobs.cli.target import load_target
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.dashboard import Dashboard
-from broker_jobs.dashboard.house import is_in_memory
-from broker_jobs.dashboard.server import DashboardServer
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.processes import logs
@@ -76,6 +73,10 @@ def dashboard(
         dashboard_port=port,
         dashboard_read_only=read_only,
     )
+    # Its web framework should cost no other command its start, and no worker its memory.
+    from broker_jobs.dashboard.house import is_in_memory  # noqa: PLC0415
+    from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
+
     logs.set_up(Settings.load(**given).log_level)
     jobs = load_target(app) if app is not None else BrokerJobs()
     jobs.configure(given)
@@ -102,6 +103,9 @@ def served_with(program: Program, settings: Settings) -> Iterator[None]:
     if settings.dashboard_port is None:
         yield
         return
+    from broker_jobs.dashboard.dashboard import Dashboard  # noqa: PLC0415
+    from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
+
     sender = Sender(lambda: settings, lambda read: exchange_for(read, "dashboard"))
     asker = Asker(sender)
     shown = Dashboard(lambda: settings, asker, SystemClock(), own_store=lambda: program.store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -90,3 +92,9 @@ def test_the_command_refuses_an_open_door(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(command_line, arguments)
     assert isinstance(outcome.exception, UsageError)
     assert "BROKER_JOBS_DASHBOARD_PASSWORD" in str(outcome.exception)
+
+
+def test_no_other_command_pays_for_the_dashboard() -> None:
+    code = "import sys, broker_jobs.cli; print({'fastapi', 'jinja2'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
