@@ -19,14 +19,15 @@ TOLD_SECONDS = 0.5
 def test_a_killed_worker_loses_nothing_and_only_what_it_was_running_runs_twice(house: House) -> None:
     house.here("coordinator")
     victim = house.start("worker", concurrency=8, slot="1")
-    ids = house.enqueue(600, 0.05)
-    eventually(lambda: len(house.ended()) > random.randrange(20, 100), 30)
-    survivor = house.start("worker", concurrency=8, slot="2")
-    eventually(lambda: {mark.pid for mark in house.marks("started")} >= {survivor.pid}, 30)
-    time.sleep(random.random() / 2)
-    killed_at = time.time()
-    victim.kill9()
-    assert len(house.ended()) < len(ids) - 20, "not under load"
+    ids = house.enqueue(200, 0.05)
+    with house.busy(ids, backlog=400):
+        eventually(lambda: len(house.ended()) > random.randrange(20, 100), 30)
+        survivor = house.start("worker", concurrency=8, slot="2")
+        eventually(lambda: {mark.pid for mark in house.marks("started")} >= {survivor.pid}, 60)
+        time.sleep(random.random() / 2)
+        killed_at = time.time()
+        victim.kill9()
+        assert len(house.ended()) < len(ids) - 20, "not under load"
     house.runs_settled(dead=victim.pid)
     with house.log_time_passes():
         house.succeeded(ids)
