@@ -13,7 +13,7 @@ from tests.conftest import PrometheusFactory
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     terminal: Terminal, vhost: Vhost, coordinator: Running, jobs: BrokerJobs
 ) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2", "--metrics-port", "0")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 30, "two workers")
+    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
     for name in ("a", "b", "c"):
         assert jobs.remote("hello").enqueue(name).result(timeout=20) == f"hello {name}"
     series = 'broker_jobs_jobs_total{job_name="hello",outcome="succeeded",queue="default"}'
@@ -127,7 +127,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
 
 def test_the_second_signal_ends_all_worker_processes(terminal: Terminal, vhost: Vhost, jobs: BrokerJobs) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 30, "two workers")
+    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
     jobs.remote("hold").enqueue("for ever")
     pid = int(terminal.marked("started for ever").rsplit(" ", 1)[1])
     running.signal(TERM)
@@ -141,7 +141,7 @@ def test_worker_processes_finish_when_their_parent_is_killed(
     terminal: Terminal, vhost: Vhost, jobs: BrokerJobs
 ) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 30, "two workers")
+    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
     jobs.remote("hold").enqueue("orphan")
     pid = int(terminal.marked("started orphan").rsplit(" ", 1)[1])
     running.signal(signal.SIGKILL)
