@@ -150,6 +150,19 @@ def schedules(url: str, count: int, rounds: int) -> dict[str, Any]:
     return result
 
 
+def pages_fill(url: str, count: int) -> dict[str, Any]:
+    """Fill a store with what a busy month leaves."""
+    rows = importlib.import_module("benchmarks.rows.pages_fill")
+    result: dict[str, Any] = rows.fill(url, count)
+    return result
+
+
+def pages_read(url: str, what: str) -> dict[str, list[float]]:
+    """Seconds of each read of the dashboard, or of each page."""
+    rows = importlib.import_module("benchmarks.rows.pages_read")
+    return {name: [wall for wall, _ in times] for name, times in rows.measure(url, what).items()}
+
+
 PIECES = {
     piece.__name__: piece
     for piece in (
@@ -166,6 +179,8 @@ PIECES = {
         store_rows,
         records,
         schedules,
+        pages_fill,
+        pages_read,
     )
 }
 

@@ -5,6 +5,7 @@ from benchmarks.rows.coordinator import recurring as recurring
 from benchmarks.rows.delay import delay as delay
 from benchmarks.rows.idle import latency as latency
 from benchmarks.rows.memory import memory as memory
+from benchmarks.rows.pages import pages as pages
 from benchmarks.rows.publish import publish_many as publish_many
 from benchmarks.rows.publish import publish_one as publish_one
 from benchmarks.rows.run import run as run
@@ -21,6 +22,7 @@ ROWS = {
     "delay": delay,
     "memory": memory,
     "store": store,
+    "pages": pages,
     "waiting": waiting,
     "coordinator": coordinator,
     "recurring": recurring,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.rows import pages_store
+from benchmarks.rows import pages_fill
 from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox
 from broker_jobs.exchange import names
@@ -26,7 +26,7 @@ def write(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
     Envelopes and outcomes come as they do when worker and coordinator keep up: in the same transaction mostly.
     """
     if full:
-        pages_store.fill(url, full)
+        pages_fill.fill(url, full)
     store = Store(url)
     store.open()
     engine = Engine(store, "bench", since=time.time())
