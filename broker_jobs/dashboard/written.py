@@ -107,7 +107,10 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 def _quoted(text: str, most: int | None = None) -> str:
     """A string in double quotes; what would not be seen (controls, half characters, marks of direction) is escaped."""
     cut = text if most is None or len(text) <= most else text[: most - 1]
-    inner = "".join(_ESCAPES.get(char) or (char if char.isprintable() else _escaped(char)) for char in cut)
+    if cut.isprintable() and '"' not in cut and "\\" not in cut:  # nearly always, and there are hundreds on a page
+        inner = cut
+    else:
+        inner = "".join(_ESCAPES.get(char) or (char if char.isprintable() else _escaped(char)) for char in cut)
     return f'"{inner}{"" if cut is text else "…"}"'
 
 

@@ -22,13 +22,13 @@ from broker_jobs.dashboard.views import (
     WorkerView,
 )
 from broker_jobs.job.state import State
-from broker_jobs.store import AuditRow, WorkerRow
+from broker_jobs.store import AuditRow, Row, WorkerRow
 
 SILENT_SECONDS = 15.0
 """Three heartbeats of a worker."""
 PART_SILENT_SECONDS = 30.0
 """Coordinators and beats tell of themselves less often than workers."""
-MOST_IN_FLIGHT = 20
+MOST_IN_FLIGHT = 10
 """Jobs that are shown of each worker."""
 MOST_BODY_CHARS = 1_000_000
 
@@ -56,9 +56,11 @@ class HouseLookup(JobLookup):
         ]
 
     def workers(self) -> list[WorkerView]:
-        """All workers known, by host and slot."""
+        """All workers known, by host and slot, with what they run."""
+        return self._workers(self._reader.running_by_worker(MOST_IN_FLIGHT))
+
+    def _workers(self, running: dict[str, list[Row]]) -> list[WorkerView]:
         now = self._clock.now()
-        running = self._reader.running_by_worker(MOST_IN_FLIGHT)
         return [
             WorkerView(
                 id=row.id, host=row.host, pid=row.pid, slot=row.slot, queues=list(row.queues),

@@ -45,7 +45,7 @@ class OverviewLookup(HouseLookup):
             counts=self._reader.counts(),
             retries=self._reader.retries(),
             recurring=self._reader.schedule_count(),
-            workers=sum(not worker.silent for worker in self.workers()),
+            workers=sum(not worker.silent for worker in self._workers({})),
             queues=len(self._reader.queues()),
             parked=self._reader.parked_count(),
             troubles=self.troubles(),
@@ -91,7 +91,7 @@ class OverviewLookup(HouseLookup):
         return House(
             now=now,
             queues=self.queues(),
-            workers=self.workers(),
+            workers=self._workers({}),  # what they run is no trouble, and dear to show
             parts=self.parts(),
             last_tick_at=self._reader.meta().last_tick_at or None,
             schedules=sum(not row.paused for row in self._reader.schedules()),
