@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import bulk, commands
+from broker_jobs.coordinator.answers import Answers
 from broker_jobs.coordinator.edit import changes_arguments
 from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
 from broker_jobs.coordinator.leases import Leases
@@ -30,7 +31,8 @@ from broker_jobs.coordinator.listen import (
     Work,
     read_again,
 )
-from broker_jobs.coordinator.questions import Questions, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.coordinator.news import News
+from broker_jobs.coordinator.questions import Questions
 from broker_jobs.coordinator.record import (
     Due,
     Fired,
@@ -88,7 +90,7 @@ from broker_jobs.outcome.event import LogLine, Tick
 from broker_jobs.outcome.published import Published
 from broker_jobs.store.kept import Meta, WorkerRow
 from broker_jobs.store.open import Store
-from broker_jobs.store.row import Row, Why, Wire
+from broker_jobs.store.row import Row, Wire
 from broker_jobs.store.shown import PartRow
 from broker_jobs.store.write import Transaction
 
@@ -104,8 +106,6 @@ MOST_COORDINATORS = 100
 SHOWN_EVERY_SECONDS = 5.0
 WAITING_LOOKED_AT = 100
 """Of the runs that wait for the one before them: only the first goes on."""
-MOST_FENCES = 10_000
-"""In one message: RabbitMQ 4 refuses those over 16 MiB, and closes the channel over them."""
 ALL_NEWS_SECONDS = 5.0
 """All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
 UNTOLD_SECONDS = 60.0
@@ -195,9 +195,14 @@ class Engine:
         What comes due within `ahead` seconds is released too: its row's `released_at` is in the future, and the caller
         lets it go then.
         """
-        with self._store.transaction() as tx:
-            batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
-            effects = batch.run(list(inputs))
+        untold, told_all_at = self.untold, self.told_all_at
+        try:
+            with self._store.transaction() as tx:
+                batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
+                effects = batch.run(list(inputs))
+        except BaseException:  # what was to be told is not committed, so nobody is told
+            self.untold, self.told_all_at = self.untold or untold, told_all_at
+            raise
         self.questions.told(effects.told)
         self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
         return effects
@@ -277,19 +282,12 @@ class _Batch:
         self._rows: dict[str, Row] = {}
         self._at = At(now, tx.meta.log_time, engine.id, engine.chance, ahead, engine.max_body)
         self._effects = Effects(tx.meta)
-        self._fences: list[Fence] = []
-        self._cancel: list[str] = []
-        self._pauses_changed = False
+        self._news = News(tx)
         self._fragile: set[str] = set()
         """Queues in which a job that runs alone is out: asked once, as thousands may wait for it."""
-        self._told_hellos: tuple[dict[str, object], list[bytes]] | None = None
-        self._snapshot = False
-        """Whether a worker has missed news: all of it is told again."""
         self._lines: list[tuple[str, Instant, int, str]] = []
         self._replies: list[tuple[str, Reply]] = []
         self._heartbeats: list[Beaten] = []
-        self._asked_jobs: list[Asked] = []
-        self._schedules_before = tx.meta.schedules_version
         self._confirmed: list[tuple[str, int]] = []
         """Releases of jobs that nothing else here is about: noted without reading their rows."""
         self._looked: dict[str, Row] = {}
@@ -307,6 +305,7 @@ class _Batch:
             flush=self._flush,
             forgotten=now - engine.keep,
         )
+        self._answers = Answers(tx, engine.questions, self._rows, self._see, waits=self._waits, now=now)
 
     def run(self, inputs: list[Input]) -> Effects:
         told = [one.tick if isinstance(one, Marked) else one for one in inputs if isinstance(one, Tick | Marked)]
@@ -320,7 +319,9 @@ class _Batch:
         self._effects.more = self._waits.more
         self._save()
         self._watch_workers()
-        self._answer()
+        self._answers.answer()
+        self._effects.messages += self._answers.messages
+        self._effects.told = self._answers.told
         self._tell()
         return self._effects
 
@@ -434,10 +435,10 @@ class _Batch:
                 if row.state in (State.AWAITING, State.DELETED):
                     self._tx.forget_holds([id])  # a person runs it, whatever it waited for
             if said.cancel:
-                self._cancel.append(id)
+                self._news.cancel.append(id)
             if said.fenced_runner is not None:
-                self._fences.append(Fence(id=id, epoch=new.epoch))
-                self._cancel.append(id)
+                self._news.fences.append(Fence(id=id, epoch=new.epoch))
+                self._news.cancel.append(id)
         return said
 
     def _fill(self, row: Row) -> Due | Hopeless:
@@ -572,10 +573,9 @@ class _Batch:
             if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((row.id, row.due_at))
         if row.fence > (old.fence if old is not None else 0):
-            self._fences.append(Fence(id=row.id, epoch=row.fence))
-        if row.state.is_final and self._engine.questions.waits_for(row.id):
-            self._effects.messages += self._engine.questions.ended(row)
-            self._effects.told.append(row.id)
+            self._news.fences.append(Fence(id=row.id, epoch=row.fence))
+        if row.state.is_final:
+            self._answers.ended(row)
 
     def _park(self, unread: Unread) -> None:
         delivery = unread.delivery
@@ -640,7 +640,7 @@ class _Batch:
         if beat.leaving:
             leases.leaving(ref.id, beaten.sent_at)
         elif beat.control_version < self._tx.meta.control_version:
-            self._snapshot = True
+            self._news.missed = True
 
     # ---- asking
 
@@ -648,20 +648,20 @@ class _Batch:
         command = asked.command
         match command:
             case AskJob() | AskBatch() | AskFailures():
-                self._asked_jobs.append(asked)
+                self._answers.ask(asked)
             case AskSchedules():
                 detail = {
                     "schedules": [v.model_dump(mode="json") for v in commands.views(self._tx)],
                     "version": self._tx.meta.schedules_version,
                 }
-                self._reply(asked, Reply(id=command.id, detail=detail))
+                self._answers.reply(asked, Reply(id=command.id, detail=detail))
             case Hello():
                 self._hello(asked, command)
             case Sighting():
                 commands.sighted(self._tx, command)
             case DeclareFunctions():
                 commands.declare_functions(self._tx, command)
-                self._reply(asked, Reply(id=command.id))
+                self._answers.reply(asked, Reply(id=command.id))
             case Fire():
                 for fired in commands.fire(self._tx, command, self._now, self._unended):
                     self._see([fired.envelope.id])
@@ -674,12 +674,12 @@ class _Batch:
         command = asked.command
         before = self._tx.audited(command.id)
         if before is not None:
-            self._reply(asked, Reply.model_validate_json(before))
+            self._answers.reply(asked, Reply.model_validate_json(before))
             return
         subject, given = self._command(asked)
         text = given.model_dump_json(exclude_none=True)
         self._tx.audit(command.id, at=self._now, by=command.by, kind=command.kind, subject=subject, detail=text)
-        self._reply(asked, given)
+        self._answers.reply(asked, given)
 
     def _command(self, asked: Asked) -> tuple[str, Reply]:
         command, now = asked.command, self._now
@@ -739,7 +739,7 @@ class _Batch:
             case AcceptStore():
                 detail, subject = {"waiting": self._accept()}, "store"
             case PauseQueue():
-                self._pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
+                self._news.pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
                 detail, subject = {"paused": command.paused}, command.queue
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
@@ -783,115 +783,18 @@ class _Batch:
         leases = self._engine.leases
         leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
         leases.replaced(hello.worker, hello.at)
-        if not asked.reply_to:
-            return
-        if self._told_hellos is None:  # made once a batch: after an outage every worker says hello at once
-            before, snapshot = self._control_snapshot()
-            bodies = [control.model_dump_json(exclude_none=True).encode() for control in before]
-            self._told_hellos = snapshot.model_dump(mode="json"), bodies
-        detail, bodies = self._told_hellos
-        self._effects.messages += [Message("", asked.reply_to, body, type="control") for body in bodies]
-        self._reply(asked, Reply(id=hello.id, detail=detail | {"cancel": self._not_its_own(hello, detail)}))
-
-    def _not_its_own(self, hello: Hello, detail: dict[str, object]) -> list[str]:
-        """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
-        self._see(id for id, _ in hello.running)
-        runs = [(id, epoch, row) for id, epoch in hello.running if (row := self._rows.get(id)) is not None]
-        asked = detail["cancel"]
-        others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]
-        return [*(asked if isinstance(asked, list) else ()), *others]
-
-    def _control_snapshot(self) -> tuple[list[Control], Control]:
-        """All that workers must know, and before it those of its fences that one message does not hold.
-
-        What goes before has no version: who has heard only that has not heard all.
-        """
-        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
-        before = [
-            Control(version=0, fences=fences[start : start + MOST_FENCES])
-            for start in range(0, len(fences) - MOST_FENCES, MOST_FENCES)
-        ]
-        return before, Control(
-            version=self._tx.meta.control_version,
-            snapshot=True,
-            fences=fences[len(before) * MOST_FENCES :],
-            paused=self._tx.paused_queues(),
-            cancel=self._tx.cancels(),
-        )
-
-    def _reply(self, asked: Asked, given: Reply) -> None:
         if asked.reply_to:
-            self._effects.messages.append(reply(asked.reply_to, given))
-
-    def _answer(self) -> None:
-        """Questions about jobs are answered from the rows as they are after the whole batch."""
-        for asked in self._asked_jobs:
-            match asked.command:
-                case AskJob() as command if asked.reply_to:
-                    row = self._original(self._rows.get(command.job_id))
-                    if command.until_ended and (row is None or not row.state.is_final):
-                        self._engine.questions.wait(
-                            row.id if row else command.job_id, asked.reply_to, command.id, self._now
-                        )
-                    else:
-                        self._effects.messages.append(answer(asked.reply_to, command.id, view(row, command.job_id)))
-                case AskBatch() as command if asked.reply_to:
-                    self._answer_batch(command, asked.reply_to)
-                case AskFailures() as command if asked.reply_to:
-                    self._reply(asked, Reply(id=command.id, detail={"failures": self._failures(command)}))
-                case _:
-                    pass
-        for batch in self._waits.ended_batches:
-            self._effects.messages += self._engine.questions.batch_ended(batch)
-            self._effects.told.append(batch_holder(batch.id))
-
-    def _original(self, row: Row | None) -> Row | None:
-        """The job an alias stands for; any other job itself."""
-        for _ in range(10):  # aliases of aliases are rare, and a circle must not hold us
-            if row is None or row.why != Why.ALIAS or row.parent is None:
-                return row
-            self._see([row.parent])
-            row = self._rows.get(row.parent)
-        return row
-
-    def _answer_batch(self, command: AskBatch, reply_to: str) -> None:
-        batch = self._waits.batch(command.batch_id)
-        if command.until_ended and (batch is None or batch.ended_at is None):
-            self._engine.questions.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
-        else:
-            detail = batch_view(batch, command.batch_id).model_dump(mode="json")
-            self._effects.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))
-
-    def _failures(self, command: AskFailures) -> list[dict[str, object]]:
-        """A page of a batch's failed jobs, its sub-batches' among them, with what they were called with."""
-        batches = [command.batch_id]
-        for batch in batches:
-            batches += self._tx.sub_batches(batch)
-        ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
-        ids = ids[: command.limit]
-        self._see(ids)
-        return [
-            failure_view(self._rows[id]).model_dump(mode="json") for id in ids if self._rows[id].state is State.FAILED
-        ]
+            self._see(id for id, _ in hello.running)
+            detail, before = self._news.for_hello(hello, self._rows)
+            self._answers.messages += [Message("", asked.reply_to, body, type="control") for body in before]
+            self._answers.reply(asked, Reply(id=hello.id, detail=detail))
 
     def _tell(self) -> None:
-        """News for the workers, with a version that their heartbeats repeat: a lost broadcast is sent again."""
-        schedules_changed = self._tx.meta.schedules_version != self._schedules_before
-        self._snapshot |= self._engine.untold
-        self._snapshot &= abs(self._now - self._engine.told_all_at) >= ALL_NEWS_SECONDS
-        if self._fences or self._cancel or self._pauses_changed:
-            self._tx.meta.control_version += 1
-        elif not schedules_changed and not self._snapshot:
-            return
-        if self._snapshot:
-            self._effects.control_before, snapshot = self._control_snapshot()
-            self._effects.control = snapshot.model_copy(update={"schedules_changed": schedules_changed})
-            self._engine.told_all_at, self._engine.untold = self._now, False
-            return
-        self._effects.control = Control(
-            version=self._tx.meta.control_version,
-            fences=self._fences,
-            paused=self._tx.paused_queues() if self._pauses_changed else None,
-            cancel=self._cancel,
-            schedules_changed=schedules_changed,
-        )
+        engine = self._engine
+        wanted = self._news.missed or engine.untold
+        all_of_it = wanted and abs(self._now - engine.told_all_at) >= ALL_NEWS_SECONDS
+        controls = self._news.controls(all_of_it=all_of_it)
+        if controls:
+            *self._effects.control_before, self._effects.control = controls
+        if all_of_it:
+            engine.told_all_at, engine.untold = self._now, False

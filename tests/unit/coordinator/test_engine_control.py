@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator import engine
+from broker_jobs.coordinator import news
 from broker_jobs.coordinator.listen import Asked, Input, Unread
 from broker_jobs.coordinator.record import LeaseOver
 from broker_jobs.exchange.port import Delivery
@@ -33,7 +33,7 @@ def fenced(desk: Desk, count: int) -> None:
 
 
 def test_many_fences_travel_in_several_messages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "MOST_FENCES", 10)
+    monkeypatch.setattr(news, "MOST_FENCES", 10)
     fenced(desk, 25)
     *before, answer = desk.apply(hello(desk)).messages
     told = [Control.model_validate_json(message.body) for message in before]
