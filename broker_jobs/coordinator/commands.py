@@ -146,7 +146,14 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
 def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
     """Keep what the code of an origin can run; a form is made of it."""
     rows = [
-        FunctionRow(one.name, command.origin, one.queue, one.doc, [p.model_dump(mode="json") for p in one.parameters])
+        FunctionRow(
+            one.name,
+            command.origin,
+            one.queue,
+            one.doc,
+            [p.model_dump(mode="json") for p in one.parameters],
+            options=one.model_dump(mode="json", include={"policy", "tags"}),
+        )
         for one in command.functions
     ]
     tx.save_functions(command.origin, rows, at=command.at, last=command.last)

@@ -8,6 +8,7 @@ what only a person does is made here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -248,7 +249,10 @@ class Actions:
             check_arguments(function, args, kwargs)
         wanted = queue or (function.queue if function is not None else None)
         options: JobOptions = {"name": job} if wanted is None else {"name": job, "queue": wanted}
-        return RemoteJob(job, job_options(options), asker)
+        chosen = job_options(options)
+        if function is not None:  # as its code says: a job that must not be tried again is not
+            chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
+        return RemoteJob(job, chosen, asker)
 
     def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], who: str, given: dict[str, Any]) -> str:
         asker = self._asker.on_behalf(who)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broker_jobs.job.envelope import Policy
 from broker_jobs.job.state import State
 
 Severity = Literal["error", "warning"]
@@ -388,6 +389,8 @@ class FunctionView(View):
     origin: str
     doc: str
     parameters: list[Parameter]
+    policy: Policy = Field(default_factory=Policy, description="retries and times of its jobs, as its code says")
+    tags: list[str] = Field(default_factory=list)
     seen_at: datetime
 
 

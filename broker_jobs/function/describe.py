@@ -52,7 +52,12 @@ def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
         if parameter.name not in function.provided
     ]
     return FunctionInfo(
-        name=function.name, queue=function.options.queue, doc=_first_paragraph(function.fn), parameters=parameters
+        name=function.name,
+        queue=function.options.queue,
+        doc=_first_paragraph(function.fn),
+        parameters=parameters,
+        policy=function.options.policy,
+        tags=function.options.tags,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.envelope import JobId, QueueName
+from broker_jobs.job.envelope import JobId, Policy, QueueName
 from broker_jobs.job.state import State
 from broker_jobs.outcome.event import ErrorInfo, Id, Moment, Number, WorkerRef
 
@@ -261,6 +261,8 @@ class FunctionInfo(BaseModel):
     queue: QueueName
     doc: str = ""
     parameters: list[ParameterInfo] = Field(default_factory=list)
+    policy: Policy = Field(default_factory=Policy, description="what its code says of retries and times")
+    tags: tuple[str, ...] = ()
 
 
 class DeclareFunctions(_Command):

@@ -141,7 +141,9 @@ class Ledger:
     def save_functions(self, origin: str, functions: Iterable[FunctionRow], *, at: Instant, last: bool) -> None:
         """Keep functions a program's code can run, declared at an instant; with the last those declared before go."""
         for row in functions:
-            values = asdict(row) | {"origin": origin, "seen_at": at, "parameters": to_json(row.parameters).decode()}
+            described = to_json({"parameters": row.parameters, "options": row.options}).decode()
+            values = asdict(row) | {"origin": origin, "seen_at": at, "parameters": described}
+            del values["options"]
             self._write(_SAVE_FUNCTION, values)
         if last:
             self._write(_FORGET_FUNCTIONS, {"origin": origin, "before": at})

@@ -149,7 +149,7 @@ def _last_looked_at(connection: Connection, place: Place | None) -> Place | None
 
 
 def _function(row: Any) -> FunctionRow:
-    return FunctionRow(**row._asdict() | {"parameters": from_json(row.parameters)})
+    return FunctionRow(**row._asdict() | from_json(row.parameters))
 
 
 def _audit(

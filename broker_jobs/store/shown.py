@@ -131,6 +131,8 @@ class FunctionRow:
     parameters: list[dict[str, Any]] = field(default_factory=list)
     """name, kind, required, default, type, json_schema, secret of each."""
     seen_at: Instant = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+    """policy and tags of its jobs, as its code says; kept beside the parameters."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -50,6 +50,8 @@ class Caller:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with shop_in(Path(tmp_path_factory.mktemp("shop"))) as open_shop:
+        declared = open_shop.store.reader.function
+        eventually(lambda: declared("charge") is not None, what="the program has told its functions")
         yield open_shop
 
 
@@ -161,7 +163,7 @@ def test_a_recurring_job_is_put_changed_triggered_paused_and_removed(caller: Cal
     caller.call("PATCH", path, 204, json={"cron": "30 4 * * *", "tz": "Europe/Istanbul", "overlap": "skip"})
     told = caller.call("GET", path)
     assert (told["cron"], told["tz"], told["overlap"]) == ("30 4 * * *", "Europe/Istanbul", "skip")
-    assert told["call"] == 'welcome.using(queue="mail").enqueue(7, name="Ann")'
+    assert told["call"] == 'welcome.enqueue(7, name="Ann")'
     assert len(told["next_times"]) == 5
     id = caller.call("POST", f"{path}/trigger", 201)["id"]
     eventually(lambda: caller.call("GET", f"/jobs/{id}")["state"] == "succeeded", what="it has run")
@@ -290,3 +292,11 @@ def test_the_document_names_and_describes_every_operation(shop: Shop) -> None:
                     assert list(response["content"]) == ["application/problem+json"], (path, method, status)
     assert len(seen) == len(set(seen)) > 35
     assert "password" not in str(document["components"]["securitySchemes"])
+
+
+def test_a_job_that_is_run_from_outside_is_tried_as_often_as_its_code_says(shop: Shop, caller: Caller) -> None:
+    id = caller.call("POST", "/jobs", 201, json={"job": "charge", "args": [5]})["id"]
+    eventually(lambda: shop.state(id) == "failed", what="it has failed for good, at once")
+    assert caller.call("GET", f"/jobs/{id}")["retries"] == 0
+    told = caller.call("POST", "/jobs", 422, json={"job": "charge", "args": ["five"]})
+    assert told["detail"] == "charge: order must be int"
