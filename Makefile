@@ -27,7 +27,7 @@ demo: .venv/.stamp-run
 
 .PHONY: servers
 servers:
-	@tools/servers.sh rabbitmq postgres prometheus nginx compose systemd
+	@tools/servers.sh rabbitmq postgres prometheus nginx compose systemd chromium
 
 .PHONY: test
 test: .venv/.stamp-dev servers
