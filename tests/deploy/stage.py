@@ -66,7 +66,7 @@ class Part:
             assert done.returncode == 0, done.stdout
             return True
 
-        eventually(well, 60, f"healthy:\n{self.running.log}", poll=0.2)
+        eventually(well, 120, f"healthy:\n{self.running.log}", poll=0.2)
 
 
 class Stage:
@@ -80,22 +80,26 @@ class Stage:
         self.database = postgres.create_database()
         self._count = 0
         # The owner of one database, as compose makes it, and no more.
-        with psycopg.connect(postgres.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute("DROP ROLE IF EXISTS broker_jobs")
-            connection.execute("CREATE ROLE broker_jobs LOGIN")
-            connection.execute(f'ALTER DATABASE "{self.database}" OWNER TO broker_jobs'.encode())
+        self.sql(f'CREATE ROLE broker_jobs LOGIN; ALTER DATABASE "{self.database}" OWNER TO broker_jobs')
 
     def close(self) -> None:
         """End all processes and remove what they have written."""
         self._lodging.close()
         self._postgres.drop_database(self.database)
+        self.sql("DROP ROLE IF EXISTS broker_jobs, dashboard", "postgres")
+
+    def sql(self, statements: str, database: str = "") -> None:
+        """Run statements as the superuser."""
+        url = self._postgres.url(database or self.database).replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statements.encode())
 
     def here(self, text: str) -> str:
         """A value of an environment with our servers in the place of its own."""
         if found := re.match(r"amqp://([\w-]+):[^@]+@rabbitmq(\.example\.com)?:5672/jobs$", text):
             return self.broker.address(found[1])
-        if re.match(r"postgresql\+psycopg://broker_jobs:[^@]+@postgres(\.example\.com|:5432)/broker_jobs$", text):
-            return f"postgresql+psycopg://broker_jobs:any@127.0.0.1:{self._postgres.port}/{self.database}"
+        if found := re.match(r"postgresql\+psycopg://(\w+):[^@]+@postgres(\.example\.com|:5432)/broker_jobs$", text):
+            return f"postgresql+psycopg://{found[1]}:any@127.0.0.1:{self._postgres.port}/{self.database}"
         assert "://" not in text, f"an address of another machine: {text}"
         return text
 

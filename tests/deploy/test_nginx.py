@@ -130,6 +130,9 @@ def test_the_dashboard_is_used_through_nginx(stage: Stage) -> None:
     environment = services()["dashboard"]["environment"]
     coordinator = stage.start([str(BIN / "broker-jobs"), "coordinator"], services()["coordinator"]["environment"])
     coordinator.healthy()
+    # It may look at the store, and change nothing there.
+    stage.sql((ROOT / "deploy" / "postgres" / "dashboard.sql").read_text())
+    environment["BROKER_JOBS_STORE"] = environment["BROKER_JOBS_STORE"].replace("//broker_jobs:", "//dashboard:")
     board = stage.start(
         [str(BIN / "broker-jobs"), "dashboard", "tasks:jobs", "--host", "127.0.0.1", "--port", "8700"],
         environment | {"BROKER_JOBS_DASHBOARD_PATH": "/jobs"},
@@ -176,7 +179,7 @@ def tour(nginx: Nginx) -> None:
             assert "/jobs/queues/default/" in page.text
             return page
 
-        page = eventually(queues, 20, "the queue is on its page")
+        page = eventually(queues, 60, "the queue is on its page")
         assert page.status_code == 200
         addresses = re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text)
         assert addresses
@@ -188,7 +191,7 @@ def tour(nginx: Nginx) -> None:
         fields = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page.text)[-1], "back": "/jobs/queues"}
         paused = web.post("/jobs/queues/default/pause", data=fields, headers={"origin": origin})
         assert paused.status_code == 303, paused.text
-        eventually(lambda: "/jobs/queues/default/resume" in web.get("/jobs/queues").text, 20, "it is paused")
+        eventually(lambda: "/jobs/queues/default/resume" in web.get("/jobs/queues").text, 60, "it is paused")
 
         # The first event is here within a second or two: nothing waits for a buffer to fill.
         asked = time.monotonic()
@@ -197,4 +200,4 @@ def tour(nginx: Nginx) -> None:
             for line in stream.iter_lines():
                 if line.startswith("data:"):
                     break
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - asked < 30

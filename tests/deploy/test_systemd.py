@@ -87,9 +87,9 @@ def test_every_setting_in_an_example_exists() -> None:
         assert set(dotenv(example)) <= known, example
 
 
-def environment(unit: Path) -> dict[str, str]:
+def environment(unit: Path, instance: str) -> dict[str, str]:
     """What systemd would give the process, of the examples."""
-    given: dict[str, str] = {}
+    given = dict(pair.replace("%i", instance).split("=", 1) for pair in entries(unit, "Environment"))
     for file in entries(unit, "EnvironmentFile"):
         example = FOLDER / (Path(file).name + ".example")
         if file.startswith("-"):
@@ -99,11 +99,10 @@ def environment(unit: Path) -> dict[str, str]:
     return given
 
 
-def command_of(unit: Path, instance: str, given: dict[str, str]) -> list[str]:
-    """The ExecStart line as systemd reads it: words, with specifiers and variables filled in."""
+def command_of(unit: Path, given: dict[str, str]) -> list[str]:
+    """The ExecStart line as systemd reads it: words, with variables filled in."""
     (line,) = entries(unit, "ExecStart")
-    words = [word.replace("%i", instance) for word in line.split()]
-    words = [re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], word) for word in words]
+    words = [re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], word) for word in line.split()]
     assert words[0] == PROGRAM
     return [str(BIN / "broker-jobs"), *words[1:]]
 
@@ -111,8 +110,8 @@ def command_of(unit: Path, instance: str, given: dict[str, str]) -> list[str]:
 def started(stage: Stage, name: str) -> Part:
     """The process of a unit."""
     unit = FOLDER / f"{name}.service"
-    given = environment(unit)
-    return stage.start(command_of(unit, "mail", given), given, dashboard="dashboard" in name)
+    given = environment(unit, "mail")
+    return stage.start(command_of(unit, given), given, dashboard="dashboard" in name)
 
 
 @pytest.mark.rabbitmq
@@ -127,7 +126,7 @@ def test_the_units_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     jobs = stage.producer()
     try:
         greet = jobs.remote("greet").using(queue="mail", backoff=[0.1])
-        assert greet.enqueue("systemd").result(timeout=30) == "hello systemd"
+        assert greet.enqueue("systemd").result(timeout=60) == "hello systemd"
     finally:
         jobs.stop()
     for part in parts:
