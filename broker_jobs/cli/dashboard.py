@@ -12,7 +12,6 @@ import typer
 from broker_jobs.app import BrokerJobs
 from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_of
 from broker_jobs.cli.target import load_target
-from broker_jobs.clock import SystemClock
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.processes import logs
@@ -108,7 +107,7 @@ def served_with(program: Program, settings: Settings) -> Iterator[None]:
 
     sender = Sender(lambda: settings, lambda read: exchange_for(read, "dashboard"))
     asker = Asker(sender)
-    shown = Dashboard(lambda: settings, asker, SystemClock(), own_store=lambda: program.store)
+    shown = Dashboard(lambda: settings, asker, sender.clock, own_store=lambda: program.store)
     try:
         with DashboardServer(shown, settings):
             yield
