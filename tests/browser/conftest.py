@@ -89,7 +89,7 @@ class System:
         program = BrokerJobs(self.url, store=self.store_url)
         shown = program.dashboard(authorize=lambda _: Visitor(role, "somebody"))
         with DashboardServer(shown, program.settings, port=0) as server:
-            yield server.address
+            yield server.address.rstrip("/")
         program.stop()
 
 

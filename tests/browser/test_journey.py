@@ -31,7 +31,7 @@ def test_a_failed_job_is_found_mended_and_seen_to_succeed(
     page.wait_for_url("**text=made+of+cheese*")
     _to(page, "the moon")
     keys.press("Enter")
-    page.wait_for_url(f"**/jobs/{receipt.id}")
+    page.wait_for_url(f"{address}/jobs/{receipt.id}")
     assert "ValueError" in page.locator("main").inner_text()
     _to(page, "Edit arguments")
     keys.press("Enter")
@@ -41,7 +41,7 @@ def test_a_failed_job_is_found_mended_and_seen_to_succeed(
     keys.type('"fine"')
     _to(page, "Requeue with these")
     keys.press("Enter")
-    page.wait_for_url(f"**/jobs/{receipt.id}")
+    page.wait_for_url(f"{address}/jobs/{receipt.id}")
     page.locator("#head").get_by_text("succeeded").wait_for()
     assert receipt.result(timeout=20) == "fine"
 

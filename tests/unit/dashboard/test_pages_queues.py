@@ -38,7 +38,7 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(house: House) -> None
     person = house.person()
     shown = person.send("/queues/default/pause", page="/queues")
     assert "Queue default is paused" in words_of(shown)
-    assert row_of(shown, "default").startswith("default ⏸ paused")
+    assert row_of(shown, "default").startswith("default ❚❚ paused")
     receipt = house.hostile.jobs["greet"].enqueue("while paused")
     eventually(lambda: "Waiting" in words_of(person.see("/queues")) and _waits(house, "default"))
     assert not receipt.state().is_final
