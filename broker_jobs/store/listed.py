@@ -60,6 +60,12 @@ class Listed:
                 last = _last_looked_at(connection, place)
         return AuditFound(shown, cursor_of(of, last))
 
+    def command(self, id: str) -> AuditRow | None:
+        """One applied command, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(tables.audit).where(tables.audit.c.id == id)).first()
+        return None if row is None else AuditRow(*row)
+
     def parked_page(self, *, cursor: str | None = None, limit: int = 50) -> ParkedFound:
         """Parked messages without their bodies, the newest first.
 

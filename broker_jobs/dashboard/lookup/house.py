@@ -153,7 +153,7 @@ class HouseLookup(JobLookup):
 
     def bulk(self, id: str) -> BulkView | None:
         """How far a command about many jobs has come; None: no such command is known."""
-        row = next((each for each in self._reader.audit(1_000) if each.id == id), None)
+        row = self._reader.command(id)
         if row is None or not row.kind.startswith("bulk "):
             return None
         detail = read_json(row.detail).get("detail", {})
