@@ -17,6 +17,7 @@ rows = st.builds(
     id=ids,
     queue=st.sampled_from(["a", "b"]),
     state=st.sampled_from(State),
+    why=st.sampled_from(["", "retry", "crash", "now"]),
     wire=st.sampled_from([Wire.NONE, Wire.NONE, Wire.OUT]),
     changed_at=st.floats(0, 600),
     ended_at=st.none() | st.floats(0, 600),
@@ -62,6 +63,8 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
             except Undo:
                 outcomes = Counter(before)
             assert kept(store) == in_database(store)
+            again = [row for row in store.reader.jobs(limit=100) if row.why in ("retry", "crash")]
+            assert store.reader.retries() == sum(row.state is State.SCHEDULED for row in again)
             assert store.reader.counts() == {
                 state: sum(n for (_, of), n in in_database(store).items() if of == state) for state in State
             }
@@ -69,5 +72,6 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
         for _, state, n in store.reader.throughput(0.0):
             recorded[state] += n
         assert recorded == outcomes
+        assert store.reader.ended() == {state: outcomes[state] for state in State if state in FINAL}
     finally:
         store.close()
