@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from broker_jobs import BrokerJobs
 from broker_jobs.cli.commands import app as command_line
+from broker_jobs.cli.dashboard import served_with
 from broker_jobs.dashboard.server import DashboardServer
 from broker_jobs.errors import UsageError
 from broker_jobs.settings import Settings
@@ -98,3 +100,24 @@ def test_no_other_command_pays_for_the_dashboard() -> None:
     code = "import sys, broker_jobs.cli; print({'fastapi', 'jinja2'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_beside_run_it_acts_on_the_memory_of_its_process(caplog: pytest.LogCaptureFixture) -> None:
+    """As `broker-jobs run APP --dashboard-port 0` wires it: store and exchange live nowhere else."""
+    jobs = BrokerJobs(f"memory://{uuid4().hex}", store="sqlite://")
+
+    @jobs.job
+    def greet() -> str:
+        return "hello"
+
+    settings = jobs.settings.model_copy(update={"dashboard_port": 0})
+    caplog.set_level("INFO", "broker_jobs")
+    with jobs:
+        greet.enqueue().result(timeout=20)
+        assert jobs._program is not None
+        with served_with(jobs._program, settings):
+            (said,) = (r.getMessage() for r in caplog.records if "dashboard on" in r.getMessage())
+            address = said.removeprefix("dashboard on ") + "api/v1/queues"
+            assert [queue["name"] for queue in httpx.get(address).json()] == ["default"]
+            assert httpx.post(f"{address}/default/pause").status_code == 204
+            assert httpx.get(address).json()[0]["paused"] is True
