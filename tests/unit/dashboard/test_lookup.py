@@ -168,7 +168,7 @@ def part(kind: Any = "coordinator", **given: Any) -> PartView:
         "seen_at": AT,
         "silent": False,
     }
-    return PartView(kind=kind, id=kind, **fields | given)
+    return PartView(kind=kind, **{"id": kind} | fields | given)
 
 
 def house(**given: Any) -> House:
