@@ -74,6 +74,15 @@ def test_a_server_without_an_address_of_its_client_is_not_this_machine() -> None
     assert client_of(on_a_unix_socket).get(PAGE).status_code == 403
 
 
+def test_what_speaks_as_a_proxy_does_by_default_is_not_this_machine() -> None:
+    app = site(desk_of(), Access(Credentials(), key=lambda: b"k", clock=SystemClock()))
+
+    async def proxied(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "http_version": "1.0"}, receive, send)
+
+    assert client_of(proxied).get(PAGE).status_code == 403
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST.", "a.localhost"])
 def test_these_are_this_machine(host: str) -> None:
     assert is_loopback(host)
