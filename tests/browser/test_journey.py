@@ -47,9 +47,12 @@ def test_a_failed_job_is_found_mended_and_seen_to_succeed(
 
 
 def _focused(page: Any) -> str:
-    return str(
-        page.evaluate("() => { const e = document.activeElement; return (e.value || e.innerText || '').trim(); }")
-    )
+    script = """() => {
+        const element = document.activeElement;
+        if (!element.matches('a, button, input, textarea, select, summary')) return '';
+        return (element.value || element.innerText || '').trim();
+    }"""
+    return str(page.evaluate(script))
 
 
 def _to(page: Any, words: str, most: int = 120) -> None:
