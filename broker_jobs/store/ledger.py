@@ -52,7 +52,7 @@ _FORGET_FUNCTIONS = text("DELETE FROM functions WHERE origin = :origin AND seen_
 _SAVE_PART = text(
     "INSERT INTO parts (id, kind, host, pid, version, active, seen_at)"
     " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
-    " ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, version = excluded.version,"
+    " ON CONFLICT (id, kind) DO UPDATE SET host = excluded.host, pid = excluded.pid, version = excluded.version,"
     " active = excluded.active, seen_at = excluded.seen_at WHERE parts.seen_at <= excluded.seen_at"
 )
 _STAND_BY = text("UPDATE parts SET active = 0 WHERE kind = 'coordinator' AND id <> :id AND active = 1")
@@ -149,7 +149,7 @@ class Ledger:
             self._write(_FORGET_FUNCTIONS, {"origin": origin, "before": at})
 
     def save_part(self, row: PartRow) -> None:
-        """A coordinator or beat lives; of coordinators one at most is active."""
+        """A coordinator or beat lives, which have one id in one program; of coordinators one at most is active."""
         self._write(_SAVE_PART, asdict(row) | {"active": int(row.active)})
         if row.kind == "coordinator" and row.active:
             self._write(_STAND_BY, {"id": row.id})

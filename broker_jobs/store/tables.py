@@ -306,7 +306,7 @@ parts = Table(
     "parts",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("kind", Text, nullable=False),
+    Column("kind", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("pid", BigInteger, nullable=False),
     Column("version", Text, nullable=False),

@@ -24,8 +24,8 @@ TABLES = (
         name {key} NOT NULL, origin {key} NOT NULL, queue {key} NOT NULL, doc TEXT NOT NULL, parameters TEXT NOT NULL,
         seen_at {real} NOT NULL, PRIMARY KEY (name, origin))""",
     """CREATE TABLE parts (
-        id {key} PRIMARY KEY, kind {key} NOT NULL, host TEXT NOT NULL, pid {int} NOT NULL, version TEXT NOT NULL,
-        active {int} NOT NULL, seen_at {real} NOT NULL)""",
+        id {key} NOT NULL, kind {key} NOT NULL, host TEXT NOT NULL, pid {int} NOT NULL, version TEXT NOT NULL,
+        active {int} NOT NULL, seen_at {real} NOT NULL, PRIMARY KEY (id, kind))""",
 )
 
 INDEXES = (

@@ -1,5 +1,6 @@
 """A beat on a real exchange, and a coordinator that answers as the test wants."""
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from broker_jobs.outcome.command import (
     Reply,
     Schedule,
     ScheduleView,
+    Sighting,
 )
 from tests.support.wait import eventually
 
@@ -239,6 +241,25 @@ def test_a_fire_without_a_confirm_is_repeated(
     advance(beat, clock, 2)
     eventually(lambda: coordinator.fires() == [("a", 1, start + 30)])
     assert beat._unsent == {}
+
+
+def test_a_beat_without_schedules_says_every_ten_seconds_that_it_lives(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock
+) -> None:
+    def sighted() -> list[Sighting]:
+        return [command for command in list(coordinator.got) if isinstance(command, Sighting)]
+
+    beat.start()
+    eventually(lambda: len(sighted()) == 1)
+    for times in range(2, 5):
+        advance(beat, clock, 9)
+        eventually(lambda: beat._sight_at - clock.monotonic() == 1)
+        assert len(sighted()) == times - 1
+        advance(beat, clock, 1)
+        eventually(lambda times=times: len(sighted()) == times)  # type: ignore[misc]
+    told = sighted()[-1]
+    assert (told.by, told.at, told.pid) == ("beat-1", clock.now(), os.getpid())
+    assert told.host
 
 
 def test_after_an_outage_one_late_fire_comes_not_a_heap(

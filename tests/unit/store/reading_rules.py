@@ -566,13 +566,13 @@ class ReadingRules:
 
         with store.transaction() as tx:
             tx.save_part(part("c1", True, 1.0))
-            tx.save_part(part("beat", True, 1.0, "beat"))
+            tx.save_part(part("c1", True, 1.0, "beat"))  # of the same program
             tx.save_part(part("c2", True, 2.0))
             tx.save_part(part("c2", True, 1.5))  # read late
-        assert {(one.id, one.active, one.seen_at) for one in store.reader.parts()} == {
-            ("beat", True, 1.0),
-            ("c1", False, 1.0),
-            ("c2", True, 2.0),
+        assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.parts()} == {
+            ("beat", "c1", True, 1.0),
+            ("coordinator", "c1", False, 1.0),
+            ("coordinator", "c2", True, 2.0),
         }
 
     # How a store of before becomes one of now
