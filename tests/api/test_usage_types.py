@@ -40,12 +40,6 @@ def test_public_names_are_gathered_by_hand_and_importable() -> None:
     assert all(hasattr(broker_jobs, name) for name in public)
 
 
-def test_what_comes_later_is_not_there_as_a_stub() -> None:
-    from broker_jobs import BrokerJobs
-
-    assert not hasattr(BrokerJobs, "dashboard")
-
-
 def test_each_folder_stands_in_the_map_at_the_door() -> None:
     import broker_jobs
 

@@ -12,6 +12,10 @@ from typing import Any, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from broker_jobs import Role, Visitor
 from broker_jobs import (AsyncJob, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
                          Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
@@ -357,3 +361,21 @@ def django_view(user_id: int) -> None:
 def test_the_function_itself() -> None:
     assert welcome(42) == ""
     notify(42, mailer=Mailer())
+
+
+# --- the dashboard ---
+def may(request: Request) -> Visitor | None:
+    return Visitor(Role.OPERATOR, "Ann") if request.cookies else None
+
+
+async def role_of(request: Request) -> Role | None:
+    return Role.VIEWER if request.cookies else None
+
+
+Starlette().mount("/jobs", jobs.dashboard())
+jobs.dashboard(authorize=may, read_only=True, title="shop")
+jobs.dashboard(authorize=role_of)
+jobs.dashboard(authorise=may)  # E
+jobs.dashboard(read_only="yes")  # E
+jobs.dashboard("shop")  # E
+Visitor("admin", "Ann")  # E
