@@ -73,7 +73,7 @@ function swap(old, fresh) {
 
 let stream = null;
 let polling = 0;
-let serial = null;
+let serial = Number(document.body.dataset.serial ?? NaN); // of the store, when this page was drawn
 
 function say(state, text) {
   for (const sign of all("[data-pulse]")) {
