@@ -34,6 +34,7 @@ OPERATIONS = [
 ]
 MEANT = (
     "GET /jobs", "GET /batches", "GET /audit", "GET /parked", "GET /times", "POST /jobs", "POST /jobs/{id}/requeue",
+    "POST /jobs/{id}/reschedule",
     "POST /bulk/delete", "POST /bulk/requeue", "PUT /recurring/{name}", "PATCH /recurring/{name}", "PUT /limits",
 )  # fmt: skip
 """A schema cannot say which cursor, cron expression or pair of fields means something: these may answer 422 to all."""
