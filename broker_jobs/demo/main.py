@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from broker_jobs.demo.letters import (
     KINDS,
     NEWSLETTER,
     OFFICE,
+    POSTCARD,
     RECEIPT,
     REPORT,
     WELCOME,
@@ -52,6 +54,8 @@ STOP_SECONDS = 5.0
 HANDLED_SECONDS = 1.0
 """A planned time so shortly before the schedule was removed may have come too late."""
 MOST_SHOWN = 20
+ROOM, DASHBOARD = "room", "dashboard"
+MISTYPED = "charles.babbage(at)example.com"
 INTERRUPTED = 130
 
 
@@ -110,7 +114,7 @@ class Asked:
 class Room:
     """The open mail room: parts running, mail server listening."""
 
-    def __init__(self, roll: Roll, office: Office, mailbox: Mailbox, store: Store, addresses: list[str]) -> None:
+    def __init__(self, roll: Roll, office: Office, mailbox: Mailbox, store: Store, addresses: dict[str, str]) -> None:
         self._roll = roll
         self._run = office.run
         self._newsletter = office.newsletter
@@ -125,7 +129,8 @@ class Room:
 
     def lines(self) -> list[str]:
         """What a visitor is told first."""
-        return self._addresses
+        opened = f"Mail room {self._run}: {self._addresses[ROOM]}"
+        return [opened, *(f"{what:<9} {where}" for what, where in self._addresses.items() if what != ROOM)]
 
     def work(self, screen: Screen, *, stay: bool) -> Verdict:
         """Ask for everything, wait for it, and judge."""
@@ -137,7 +142,9 @@ class Room:
             self._ask(screen)
             self._wait_for_mail(screen)
             if stay:
-                screen.say("Staying. Ctrl-C ends it.")
+                letters.postcard.enqueue(self._run, MISTYPED, "Wish you were here")
+                screen.say(f"Staying: {self._addresses[DASHBOARD]} shows it all. Ctrl-C ends it.")
+                screen.say("One postcard has failed, as its address is mistyped: find it there, mend it, requeue it.")
                 self._stay(screen)
         finally:
             until = time.time() - HANDLED_SECONDS
@@ -203,7 +210,7 @@ class Room:
         return verdict(
             tuple(KINDS),
             asked,
-            self._mailbox.delivered(),
+            Counter({mail: count for mail, count in self._mailbox.delivered().items() if mail.kind != POSTCARD}),
             retried={kind: self._mailbox.retried(kind) for kind in KINDS},
             unsuccessful=unsuccessful,
             missed_digests=left_out(self._digests(), since, until),
@@ -268,14 +275,14 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
         reading = Store(jobs.settings.store_url())
         reading.open()
         stack.callback(reading.close)
-        lines = [
-            f"Mail room {run_id}: SMTP on 127.0.0.1:{server.port}, broker {mask(jobs.settings.url)}",
-            f"dashboard {dashboard.address}",
-            f"store     {mask(jobs.settings.store_url())}",
-            f"metrics   {door.address}/metrics",
-            f"health    {door.address}/healthz",
-        ]
-        yield Room(roll, office, mailbox, reading, lines)
+        addresses = {
+            ROOM: f"SMTP on 127.0.0.1:{server.port}, broker {mask(jobs.settings.url)}",
+            DASHBOARD: dashboard.address,
+            "store": mask(jobs.settings.store_url()),
+            "metrics": f"{door.address}/metrics",
+            "health": f"{door.address}/healthz",
+        }
+        yield Room(roll, office, mailbox, reading, addresses)
 
 
 @contextmanager

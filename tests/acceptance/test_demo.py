@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import Terminal
 from tests.support.rabbitmq import Vhost
+from tests.support.wait import eventually
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
@@ -101,6 +102,14 @@ def test_it_stays_until_it_is_told_to_leave_and_is_exact_then(terminal: Terminal
     with urllib.request.urlopen(health.group(1), timeout=5) as answer:
         assert answer.status == 200
     assert "welcome" in terminal.output("jobs", "list", "--job", "welcome", "--store", store.group(1))
+    eventually(
+        lambda: "no e-mail address" in terminal.output("jobs", "list", "--state", "failed", "--store", store.group(1)),
+        30,
+    )
+    dashboard = re.search(r"dashboard\s+(http\S+)", demo.log)
+    assert dashboard
+    with urllib.request.urlopen(f"{dashboard.group(1)}jobs?state=failed", timeout=5) as answer:
+        assert "charles.babbage(at)example.com" in answer.read().decode()
     demo.signal(signal.SIGINT)
     assert demo.exit_code() == 0
     counted = table(demo.log)
