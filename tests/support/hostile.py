@@ -81,6 +81,11 @@ def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
         house.gate.wait(60)
         return text
 
+    @program.job(queue="mail", retries=0)
+    def linger(text: str) -> None:
+        while not house.gate.wait(0.05):
+            current_job().raise_if_cancelled()
+
     @program.job(limit=[Concurrency(f"smtp {SCRIPT}", 1), RateLimit("api", 100, per=60)], queue="mail")
     def limited(text: str) -> str:
         house.gate.wait(60)
@@ -104,7 +109,7 @@ def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
     program.recurring("declared/in/code", "0 9 * * MON", greet.bind(SCRIPT), tz="Europe/Istanbul")
     house.jobs = {
         "greet": greet, "fail": fail, "fail_later": fail_later, "hold": hold, "limited": limited, "ordered": ordered,
-        "load": load,
+        "load": load, "linger": linger,
     }  # fmt: skip
     return house
 
