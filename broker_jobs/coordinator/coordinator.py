@@ -24,6 +24,7 @@ from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
+from broker_jobs.coordinator.leases import LEFT
 from broker_jobs.coordinator.listen import Input, Orphaned, Unread, Work, read_again
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.overdue import Overdue
@@ -529,7 +530,8 @@ class Coordinator:
         log_now, read_until = effects.meta.log_time, effects.tick_at
         dead = self._engine.leases.dead(log_now, read_until)
         for worker, reason in dead:
-            logger.warning("%s: worker %s; its jobs are looked after", reason, worker)
+            level = logging.INFO if reason == LEFT else logging.WARNING
+            logger.log(level, "%s: worker %s; its jobs are looked after", reason, worker)
             self._engine.forget_worker(worker)
             self._sweep.worker_lost()
         self._inbox.add(list(self._persist(lambda: self._found(dead, log_now, read_until))))

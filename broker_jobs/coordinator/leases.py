@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker_jobs.clock import Instant
+from broker_jobs.job.envelope import made_at
 from broker_jobs.outcome.event import Heartbeat, WorkerRef
 
 LEASE_SECONDS = 30.0
+VANISHED = "its worker vanished"
+REPLACED = "its worker was replaced"
+LEFT = "its worker left"
 
 
 @dataclass(slots=True)
@@ -30,7 +34,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
-        self._ended: dict[str, Instant] = {}
+        self._ended: dict[str, tuple[Instant, str]] = {}
 
     def begin(self, workers: list[str], log_now: float) -> None:
         """A new active coordinator gives everybody a whole lease to come back."""
@@ -45,6 +49,9 @@ class Leases:
         seen.at = log_now
         seen.ref = ref or seen.ref
         seen.said_at = max(seen.said_at, said_at)
+        ended_at, reason = self._ended.get(worker, (said_at, LEFT))
+        if reason == REPLACED and said_at > ended_at:
+            del self._ended[worker]  # it lives beside who has its place
 
     def unlisted(self, worker: str, heartbeat: Heartbeat, processing: list[str]) -> list[str]:
         """The jobs this worker should run and has now failed to list for the second time."""
@@ -58,28 +65,33 @@ class Leases:
     def replaced(self, worker: WorkerRef, at: Instant) -> None:
         """A worker spoke from a place (host, slot) it took over.
 
-        Who held the place before and has not spoken since is dead once the log has been read up to that moment.
+        Who held the place before and has not spoken since is dead once the log has been read up to that moment. Who has
+        spoken since that worker began (its id tells when) is none it replaced: both live, and share a place by mistake.
         """
         if not worker.slot:
             return
+        began_at = min(made_at(worker.id) or at, at)
         for id, seen in self._seen.items():
             ref = seen.ref
-            if ref is None or id == worker.id or seen.said_at >= at:
+            if ref is None or id == worker.id or seen.said_at >= began_at:
                 continue
             if (ref.host, ref.slot) == (worker.host, worker.slot):
-                self._ended[id] = at
+                self._ended.setdefault(id, (at, REPLACED))
 
     def leaving(self, worker: str, at: Instant) -> None:
         """A worker's last heartbeat: whatever it still ran is nobody's."""
-        self._ended[worker] = at
+        self._ended[worker] = at, LEFT
 
     def dead(self, log_now: float, read_until: Instant) -> list[tuple[str, str]]:
         """(worker, reason) of those whose lease is over; each is named once.
 
         `read_until` is the sent_at of the newest tick read: everything told before it has been read.
         """
-        over = [(id, "its worker vanished") for id, seen in self._seen.items() if log_now - seen.at >= LEASE_SECONDS]
-        over += [(id, "its worker was replaced") for id, at in self._ended.items() if at < read_until]
+        ended = {id: reason for id, (at, reason) in self._ended.items() if at < read_until}
+        over = [
+            (id, VANISHED) for id, seen in self._seen.items() if log_now - seen.at >= LEASE_SECONDS and id not in ended
+        ]
+        over += ended.items()
         for id, _ in over:
             self._seen.pop(id, None)
             self._ended.pop(id, None)
