@@ -49,12 +49,20 @@ def migrate(connection: Connection, steps: Sequence[Step]) -> int:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         _make_schema(connection)
+        _take_turn(connection)
     schema = schema_of(connection)
     check(schema, len(steps))
     for number, step in enumerate(steps[schema:], start=schema + 1):
         step(connection)
         connection.execute(text("UPDATE meta SET schema = :number WHERE id = 1"), {"number": number})
     return len(steps) - schema
+
+
+def _take_turn(connection: Connection) -> None:
+    """Lock the row that every transaction locks first, before any table is: an old coordinator that holds it and waits
+    for a table of a long step would otherwise end the step as a deadlock, each time it is tried."""
+    if inspect(connection).has_table("meta"):
+        connection.execute(text("SELECT schema FROM meta WHERE id = 1 FOR UPDATE"))
 
 
 def _make_schema(connection: Connection) -> None:

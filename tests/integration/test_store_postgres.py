@@ -1,12 +1,13 @@
 import threading
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 pytest.register_assert_rewrite("tests.unit.store.store_rules", "tests.unit.store.reading_rules")
 
 from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store  # noqa: E402
+from broker_jobs.store.migrations import STEPS  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
 from tests.unit.store.reading_rules import ReadingRules  # noqa: E402
@@ -57,6 +58,32 @@ class TestPostgres(LastingStoreRules):
         thread.join(timeout=20)
         assert seen == [7]
         other.close()
+
+    def test_a_migration_takes_its_turn_before_it_touches_tables_a_coordinator_is_at(
+        self, store: Store, url: str
+    ) -> None:
+        touched = threading.Event()
+
+        def step(connection: Connection) -> None:
+            connection.exec_driver_sql("ALTER TABLE jobs ADD COLUMN added BIGINT")
+            touched.set()
+
+        newer = Store(url, steps=(*STEPS, step))
+        thread = threading.Thread(target=newer.open)
+        with store.transaction() as tx:
+            thread.start()
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
+            with store._reading() as connection:
+                name = connection.execute(text("SELECT current_database()")).scalar_one()
+                eventually(
+                    lambda: connection.execute(waiting, {"name": name}).scalar_one() == 1, what="the newer one waits"
+                )
+            assert not touched.is_set()
+            tx.save([Row(id="j")])
+        thread.join(timeout=20)
+        assert touched.is_set()
+        assert newer.reader.job("j") is not None
+        newer.close()
 
     def test_after_an_outage_the_store_works_again_by_itself(self, store: Store, postgres: Postgres) -> None:
         with store.transaction() as tx:
