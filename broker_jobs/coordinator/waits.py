@@ -134,6 +134,8 @@ class Waits:
         batch = self._batch(chunk.batch, chunk.created_at)
         batch.total += born
         batch.open += born
+        if given_up and batch.state == State.AWAITING.value:
+            batch.state = State.PROCESSING.value  # was not known when it was given up: it ends with these
         addition.seen += 1
         self._tx.save_addition(addition)
         self._try_to_open(addition)

@@ -496,6 +496,15 @@ def test_a_batch_whose_block_raised_is_deleted_at_once(desk: Desk) -> None:
     assert desk.row("then").state is State.ENQUEUED
 
 
+def test_a_batch_whose_jobs_come_after_it_was_given_up_ends(desk: Desk) -> None:
+    desk.apply(desk.seal("b", 1, given_up=True), desk.child("then", batches=("b",), on="finished"))
+    desk.work()
+    desk.apply(desk.chunk("b", ["1"]))
+    desk.work()
+    assert (desk.row("1").state, desk.batch("b").state, desk.batch("b").deleted) == (State.DELETED, "deleted", 1)
+    assert desk.row("then").state is State.ENQUEUED
+
+
 def test_an_addition_that_is_given_up_leaves_the_others_alone(desk: Desk) -> None:
     desk.apply(desk.chunk("b", ["1"]), desk.seal("b"))
     desk.apply(desk.chunk("b", ["2"], addition="more"), desk.seal("b", addition="more", given_up=True))
