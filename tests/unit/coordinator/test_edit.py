@@ -96,6 +96,14 @@ def test_a_job_that_somebody_may_be_running_keeps_its_arguments_until_that_is_kn
     assert _requeue(desk, args=[2]).refused is None
 
 
+def test_a_job_deleted_while_that_was_not_known_is_given_arguments_when_it_is(desk: Desk) -> None:
+    desk.apply(desk.ready(args=[1]), desk.handed_back("redelivered"), desk.ask(DeleteJob, job_id="j"))
+    assert "ask again in ten seconds" in (_requeue(desk, args=[2]).refused or "")
+    desk.ticks(11)
+    assert _requeue(desk, args=[2]).refused is None
+    assert (desk.row().epoch, desk.row().fence, codec.decode(desk.row().envelope).args) == (2, 1, [2])
+
+
 def test_a_duplicate_names_the_job_to_requeue(desk: Desk) -> None:
     unique = UniqueKey(key="k")
     desk.apply(desk.held("a", delay=60, unique=unique), desk.held("b", delay=60, unique=unique))
