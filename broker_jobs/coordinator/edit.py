@@ -33,7 +33,7 @@ def refusal(row: Row, log_now: float) -> str | None:
         return "it is already on its way: delete it first, then requeue it"
     if row.wire is not Wire.NONE:
         return "a message with its old arguments is still out: ask again when a worker has handed it back"
-    waits = row.state is State.SCHEDULED and row.why in (Why.CAME_BACK, Why.REPEAT)  # it goes when its grace is over
+    waits = not row.state.is_final and row.why in (Why.CAME_BACK, Why.REPEAT)  # it goes when its grace is over
     if waits or (row.grace_until is not None and row.grace_until > log_now):
         return "it is not known yet whether somebody runs it: ask again in ten seconds"
     return None
