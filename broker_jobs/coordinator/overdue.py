@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from broker_jobs.beat import schedule as cron
 from broker_jobs.clock import Instant
+from broker_jobs.errors import OptionError
 from broker_jobs.store.kept import ScheduleRow
 
 
@@ -27,7 +28,10 @@ class Overdue:
                 continue
             kept = known.get(row.name)
             if kept is None or kept[:2] != (row.version, row.last_planned_at):
-                kept = row.version, row.last_planned_at, cron.next_after(row.cron, row.tz, row.last_planned_at)
+                try:
+                    kept = row.version, row.last_planned_at, cron.next_after(row.cron, row.tz, row.last_planned_at)
+                except OptionError:  # its time zone is not known here: another coordinator may have taken it
+                    continue
             self._next[row.name] = kept
             oldest = min(oldest, kept[2])
         return now - oldest

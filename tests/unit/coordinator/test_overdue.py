@@ -32,3 +32,7 @@ def test_a_fire_and_a_change_are_heeded() -> None:
 
 def test_a_paused_one_is_not_overdue() -> None:
     assert Overdue().seconds([replace(MINUTELY, paused=True)], 9_000.0) == 0
+
+
+def test_one_whose_time_zone_is_not_known_here_does_not_hide_the_others() -> None:
+    assert Overdue().seconds([replace(HOURLY, name="far", tz="Nowhere/Far"), MINUTELY], 6_090.0) == 30
