@@ -110,10 +110,11 @@ class Masking:
 
     def _inside_text(self, text: str, depth: int, before: Callable[[Any], Any] | None) -> str | None:
         """A text that is JSON with names in it, with what must be hidden; None: nothing must, or it is none."""
-        if text.lstrip()[:1] not in ("{", "[", '"'):
+        bare = text.removeprefix("\ufeff")  # as some programs begin a text
+        if bare.lstrip()[:1] not in ("{", "[", '"'):
             return None
         try:
-            value = read_json(text)
+            value = read_json(bare)
         except ValueError:
             return None
         except RecursionError:
@@ -129,6 +130,17 @@ class Masking:
                 if joined in self._names or (joined.endswith("s") and joined[:-1] in self._names):
                     return True
         return any(hidden in "".join(words) for hidden in self._glued)
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a JSON value is nested deeper than is looked through."""
+    level = [value]
+    for _ in range(MOST_DEPTH + 1):
+        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not inside:
+            return False
+        level = [inner for each in inside for inner in each]
+    return bool(level)
 
 
 def read_json(text: str) -> Any:

@@ -11,6 +11,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from broker_jobs.dashboard.masking import MOST_DEPTH, is_too_deep
 from broker_jobs.dashboard.views import FunctionView, Parameter
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.settings import nearest
@@ -31,6 +32,8 @@ def check_json(args: list[Any], kwargs: dict[str, Any]) -> None:
     except (ValueError, RecursionError) as error:
         what = "half a character" if isinstance(error, UnicodeEncodeError) else str(error)
         raise ArgumentsError(f"the arguments cannot travel as JSON: {what}") from None
+    if any(is_too_deep(each) for each in (*args, *kwargs.values())):  # a coordinator could not read the command
+        raise ArgumentsError(f"the arguments cannot travel as JSON: one is nested deeper than {MOST_DEPTH} times")
 
 
 def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, text
@@ -77,6 +77,10 @@ class Search:
     """Of the page before."""
 
 
+Says: TypeAlias = Callable[[str, str, str], bool]
+"""Of a job's name, queue and envelope: whether the text looked for is in an argument that may be shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A page of jobs. The rows are without `result` and `history`, which no list shows."""
@@ -97,14 +101,19 @@ class Searching:
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
         self._reading = reading
 
-    def search(self, search: Search) -> Found:
+    def search(self, search: Search, says: Says | None = None) -> Found:
         """A page of the jobs that match.
+
+        Args:
+            search: what is looked for.
+            says: whether a text that is in an argument counts. It is asked before anything is counted: what is left
+                out afterwards would still be told by how far a page came, and whether there is another.
 
         Raises:
             UsageError: the cursor is bad or of another search, or the sort does not go with the states.
         """
         with self._reading() as connection:
-            return _Look(connection, search).page()
+            return _Look(connection, search, says).page()
 
 
 class _Source(NamedTuple):
@@ -121,9 +130,10 @@ class _Source(NamedTuple):
 class _Look:
     """One page's work."""
 
-    def __init__(self, connection: Connection, search: Search) -> None:
+    def __init__(self, connection: Connection, search: Search, says: Says | None) -> None:
         self._connection = connection
         self._search = search
+        self._says = says
         self._postgresql = connection.dialect.name == "postgresql"
         self._values: dict[str, Any] = {}
         self._down = search.sort in ("newest", "changed")
@@ -344,14 +354,15 @@ class _Look:
         wanted = _as_json(self._search.text or "").casefold()
         found = set()
         names = ", ".join(f":i{n}" for n in range(len(ids)))
-        statement = text(f"SELECT id, envelope FROM jobs WHERE id IN ({names})")  # noqa: S608  # names of ours
-        for id, envelope in self._connection.execute(statement, {f"i{n}": id for n, id in enumerate(ids)}):
+        statement = text(f"SELECT id, job, queue, envelope FROM jobs WHERE id IN ({names})")  # noqa: S608  # names of ours
+        rows = self._connection.execute(statement, {f"i{n}": id for n, id in enumerate(ids)})
+        for id, job, queue, envelope in rows:
             try:
                 call = from_json(envelope)
                 said = json.dumps([call.get("args"), call.get("kwargs")], ensure_ascii=False)
             except (ValueError, AttributeError):
                 continue
-            if wanted in said.casefold():
+            if wanted in said.casefold() and (self._says is None or self._says(job, queue, envelope)):
                 found.add(id)
         return frozenset(found)
 

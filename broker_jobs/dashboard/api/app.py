@@ -20,7 +20,8 @@ DESCRIPTION = """\
 What the dashboard shows and does, as JSON. Instants are UTC, lengths are seconds, lists go on at `next`.
 
 Send the dashboard's token (`Authorization: Bearer …`), or the cookie of a session together with its `X-CSRF-Token`.
-Reading needs the role viewer; acting on jobs, queues, batches and recurring jobs operator; all else admin.
+Reading needs the role viewer; acting on jobs, queues, batches and recurring jobs that are there operator; all else,
+as running a job or adding a recurring one, admin.
 What goes wrong is answered as `application/problem+json`: what is wrong, and what to do. Arguments are masked by name.
 """
 TAGS = {

@@ -152,7 +152,7 @@ class Ended(View):
 
 
 class Arguments(View):
-    """What a job was called with, unmasked."""
+    """What a job was called with, masked."""
 
     args: list[Any]
     kwargs: dict[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from broker_jobs.dashboard.api.asked import (
@@ -25,7 +27,10 @@ from broker_jobs.dashboard.api.asked import (
 )
 from broker_jobs.dashboard.api.problem import Unknown, described
 from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.pages.edited import restored
+from broker_jobs.dashboard.runnable import check_json
 from broker_jobs.dashboard.views import JobsQuery
+from broker_jobs.errors import ArgumentsError
 
 router = APIRouter(responses=described(409, 422))
 MISSING = described(404, 409, 422)
@@ -56,7 +61,7 @@ def requeue_job(desk: AtDesk, who: Operator, id: AnId, asked: Requeue | None = N
     if asked is None or asked.args is None or asked.kwargs is None:
         desk.actions.requeue_job(who, id)
     else:
-        desk.actions.requeue_with(who, id, asked.args, asked.kwargs)
+        desk.actions.requeue_with(who, id, *_put_back(desk, id, asked.args, asked.kwargs))
     return Id(id=id)
 
 
@@ -130,8 +135,8 @@ def trigger_recurring(desk: AtDesk, who: Operator, name: AName) -> Id:
 
 
 @router.put("/recurring/{name:path}", tags=["recurring"], status_code=204, responses=LARGE)
-def put_recurring(desk: AtDesk, who: Operator, name: AName, asked: Put) -> None:
-    """Add a recurring job, or replace the one of this name."""
+def put_recurring(desk: AtDesk, who: Admin, name: AName, asked: Put) -> None:
+    """Add a recurring job, or replace the one of this name: it runs a job, as `POST /jobs` does."""
     desk.actions.put_schedule(
         who, name, asked.cron, tz=asked.tz, misfire=asked.misfire, overlap=asked.overlap, job=asked.job,
         args=asked.args, kwargs=asked.kwargs, queue=asked.queue,
@@ -207,6 +212,16 @@ def _known_batch(desk: Desk, id: str) -> None:
 def _known_parked(desk: Desk, id: str) -> None:
     if desk.lookup.parked_message(id) is None:
         raise Unknown(f"no message {id} is parked")
+
+
+def _put_back(desk: Desk, id: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments with what is hidden in them put back where its mark was left as it stood."""
+    check_json(args, kwargs)
+    shown, raw = desk.lookup.shown_arguments(id) or ([], {}), desk.lookup.raw_arguments(id) or ([], {})
+    try:
+        return restored(args, shown[0], raw[0]), restored(kwargs, shown[1], raw[1])
+    except ValueError as error:
+        raise ArgumentsError(f"an argument {error}") from None
 
 
 def _query(meant: Meant | None) -> JobsQuery:

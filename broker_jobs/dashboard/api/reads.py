@@ -77,9 +77,10 @@ def list_jobs(desk: AtDesk, query: Annotated[JobsQuery, Query()]) -> JobsPage:
 
 @router.get("/jobs/{id:path}/arguments", tags=["jobs"], responses=MISSING)
 def get_arguments(desk: AtDesk, who: Operator, id: AnId) -> Arguments:
-    """What a job was called with, unmasked: to change it and requeue the job. For operators."""
+    """What a job was called with, to change it and requeue the job: where `***` stands for what is hidden and is sent
+    back as it stood, the job keeps the value it has. For operators."""
     del who
-    found = desk.lookup.raw_arguments(id)
+    found = desk.lookup.shown_arguments(id)
     if found is None:
         raise Unknown(f"the arguments of job {id} are not known")
     return Arguments(args=found[0], kwargs=found[1])

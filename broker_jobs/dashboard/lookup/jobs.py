@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, Literal, cast
 
@@ -41,10 +42,9 @@ class JobLookup(Known):
         Raises:
             UsageError: the cursor is of another query, or the sort does not go with the state.
         """
-        found = self._reader.search(_search(query))
-        rows = found.rows if not query.text else [row for row in found.rows if self._says(row, query.text)]
+        found = self._reader.search(_search(query), functools.partial(self._says, query.text or ""))
         return JobsPage(
-            jobs=self._lines(rows),
+            jobs=self._lines(found.rows),
             next=found.next,
             total=found.total,
             looked_at=found.looked_at,
@@ -91,23 +91,29 @@ class JobLookup(Known):
         )
 
     def raw_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
-        """Unmasked, for the form that edits them; only for operators. None: they are not known."""
+        """Unmasked, to put back what is hidden in what a person has edited; never shown. None: they are not known."""
         row = self._reader.job(id)
         envelope = read_envelope("" if row is None else row.envelope)
         if not envelope:
             return None
         return list(envelope.get("args") or []), dict(envelope.get("kwargs") or {})
 
+    def shown_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
+        """The same as they may be shown, with a mark for what is hidden."""
+        row = self._reader.job(id)
+        envelope = read_envelope("" if row is None else row.envelope)
+        if row is None or not envelope:
+            return None
+        call = called(envelope, row.queue, self.function(row.job), self._masking)
+        return [each.value for each in call.args], {each.name: each.value for each in call.kwargs}
+
     def _lines(self, rows: list[Row]) -> list[JobLine]:
         now, declared = self._clock.now(), self._declared()
         return [job_line(row, declared.get(row.job), self._masking, now) for row in rows]
 
-    def _says(self, row: Row, text: str) -> bool:
-        """Whether what is shown of a job has a text: who may not see a value must not find it out by searching."""
-        wanted = text.casefold()
-        if any(wanted in (each or "").casefold() for each in (row.id, row.job, row.tags, row.reason, row.error)):
-            return True
-        call = called(read_envelope(row.envelope), row.queue, self.function(row.job), self._masking)
+    def _says(self, text: str, job: str, queue: str, envelope: str) -> bool:
+        """Whether what is shown of a call has a text: who may not see a value must not find it out by searching."""
+        call = called(read_envelope(envelope), queue, self.function(job), self._masking)
         shown = [[each.value for each in call.args], {each.name: each.value for each in call.kwargs}]
         return json.dumps(text, ensure_ascii=False)[1:-1].casefold() in json.dumps(shown, ensure_ascii=False).casefold()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, time
 from typing import Any, Literal
 
+from broker_jobs.dashboard.masking import is_too_deep
 from broker_jobs.dashboard.pages.query import moment_of
 from broker_jobs.dashboard.views import Parameter
 
@@ -303,12 +304,15 @@ def json_of(typed: str) -> Any:
         ValueError: what is wrong, as the rest of a sentence that begins with the field's name.
     """
     try:
-        return json.loads(typed, parse_constant=_no_constant)
+        value = json.loads(typed, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"is no JSON: {error.msg.lower()} at {where} (texts stand in double quotes)") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    if is_too_deep(value):
+        raise ValueError("is nested too deeply")
+    return value
 
 
 def _no_constant(name: str) -> Any:

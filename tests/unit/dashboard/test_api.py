@@ -102,12 +102,50 @@ def test_a_masked_value_is_not_found_by_searching(caller: Caller, made: dict[str
     assert found("12.5") == [made["paid"].id]
 
 
-def test_arguments_are_told_unmasked_to_operators_alone(shop: Shop, made: dict[str, Receipt[Any]]) -> None:
+def test_how_far_a_search_came_tells_nothing_of_what_is_masked(shop: Shop, caller: Caller) -> None:
+    twins = [shop.pay.enqueue(1.0, token=SECRET, card={"holder": "Zoe"}) for _ in range(3)]
+    shop.ends(*twins)
+
+    def told(text: str) -> Any:
+        page = caller.call("GET", "/jobs", params={"text": text, "limit": 1, "job": "pay"})
+        return page["jobs"], page["next"], page["looked_at"], page["complete"]
+
+    assert told(SECRET[:6]) == told("tok-9")
+    assert told("Zoe")[1] is not None
+
+
+def test_arguments_to_be_changed_are_told_to_operators_alone_and_what_is_hidden_to_nobody(
+    shop: Shop, made: dict[str, Receipt[Any]]
+) -> None:
     assert shop.desk is not None
     path = f"/jobs/{made['paid'].id}/arguments"
     told = Caller(shop.desk, Role.OPERATOR).call("GET", path)
-    assert told["kwargs"]["token"] == SECRET
+    assert told == {"args": [12.5], "kwargs": {"token": "***", "card": {"holder": "Ann", "password": "***"}}}
     assert "operator" in Caller(shop.desk, Role.VIEWER).call("GET", path, 403)["detail"]
+
+
+def test_what_is_hidden_keeps_its_value_where_its_mark_is_sent_back(shop: Shop, caller: Caller) -> None:
+    paid = shop.pay.enqueue(1.0, token=SECRET, card={"holder": "Ann", "password": SECRET})
+    shop.ends(paid)
+    sent = caller.call("GET", f"/jobs/{paid.id}/arguments")
+    elsewhere = {"args": ["***"], "kwargs": sent["kwargs"]}
+    assert "***" in caller.call("POST", f"/jobs/{paid.id}/requeue", 422, json=elsewhere)["detail"]
+    caller.call("POST", f"/jobs/{paid.id}/requeue", json=sent | {"args": [2.0]})
+    kept = ([2.0], {"token": SECRET, "card": {"holder": "Ann", "password": SECRET}})
+    assert shop.store.reader.job(paid.id) is not None
+    assert shop.desk is not None
+    assert shop.desk.lookup.raw_arguments(paid.id) == kept
+
+
+@pytest.mark.parametrize("depth", [120, 300, 900])
+def test_arguments_nested_too_deeply_to_be_read_are_refused(
+    caller: Caller, made: dict[str, Receipt[Any]], depth: int
+) -> None:
+    body = f'{{"args": [{"[" * depth}{"]" * depth}], "kwargs": {{}}}}'.encode()
+    told = caller.call(
+        "POST", f"/jobs/{made['failed'].id}/requeue", 422, content=body, headers={"content-type": "application/json"}
+    )
+    assert "nested" in told["detail"]
 
 
 def test_a_failed_job_is_requeued_with_other_arguments(shop: Shop, caller: Caller) -> None:

@@ -68,6 +68,10 @@ def test_json_in_strings_is_looked_through_and_other_text_left_alone() -> None:
         assert MASKING.text(text) == text
 
 
+def test_a_mark_of_byte_order_before_json_is_no_way_around() -> None:
+    assert SECRET not in MASKING.text("\ufeff" + json.dumps({"password": SECRET}))
+
+
 def test_what_is_nested_too_deeply_is_hidden() -> None:
     deep: Any = {"password": SECRET}
     for _ in range(MOST_DEPTH + 5):

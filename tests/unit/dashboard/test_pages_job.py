@@ -256,6 +256,14 @@ def test_an_emptied_named_argument_is_left_out_and_further_ones_come_in() -> Non
     assert "its own input" in read.more_mistake
 
 
+@pytest.mark.parametrize("depth", [120, 300, 900])
+def test_what_is_nested_too_deeply_to_travel_is_told_beside_it(depth: int) -> None:
+    boxes = boxes_of([Argument(name="a", value=1, masked=False)], [1], {})
+    read = edited(boxes, {"value-0": "[" * depth + "]" * depth})
+    assert "nested too deeply" in read.boxes[0].mistake
+    assert edited(boxes, {"value-0": "[" * 100 + "]" * 100}).is_right
+
+
 # --- drawings ---
 
 
