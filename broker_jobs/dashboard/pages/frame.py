@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
@@ -71,6 +71,8 @@ NAV = (
     ("audit", "Audit"),
 )
 """Route and label of each page of the menu; one without a route is left out."""
+FOR_ADMINS = frozenset({"run"})
+"""Of these pages: what nobody else may open."""
 
 
 def desk(request: Request) -> Desk:
@@ -153,7 +155,9 @@ def _frame(request: Request) -> dict[str, Any]:
         "now": as_datetime(it.clock.now()),
         "title": it.title,
         "read_only": it.read_only,
-        "nav": [(name, label) for name, label in NAV if name in known],
+        "nav": [
+            (name, label) for name, label in NAV if name in known and (role >= Role.ADMIN or name not in FOR_ADMINS)
+        ],
         "page_name": getattr(request.scope.get("route"), "name", ""),
         "pulse": _pulse(request) if role >= Role.VIEWER else None,
         "visitor": person,
@@ -268,8 +272,7 @@ def way_back(request: Request, form: Form) -> str:
 
 def is_ours(request: Request, address: str) -> bool:
     """Whether an address is a path of this dashboard, so that nobody is led elsewhere."""
-    parts = urlsplit(address)
-    plain = not parts.scheme and not parts.netloc and "\\" not in address and address.isprintable()
+    plain = "\\" not in address and address.isprintable()
     return plain and address.startswith(f"{root(request)}/") and not address.startswith("//")
 
 

@@ -72,7 +72,8 @@ def test_addresses_are_below_where_it_is_mounted(prefix: str) -> None:
 @pytest.mark.parametrize(
     ("address", "ours"),
     [("/jobs/queues", True), ("/jobs/", True), ("/other", False), ("//evil", False), ("/jobsx/", False), ("", False),
-     ("/jobs/\\evil", False), ("https://evil/jobs/", False), ("/jobs/\r\nset-cookie: a", False)],
+     ("/jobs/\\evil", False), ("https://evil/jobs/", False), ("/jobs/\r\nset-cookie: a", False),
+     ("//[", False), ("http://[", False), ("/jobs/[", True)],
 )  # fmt: skip
 def test_only_addresses_below_the_mount_are_ours(address: str, ours: bool) -> None:
     app = answering("/queues", "queues", lambda r: str(frame.is_ours(r, address)))
