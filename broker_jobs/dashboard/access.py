@@ -37,8 +37,8 @@ FLASH_COOKIE = "broker_jobs_flash"
 MAX_FLASH = 1_500
 """Characters; a cookie holds 4 KiB."""
 PASS = "broker_jobs.pass"  # noqa: S105 - a key of the scope
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
-"""Headers of a proxy: what comes through one is not from this machine, whatever address it has."""
+FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
+"""How headers of a proxy begin: what comes through one is not from this machine, whatever address it has."""
 
 Answer: TypeAlias = Role | Visitor | None
 Authorize: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
@@ -348,14 +348,20 @@ def is_local(request: HTTPConnection) -> bool:
     client = request.client
     if client is None or not is_loopback(client.host) or not is_loopback(host_name(request)):
         return False
-    if any(name in request.headers for name in FORWARDED):
+    if any(name.startswith(FORWARDED) for name in request.headers):
+        return False
+    origin = request.headers.get("origin")  # a proxy that says nothing of itself leaves the browser's word as it was
+    if origin is not None and not is_loopback(_bare(origin.partition("://")[2])):
         return False
     return str(request.scope.get("http_version", "1.1")) != "1.0"  # what a proxy speaks by default, and no browser
 
 
 def host_name(request: HTTPConnection) -> str:
     """The Host header without its port."""
-    host = request.headers.get("host", "")
+    return _bare(request.headers.get("host", ""))
+
+
+def _bare(host: str) -> str:
     return host.partition("]")[0] + "]" if host.startswith("[") else host.rpartition(":")[0] or host
 
 

@@ -53,6 +53,9 @@ def test_without_a_login_this_machine_is_served(browse: Browse) -> None:
         ("127.0.0.1", {"x-forwarded-for": "192.0.2.7"}),  # a proxy on this machine
         ("127.0.0.1", {"forwarded": "for=192.0.2.7"}),
         ("127.0.0.1", {"x-real-ip": "192.0.2.7"}),
+        ("127.0.0.1", {"x-forwarded-proto": "https"}),
+        ("127.0.0.1", {"x-forwarded-port": "443"}),
+        ("127.0.0.1", {"origin": "https://jobs.example"}),  # through a proxy that says nothing of itself
     ],
 )
 def test_without_a_login_nobody_else_is_served_and_the_page_says_how_to_open_it(
