@@ -22,7 +22,7 @@ from broker_jobs.dashboard.house import House
 from broker_jobs.dashboard.live import Live
 from broker_jobs.dashboard.pages import frame
 from broker_jobs.dashboard.problem import problem
-from broker_jobs.errors import BrokerJobsError
+from broker_jobs.errors import BrokerJobsError, UsageError
 
 FOR_EVER = "public, max-age=31536000, immutable"
 NEEDS_NO_STORE = ("/static/", "/login", "/logout")
@@ -100,8 +100,8 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _troubled(request: Request, error: Exception) -> Response:
-    """What the dashboard needs is away: 503, and what to do."""
-    return _say(request, 503, str(error))
+    """What the dashboard needs is away: 503, and what to do. 422: the address asks for what cannot be."""
+    return _say(request, 422 if isinstance(error, UsageError) else 503, str(error))
 
 
 def _broken(request: Request, _error: Exception) -> Response:

@@ -15,7 +15,19 @@ from starlette.routing import Route
 
 from broker_jobs.dashboard.access import Role
 from broker_jobs.dashboard.lookup import Lookup
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, is_ours, sees, show, url, way_back, who
+from broker_jobs.dashboard.pages.frame import (
+    Done,
+    Form,
+    acts,
+    desk,
+    is_ours,
+    not_found,
+    sees,
+    show,
+    url,
+    way_back,
+    who,
+)
 from broker_jobs.dashboard.pages.job import OF_ONE
 from broker_jobs.dashboard.pages.query import NOT_FOR_ALL, Asked, chips_of, fields_of, input_value, query_of, text_of
 from broker_jobs.dashboard.views import JobsPage, JobsQuery
@@ -50,14 +62,15 @@ def jobs(request: Request) -> Response:
 
 
 def listed(lookup: Lookup, asked: Asked) -> tuple[Asked, JobsPage]:
-    """The page that is asked for; the first one where the place it is to go on from is not known any more."""
-    try:
-        return asked, lookup.jobs(asked.query)
-    except UsageError as error:
-        if asked.query.cursor is None:
-            raise
-        first = Asked(asked.query.model_copy(update={"cursor": None}), [*asked.mistakes, str(error)])
-        return first, lookup.jobs(first.query)
+    """The page that is asked for; the first one where the place it is to go on from is not known any more, and the
+    newest first where the sort is none of this state, as after a click on the tab of another."""
+    for name, plain in (("cursor", None), ("sort", "newest")):
+        try:
+            return asked, lookup.jobs(asked.query)
+        except UsageError as error:
+            if getattr(asked.query, name) != plain:
+                asked = Asked(asked.query.model_copy(update={name: plain}), [*asked.mistakes, str(error)])
+    return asked, lookup.jobs(asked.query)
 
 
 def bulk_links(request: Request, query: JobsQuery) -> dict[str, str]:
@@ -168,6 +181,8 @@ def bulk_progress(request: Request) -> Response:
     """How far a command about many has come."""
     id = request.path_params["id"]
     action = "delete" if request.query_params.get("action") == "delete" else "requeue"
+    if desk(request).lookup.bulk(id) is None:
+        raise not_found(f"command {id} about many jobs")
     seen = desk(request).actions.bulk(who(request), id)
     back = request.query_params.get("back", "")
     back = back if is_ours(request, back) else url(request, "jobs")

@@ -144,6 +144,22 @@ def test_nonsense_in_the_address_is_told_and_harmless(shop: Shop) -> None:
     assert "<b>" not in page.partition("<main")[2]
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/jobs?state=failed&sort=due", 200),  # the tab of another state, in a list sorted by when jobs are due
+        ("/jobs?state=failed&sort=due&cursor=x", 200),
+        ("/jobs?text=" + "x" * 2_000, 422),
+        ("/jobs/bulk/none", 404),
+        ("/audit?cursor=x", 422),
+        ("/batches?cursor=x", 422),
+        ("/parked?cursor=x", 422),
+    ],
+)
+def test_an_address_that_cannot_be_is_no_trouble_of_the_house(shop: Shop, path: str, status: int) -> None:
+    shop.visitor().see(path, status)
+
+
 def test_fifty_rows_of_hostile_text_are_escaped_and_short(shop: Shop) -> None:
     receipts = [shop.repeat.enqueue(text, fail=index % 2 == 0) for index, text in enumerate(HOSTILE * 6)]
     shop.ends(*receipts)
