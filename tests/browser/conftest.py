@@ -46,7 +46,7 @@ def _chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
     """The browser."""
     program = _chromium()
@@ -102,7 +102,7 @@ def _listens(address: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A full house: everything there is, each with hostile texts; shared by all tests, each acts on its own things."""
     vhost = broker.vhost()
@@ -122,7 +122,7 @@ def system(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         vhost.delete()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address(system: System) -> Iterator[str]:
     """The dashboard of somebody on this machine, who may do everything."""
     with system.dashboard() as address:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pika
@@ -297,6 +298,12 @@ class TestPostgres:
         with engine.begin() as connection:
             assert connection.execute(sqlalchemy.text("SELECT x FROM t")).scalar_one() == 7
         engine.dispose()
+
+
+@pytest.mark.rabbitmq
+def test_a_node_answers_several_who_ask_at_once(broker: Broker) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda n: broker.eval(f"{n}."), range(24))) == [str(n) for n in range(24)]
 
 
 @pytest.mark.prometheus

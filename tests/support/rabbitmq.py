@@ -320,7 +320,10 @@ class Broker:
 
     def eval(self, erlang: str, timeout: float = 30) -> str:
         """Evaluate an Erlang expression, ending in a full stop, on the node; return the result as Erlang writes it."""
-        command = ["erl_call", "-n", NODE, "-c", COOKIE, "-timeout", str(int(timeout)), "-r", "-e"]
+        # A name of its own each time: with the same one (-r makes one of the second) the node refuses a second caller
+        # while it has not yet seen the end of the first.
+        name = f"call{uuid.uuid4().hex[:12]}"
+        command = ["erl_call", "-n", NODE, "-c", COOKIE, "-timeout", str(int(timeout)), "-h", name, "-e"]
         answer = self._run(command, erlang + "\n", timeout + 5)
         found = re.fullmatch(r"\{ok, (.*)\}\s*", answer, re.DOTALL)
         if found is None:
