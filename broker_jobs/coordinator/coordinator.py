@@ -544,7 +544,8 @@ class Coordinator:
                 records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
                 tx.remove_worker(worker)
             records += [Due(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
-            self._engine.leases.watch(tx.owners(), log_now)
+            over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
+            self._engine.leases.watch([worker for worker in tx.owners() if worker not in over], log_now)
             records += self._engine.unsure_in(tx, now, log_now)
             held: set[str] | None = None
             # What is out in the rows may have ended long ago: the log must have been read beyond the look at the queue.

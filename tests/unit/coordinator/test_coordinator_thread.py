@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from broker_jobs.exchange.topology import Topology, work_topology
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, Hold, Parent
 from broker_jobs.job.state import State
-from broker_jobs.outcome.event import Bundle, HandedBack, Succeeded, WorkerRef
+from broker_jobs.outcome.event import Bundle, HandedBack, Heartbeat, Started, Succeeded, WorkerRef
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
 from broker_jobs.store.row import Row, Wire
@@ -64,7 +65,7 @@ class Room:
         """Give the coordinator jobs to release."""
         self.publish(*(Message(names.REPORT, names.LOG_KEY, codec.encode(one), "job", one.id) for one in envelopes))
 
-    def tell(self, *events: HandedBack | Succeeded) -> None:
+    def tell(self, *events: HandedBack | Heartbeat | Started | Succeeded) -> None:
         """Speak as a worker."""
         bundle = Bundle(worker=WorkerRef(id="w1"), sent_at=time.time(), events=list(events))
         self.publish(Message(names.REPORT, names.LOG_KEY, bundle.model_dump_json().encode(), "events"))
@@ -285,3 +286,12 @@ def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch
     room.start()
     room.hold(room.envelope("child", due_at=None, hold=Hold(parents=(Parent(id="typo"),))))
     assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")
+
+
+def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, module.__name__)
+    room.start()
+    room.tell(Started(id="j", epoch=1, at=time.time(), owned=True), Heartbeat(at=time.time(), leaving=True))
+    room.is_in(State.SCHEDULED)
+    assert [r.levelno for r in caplog.records if r.getMessage().startswith("its worker left: worker w1")] == [20]
+    assert room.coordinator._engine.leases.living() == []
