@@ -85,6 +85,8 @@ class Guard:
                 return RedirectResponse(f"{quote(login)}?next={back}" if request.method == "GET" else quote(login), 303)
             can_ask = bool(self._access.credentials)
             return Refusal(401 if can_ask else 403, NO_RIGHTS)
+        if "\x00" in path and is_page(path):
+            return Refusal(404, "There is nothing of such a name.")
         if request.method in SAFE_METHODS or found.way == "bearer":
             return None
         if access.from_elsewhere(request):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages.frame import desk, show, url
+from broker_jobs.dashboard.pages.frame import desk, show, sought, url
 from broker_jobs.dashboard.views import AuditLine
 
 WORDS = {
@@ -101,7 +101,7 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
 def page(request: Request) -> Response:
     """A page of the audit, filtered by who and by text."""
     it, asked = desk(request), request.query_params
-    by, text = asked.get("by", "").strip(), asked.get("text", "").strip()
+    by, text = sought(request, "by"), sought(request, "text")
     found = it.lookup.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
     lines = [(line, said(line), _page_of(request, line)) for line in found.audit]
     return show(request, "audit.html", lines=lines, next=found.next, by=by, text=text)

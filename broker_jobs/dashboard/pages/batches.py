@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, not_found, show, url, who
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, not_found, show, sought, url, who
 from broker_jobs.dashboard.pages.jobs import follow
 from broker_jobs.dashboard.views import FailureGroup
 
@@ -17,7 +17,7 @@ STATES = ("awaiting", "processing", "succeeded", "failed", "deleted")
 def page(request: Request) -> Response:
     """A page of batches, the newest first."""
     it, asked = desk(request), request.query_params
-    state, text = asked.get("state", ""), asked.get("text", "").strip()
+    state, text = asked.get("state", ""), sought(request, "text")
     found = it.lookup.batches(
         state=state if state in STATES else None,
         text=text or None,
@@ -34,10 +34,10 @@ def one(request: Request) -> Response:
     batch = desk(request).lookup.batch(request.path_params["id"])
     if batch is None:
         raise not_found(f"batch {request.path_params['id']}")
-    return show(request, "batch.html", batch=batch, sought=sought, page_name="batches")
+    return show(request, "batch.html", batch=batch, sought=part_of, page_name="batches")
 
 
-def sought(group: FailureGroup) -> str:
+def part_of(group: FailureGroup) -> str:
     """What to look for in errors to find the jobs of a group: the message, as its type is kept apart from it."""
     kind, _, message = group.error.partition(": ")
     return message or kind

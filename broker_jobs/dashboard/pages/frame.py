@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 MOST_FIELDS = 2_000
 """Of a form: a page of selected jobs, and more."""
 
+MOST_SOUGHT = 1_000
+"""Characters of a text that is looked for."""
+
 
 class IdConvertor(Convertor[str]):
     """`{id:id}`: the id of a job or batch, which may have slashes in it; they are written as ~, which no id has."""
@@ -257,6 +260,14 @@ def sees(role: Role) -> Callable[[Callable[[Request], Response]], Callable[[Requ
         return answer
 
     return with_rights
+
+
+def sought(request: Request, name: str) -> str:
+    """What the address says is to be looked for; empty: nothing. Raise 422 for what no store can look for."""
+    text = request.query_params.get(name, "").strip()
+    if len(text) > MOST_SOUGHT or "\x00" in text:
+        raise HTTPException(422, f"Look for at most {MOST_SOUGHT} characters, which a text can have.")
+    return text
 
 
 def not_found(what: str) -> HTTPException:

@@ -179,11 +179,14 @@ def test_a_session_of_another_password_opens_nothing(browse: Browse) -> None:
     assert new.get(PAGE).status_code == 303
 
 
-def test_too_many_wrong_attempts_have_to_wait() -> None:
+def test_too_many_wrong_attempts_have_to_wait_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     client = client_of(site(desk_of(), Access(Credentials(token="t"), key=lambda: b"k", clock=clock)))
     assert [log_in(client, token="x").status_code for _ in range(10)] == [401] * 10
     assert log_in(client, token="t").status_code == 429
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("broker_jobs")] == [
+        "10 wrong logins to the dashboard from '127.0.0.1' in a minute: it has to wait"
+    ]
     assert client.get(PAGE, headers={"authorization": "Bearer t"}).status_code == 303
     clock.advance(61)
     assert log_in(client, token="t").status_code == 303
