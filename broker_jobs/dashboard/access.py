@@ -82,7 +82,7 @@ class Pass:
     session: str = ""
     """What the token of the forms is bound to."""
     fresh: bool = False
-    """The session is new: its cookie has to be set."""
+    """The session is new, or half over: its cookie has to be set."""
     flash: dict[str, Any] | None = field(default=None)
 
 
@@ -180,6 +180,8 @@ class Access:
     def _with_session(self, found: Pass, session: dict[str, Any] | None) -> Pass:
         if session is not None and not session.get("who"):
             found.session = str(session["id"])
+            # It opens nothing, it is only what forms are bound to: a page that stays open all night can still act.
+            found.fresh = float(session["until"]) - self._clock.now() < SESSION_SECONDS / 2
         else:
             found.session, found.fresh = secrets.token_urlsafe(16), True
         return found

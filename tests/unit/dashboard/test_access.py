@@ -164,6 +164,19 @@ def test_a_session_ends_by_itself() -> None:
     assert client.get(PAGE).status_code == 303
 
 
+def test_a_page_that_stays_open_without_a_login_can_still_act() -> None:
+    clock, acts = ManualClock(), Acts()
+    client = client_of(site(desk_of(acts), Access(Credentials(), key=lambda: b"k", clock=clock)))
+    token = token_in(client)
+    for _ in range(5):
+        clock.advance(7 * 3600)
+        client.get(PAGE, headers={"x-live": "1"})
+    assert client.post("/queues/mail/pause", data={"csrf": token}).status_code == 303
+    clock.advance(13 * 3600)
+    assert client.post("/queues/mail/pause", data={"csrf": token}).status_code == 403
+    assert len(acts.done) == 1
+
+
 @pytest.mark.parametrize("forged", ["", "x", "e30.x.y", "eyJpZCI6ImEiLCJ3aG8iOiJhbm4iLCJ1bnRpbCI6OTk5OTk5OTk5OX0.aaaa"])
 def test_a_forged_session_opens_nothing(browse: Browse, forged: str) -> None:
     client = browse(desk_of(), token="t")
