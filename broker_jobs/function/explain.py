@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Union, get_origin
 
 from pydantic_core import ErrorDetails
@@ -38,6 +38,11 @@ def shown(value: object) -> str:
     return f"{text} ({type(value).__name__})"
 
 
+def kind(value: object) -> str:
+    """The type of a value alone, as "a str": for what is written where others read it, as the value may be a secret."""
+    return "None" if value is None else with_article(type(value).__name__)
+
+
 def explain(
     call: str,
     parameters: Sequence[inspect.Parameter],
@@ -69,7 +74,14 @@ def explain(
     return f"{call}: {must_be(name, hints.get(_parameter(first['loc'][0], parameters), Any), errors, args)}"
 
 
-def must_be(name: str, annotation: Any, errors: Sequence[ErrorDetails], args: Sequence[object] = ()) -> str:
+def must_be(
+    name: str,
+    annotation: Any,
+    errors: Sequence[ErrorDetails],
+    args: Sequence[object] = (),
+    *,
+    shown: Callable[[object], str] = shown,
+) -> str:
     """ "user_id must be an int, not 'x' (str)"; inside a model or a list the path says where."""
     first = errors[0]
     if get_origin(annotation) in (Union, types.UnionType):
@@ -83,8 +95,8 @@ def must_be(name: str, annotation: Any, errors: Sequence[ErrorDetails], args: Se
             return f"{path} is missing"
         case "extra_forbidden":
             return f"{path} is unknown"
-        case kind if kind in _NOUNS:
-            return f"{path} must be {_NOUNS[kind]}, not {shown(first['input'])}"
+        case noun if noun in _NOUNS:
+            return f"{path} must be {_NOUNS[noun]}, not {shown(first['input'])}"
         case "dataclass_exact_type" | "model_type" | "dataclass_type" | "is_instance_of" if len(first["loc"]) == 1:
             return f"{path} must be {with_article(type_text(annotation))}, not {shown(first['input'])}"
         case _:

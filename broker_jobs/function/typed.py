@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.annotation import STRICT, adapter_of, check_travels, is_plain, read_hints
-from broker_jobs.function.explain import explain, must_be, shown
+from broker_jobs.function.explain import explain, kind, must_be, shown
 from broker_jobs.function.pending import Pending, has_pending
 from broker_jobs.function.secret import holds_secret, may_hide, revealed
 
@@ -225,7 +225,7 @@ class Typed:
             details = error.errors(include_url=False, include_context=False)
             for detail in details:
                 detail["loc"] = (name, *detail["loc"])
-            text = must_be(name, self._hints.get(name, Any), details)
+            text = must_be(name, self._hints.get(name, Any), details, shown=kind)  # it becomes the job's error
             raise ArgumentsError(f"{self._call}: {text}") from None
 
     def encode_result(self, value: Any) -> str:
@@ -240,20 +240,20 @@ class Typed:
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the result of {self._name} cannot travel as JSON: {_reason(error)}") from None
         except ValidationError as error:
-            raise ArgumentsError(self._wrong_result(error)) from None
+            raise ArgumentsError(self._wrong_result(error, kind)) from None
         return text
 
     def decode_result(self, text: str) -> Any:
         try:
             return self._result.validate_json(text, strict=True)
         except ValidationError as error:
-            raise ArgumentsError(self._wrong_result(error)) from None
+            raise ArgumentsError(self._wrong_result(error, shown)) from None
 
-    def _wrong_result(self, error: ValidationError) -> str:
+    def _wrong_result(self, error: ValidationError, show: Callable[[object], str]) -> str:
         details = error.errors(include_url=False, include_context=False)
         for detail in details:
             detail["loc"] = ("result", *detail["loc"])
-        return must_be(f"the result of {self._name}", self._returns, details)
+        return must_be(f"the result of {self._name}", self._returns, details, shown=show)
 
 
 def _let_pending(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
