@@ -85,8 +85,19 @@ class Reschedule(Asked):
     due_at: When
 
 
+def _without_null(schema: dict[str, Any]) -> None:
+    for name, each in schema["properties"].items():
+        given = [choice for choice in each.pop("anyOf", []) if choice != {"type": "null"}]
+        schema["properties"][name] = {key: value for key, value in each.items() if key != "default"} | given[0]
+
+
 class Meant(Asked):
-    """Which jobs: all that is given must be so; without any, all of the usual states."""
+    """Which jobs: all that is given must be so; without any, all of the usual states.
+
+    A null is refused: it is a variable of a script that was not set, and would mean all jobs.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
 
     state: State | None = None
     queue: QueueName | None = None
@@ -97,6 +108,13 @@ class Meant(Asked):
     recurring: str | None = Field(default=None, min_length=1, max_length=200, pattern=PLAIN)
     created_after: When | None = None
     created_before: When | None = None
+
+    @model_validator(mode="after")
+    def _given(self) -> Meant:
+        for name in sorted(self.model_fields_set):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is null: leave it out where any will do")
+        return self
 
 
 class Many(Asked):

@@ -182,7 +182,10 @@ def test_many_jobs_are_requeued_by_one_command(shop: Shop, caller: Caller) -> No
     eventually(lambda: caller.call("GET", f"/bulk/{id}")["finished"], what="it is worked off")
 
 
-@pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": ["a"], "matching": {}}, {"matching": {"text": "x"}}])
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"ids": []}, {"ids": ["a"], "matching": {}}, {"matching": {"text": "x"}}, {"matching": {"queue": None}}],
+)
 def test_what_a_command_about_many_cannot_mean_is_told(caller: Caller, body: dict[str, Any]) -> None:
     assert caller.call("POST", "/bulk/delete", 422, json=body)["mistakes"]
 

@@ -50,7 +50,10 @@ NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
-@given(parts=st.lists(st.tuples(TEXTS, NAMES), min_size=1, max_size=5), values=st.dictionaries(NAMES, TEXTS))
+@given(
+    parts=st.lists(st.tuples(TEXTS, NAMES), min_size=1, max_size=5),
+    values=st.dictionaries(NAMES, TEXTS.filter(bool)),  # a key of nothing is refused
+)
 def test_a_key_is_the_text_with_the_arguments_in_their_places(
     parts: list[tuple[str, str]], values: dict[str, str]
 ) -> None:
