@@ -11,13 +11,14 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from broker_jobs.coordinator.listen import MARK, Input, Unread, read_bell, read_command, read_log, read_parked
+from broker_jobs.coordinator.listen import MARK, Chunked, Input, Unread, read_bell, read_command, read_log, read_parked
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Subscription
 
 MOST_DELIVERIES = 1_000
 MOST_INPUTS = 4_000
-"""A transaction is closed at so many log deliveries or inputs."""
+"""A transaction is closed at so many log deliveries or inputs; the jobs of a batch's chunk count one by one."""
+CHUNK_TYPE = "chunk"
 BELLS_BESIDE = 200
 """Bells are taken along while fewer log deliveries than this wait: they are not on the critical path."""
 
@@ -46,6 +47,8 @@ class Inbox:
         self._mark: tuple[int, int] | None = None
         """The newest mark: not acknowledged before there is a newer one, so that the broker has it if we are killed."""
         self._most = MOST_INPUTS
+        self._members = 0
+        """Jobs in the chunks of this transaction: one chunk is one input, and may be thousands of rows."""
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the exchange's I/O thread)."""
@@ -91,6 +94,7 @@ class Inbox:
         """The pieces of the next transaction: about `most`, and own news always leave room for commands and the log."""
         pieces: list[Piece] = []
         self._most = most
+        self._members = 0
         while self._own and len(pieces) < most * 3 // 4:
             pieces.append(Piece(self._own.popleft(), None))
         while self._quiet and len(pieces) < most * 3 // 4:
@@ -105,11 +109,14 @@ class Inbox:
     def _draw(self, queue: str, most: int, pieces: list[Piece], read: Callable[[Delivery], list[Input]]) -> None:
         waiting = self._waiting[queue]
         for _ in range(min(most, len(waiting))):
-            if len(pieces) >= self._most:
+            if len(pieces) + self._members >= self._most:
                 return
             delivery = waiting.popleft()
             self._take_note(queue, delivery)
-            pieces += [Piece(one, delivery) for one in _read(read, delivery)]
+            found = _read(read, delivery)
+            if delivery.type == CHUNK_TYPE:
+                self._members += sum(len(one.members) for one in found if isinstance(one, Chunked))
+            pieces += [Piece(one, delivery) for one in found]
 
     def _take_note(self, queue: str, delivery: Delivery) -> None:
         place = (delivery.channel, delivery.tag)

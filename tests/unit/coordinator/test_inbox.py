@@ -7,6 +7,7 @@ from broker_jobs.coordinator.inbox import Inbox
 from broker_jobs.coordinator.listen import Asked, Marked
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Delivery, Message
+from broker_jobs.outcome.batch import CHUNK, Chunk
 from broker_jobs.outcome.command import AcceptStore
 from broker_jobs.outcome.event import Tick
 from tests.unit.coordinator.desk import Desk
@@ -96,3 +97,15 @@ def test_a_mark_of_the_past_of_another_store_or_of_an_accepted_one_stops_nothing
         tx.accept_restored()
     late = Tick(coordinator="gone", store=meta.store_id, serial=ahead, sent_at=desk.now)
     assert desk.apply(Marked(late)).went_back is None
+
+
+def test_a_batch_of_many_is_read_in_several_transactions() -> None:
+    desk = Desk()
+    body = desk.body("j", epoch=0, batch="b")
+    inbox = Inbox()
+    for number in range(5):
+        chunk = Chunk(addition="a", batch="b", number=number, jobs=[body] * 1_500, created_at=desk.now)
+        message = Message(names.REPORT, names.LOG_KEY, CHUNK.dump_json(chunk), "chunk")
+        inbox.put(names.LOG, [delivery(message, number)._replace(queue=names.LOG)])
+    inbox.wait(0)
+    assert [len(inbox.take()) for _ in range(3)] == [3, 2, 0]
