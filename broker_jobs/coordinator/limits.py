@@ -153,7 +153,8 @@ class Limits:
         if all_of_them:
             self._tx.unreserve(row.id)
         for key in self._tx.keys_of(row.id):
-            if all_of_them or not key.startswith("ordered:"):
+            # A place in line that it took just now, coming back without a slot, is kept.
+            if all_of_them or (not key.startswith("ordered:") and self._tx.has_slot(key, row.id)):
                 self._tx.free_slot(key, row.id)
                 self.admit(key)
 

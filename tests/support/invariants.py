@@ -122,6 +122,7 @@ def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
 def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
     """No more slots of a limit are taken than it has, each by a job that has not ended; and who is out has one.
 
+    But for a message that is fenced: it must not run, and its job takes a slot when it is released again.
     A limit that a person has set is left out of the first: it may be lower than what was taken before.
     """
     found = []
@@ -138,7 +139,7 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         if key not in changed and len(slots) > most:
             found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
     for row in rows.values():
-        if row.wire is Wire.NONE or '"limits":[{' not in row.envelope:
+        if row.wire is Wire.NONE or row.fence >= row.epoch or '"limits":[{' not in row.envelope:
             continue
         for limit in codec.decode(row.envelope).limits:
             name = f"{limit.kind}:{limit.key}"

@@ -276,6 +276,17 @@ def test_keys_count_for_members_of_batches_and_for_recurring_jobs_too(desk: Desk
     assert desk.row("by-hand").reason == "duplicate of 1"
 
 
+def test_a_job_deleted_and_requeued_while_its_message_is_out_takes_a_slot_when_it_is_released_again(desk: Desk) -> None:
+    slot = LimitKey(kind="concurrency", key="x", limit=1)
+    desk.apply(limited(desk, "a", slot))
+    desk.apply(desk.ask(DeleteJob, job_id="a"))
+    assert ids(desk.apply(limited(desk, "b", slot)).releases) == ["b"]
+    desk.apply(desk.ask(RequeueJob, job_id="a"))
+    desk.apply(desk.handed_back("fenced", "a"))
+    assert desk.row("a").state is State.AWAITING
+    assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
+
+
 # ---- whatever happens
 
 
@@ -344,7 +355,8 @@ class Slots(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_limit_are_out(self) -> None:
-        out = [row for row in self.rows() if not row.state.is_final and row.wire is not Wire.NONE]
+        # What is fenced must not run: its job takes a slot when it is released again.
+        out = [r for r in self.rows() if not r.state.is_final and r.wire is not Wire.NONE and r.fence < r.epoch]
         for key in ("x", "y"):
             using = [row.id for row in out if f'"concurrency","key":"{key}"' in row.envelope]
             assert len(using) <= 2, f"{using} are out under {key}"
