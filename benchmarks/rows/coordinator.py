@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from benchmarks.databases import Address, databases
 from benchmarks.figure import Figure, Row
 from benchmarks.stage import Corner, Stage
-from tests.support.postgres import Postgres
-from tests.support.process import ServerMissingError
 
 FULL = (10_000, 100_000, 1_000_000)
 SCHEDULES = 10_000
@@ -16,21 +13,13 @@ SCHEDULES = 10_000
 def coordinator(stage: Stage) -> Row:
     """Records a second: reading a message of the log, deciding, committing; two records a job, no broker."""
     row = Row("Coordinator: records of the log decided and committed, without a broker")
-    with stage.corner() as corner:
-        _measure(row, stage, corner, "SQLite", lambda name: f"sqlite:///{corner.folder / name}.sqlite")
-        try:
-            server = Postgres()
-        except ServerMissingError:
-            return row
-        try:
-            server.start()
-            _measure(row, stage, corner, "PostgreSQL", lambda _: server.url(server.create_database()))
-        finally:
-            server.dispose()
+    with stage.corner() as corner, databases(corner) as addresses:
+        for database, url in addresses.items():
+            _measure(row, stage, corner, database, url)
     return row
 
 
-def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Callable[[str], str]) -> None:
+def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Address) -> None:
     for full in FULL[:2] if stage.scale.quick else FULL:
         done = corner.result(
             corner.begin(

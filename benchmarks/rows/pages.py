@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from benchmarks.databases import Address, databases
 from benchmarks.figure import Figure, Row, percentile
 from benchmarks.stage import Corner, Stage
-from tests.support.postgres import Postgres
-from tests.support.process import ServerMissingError
 
 FILL_SECONDS = 1_800.0
 
@@ -15,22 +12,14 @@ FILL_SECONDS = 1_800.0
 def pages(stage: Stage) -> Row:
     """Milliseconds of reads and pages; the note has the 95th percentile."""
     row = Row("Dashboard: reads and pages of a store with many jobs")
-    with stage.corner() as corner:
-        _measure(row, stage, corner, "SQLite", lambda: f"sqlite:///{corner.folder / 'pages.sqlite'}")
-        try:
-            server = Postgres()
-        except ServerMissingError:
-            return row
-        try:
-            server.start()
-            _measure(row, stage, corner, "PostgreSQL", lambda: server.url(server.create_database()))
-        finally:
-            server.dispose()
+    with stage.corner() as corner, databases(corner) as addresses:
+        for database, url in addresses.items():
+            _measure(row, stage, corner, database, url)
     return row
 
 
-def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Callable[[], str]) -> None:
-    at = url()
+def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Address) -> None:
+    at = url("pages")
     corner.result(corner.begin("pages_fill", url=at, count=stage.scale.of(1_000_000)), timeout=FILL_SECONDS)
     for what in ("reads", "pages"):
         found = corner.result(corner.begin("pages_read", url=at, what=what), timeout=FILL_SECONDS)

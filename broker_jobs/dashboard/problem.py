@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
-TODO = {
+WHAT_TO_DO = {
     401: "Send the dashboard's token: Authorization: Bearer …; or log in, and send X-CSRF-Token with what changes.",
     403: "Ask whoever runs the dashboard for the right.",
     404: "Look at the list it should be in: it was never there, or is past its retention.",
@@ -49,7 +49,7 @@ def problem(
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
-        do=TODO.get(status, "Look into the log of the dashboard."),
+        do=WHAT_TO_DO.get(status, "Look into the log of the dashboard."),
         mistakes=mistakes or [],
     )
     wait = {"retry-after": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
