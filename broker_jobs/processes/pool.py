@@ -4,6 +4,9 @@ Python runs one thread at a time a process, so jobs that compute need several. C
 threads forbid a fork, and each holds one end of a pipe: stop and leave-now go down, counts and health come up, and a
 closed pipe tells a child that its parent is gone. Each child has a slot; who is started in it again names its
 predecessor, whose jobs are then free at once instead of after a wait.
+
+A child that has gone is started again, whatever its exit code: a job may have set that. Only a child that says itself
+that it cannot start (`Refused`), before any child of the pool was healthy, ends the pool.
 """
 
 from __future__ import annotations
@@ -29,6 +32,14 @@ log = logging.getLogger(__name__)
 Order: TypeAlias = Literal["stop", "now"]
 Report: TypeAlias = tuple[Snapshot, Health]
 
+
+@dataclass(frozen=True)
+class Refused:
+    """A child's word that it cannot start, and why: only a person can mend it, and starting it again would not."""
+
+    reason: str
+
+
 REPORT_SECONDS = 1.0
 """Between two reports of a child."""
 SILENT_SECONDS = 15.0
@@ -37,7 +48,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A child that lived this long starts again without a pause that grew."""
 EXIT_USAGE = 2
-"""A child's exit code for what a person must mend; starting it again would not."""
+"""What the pool's process exits with when no child can start. A child's own code says nothing: any job can set it."""
 KILL_AFTER_SECONDS = 5.0
 """What children get beyond the time for a graceful stop before they are killed."""
 
@@ -54,6 +65,7 @@ class _Child:
     pause: float = 0.0
     report: Report | None = None
     reported_at: float = 0.0
+    refused: Refused | None = None
 
 
 class Pool:
@@ -73,7 +85,7 @@ class Pool:
             target: run in each child as target(*arguments, slot, pipe); found by import in the child.
             arguments: must pickle.
             size: how many children.
-            on_broken: told, once, when a child says that only a person can mend it.
+            on_broken: told, once, when a child says that it cannot start and none has been healthy yet.
             monotonic: seconds that never step.
         """
         self._target = target
@@ -89,6 +101,8 @@ class Pool:
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._clean = True
+        self._was_healthy = False
+        self._broken = False
         self._thread: threading.Thread | None = None
         # A write wakes the watching thread; a pipe, as it waits on the children's.
         self._woken, self._wake = self._context.Pipe(duplex=False)
@@ -99,7 +113,7 @@ class Pool:
             if self._thread is not None:
                 return
             for child in self._children:
-                self._spawn(child)
+                self._start_in(child)
             self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
             self._thread.start()
 
@@ -162,29 +176,61 @@ class Pool:
             args=(*self._arguments, f"{self._id}.{child.slot}", theirs),
             name=f"worker process {child.slot}",
         )
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child.process, child.pipe = process, ours
         child.started_at = self._monotonic()
-        child.start_again_at = None
+        child.start_again_at = child.refused = None
         log.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
+
+    def _start_in(self, child: _Child) -> None:
+        """Start a child; where the machine has no room for one now (memory, processes, files), try again later."""
+        try:
+            self._spawn(child)
+        except (OSError, MemoryError) as error:
+            self._start_later(child, lived_seconds=0.0)
+            log.error(
+                "a worker process could not be started: %s; trying again in %.1f s",
+                error,
+                child.pause,
+                extra={"slot": child.slot},
+            )
+
+    def _start_later(self, child: _Child, lived_seconds: float) -> None:
+        child.pause = 0.0 if lived_seconds > STEADY_SECONDS else min(max(0.5, child.pause * 2), LONGEST_PAUSE_SECONDS)
+        child.start_again_at = self._monotonic() + child.pause
 
     def _watch(self) -> None:
         while True:
-            with self._lock:
-                alive = [child for child in self._children if child.process is not None]
-                if self._stopping.is_set() and not alive:
+            try:
+                if not self._watch_once():
                     return
-                waited: list[Any] = [self._woken, *(child.process.sentinel for child in alive if child.process)]
-                waited += [child.pipe for child in alive if child.pipe is not None]
-                starts = [child.start_again_at for child in self._children if child.start_again_at is not None]
-            pause = max(0.0, min(starts) - self._monotonic()) if starts else None
-            wait(waited, pause)
-            while self._woken.poll():
-                self._woken.recv_bytes()
-            with self._lock:
-                for child in self._children:
-                    self._look_at(child)
+            except Exception:
+                log.exception("watching the worker processes failed; going on in 1 s")
+                time.sleep(1.0)
+
+    def _watch_once(self) -> bool:
+        """Wait for news of a child and act on it; False: the pool stops and all are gone."""
+        with self._lock:
+            alive = [child for child in self._children if child.process is not None]
+            if self._stopping.is_set() and not alive:
+                return False
+            waited: list[Any] = [self._woken, *(child.process.sentinel for child in alive if child.process)]
+            waited += [child.pipe for child in alive if child.pipe is not None]
+            starts = [child.start_again_at for child in self._children if child.start_again_at is not None]
+        pause = max(0.0, min(starts) - self._monotonic()) if starts else None
+        wait(waited, pause)
+        while self._woken.poll():
+            self._woken.recv_bytes()
+        with self._lock:
+            for child in self._children:
+                self._look_at(child)
+        return True
 
     def _look_at(self, child: _Child) -> None:
         self._read_reports(child)
@@ -194,13 +240,18 @@ class Pool:
         due = child.start_again_at
         if due is not None and due <= self._monotonic() and not self._stopping.is_set():
             self._metrics.count(RESTARTS)
-            self._spawn(child)
+            self._start_in(child)
 
     def _read_reports(self, child: _Child) -> None:
         try:
             while child.pipe is not None and child.pipe.poll():
-                child.report = child.pipe.recv()
+                word = child.pipe.recv()
+                if isinstance(word, Refused):
+                    child.refused = word
+                    continue
+                child.report = word
                 child.reported_at = self._monotonic()
+                self._was_healthy = self._was_healthy or word[1].ok
         except (EOFError, OSError):
             if child.pipe is not None:
                 child.pipe.close()
@@ -218,12 +269,12 @@ class Pool:
         if self._stopping.is_set():
             self._clean = self._clean and code == 0
             return
-        if code == EXIT_USAGE:
-            self._on_broken(Broken("a worker process could not start; its reason stands above", EXIT_USAGE))
+        if child.refused is not None and not self._was_healthy:
+            if not self._broken:
+                self._broken = True
+                self._on_broken(Broken(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE))
             return
-        lived = self._monotonic() - child.started_at
-        child.pause = 0.0 if lived > STEADY_SECONDS else min(max(0.5, child.pause * 2), LONGEST_PAUSE_SECONDS)
-        child.start_again_at = self._monotonic() + child.pause
+        self._start_later(child, self._monotonic() - child.started_at)
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
         log.error(
             "worker process %s; starting it again in %.1f s, the jobs it ran come back",

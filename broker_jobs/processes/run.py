@@ -25,7 +25,7 @@ from broker_jobs.outcome.command import Schedule, Subscription
 from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.http import HttpDoor
 from broker_jobs.processes.logs import set_up
-from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool
+from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, Refused
 from broker_jobs.processes.program import ROLES, Health, Program
 from broker_jobs.processes.signals import Broken, LeaveNow, Signalled, Wishes, serve
 from broker_jobs.settings import Settings, unknown_environment
@@ -92,6 +92,8 @@ def run_child(load: Callable[[], Application], settings: Settings, slot: str, pi
         except BrokerJobsError as error:
             log.error("%s", error)  # our errors say what to do; a traceback would hide it
             code = EXIT_USAGE
+            with contextlib.suppress(OSError):  # the parent is gone
+                pipe.send(Refused(str(error)))
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from broker_jobs import metrics as m
+from broker_jobs.processes.pool import Refused
 from broker_jobs.processes.program import Health
 
 
@@ -37,8 +38,25 @@ def deaf(folder: str, slot: str, pipe: Connection) -> None:
 
 
 def misconfigured(folder: str, slot: str, pipe: Connection) -> None:
-    """Cannot start whoever starts it."""
-    raise SystemExit(2)
+    """Cannot start whoever starts it, and says so."""
+    pipe.send(Refused("no such queue"))
+
+
+def leaving_with_two(folder: str, slot: str, pipe: Connection) -> None:
+    """Is killed by a job that calls exit(2), before its first report."""
+    (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
+    os._exit(2)
+
+
+def refusing_the_second(folder: str, slot: str, pipe: Connection) -> None:
+    """Is healthy the first time, and dies; cannot start after that."""
+    first = not list(Path(folder).glob("*.slot"))
+    (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
+    if not first:
+        pipe.send(Refused("the code on the disk is half written"))
+        return
+    pipe.send((m.Snapshot(), Health(True)))
+    os._exit(2)
 
 
 def crashing(folder: str, slot: str, pipe: Connection) -> None:

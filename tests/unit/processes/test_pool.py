@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,42 @@ def test_what_only_a_person_can_mend_is_told_and_not_started_again(pools: Pools)
     pool = pools(children.misconfigured, 1)
     eventually(lambda: pools.broken, 30, "told")
     assert pools.broken[0].code == 2
+    assert "no such queue" in pools.broken[0].reason
     assert pool.stop(5)
+
+
+def test_an_exit_code_says_nothing_about_the_start(pools: Pools) -> None:
+    pools(children.leaving_with_two, 1)
+    eventually(lambda: len(pools.slots()) >= 2, 60, "started again")
+    assert not pools.broken
+
+
+def test_a_child_that_cannot_start_ends_no_pool_that_was_healthy(pools: Pools) -> None:
+    pools(children.refusing_the_second, 1)
+    eventually(lambda: len(pools.slots()) >= 3, 60, "tried again")
+    assert not pools.broken
+
+
+def test_a_start_that_the_machine_refuses_is_tried_again(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pools(children.obedient, 2)
+    eventually(lambda: pool.health().ok, 30, "both have reported")
+    refusals: list[int] = []
+    start = SpawnProcess.start
+
+    def refuse_once(process: SpawnProcess) -> None:
+        if not refusals:
+            refusals.append(1)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", refuse_once)
+    for process in pool.processes():
+        process.kill()
+    eventually(lambda: len(pools.slots()) == 4, 60, "both are started again")
+    eventually(lambda: pool.health().ok, 30, "healthy again")
+    assert refusals
+    (pools.folder / "finish").touch()
+    assert pool.stop(20)
 
 
 def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
