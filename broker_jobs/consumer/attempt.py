@@ -12,6 +12,8 @@ from typing import Any
 
 from broker_jobs.clock import Instant
 from broker_jobs.consumer.around import inside, inside_async
+from broker_jobs.consumer.finish import RunCoroutine, finish, finish_async
+from broker_jobs.consumer.loop import LoopStopped
 from broker_jobs.consumer.outcomes import (
     EXPIRED,
     NotRun,
@@ -25,7 +27,7 @@ from broker_jobs.consumer.outcomes import (
 )
 from broker_jobs.consumer.running import Run
 from broker_jobs.function.current import CurrentJob, JobCancelled, running
-from broker_jobs.function.depends import filled, filled_async
+from broker_jobs.function.depends import filled, filled_async, with_gaps
 from broker_jobs.function.registry import Around
 from broker_jobs.job.envelope import Envelope
 
@@ -38,12 +40,16 @@ def expired(envelope: Envelope, now: Instant) -> Outcome | None:
     return EXPIRED if expires_at is not None and expires_at.timestamp() <= now else None
 
 
-def attempt(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
-    """Run a sync function in this thread. What it does to context variables ends with it."""
-    return contextvars.copy_context().run(_attempt, run, current, arounds)
+def attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Outcome:
+    """Run a sync function in this thread. What it does to context variables ends with it.
+
+    An awaitable that it returns is awaited on an event loop: `async def` behind an ordinary wrapper looks like a sync
+    function.
+    """
+    return contextvars.copy_context().run(_attempt, run, current, arounds, run_coroutine)
 
 
-def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
+def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Outcome:
     function = run.taken.function
     try:
         args, kwargs = function.signature.decode(run.taken.delivery.body)
@@ -52,11 +58,13 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcom
     try:
         with running(current):
             if arounds or function.provided:
-                with inside(arounds), filled(function, args, kwargs) as (args, kwargs):
-                    value = function.fn(*args, **kwargs)
+                with inside(arounds), filled(function, with_gaps(function, args), kwargs) as (args, kwargs):
+                    value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
             else:
-                value = function.fn(*args, **kwargs)
+                value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
             return _ended(run, value)
+    except LoopStopped:
+        return NotRun("shutdown")
     except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
         return _broke(run, error)
 
@@ -71,10 +79,11 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
     try:
         with running(current):
             if arounds or function.provided:
-                async with inside_async(arounds), filled_async(function, args, kwargs) as (args, kwargs):
-                    value = await function.fn(*args, **kwargs)
+                given = with_gaps(function, args)
+                async with inside_async(arounds), filled_async(function, given, kwargs) as (args, kwargs):
+                    value = await finish_async(await function.fn(*args, **kwargs), run)
             else:
-                value = await function.fn(*args, **kwargs)
+                value = await finish_async(await function.fn(*args, **kwargs), run)
             return _ended(run, value)
     except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
         return _broke(run, error)

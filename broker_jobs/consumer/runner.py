@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
 from broker_jobs.consumer.fences import Fences
+from broker_jobs.consumer.finish import RunCoroutine
 from broker_jobs.consumer.outcomes import NotRun, Outcome, stopped
 from broker_jobs.consumer.report import Reporter
 from broker_jobs.consumer.running import Run, Running
@@ -36,6 +37,7 @@ class Runner:
         clock: Clock,
         arounds: Sequence[Around],
         *,
+        run_coroutine: RunCoroutine,
         batch_of: Callable[[str], Batch] | None = None,
     ) -> None:
         self._running = running
@@ -43,6 +45,7 @@ class Runner:
         self._reporter = reporter
         self._clock = clock
         self._arounds = arounds
+        self._run_coroutine = run_coroutine
         self._batch_of = batch_of
         self._stopping = False
 
@@ -60,7 +63,7 @@ class Runner:
         if outcome is None and taken.envelope.careful:
             outcome = self._say_started(run)
         if outcome is None:
-            outcome = attempt(run, self._current(run), self._arounds)
+            outcome = attempt(run, self._current(run), self._arounds, self._run_coroutine)
         self._running.remove(run)
         self._reporter.ended(run, outcome)
 
@@ -70,7 +73,8 @@ class Runner:
         self._running.add(run)
         if self._refused(run):
             return
-        run.task = asyncio.current_task()
+        if (task := asyncio.current_task()) is not None:
+            run.set_task(task)
         if run.deadline_monotonic is not None and taken.envelope.policy.timeout is not None:
             alarm = asyncio.get_running_loop().call_later(taken.envelope.policy.timeout, run.cancel, "timeout")
         else:
@@ -121,15 +125,11 @@ class Runner:
         loop = asyncio.get_running_loop()
         confirmed = asyncio.Event()
         self._reporter.started(run, lambda: _call_soon(loop, confirmed))
-        try:
-            while not confirmed.is_set() and not self._stopping and run.cancel_reason is None:
-                try:
-                    await asyncio.wait_for(confirmed.wait(), 0.1)
-                except TimeoutError:
-                    continue
-        except asyncio.CancelledError:
-            if run.cancel_reason is None:
-                raise
+        while not confirmed.is_set() and not self._stopping and run.cancel_reason is None:
+            try:
+                await asyncio.wait_for(confirmed.wait(), 0.1)
+            except (TimeoutError, asyncio.CancelledError):  # another job may cancel whatever task it finds
+                continue
         return self._still_wanted(run)
 
     def _still_wanted(self, run: Run) -> Outcome | None:

@@ -24,7 +24,9 @@ class Run:
         "deadline_monotonic",
         "ended",
         "handed_over",
+        "interrupted",
         "lines",
+        "outlived",
         "owned",
         "progress",
         "progress_monotonic",
@@ -45,8 +47,12 @@ class Run:
         """Why it was asked to stop; the first reason stands."""
         self.told = False
         """Whether the function has learned that it should stop."""
+        self.interrupted = False
+        """Whether its task was cancelled for that."""
         self.announced = False
         """Whether `started` was said."""
+        self.outlived = False
+        """Whether it was logged that it runs on after its timeout."""
         self.handed_over = False
         """Whether `started(owned)` was said."""
         self.owned = False
@@ -63,14 +69,21 @@ class Run:
         if self.ended or self.cancel_reason is not None:
             return
         self.cancel_reason = reason
-        if self.task is not None:
-            loop = self.task.get_loop()
+        task = self.task
+        if task is not None:
+            loop = task.get_loop()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._cancel_task)
 
+    def set_task(self, task: asyncio.Task[None]) -> None:
+        """It runs in this task from now on; on the task's loop."""
+        self.task = task
+        if self.cancel_reason is not None:
+            self._cancel_task()
+
     def _cancel_task(self) -> None:
-        if self.task is not None and not self.ended:
-            self.told = True
+        if self.task is not None and not self.ended and not self.interrupted:
+            self.told = self.interrupted = True
             self.task.cancel()
 
     def is_cancelled(self) -> bool:

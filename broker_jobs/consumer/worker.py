@@ -11,10 +11,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.control import ControlLink
@@ -28,7 +29,7 @@ from broker_jobs.consumer.pulse import Pulse
 from broker_jobs.consumer.ready import Ready
 from broker_jobs.consumer.report import Reporter
 from broker_jobs.consumer.runner import Runner
-from broker_jobs.consumer.running import Running
+from broker_jobs.consumer.running import Run, Running
 from broker_jobs.consumer.settle import Settler
 from broker_jobs.consumer.tap import Tap
 from broker_jobs.consumer.threads import Threads
@@ -97,7 +98,13 @@ class Worker:
         self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran)
         self._parker = Parker(exchange, self._settler, settings.publish_timeout)
         self._runner = Runner(
-            self._running, self._fences, self._reporter, self._clock, registry.around, batch_of=registry.batch_of
+            self._running,
+            self._fences,
+            self._reporter,
+            self._clock,
+            registry.around,
+            run_coroutine=self._run_coroutine,
+            batch_of=registry.batch_of,
         )
         self._ready = Ready(self._queues)
         self._ready_async = Ready(self._queues)
@@ -303,6 +310,9 @@ class Worker:
             for ready in (self._ready, self._ready_async):
                 for taken in ready.remove(lambda taken: taken.queue in paused):
                     self._reporter.hand_back(taken, "pause")
+
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
+        return self._loop.run_coroutine(coroutine, run)
 
     def _runs(self) -> list[tuple[str, int]]:
         return [(run.taken.envelope.id, run.taken.envelope.epoch) for run in self._running.all()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_early
-from broker_jobs.function.depends import async_provider, provided_parameters
+from broker_jobs.function.depends import async_provider, provided_parameters, refuse_annotated
 from broker_jobs.function.keys import wrong_name
 from broker_jobs.function.options import job_options
 from broker_jobs.function.registry import Function, where
@@ -68,11 +68,18 @@ def _check_kind(fn: Callable[..., Any]) -> None:
 
 
 def _check_provided(fn: Callable[..., Any], name: str) -> None:
-    for parameter in inspect.signature(fn).parameters.values():
+    parameters = inspect.signature(fn).parameters
+    refuse_annotated(name, {parameter.name: parameter.annotation for parameter in parameters.values()})
+    for parameter in parameters.values():
         if parameter.name in provided_parameters(fn) and parameter.kind is parameter.POSITIONAL_ONLY:
             raise DefinitionError(f"{name}: {parameter.name} is provided (Depends) and cannot be positional-only")
     if not inspect.iscoroutinefunction(fn) and (found := async_provider(fn)) is not None:
         parameter_name, provider = found
+        if inspect.iscoroutinefunction(inspect.unwrap(fn)):
+            raise DefinitionError(
+                f"{name}: {provider}, the provider of {parameter_name}, is async, and {name} is an ordinary function: "
+                f"its decorator is no async def. Make the decorator async, or the provider sync"
+            )
         raise DefinitionError(
             f"{name}: {provider}, the provider of {parameter_name}, is async, and {name} runs in a thread; "
             f"write async def {name}, or make the provider sync"

@@ -18,7 +18,10 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from enum import Enum
+from typing import Annotated, Any, Final, Protocol, TypeVar, get_origin, overload
+
+from broker_jobs.errors import DefinitionError
 
 R = TypeVar("R")
 
@@ -46,7 +49,9 @@ def Depends(provider: Callable[[], R], /) -> R: ...
 def Depends(provider: Callable[[], Any], /) -> Any:  # noqa: N802  # reads as a type beside the annotation
     """Have the worker make this argument by calling `provider`.
 
-    A generator (or async generator, for an async job) is scoped: what follows its yield runs after the function.
+    A generator (or async generator, for an async job) is scoped: what follows its yield runs after the function. The
+    parameter is not enqueued and takes no place among positional arguments: with `def f(a, mailer=Depends(…), b=5)`,
+    `f.enqueue(1, 2)` means a=1 and b=2.
     """
     return Provided(provider)
 
@@ -61,15 +66,54 @@ def provided_parameters(fn: Callable[..., Any]) -> dict[str, tuple[int, Provided
     return found
 
 
+def refuse_annotated(name: str, annotations: Mapping[str, Any]) -> None:
+    """Refuse `Annotated[Mailer, Depends(get_mailer)]`, of which the caller would have to give a value.
+
+    Raises:
+        DefinitionError: a parameter is written this way; the message says what to write.
+    """
+    for parameter, annotation in annotations.items():
+        if get_origin(annotation) is Annotated:
+            for marker in annotation.__metadata__:
+                if isinstance(marker, Provided):
+                    raise DefinitionError(
+                        f"{name}: Depends is a default here: write {parameter}: … = Depends("
+                        f"{_named(marker.provider)}), not Annotated[…, Depends({_named(marker.provider)})]"
+                    )
+
+
 def async_provider(fn: Callable[..., Any]) -> tuple[str, str] | None:
     """(parameter, provider's name) of the first provider, at any depth, that needs an event loop; None if none does."""
     for name, (_, marker) in provided_parameters(fn).items():
         provider = marker.provider
-        if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
-            return name, getattr(provider, "__name__", repr(provider))
+        call = provider if inspect.isroutine(provider) else getattr(provider, "__call__", provider)  # noqa: B004
+        if any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in (provider, call)):
+            return name, _named(provider)
         if _is_inspectable(provider) and (deeper := async_provider(provider)) is not None:
             return name, deeper[1]
     return None
+
+
+class _Gap(Enum):
+    GAP = 0
+
+
+_GAP: Final = _Gap.GAP
+"""Stands among positional arguments where one is to be made."""
+
+
+def with_gaps(function: NeedsProvided, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The positional arguments of a message, at their places in the function.
+
+    A message counts them without the provided ones, as its sender does not see those: in
+    `def f(a, mailer=Depends(…), b=5)` the second one is b.
+    """
+    placed = list(args)
+    for position in sorted(position for position, _ in function.provided.values() if position >= 0):
+        if position >= len(placed):
+            break  # what follows is given by name
+        placed.insert(position, _GAP)
+    return tuple(placed)
 
 
 @contextmanager
@@ -80,13 +124,13 @@ def filled(
     given = dict(kwargs)
     wanted = _wanted(function.provided, args, given)
     if not wanted:
-        yield args, given
+        yield _in_place(function.provided, args, given), given
         return
     with ExitStack() as stack:
         made: dict[Callable[[], Any], Any] = {}
         for name, marker in wanted:
             given[name] = _make(marker, stack, made)
-        yield args, given
+        yield _in_place(function.provided, args, given), given
 
 
 @asynccontextmanager
@@ -97,13 +141,13 @@ async def filled_async(
     given = dict(kwargs)
     wanted = _wanted(function.provided, args, given)
     if not wanted:
-        yield args, given
+        yield _in_place(function.provided, args, given), given
         return
     async with AsyncExitStack() as stack:
         made: dict[Callable[[], Any], Any] = {}
         for name, marker in wanted:
             given[name] = await _make_async(marker, stack, made)
-        yield args, given
+        yield _in_place(function.provided, args, given), given
 
 
 def _wanted(
@@ -112,8 +156,21 @@ def _wanted(
     return [
         (name, marker)
         for name, (position, marker) in provided.items()
-        if name not in kwargs and not 0 <= position < len(args)
+        if name not in kwargs and (not 0 <= position < len(args) or args[position] is _GAP)
     ]
+
+
+def _in_place(
+    provided: Mapping[str, tuple[int, Provided]], args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The positional arguments with what was made in their gaps; that is taken out of `given`."""
+    if not any(arg is _GAP for arg in args):
+        return args
+    filled_in = list(args)
+    for name, (position, _) in provided.items():
+        if 0 <= position < len(args) and args[position] is _GAP:
+            filled_in[position] = given.pop(name)
+    return tuple(filled_in)
 
 
 def _make(marker: Provided, stack: ExitStack, made: dict[Callable[[], Any], Any]) -> Any:
@@ -123,7 +180,7 @@ def _make(marker: Provided, stack: ExitStack, made: dict[Callable[[], Any], Any]
         if inspect.isgeneratorfunction(provider):
             made[provider] = _enter(stack, contextmanager(provider)(**own))
         else:
-            made[provider] = provider(**own)
+            made[provider] = _entered(provider(**own), provider, stack)
     return made[provider]
 
 
@@ -137,8 +194,33 @@ async def _make_async(marker: Provided, stack: AsyncExitStack, made: dict[Callab
             made[provider] = _enter(stack, contextmanager(provider)(**own))
         else:
             value = provider(**own)
-            made[provider] = await value if inspect.iscoroutine(value) else value
+            if inspect.iscoroutine(value):
+                value = await value
+            if inspect.isasyncgen(value):
+                made[provider] = await _enter_async(stack, asynccontextmanager(_giving(value))())
+            else:
+                made[provider] = _entered(value, provider, stack)
     return made[provider]
+
+
+def _entered(value: Any, provider: Callable[..., Any], stack: ExitStack | AsyncExitStack) -> Any:
+    """What a provider gave; a generator function behind an ordinary wrapper gives a generator, which is a scope."""
+    if inspect.iscoroutine(value) or inspect.isasyncgen(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise DefinitionError(
+            f"the provider {_named(provider)} is async, and this job runs in a thread; "
+            "write async def (a decorator around the job must be async too), or make the provider sync"
+        )
+    return _enter(stack, contextmanager(_giving(value))()) if inspect.isgenerator(value) else value
+
+
+def _giving(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _named(provider: Callable[..., Any]) -> str:
+    return getattr(provider, "__name__", None) or repr(provider)
 
 
 def _own(provider: Callable[[], Any]) -> list[tuple[str, Provided]]:

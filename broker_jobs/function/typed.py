@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.annotation import STRICT, adapter_of, check_travels, is_plain, read_hints
+from broker_jobs.function.depends import refuse_annotated
 from broker_jobs.function.explain import explain, kind, must_be, shown
 from broker_jobs.function.pending import Pending, has_pending
 from broker_jobs.function.secret import holds_secret, may_hide, revealed
@@ -45,6 +46,7 @@ class Typed:
         self._provided = provided
         self._loose = loose
         hints = read_hints(fn, name)
+        refuse_annotated(name, hints)
         signature = inspect.signature(fn)
         self._parameters = [p for p in signature.parameters.values() if p.name not in provided]
         self._hints = {p.name: hints.get(p.name, Any) for p in self._parameters}
@@ -62,6 +64,7 @@ class Typed:
         self._usual_count = sum(p.default is p.empty for p in self._positional)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        self._refuse_provided(kwargs)
         validate = self._waiting() if has_pending(args, kwargs) else self._validate
         try:
             got_args, got_kwargs = validate(ArgsKwargs(args, kwargs))
@@ -81,6 +84,11 @@ class Typed:
         for index, value in enumerate(travelling):
             travelling[index] = self._convert(self._name_at(index), value)
         return travelling, {name: self._convert(name, value) for name, value in got_kwargs.items()}
+
+    def _refuse_provided(self, kwargs: Mapping[str, Any]) -> None:
+        """`**more` would take them, and the function would get them instead of what the worker makes."""
+        if self._more is not None and (name := next((name for name in kwargs if name in self._provided), None)):
+            raise ArgumentsError(f"{name} is made by the worker (Depends) and cannot be enqueued")
 
     def argument(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         for index, parameter in enumerate(self._positional[: len(args)]):
@@ -208,6 +216,7 @@ class Typed:
 
     def _check_shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Names and numbers of arguments, whatever their types."""
+        self._refuse_provided(kwargs)
         anything = _arguments_adapter(self._parameters, dict.fromkeys(self._hints, Any)).validator.validate_python
         try:
             anything(ArgsKwargs(args, kwargs))

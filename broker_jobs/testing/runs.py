@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.fences import Fences
+from broker_jobs.consumer.loop import run_alone
 from broker_jobs.consumer.observer import NoObserver
 from broker_jobs.consumer.report import Reporter
 from broker_jobs.consumer.runner import Runner
@@ -41,6 +43,7 @@ class StillWorker:
             reporter,
             clock,
             [*registry.around, self._keep_errors],
+            run_coroutine=lambda coroutine, _: _alone(coroutine),
             batch_of=registry.batch_of,
         )
 
@@ -65,7 +68,7 @@ class StillWorker:
         taken = Taken(delivery, envelope, function, self._clock.monotonic())
         may_run = self._fences.refuses(envelope, taken.queue) is None
         if function.is_async:
-            _alone(lambda: asyncio.run(self._runner.run_async(taken)))
+            _alone(self._runner.run_async(taken))
         else:
             self._runner.run(taken)
         return may_run
@@ -87,11 +90,11 @@ def _nothing(what: object) -> None:
     del what
 
 
-def _alone(run: Callable[[], None]) -> None:
-    """Run a coroutine function's job, also in a test that is itself on an event loop."""
+def _alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end; a test that is itself on an event loop has to do that in a thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        run()
-        return
+        return run_alone(coroutine)
+    coroutine.close()
     raise UsageError("inside a running event loop a Tester cannot run async jobs: call tester.run() in a thread")

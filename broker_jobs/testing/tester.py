@@ -23,6 +23,7 @@ from broker_jobs.coordinator.release import release
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Message
+from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.pending import put_in, shape
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, new_id
@@ -302,7 +303,10 @@ def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     function = getattr(job, "__wrapped__", None)
     if function is None:
         return {"args": tuple(map(shape, args)), "kwargs": {name: shape(value) for name, value in kwargs.items()}}
-    bound = inspect.signature(function).bind(*args, **kwargs)
+    whole = inspect.signature(function)
+    provided = provided_parameters(function)  # they do not travel, and take no place among the positional arguments
+    shown = whole.replace(parameters=[each for each in whole.parameters.values() if each.name not in provided])
+    bound = shown.bind(*args, **kwargs)
     bound.apply_defaults()
     return {name: shape(value) for name, value in bound.arguments.items()}
 

@@ -1,0 +1,97 @@
+"""Turns what a function returned into the result of its job: an awaitable is awaited, what did not run is refused.
+
+`async def` behind an ordinary wrapper looks like a sync function and returns a coroutine. Taken as a result it would be
+thrown away: the job would have succeeded, and its body would never have run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncContextDecorator, ContextDecorator
+from typing import Any, TypeAlias
+
+from broker_jobs.consumer.around import inside_async
+from broker_jobs.consumer.running import Run
+from broker_jobs.errors import DefinitionError
+from broker_jobs.function.registry import Around
+
+RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Run], Any]
+"""Runs a coroutine to its end on an event loop, in the context of the calling thread, which waits."""
+
+_FINISHED = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+
+
+def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Any:
+    """The result of a sync function, in its thread; async hooks are around what it left to an event loop.
+
+    Raises:
+        DefinitionError: what it returned holds code that has not run and that nobody would run.
+        BaseException: what the awaitable raised.
+    """
+    if type(value) in _FINISHED:
+        return value
+    if isinstance(value, concurrent.futures.Future):
+        return finish(value.result(), run, arounds, run_coroutine)
+    if inspect.isawaitable(value):
+        return run_coroutine(_inside_hooks(value, run, arounds), run)
+    _refuse_unrun(value, run.taken.function.name)
+    return value
+
+
+async def finish_async(value: Any, run: Run) -> Any:
+    """The result of a function, on an event loop.
+
+    Raises:
+        As `finish`.
+    """
+    while type(value) not in _FINISHED:
+        if isinstance(value, concurrent.futures.Future):
+            value = await asyncio.wrap_future(value)
+        elif inspect.isawaitable(value):
+            _refuse_foreign(value, run.taken.function.name)
+            last, value = value, await value
+            if value is last:  # a client that connects when it is awaited, and gives itself
+                return value
+        else:
+            _refuse_unrun(value, run.taken.function.name)
+            return value
+    return value
+
+
+async def _inside_hooks(value: Any, run: Run, arounds: Sequence[Around]) -> Any:
+    hooks = [around for around in arounds if inspect.isasyncgenfunction(around)]
+    if not hooks:
+        return await finish_async(value, run)
+    async with inside_async(hooks):
+        return await finish_async(value, run)
+
+
+def _refuse_foreign(value: Any, name: str) -> None:
+    if asyncio.isfuture(value) and not value.done() and value.get_loop() is not asyncio.get_running_loop():
+        raise DefinitionError(
+            f"{name} returned a {type(value).__name__} of another event loop, which cannot be awaited here; "
+            f"write async def {name} and await it there, or return its result"
+        )
+
+
+def _refuse_unrun(value: Any, name: str) -> None:
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        kind = "a generator" if inspect.isgenerator(value) else "an async generator"
+        raise DefinitionError(
+            f"{name} returned {kind}: nobody takes what it yields, so its body did not run. "
+            "Return a list, or enqueue a job for each"
+        )
+    if isinstance(value, ContextDecorator | AsyncContextDecorator):
+        raise DefinitionError(
+            f"{name} returned a context manager that nobody enters, so its body did not run. "
+            "Write a function that enters it (with …) and does the work inside"
+        )
+    if inspect.isroutine(value) or isinstance(value, functools.partial):
+        raise DefinitionError(
+            f"{name} returned a function that nobody calls, so its body did not run. "
+            f"Call it and return its result; if {name} is decorated, a decorator may lack its parentheses"
+        )
