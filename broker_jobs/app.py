@@ -120,8 +120,12 @@ class BrokerJobs:
         """Make a function a job: `@jobs.job` or `@jobs.job(queue="mail", retries=10)`. It stays an ordinary function.
 
         Options: name, queue, retries (runs after the first), backoff (lengths before each retry, the last repeated),
-        timeout (per attempt), expires (while waiting), retry_on (exceptions worth a retry), unique (a key of which one
-        job is there), limit (how many of a key run or start), tags, isolation.
+        timeout (when an attempt is asked to stop), expires (while waiting), retry_on (exceptions worth a retry), unique
+        (a key of which one job is there), limit (how many of a key run or start), tags, isolation.
+
+        At its timeout a coroutine gets CancelledError at its next await. A plain function runs in a thread, which
+        cannot be stopped from outside: it has to ask `current_job().cancelled()`. One that returns late has succeeded,
+        and one that hangs keeps its thread until its worker ends. Outliving a timeout is logged as an error.
 
         Raises:
             DefinitionError: the function cannot be a job, or another has its name.

@@ -101,16 +101,16 @@ def _ended(run: Run, value: Any) -> Outcome:
 
 def _broke(run: Run, error: BaseException) -> Outcome:
     if isinstance(error, JobCancelled | asyncio.CancelledError) and run.cancel_reason is not None:
-        return _stopped(run)
+        return _stopped(run, error)
     return raised(error, run.taken.function.options.retry_on)
 
 
-def _stopped(run: Run) -> Outcome:
+def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
     """The outcome of a function that stopped as it was asked to, by who asked."""
     match run.cancel_reason:
         case "deleted" | None:
             return stopped()
         case "timeout":
-            return timed_out(run.taken.envelope.policy.timeout or 0.0)
+            return timed_out(run.taken.envelope.policy.timeout or 0.0, error)
         case "shutdown" | "lease":
             return NotRun("shutdown")

@@ -34,6 +34,8 @@ class Raised(NamedTuple):
     final: bool = False
     cancelled: bool = False
     retry_after: float | None = None
+    exception: BaseException | None = None
+    """What was raised, for the log; it does not travel."""
 
 
 class NotRun(NamedTuple):
@@ -70,19 +72,20 @@ def raised(error: BaseException, retry_on: tuple[type[Exception], ...]) -> Raise
     """
     info = describe(error)
     if isinstance(error, Retry):
-        return Raised(info, retry_after=error.after)
+        return Raised(info, retry_after=error.after, exception=error)
     final = isinstance(error, GiveUp) or not (Exception in retry_on or isinstance(error, retry_on))
-    return Raised(info, final=final)
+    return Raised(info, final=final, exception=error)
 
 
 def misfit(error: BaseException) -> Raised:
     """The outcome of arguments that do not fit the function; retried, as a deploy may mend it."""
-    return Raised(ErrorInfo(type="ArgumentsError", message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS)))
+    info = ErrorInfo(type="ArgumentsError", message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS))
+    return Raised(info, exception=error)
 
 
-def timed_out(seconds: float) -> Raised:
-    """The outcome of an attempt that was stopped at its timeout."""
-    return Raised(ErrorInfo(type="TimedOut", message=f"timed out after {seconds:g} s"))
+def timed_out(seconds: float, error: BaseException | None = None) -> Raised:
+    """The outcome of an attempt that was stopped at its timeout; `error` shows where it stood."""
+    return Raised(ErrorInfo(type="TimedOut", message=f"timed out after {seconds:g} s"), exception=error)
 
 
 def stopped() -> Raised:

@@ -19,6 +19,8 @@ from broker_jobs.outcome.event import Failed, HandBackReason, HandedBack, LogLin
 
 logger = logging.getLogger(__name__)
 
+_FAILURE = "%s %s attempt %d failed: %s: %s; %s"
+
 MAX_LINES = 100
 MAX_LINE_CHARS = 2_000
 MAX_CARRIED_BYTES = 6 * 1024 * 1024
@@ -145,9 +147,10 @@ class Reporter:
         if lost is not None:
             logger.warning("%s %s succeeded, but its result is not kept: %s", envelope.job, envelope.id, lost)
         if run.cancel_reason == "timeout":
-            logger.warning(
-                "%s %s attempt %d took %.3f s, its timeout is %s s; it returned and counts as succeeded: "
-                "a thread cannot be stopped, ask current_job().cancelled()",
+            logger.log(
+                logging.WARNING if run.outlived else logging.ERROR,  # once as an error
+                "%s %s attempt %d took %.3f s, its timeout is %s s; it returned and counts as succeeded. "
+                "To stop it in time, ask current_job().cancelled() in it",
                 envelope.job,
                 envelope.id,
                 envelope.attempt,
@@ -175,13 +178,17 @@ def _log_failure(envelope: Envelope, outcome: Raised) -> None:
     if outcome.cancelled:
         logger.info("%s %s attempt %d stopped, as it was deleted", envelope.job, envelope.id, envelope.attempt)
         return
-    what_follows = "it is not retried" if outcome.final else "the coordinator decides the retry"
-    logger.warning(
-        "%s %s attempt %d failed: %s: %s; %s",
-        envelope.job,
-        envelope.id,
-        envelope.attempt,
-        outcome.error.type,
-        outcome.error.message,
-        what_follows,
-    )
+    retries = envelope.policy.retries
+    final = outcome.final or envelope.attempt > retries
+    if final:
+        level, what_follows = logging.ERROR, "it is not retried; correct the cause, then requeue it"
+    elif outcome.retry_after is not None:
+        what_follows = f"retry {envelope.attempt} of {retries} follows in {outcome.retry_after:g} s, as it asked"
+        level = logging.WARNING
+    else:
+        level, what_follows = logging.WARNING, f"retry {envelope.attempt} of {retries} follows after its backoff"
+    arguments = (envelope.job, envelope.id, envelope.attempt, outcome.error.type, outcome.error.message, what_follows)
+    try:
+        logger.log(level, _FAILURE, *arguments, exc_info=outcome.exception if final else None)
+    except BaseException:  # noqa: BLE001  # an exception's own __str__ may raise anything, and a handler formats it
+        logger.log(level, _FAILURE, *arguments)

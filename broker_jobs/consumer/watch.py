@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.heartbeat import Heart
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 ANNOUNCE_AFTER_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0
+OUTLIVED_AFTER_SECONDS = 1.0
+"""What a job gets to notice its timeout and to end before it is said to outlive it."""
 MAX_WAIT_SECONDS = 10.0
 """What waits longer than this behind our own jobs could have run elsewhere."""
 
@@ -64,6 +67,8 @@ class Watch:
     def _look_at(self, run: Run, now: float) -> None:
         if run.deadline_monotonic is not None and now >= run.deadline_monotonic:
             run.cancel("timeout")
+            if now >= run.deadline_monotonic + OUTLIVED_AFTER_SECONDS and not run.outlived:
+                self._say_outlived(run, now)
         age = now - run.started_monotonic
         if age >= self._handover_after and not run.handed_over:
             self._hand_over(run)
@@ -72,6 +77,34 @@ class Watch:
         if run.progress is not None and now - run.progress_monotonic >= PROGRESS_SECONDS:
             run.progress_monotonic = now
             self._reporter.progress(run)
+
+    def _say_outlived(self, run: Run, now: float) -> None:
+        """A job outlives its timeout: nothing can stop it from outside, so a person has to know."""
+        run.outlived = True
+        if run.ended:
+            return
+        envelope = run.taken.envelope
+        if run.task is None:
+            advice = (
+                "a thread cannot be stopped from outside, so the job keeps its thread until it returns. Ask "
+                "current_job().cancelled() in the job, and give its calls timeouts of their own; "
+                "if it hangs, restart this worker"
+            )
+        else:
+            advice = (
+                "it caught CancelledError and goes on, or it blocks the event loop. Let CancelledError pass, and put "
+                "what blocks into a thread; if it hangs, restart this worker"
+            )
+        logger.error(
+            "%s %s attempt %d outlives its timeout of %g s: it runs since %s (%.1f s) and was asked to stop: %s",
+            envelope.job,
+            envelope.id,
+            envelope.attempt,
+            envelope.policy.timeout,
+            datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="seconds"),
+            now - run.started_monotonic,
+            advice,
+        )
 
     def _hand_over(self, run: Run) -> None:
         """The coordinator is told that it owns the run; when that is confirmed the delivery is acknowledged."""

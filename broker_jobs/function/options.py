@@ -21,7 +21,12 @@ from broker_jobs.settings import nearest
 
 
 class Options(TypedDict, total=False):
-    """Options a job declares and one call may change."""
+    """Options a job declares and one call may change.
+
+    `timeout` asks an attempt to stop, counted from its start. A coroutine gets CancelledError at its next await. A
+    plain function runs in a thread, which cannot be stopped from outside: it has to ask `current_job().cancelled()`;
+    one that returns late has succeeded, and one that hangs keeps its thread until its worker ends.
+    """
 
     queue: str
     retries: int
@@ -66,7 +71,7 @@ class FunctionOptions:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds one attempt may take, from its start; None: any time."""
+        """Seconds from an attempt's start after which it is asked to stop; None: never. See `Options`."""
         return self.policy.timeout
 
     @property

@@ -15,6 +15,9 @@ URL_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?!passwor
 """The password of an address; greedy up to the last @ before a slash, as passwords hold @ now and then. The word
 "password" itself stands in examples."""
 
+MAX_TRACE_CHARS = 50_000
+"""Of one traceback in the log."""
+
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _QUIET = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING, "pika": logging.WARNING, "kombu": logging.WARNING}
 
@@ -33,7 +36,7 @@ class LineFormatter(logging.Formatter):
         sentence = record.getMessage().replace("\n", "\\n")
         line = f"{at} {record.levelname:<7} {record.name}: {sentence}{extra}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _end_of(self.formatException(record.exc_info))
         return mask_passwords(line)
 
 
@@ -47,6 +50,11 @@ def set_up(level: str) -> None:
         root.addHandler(handler)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(least, root.level))
+
+
+def _end_of(trace: str) -> str:
+    """A traceback, without its beginning where an exception's text makes it endless."""
+    return trace if len(trace) <= MAX_TRACE_CHARS else f"…{trace[-MAX_TRACE_CHARS:]}"
 
 
 def _value(value: object) -> str:
