@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncContextDecorator, ContextDecorator
+from types import CoroutineType
 from typing import Any, TypeAlias
 
 from broker_jobs.consumer.around import inside_async
@@ -22,7 +23,7 @@ from broker_jobs.function.registry import Around
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Run], Any]
 """Runs a coroutine to its end on an event loop, in the context of the calling thread, which waits."""
 
-_FINISHED = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+_FINISHED = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Any:
@@ -90,6 +91,14 @@ def _refuse_unrun(value: Any, name: str) -> None:
             f"{name} returned a context manager that nobody enters, so its body did not run. "
             "Write a function that enters it (with …) and does the work inside"
         )
+    if isinstance(value, list | tuple | set | dict):
+        items = value.values() if isinstance(value, dict) else value
+        if CoroutineType in set(map(type, items)):
+            raise DefinitionError(
+                f"{name} returned coroutines inside a {type(value).__name__}: nobody awaits them, so they did not run. "
+                "Await them, as with asyncio.gather(*…), and return their results"
+            )
+        return
     if inspect.isroutine(value) or isinstance(value, functools.partial):
         raise DefinitionError(
             f"{name} returned a function that nobody calls, so its body did not run. "

@@ -68,7 +68,7 @@ class Reporter:
                 )
                 self._emitter.put(event_json(failed), run.taken.place)
                 self._count(run, "cancelled" if outcome.cancelled else "failed", now)
-                _log_failure(envelope, outcome)
+                _log_failure(envelope, outcome, deleted=run.cancel_reason == "deleted")
             case NotRun(reason, redelivered):
                 self.handed_back(run.taken.delivery, envelope, reason, redelivered=redelivered)
             case _:
@@ -174,13 +174,15 @@ def _text(delivery: Delivery) -> str:
     return delivery.body.decode("utf-8", "replace")
 
 
-def _log_failure(envelope: Envelope, outcome: Raised) -> None:
+def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:
     if outcome.cancelled:
         logger.info("%s %s attempt %d stopped, as it was deleted", envelope.job, envelope.id, envelope.attempt)
         return
     retries = envelope.policy.retries
-    final = outcome.final or envelope.attempt > retries
-    if final:
+    final = not deleted and (outcome.final or envelope.attempt > retries)
+    if deleted:
+        level, what_follows = logging.WARNING, "it was deleted while it ran and is not retried"
+    elif final:
         level, what_follows = logging.ERROR, "it is not retried; correct the cause, then requeue it"
     elif outcome.retry_after is not None:
         what_follows = f"retry {envelope.attempt} of {retries} follows in {outcome.retry_after:g} s, as it asked"

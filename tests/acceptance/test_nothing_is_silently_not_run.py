@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from broker_jobs import BrokerJobs, DefinitionError, Depends, JobFailed, State, UsageError, current_job
+from broker_jobs import BrokerJobs, DefinitionError, Depends, JobFailed, State, UsageError, current_job, result_of
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.testing import Tester
 from tests.support.wait import eventually
@@ -291,6 +292,25 @@ async def yields_behind_await() -> Any:
     return yields()
 
 
+def several() -> list[Any]:
+    return [charge(order) for order in range(3)]
+
+
+async def several_by_name() -> dict[str, Any]:
+    return {"one": charge(1)}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("function", [several, several_by_name])
+def test_coroutines_in_a_result_are_a_failure(jobs: BrokerJobs, function: Callable[..., Any]) -> None:
+    job = jobs.job(retries=0)(function)
+    with jobs, pytest.raises(JobFailed, match="they did not run"):
+        job.enqueue().result(timeout=30)
+    assert ran == []
+    gc.collect()  # here, where their warning is expected
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -458,6 +478,20 @@ def test_a_producer_without_the_code_counts_as_the_worker_does(jobs: BrokerJobs)
         assert remote.enqueue(7, 8).result(timeout=30) == ["made", 7, 8]
         with pytest.raises(JobFailed, match="ArgumentsError"):
             remote.enqueue(7, "mine", 8).result(timeout=30)
+
+
+def test_results_of_parents_are_filled_in_where_they_were_given(jobs: BrokerJobs) -> None:
+    job: Any = jobs.job(retries=0)(middle)
+
+    @jobs.job(retries=0)
+    def number(value: int) -> int:
+        return value
+
+    with jobs:
+        parents = [number.enqueue(7), number.enqueue(8)]
+        assert job.enqueue(*map(result_of, parents)).result(timeout=30) == ["made", 7, 8]
+        many = jobs.enqueue_many([job.bind(7, 8), job.bind(7)])
+        assert [receipt.result(timeout=30) for receipt in many] == [["made", 7, 8], ["made", 7, 2]]
 
 
 def test_a_direct_call_stays_pythons(jobs: BrokerJobs) -> None:
