@@ -7,6 +7,7 @@ at the commit and then carries out the `Effects`. Any crash repeats a batch, and
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,9 +17,9 @@ from broker_jobs.clock import Instant
 from broker_jobs.coordinator import bulk, commands
 from broker_jobs.coordinator.answers import Answers
 from broker_jobs.coordinator.edit import changes_arguments
-from broker_jobs.coordinator.fills import MissingResultError, filled, needs_filling, parents_of
+from broker_jobs.coordinator.fills import MissingResultError, filled, parents_of
 from broker_jobs.coordinator.leases import Leases
-from broker_jobs.coordinator.limits import Limits, is_limited
+from broker_jobs.coordinator.limits import Limits
 from broker_jobs.coordinator.listen import (
     COPY_SLACK_SECONDS,
     Asked,
@@ -34,6 +35,7 @@ from broker_jobs.coordinator.listen import (
 from broker_jobs.coordinator.news import News
 from broker_jobs.coordinator.questions import Questions
 from broker_jobs.coordinator.record import (
+    Bell,
     Due,
     Fired,
     Held,
@@ -51,8 +53,11 @@ from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_due
 from broker_jobs.coordinator.waits import Waits
+from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import step_seconds
 from broker_jobs.exchange.port import Message
+from broker_jobs.job import codec
+from broker_jobs.job.envelope import Envelope
 from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import Seal
 from broker_jobs.outcome.command import (
@@ -94,6 +99,8 @@ from broker_jobs.store.row import Row, Wire
 from broker_jobs.store.shown import PartRow
 from broker_jobs.store.write import Transaction
 
+logger = logging.getLogger(__name__)
+
 NEVER_SEALED_SECONDS = 86_400.0
 """A batch whose producer died inside its block is given up after this."""
 RUNS_ALONE_FROM = 2
@@ -110,12 +117,26 @@ ALL_NEWS_SECONDS = 5.0
 """All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
 UNTOLD_SECONDS = 60.0
 """A publish ends in ten seconds; an own release without news after so long will have none."""
+MOST_LOOKS = 100
+"""A transaction changes a job some ten times; one that goes on changing would keep the transaction from its end."""
+SMALL_CHARS = 4_096
+"""Envelopes up to this length are kept decoded for the rest of a transaction."""
 _CHANCE = random.Random()  # our own, not the global one of the program we run in
 _NO_PARKED = "no parked message has this id"
 
 CLOCK_STEP_SECONDS = 60.0
 """A tick that is so much older than the newest is of a clock that was set back: log time goes on from there, or graces
 and leases would stand still until the old time comes again."""
+
+
+UNCOMMITTED = (
+    "its batch is not complete: the jobs of a batch begin together when its block has ended; "
+    "delete it if it must not run"
+)
+
+
+class UnsettledError(Exception):
+    """The decisions of one transaction never come to an end."""
 
 
 @dataclass(slots=True)
@@ -292,9 +313,13 @@ class _Batch:
         """Releases of jobs that nothing else here is about: noted without reading their rows."""
         self._looked: dict[str, Row] = {}
         """Rows whose consequences have been drawn, as they were then."""
+        self._looks: Counter[str] = Counter()
+        """How often."""
+        self._envelopes: dict[str, tuple[str, Envelope]] = {}
+        """By job: the text of an envelope, and what it says."""
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
-        self._limits = Limits(tx, self._rows, self._see, self._decide, now)
+        self._limits = Limits(tx, self._rows, self._see, self._decide, now, until=self._at.until)
         self._waits = Waits(
             tx,
             self._rows,
@@ -403,8 +428,9 @@ class _Batch:
                 self._effects.kinds[type(one).__name__.lower()] += 1
                 fresh = job_id(one) not in self._rows
                 self._decide(one)
-                if isinstance(one, Held) and fresh:
+                if isinstance(one, Held | Bell) and fresh:  # a bell may be read before the copy of its envelope
                     self._limits.held(one)
+                if isinstance(one, Held) and fresh:
                     self._waits.held(one)
 
     def _make(self, fired: Fired) -> None:
@@ -422,11 +448,16 @@ class _Batch:
         if isinstance(record, Due) and row is not None and is_due(row, self._at):
             if not self._may_run_beside_others(row):
                 return Said()
-            if is_limited(row) and not self._limits.may_go(row):
-                return Said()
-            if needs_filling(row):
-                record = self._fill(row)
+            envelope = self._envelope(row)
+            if envelope is not None and envelope.limits:
+                if not self._limits.may_go(row, envelope.limits):
+                    return Said()
                 row = self._rows[id]
+            if envelope is not None and envelope.fills:
+                record = self._fill(row, envelope)
+                row = self._rows[id]
+        if isinstance(record, RequeueJob | RescheduleJob) and row is not None and self._waits.is_uncommitted(row):
+            return Said(refused=UNCOMMITTED)
         new, said = decide(row, record, self._at)
         self._effects.notes += said.metrics
         if new is not None:
@@ -434,6 +465,8 @@ class _Batch:
             if isinstance(record, RequeueJob | RescheduleJob) and row is not None and new is not row:
                 if row.state in (State.AWAITING, State.DELETED):
                     self._tx.forget_holds([id])  # a person runs it, whatever it waited for
+                if isinstance(record, RescheduleJob):
+                    self._limits.rescheduled(new)
             if said.cancel:
                 self._news.cancel.append(id)
             if said.fenced_runner is not None:
@@ -441,12 +474,24 @@ class _Batch:
                 self._news.cancel.append(id)
         return said
 
-    def _fill(self, row: Row) -> Due | Hopeless:
+    def _envelope(self, row: Row) -> Envelope | None:
+        """What a job's envelope says; None: it was never seen."""
+        known = self._envelopes.get(row.id)
+        if known is not None and known[0] is row.envelope:
+            return known[1]
+        if not row.envelope:
+            return None
+        envelope = codec.decode(row.envelope)
+        if len(row.envelope) <= SMALL_CHARS:
+            self._envelopes[row.id] = (row.envelope, envelope)
+        return envelope
+
+    def _fill(self, row: Row, envelope: Envelope) -> Due | Hopeless:
         """Put parents' results into a job's arguments; without them it cannot run."""
-        parents = parents_of(row)
+        parents = parents_of(envelope)
         self._see(parents)
         try:
-            self._rows[row.id] = filled(row, {id: self._rows[id] for id in parents if id in self._rows})
+            self._rows[row.id] = filled(row, envelope, {id: self._rows[id] for id in parents if id in self._rows})
         except MissingResultError as missing:
             return Hopeless(row.id, str(missing))
         return Due(row.id)
@@ -485,9 +530,9 @@ class _Batch:
         while changed := [id for id, row in self._rows.items() if self._before(id) is not row]:
             ends: list[tuple[Row, State | None]] = []
             changes = [(self._rows[id], self._before(id)) for id in changed]
-            for row, before in changes:
+            for changed_row, before in changes:
+                row = self._look(changed_row)
                 id = row.id
-                self._looked[id] = row
                 if before is None or before.state is not row.state:
                     ends.append((row, None if before is None else before.state))
                     if row.recurring and row.state.is_final:
@@ -496,6 +541,34 @@ class _Batch:
                     self._decide(Due(id))
             self._limits.changed(changes)
             self._waits.ended(ends)
+
+    def _look(self, row: Row) -> Row:
+        """The row whose consequences are drawn now: the one that has changed, or one that ends its changing."""
+        self._looks[row.id] += 1
+        if self._looks[row.id] > MOST_LOOKS:
+            self._set_aside(row)
+            row = self._rows[row.id]
+        self._looked[row.id] = row
+        return row
+
+    def _set_aside(self, row: Row) -> None:
+        """End a job that changes without end, so that the transaction ends: what else is in it is decided.
+
+        Raises:
+            UnsettledError: not even that ends it.
+        """
+        if self._looks[row.id] > 2 * MOST_LOOKS:
+            raise UnsettledError(f"job {row.id} changed {2 * MOST_LOOKS} times in one transaction")
+        if self._looks[row.id] > MOST_LOOKS + 1:
+            return
+        reason = f"its conditions gave no answer in {MOST_LOOKS} rounds; requeue it to try again (last: {row.reason})"
+        logger.error("job %s is set aside: %s", row.id, reason)
+        self._decide(Hopeless(row.id, reason))
+        self._tx.park(
+            f"log:{row.id}"[:200], at=self._now, origin="log", reason=f"job {row.id}: {reason}",
+            body=row.envelope.encode(), exchange=names.REPORT, key=names.LOG_KEY, type="job", message_id=row.id,
+        )  # fmt: skip
+        self._effects.parked.append(("log", reason))
 
     def _before(self, id: str) -> Row | None:
         return self._looked.get(id) or self._old.get(id)
@@ -566,7 +639,7 @@ class _Batch:
     def _follow(self, old: Row | None, row: Row) -> None:
         if row.wire is Wire.SENDING and (old is None or old.epoch != row.epoch):
             self._effects.releases.append(row)
-            self._effects.release_messages.append(release(row))
+            self._effects.release_messages.append(release(row, self._envelope(row)))
             if row.due_at is not None:
                 self._effects.late.append(max(0.0, self._now - row.due_at))
         elif row.state is State.SCHEDULED and row.wire is Wire.NONE:

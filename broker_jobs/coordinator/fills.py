@@ -15,23 +15,17 @@ class MissingResultError(Exception):
     """A parent's result is not there; the text says which and why."""
 
 
-def needs_filling(row: Row) -> bool:
-    """Whether a job's arguments wait for results (a look at the text: decoding every job would cost too much)."""
-    return '"fills":[{' in row.envelope
-
-
-def parents_of(row: Row) -> list[str]:
+def parents_of(envelope: Envelope) -> list[str]:
     """The jobs whose results a job takes."""
-    return [parent for fill in codec.decode(row.envelope).fills for parent in fill.parents]
+    return [parent for fill in envelope.fills for parent in fill.parents]
 
 
-def filled(row: Row, parents: Mapping[str, Row]) -> Row:
+def filled(row: Row, envelope: Envelope, parents: Mapping[str, Row]) -> Row:
     """The job with the results in its arguments; it can be retried when its parents are long forgotten.
 
     Raises:
         MissingResultError: a parent is not known, has no result, or its result was lost.
     """
-    envelope = codec.decode(row.envelope)
     args, kwargs = list(envelope.args), dict(envelope.kwargs)
     for fill in envelope.fills:
         value = _value(fill, parents)

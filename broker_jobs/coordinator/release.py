@@ -8,16 +8,16 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import step_for
 from broker_jobs.exchange.port import Message
 from broker_jobs.job import codec
-from broker_jobs.job.envelope import new_id
+from broker_jobs.job.envelope import Envelope, new_id
 from broker_jobs.outcome.command import Control
 from broker_jobs.outcome.event import Tick
 from broker_jobs.outcome.whereabouts import Whereabouts
 from broker_jobs.store.row import Row
 
 
-def release(row: Row) -> Message:
-    """The message that puts a `sending` row's job into its work queue."""
-    envelope = codec.decode(row.envelope)
+def release(row: Row, envelope: Envelope | None = None) -> Message:
+    """The message that puts a `sending` row's job into its work queue; `envelope`: the row's, if it is decoded."""
+    envelope = envelope or codec.decode(row.envelope)
     until_started = envelope.unique is not None and envelope.unique.scope == "queued"
     envelope = envelope.evolve(
         epoch=row.epoch,

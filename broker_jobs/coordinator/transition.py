@@ -71,6 +71,11 @@ class At:
     max_body: int = 256 * 1024
     """Bytes a message may have."""
 
+    @property
+    def until(self) -> Instant:
+        """What is due by then is due now: the one bound that every question about a job's time is asked with."""
+        return self.now + self.ahead
+
 
 @dataclass(slots=True)
 class Said:
@@ -295,7 +300,7 @@ def is_due(row: Row, at: At) -> bool:
     return (
         row.state is SCHEDULED
         and row.wire is Wire.NONE
-        and (row.due_at is None or row.due_at <= at.now + at.ahead)
+        and (row.due_at is None or row.due_at <= at.until)
         and (row.grace_until is None or row.grace_until <= at.log_now)
     )
 
@@ -354,7 +359,7 @@ def _limited(row: Row, record: InLine | SlotFree | Postponed | Duplicate | Repla
 
 def _delay_after(row: Row) -> float:
     """The seconds a job waits after the last of its parents."""
-    hold = codec.decode(row.envelope).hold if '"delay"' in row.envelope else None
+    hold = codec.decode(row.envelope).hold if row.envelope else None
     return 0.0 if hold is None or hold.delay is None else hold.delay
 
 

@@ -360,6 +360,22 @@ class Waits:
         for below in self._tx.unopened_additions(under=addition.id):
             self._give_up(below)
 
+    def is_uncommitted(self, row: Row) -> bool:
+        """Whether a job is a member of an addition that is not complete, or was made inside one."""
+        if row.batch is None or row.state not in (State.AWAITING, State.DELETED):
+            return False
+        opening = [hold.target for hold in self._tx.holds_of([row.id]) if hold.kind == "open" and not hold.unmet]
+        return any(self._is_incomplete(self._tx.addition(target)) for target in opening)
+
+    def _is_incomplete(self, addition: AdditionRow | None) -> bool:
+        for _ in range(MOST_DEEP):
+            if addition is None or addition.opened:
+                return False
+            if addition.chunks is None or addition.seen < addition.chunks:
+                return True
+            addition = None if addition.parent_addition is None else self._tx.addition(addition.parent_addition)
+        return False
+
     # ---- holds
 
     def _hold(self, holder: str, kind: str, target: str, on_end: str, *, unmet: bool = False) -> HoldRow:

@@ -58,7 +58,11 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class Ordered:
-    """Jobs of this key run one at a time in the order of their acceptance; one keeps its place through its retries."""
+    """Jobs of this key run one at a time in the order of their acceptance; one keeps its place through its retries.
+
+    A job that waits for a parent, a batch or a time does not stop the others: it keeps its place, and goes before all
+    later ones when that has come.
+    """
 
     key: str
 

@@ -121,7 +121,7 @@ class Receipt(Awaited, Generic[R_co]):
         """Run the job again, or now if it waits.
 
         Raises:
-            UsageError: it runs; delete it first.
+            UsageError: it runs: delete it first; or its batch is not complete: leave the block first.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
@@ -133,7 +133,7 @@ class Receipt(Awaited, Generic[R_co]):
 
         Raises:
             ArgumentsError: a bare number, a datetime without a time zone, over ten years.
-            UsageError: it runs, or waits for something other than time.
+            UsageError: it runs, waits for something other than time, or its batch is not complete.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """

@@ -178,7 +178,7 @@ class LimitRow:
     taken: int
     """Slots in use."""
     waiting: int
-    """Jobs in line, or with a later moment reserved."""
+    """Jobs in line; of a rate, the one whose start comes next too."""
     is_set: bool = False
     """A person has set the number."""
     per: float | None = None

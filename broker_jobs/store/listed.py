@@ -16,8 +16,9 @@ from broker_jobs.store.shown import AuditFound, FunctionRow, ParkedFound, Parked
 
 LOOK_AT = 5_000
 """Commands one page looks at for a person or a text."""
-_SLOTS_WAITED_FOR = text("SELECT key FROM slots WHERE job_id = :id AND taken = 0 ORDER BY key")
-_RATES_WAITED_FOR = text("SELECT DISTINCT key FROM rates WHERE job_id = :id AND used = 0 ORDER BY key")
+_SLOTS_WAITED_FOR = text(
+    "SELECT key FROM slots WHERE job_id = :id AND (taken = 0 OR (taken = 1 AND key LIKE 'rate:%')) ORDER BY key"
+)
 _FUNCTIONS = text(
     "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
 )
@@ -103,13 +104,9 @@ class Listed:
             return int(connection.execute(_SCHEDULES).scalar_one())
 
     def slots_waited_for(self, job_id: str) -> list[str]:
-        """The limits a job stands in line for, or has a later moment of: concurrency:smtp, rate:api, …"""
+        """The limits a job stands in line for: concurrency:smtp, rate:api, …"""
         with self._reading() as connection:
-            return [
-                key
-                for query in (_SLOTS_WAITED_FOR, _RATES_WAITED_FOR)
-                for key in connection.execute(query, {"id": job_id}).scalars()
-            ]
+            return list(connection.execute(_SLOTS_WAITED_FOR, {"id": job_id}).scalars())
 
     def uniques(self, *, job_id: str | None = None, limit: int = 1_000) -> list[UniqueRow]:
         """Unique keys by key, or those a job has."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, or_, select, text
+from sqlalchemy import Connection, case, func, or_, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.job import codec
@@ -28,6 +28,7 @@ from broker_jobs.store.kept import (
     SubscriptionRow,
     WorkerRow,
 )
+from broker_jobs.store.limited import Stage
 from broker_jobs.store.listed import Listed
 from broker_jobs.store.measured import OLDEST, Measured
 from broker_jobs.store.related import Related
@@ -217,17 +218,19 @@ class Reader(Searching, Measured, Related, Listed):
 
     def limits(self, limit: int = 1_000) -> list[LimitRow]:
         """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
-        slots, rates = tables.slots.c, tables.rates.c
-        taken = func.sum(slots.taken)
-        of_slots = select(slots.key, func.max(slots.most), taken, func.count() - taken).group_by(slots.key)
-        of_rates = select(rates.key, func.count() - func.sum(rates.used)).group_by(rates.key)
+        slots = tables.slots.c
+        taken, waiting = (func.sum(case((slots.taken == stage, 1), else_=0)) for stage in (Stage.TAKEN, Stage.WAITS))
+        of_slots = select(slots.key, func.max(slots.most), taken, waiting).group_by(slots.key)
         with self._reading() as connection:
-            used = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
+            lines = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
             carried = {key: _carried(key, envelope) for key, envelope in connection.execute(_LATEST_OF_RATES)}
-            for key, waiting in connection.execute(of_rates.limit(limit)):
-                most, per = carried.get(key, (None, None))
-                used.append(LimitRow(key, most, 0, int(waiting), per=per))
             changed = {key: int(most) for key, most in connection.execute(select(tables.limits).limit(limit))}
+        rates = {row.key: row for row in lines if row.key.startswith("rate:")}
+        used = [row for row in lines if row.key not in rates]
+        for key in {**rates, **carried}:  # of a rate, who is first in line waits too
+            most, per = carried.get(key, (None, None))
+            line = rates.get(key, LimitRow(key, most, 0, 0))
+            used.append(LimitRow(key, most or line.most, 0, line.taken + line.waiting, per=per))
         found = {
             row.key: replace(row, most=changed[row.key], is_set=True) if row.key in changed else row for row in used
         }

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from broker_jobs.job import codec
 from broker_jobs.job.state import State
 from broker_jobs.store import Store, tables
+from broker_jobs.store.limited import Stage
 from broker_jobs.store.row import Row, Wire
 
 
@@ -79,7 +80,7 @@ def _of_holds(store: Store, rows: dict[str, Row]) -> list[str]:
         target = (hold.kind, hold.target)
         if waits and not hold.unmet and target in over - marked:
             found.append(f"{hold.holder} waits for {hold.kind} {hold.target}, which is over, and nobody will tell it")
-    in_line = {slot.job_id for slot in _all(store, "slots") if not slot.taken}
+    in_line = {slot.job_id for slot in _all(store, "slots") if slot.taken == Stage.WAITS}
     for id, row in rows.items():
         unmet = [hold for hold in of[id] if hold.unmet]
         if row.state in (State.SUCCEEDED, State.FAILED) and of[id]:
@@ -132,14 +133,14 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         row = rows.get(slot.job_id)
         if row is not None and row.state.is_final:
             found.append(f"{slot.job_id} has {row.state} and has or waits for a slot of {slot.key}")
-        if slot.taken:
+        if slot.taken == Stage.TAKEN:
             taken[slot.key].append(slot)
     for key, slots in taken.items():
         most = max(slot.most for slot in slots)
         if key not in changed and len(slots) > most:
             found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
     for row in rows.values():
-        if row.wire is Wire.NONE or row.fence >= row.epoch or '"limits":[{' not in row.envelope:
+        if row.wire is Wire.NONE or row.fence >= row.epoch or not row.envelope:
             continue
         for limit in codec.decode(row.envelope).limits:
             name = f"{limit.kind}:{limit.key}"

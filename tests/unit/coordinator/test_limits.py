@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker_jobs.coordinator import engine, transition
+from broker_jobs.coordinator.limits import Limits
+from broker_jobs.coordinator.listen import Input
 from broker_jobs.coordinator.record import Due, LeaseOver, Released, Unsure
 from broker_jobs.coordinator.release import release
 from broker_jobs.job import codec
@@ -20,6 +23,7 @@ from broker_jobs.outcome.command import (
     PutRecurring,
     Reply,
     RequeueJob,
+    RescheduleJob,
     Schedule,
     SetLimit,
     TriggerRecurring,
@@ -142,26 +146,99 @@ def test_ordered_jobs_run_one_at_a_time_in_order_of_acceptance_through_retries(d
     assert ids(desk.apply(desk.failed("b", final=True)).releases) == ["c"]
 
 
-def test_an_ordered_job_that_is_not_due_holds_those_behind_it(desk: Desk) -> None:
+def test_an_ordered_job_that_is_not_due_lets_others_go_and_keeps_its_place(desk: Desk) -> None:
     line = LimitKey(kind="ordered", key="k")
-    desk.apply(limited(desk, "a", line, delay=60.0), limited(desk, "b", line))
-    assert desk.row("b").state is State.AWAITING
+    desk.apply(limited(desk, "a", line, delay=60.0), *(limited(desk, id, line) for id in "bc"))
+    assert [desk.row(id).state for id in "abc"] == [State.SCHEDULED, State.ENQUEUED, State.AWAITING]
     desk.now += 60.0
-    assert ids(desk.apply(Due("a")).releases) == ["a"]
+    assert desk.apply(Due("a")).releases == []
+    assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["c"]
+
+
+@pytest.mark.parametrize("waits", ["parent", "batch", "time"])
+def test_a_free_place_does_not_move_an_ordered_job_that_waits_for_something_else(desk: Desk, waits: str) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    waiting: dict[str, Input] = {
+        "parent": desk.child("w", "p", limits=[line]),
+        "batch": desk.chunk("b", ["w"], limits=[line]),
+        "time": desk.held("w", delay=60.0, limits=[line]),
+    }
+    come: dict[str, Input] = {"parent": desk.succeeded("p"), "batch": desk.seal("b"), "time": Due("w")}
+    desk.apply(desk.ready("p"), limited(desk, "a", line), waiting[waits], limited(desk, "z", line))
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["z"]
+    assert ids(desk.apply(desk.ask(DeleteJob, job_id="z")).releases) == []
+    desk.apply(limited(desk, "y", line), limited(desk, "x", line))
+    desk.now += 60.0
+    desk.apply(come[waits])
+    assert ids(desk.apply(desk.succeeded("y")).releases) == ["w"]
+    assert ids(desk.apply(desk.succeeded("w")).releases) == ["x"]
+
+
+def test_an_ordered_job_that_is_rescheduled_gives_the_place_back_and_keeps_its_rank(desk: Desk) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    desk.apply(*(limited(desk, id, line) for id in "abc"))
+    desk.apply(desk.failed("a"))  # a retry holds the line
+    assert desk.row("b").state is State.AWAITING
+    effects = desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
+    assert ids(effects.releases) == ["b"]
+    desk.now += 3600.0
+    assert desk.apply(Due("a")).releases == []
+    assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
+
+
+def test_an_ordered_job_rescheduled_with_its_message_out_gives_the_place_back_when_it_is_clear(desk: Desk) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    desk.apply(*(limited(desk, id, line) for id in "ab"))
+    desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
+    assert desk.row("b").state is State.AWAITING
+    assert ids(desk.apply(desk.handed_back("fenced", "a")).releases) == ["b"]
+
+
+def test_order_is_asked_before_slots(desk: Desk) -> None:
+    line, slot = LimitKey(kind="ordered", key="o"), LimitKey(kind="concurrency", key="k", limit=1)
+    desk.apply(limited(desk, "other", slot), *(limited(desk, id, slot, line) for id in "ab"))
+    assert ids(desk.apply(desk.succeeded("other")).releases) == ["a"]
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["b"]
+
+
+@pytest.mark.parametrize("kind", ["ordered", "concurrency", "rate"])
+def test_a_person_does_not_run_a_member_of_a_batch_that_is_not_complete(desk: Desk, kind: Any) -> None:
+    limit = LimitKey(kind=kind, key="k", per=1.0 if kind == "rate" else None)
+    desk.apply(desk.chunk("b", ["m", "d"], limits=[limit]))
+    desk.apply(desk.ask(DeleteJob, job_id="d"))
+    for id in "md":
+        refused = desk.ask(RequeueJob, reply_to="me", job_id=id)
+        answer = desk.apply(refused).messages[-1]
+        assert "its batch is not complete" in (Reply.model_validate_json(answer.body).refused or "")
+    assert ids(desk.apply(desk.seal("b")).releases) == ["m"]
 
 
 # ---- rates
 
 
-def test_a_sliding_rate_starts_so_many_in_any_span(desk: Desk) -> None:
+def run_out(desk: Desk, names: list[str], seconds: float = 200.0) -> list[tuple[str, float]]:
+    """Let time pass to whenever something comes due, with the look-ahead of a coordinator; (job, moment) of starts."""
+    begun, ahead = desk.now, 0.02
+    starts: list[tuple[str, float]] = []
+    desk.apply()
+    while len(starts) < len(names) and desk.now < begun + seconds:
+        with desk.store.transaction() as tx:
+            due = tx.due(desk.now + seconds, limit=1)
+        if due:
+            desk.now = max(desk.now, due[0][0] - ahead * 0.9)
+        effects = desk.engine.apply([Due(name) for name in names], desk.now, ahead=ahead)
+        starts += [(row.id, round((row.released_at or 0.0) - begun, 3)) for row in effects.releases]
+    return starts
+
+
+def test_a_sliding_rate_starts_so_many_in_any_span_and_in_order(desk: Desk) -> None:
     rate = LimitKey(kind="rate", key="api", limit=2, per=10.0)
-    effects = desk.apply(*(limited(desk, str(n), rate) for n in range(5)))
+    names = [str(n) for n in range(5)]
+    effects = desk.apply(*(limited(desk, name, rate) for name in names))
     assert ids(effects.releases) == ["0", "1"]
-    assert [desk.row(str(n)).due_at - desk.now for n in (2, 3, 4)] == [10.0, 10.0, 20.0]  # type: ignore[operator]
-    desk.now += 10.0
-    assert ids(desk.apply(Due("2"), Due("3"), Due("4")).releases) == ["2", "3"]
-    desk.now += 10.0
-    assert ids(desk.apply(Due("4")).releases) == ["4"]
+    assert [desk.row(name).state for name in names[2:]] == [State.SCHEDULED, State.AWAITING, State.AWAITING]
+    assert run_out(desk, names[2:]) == [("2", 10.0), ("3", 10.0), ("4", 20.0)]
 
 
 def test_a_fixed_rate_starts_anew_with_each_window(desk: Desk) -> None:
@@ -169,7 +246,72 @@ def test_a_fixed_rate_starts_anew_with_each_window(desk: Desk) -> None:
     rate = LimitKey(kind="rate", key="api", limit=2, per=60.0, window="fixed")
     effects = desk.apply(*(limited(desk, str(n), rate) for n in range(5)))
     assert ids(effects.releases) == ["0", "1"]
-    assert [desk.row(str(n)).due_at - desk.now for n in (2, 3, 4)] == [10.0, 10.0, 70.0]  # type: ignore[operator]
+    assert run_out(desk, ["2", "3", "4"]) == [("2", 10.0), ("3", 10.0), ("4", 70.0)]
+
+
+def test_after_an_outage_a_rate_holds_still(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    names = [str(n) for n in range(5)]
+    desk.apply(*(limited(desk, name, rate) for name in names))
+    desk.now += 3600.0
+    assert run_out(desk, names[1:]) == [("1", 0.0), ("2", 10.0), ("3", 20.0), ("4", 30.0)]
+
+
+def test_delayed_jobs_of_one_time_keep_their_rate(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    names = [str(n) for n in range(3)]
+    desk.apply(*(limited(desk, name, rate, delay=30.0) for name in names))
+    assert [at for _, at in run_out(desk, names)] == [30.0, 40.0, 50.0]
+
+
+def test_the_next_start_of_a_rate_passes_on_when_its_job_is_deleted_or_rescheduled(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    names = [str(n) for n in range(5)]
+    desk.apply(*(limited(desk, name, rate) for name in names))
+    desk.apply(desk.ask(DeleteJob, job_id="1"))
+    desk.apply(desk.ask(RescheduleJob, job_id="2", due_at=desk.now + 15.0))
+    assert run_out(desk, ["2", "3", "4"]) == [("3", 10.0), ("4", 20.0), ("2", 30.0)]
+
+
+def test_a_rate_changes_at_run_time(desk: Desk) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    desk.apply(*(limited(desk, str(n), rate) for n in range(6)))
+    assert ids(desk.apply(desk.ask(SetLimit, key="api", limit=3)).releases) == ["1", "2"]
+    desk.apply(desk.ask(SetLimit, key="api", limit=1))
+    assert run_out(desk, ["3", "4", "5"]) == [("3", 10.0), ("4", 20.0), ("5", 30.0)]
+
+
+def test_who_waits_for_a_rate_keeps_no_slot_from_others(desk: Desk) -> None:
+    slot, rate = LimitKey(kind="concurrency", key="k", limit=1), LimitKey(kind="rate", key="r", limit=1, per=60.0)
+    desk.apply(*(limited(desk, id, slot, rate) for id in "ab"))
+    assert ids(desk.apply(desk.succeeded("a"), limited(desk, "c", slot)).releases) == ["c"]
+    desk.now += 60.0
+    assert desk.apply(Due("b")).releases == []
+    assert ids(desk.apply(desk.succeeded("c")).releases) == ["b"]
+
+
+def test_two_rates_on_one_job_are_both_kept(desk: Desk) -> None:
+    fast, slow = LimitKey(kind="rate", key="a", limit=1, per=3.0), LimitKey(kind="rate", key="b", limit=1, per=10.0)
+    names = [str(n) for n in range(3)]
+    effects = desk.apply(*(limited(desk, name, fast, slow) for name in names), limited(desk, "f", fast))
+    assert ids(effects.releases) == ["0"]
+    assert run_out(desk, ["1", "2", "f"]) == [("1", 10.0), ("2", 20.0), ("f", 23.0)]
+
+
+def test_a_job_whose_conditions_never_settle_is_set_aside_and_its_neighbours_go(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    moments = iter(range(10**9))
+    monkeypatch.setattr(Limits, "_next_moment", lambda *_: desk.now + 5.0 + next(moments))
+    monkeypatch.setattr(Limits, "_is_later", lambda *_: False)
+    monkeypatch.setattr(transition, "is_due", lambda row, _: row.state is State.SCHEDULED)
+    monkeypatch.setattr(engine, "is_due", lambda row, _: row.state is State.SCHEDULED)
+    effects = desk.apply(limited(desk, "a", rate), desk.ready("n"), limited(desk, "s", SMTP))
+    assert ids(effects.releases) == ["s"]
+    assert (desk.row("a").state, desk.row("n").state) == (State.FAILED, State.ENQUEUED)
+    assert "requeue it" in desk.row("a").reason
+    assert [row.message_id for row in desk.store.reader.parked()] == ["a"]
 
 
 # ---- unique keys
@@ -290,6 +432,10 @@ def test_a_job_deleted_and_requeued_while_its_message_is_out_takes_a_slot_when_i
 # ---- whatever happens
 
 
+def limits_of(row: Row) -> set[str]:
+    return {f"{limit.kind}:{limit.key}" for limit in codec.decode(row.envelope).limits} if row.envelope else set()
+
+
 class Slots(RuleBasedStateMachine):
     """Jobs under limits, and everything that can happen to them."""
 
@@ -358,9 +504,9 @@ class Slots(RuleBasedStateMachine):
         # What is fenced must not run: its job takes a slot when it is released again.
         out = [r for r in self.rows() if not r.state.is_final and r.wire is not Wire.NONE and r.fence < r.epoch]
         for key in ("x", "y"):
-            using = [row.id for row in out if f'"concurrency","key":"{key}"' in row.envelope]
+            using = [row.id for row in out if f"concurrency:{key}" in limits_of(row)]
             assert len(using) <= 2, f"{using} are out under {key}"
-        line = [row.id for row in out if '"ordered"' in row.envelope]
+        line = [row.id for row in out if "ordered:o" in limits_of(row)]
         assert len(line) <= 1, f"{line} are out in one line"
 
     @invariant()

@@ -517,7 +517,8 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.take_slot("concurrency:a", "j", 1)
             tx.stand_in_line("concurrency:b", "j", 1)
-            tx.reserve("rate:c", "j", 5.0, 0.0)
+            tx.take_slot("rate:c", "j", 1)  # the next start is its own
+            tx.keep_place("ordered:d", "j")  # it asks for nothing there
             tx.save_unique("key", "j", "queued", None)
             tx.save_unique("other", "k", "window", 9.0)
         assert store.reader.slots_waited_for("j") == ["concurrency:b", "rate:c"]

@@ -1,0 +1,414 @@
+"""Limits that are reached, and jobs that wait for several things at once: on the broker in memory, and on RabbitMQ.
+
+A job that waits for a parent, a batch or a time does not run before it, whatever becomes free meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from broker_jobs import BrokerJobs, Concurrency, Job, Ordered, RateLimit, Receipt, State, UsageError, result_of
+from tests.support.rabbitmq import Vhost
+from tests.support.wait import eventually
+
+PER = 0.8
+"""Seconds of the rates; a job is never released early, so the n-th start has a moment that it cannot be before."""
+
+
+@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    vhost: Vhost = request.getfixturevalue("vhost")
+    return vhost.url
+
+
+class Gates:
+    """A program whose jobs note when they start, and those that are held until the test opens them."""
+
+    def __init__(self, url: str, store: str) -> None:
+        self.jobs = BrokerJobs(url, store=store)
+        self.started: list[str] = []
+        self.at: list[float] = []
+        self._open: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._most: dict[str, int] = {}
+
+        @self.jobs.job(retries=0)
+        def plain(name: str) -> str:
+            self._note(name)
+            return name
+
+        @self.jobs.job(limit=Ordered("account:{account}"), retries=0)
+        def book(name: str, account: int = 1) -> str:
+            self._note(name)
+            self._wait(name)
+            return name
+
+        @self.jobs.job(limit=Concurrency("smtp", 2), retries=0)
+        def mail(name: str) -> str:
+            self._note(name)
+            self._wait(name)
+            return name
+
+        @self.jobs.job(limit=RateLimit("api", 2, per=PER), retries=0)
+        def call(name: str) -> str:
+            self._note(name)
+            return name
+
+        @self.jobs.job(limit=RateLimit("fixed", 2, per=PER, window="fixed"), retries=0)
+        def call_fixed(name: str) -> str:
+            self._note(name)
+            return name
+
+        self.plain, self.book, self.mail, self.call, self.call_fixed = plain, book, mail, call, call_fixed
+
+    def _note(self, name: str) -> None:
+        with self._lock:
+            self.started.append(name)
+            self.at.append(time.time())
+
+    def hold(self, name: str) -> None:
+        """Keep a job of this name from its end until `open`."""
+        self._open[name] = threading.Event()
+
+    def open(self, name: str) -> None:
+        self._open[name].set()
+
+    def _wait(self, name: str) -> None:
+        if name in self._open:
+            assert self._open[name].wait(60)
+
+    def starts(self, name: str) -> None:
+        """Wait until a job has started."""
+        eventually(lambda: name in self.started, what=f"{name} starts")
+
+    def close(self) -> None:
+        for event in self._open.values():
+            event.set()
+        self.jobs.stop(0)
+
+
+@pytest.fixture
+def gates(url: str, tmp_path: Path) -> Iterator[Gates]:
+    gates = Gates(url, f"sqlite:///{tmp_path / 'store.db'}")
+    gates.jobs.start(concurrency=8)
+    yield gates
+    gates.close()
+
+
+def test_a_concurrency_limit_is_reached_and_all_jobs_run(gates: Gates) -> None:
+    names = [f"m{n}" for n in range(6)]
+    for name in names:
+        gates.hold(name)
+    receipts = [gates.mail.enqueue(name) for name in names]
+    eventually(lambda: [one.state() for one in receipts[2:]] == [State.AWAITING] * 4, what="four wait")
+    eventually(lambda: len(gates.started) == 2, what="two run")
+    for number, name in enumerate(names):
+        assert gates.started == names[: number + 2], "first come, first served, two at once"
+        gates.open(name)
+        receipts[number].result(timeout=30)
+        eventually(lambda number=number: len(gates.started) == min(6, number + 3), what="the next one")  # type: ignore[misc]
+
+
+def test_a_sliding_rate_is_reached_and_all_jobs_run_while_others_go_on(gates: Gates) -> None:
+    names, begun = [f"c{n}" for n in range(7)], time.time()
+    receipts = [gates.call.enqueue(name) for name in names]
+    others = 0
+    while not all(receipt.state().is_final for receipt in receipts):  # transactions at every moment, also just before
+        gates.plain.enqueue(f"p{others}").result(timeout=20)
+        others += 1
+    at = [moment for name, moment in zip(gates.started, gates.at, strict=True) if name in names]
+    assert [name for name in gates.started if name in names] == names
+    assert [moment - begun for n, moment in enumerate(at) if moment < begun + n // 2 * PER] == []
+    assert others > 7
+
+
+def test_a_fixed_rate_is_reached_and_all_jobs_run(gates: Gates) -> None:
+    begun = time.time()
+    receipts = [gates.call_fixed.enqueue(f"c{n}") for n in range(5)]
+    assert [receipt.result(timeout=30) for receipt in receipts] == [f"c{n}" for n in range(5)]
+    assert gates.at[4] - begun > PER, "two windows at least"
+
+
+def test_a_rate_that_is_set_higher_lets_those_who_wait_go(gates: Gates) -> None:
+    @gates.jobs.job(limit=RateLimit("slow", 1, per=3600))
+    def slow(n: int) -> int:
+        return n
+
+    receipts = [slow.enqueue(n) for n in range(4)]
+    receipts[0].result(timeout=30)
+    assert State.SUCCEEDED not in [receipt.state() for receipt in receipts[1:]]
+    gates.jobs.limits.set("slow", 10)
+    assert [receipt.result(timeout=30) for receipt in receipts] == [0, 1, 2, 3]
+
+
+def test_the_start_of_a_deleted_job_is_taken_by_the_next(gates: Gates) -> None:
+    @gates.jobs.job(limit=RateLimit("deleted", 1, per=1.0))
+    def slow(n: int) -> int:
+        return n
+
+    receipts = [slow.enqueue(n) for n in range(30)]
+    for receipt in receipts[1:29]:
+        receipt.delete()
+    assert receipts[29].result(timeout=20) == 29, "not after thirty seconds"
+
+
+def test_delayed_jobs_that_come_due_together_keep_their_rate(gates: Gates) -> None:
+    due = time.time() + 0.5
+    receipts = [gates.call.schedule(timedelta(seconds=0.5), f"c{n}") for n in range(5)]
+    for receipt in receipts:
+        receipt.result(timeout=30)
+    assert [moment - due for n, moment in enumerate(gates.at) if moment < due + n // 2 * PER] == []
+
+
+WaitsFor = Callable[[Gates, Job[..., str]], tuple[Receipt[str], Callable[[], object]]]
+"""Enqueues a job that waits for something beside its limit; the job, and what makes that come, and returns then."""
+
+
+def after_a_parent(gates: Gates, job: Job[..., str]) -> tuple[Receipt[str], Callable[[], object]]:
+    gates.hold("parent")
+
+    @gates.jobs.job(retries=0)
+    def parent() -> None:
+        gates._wait("parent")
+
+    first = parent.enqueue()
+    receipt = job.after(first).enqueue("late")
+    beside = gates.plain.after(first).enqueue("beside")
+
+    def come() -> None:
+        gates.open("parent")
+        beside.result(timeout=30)  # what waits for the parent has been told
+
+    return receipt, come
+
+
+def in_a_batch(gates: Gates, job: Job[..., str]) -> tuple[Receipt[str], Callable[[], object]]:
+    entered = gates.jobs.batch()
+    batch = entered.__enter__()
+    receipt = gates.jobs.receipt(batch.enqueue(job, "late").id)
+    for n in range(600):  # more than a message of a batch holds: the first have come long before the block ends
+        batch.enqueue(gates.plain, f"filler{n}")
+    eventually(lambda: receipt.state() is State.AWAITING, what="the member is known")
+
+    def come() -> None:
+        entered.__exit__(None, None, None)
+        gates.starts("filler0")
+
+    return receipt, come
+
+
+def at_a_time(gates: Gates, job: Job[..., str]) -> tuple[Receipt[str], Callable[[], object]]:
+    receipt = job.schedule(timedelta(hours=1), "late")
+    eventually(lambda: receipt.state() is State.SCHEDULED, what="it is scheduled")
+    return receipt, lambda: receipt.reschedule(timedelta(0))
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("waits_for", [after_a_parent, in_a_batch, at_a_time])
+@pytest.mark.parametrize("kind", ["book", "mail", "call"])
+def test_what_becomes_free_goes_to_others_while_a_job_waits_for_something_else(
+    gates: Gates, kind: str, waits_for: WaitsFor
+) -> None:
+    job: Job[..., str] = getattr(gates, kind)
+    waiting, come = waits_for(gates, job)
+    others = [job.enqueue(f"o{n}") for n in range(3)]
+    for other in others:
+        other.result(timeout=30)
+    assert "late" not in gates.started
+    assert not waiting.state().is_final
+    come()
+    assert waiting.result(timeout=30) == "late"
+
+
+@pytest.mark.parametrize("waits_for", [after_a_parent, in_a_batch, at_a_time])
+def test_an_ordered_job_keeps_its_place_while_it_waits(gates: Gates, waits_for: WaitsFor) -> None:
+    gates.hold("first")
+    waiting, come = waits_for(gates, gates.book)
+    first, second = gates.book.enqueue("first"), gates.book.enqueue("second")
+    gates.starts("first")
+    eventually(lambda: second.state() is State.AWAITING, what="the second waits for its turn")
+    come()
+    gates.open("first")
+    for receipt in (first, waiting, second):
+        receipt.result(timeout=30)
+    assert [name for name in gates.started if name in ("first", "late", "second")] == ["first", "late", "second"]
+
+
+def test_ordered_jobs_that_wait_for_each_other_across_lines_all_run(gates: Gates) -> None:
+    """A parent behind its child in the same line, and two lines that cross."""
+    child = gates.book.after(gates.book.receipt("the-parent")).enqueue("child")
+    parent = gates.book.using(id="the-parent").enqueue("parent")
+    crossed = gates.book.after(parent).enqueue("crossed", 2)
+    other = gates.book.enqueue("other", 2)
+    for receipt in (parent, child, other, crossed):
+        receipt.result(timeout=30)
+    assert gates.started.index("parent") < gates.started.index("child")
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("kind", ["book", "mail", "call"])
+def test_a_member_of_a_batch_is_not_run_before_its_batch_is_complete(gates: Gates, kind: str) -> None:
+    member, complete = in_a_batch(gates, getattr(gates, kind))
+    with pytest.raises(UsageError, match="its batch is not complete"):
+        member.requeue()
+    member.delete()
+    with pytest.raises(UsageError, match="its batch is not complete"):
+        member.requeue()
+    complete()
+    eventually(lambda: _requeued(member), what="commands overtake the log: the end of the block is read a moment later")
+    assert member.result(timeout=30) == "late"
+
+
+def _requeued(receipt: Receipt[str]) -> bool:
+    try:
+        receipt.requeue()
+    except UsageError:
+        return False
+    return True
+
+
+def test_an_ordered_job_that_is_rescheduled_lets_the_others_go(gates: Gates) -> None:
+    @gates.jobs.job(limit=Ordered("retried"), retries=5, backoff=[3600.0])
+    def fragile(name: str) -> str:
+        gates._note(name)
+        if name == "a" and gates.started.count("a") == 1:
+            raise ValueError("not yet")
+        return name
+
+    first, second = fragile.enqueue("a"), fragile.enqueue("b")
+    eventually(lambda: first.state() is State.SCHEDULED, what="a retry waits")
+    assert second.state() is State.AWAITING
+    first.reschedule(timedelta(hours=2))
+    assert second.result(timeout=30) == "b"
+    first.requeue()
+    assert first.result(timeout=30) == "a"
+
+
+# ---- a producer with nothing of ours
+
+
+def write_compact(envelope: dict[str, Any]) -> str:
+    return json.dumps(envelope, separators=(",", ":"))
+
+
+def write_with_spaces(envelope: dict[str, Any]) -> str:
+    return json.dumps(envelope)
+
+
+def write_on_lines_in_another_order(envelope: dict[str, Any]) -> str:
+    return json.dumps(dict(sorted(envelope.items(), reverse=True)), indent=2)
+
+
+def write_escaped(envelope: dict[str, Any]) -> str:
+    text = json.dumps(envelope)
+    for name in ("limits", "fills", "hold", "delay", "unique", "concurrency"):
+        text = text.replace(f'"{name}"', '"' + "".join(f"\\u{ord(letter):04x}" for letter in name) + '"')
+    return text
+
+
+WRITERS = [write_compact, write_with_spaces, write_on_lines_in_another_order, write_escaped]
+Write = Callable[[dict[str, Any]], str]
+
+
+class Producer:
+    """Publishes by the documented wire format alone."""
+
+    def __init__(self, vhost: Vhost, write: Write) -> None:
+        self._connection = pika.BlockingConnection(pika.URLParameters(vhost.url))
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+        self._write = write
+
+    def envelope(self, job: str, *args: object, **fields: object) -> dict[str, Any]:
+        made = datetime.now(UTC).isoformat()
+        return {"v": 1, "id": str(uuid.uuid4()), "job": job, "args": [*args], "created_at": made, "epoch": 0, **fields}
+
+    def publish(self, job: str, *args: object, **fields: object) -> str:
+        envelope = self.envelope(job, *args, **fields)
+        self.send(self._write(envelope), "job", envelope["id"])
+        return str(envelope["id"])
+
+    def send(self, body: str, kind: str, id: str) -> None:
+        properties = pika.BasicProperties(delivery_mode=2, content_type="application/json", type=kind, message_id=id)
+        self._channel.basic_publish("jobs.v1.report", "log", body.encode(), properties)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture(params=WRITERS)
+def producer(request: pytest.FixtureRequest, vhost: Vhost, gates: Gates) -> Iterator[Producer]:
+    with closing(Producer(vhost, request.param)) as producer:
+        yield producer
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("url", ["rabbitmq"], indirect=True)
+def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer: Producer) -> None:
+    two = [{"kind": "concurrency", "key": "smtp", "limit": 2}]
+    for n in range(4):
+        gates.hold(f"m{n}")
+    mails = [gates.jobs.receipt(producer.publish("mail", f"m{n}", limits=two)) for n in range(4)]
+    eventually(lambda: [m.state() for m in mails[2:]] == [State.AWAITING] * 2, what="two of four wait")
+    for n in range(4):
+        gates.open(f"m{n}")
+    for mail in mails:
+        mail.result(timeout=30)
+
+    line = [{"kind": "ordered", "key": "hand"}]
+    books = [gates.jobs.receipt(producer.publish("plain", f"b{n}", limits=line)) for n in range(3)]
+    for book in books:
+        book.result(timeout=30)
+    assert [name for name in gates.started if name[0] == "b"] == ["b0", "b1", "b2"]
+
+    rate = [{"kind": "rate", "key": "hand", "limit": 1, "per": 0.5}]
+    begun = time.time()
+    calls = [gates.jobs.receipt(producer.publish("plain", f"r{n}", limits=rate)) for n in range(3)]
+    for call in calls:
+        call.result(timeout=30)
+    at = [moment for name, moment in zip(gates.started, gates.at, strict=True) if name[0] == "r"]
+    assert [moment - begun for n, moment in enumerate(at) if moment < begun + n * 0.5] == []
+
+    parent = producer.publish("plain", "result")
+    child = producer.publish(
+        "plain", None, hold={"parents": [{"id": parent}], "delay": 0.3}, fills=[{"place": 0, "parents": [parent]}]
+    )
+    assert gates.jobs.receipt(child).result(timeout=30) == "result"
+    first, second = (moment for name, moment in zip(gates.started, gates.at, strict=True) if name == "result")
+    assert second - first > 0.3
+
+    batch, addition = str(uuid.uuid4()), str(uuid.uuid4())
+    made = {"v": 1, "batch": batch, "addition": addition, "created_at": time.time()}
+    members = [producer.envelope("mail", f"x{n}", limits=two, batch=batch) for n in range(4)]
+    for n in range(4):
+        gates.hold(f"x{n}")
+    chunk = made | {"number": 0, "jobs": [producer._write(member) for member in members]}
+    producer.send(json.dumps(chunk), "chunk", f"{addition}.0")
+    producer.send(json.dumps(made | {"chunks": 1}), "seal", addition)
+    eventually(lambda: len([name for name in gates.started if name[0] == "x"]) == 2, what="two members run")
+    states = [gates.jobs.receipt(member["id"]) for member in members]
+    eventually(lambda: [one.state() for one in states].count(State.AWAITING) == 2, what="two members wait")
+    for n in range(4):
+        gates.open(f"x{n}")
+    for one in states:
+        one.result(timeout=30)
+
+
+def test_the_results_of_parents_come_into_limited_jobs(gates: Gates) -> None:
+    image = gates.plain.enqueue("image")
+    kinds: list[Job[..., str]] = [gates.book, gates.mail, gates.call]
+    receipts = [job.enqueue(result_of(image)) for job in kinds]
+    assert [receipt.result(timeout=30) for receipt in receipts] == ["image"] * 3
