@@ -51,7 +51,7 @@ from broker_jobs.coordinator.record import (
 from broker_jobs.coordinator.recurring import planned_id
 from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
-from broker_jobs.coordinator.transition import At, Said, decide, is_due
+from broker_jobs.coordinator.transition import At, Said, decide, is_clear, is_due
 from broker_jobs.coordinator.waits import Waits
 from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import step_seconds
@@ -456,6 +456,8 @@ class _Batch:
             if envelope is not None and envelope.fills:
                 record = self._fill(row, envelope)
                 row = self._rows[id]
+        elif isinstance(record, Due) and row is not None and row.grace_until is not None and is_clear(row, self._at):
+            self._limits.put_off(row)  # it was given another time within its grace
         if isinstance(record, RequeueJob | RescheduleJob) and row is not None and self._waits.is_uncommitted(row):
             return Said(refused=UNCOMMITTED)
         new, said = decide(row, record, self._at)
@@ -465,8 +467,8 @@ class _Batch:
             if isinstance(record, RequeueJob | RescheduleJob) and row is not None and new is not row:
                 if row.state in (State.AWAITING, State.DELETED):
                     self._tx.forget_holds([id])  # a person runs it, whatever it waited for
-                if isinstance(record, RescheduleJob):
-                    self._limits.rescheduled(new)
+                if isinstance(record, RescheduleJob) and is_clear(new, self._at):
+                    self._limits.put_off(new)
             if said.cancel:
                 self._news.cancel.append(id)
             if said.fenced_runner is not None:

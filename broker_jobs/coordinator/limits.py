@@ -202,10 +202,10 @@ class Limits:
 
     def _start(self, row: Row, limit: LimitKey, at: Instant) -> None:
         key = _name(limit)
-        if at > max(self._now, row.due_at or 0.0):
-            self._decide(Postponed(row.id, at, row.reason))  # within the look-ahead: released now, let go at its moment
         self._tx.add_start(key, row.id, at, forget_before=self._now - 2 * (limit.per or 1.0))
-        self._tx.free_slot(key, row.id)
+        stood_in_line = self._tx.free_slot(key, row.id)
+        if stood_in_line or at > max(self._now, row.due_at or 0.0):
+            self._decide(Postponed(row.id, at, row.reason))  # it is due at its moment, which may be a little ahead
         self.admit(key)
 
     # ---- who gives back
@@ -237,9 +237,9 @@ class Limits:
         for key in dict.fromkeys(key for key in freed if key is not None):
             self.admit(key)
 
-    def rescheduled(self, row: Row) -> None:
-        """A person gave a job another time: until then it keeps its place in ordered lines, and nothing else."""
-        if _is_out(row) or row.state is not State.SCHEDULED or not self._is_later(row) or not self._tx.any_slots():
+    def put_off(self, row: Row) -> None:
+        """A person gave a job that is clear another time: until then it keeps its place in ordered lines alone."""
+        if row.state is not State.SCHEDULED or not self._is_later(row) or not self._tx.any_slots():
             return
         freed = [self._give_back(entry, True) for entry in self._tx.entries_of([row.id])]
         for key in freed:

@@ -297,12 +297,12 @@ def _what_is_waited_for(record: Held | Fired) -> str:
 
 def is_due(row: Row, at: At) -> bool:
     """Whether a scheduled job may be released now: its time has come, nothing of it is out, its grace is over."""
-    return (
-        row.state is SCHEDULED
-        and row.wire is Wire.NONE
-        and (row.due_at is None or row.due_at <= at.until)
-        and (row.grace_until is None or row.grace_until <= at.log_now)
-    )
+    return row.state is SCHEDULED and is_clear(row, at) and (row.due_at is None or row.due_at <= at.until)
+
+
+def is_clear(row: Row, at: At) -> bool:
+    """Whether nothing of a job may be running: no message is out, and its grace is over."""
+    return row.wire is Wire.NONE and (row.grace_until is None or row.grace_until <= at.log_now)
 
 
 def _due(row: Row, at: At) -> Row:

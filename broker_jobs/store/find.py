@@ -18,6 +18,11 @@ _GRACE_OVER = text(
     "SELECT id FROM jobs WHERE state = 'scheduled' AND grace_until IS NOT NULL AND grace_until <= :log_time"
     " AND due_at <= :due_before ORDER BY grace_until LIMIT :limit"
 )
+_GRACE_OVER_WITH_SLOT = text(
+    "SELECT id FROM jobs WHERE state = 'scheduled' AND grace_until IS NOT NULL AND grace_until <= :log_time"
+    " AND due_at > :due_before AND EXISTS (SELECT 1 FROM slots WHERE slots.job_id = jobs.id AND slots.taken = 1)"
+    " ORDER BY grace_until LIMIT :limit"
+)
 _SENDING = text("SELECT id, sender FROM jobs WHERE wire = 1 ORDER BY id LIMIT :limit")
 _OWNED_BY = text("SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY id LIMIT :limit")
 _OWNERS = text("SELECT DISTINCT owner FROM jobs WHERE state = 'processing' AND owner IS NOT NULL ORDER BY owner")
@@ -59,8 +64,10 @@ class Lookout:
         return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 
     def grace_over(self, log_time: float, limit: int, due_before: Instant = float("inf")) -> list[str]:
-        """Scheduled jobs whose grace has ended by this log time and whose time has come by `due_before`."""
-        return self._ids(_GRACE_OVER, log_time=log_time, limit=limit, due_before=due_before)
+        """Scheduled jobs whose grace has ended by this log time: those whose time has come by `due_before`, and those
+        of a later time that have a slot still."""
+        values = {"log_time": log_time, "limit": limit, "due_before": due_before}
+        return self._ids(_GRACE_OVER, **values) + self._ids(_GRACE_OVER_WITH_SLOT, **values)
 
     def sending(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, sender) of the releases that are committed and not known to be published."""

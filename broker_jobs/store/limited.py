@@ -144,9 +144,10 @@ class Limited:
         """Another stage at the same place."""
         self._run(_MOVE, key=key, job_id=job_id, stage=int(stage))
 
-    def free_slot(self, key: str, job_id: str) -> None:
-        """Give a slot back, or leave the line."""
-        self._run(_FREE, key=key, job_id=job_id)
+    def free_slot(self, key: str, job_id: str) -> bool:
+        """Give a slot back, or leave the line; whether the job stood in it."""
+        self._wrote = True
+        return self._connection.execute(_FREE, {"key": key, "job_id": job_id}).rowcount > 0
 
     def any_slots(self) -> bool:
         """Whether anybody stands in any line."""

@@ -219,7 +219,9 @@ class Reader(Searching, Measured, Related, Listed):
     def limits(self, limit: int = 1_000) -> list[LimitRow]:
         """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
         slots = tables.slots.c
-        taken, waiting = (func.sum(case((slots.taken == stage, 1), else_=0)) for stage in (Stage.TAKEN, Stage.WAITS))
+        taken, waiting = (
+            func.sum(case((slots.taken == int(stage), 1), else_=0)) for stage in (Stage.TAKEN, Stage.WAITS)
+        )
         of_slots = select(slots.key, func.max(slots.most), taken, waiting).group_by(slots.key)
         with self._reading() as connection:
             lines = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]

@@ -101,8 +101,15 @@ class Gates:
 
 
 @pytest.fixture
-def gates(url: str, tmp_path: Path) -> Iterator[Gates]:
-    gates = Gates(url, f"sqlite:///{tmp_path / 'store.db'}")
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if getattr(request, "param", "") == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def gates(url: str, store: str) -> Iterator[Gates]:
+    gates = Gates(url, store)
     gates.jobs.start(concurrency=8)
     yield gates
     gates.close()
@@ -245,6 +252,22 @@ def test_an_ordered_job_keeps_its_place_while_it_waits(gates: Gates, waits_for: 
     for receipt in (first, waiting, second):
         receipt.result(timeout=30)
     assert [name for name in gates.started if name in ("first", "late", "second")] == ["first", "late", "second"]
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("store", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_limits_are_reached_on_postgresql_too(gates: Gates) -> None:
+    waiting, come = after_a_parent(gates, gates.book)
+    gates.hold("b0")
+    jobs: list[Job[..., str]] = [gates.book, gates.mail, gates.call, gates.call_fixed]
+    receipts = [job.enqueue(f"{job.name[0]}{n}") for n in range(5) for job in jobs]
+    eventually(lambda: receipts[16].state() is State.AWAITING, what="it waits for its turn")
+    gates.open("b0")
+    for receipt in receipts:
+        receipt.result(timeout=30)
+    assert "late" not in gates.started
+    come()
+    assert waiting.result(timeout=30) == "late"
 
 
 def test_ordered_jobs_that_wait_for_each_other_across_lines_all_run(gates: Gates) -> None:

@@ -195,6 +195,22 @@ def test_an_ordered_job_rescheduled_with_its_message_out_gives_the_place_back_wh
     assert ids(desk.apply(desk.handed_back("fenced", "a")).releases) == ["b"]
 
 
+@pytest.mark.parametrize("kind", ["ordered", "concurrency"])
+def test_a_job_rescheduled_within_its_grace_gives_its_slot_back_when_that_is_over(desk: Desk, kind: Any) -> None:
+    limit = LimitKey(kind=kind, key="k")
+    desk.apply(*(limited(desk, id, limit) for id in "ab"))
+    desk.apply(desk.handed_back("redelivered", "a"))
+    desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
+    assert desk.row("b").state is State.AWAITING, "a may be running still"
+    desk.ticks(11)
+    with desk.store.transaction() as tx:
+        over = tx.grace_over(tx.meta.log_time, limit=10, due_before=desk.now)
+    assert over == ["a"]
+    assert ids(desk.apply(*map(Due, over)).releases) == ["b"]
+    with desk.store.transaction() as tx:
+        assert tx.grace_over(tx.meta.log_time, limit=10, due_before=desk.now) == []
+
+
 def test_order_is_asked_before_slots(desk: Desk) -> None:
     line, slot = LimitKey(kind="ordered", key="o"), LimitKey(kind="concurrency", key="k", limit=1)
     desk.apply(limited(desk, "other", slot), *(limited(desk, id, slot, line) for id in "ab"))
