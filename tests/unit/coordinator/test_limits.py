@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from broker_jobs.coordinator import engine, transition
 from broker_jobs.coordinator.limits import Limits
 from broker_jobs.coordinator.listen import Input
-from broker_jobs.coordinator.record import Due, LeaseOver, Released, Unsure
+from broker_jobs.coordinator.record import Bell, Due, LeaseOver, Released, Unsure
 from broker_jobs.coordinator.release import release
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import LimitKey, Policy, UniqueKey
@@ -228,6 +228,17 @@ def test_a_person_does_not_run_a_member_of_a_batch_that_is_not_complete(desk: De
         answer = desk.apply(refused).messages[-1]
         assert "its batch is not complete" in (Reply.model_validate_json(answer.body).refused or "")
     assert ids(desk.apply(desk.seal("b")).releases) == ["m"]
+
+
+@pytest.mark.parametrize("copy_comes", [True, False])
+def test_a_bell_that_is_read_before_the_copy_of_its_job_takes_key_and_place(desk: Desk, copy_comes: bool) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    held = desk.held("late", unique=UniqueKey(key="user:1", scope="running"), limits=[line])
+    desk.apply(limited(desk, "a", line))
+    desk.apply(Bell(held.envelope, held.body), *([held] if copy_comes else []), limited(desk, "b", line))
+    desk.apply(unique(desk, "other"))
+    assert desk.row("other").reason == "duplicate of late"
+    assert ids(desk.apply(desk.succeeded("a")).releases) == ["late"]
 
 
 # ---- rates
