@@ -21,7 +21,7 @@ from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.exchange.port import Exchange
 from broker_jobs.function.definition import define
-from broker_jobs.function.options import JobOptions, job_options
+from broker_jobs.function.options import JobOptions, check_id, job_options
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import End
 from broker_jobs.producer.ask import Asker
@@ -197,7 +197,7 @@ class BrokerJobs:
 
     def receipt(self, id: str, /) -> Receipt[Any]:
         """The receipt of a job known by its id; `welcome.receipt(id)` also knows its type."""
-        return Receipt(id, self._asker)
+        return Receipt(check_id(id, "the id of a job"), self._asker)
 
     def batch_receipt(self, id: str, /) -> Batch:
         """The batch known by its id (`batch.id`): to ask for its state, wait for it, wait behind it, or add to it."""

@@ -15,6 +15,8 @@ from broker_jobs.errors import OptionError
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 
 PREFIX = "BROKER_JOBS_"
+MAX_QUEUES = 1_000
+"""A worker's heartbeat names its queues, and has no room for more."""
 MASK = (
     *("password", "passwd", "passphrase", "secret", "token", "api_key", "authorization", "cookie"),
     *("credential", "private_key", "card", "cvv", "cvc", "iban", "ssn"),
@@ -64,6 +66,8 @@ class Settings(BaseSettings):
         for queue in queues:
             if not is_queue_name(queue):
                 raise ValueError(f"{queue!r} is no queue name: {QUEUE_NAME_RULE}")
+        if len(queues) > MAX_QUEUES:
+            raise ValueError(f"at most {MAX_QUEUES:_} queues, not {len(queues):_}: let jobs share queues")
         if len(set(queues)) != len(queues):
             raise ValueError("a queue is named twice")
         return queues

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from broker_jobs.cli import (
     batches,
@@ -23,6 +24,7 @@ from broker_jobs.cli import (
 )
 from broker_jobs.cli.show import print_error
 from broker_jobs.errors import BrokerJobsError
+from broker_jobs.job.codec import misfit
 
 EXIT_USAGE = 2
 
@@ -56,7 +58,6 @@ def root(
 
 serve.add_to(app)
 app.command("doctor")(doctor.doctor)
-app.command("parked")(store.parked)
 app.command("schema")(broker.schema)
 app.command("demo")(demo.demo)
 app.add_typer(broker.app, name="topology")
@@ -66,6 +67,7 @@ app.add_typer(recurring.app, name="recurring")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(queues.app, name="queues")
 app.add_typer(limits.app, name="limits")
+app.add_typer(store.parked_app, name="parked")
 app.add_typer(store.app, name="store")
 
 
@@ -75,4 +77,8 @@ def main() -> None:
         app()
     except BrokerJobsError as error:
         print_error(str(error))
+        sys.exit(EXIT_USAGE)
+    except ValidationError as error:  # of what was asked for: a name or a key that is too long
+        wrong = misfit(error)
+        print_error(f"{wrong.where}: {wrong.what}")
         sys.exit(EXIT_USAGE)

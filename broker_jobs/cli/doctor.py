@@ -107,7 +107,7 @@ def _examine_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
         reason = reader.parked(1)[0].reason
         yield Finding(
             "warning", "parked", f"{parked} messages nobody could read or decide; the oldest: {reason}",
-            "mend the cause; parked records are decided again at every start of a coordinator",
+            "mend the cause, then: broker-jobs parked replay ID",
         )  # fmt: skip
     paused = [name for name, is_paused in reader.queues().items() if is_paused]
     if paused:

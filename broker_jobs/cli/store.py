@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import opened, reading
+from broker_jobs.cli.reach import commanding, opened, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
+from broker_jobs.errors import UsageError
+from broker_jobs.outcome.command import DeleteParked, ReplayParked
+from broker_jobs.outcome.event import MAX_ID_CHARS
 
 app = typer.Typer(
     help="Look at the store, and accept one that was restored.", no_args_is_help=True, rich_markup_mode=None
@@ -58,16 +61,29 @@ def accept(
     typer.echo(f"accepted; {waiting} waiting jobs go on with the next tick of the coordinator")
 
 
+parked_app = typer.Typer(
+    help="List messages nobody could read or decide; replay or delete one.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+ParkedId = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As the list shows it.")]
+
+
+@parked_app.callback()
 def parked(
+    context: typer.Context,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List messages nobody could read.
+    """List messages nobody could read or decide; replay or delete one.
 
-    They are kept whole (--json prints the bodies) and decided again at every start of a coordinator.
+    Each is one record, kept whole, its neighbours were applied. --json prints the bodies and the tracebacks. One that
+    a newer version wrote is decided by the first coordinator that can read it; all others wait for `parked replay`.
     """
+    if context.invoked_subcommand is not None:
+        return
     with reading(settings_of(url=url, store=store)) as reader:
         rows = reader.parked(limit)
     if as_json:
@@ -75,6 +91,28 @@ def parked(
         return
     print_table(
         ("id", "at", "origin", "bytes", "reason"),
-        [(row.id, moment(row.at), row.origin, len(row.body), row.reason) for row in rows],
+        [(row.id, moment(row.at), row.origin, len(row.body), row.reason.partition("\n")[0]) for row in rows],
         empty="nothing is parked",
     )
+
+
+@parked_app.command("replay")
+def replay(id: ParkedId, url: Url = None) -> None:
+    """Decide a message again, once its cause is mended. Refused with the reason where it still cannot be."""
+    with commanding(settings_of(url=url)) as asker:
+        asker.command(ReplayParked(**asker.stamp(), parked_id=_checked(id)))
+    typer.echo(f"{id}\treplayed")
+
+
+@parked_app.command("delete")
+def delete(id: ParkedId, url: Url = None) -> None:
+    """Forget a message for good."""
+    with commanding(settings_of(url=url)) as asker:
+        asker.command(DeleteParked(**asker.stamp(), parked_id=_checked(id)))
+    typer.echo(f"{id}\tdeleted")
+
+
+def _checked(id: str) -> str:
+    if len(id) > MAX_ID_CHARS:
+        raise UsageError(f"no parked message has an id of {len(id):_} characters; see broker-jobs parked")
+    return id

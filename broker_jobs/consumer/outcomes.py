@@ -5,10 +5,12 @@ An outcome is what the worker knows; the event made of it (report.py) is what it
 
 from __future__ import annotations
 
+import math
 import traceback
 from typing import NamedTuple, TypeAlias
 
 from broker_jobs.errors import GiveUp, Retry
+from broker_jobs.job.envelope import MAX_DELAY_SECONDS
 from broker_jobs.outcome.event import (
     MAX_ERROR_MESSAGE_CHARS,
     MAX_RESULT_BYTES,
@@ -72,9 +74,16 @@ def raised(error: BaseException, retry_on: tuple[type[Exception], ...]) -> Raise
     """
     info = describe(error)
     if isinstance(error, Retry):
-        return Raised(info, retry_after=error.after, exception=error)
+        return Raised(info, retry_after=_bounded(error.after), exception=error)
     final = isinstance(error, GiveUp) or not (Exception in retry_on or isinstance(error, retry_on))
     return Raised(info, final=final, exception=error)
+
+
+def _bounded(after: float | None) -> float | None:
+    """A delay as it can travel: of what is no number the job's back-off, and never more than ten years."""
+    if after is None or math.isnan(after):
+        return None
+    return min(max(after, 0.0), float(MAX_DELAY_SECONDS))
 
 
 def misfit(error: BaseException) -> Raised:

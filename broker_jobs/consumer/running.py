@@ -6,6 +6,7 @@ Plain slots and no locks: each field is written by one party, and a late look co
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
@@ -94,8 +95,10 @@ class Run:
         return True
 
     def note_progress(self, done: float, total: float | None) -> None:
-        """Keep how far it is; told at most once a second."""
-        self.progress = (float(done), None if total is None else float(total))
+        """Keep how far it is; told at most once a second. What is no number, or without end, is not told."""
+        progress = (float(done), None if total is None else float(total))
+        if all(amount is None or math.isfinite(amount) for amount in progress):
+            self.progress = progress
 
 
 class Running:

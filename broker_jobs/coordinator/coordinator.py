@@ -25,9 +25,23 @@ from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
 from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
 from broker_jobs.coordinator.leases import LEFT
-from broker_jobs.coordinator.listen import Input, Orphaned, Unread, Work, read_again
+from broker_jobs.coordinator.listen import (
+    NEWER,
+    Again,
+    Asked,
+    Beaten,
+    Chunked,
+    Input,
+    Marked,
+    Orphaned,
+    Unread,
+    Work,
+    alone,
+    read_again,
+)
 from broker_jobs.coordinator.observer import Observer
 from broker_jobs.coordinator.overdue import Overdue
+from broker_jobs.coordinator.questions import reply
 from broker_jobs.coordinator.record import (
     Due,
     JobRecord,
@@ -38,6 +52,7 @@ from broker_jobs.coordinator.record import (
     Unreleased,
     Unroutable,
     Unsure,
+    job_id,
 )
 from broker_jobs.coordinator.sweep import Sweep
 from broker_jobs.coordinator.timers import Timers
@@ -47,11 +62,14 @@ from broker_jobs.exchange.delay import STEPS
 from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.job import codec
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import Control
-from broker_jobs.outcome.event import HandedBack
+from broker_jobs.job.envelope import made_at, new_id
+from broker_jobs.outcome.batch import Seal
+from broker_jobs.outcome.command import Control, DeleteParked, ReplayParked, Reply
+from broker_jobs.outcome.event import HandedBack, Tick
+from broker_jobs.outcome.published import Published
 from broker_jobs.outcome.whereabouts import Whereabouts, here
 from broker_jobs.settings import Settings
+from broker_jobs.store.kept import ParkedRow
 from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store
 from broker_jobs.store.row import Row
@@ -85,6 +103,10 @@ MOST_IN_FLIGHT = 10_000
 MOST_RINGS = 2_000
 MOST_DUE = 50_000
 """Timers that one look sets; when they have rung and there are more, it looks again."""
+MOST_SAID = 500
+MOST_TRACED = 4_000
+"""Characters of an error, and of its traceback, that are kept with what it was raised by."""
+PARKED_PAGE = 100
 FAREWELL_SECONDS = 2.0
 PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.PARKED: 100}
 
@@ -104,6 +126,11 @@ class _Depth(NamedTuple):
     queue: str
     ready: int
     seen_at: Instant
+
+
+def _least_kept(settings: Settings) -> float:
+    """Until so many seconds after its end every job is known."""
+    return min(settings.keep_succeeded, settings.keep_deleted, settings.keep_failed)
 
 
 def _keep(settings: Settings) -> float:
@@ -185,7 +212,7 @@ class Coordinator:
             self._exchange.apply(fixed_topology())
         meta = self._store.reader.meta()
         self._store_id, self._serial = meta.store_id, meta.serial
-        self._read_parked_again()
+        self._decide_newer()
         self._subscribe()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="coordinator-watch", daemon=True)
@@ -370,9 +397,9 @@ class Coordinator:
             return self._apply([piece.input for piece in pieces])
         except _NotStoredError:
             raise
-        except Exception:  # noqa: BLE001  # whatever a decision raises, the log must go on
+        except Exception as error:  # noqa: BLE001  # whatever a decision raises, the log must go on
             if len(pieces) == 1:
-                return self._put_aside(pieces[0], traceback.format_exc())
+                return self._put_aside(pieces[0], error)
             logger.warning("a batch of %d records raised; its halves are decided apart", len(pieces))
         half = len(pieces) // 2
         return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
@@ -387,12 +414,22 @@ class Coordinator:
         self._rounds += 1
         return [effects]
 
-    def _put_aside(self, piece: Piece, trace: str) -> list[Effects]:
-        logger.error("a record cannot be decided; it is parked and decided again at the next start\n%s", trace)
+    def _put_aside(self, piece: Piece, error: Exception) -> list[Effects]:
+        """Keep a record that cannot be decided, without its neighbours, for a person to look at and to replay."""
+        logger.error("a record cannot be decided; it is set aside (see broker-jobs parked)", exc_info=error)
         if piece.delivery is None:
             return []
+        said = " ".join(str(getattr(error, "orig", None) or error).split())
+        asked = piece.input
+        if isinstance(asked, Asked) and asked.reply_to:
+            refusal = Reply(id=asked.command.id, ok=False, refused=f"it cannot be carried out: {said}"[:MOST_SAID])
+            self._exchange.publish([reply(asked.reply_to, refusal)], timeout=RELEASE_TIMEOUT_SECONDS)
+            if isinstance(asked.command, ReplayParked | DeleteParked):
+                return []  # what it names is kept, and who asked for it knows
+        trace = "".join(traceback.format_tb(error.__traceback__))
+        reason = f"{type(error).__name__}: {said}"[:MOST_SAID] + "\n" + trace[-MOST_TRACED:]
         origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(piece.delivery.queue, "parked")
-        return self._apply([Unread(origin, trace[-2_000:], piece.delivery)])
+        return self._apply([Unread(origin, reason, alone(piece.delivery, piece.input))])
 
     def _persist(self, work: Callable[[], Stored]) -> Stored:
         """The result of a transaction; while the store is away it is tried again, and nothing is acknowledged."""
@@ -467,7 +504,7 @@ class Coordinator:
             for id, due_at in effects.timers:
                 self._timers.set(id, due_at)
         elif effects.timers:
-            self._exchange.publish([release.look([id for id, _ in effects.timers])], timeout=RELEASE_TIMEOUT_SECONDS)
+            self._exchange.publish(release.looks([id for id, _ in effects.timers]), timeout=RELEASE_TIMEOUT_SECONDS)
 
     # ---- releases
 
@@ -620,25 +657,57 @@ class Coordinator:
         logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
         return None
 
-    def _read_parked_again(self) -> None:
-        """What an older program could not decide may be plain to this one."""
-        again: list[tuple[str, list[Input]]] = []
-        for row in self._store.reader.parked(limit=1_000):
-            if row.origin == "parked":  # a worker could not read it, and may not yet: a person replays it
-                continue
-            inputs = read_again(row)
-            if inputs and not any(isinstance(one, Unread) for one in inputs):
-                again.append((row.id, inputs))
-        for parked_id, inputs in again:
-            try:
-                effects = self._engine.apply(inputs, self._clock.now(), may_release=False)
-            except Exception:
-                logger.exception("parked message %s still cannot be decided", parked_id)
-                continue
+    def _decide_newer(self) -> None:
+        """What an older program set aside, as a newer version wrote it, may be plain to this one.
+
+        All else that was set aside is for a person. What was readable was decided, but for one record, and is not
+        decided again: its jobs may have ended, and be forgotten since.
+        """
+        page = self._store.reader.parked_newer(limit=PARKED_PAGE)
+        while page:
+            for row in page:
+                inputs = read_again(row)
+                if inputs and not any(isinstance(one, Unread) for one in inputs) and self._are_known(row, inputs):
+                    self._decide_again(row)
+            page = self._store.reader.parked_newer(after=page[-1], limit=PARKED_PAGE)
+
+    def _are_known(self, row: ParkedRow, inputs: list[Input]) -> bool:
+        """Whether none of their jobs can have ended and been forgotten."""
+        forgotten = self._clock.now() - _least_kept(self._settings)
+        for one in inputs:
+            match one:
+                case Chunked():
+                    ids = [member.envelope.id for member in one.members]
+                case Seal() | Published() | Tick() | Beaten():
+                    ids = []
+                case Asked() | Again() | Marked() | Orphaned() | Unread() | Work():
+                    return False
+                case _:
+                    ids = [job_id(one)]
+                    if self._store.reader.job(ids[0]) is not None:
+                        continue
+            if row.at < forgotten or any((made_at(id) or row.at) < forgotten for id in ids):
+                logger.warning("message %s was set aside long ago and can be read now: replay it, or delete it", row.id)
+                return False
+        return True
+
+    def _decide_again(self, row: ParkedRow) -> None:
+        try:
+            effects = self._engine.apply([Again(row.id)], self._clock.now(), may_release=False)
+        except StoreError:
+            raise
+        except Exception as error:
+            logger.exception("message %s can be read now, but not be decided: it is for a person", row.id)
             with self._store.transaction() as tx:
-                tx.unpark(parked_id)
-            self._set_timers(effects)
-            logger.info("parked message %s is decided now", parked_id)
+                tx.unpark(row.id)
+                reason = f"{type(error).__name__}: {error}"[:MOST_SAID]
+                tx.park(
+                    row.id.replace(NEWER, "", 1), at=row.at, origin=row.origin, reason=reason, body=row.body,
+                    exchange=row.exchange, key=row.key, type=row.type, message_id=row.message_id,
+                )  # fmt: skip
+            return
+        self._set_timers(effects)
+        logger.info("message %s, which a newer version wrote, is decided now", row.id)
 
     def _subscribe(self) -> None:
         for queue, prefetch in PREFETCH.items():

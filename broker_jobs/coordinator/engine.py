@@ -6,7 +6,6 @@ at the commit and then carries out the `Effects`. Any crash repeats a batch, and
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections import Counter
@@ -22,6 +21,7 @@ from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import Limits
 from broker_jobs.coordinator.listen import (
     COPY_SLACK_SECONDS,
+    Again,
     Asked,
     Beaten,
     Chunked,
@@ -364,7 +364,7 @@ class _Batch:
                     ids.add(command.job_id)
                 case Chunked():
                     ids.update(member.envelope.id for member in one.members)
-                case Asked() | Beaten() | Tick() | Marked() | Unread() | Seal() | Published():
+                case Again() | Asked() | Beaten() | Tick() | Marked() | Unread() | Seal() | Published():
                     pass
                 case Work() | Orphaned() | Released():
                     pass
@@ -403,6 +403,8 @@ class _Batch:
                 self._asked(one)
             case Unread():
                 self._park(one)
+            case Again():
+                self._replay(one.parked_id)
             case Chunked():
                 self._effects.kinds["chunk"] += 1
                 self._waits.chunk(one)
@@ -654,9 +656,8 @@ class _Batch:
 
     def _park(self, unread: Unread) -> None:
         delivery = unread.delivery
-        id = delivery.message_id or hashlib.sha256(delivery.body).hexdigest()[:32]
         self._tx.park(
-            f"{unread.origin}:{id}"[:200], at=self._now, origin=unread.origin, reason=unread.reason, body=delivery.body,
+            unread.id, at=self._now, origin=unread.origin, reason=unread.reason, body=delivery.body,
             exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
         )  # fmt: skip
         self._effects.parked.append((unread.origin, unread.reason))

@@ -49,4 +49,7 @@ def _result(parent: Row | None, id: str) -> object:
         raise MissingResultError(f"{parent.job} {id} has no result: it is {parent.state.value}")
     if parent.result is None:
         raise MissingResultError(f"the result of {parent.job} {id} was not kept: {parent.result_lost or 'none came'}")
-    return json.loads(parent.result)
+    try:
+        return json.loads(parent.result)
+    except (ValueError, RecursionError):  # of a foreign worker: it fails this job, not the outcome of its parent
+        raise MissingResultError(f"the result of {parent.job} {id} is no JSON") from None

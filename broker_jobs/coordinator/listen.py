@@ -1,11 +1,18 @@
-"""Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure."""
+"""Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure.
+
+A message may carry many records. Each is read by itself: one that cannot be read is set aside alone. The jobs of a
+batch's chunk are one record, as a batch is enqueued as a whole or not at all.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeGuard
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.record import Bell, Due, Held, JobRecord, Ready, Repeat, Told
@@ -13,9 +20,11 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.delay import STEPS, step_seconds
 from broker_jobs.exchange.port import Delivery
 from broker_jobs.job import codec
+from broker_jobs.job.envelope import MAX_RECORDS, JobId
 from broker_jobs.outcome.batch import CHUNK, SEAL, Chunk, Seal
 from broker_jobs.outcome.command import COMMAND, Command
-from broker_jobs.outcome.event import BUNDLE, TICK, Bundle, HandedBack, Heartbeat, Tick, WorkerRef
+from broker_jobs.outcome.emit import event_json
+from broker_jobs.outcome.event import BUNDLE, TICK, Bundle, Event, HandedBack, Heartbeat, Tick, WorkerRef
 from broker_jobs.outcome.published import PUBLISHED, Published
 from broker_jobs.store.kept import HoldRow, ParkedRow
 
@@ -25,8 +34,12 @@ COPY_SLACK_SECONDS = 30 * 86_400.0
 
 MARK = "mark"
 """The type of a tick that is kept in the command queue."""
-LOOK = TypeAdapter(list[str])
+LOOK = TypeAdapter(Annotated[list[JobId], Field(max_length=MAX_RECORDS, fail_fast=True)])
 """A coordinator that is not the active one asks the active one to look at these jobs."""
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+_ID: TypeAdapter[str] = TypeAdapter(JobId)
+NEWER = "newer:"
+"""In the id of what was set aside: a newer version may have written it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +62,30 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A message that cannot be decided, and why."""
+    """A record that cannot be read or decided, and why. `delivery` is a message that says this record alone.
+
+    `newer`: a newer version may have written it, so that one may decide it without a person.
+    """
 
     origin: str
     reason: str
     delivery: Delivery
+    newer: bool = False
+
+    @property
+    def id(self) -> str:
+        """Made of what was received, and of nothing its sender chose: the same again is the same, all else another."""
+        delivery = self.delivery
+        way = () if self.origin == "parked" else (delivery.exchange, delivery.key, delivery.type)
+        digest = hashlib.sha256("\0".join(way).encode("utf-8", "surrogateescape") + b"\0" + delivery.body)
+        return f"{self.origin}:{NEWER if self.newer else ''}{digest.hexdigest()[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was set aside under this id, as a newer version may have written it, is decided now."""
+
+    parked_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +115,7 @@ class Marked:
     tick: Tick
 
 
-Input = Marked | Orphaned | JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
+Input = Again | Marked | Orphaned | JobRecord | Beaten | Asked | Tick | Unread | Chunked | Seal | Published | Work
 
 
 def read_log(delivery: Delivery) -> list[Input]:
@@ -101,13 +133,13 @@ def read_log(delivery: Delivery) -> list[Input]:
             case "published":
                 return [PUBLISHED.validate_json(delivery.body)]
             case "look":
-                return [Due(id) for id in LOOK.validate_json(delivery.body)]
+                return _look(delivery)
             case "repeat":
                 return [Repeat(codec.decode(delivery.body), delivery.body.decode())]
             case _:
                 return [_envelope(delivery)]
     except (codec.Undecodable, ValidationError, UnicodeDecodeError) as error:
-        return [Unread("log", _why(error), delivery)]
+        return [_unread("log", error, delivery)]
 
 
 def _chunk(delivery: Delivery) -> Chunked:
@@ -149,25 +181,72 @@ def _events(delivery: Delivery) -> list[Input]:
     try:
         return _told(BUNDLE.validate_json(delivery.body))
     except ValidationError as error:
-        return _one_by_one(delivery, error)
-
-
-def _one_by_one(delivery: Delivery, error: ValidationError) -> list[Input]:
-    """A newer worker may tell what this program does not understand: it waits for one that does, alone."""
-    try:
-        bundle = json.loads(delivery.body)
-        BUNDLE.validate_python(bundle | {"events": []})
-        events = list(bundle["events"])
-    except (ValueError, TypeError, KeyError, RecursionError):  # its head is wrong, or it is no bundle at all
-        raise error from None
-    inputs: list[Input] = []
-    for event in events:
-        body = json.dumps(bundle | {"events": [event]}).encode()
+        head = _json(delivery)
+        events = head.get("events") if isinstance(head, dict) else None
+        if not _is_list(events):
+            raise
         try:
-            inputs += _told(BUNDLE.validate_json(body))
-        except ValidationError as why:
-            inputs.append(Unread("log", _why(why), delivery._replace(body=body, message_id="")))
+            bundle = BUNDLE.validate_python(head | {"events": []})
+        except ValidationError:
+            raise error from None
+
+    def read(event: Any) -> Input:
+        return _told(bundle.model_copy(update={"events": [_EVENT.validate_python(event)]}))[0]
+
+    return _one_by_one(delivery, events, read, lambda event: head | {"events": [event]})
+
+
+def _look(delivery: Delivery) -> list[Input]:
+    try:
+        return [Due(id) for id in LOOK.validate_json(delivery.body)]
+    except ValidationError:
+        ids = _json(delivery)
+        if not _is_list(ids):
+            raise
+    return _one_by_one(delivery, ids, lambda id: Due(_ID.validate_python(id)), lambda id: [id])
+
+
+def _json(delivery: Delivery) -> Any:
+    """What a body that does not fit says all the same; None: it is no JSON."""
+    try:
+        return json.loads(delivery.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_list(records: object) -> TypeGuard[list[Any]]:
+    """Whether these can be read one by one: a text has characters, and too many would fill a transaction."""
+    return isinstance(records, list) and len(records) <= MAX_RECORDS
+
+
+def _one_by_one(
+    delivery: Delivery, records: Iterable[Any], read: Callable[[Any], Input], message: Callable[[Any], object]
+) -> list[Input]:
+    """The records of a message of which one at least does not fit: that is set aside, its neighbours are decided."""
+    inputs: list[Input] = []
+    for record in records:
+        try:
+            inputs.append(read(record))
+        except ValidationError as error:
+            inputs.append(_unread("log", error, _with_body(delivery, message(record))))
     return inputs
+
+
+def alone(delivery: Delivery, one: Input) -> Delivery:
+    """A message that says this input alone, of those a delivery said."""
+    match one:
+        case Unread():
+            return one.delivery
+        case Told(event=event) | Beaten(heartbeat=event) if delivery.type == "events":
+            return _with_body(delivery, json.loads(delivery.body) | {"events": [json.loads(event_json(event))]})
+        case Due() if delivery.type == "look":
+            return _with_body(delivery, [one.id])
+        case _:
+            return delivery
+
+
+def _with_body(delivery: Delivery, body: object) -> Delivery:
+    return delivery._replace(body=json.dumps(body, separators=(",", ":")).encode(), message_id="")
 
 
 def _told(bundle: Bundle) -> list[Input]:
@@ -185,7 +264,7 @@ def read_command(delivery: Delivery) -> Input:
             return Marked(TICK.validate_json(delivery.body))
         return Asked(COMMAND.validate_json(delivery.body), delivery.reply_to, delivery.correlation_id)
     except ValidationError as error:
-        return Unread("command", _why(error), delivery)
+        return _unread("command", error, delivery)
 
 
 def read_bell(delivery: Delivery) -> Input:
@@ -193,7 +272,7 @@ def read_bell(delivery: Delivery) -> Input:
     try:
         return Bell(codec.decode(delivery.body), delivery.body.decode())
     except (codec.Undecodable, UnicodeDecodeError) as error:
-        return Unread("due", _why(error), delivery)
+        return _unread("due", error, delivery)
 
 
 def read_parked(delivery: Delivery) -> Input:
@@ -204,7 +283,7 @@ def read_parked(delivery: Delivery) -> Input:
         envelope = codec.decode(delivery.body)
         body = delivery.body.decode()
     except (codec.Undecodable, UnicodeDecodeError) as error:
-        return Unread("parked", _why(error), delivery)
+        return _unread("parked", error, delivery)
     at = envelope.created_at.timestamp()
     return Told("", HandedBack(id=envelope.id, epoch=envelope.epoch, at=at, reason="no queue", envelope=body))
 
@@ -227,9 +306,13 @@ def read_again(row: ParkedRow) -> list[Input]:
             return [read_parked(delivery._replace(type=""))]
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(error)
+def _unread(origin: str, error: Exception, delivery: Delivery) -> Unread:
+    match error:
+        case ValidationError():
+            first = codec.misfit(error)
+            reason = f"{first.where}: {first.what}" if first.where else first.what
+            return Unread(origin, reason, delivery, newer=first.kind in codec.NEWER)
+        case codec.Undecodable():
+            return Unread(origin, str(error), delivery, newer=error.newer)
+        case _:
+            return Unread(origin, str(error), delivery)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from broker_jobs.clock import Instant
 from broker_jobs.exchange.port import Message
 from broker_jobs.job import codec
+from broker_jobs.job.envelope import BATCH_HOLDER
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import BatchView, JobView, Reply
 from broker_jobs.outcome.event import ErrorInfo
@@ -70,7 +71,7 @@ class Questions:
 
 def batch_holder(batch: str) -> str:
     """The name under which a batch is waited for, and waits itself."""
-    return f"batch:{batch}"
+    return f"{BATCH_HOLDER}{batch}"
 
 
 def view(row: Row | None, id: str = "") -> JobView:

@@ -14,6 +14,9 @@ from broker_jobs.outcome.event import Tick
 from broker_jobs.outcome.whereabouts import Whereabouts
 from broker_jobs.store.row import Row
 
+LOOKED_AT = 1_000
+"""Jobs one message names."""
+
 
 def release(row: Row, envelope: Envelope | None = None) -> Message:
     """The message that puts a `sending` row's job into its work queue; `envelope`: the row's, if it is decoded."""
@@ -59,6 +62,11 @@ def broadcast(control: Control) -> Message:
     return Message(names.CONTROL, "", body, type="control", message_id=new_id())
 
 
-def look(ids: list[str]) -> Message:
-    """A standby's word to the active coordinator: these jobs may be due."""
-    return Message(names.REPORT, names.LOG_KEY, LOOK.dump_json(ids), type="look", message_id=new_id())
+def looks(ids: list[str]) -> list[Message]:
+    """A standby's words to the active coordinator: these jobs may be due."""
+    return [
+        Message(
+            names.REPORT, names.LOG_KEY, LOOK.dump_json(ids[start : start + LOOKED_AT]), "look", message_id=new_id()
+        )
+        for start in range(0, len(ids), LOOKED_AT)
+    ]

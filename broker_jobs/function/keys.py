@@ -15,11 +15,10 @@ from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import ArgumentsError, OptionError
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.signature import Signature
-from broker_jobs.function.template import MAX_KEY_CHARS, Place, Unrenderable, template_of
-from broker_jobs.job.envelope import MAX_DELAY_SECONDS, LimitKey, UniqueKey
+from broker_jobs.function.template import Place, Unrenderable, template_of, unkeepable
+from broker_jobs.job.envelope import MAX_DELAY_SECONDS, MAX_KEY_CHARS, MAX_LIMITS, LimitKey, UniqueKey
 from broker_jobs.settings import nearest
 
-MAX_LIMITS = 10
 MAX_LIMIT = 1_000_000
 
 
@@ -110,7 +109,9 @@ def limit_option(value: Any) -> tuple[Limit, ...]:
     if not isinstance(limits, Sequence) or not all(isinstance(one, Limit) for one in limits):
         raise OptionError(f"limit must be Concurrency(…), RateLimit(…), Ordered(…) or several of them, not {value!r}")
     if len(limits) > MAX_LIMITS:
-        raise OptionError(f"limit must be at most {MAX_LIMITS}, not {len(limits)}")
+        raise OptionError(
+            f"limit takes at most {MAX_LIMITS} limits, not {len(limits)}; let jobs that share a limit share its key"
+        )
     if (twice := _twice((type(one).__name__, one.key) for one in limits)) is not None:
         raise OptionError("limit has {}({!r}, …) twice".format(*twice))
     return tuple(limits)
@@ -154,6 +155,19 @@ def check_limit(limit: object, title: str) -> None:
     """Raise OptionError unless this can be the number of a limit."""
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
         raise OptionError(f"{title}: limit must be an int from 1 to {MAX_LIMIT:_}, not {limit!r}")
+
+
+def check_key(key: object, title: str) -> None:
+    """Raise OptionError unless this can be a key."""
+    if not isinstance(key, str) or not key:
+        raise OptionError(f"{title} must be a str of 1 to {MAX_KEY_CHARS} characters, not {key!r}")
+    if len(key) > MAX_KEY_CHARS:
+        raise OptionError(
+            f"{title} must be a str of 1 to {MAX_KEY_CHARS} characters, not of {len(key):_} ({key[:40]!r}…); "
+            "make it of an id, or of a hash of what is long"
+        )
+    if (wrong := unkeepable(key)) is not None:
+        raise OptionError(f"{title} {wrong}: {key!r}")
 
 
 def _limit_key(limit: Limit, key: str) -> LimitKey:
@@ -213,9 +227,8 @@ def _twice(pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
 
 
 def _check_key(key: object, kind: str) -> None:
-    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_CHARS:
-        raise OptionError(f"the key of {kind}(…) must be a str of 1 to {MAX_KEY_CHARS} characters, not {key!r}")
-    template_of(key)
+    check_key(key, f"the key of {kind}(…)")
+    template_of(str(key))
 
 
 def _check_seconds(length: object, title: str) -> None:

@@ -16,7 +16,17 @@ from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import DefinitionError, OptionError
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
-from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Policy
+from broker_jobs.function.template import unkeepable
+from broker_jobs.job.envelope import (
+    BATCH_HOLDER,
+    JOB_ID_RULE,
+    MAX_BACKOFFS,
+    MAX_DELAY_SECONDS,
+    MAX_NAME_CHARS,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    Policy,
+)
 from broker_jobs.settings import nearest
 
 
@@ -109,7 +119,8 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
 CALL = tuple(sorted(CallOptions.__annotations__))
 JOB = tuple(sorted(JobOptions.__annotations__))
 _JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
-_MAX_TAGS, _MAX_TAG_CHARS, _MAX_NAME_CHARS, _MAX_RETRIES = 50, 100, 200, 1_000_000
+_MAX_RETRIES = 1_000_000
+_SHOWN_CHARS = 200
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...], title: str) -> None:
@@ -140,14 +151,16 @@ def _with(base: FunctionOptions, options: Mapping[str, Any]) -> FunctionOptions:
 
 
 def _wrong(option: str, must: str, value: object) -> NoReturn:
-    raise OptionError(f"{option} must be {must}, not {value!r}")
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}…"
+    raise OptionError(f"{option} must be {must}, not {shown}")
 
 
 def _queue(value: Any) -> str:
     if not isinstance(value, str):
         _wrong("queue", "a str", value)
     if not is_queue_name(value):
-        raise OptionError(f"{value!r} is no queue name: {QUEUE_NAME_RULE}")
+        raise OptionError(f"{value[:_SHOWN_CHARS]!r} is no queue name: {QUEUE_NAME_RULE}")
     return value
 
 
@@ -162,6 +175,8 @@ def _backoff(value: Any) -> tuple[float, ...]:
         _wrong("backoff", f"a sequence of lengths; write backoff=[{value!r}]", value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         _wrong("backoff", "a sequence of lengths, as [1, 5, timedelta(minutes=1)]", value)
+    if len(value) > MAX_BACKOFFS:
+        _wrong("backoff", f"at most {MAX_BACKOFFS:_} lengths (the last one is repeated)", value)
     return tuple(_length("backoff", item, least=0.0) for item in value)
 
 
@@ -189,15 +204,17 @@ def _tags(value: Any) -> tuple[str, ...]:
         _wrong("tags", f"a sequence of str; write tags=[{value!r}]", value)
     if not isinstance(value, Sequence) or not all(isinstance(tag, str) for tag in value):
         _wrong("tags", "a sequence of str", value)
-    if len(value) > _MAX_TAGS or any(len(tag) > _MAX_TAG_CHARS for tag in value):
-        _wrong("tags", f"at most {_MAX_TAGS} of at most {_MAX_TAG_CHARS} characters", value)
+    if len(value) > MAX_TAGS or any(len(tag) > MAX_TAG_CHARS for tag in value):
+        _wrong("tags", f"at most {MAX_TAGS} of at most {MAX_TAG_CHARS} characters", value)
+    for tag in value:
+        if (wrong := unkeepable(tag)) is not None:
+            raise OptionError(f"the tag {tag!r} {wrong}")
     return tuple(value)
 
 
 def _name(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_CHARS:
-        _wrong("name", f"a str of 1 to {_MAX_NAME_CHARS} characters", value)
-    return value
+    check_name(value, "name")
+    return str(value)
 
 
 def _retry_on(value: Any) -> tuple[type[Exception], ...]:
@@ -207,9 +224,18 @@ def _retry_on(value: Any) -> tuple[type[Exception], ...]:
     return kinds
 
 
-def _id(value: Any) -> str:
-    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None:
-        _wrong("id", "1 to 100 of the characters A-Z a-z 0-9 . _ : @ / + -", value)
+def check_name(value: object, title: str) -> None:
+    """Raise OptionError unless this can be the name of a job, a recurring job or a program."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS:
+        _wrong(title, f"a str of 1 to {MAX_NAME_CHARS} characters", value)
+    if (wrong := unkeepable(value)) is not None:
+        raise OptionError(f"{title} {wrong}: {value!r}")
+
+
+def check_id(value: object, title: str = "id") -> str:
+    """The id of a job or batch. Raises OptionError unless it can be one."""
+    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None or value.startswith(BATCH_HOLDER):
+        _wrong(title, JOB_ID_RULE, value)
     return value
 
 
@@ -224,5 +250,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "tags": _tags,
     "name": _name,
     "retry_on": _retry_on,
-    "id": _id,
+    "id": check_id,
 }

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from broker_jobs.errors import OptionError
-
-MAX_KEY_CHARS = 300
+from broker_jobs.job.envelope import MAX_KEY_CHARS
 
 
 class Place(NamedTuple):
@@ -53,10 +52,24 @@ class Template(NamedTuple):
         if not key:
             raise Unrenderable("the key is empty")
         if len(key) > MAX_KEY_CHARS:
-            raise Unrenderable(f"the key has {len(key)} characters, the limit is {MAX_KEY_CHARS}: {key[:40]}…")
-        if "\0" in key:
-            raise Unrenderable(f"the key contains a null character: {key!r}")
+            raise Unrenderable(
+                f"the key has {len(key):_} characters, the limit is {MAX_KEY_CHARS}: {key[:40]!r}…; "
+                "make it of an id, or of a hash of what is long"
+            )
+        if (wrong := unkeepable(key)) is not None:
+            raise Unrenderable(f"the key {wrong}: {key!r}")
         return key
+
+
+def unkeepable(text: str) -> str | None:
+    """What in a text no key may have, as the store cannot hold it; None: nothing."""
+    if "\0" in text:
+        return "contains a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains half a character (a lone surrogate)"
+    return None
 
 
 @lru_cache(maxsize=1_024)

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import uuid_utils
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 WIRE_VERSION = 1
 """The major version of the envelope; another one is parked."""
@@ -25,11 +34,39 @@ FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(3000, 1, 1, tzinfo=UTC)
 """Times outside are mistakes (a date that was never set), and sums with them leave every calendar."""
 
+MAX_KEY_CHARS = 512
+"""Of a unique key or a limit: with four bytes a character it still fits into an index row of PostgreSQL (2,704 bytes).
+
+The same bound holds for all that is a key in the store: ids and names are shorter.
+"""
+MAX_LIMITS = 8
+MAX_TAGS = 50
+MAX_TAG_CHARS = 100
+MAX_NAME_CHARS = 200
+"""Of a job, a recurring job, an event, a program."""
+MAX_BACKOFFS = 1_000
+MAX_PARENTS = 1_000
+MAX_FILLS = 100
+MAX_RECORDS = 5_000
+"""Of one message: each record is decided by itself, and a transaction takes all records of a message."""
+MAX_QUEUES = 1_000
+"""A worker serves: it tells the coordinator their names with each heartbeat."""
+BATCH_HOLDER = "batch:"
+"""Marks batches among the things that wait, so no job's id begins with it."""
+JOB_ID_RULE = '1 to 100 of the characters A-Z a-z 0-9 . _ : @ / + -, not beginning with "batch:"'
+
+
+def _no_batch(id: str) -> str:
+    if id.startswith(BATCH_HOLDER):
+        raise ValueError('an id does not begin with "batch:", which marks batches: put another word before the colon')
+    return id
+
+
 Moment = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
 Length = Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
-JobName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$"), AfterValidator(_no_batch)]
+JobName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00]+$")]
 
 
 class Policy(BaseModel):
@@ -38,7 +75,13 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0 runs once")
-    backoff: tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...] | None = Field(
+    backoff: (
+        Annotated[
+            tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...],
+            Field(max_length=MAX_BACKOFFS, fail_fast=True),
+        ]
+        | None
+    ) = Field(
         default=None,
         description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n",
     )
@@ -46,7 +89,7 @@ class Policy(BaseModel):
     expires: Length | None = Field(default=None, description="seconds it may wait from created_at (or due_at)")
 
 
-LimitName = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
+LimitName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")]
 End = Literal["succeeded", "failed", "finished"]
 """How a parent must end for what waits for it to go on; finished: succeeded, failed or deleted."""
 
@@ -66,7 +109,7 @@ class Hold(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parents: tuple[Parent, ...] = Field(min_length=1, max_length=1_000)
+    parents: tuple[Parent, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
     delay: float | None = Field(default=None, ge=0, le=MAX_DELAY_SECONDS, description="seconds after the last parent")
 
 
@@ -100,8 +143,8 @@ class Fill(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    place: int | str = Field(description="index in args, or name in kwargs")
-    parents: tuple[JobId, ...] = Field(min_length=1, max_length=1_000)
+    place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | str = Field(description="index in args, or name in kwargs")
+    parents: tuple[JobId, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
     many: bool = Field(default=False, description="a list of all results, also of one")
 
 
@@ -125,14 +168,35 @@ class Envelope(BaseModel):
     due_at: Moment | None = None
     parent: JobId | None = None
     batch: JobId | None = None
-    recurring: Annotated[str, StringConstraints(max_length=200)] | None = None
+    recurring: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS, pattern=r"^[^\x00]*$")] | None = None
     hold: Hold | None = None
-    fills: tuple[Fill, ...] = Field(default=(), max_length=100)
+    fills: tuple[Fill, ...] = Field(default=(), max_length=MAX_FILLS, fail_fast=True)
     unique: UniqueKey | None = None
-    limits: tuple[LimitKey, ...] = Field(default=(), max_length=10)
+    limits: tuple[LimitKey, ...] = Field(default=(), max_length=MAX_LIMITS, fail_fast=True)
     policy: Policy = Field(default_factory=Policy)
-    tags: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(default=(), max_length=50)
-    trace: dict[str, str] | None = None
+    tags: tuple[Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[^\x00]*$")], ...] = Field(
+        default=(), max_length=MAX_TAGS, fail_fast=True
+    )
+    trace: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)],
+                Annotated[str, StringConstraints(max_length=8_192)],
+            ],
+            Field(max_length=50),
+        ]
+        | None
+    ) = None
+
+    @field_validator("fills")
+    @classmethod
+    def _places_are_there(cls, fills: tuple[Fill, ...], info: ValidationInfo) -> tuple[Fill, ...]:
+        """A wrong place would only be found when the parents end, while their outcome is decided."""
+        args, kwargs = info.data.get("args", ()), info.data.get("kwargs", ())
+        for fill in fills:
+            if not (fill.place < len(args) if isinstance(fill.place, int) else fill.place in kwargs):
+                raise ValueError(f"no argument is at {str(fill.place)[:MAX_NAME_CHARS]!r}")
+        return fills
 
     def evolve(self, **changes: object) -> Self:
         """The same job with some fields changed; the changes are trusted, not validated."""

@@ -7,12 +7,12 @@ addition opens with the addition of its parent it was made in.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from broker_jobs.clock import Instant
-from broker_jobs.job.envelope import JobId, Parent
+from broker_jobs.job.envelope import MAX_NAME_CHARS, MAX_PARENTS, MAX_RECORDS, JobId, Parent
+from broker_jobs.outcome.event import MAX_ENVELOPE_CHARS, Moment, Number
 
 CHUNK_BYTES = 128 * 1024
 CHUNK_JOBS = 500
@@ -25,14 +25,16 @@ class _Part(BaseModel):
     v: Literal[1] = 1
     batch: JobId
     addition: JobId
-    created_at: Instant
+    created_at: Moment
 
 
 class Chunk(_Part):
     """Some jobs of an addition: their envelopes as JSON text, epoch 0, each naming the batch."""
 
-    number: int = Field(ge=0)
-    jobs: list[str] = Field(min_length=1, max_length=10_000)
+    number: Number
+    jobs: list[Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]] = Field(
+        min_length=1, max_length=MAX_RECORDS, fail_fast=True
+    )
 
 
 class Seal(_Part):
@@ -41,12 +43,17 @@ class Seal(_Part):
     One that is given up never opens: its jobs are deleted, those that come later too.
     """
 
-    chunks: int = Field(ge=0)
-    title: str = Field(default="", max_length=200)
+    chunks: Number
+    title: str = Field(default="", max_length=MAX_NAME_CHARS)
     parent: JobId | None = Field(default=None, description="the batch this one is part of")
     parent_addition: JobId | None = None
-    batches: list[JobId] = Field(default_factory=list, description="the sub-batches made in this addition")
-    parents: tuple[Parent, ...] = ()
+    batches: list[JobId] = Field(
+        default_factory=list,
+        max_length=MAX_RECORDS,
+        fail_fast=True,
+        description="sub-batches made in this addition",
+    )
+    parents: tuple[Parent, ...] = Field(default=(), max_length=MAX_PARENTS, fail_fast=True)
     given_up: Literal[True] | None = Field(default=None, description="its block raised: nothing of it starts")
 
 

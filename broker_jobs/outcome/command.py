@@ -11,12 +11,38 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.envelope import JobId, Policy, QueueName
+from broker_jobs.job.envelope import (
+    MAX_RECORDS,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    JobId,
+    JobName,
+    LimitName,
+    Policy,
+    QueueName,
+)
 from broker_jobs.job.state import State
-from broker_jobs.outcome.event import ErrorInfo, Id, Moment, Number, WorkerRef
+from broker_jobs.outcome.event import (
+    MAX_ENVELOPE_CHARS,
+    ErrorInfo,
+    Id,
+    Moment,
+    Number,
+    Queues,
+    Running,
+    WorkerRef,
+)
 
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue"]
+
+MAX_CRON_CHARS = 1_000
+"""Longer than six fields that name every value they may have."""
+MAX_ZONE_CHARS = 100
+Call = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
+"""An envelope as JSON text."""
+Origin = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+"""The name of a program, which declares what its code says."""
 
 NO_SUCH_JOB = "no such job is known"
 """Refuses a command on an unknown job; who has just enqueued it asks again, as the log may be read a moment later."""
@@ -25,7 +51,7 @@ NO_SUCH_JOB = "no such job is known"
 class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    v: int = 1
+    v: Number = 1
     id: Id
     at: Moment
     by: Id = ""
@@ -64,13 +90,13 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=200)
-    cron: str
-    tz: str = "UTC"
+    name: JobName
+    cron: str = Field(max_length=MAX_CRON_CHARS)
+    tz: str = Field(default="UTC", max_length=MAX_ZONE_CHARS)
     misfire: Misfire = "once"
     overlap: Overlap = "allow"
-    call: str
-    origin: str = Field(default="", description="the program whose code declares it; empty: put at run time")
+    call: Call
+    origin: Origin = Field(default="", description="the program whose code declares it; empty: put at run time")
 
 
 class PutRecurring(_Command):
@@ -84,8 +110,8 @@ class DeclareRecurring(_Command):
     """All recurring jobs the code of `origin` declares: put these, remove others of this origin."""
 
     kind: Literal["recurring declare"] = "recurring declare"
-    origin: str
-    schedules: list[Schedule]
+    origin: Origin
+    schedules: list[Schedule] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
 class RemoveRecurring(_Command):
@@ -114,7 +140,7 @@ class RunJob(_Command):
     """
 
     kind: Literal["run"] = "run"
-    call: str
+    call: Call
 
 
 class Fire(_Command):
@@ -136,14 +162,14 @@ class ReplayParked(_Command):
     """Decide a parked message again, as after an upgrade of the program that could not read it. Refused with reason."""
 
     kind: Literal["parked replay"] = "parked replay"
-    parked_id: str
+    parked_id: Id
 
 
 class DeleteParked(_Command):
     """Forget a parked message for good."""
 
     kind: Literal["parked delete"] = "parked delete"
-    parked_id: str
+    parked_id: Id
 
 
 class AcceptStore(_Command):
@@ -157,16 +183,16 @@ class Hello(_Command):
 
     kind: Literal["hello"] = "hello"
     worker: WorkerRef
-    queues: list[str]
-    running: list[tuple[str, int]] = Field(default_factory=list)
-    version: str = ""
+    queues: Queues
+    running: Running = Field(default_factory=list)
+    version: Id = ""
 
 
 class AskJob(_Command):
     """A job's state; with `until_ended` the answer comes when it ends. Reply detail: a `JobView`."""
 
     kind: Literal["ask job"] = "ask job"
-    job_id: Id
+    job_id: JobId
     until_ended: bool = False
 
 
@@ -174,7 +200,7 @@ class DeleteBatch(_Command):
     """Delete all jobs of a batch and of its sub-batches that have not ended. Reply detail: {"ended": bool}."""
 
     kind: Literal["batch delete"] = "batch delete"
-    batch_id: str
+    batch_id: Id
 
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000, pattern="^[^\x00]*$")]
@@ -197,7 +223,9 @@ class Filter(BaseModel):
     created_after: Moment | None = Field(default=None, description="at this instant or later")
     created_before: Moment | None = None
     error_text: Text | None = Field(default=None, description="part of the reason or of the last error, in any case")
-    ids: list[JobId] | None = Field(default=None, max_length=1_000, description="only these")
+    ids: Annotated[list[JobId], Field(max_length=1_000, fail_fast=True)] | None = Field(
+        default=None, description="only these"
+    )
 
 
 class BulkDelete(_Command):
@@ -223,16 +251,16 @@ class Subscription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    event: str = Field(min_length=1, max_length=200)
-    call: str
+    event: JobName
+    call: Call
 
 
 class DeclareSubscriptions(_Command):
     """All subscriptions the code of `origin` declares: keep these, remove others of this origin."""
 
     kind: Literal["subscriptions declare"] = "subscriptions declare"
-    origin: str
-    subscriptions: list[Subscription]
+    origin: Origin
+    subscriptions: list[Subscription] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
 ParameterKind = Literal["positional", "either", "keyword", "args", "kwargs"]
@@ -257,12 +285,14 @@ class FunctionInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=200)
+    name: JobName
     queue: QueueName
     doc: str = ""
-    parameters: list[ParameterInfo] = Field(default_factory=list)
+    parameters: list[ParameterInfo] = Field(default_factory=list, max_length=1_000, fail_fast=True)
     policy: Policy = Field(default_factory=Policy, description="what its code says of retries and times")
-    tags: tuple[str, ...] = ()
+    tags: tuple[Annotated[str, Field(max_length=MAX_TAG_CHARS)], ...] = Field(
+        default=(), max_length=MAX_TAGS, fail_fast=True
+    )
 
 
 class DeclareFunctions(_Command):
@@ -272,8 +302,8 @@ class DeclareFunctions(_Command):
     """
 
     kind: Literal["functions declare"] = "functions declare"
-    origin: Id
-    functions: list[FunctionInfo]
+    origin: Origin
+    functions: list[FunctionInfo] = Field(max_length=MAX_RECORDS, fail_fast=True)
     last: bool = Field(default=True, description="of the messages of one declaration, which have one `at`")
 
 
@@ -290,7 +320,7 @@ class SetLimit(_Command):
     """Change the number of a concurrency or rate limit at run time; None: what jobs are enqueued with counts again."""
 
     kind: Literal["limit set"] = "limit set"
-    key: str
+    key: LimitName
     limit: int | None = Field(default=None, ge=1, le=1_000_000)
 
 
@@ -298,7 +328,7 @@ class AskBatch(_Command):
     """A batch's state and counts; with `until_ended` the answer comes when it ends. Reply detail: a `BatchView`."""
 
     kind: Literal["ask batch"] = "ask batch"
-    batch_id: str
+    batch_id: Id
     until_ended: bool = False
 
 
@@ -306,8 +336,8 @@ class AskFailures(_Command):
     """Failed jobs of a batch and its sub-batches, a page: ids after `after`. Reply detail: {"failures": [JobView…]}."""
 
     kind: Literal["ask failures"] = "ask failures"
-    batch_id: str
-    after: str = ""
+    batch_id: Id
+    after: Id = ""
     limit: int = Field(default=100, ge=1, le=500)
 
 

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic import BaseModel
 
 from broker_jobs.clock import Clock, Instant
+from broker_jobs.job.envelope import MAX_RECORDS
 from broker_jobs.outcome.event import FLUSH_BYTES, WorkerRef
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENTS = 5_000
+MAX_EVENTS = MAX_RECORDS
 """Events of one message at most, so that one transaction of the coordinator stays short."""
 REPEAT_SECONDS = 0.2
 """How long a failed publish rests before it is repeated."""

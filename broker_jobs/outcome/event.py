@@ -11,11 +11,23 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.envelope import LAST_MOMENT, MAX_NUMBER
+from broker_jobs.job.envelope import (
+    LAST_MOMENT,
+    MAX_DELAY_SECONDS,
+    MAX_NUMBER,
+    MAX_QUEUES,
+    MAX_RECORDS,
+    JobId,
+    QueueName,
+)
 
 MAX_RESULT_BYTES = 64 * 1024
 MAX_ERROR_MESSAGE_CHARS = 4_000
 MAX_TRACEBACK_CHARS = 16_000
+MAX_LINE_CHARS = 4_000
+MAX_ENVELOPE_CHARS = 16 * 1024 * 1024
+MAX_HELD = 100_000
+"""Jobs a heartbeat lists: more than a worker can hold."""
 FLUSH_BYTES = 512 * 1024
 """An events message is closed when it grows over this (4.x refuses bodies over 16 MiB)."""
 
@@ -27,8 +39,12 @@ HandBackReason = Literal[
 Moment = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
 """An instant as it travels: of this millennium, so that every calendar and database holds it."""
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-Id = Annotated[str, Field(max_length=300)]
-"""Of a job, a worker, a command, or a host's name: what is a key in the store must fit into its index."""
+MAX_ID_CHARS = 300
+Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
+"""Of a worker or a command, or a host's name: what is a key in the store must fit into its index."""
+Amount = Annotated[float, Field(allow_inf_nan=False)]
+Queues = Annotated[list[QueueName], Field(max_length=MAX_QUEUES, fail_fast=True)]
+Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_fast=True)]
 
 
 class _Value(BaseModel):
@@ -47,16 +63,16 @@ class WorkerRef(_Value):
 class ErrorInfo(_Value):
     """An exception as it is shown: type's name, message and traceback, both capped."""
 
-    type: str
-    message: str
-    traceback: str = ""
+    type: str = Field(max_length=1_000)
+    message: str = Field(max_length=MAX_ERROR_MESSAGE_CHARS)
+    traceback: str = Field(default="", max_length=MAX_TRACEBACK_CHARS)
 
 
 class Started(_Value):
     """The function runs. `owned`: the delivery is acknowledged, from now on the coordinator owns the job by lease."""
 
     kind: Literal["started"] = "started"
-    id: Id
+    id: JobId
     epoch: Number
     at: Moment
     owned: bool = False
@@ -66,60 +82,60 @@ class Succeeded(_Value):
     """The function returned. `result` is JSON text; `result_lost` says why there is none though one was returned."""
 
     kind: Literal["succeeded"] = "succeeded"
-    id: Id
+    id: JobId
     epoch: Number
     started_at: Moment
     ended_at: Moment
-    result: str | None = None
-    result_lost: str | None = None
+    result: Annotated[str, Field(max_length=MAX_RESULT_BYTES)] | None = None
+    result_lost: Annotated[str, Field(max_length=4_000)] | None = None
 
 
 class Failed(_Value):
     """The function raised. `final`: no retry whatever is left of the budget. `cancelled`: it stopped as asked."""
 
     kind: Literal["failed"] = "failed"
-    id: Id
+    id: JobId
     epoch: Number
     started_at: Moment
     ended_at: Moment
     error: ErrorInfo
     final: bool = False
     cancelled: bool = False
-    retry_after: float | None = None
-    envelope: str
+    retry_after: Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
+    envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
 
 class HandedBack(_Value):
     """The delivery was not run, and why; the coordinator decides what becomes of the job."""
 
     kind: Literal["handed back"] = "handed back"
-    id: Id
+    id: JobId
     epoch: Number
     at: Moment
     reason: HandBackReason
     redelivered: bool = False
-    envelope: str
+    envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
 
 class Progress(_Value):
     """How far a running job is: the last value of a flush, at most one a second."""
 
     kind: Literal["progress"] = "progress"
-    id: Id
+    id: JobId
     epoch: Number
     at: Moment
-    done: float
-    total: float | None = None
+    done: Amount
+    total: Amount | None = None
 
 
 class LogLine(_Value):
     """A line a running job wrote with current_job().log(); at most 100 an attempt."""
 
     kind: Literal["line"] = "line"
-    id: Id
+    id: JobId
     epoch: Number
     at: Moment
-    text: str
+    text: str = Field(max_length=MAX_LINE_CHARS)
 
 
 class Heartbeat(_Value):
@@ -127,15 +143,15 @@ class Heartbeat(_Value):
 
     kind: Literal["heartbeat"] = "heartbeat"
     at: Moment
-    running: list[tuple[str, int]] = Field(default_factory=list)
-    held: list[str] = Field(default_factory=list)
-    queues: list[str] = Field(default_factory=list)
+    running: Running = Field(default_factory=list)
+    held: list[JobId] = Field(default_factory=list, max_length=MAX_HELD, fail_fast=True)
+    queues: Queues = Field(default_factory=list)
     concurrency: Number = 0
     control_version: Number = 0
     done: Number = Field(default=0, description="jobs this process has finished since it started")
-    cpu_percent: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    cpu_percent: Amount = 0.0
     rss_bytes: Number = 0
-    version: str = ""
+    version: Id = ""
     leaving: bool = Field(default=False, description="the last one of a clean shutdown: its lease may end at once")
 
 
@@ -146,17 +162,17 @@ Event = Annotated[JobEvent | Heartbeat, Field(discriminator="kind")]
 class Bundle(_Value):
     """One message of the log: events of one worker, in the order they happened."""
 
-    v: int = 1
+    v: Number = 1
     worker: WorkerRef
     sent_at: Moment
-    events: list[Event]
+    events: list[Event] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
 class Tick(_Value):
     """A coordinator's mark in the log, once a second: the ruler of log time, and the proof of who is active."""
 
-    coordinator: str
-    store: str
+    coordinator: Id
+    store: Id
     serial: Number
     sent_at: Moment
     host: Id = ""

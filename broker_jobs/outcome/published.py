@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from broker_jobs.job.envelope import JobId
+from broker_jobs.job.envelope import MAX_NAME_CHARS, JobId, Moment
 
-EventName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+EventName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00]+$")]
 
 
 class Published(BaseModel):
@@ -23,7 +23,7 @@ class Published(BaseModel):
     v: Literal[1] = 1
     id: JobId
     event: EventName
-    created_at: AwareDatetime
+    created_at: Moment
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
 

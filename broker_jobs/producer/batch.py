@@ -22,7 +22,8 @@ from broker_jobs.errors import (
     UsageError,
 )
 from broker_jobs.function.current import inside_job
-from broker_jobs.job.envelope import Parent, new_id
+from broker_jobs.function.options import check_id
+from broker_jobs.job.envelope import MAX_NAME_CHARS, MAX_RECORDS, Parent, new_id
 from broker_jobs.job.state import State
 from broker_jobs.outcome.batch import Seal
 from broker_jobs.outcome.command import BatchView, DeleteBatch
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_TITLE_CHARS = 200
+MAX_TITLE_CHARS = MAX_NAME_CHARS
 MAX_DEPTH = 10
 """How deep batches nest; a batch of batches of batches is a loop that does not end."""
 
@@ -69,7 +70,7 @@ class Batch(Awaited):
             raise ArgumentsError(f"batch() takes a title, not {title!r}; its jobs: with jobs.batch() as batch: …")
         if len(title) > MAX_TITLE_CHARS:
             raise ArgumentsError(f"the title of a batch has at most {MAX_TITLE_CHARS} characters, not {len(title)}")
-        self.id = id or new_id()
+        self.id = new_id() if id is None else check_id(id, "the id of a batch")
         self.title = title
         self._asker = asker
         self._parents = parents
@@ -141,7 +142,8 @@ class Batch(Awaited):
             ArgumentsError: the title is too long.
             UsageError: outside the block, or more than ten deep.
         """
-        self._open_addition()
+        if len(self._open_addition().batches) >= MAX_RECORDS:
+            raise UsageError(f"a block makes at most {MAX_RECORDS:_} sub-batches; open the batch again for more")
         return Batch(self._asker, title, outer=self)
 
     # --- the block ---

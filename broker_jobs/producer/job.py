@@ -28,7 +28,7 @@ from broker_jobs.errors import EnqueueError, EnqueueUnknown, OptionError
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.depends import filled, filled_async
 from broker_jobs.function.keys import limit_keys, unique_key, wrong_name
-from broker_jobs.function.options import CallOptions, FunctionOptions
+from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
 from broker_jobs.function.pending import take_out
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
@@ -184,7 +184,7 @@ class Job(Generic[P, R_co]):
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, as from an id in a database."""
-        return Receipt(id, self._asker, self.name, self._signature.decode_result)
+        return Receipt(check_id(id, "the id of a job"), self._asker, self.name, self._signature.decode_result)
 
     def prepare(self, bound: tuple[list[Any], dict[str, Any]], meant: Later | None = None) -> Prepared:
         """The message of one call.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from broker_jobs.errors import OptionError
-from broker_jobs.function.keys import check_limit
-from broker_jobs.function.template import MAX_KEY_CHARS
+from broker_jobs.function.keys import check_key, check_limit
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import SetLimit
 from broker_jobs.producer.ask import Asker
@@ -36,7 +34,6 @@ class Limits:
         self._set(key, None)
 
     def _set(self, key: object, limit: int | None) -> None:
-        if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_CHARS or "\0" in key:
-            raise OptionError(f"the key of a limit is a str of 1 to {MAX_KEY_CHARS} characters, not {key!r}")
+        check_key(key, "the key of a limit")
         asker = self._asker
-        asker.command(SetLimit(id=new_id(), at=asker.now(), by=asker.by, key=key, limit=limit))
+        asker.command(SetLimit(id=new_id(), at=asker.now(), by=asker.by, key=str(key), limit=limit))

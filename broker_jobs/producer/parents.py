@@ -10,12 +10,10 @@ from datetime import datetime, timedelta
 from typing import ClassVar, get_args
 
 from broker_jobs.errors import ArgumentsError
-from broker_jobs.job.envelope import End, Fill, Hold, Parent
+from broker_jobs.job.envelope import MAX_FILLS, MAX_PARENTS, End, Fill, Hold, Parent
 from broker_jobs.settings import nearest
 
 ENDS: tuple[str, ...] = get_args(End)
-MAX_PARENTS = 1_000
-MAX_FILLS = 100
 
 
 class Awaited:

@@ -19,11 +19,11 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.secret import holds_secret, revealed
-from broker_jobs.job.envelope import new_id
+from broker_jobs.function.template import unkeepable
+from broker_jobs.job.envelope import MAX_NAME_CHARS, new_id
 from broker_jobs.outcome.published import Published
 from broker_jobs.producer.sender import Sender
 
-MAX_EVENT_CHARS = 200
 TRIES = 3
 """How often an event is sent whose confirm does not come, each for the publish timeout."""
 
@@ -52,8 +52,9 @@ async def publish_async(sender: Sender, event: str, args: Sequence[Any], kwargs:
 
 def check_event(event: object) -> None:
     """Raise ArgumentsError unless events can have this name."""
-    if not isinstance(event, str) or not 1 <= len(event) <= MAX_EVENT_CHARS or "\0" in event:
-        raise ArgumentsError(f"the name of an event is a str of 1 to {MAX_EVENT_CHARS} characters, not {event!r}")
+    if not isinstance(event, str) or not 1 <= len(event) <= MAX_NAME_CHARS or unkeepable(event) is not None:
+        shown = repr(event)[:MAX_NAME_CHARS]
+        raise ArgumentsError(f"the name of an event is a str of 1 to {MAX_NAME_CHARS} characters, not {shown}")
 
 
 def _message(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:

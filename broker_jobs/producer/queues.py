@@ -9,6 +9,8 @@ from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import PauseQueue
 from broker_jobs.producer.ask import Asker
 
+SHOWN_CHARS = 200
+
 
 class Queues:
     """The queues, by name. All methods block until RabbitMQ or the coordinator has answered."""
@@ -49,4 +51,4 @@ class Queues:
 
 def _check(name: str) -> None:
     if not is_queue_name(name):
-        raise OptionError(f"{name!r} is no queue name: {QUEUE_NAME_RULE}")
+        raise OptionError(f"{str(name)[:SHOWN_CHARS]!r} is no queue name: {QUEUE_NAME_RULE}")

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 from broker_jobs.beat.schedule import check
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError
+from broker_jobs.function.options import check_name
 from broker_jobs.function.pending import has_pending
 from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import new_id
+from broker_jobs.job.envelope import MAX_RECORDS, new_id
 from broker_jobs.outcome.command import (
+    MAX_CRON_CHARS,
+    MAX_ZONE_CHARS,
     Misfire,
     Overlap,
     PauseRecurring,
@@ -37,7 +40,7 @@ from broker_jobs.settings import nearest
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """A schedule's envelope is a template: always the same for the same code, so that a restart changes no schedule."""
-_MAX_NAME_CHARS = 200
+_NAME = "the name of a recurring job"
 _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
 
 
@@ -95,6 +98,11 @@ class Recurring:
         if known is not None and known.where != where:
             raise DefinitionError(f"recurring {name!r} is declared twice: {known.where}, {where}")
         _check_call(call, "recurring")
+        if known is None and len(self._declared) >= MAX_RECORDS:
+            raise DefinitionError(
+                f"the code of a program declares at most {MAX_RECORDS:_} recurring jobs; "
+                "put those that are made of data: jobs.recurring.put(…)"
+            )
         self._declared[name] = _Declared(where, lambda: _schedule(name, cron, call, options))
         self._on_declared()
 
@@ -115,6 +123,7 @@ class Recurring:
 
     def trigger(self, name: str, /) -> Receipt[Any]:
         """Run a recurring job now, beside its schedule. Raises as `put`; UsageError names an unknown one."""
+        check_name(name, _NAME)
         asker, job_id = self._asker, new_id()
         asker.command(TriggerRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, job_id=job_id))
         return Receipt(job_id, asker, fresh=True)
@@ -129,6 +138,7 @@ class Recurring:
 
     def remove(self, name: str, /) -> None:
         """Forget it; its jobs stay. One that code declares comes back with the next start of that program."""
+        check_name(name, _NAME)
         asker = self._asker
         asker.command(RemoveRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name))
 
@@ -141,6 +151,7 @@ class Recurring:
         return [each.make().model_copy(update={"origin": origin}) for each in self._declared.values()]
 
     def _pause(self, name: str, *, paused: bool) -> None:
+        check_name(name, _NAME)
         asker = self._asker
         asker.command(PauseRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, paused=paused))
 
@@ -149,8 +160,7 @@ _CHOICES = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
 
 
 def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> None:
-    if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME_CHARS:
-        raise OptionError(f"the name of a recurring job is a str of 1 to {_MAX_NAME_CHARS} characters, not {name!r}")
+    check_name(name, _NAME)
     known = sorted(RecurringOptions.__annotations__)
     for option, value in options.items():
         if option not in known:
@@ -161,6 +171,14 @@ def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> No
             raise OptionError(f"{option} must be {' or '.join(map(repr, _CHOICES[option]))}, not {value!r}")
     if not isinstance(cron, str):
         raise OptionError(f"cron must be a str as '0 9 * * MON', not {cron!r}")
+    if len(cron) > MAX_CRON_CHARS:
+        raise OptionError(
+            f"cron must be at most {MAX_CRON_CHARS:_} characters, not {len(cron):_} ({cron[:40]!r}…); "
+            "write ranges and steps, as '*/5 8-18 * * *', or several recurring jobs"
+        )
+    tz = options.get("tz", "UTC")
+    if isinstance(tz, str) and len(tz) > MAX_ZONE_CHARS:
+        raise OptionError(f"tz must be a name as 'Europe/Istanbul', not {len(tz):_} characters ({tz[:40]!r}…)")
     check(cron, options.get("tz", "UTC"))
 
 

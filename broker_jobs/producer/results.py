@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.pending import Pending
-from broker_jobs.producer.parents import MAX_PARENTS, Awaited
+from broker_jobs.job.envelope import MAX_PARENTS
+from broker_jobs.producer.parents import Awaited
 from broker_jobs.producer.receipt import Receipt
 
 R = TypeVar("R")

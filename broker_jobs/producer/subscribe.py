@@ -12,6 +12,7 @@ from typing import Any
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.template import template_of
 from broker_jobs.job.codec import encode
+from broker_jobs.job.envelope import MAX_RECORDS
 from broker_jobs.outcome.command import Subscription
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.job import Job
@@ -43,6 +44,8 @@ class Subscriptions:
                     f"{job.name} subscribes to {event!r} and cannot have the key {key!r}: one that is made of "
                     "arguments is for jobs that are enqueued. Have the subscribed job enqueue another one"
                 )
+        if len(self._declared) >= MAX_RECORDS and (event, job.name) not in self._declared:
+            raise DefinitionError(f"the code of a program has at most {MAX_RECORDS:_} subscriptions")
         self._declared[event, job.name] = job
         self._on_declared()
 

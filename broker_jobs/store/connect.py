@@ -115,6 +115,7 @@ def engines(address: Address) -> tuple[Engine, Engine]:
     if address.in_memory:
         engine = sqlalchemy.create_engine(
             address.url,
+            hide_parameters=True,
             poolclass=StaticPool,
             pool_reset_on_return=None,
             connect_args={"check_same_thread": False, "timeout": LOCK_SECONDS},
@@ -123,7 +124,10 @@ def engines(address: Address) -> tuple[Engine, Engine]:
         event.listen(engine, "begin", _begin_immediate)
         return engine, engine
     if address.is_sqlite:
-        options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": LOCK_SECONDS}}
+        options: dict[str, Any] = {
+            "connect_args": {"check_same_thread": False, "timeout": LOCK_SECONDS},
+            "hide_parameters": True,  # of errors: they are kept and logged, and the values may be secrets
+        }
         writing = sqlalchemy.create_engine(address.url, pool_size=1, max_overflow=0, **options)
         event.listen(writing, "connect", _prepare_sqlite)
         event.listen(writing, "begin", _begin_immediate)
@@ -131,7 +135,11 @@ def engines(address: Address) -> tuple[Engine, Engine]:
         event.listen(reading, "connect", _prepare_sqlite_to_read)
         return writing, reading
     keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10, **keepalive, **address.url.query}}
+    options = {
+        "pool_pre_ping": True,
+        "hide_parameters": True,
+        "connect_args": {"connect_timeout": 10, **keepalive, **address.url.query},
+    }
     try:
         writing = sqlalchemy.create_engine(address.url, **options)
         reading = sqlalchemy.create_engine(address.url, isolation_level="AUTOCOMMIT", **options)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, Row, Table, bindparam, delete, select, text
+from sqlalchemy import Connection, Row, Table, bindparam, delete, or_, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import tables
@@ -261,3 +261,5 @@ SCHEDULES = select(tables.schedules).order_by(tables.schedules.c.name)
 QUEUES = select(tables.queues.c.name).order_by(tables.queues.c.name)
 WORKERS = select(tables.workers).order_by(tables.workers.c.host, tables.workers.c.slot, tables.workers.c.id)
 PARKED = select(tables.parked).order_by(tables.parked.c.at, tables.parked.c.id)
+PARKED_NEWER = PARKED.where(or_(tables.parked.c.id.like("log:newer:%"), tables.parked.c.id.like("due:newer:%")))
+"""What a newer version may have written. Commands are not among them: who asked has had no answer, and asks again."""

@@ -163,7 +163,23 @@ class Store:
         except (DataError, IntegrityError):
             raise
         except SQLAlchemyError as error:
+            if _is_of_a_value(error):
+                raise
             raise StoreError(f"the store {self.url_masked} cannot be used: {_said(error)}") from error
+
+
+VALUE_CLASSES = frozenset({"21", "22", "23", "44", "54"})
+"""Of PostgreSQL's codes: the value is at fault (54: too large for an index), and would be at the next try too."""
+
+
+def _is_of_a_value(error: SQLAlchemyError) -> bool:
+    """Whether the database lives and refuses what it was given."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    code = getattr(error.orig, "sqlstate", None)
+    if code is not None:
+        return code[:2] in VALUE_CLASSES
+    return "binding parameter" in str(error.orig)  # SQLite's driver: a value of a kind it does not know
 
 
 def _said(error: SQLAlchemyError) -> str:

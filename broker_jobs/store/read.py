@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from sqlalchemy import Connection, case, func, or_, select, text
+from sqlalchemy import Connection, case, func, or_, select, text, tuple_
 
 from broker_jobs.clock import Instant
 from broker_jobs.job import codec
@@ -163,6 +163,14 @@ class Reader(Searching, Measured, Related, Listed):
         """Parked messages, the oldest first."""
         with self._reading() as connection:
             return [ledger.parked_of(row) for row in connection.execute(ledger.PARKED.limit(limit))]
+
+    def parked_newer(self, *, after: ParkedRow | None = None, limit: int) -> list[ParkedRow]:
+        """Of parked messages those a newer version may have written, the oldest first, a page."""
+        query = ledger.PARKED_NEWER.limit(limit)
+        if after is not None:
+            query = query.where(tuple_(tables.parked.c.at, tables.parked.c.id) > (after.at, after.id))
+        with self._reading() as connection:
+            return [ledger.parked_of(row) for row in connection.execute(query)]
 
     def parked_count(self) -> int:
         """How many messages are parked."""

@@ -1,4 +1,6 @@
+import random
 import threading
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Connection, text
@@ -8,12 +10,16 @@ pytest.register_assert_rewrite("tests.unit.store.store_rules", "tests.unit.store
 from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
+from broker_jobs.store.write import Transaction  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
 from tests.unit.store.reading_rules import ReadingRules  # noqa: E402
 from tests.unit.store.store_rules import LastingStoreRules  # noqa: E402
 
 pytestmark = pytest.mark.postgres
+
+LONG = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=6_000))
+"""A text that no compression makes short."""
 
 
 class TestPostgresReading(ReadingRules):
@@ -34,6 +40,23 @@ class TestPostgres(LastingStoreRules):
             assert connection.execute(text("SELECT current_schema()")).scalar_one() == "broker_jobs"
             assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
         store.close()
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda tx: tx.set_most("concurrency:" + LONG, 1),  # larger than a row of an index may be
+            lambda tx: tx.schedule("a null \x00 character"),
+            lambda tx: tx.load(["a null \x00 character"]),
+            lambda tx: tx.take_slot("k", "j", 10**30),
+        ],
+    )
+    def test_a_value_it_cannot_hold_is_no_outage(self, store: Store, write: Callable[[Transaction], object]) -> None:
+        with pytest.raises(Exception, match=r"index|NUL|range") as refused, store.transaction() as tx:
+            write(tx)
+        assert not isinstance(refused.value, StoreError)
+        assert LONG[:100] not in str(refused.value)
+        with store.transaction() as tx:  # and it goes on
+            tx.set_most("concurrency:k", 1)
 
     def test_the_second_waits_for_the_first_and_sees_what_it_wrote(self, store: Store, url: str) -> None:
         other = Store(url)

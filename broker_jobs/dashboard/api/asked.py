@@ -13,7 +13,7 @@ from broker_jobs.dashboard.access import demand, visitor_of
 from broker_jobs.dashboard.desk import Desk
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import View
-from broker_jobs.job.envelope import FIRST_MOMENT, LAST_MOMENT, JobId, JobName, QueueName
+from broker_jobs.job.envelope import FIRST_MOMENT, LAST_MOMENT, MAX_KEY_CHARS, JobId, JobName, QueueName
 from broker_jobs.job.state import State
 
 PLAIN = r"^[^\x00-\x1f\x7f]+$"
@@ -153,7 +153,7 @@ class Put(Times):
 class SetLimit(Asked):
     """The number of a limit."""
 
-    key: str = Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")
+    key: str = Field(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")
     limit: int | None = Field(ge=1, le=1_000_000, description="none: what its jobs are enqueued with")
 
 

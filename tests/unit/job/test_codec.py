@@ -18,6 +18,7 @@ instants = st.datetimes(  # naive bounds: hypothesis adds the zone
     datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
 )  # fmt: skip
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -35,7 +36,7 @@ policies = st.builds(
 envelopes = st.builds(
     Envelope,
     id=names,
-    job=texts.filter(bool),
+    job=words.filter(bool),
     args=st.lists(values, max_size=3),
     kwargs=st.dictionaries(texts, values, max_size=3),
     queue=names,
@@ -44,9 +45,9 @@ envelopes = st.builds(
     careful=st.booleans(),
     created_at=instants,
     due_at=st.none() | instants,
-    recurring=st.none() | texts,
+    recurring=st.none() | words,
     policy=policies,
-    tags=st.lists(texts, max_size=3).map(tuple),
+    tags=st.lists(words, max_size=3).map(tuple),
     trace=st.none() | st.dictionaries(texts, texts, max_size=2),
 )
 

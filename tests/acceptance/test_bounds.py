@@ -1,0 +1,337 @@
+"""Whatever a message says, it stops nobody: what is out of bounds is kept as it came, and sound jobs go on."""
+
+import json
+import random
+import string
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from broker_jobs import BrokerJobs, Concurrency, Ordered, RateLimit, Unique, result_of
+from broker_jobs.errors import UsageError
+from broker_jobs.job.state import State
+from broker_jobs.store.kept import ParkedRow
+from tests.support.house import House
+from tests.support.postgres import Postgres
+from tests.support.rabbitmq import Broker
+from tests.support.wait import eventually
+
+REPORT, LOG, COMMAND = "jobs.v1.report", "log", "command"
+CHANCE = random.Random(1)
+LONG = "".join(CHANCE.choices(string.ascii_letters + string.digits, k=6_000))
+"""A text that no database makes shorter."""
+WIDE = "".join(chr(CHANCE.randrange(0x10000, 0x20000)) for _ in range(512))
+"""The longest key, of the widest characters."""
+AT = 1_772_323_200.0
+
+
+def envelope(id: str, **fields: object) -> dict[str, object]:
+    return {"v": 1, "id": id, "job": "work", "created_at": "2026-03-01T00:00:00Z", "epoch": 0} | fields
+
+
+def bundle(events: object) -> dict[str, object]:
+    return {"v": 1, "worker": {"id": "w"}, "sent_at": AT, "events": events}
+
+
+def started(id: str) -> dict[str, object]:
+    return {"kind": "started", "id": id, "epoch": 1, "at": AT}
+
+
+def part(**fields: object) -> dict[str, object]:
+    return {"v": 1, "batch": "b", "addition": "a", "created_at": AT} | fields
+
+
+def command(kind: str, **fields: object) -> dict[str, object]:
+    return {"v": 1, "id": f"c-{len(LONG)}-{kind}-{len(fields)}", "at": AT, "kind": kind} | fields
+
+
+CALL = json.dumps(envelope("template"))
+LIMIT = {"kind": "concurrency", "key": "k", "limit": 1}
+OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
+    "a text of 1 MB where events belong": (LOG, "events", bundle("x" * 1_000_000)),
+    "a text of 3 MB where events belong": (LOG, "events", bundle("x" * 3_000_000)),
+    "an object where events belong": (LOG, "events", bundle({str(n): started("j") for n in range(20_000)})),
+    "5,001 events": (LOG, "events", bundle([started(f"j{n}") for n in range(5_001)])),
+    "a million numbers where events belong": (LOG, "events", bundle([1] * 1_000_000)),
+    "a worker with a long id": (LOG, "events", bundle([]) | {"worker": {"id": LONG}}),
+    "a text where ids belong": (LOG, "look", "x" * 1_000_000),
+    "5,001 ids": (LOG, "look", ["j"] * 5_001),
+    "a text where a batch's jobs belong": (LOG, "chunk", part(number=0, jobs="x" * 1_000_000)),
+    "5,001 jobs of a batch": (LOG, "chunk", part(number=0, jobs=[CALL] * 5_001)),
+    "a text where sub-batches belong": (LOG, "seal", part(chunks=1, batches="x" * 1_000_000)),
+    "a batch of no time": (LOG, "seal", part(chunks=1, created_at=1e300)),
+    "more chunks than any database counts": (LOG, "seal", part(chunks=10**30)),
+    "a tick of a long name": (LOG, "tick", {"coordinator": LONG, "store": "s", "serial": 1, "sent_at": AT}),
+    "an event of the year 9999": (
+        LOG, "published", {"v": 1, "id": "e", "event": "e", "created_at": "9999-12-31T00:00:00Z"}),
+    "an event with a long name": (
+        LOG, "published", {"v": 1, "id": "e", "event": LONG, "created_at": "2026-03-01T00:00:00Z"}),
+    "a job with a long limit": (LOG, "job", envelope("x1", limits=[LIMIT | {"key": LONG}])),
+    "a job with a long unique key": (LOG, "job", envelope("x2", unique={"key": LONG})),
+    "a job with nine limits": (LOG, "job", envelope("x3", limits=[LIMIT | {"key": f"k{n}"} for n in range(9)])),
+    "a job with a text for limits": (LOG, "job", envelope("x4", limits="x" * 1_000_000)),
+    "a job with a text for tags": (LOG, "job", envelope("x5", tags="x" * 1_000_000)),
+    "a job with a zero in its name": (LOG, "job", envelope("x6", job="wo\x00rk")),
+    "a job named like a batch": (LOG, "job", envelope("batch:42")),
+    "a job that waits for a job named like a batch": (
+        LOG, "job", envelope("x7", hold={"parents": [{"id": "batch:42"}]})),
+    "a result for an argument that is not there": (
+        LOG, "job",
+        envelope("x8", args=[None], hold={"parents": [{"id": "p"}]}, fills=[{"place": 3, "parents": ["p"]}])),
+    "a limit of a long key is set": (COMMAND, "command", command("limit set", key=LONG, limit=1)),
+    "a limit of a key with a zero is set": (COMMAND, "command", command("limit set", key="a\x00b", limit=2, v=1)),
+    "subscriptions of a long name": (
+        COMMAND, "command",
+        command("subscriptions declare", origin=LONG, subscriptions=[{"event": "e", "call": CALL}])),
+    "a text where subscriptions belong": (
+        COMMAND, "command", command("subscriptions declare", origin="o", subscriptions="x" * 1_000_000)),
+    "a text where recurring jobs belong": (
+        COMMAND, "command", command("recurring declare", origin="o", schedules="x" * 1_000_000)),
+    "a recurring job with a cron of 400 kB": (
+        COMMAND, "command",
+        command("recurring put", schedule={"name": "n", "cron": "1," * 200_000 + "1 * * * *", "call": CALL})),
+    "functions of a long name": (
+        COMMAND, "command", command("functions declare", origin="o", functions=[{"name": LONG, "queue": "q"}])),
+    "a worker that serves a text": (
+        COMMAND, "command", command("hello", worker={"id": "w"}, queues="x" * 1_000_000)),
+    "a batch of a long id is deleted": (COMMAND, "command", command("batch delete", batch_id=LONG)),
+    "a parked message of a long id is replayed": (COMMAND, "command", command("parked replay", parked_id=LONG)),
+}  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
+)
+def house(request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A broker and a store of each kind, with a coordinator and a worker at work."""
+    broker.heal()
+    vhost = broker.vhost()
+    assert vhost.opens()
+    store_url = ""
+    if request.param == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        store_url = postgres.url(postgres.create_database())
+    house = House(vhost, tmp_path_factory.mktemp("house"), store_url)
+    house.here("coordinator", "worker", concurrency=4)
+    yield house
+    house.close()
+    vhost.delete()
+
+
+@pytest.fixture
+def fatal_is_nothing(house: House) -> Iterator[None]:
+    """Sound jobs succeed after whatever a test has done."""
+    yield
+    house.succeeded(house.enqueue(100))
+
+
+def send(house: House, key: str, kind: str, body: object, **properties: Any) -> bytes:
+    """Publish what a foreign program might; what it was."""
+    text = json.dumps(body).encode()
+    house.vhost.publish_raw(REPORT, key, text, pika.BasicProperties(type=kind, delivery_mode=2, **properties))
+    return text
+
+
+def cli(house: House, *arguments: str) -> str:
+    """What a command prints that must succeed."""
+    where = ["--store", house.store_url] if "--limit" in arguments else []
+    done = subprocess.run(
+        [sys.executable, "-m", "broker_jobs.cli", *arguments, "--url", house.url, *where],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def parked_with(house: House, text: str, count: int = 1) -> list[ParkedRow]:
+    """Wait for so many parked messages that have a text in their bodies."""
+
+    def there() -> list[ParkedRow]:
+        found = [row for row in house.store.reader.parked(limit=10_000) if text.encode() in row.body]
+        assert len(found) == count, [row.id for row in found]
+        return found
+
+    return eventually(there, 60, f"{count} parked with {text}")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.usefixtures("fatal_is_nothing")
+def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(house: House) -> None:
+    bodies = {name: send(house, *message) for name, message in OUT_OF_BOUNDS.items()}
+    ids = house.enqueue(100)
+    house.succeeded(ids)
+
+    def all_kept() -> bool:
+        kept = {row.body: row.reason for row in house.store.reader.parked(limit=1_000)}
+        missing = [name for name, body in bodies.items() if body not in kept]
+        assert not missing, missing
+        assert all(kept[body] for body in bodies.values())
+        return True
+
+    eventually(all_kept, 60, "all are kept")
+    listed = cli(house, "parked", "--limit", "1000")
+    assert listed.count("should have at most") >= 10
+    assert "begin with" in listed
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.usefixtures("fatal_is_nothing")
+def test_the_longest_names_and_keys_fit_into_every_store(house: House) -> None:
+    name = WIDE[:200]
+    send(house, LOG, "job", envelope(
+        "longest", job=name, recurring=name, tags=[WIDE[:100]] * 50, unique={"key": WIDE},
+        limits=[
+            {"kind": "concurrency", "key": WIDE, "limit": 1}, {"kind": "ordered", "key": WIDE},
+            {"kind": "rate", "key": WIDE, "limit": 10, "per": 1},
+            *({"kind": "concurrency", "key": f"k{n}", "limit": 1} for n in range(5)),
+        ],
+    ))  # fmt: skip
+    call = json.dumps(envelope("template", job=name))
+    for one in (
+        command("limit set", key=WIDE, limit=3),
+        command("subscriptions declare", origin=WIDE[:255], subscriptions=[{"event": name, "call": call}]),
+        command("functions declare", origin=WIDE[:255], functions=[{"name": name, "queue": "q" * 100}]),
+        command("recurring put", schedule={"name": name, "cron": "0 0 1 1 *", "call": call}),
+        command("sighting", by=WIDE[:300]),
+    ):
+        send(house, COMMAND, "command", one)
+    send(house, LOG, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
+    eventually(lambda: house.row("longest"), 60)
+    eventually(lambda: any(row.job == name and row.parent == "e" for row in house.rows().values()), 60)
+    assert not [row for row in house.store.reader.parked(limit=1_000) if name.encode() in row.body
+                or json.dumps(name).encode()[1:-1] in row.body]  # fmt: skip
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.usefixtures("fatal_is_nothing")
+def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(house: House) -> None:
+    for id in ("first", "last"):
+        house.jobs.work.using(id=id).schedule(timedelta(hours=1))
+    eventually(lambda: len(house.rows(["first", "last"])) == 2)
+    ended = {"kind": "succeeded", "epoch": 0, "started_at": AT, "ended_at": AT}
+    events = [ended | {"id": "first"}, {"kind": "teleported", "id": "between"}, ended | {"id": "last"}]
+    send(house, LOG, "events", bundle(events))
+    send(house, LOG, "look", ["first", "no id, but between", "last"])
+    house.succeeded(["first", "last"])
+    for row in parked_with(house, "between", 2):
+        assert b"first" not in row.body
+        assert b"last" not in row.body
+
+
+@pytest.mark.rabbitmq
+def test_a_result_that_is_no_json_fails_the_job_that_takes_it_and_not_its_parents_outcome(house: House) -> None:
+    parent = house.jobs.work.using(id="parent").schedule(timedelta(hours=1))
+    child = house.jobs.work.enqueue(result_of(parent))  # type: ignore[arg-type]  # it returns none, and says so
+    outcome = {"kind": "succeeded", "id": "parent", "epoch": 0, "started_at": AT, "ended_at": AT, "result": "oops"}
+    eventually(lambda: len(house.rows(["parent", child.id])) == 2)
+    send(house, LOG, "events", bundle([outcome]))
+    assert "is no JSON" in house.is_in(child.id, State.FAILED).reason
+    assert house.row("parent").state is State.SUCCEEDED
+
+
+@pytest.mark.rabbitmq
+def test_two_messages_of_one_message_id_are_both_kept(house: House) -> None:
+    bodies = [{"v": 2, "id": "order-7", "job": job} for job in ("bill", "refund")]
+    for body in bodies:
+        send(house, LOG, "job", body, message_id="order-7")
+    send(house, LOG, "job", bodies[0], message_id="order-7")
+    rows = parked_with(house, "order-7", 2)
+    assert {json.loads(row.body)["job"] for row in rows} == {"bill", "refund"}
+
+
+@pytest.mark.rabbitmq
+def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_deleted_is_gone(house: House) -> None:
+    sound, unsound = envelope("replayed", epoch=1), {"v": 2, "id": "deleted"}
+    for body in (sound, unsound):
+        properties = pika.BasicProperties(type="parked:a worker could not read it", delivery_mode=2)
+        house.vhost.publish_raw("jobs.v1.parked", "default", json.dumps(body).encode(), properties)
+    (one,) = parked_with(house, '"replayed"')
+    (other,) = parked_with(house, '"deleted"')
+    assert one.reason == "a worker could not read it"
+    cli(house, "parked", "replay", one.id)
+    house.succeeded_soon(["replayed"])
+    refused = subprocess.run(
+        [sys.executable, "-m", "broker_jobs.cli", "parked", "replay", other.id, "--url", house.url],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "version 2" in refused.stderr
+    cli(house, "parked", "delete", other.id)
+    listed = cli(house, "parked", "--json", "--limit", "10000")
+    assert not {one.id, other.id} & {row["id"] for row in json.loads(listed)}
+
+
+# --- the same bounds where a program writes them ---
+
+
+def program() -> tuple[BrokerJobs, Any]:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.job
+    def work(name: str = "") -> None:
+        del name
+
+    return jobs, work
+
+
+REFUSED: dict[str, tuple[Callable[[BrokerJobs, Any], object], str]] = {
+    "a long key": (lambda _, work: work.using(limit=Concurrency(LONG, 1)), "1 to 512 characters, not of 6_000"),
+    "a long rate": (lambda _, work: work.using(limit=RateLimit(LONG, 1, per=1)), "a hash of what is long"),
+    "a long order": (lambda _, work: work.using(limit=Ordered(LONG)), "1 to 512 characters"),
+    "a long unique key": (lambda _, work: work.using(unique=Unique(LONG)), "1 to 512 characters"),
+    "a key with a zero": (lambda _, work: work.using(unique="a\0b"), "null character"),
+    "half a character in a key": (lambda _, work: work.using(unique="\ud800"), "half a character"),
+    "a key made long": (lambda _, work: work.using(unique="{name}").enqueue(LONG), "the limit is 512"),
+    "a key made of half a character": (lambda _, work: work.using(unique="{name}").enqueue("\ud800"), "half a char"),
+    "nine limits": (lambda _, work: work.using(limit=[Ordered(f"k{n}") for n in range(9)]), "at most 8 limits, not 9"),
+    "a long id": (lambda _, work: work.using(id=LONG), "1 to 100 of the characters"),
+    "an id like a batch's": (lambda _, work: work.using(id="batch:42"), 'not beginning with "batch:"'),
+    "a receipt of such an id": (lambda jobs, _: jobs.receipt("batch:42"), 'not beginning with "batch:"'),
+    "a typed receipt": (lambda _, work: work.receipt(LONG), "the id of a job must be 1 to 100"),
+    "a batch's receipt": (lambda jobs, _: jobs.batch_receipt(LONG), "the id of a batch must be 1 to 100"),
+    "many tags": (lambda _, work: work.using(tags=["t"] * 51), "at most 50 of at most 100 characters"),
+    "a tag with a zero": (lambda _, work: work.using(tags=["\0"]), "null character"),
+    "a long back-off": (lambda _, work: work.using(backoff=[1] * 1_001), "at most 1_000 lengths"),
+    "a long name": (lambda jobs, _: jobs.remote(LONG), "a str of 1 to 200 characters"),
+    "a name with a zero": (lambda jobs, _: jobs.remote("a\0b"), "null character"),
+    "a long event": (lambda jobs, _: jobs.publish(LONG), "1 to 200 characters"),
+    "a long subscription": (lambda jobs, _: jobs.subscribe(LONG), "1 to 200 characters"),
+    "a long schedule": (lambda jobs, work: jobs.recurring(LONG, "* * * * *", work), "1 to 200 characters"),
+    "a long cron": (
+        lambda jobs, work: jobs.recurring("n", "1," * 1_000 + "1 * * * *", work), "at most 1_000 characters"),
+    "a trigger of a long name": (lambda jobs, _: jobs.recurring.trigger(LONG), "1 to 200 characters"),
+    "a pause of a long name": (lambda jobs, _: jobs.recurring.pause(LONG), "1 to 200 characters"),
+    "a removal of a long name": (lambda jobs, _: jobs.recurring.remove(LONG), "1 to 200 characters"),
+    "a long limit is set": (lambda jobs, _: jobs.limits.set(LONG, 1), "1 to 512 characters"),
+    "a long queue is paused": (lambda jobs, _: jobs.queues.pause(LONG), "is no queue name"),
+    "a long title": (lambda jobs, _: jobs.batch(LONG), "at most 200 characters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_program_is_told_what_to_write_before_anything_is_sent(name: str) -> None:
+    jobs, work = program()
+    call, says = REFUSED[name]
+    with pytest.raises(UsageError) as refused:
+        call(jobs, work)
+    assert says in str(refused.value)
+    assert len(str(refused.value)) < 600
+    jobs.stop()
+
+
+def test_a_key_of_512_characters_and_eight_limits_are_taken(tmp_path: Path) -> None:
+    jobs = BrokerJobs("memory://", store=f"sqlite:///{tmp_path / 'store.db'}")
+
+    @jobs.job(unique=WIDE, limit=[Concurrency(WIDE[n:], 1) for n in range(8)])
+    def work() -> int:
+        return 7
+
+    with jobs:
+        assert work.enqueue().result(timeout=30) == 7
