@@ -278,13 +278,19 @@ def test_a_parked_message_is_replayed_and_another_deleted(page: Any, address: st
         ]
     )
     assert sent.result(20) == [None, None]
-    eventually(lambda: len([one for one in system.store.reader.parked(100) if "by a test" in one.reason]) == 2)
+
+    def both() -> dict[bytes, str]:
+        ids = {one.body: one.id for one in system.store.reader.parked(100) if "by a test" in one.reason}
+        assert len(ids) == 2
+        return ids
+
+    ids = eventually(both)
     page.goto(f"{address}/parked")
-    page.get_by_role("link", name="to replay").click()
+    page.get_by_role("link", name=ids[body]).click()
     page.get_by_role("button", name="Replay").click()
     assert "was read" in _flash(page)
     assert system.hostile.program.receipt("replayed-by-hand").result(timeout=20) == f"hello {ALL}"
-    page.get_by_role("link", name="to/delete").click()
+    page.get_by_role("link", name=ids[b"rubbish"]).click()
     page.get_by_role("button", name="Delete").click()
     page.locator(SAY_YES).click()
     page.wait_for_url(f"{address}/parked")

@@ -90,12 +90,13 @@ def test_a_worker_that_comes_back_is_told_which_of_its_runs_are_no_longer_its_ow
 
 
 def test_replaying_one_message_does_not_read_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = desk.body("k").encode()
-    for n in range(3):
-        arrived = Delivery(1, n, "jobs.v1.log", body, False, "jobs.v1.submit", "default", "", f"m{n}", None, None, 0)
-        desk.apply(Unread("parked", "a worker could not read it", arrived))
+    unread = []
+    for n, body in enumerate((b"one", desk.body("k").encode(), b"another")):
+        arrived = Delivery(1, n, "jobs.v1.log", body, False, "jobs.v1.submit", "default", "", "m", None, None, 0)
+        unread.append(Unread("parked", "a worker could not read it", arrived))
+        desk.apply(unread[-1])
     monkeypatch.setattr(Ledger, "parked", None)
-    desk.apply(desk.ask(ReplayParked, parked_id="parked:m1"))
+    desk.apply(desk.ask(ReplayParked, parked_id=unread[1].id))
     assert desk.row("k").state is State.ENQUEUED
 
 
