@@ -1,7 +1,7 @@
 """BrokerJobs: the object a program holds. It decorates functions, enqueues, and runs worker, coordinator and beat.
 
 Making one reads nothing and connects to nothing; a program may be imported anywhere. Settings are read and the broker
-is reached by the first enqueue or by start().
+is reached by the first enqueue or by start(); dashboard() looks for a login in them.
 """
 
 from __future__ import annotations
@@ -381,21 +381,37 @@ class BrokerJobs:
         return self._running("health").health()
 
     def dashboard(
-        self, *, read_only: bool | None = None, authorize: Authorize | None = None, title: str | None = None
+        self,
+        *,
+        read_only: bool | None = None,
+        authorize: Authorize | None = None,
+        local: bool = False,
+        title: str | None = None,
     ) -> Dashboard:
-        """The dashboard and its JSON API, to be mounted: `app.mount("/jobs", jobs.dashboard())`; for WSGI its `.wsgi`.
+        """The dashboard and its JSON API, to be mounted: `app.mount("/jobs", jobs.dashboard(authorize=…))`.
 
-        It reads the store and asks the coordinator, wherever that runs; with memory:// it has to be this program.
-        Without `authorize` and without a token or password in the settings it answers to this machine alone.
+        For WSGI mount its `.wsgi`. It reads the store and asks the coordinator, wherever that runs; with memory:// it
+        has to be this program. Who may see it is told by `authorize`, by a token or user and password in the settings,
+        or by `local=True`; one of them is needed.
 
         Args:
             read_only: nobody can change anything; None: the setting.
             authorize: tells by a request what the one who asks may do: a Role, a Visitor (a role with a name, which
                 stands in the audit) or None. May be async.
+            local: without a login in the settings, requests that plainly come from this machine (a loopback address,
+                localhost as Host, no header of a proxy) are an administrator's, and all others are refused. Not for a
+                program behind a proxy: one that adds no header cannot be told from this machine.
             title: what it calls itself; None: the setting.
+
+        Raises:
+            UsageError: nothing says who may see it, or authorize and local both do.
+            OptionError: a setting is wrong.
         """
         # A producer needs no web framework: only who shows the dashboard imports it.
-        from broker_jobs.dashboard.dashboard import Dashboard  # noqa: PLC0415
+        from broker_jobs.dashboard.dashboard import Dashboard, refuse_without_login  # noqa: PLC0415
+
+        if authorize is None and not local:
+            refuse_without_login(Settings.load(**self._given))
 
         def own_store() -> Store | None:
             return self._program.store if self._program is not None else None
@@ -407,6 +423,7 @@ class BrokerJobs:
             own_store=own_store,
             read_only=read_only,
             authorize=authorize,
+            local=local,
             title=title,
         )
 

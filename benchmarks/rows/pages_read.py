@@ -48,7 +48,7 @@ def _pages(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     clock = SystemClock()
     lookup = Lookup(store.reader, Masking(MASK), clock, {})
     nobody: Any = None  # pages that are looked at ask nothing of a coordinator
-    access = Access(Credentials(), key=lambda: os.urandom(32), clock=clock)
+    access = Access(Credentials(), local=True, key=lambda: os.urandom(32), clock=clock)
     client = TestClient(
         site(Desk(lookup, Actions(nobody, lookup), clock), access), base_url="http://localhost", client=("127.0.0.1", 1)
     )

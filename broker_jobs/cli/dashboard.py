@@ -89,7 +89,7 @@ def dashboard(
     if settings.embedded:
         log.warning("memory:// lives inside one process: what is in the store is shown, but nothing can be changed")
     warn_of_environment()
-    with Wishes() as wishes, DashboardServer(jobs.dashboard(), settings) as server:
+    with Wishes() as wishes, DashboardServer(jobs.dashboard(local=True), settings) as server:
         typer.echo(f"dashboard  {server.address}", err=True)
         while not wishes.wait_asked(WAIT_SECONDS):
             pass
@@ -107,7 +107,7 @@ def served_with(program: Program, settings: Settings) -> Iterator[None]:
 
     sender = Sender(lambda: settings, lambda read: exchange_for(read, "dashboard"))
     asker = Asker(sender)
-    shown = Dashboard(lambda: settings, asker, sender.clock, own_store=lambda: program.store)
+    shown = Dashboard(lambda: settings, asker, sender.clock, own_store=lambda: program.store, local=True)
     try:
         with DashboardServer(shown, settings):
             yield

@@ -1,7 +1,7 @@
 """Tells who asks and what they may do, and that what acts comes from our own page.
 
-Who asks is told by the program's own hook, by a token, by user and password, or, where nothing of that is set, by
-being on this machine. Everything here is about one request; the Guard applies it to each.
+Who asks is told by the program's own hook, by a token, by user and password, or, where nothing of that is set and the
+dashboard was made for it, by being on this machine. Everything here is about one request; the Guard applies it to each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hmac
 import inspect
 import ipaddress
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -37,8 +38,16 @@ FLASH_COOKIE = "broker_jobs_flash"
 MAX_FLASH = 1_500
 """Characters; a cookie holds 4 KiB."""
 PASS = "broker_jobs.pass"  # noqa: S105 - a key of the scope
-FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
-"""How headers of a proxy begin: what comes through one is not from this machine, whatever address it has."""
+PROXY_HEADERS = (
+    *("forwarded", "x-forwarded", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-cluster-", "x-remote-"),
+    *("x-host", "x-scheme", "x-proxy", "x-ssl", "x-envoy-", "x-amz", "x-azure-", "x-appengine-", "x-arr-", "x-vercel-"),
+    *("x-varnish", "x-nginx-", "x-cloud-trace-", "x-sendfile-", "via", "proxy-", "max-forwards", "true-client-"),
+    *("client-ip", "remote-addr", "ssl-client-", "cf-", "cdn-", "fastly-", "fly-", "akamai-", "incap-", "ngrok-"),
+)
+"""How the headers begin that proxies add. A request that came through one is not from this machine: the proxy's
+address is that of the machine, and it brings the requests of everybody."""
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""A Host header that may be local: a name or address, and a port."""
 
 Answer: TypeAlias = Role | Visitor | None
 Authorize: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
@@ -94,6 +103,7 @@ class Access:
         credentials: Credentials,
         *,
         authorize: Authorize | None = None,
+        local: bool = False,
         key: Callable[[], bytes],
         clock: Clock,
         read_only: bool = False,
@@ -102,6 +112,7 @@ class Access:
         credentials: what opens the door.
         authorize: the program's own login; where it is given, it and the credentials decide, and being local counts
             for nothing.
+        local: where there is neither a login nor credentials, who is on this machine is an administrator.
         key: what sessions are signed with; called once, at the first request.
         clock: tells when a session has ended.
         read_only: nobody is more than a viewer.
@@ -110,6 +121,7 @@ class Access:
         self.read_only = read_only
         self.attempts = Attempts(clock)
         self._authorize = authorize
+        self._local = local
         self._key = key
         self._clock = clock
         self._made: bytes | None = None
@@ -118,7 +130,7 @@ class Access:
     @property
     def local_only(self) -> bool:
         """Whether only requests from this machine are served."""
-        return self._authorize is None and not self.credentials
+        return self._local and self._authorize is None and not self.credentials
 
     async def look(self, request: Request) -> Pass:
         """Who asks, and how they showed it. Never raises for who may not come in: their role is NONE."""
@@ -331,40 +343,52 @@ def signing_key(*secret: str) -> bytes:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address, as bound or as in a URL without its port, is this machine's own."""
+    """Whether a name or address, as bound, is this machine's own."""
     name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return name == "localhost" or name.endswith(".localhost") or _is_loopback_address(name.partition("%")[0])
 
 
 def is_local(request: HTTPConnection) -> bool:
-    """Whether a request comes from this machine and means this machine.
+    """Whether a request comes from this machine and means this machine, as far as it tells.
 
     Its address alone does not tell: a page elsewhere may have given its own name our address (DNS rebinding), and a
-    proxy on this machine brings everybody's requests.
+    proxy on this machine brings everybody's requests. What is left is a proxy that gives our own address as Host, adds
+    no header and speaks HTTP/1.1: a program's request through it looks like one from here. A browser's is refused as
+    soon as it names the page that it comes from.
     """
-    client = request.client
-    if client is None or not is_loopback(client.host) or not is_loopback(host_name(request)):
+    headers, client = request.headers, request.client
+    hosts = headers.getlist("host")
+    if client is None or not _is_loopback_address(client.host.partition("%")[0]):
         return False
-    if any(name.startswith(FORWARDED) for name in request.headers):
+    if len(hosts) != 1 or not is_local_host(hosts[0]):
         return False
-    origin = request.headers.get("origin")  # a proxy that says nothing of itself leaves the browser's word as it was
-    if origin is not None and not is_loopback(_bare(origin.partition("://")[2])):
+    if any(name.replace("_", "-").startswith(PROXY_HEADERS) for name in headers):
         return False
-    return str(request.scope.get("http_version", "1.1")) != "1.0"  # what a proxy speaks by default, and no browser
+    if str(request.scope.get("http_version", "1.1")) == "1.0":  # what a proxy speaks by default, and no browser
+        return False
+    # A proxy that says nothing of itself leaves the browser's word as it was: the page that this was sent by.
+    pages = headers.getlist("origin")
+    if headers.get("sec-fetch-site", "same-origin") == "same-origin":  # else a link elsewhere may have led here
+        pages += headers.getlist("referer")
+    return all(is_local_host(page.partition("://")[2].partition("/")[0]) for page in pages)
 
 
-def host_name(request: HTTPConnection) -> str:
-    """The Host header without its port."""
-    return _bare(request.headers.get("host", ""))
+def is_local_host(host: str) -> bool:
+    """Whether a Host header is plainly this machine: localhost, or an address of loopback, and at most a port."""
+    found = HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found[1].lower()
+    return name == "localhost" or _is_loopback_address(name.removeprefix("[").removesuffix("]"))
 
 
-def _bare(host: str) -> str:
-    return host.partition("]")[0] + "]" if host.startswith("[") else host.rpartition(":")[0] or host
+def _is_loopback_address(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def from_elsewhere(request: HTTPConnection) -> bool:

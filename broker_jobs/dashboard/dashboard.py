@@ -1,6 +1,6 @@
 """The dashboard as a program holds it: an ASGI application to mount anywhere, and the same for WSGI.
 
-Making one reads no settings and opens nothing; the first request does.
+Making one opens nothing; the first request does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from broker_jobs.dashboard.house import House
 from broker_jobs.dashboard.live import Live
 from broker_jobs.dashboard.site import site
 from broker_jobs.dashboard.wsgi import Wsgi
+from broker_jobs.errors import UsageError
 from broker_jobs.producer.ask import Asker
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
@@ -37,6 +38,7 @@ class Dashboard:
         own_store: Callable[[], Store | None] = lambda: None,
         read_only: bool | None = None,
         authorize: Authorize | None = None,
+        local: bool = False,
         title: str | None = None,
     ) -> None:
         """Args:
@@ -46,14 +48,24 @@ class Dashboard:
         own_store: the store of the coordinator that runs in this program, or None.
         read_only: None: the setting.
         authorize: the program's own login.
+        local: where the settings have no login, requests from this machine are an administrator's.
         title: None: the setting.
+
+        Raises:
+            UsageError: both authorize and local.
         """
+        if local and authorize is not None:
+            raise UsageError(
+                "jobs.dashboard(authorize=…, local=True) says twice who may see it: leave local out, and let"
+                " authorize(request) tell who is on this machine"
+            )
         self._load = load
         self._asker = asker
         self._clock = clock
         self._own_store = own_store
         self._read_only = read_only
         self._authorize = authorize
+        self.local = local
         self._title = title
         self._lock = threading.Lock()
         self._house: House | None = None
@@ -101,7 +113,9 @@ class Dashboard:
                 read_only = settings.dashboard_read_only if self._read_only is None else self._read_only
                 self._house = House(settings, self._asker, self._clock, own_store=self._own_store, read_only=read_only)
                 self._live = Live(lambda house=self._house: house.desk.lookup.pulse())  # type: ignore[misc]
-                access = access_of(settings, self._clock, authorize=self._authorize, read_only=read_only)
+                access = access_of(
+                    settings, self._clock, authorize=self._authorize, local=self.local, read_only=read_only
+                )
                 self._site = site(self._house.desk, access, house=self._house, live=self._live)
             return self._site
 
@@ -117,9 +131,24 @@ class Dashboard:
                 return
 
 
-def access_of(settings: Settings, clock: Clock, *, authorize: Authorize | None, read_only: bool) -> Access:
+def refuse_without_login(settings: Settings) -> None:
+    """Raise UsageError unless the settings have a login: a program that mounts a dashboard is reached by others."""
+    if not _credentials(settings):
+        raise UsageError(
+            "jobs.dashboard() does not say who may see it, and would be open to everybody who reaches this program."
+            " Write jobs.dashboard(authorize=…) with your own login, or set BROKER_JOBS_DASHBOARD_TOKEN, or"
+            " BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or write jobs.dashboard(local=True) to"
+            " serve requests from this machine alone"
+        )
+
+
+def _credentials(settings: Settings) -> Credentials:
+    return Credentials(settings.dashboard_token, settings.dashboard_user, settings.dashboard_password)
+
+
+def access_of(settings: Settings, clock: Clock, *, authorize: Authorize | None, local: bool, read_only: bool) -> Access:
     """The rules of access that settings and program give."""
-    credentials = Credentials(settings.dashboard_token, settings.dashboard_user, settings.dashboard_password)
+    credentials = _credentials(settings)
 
     def key() -> bytes:
         if settings.embedded and not credentials:
@@ -128,4 +157,4 @@ def access_of(settings: Settings, clock: Clock, *, authorize: Authorize | None, 
             credentials.token, credentials.user, credentials.password, settings.url, settings.store_url()
         )
 
-    return Access(credentials, authorize=authorize, key=key, clock=clock, read_only=read_only)
+    return Access(credentials, authorize=authorize, local=local, key=key, clock=clock, read_only=read_only)

@@ -19,13 +19,15 @@ from broker_jobs.dashboard.problem import problem
 from broker_jobs.dashboard.role import Role
 
 OPEN_TO_ALL = ("/login", "/healthz", "/static/")
+"""What needs no login. Where there is none to log in by, these too are for this machine alone."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "x-csrf-token"
 NO_RIGHTS = "You may not see this dashboard."
 LOCAL_ONLY = (
-    "This dashboard is open to this machine only, as nobody has said who else may see it. To open it, set"
-    " BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or give"
-    " jobs.dashboard(authorize=…) your own login."
+    "This dashboard has no login, and is for requests that plainly come from its own machine: from a loopback"
+    " address, to localhost or 127.0.0.1, and through no proxy. To open it to others, set BROKER_JOBS_DASHBOARD_TOKEN,"
+    " or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or give jobs.dashboard(authorize=…) your own"
+    " login."
 )
 HEADERS = {
     "content-security-policy": (
@@ -75,7 +77,7 @@ class Guard:
 
     def _refusal(self, request: Request, path: str, found: Pass) -> Response | Refusal | None:
         """The answer to who may not come in, or None."""
-        is_open = path in OPEN_TO_ALL or path.startswith("/static/")
+        is_open = (path in OPEN_TO_ALL or path.startswith("/static/")) and not self._access.local_only
         if not is_open and found.visitor.role < Role.VIEWER:
             if self._access.local_only:
                 return Refusal(403, LOCAL_ONLY)

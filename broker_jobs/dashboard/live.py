@@ -28,6 +28,8 @@ MOST_LISTENERS = 100
 LONGEST_SECONDS = 3600.0
 """A stream ends after this, and the browser opens another: its rights are looked at again."""
 RETRY_MS = 3_000
+NO_STREAMS = "broker_jobs.no_streams"
+"""A key of the scope, where the server cannot hold streams open: pages look for changes by themselves."""
 
 
 class Listener:
@@ -143,6 +145,8 @@ class Live:
 
 async def stream(request: Request) -> Response:
     """GET /live: pulses as server-sent events, until the page is closed or the server ends."""
+    if request.scope.get(NO_STREAMS):
+        return Response(status_code=204)  # tells a browser not to come again
     live: Live = request.app.state.live
     listener = live.join()
     if listener is None:

@@ -37,7 +37,9 @@ class DashboardServer:
         self._host = settings.dashboard_host
         self._port = port if port is not None else settings.dashboard_port
         self._path = settings.dashboard_path
-        if not is_loopback(self._host) and not (settings.dashboard_token or settings.dashboard_user):
+        has_login = bool(settings.dashboard_token or settings.dashboard_user)
+        self._is_for_this_machine = dashboard.local and not has_login
+        if not is_loopback(self._host) and not has_login:
             raise UsageError(
                 f"the dashboard would be open to everybody who can reach {self._host}: set BROKER_JOBS_DASHBOARD_TOKEN,"
                 " or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or listen on 127.0.0.1"
@@ -74,6 +76,11 @@ class DashboardServer:
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="dashboard", daemon=True)
         self._thread.start()
         log.info("dashboard on %s", self.address)
+        if self._is_for_this_machine:
+            log.info(
+                "it has no login: who is on this machine is an administrator; before a proxy serves it, set"
+                " BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD"
+            )
 
     def stop(self) -> None:
         """End the streams of open pages, answer what has been asked, and listen no more. Tolerates twice and never."""

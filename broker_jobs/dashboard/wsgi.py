@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from a2wsgi import ASGIMiddleware
 
+from broker_jobs.dashboard.live import NO_STREAMS
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -27,10 +29,6 @@ class Wsgi:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        if environ.get("PATH_INFO") == "/live":
-            # A stream would hold a thread of the server for each open page. 204 tells a browser not to come again.
-            start_response("204 No Content", [])
-            return []
         # Who asks decides what they may see, and servers may leave the port out.
         given = {"REMOTE_PORT": "0", **environ}
         return self._loop()(cast("Any", given), cast("Any", start_response))
@@ -38,5 +36,9 @@ class Wsgi:
     def _loop(self) -> ASGIMiddleware:
         with self._lock:
             if self._wrapped is None or self._pid != os.getpid():
-                self._wrapped, self._pid = ASGIMiddleware(self._app), os.getpid()
+                self._wrapped, self._pid = ASGIMiddleware(cast("Any", self._streamless)), os.getpid()
             return self._wrapped
+
+    async def _streamless(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application; a stream would hold a thread of the server for each open page."""
+        await self._app({**scope, NO_STREAMS: True}, receive, send)

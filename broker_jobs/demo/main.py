@@ -289,11 +289,13 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
 def _dashboard() -> Iterator[DashboardServer]:
     """The dashboard of this program, on its usual port or, where that is taken, on another."""
     jobs = letters.jobs
-    server = DashboardServer(jobs.dashboard(), jobs.settings, port=jobs.settings.dashboard_port or DEFAULT_PORT)
+    server = DashboardServer(
+        jobs.dashboard(local=True), jobs.settings, port=jobs.settings.dashboard_port or DEFAULT_PORT
+    )
     try:
         server.start()
     except UsageError:
-        server = DashboardServer(jobs.dashboard(), jobs.settings, port=0)
+        server = DashboardServer(jobs.dashboard(local=True), jobs.settings, port=0)
         server.start()
     with server:
         yield server

@@ -372,10 +372,11 @@ async def role_of(request: Request) -> Role | None:
     return Role.VIEWER if request.cookies else None
 
 
-Starlette().mount("/jobs", jobs.dashboard())
+Starlette().mount("/jobs", jobs.dashboard(local=True))
 jobs.dashboard(authorize=may, read_only=True, title="shop")
 jobs.dashboard(authorize=role_of)
 jobs.dashboard(authorise=may)  # E
 jobs.dashboard(read_only="yes")  # E
+jobs.dashboard(local="yes")  # E
 jobs.dashboard("shop")  # E
 Visitor("admin", "Ann")  # E

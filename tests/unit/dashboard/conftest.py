@@ -27,7 +27,8 @@ def browse() -> Callable[..., TestClient]:
 
     def opened(desk: Desk, **given: Any) -> TestClient:
         credentials = Credentials(**{k: given.pop(k) for k in ("token", "user", "password") if k in given})
-        access = Access(credentials, key=lambda: b"k" * 32, clock=SystemClock(), **given)
+        local = given.get("authorize") is None
+        access = Access(credentials, local=local, key=lambda: b"k" * 32, clock=SystemClock(), **given)
         return client_of(site(desk, access))
 
     return opened

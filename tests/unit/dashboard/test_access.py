@@ -61,7 +61,7 @@ def test_without_a_login_this_machine_is_served(browse: Browse) -> None:
 def test_without_a_login_nobody_else_is_served_and_the_page_says_how_to_open_it(
     peer: str, headers: dict[str, str]
 ) -> None:
-    app = site(desk_of(), Access(Credentials(), key=lambda: b"k", clock=SystemClock()))
+    app = site(desk_of(), Access(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
     answer = client_of(app, peer=peer).get(PAGE, headers=headers)
     assert answer.status_code == 403
     assert "BROKER_JOBS_DASHBOARD_TOKEN" in answer.text
@@ -69,7 +69,7 @@ def test_without_a_login_nobody_else_is_served_and_the_page_says_how_to_open_it(
 
 
 def test_a_server_without_an_address_of_its_client_is_not_this_machine() -> None:
-    app = site(desk_of(), Access(Credentials(), key=lambda: b"k", clock=SystemClock()))
+    app = site(desk_of(), Access(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
 
     async def on_a_unix_socket(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "client": None}, receive, send)
@@ -78,7 +78,7 @@ def test_a_server_without_an_address_of_its_client_is_not_this_machine() -> None
 
 
 def test_what_speaks_as_a_proxy_does_by_default_is_not_this_machine() -> None:
-    app = site(desk_of(), Access(Credentials(), key=lambda: b"k", clock=SystemClock()))
+    app = site(desk_of(), Access(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
 
     async def proxied(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "http_version": "1.0"}, receive, send)
@@ -166,7 +166,7 @@ def test_a_session_ends_by_itself() -> None:
 
 def test_a_page_that_stays_open_without_a_login_can_still_act() -> None:
     clock, acts = ManualClock(), Acts()
-    client = client_of(site(desk_of(acts), Access(Credentials(), key=lambda: b"k", clock=clock)))
+    client = client_of(site(desk_of(acts), Access(Credentials(), local=True, key=lambda: b"k", clock=clock)))
     token = token_in(client)
     for _ in range(5):
         clock.advance(7 * 3600)

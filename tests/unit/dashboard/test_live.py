@@ -154,7 +154,7 @@ def test_there_is_an_end_to_how_many_listen(live: Live, monkeypatch: pytest.Monk
         assert live.join() is None
 
     asyncio.run(listen())
-    app = site(desk_of(), Access(Credentials(), key=lambda: b"k", clock=SystemClock()), live=live)
+    app = site(desk_of(), Access(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()), live=live)
     assert client_of(app).get("/live").status_code == 503
 
 

@@ -33,13 +33,13 @@ def jobs(tmp_path: Path) -> Iterator[BrokerJobs]:
 
 def served(jobs: BrokerJobs, **given: Any) -> DashboardServer:
     settings = jobs.settings.model_copy(update={"dashboard_port": 0} | given)
-    return DashboardServer(jobs.dashboard(), settings)
+    return DashboardServer(jobs.dashboard(local=True), settings)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "jobs.example"])
 def test_it_does_not_start_where_everybody_could_reach_it(host: str) -> None:
     with pytest.raises(UsageError, match="BROKER_JOBS_DASHBOARD_TOKEN"):
-        DashboardServer(BrokerJobs().dashboard(), Settings(dashboard_host=host))
+        DashboardServer(BrokerJobs().dashboard(local=True), Settings(dashboard_host=host))
 
 
 def test_with_a_token_it_starts_anywhere(jobs: BrokerJobs) -> None:

@@ -60,7 +60,7 @@ def beside_django(dashboard: Any) -> Any:
 
 @pytest.mark.parametrize("mount", [mounted_in_starlette, mounted_in_fastapi, beside_django])
 def test_below_a_prefix_every_link_form_and_file_is_below_it(jobs: BrokerJobs, mount: Callable[[Any], Any]) -> None:
-    client = client_of(mount(jobs.dashboard()))
+    client = client_of(mount(jobs.dashboard(local=True)))
     page = client.get("/admin/jobs/jobs")
     assert page.status_code == 200
     assert "greet" in page.text
@@ -73,7 +73,7 @@ def test_below_a_prefix_every_link_form_and_file_is_below_it(jobs: BrokerJobs, m
 
 @pytest.mark.parametrize("mount", [mounted_in_starlette, mounted_in_fastapi, beside_django])
 def test_below_a_prefix_a_form_acts_and_comes_back(jobs: BrokerJobs, mount: Callable[[Any], Any]) -> None:
-    client = client_of(mount(jobs.dashboard()))
+    client = client_of(mount(jobs.dashboard(local=True)))
     page = client.get("/admin/jobs/queues").text
     (token,) = set(re.findall(r'name="csrf" value="(\w+)"', page))
     for action in ("pause", "resume"):
@@ -84,12 +84,12 @@ def test_below_a_prefix_a_form_acts_and_comes_back(jobs: BrokerJobs, mount: Call
 
 
 def test_the_cookies_are_for_its_own_path(jobs: BrokerJobs) -> None:
-    client = client_of(mounted_in_starlette(jobs.dashboard()))
+    client = client_of(mounted_in_starlette(jobs.dashboard(local=True)))
     assert "Path=/admin/jobs/;" in client.get("/admin/jobs/queues").headers["set-cookie"]
 
 
 def test_in_a_program_others_can_reach_it_stays_this_machines(jobs: BrokerJobs) -> None:
-    app = mounted_in_fastapi(jobs.dashboard())
+    app = mounted_in_fastapi(jobs.dashboard(local=True))
     assert client_of(app, peer="192.0.2.7", base_url="http://shop.example").get("/admin/jobs/").status_code == 403
     opened = mounted_in_fastapi(jobs.dashboard(authorize=lambda _request: Role.VIEWER))
     assert client_of(opened, peer="192.0.2.7", base_url="http://shop.example").get("/admin/jobs/").status_code == 200
@@ -98,7 +98,7 @@ def test_in_a_program_others_can_reach_it_stays_this_machines(jobs: BrokerJobs) 
 @pytest.fixture
 def web(jobs: BrokerJobs) -> Client:
     app = flask.Flask(__name__)
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin/jobs": jobs.dashboard().wsgi})  # type: ignore[method-assign]
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin/jobs": jobs.dashboard(local=True).wsgi})  # type: ignore[method-assign]
     return app.test_client()
 
 
@@ -129,7 +129,7 @@ def test_in_flask_nobody_else_comes_in(web: Client) -> None:
 
 def test_without_a_coordinator_in_memory_it_says_what_to_do_and_serves_when_there_is_one() -> None:
     jobs = BrokerJobs("memory://", store="sqlite://")
-    client: TestClient = client_of(jobs.dashboard())
+    client: TestClient = client_of(jobs.dashboard(local=True))
     page = client.get("/queues")
     assert page.status_code == 503
     assert "memory:// lives inside one process" in page.text
@@ -141,7 +141,7 @@ def test_without_a_coordinator_in_memory_it_says_what_to_do_and_serves_when_ther
 
 def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'store.db'}"
-    client = client_of(BrokerJobs("memory://", store=store).dashboard())
+    client = client_of(BrokerJobs("memory://", store=store).dashboard(local=True))
     page = client.get("/queues")
     assert page.status_code == 503
     assert "There is no store at" in page.text
