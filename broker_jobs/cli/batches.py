@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from broker_jobs.cli.bulk import bulk, meant
+from broker_jobs.cli.masked import Unmasked, lookup_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import commanding, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
-from broker_jobs.errors import UsageError
+from broker_jobs.dashboard.masking import MASKED, Masking
+from broker_jobs.errors import StoreError, UsageError
 from broker_jobs.outcome.command import BulkRequeue
 from broker_jobs.producer.batch import Batch
-from broker_jobs.settings import nearest
+from broker_jobs.settings import Settings, nearest
 from broker_jobs.store.kept import BatchRow
 
 app = typer.Typer(help="List, show and change batches.", no_args_is_help=True, rich_markup_mode=None)
 
+Show: TypeAlias = Callable[[str, list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
+"""Tells by a job's name, args and kwargs what of these is shown."""
 Id = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 STATES = ("awaiting", "processing", "succeeded", "failed", "deleted")
 COLUMNS = ("id", "title", "state", "total", "open", "succeeded", "failed", "deleted", "created", "ended")
@@ -70,21 +76,29 @@ def show(batch_id: Id, url: Url = None, store: StoreUrl = None, as_json: AsJson 
 @app.command("failures")
 def failures(
     batch_id: Id,
+    *,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
+    unmasked: Unmasked = False,
     url: Url = None,
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List its failed jobs, those of batches inside it too, with their arguments and errors."""
+    """List its failed jobs, those of batches inside it too, with their arguments and errors.
+
+    The coordinator is asked; the store is read for the names of the arguments that are masked.
+    """
     found: list[dict[str, Any]] = []
-    with commanding(settings_of(url=url)) as asker:
+    settings = settings_of(url=url, store=store)
+    with _shown(settings, unmasked=unmasked) as shown, commanding(settings) as asker:
         for failure in Batch(asker, id=batch_id).failures():
+            args, kwargs = shown(failure.job, list(failure.args), dict(failure.kwargs))
             found.append(
                 {
                     "id": failure.id,
                     "job": failure.job,
                     "attempts": failure.attempts,
-                    "args": list(failure.args),
-                    "kwargs": dict(failure.kwargs),
+                    "args": args,
+                    "kwargs": kwargs,
                     "error": failure.error_type,
                     "message": failure.message,
                 }
@@ -119,6 +133,21 @@ def requeue(
     """Run its failed jobs again, those of batches inside it too, by one command."""
     given = meant(batch=batch_id, error_text=error)
     bulk(BulkRequeue, given, "Requeue", "failed", yes=yes, url=url)
+
+
+@contextmanager
+def _shown(settings: Settings, *, unmasked: bool) -> Iterator[Show]:
+    """What tells how the arguments of a job are shown."""
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(reading(settings))
+        except (StoreError, UsageError):
+            if not unmasked:
+                typer.echo("warning: without the store (--store) no argument given by position is shown", err=True)
+            masking = Masking((), types=False) if unmasked else Masking(settings.mask)
+            yield lambda _job, args, kwargs: (args if unmasked else [MASKED] * len(args), masking.value(kwargs))
+        else:
+            yield lookup_of(reader, settings, unmasked=unmasked).shown_call
 
 
 def _brief(row: BatchRow) -> dict[str, Any]:

@@ -9,18 +9,16 @@ import typer
 from pydantic import ValidationError
 
 from broker_jobs.cli.bulk import bulk, meant
+from broker_jobs.cli.masked import Unmasked, lookup_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table, read_moment
-from broker_jobs.clock import SystemClock, as_datetime
+from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.lookup import Lookup
-from broker_jobs.dashboard.masking import Masking
 from broker_jobs.dashboard.views import JobLine, JobsQuery
 from broker_jobs.errors import UsageError
 from broker_jobs.job.state import FINAL, State
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue
-from broker_jobs.settings import Settings
-from broker_jobs.store import Reader
 
 MOST_ON_A_PAGE = 500
 
@@ -46,7 +44,6 @@ Until = Annotated[
 Error = Annotated[
     str | None, typer.Option("--error", help="Only with this text in reason or error.", show_default=False)
 ]
-Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show what is masked too.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -92,7 +89,7 @@ def list_jobs(
         raise UsageError(f"--{first['loc'][0]}: {first['msg']}") from None
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        found, more = _pages(_lookup(reader, settings, unmasked=unmasked), query, limit)
+        found, more = _pages(lookup_of(reader, settings, unmasked=unmasked), query, limit)
     if as_json:
         print_json([_brief(line) for line in found])
     else:
@@ -113,7 +110,7 @@ def show(
     """Show all that is known of one job: arguments, history, error, lines it wrote."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        job = _lookup(reader, settings, unmasked=unmasked).job(job_id)
+        job = lookup_of(reader, settings, unmasked=unmasked).job(job_id)
     if job is None:
         raise UsageError(f"no job {job_id}: not heard of yet, or past its retention")
     if as_json:
@@ -239,13 +236,6 @@ def reschedule(
     with asking(settings_of(url=url)) as jobs:
         jobs.receipt(job_id).reschedule(due)
         typer.echo(f"{job_id}\trescheduled")
-
-
-def _lookup(reader: Reader, settings: Settings, *, unmasked: bool) -> Lookup:
-    """What the dashboard looks through; masked as there."""
-    masking = Masking((), types=False) if unmasked else Masking(settings.mask)
-    keep = {"succeeded": settings.keep_succeeded, "failed": settings.keep_failed, "deleted": settings.keep_deleted}
-    return Lookup(reader, masking, SystemClock(), keep)
 
 
 def _pages(lookup: Lookup, query: JobsQuery, limit: int) -> tuple[list[JobLine], str | None]:

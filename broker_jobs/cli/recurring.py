@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from broker_jobs.beat import schedule as cron
+from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
@@ -32,10 +33,17 @@ NEXT_TIMES = 5
 
 
 @app.command("list")
-def list_recurring(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
+def list_recurring(
+    unmasked: Unmasked = False, url: Url = None, store: StoreUrl = None, as_json: AsJson = False
+) -> None:
     """List recurring jobs."""
-    with reading(settings_of(url=url, store=store)) as reader:
-        schedules = reader.schedules()
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
+        lookup = lookup_of(reader, settings, unmasked=unmasked)
+        schedules = [
+            dataclasses.replace(row, call=body_of(lookup, row.call.encode(), unmasked=unmasked))
+            for row in reader.schedules()
+        ]
     if as_json:
         print_json([dataclasses.asdict(schedule) for schedule in schedules])
         return
@@ -62,19 +70,24 @@ def list_recurring(url: Url = None, store: StoreUrl = None, as_json: AsJson = Fa
 @app.command("show")
 def show(
     name: Name,
+    *,
     runs: Annotated[int, typer.Option("--runs", min=0, max=1_000, help="How many of the last runs.")] = 10,
+    unmasked: Unmasked = False,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one: what it runs, its next times in its time zone, and how its last runs ended."""
-    with reading(settings_of(url=url, store=store)) as reader:
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
         row = reader.schedule(name)
+        lookup = lookup_of(reader, settings, unmasked=unmasked)
+        call = {} if row is None else json.loads(body_of(lookup, row.call.encode(), unmasked=unmasked))
         names = [] if row is not None else [schedule.name for schedule in reader.schedules()]
         made = reader.search(Search(recurring=name, limit=runs)).rows if runs else []
     if row is None:
         raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; broker-jobs recurring list")
-    upcoming, call = _upcoming(row), json.loads(row.call)
+    upcoming = _upcoming(row)
     if as_json:
         print_json(
             dataclasses.asdict(row)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import commanding, opened, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
@@ -73,22 +74,28 @@ ParkedId = Annotated[str, typer.Argument(metavar="ID", show_default=False, help=
 def parked(
     context: typer.Context,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
+    unmasked: Unmasked = False,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """List messages nobody could read or decide; replay or delete one.
 
-    Each is one record, kept whole, its neighbours were applied. --json prints the bodies and the tracebacks. One that
-    a newer version wrote is decided by the first coordinator that can read it; all others wait for `parked replay`.
+    Each is one record, kept whole, its neighbours were applied. --json prints the bodies (masked) and the tracebacks.
+    One that a newer version wrote is decided by the first coordinator that can read it; all others wait for
+    `parked replay`.
     """
     if context.invoked_subcommand is not None:
         return
-    with reading(settings_of(url=url, store=store)) as reader:
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
         rows = reader.parked(limit)
-    if as_json:
-        print_json([dataclasses.asdict(row) | {"body": row.body.decode(errors="replace")} for row in rows])
-        return
+        if as_json:
+            lookup = lookup_of(reader, settings, unmasked=unmasked)
+            print_json(
+                [dataclasses.asdict(row) | {"body": body_of(lookup, row.body, unmasked=unmasked)} for row in rows]
+            )
+            return
     print_table(
         ("id", "at", "origin", "bytes", "reason"),
         [(row.id, moment(row.at), row.origin, len(row.body), row.reason.partition("\n")[0]) for row in rows],

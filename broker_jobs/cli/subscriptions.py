@@ -6,6 +6,7 @@ import dataclasses
 
 import typer
 
+from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import reading
 from broker_jobs.cli.show import print_json, print_table
@@ -19,10 +20,17 @@ def subscriptions() -> None:
 
 
 @app.command("list")
-def list_subscriptions(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
+def list_subscriptions(
+    unmasked: Unmasked = False, url: Url = None, store: StoreUrl = None, as_json: AsJson = False
+) -> None:
     """List the subscriptions that programs declare: event, job, program."""
-    with reading(settings_of(url=url, store=store)) as reader:
-        rows = reader.subscriptions()
+    settings = settings_of(url=url, store=store)
+    with reading(settings) as reader:
+        lookup = lookup_of(reader, settings, unmasked=unmasked)
+        rows = [
+            dataclasses.replace(row, call=body_of(lookup, row.call.encode(), unmasked=unmasked))
+            for row in reader.subscriptions()
+        ]
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return

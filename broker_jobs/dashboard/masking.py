@@ -9,6 +9,7 @@ What a job writes into an error's message, its traceback or its log lines has no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +20,14 @@ GLUED_FROM = 8
 """Letters from which a masked name is looked for inside words too."""
 MOST_DEPTH = 100
 """A value nested deeper is hidden: nobody reads it, and looking through it must end."""
+WORD = re.compile(r"(?<![\w$-])(?:[\w$-]|\\u[0-9a-fA-F]{4})++")
+"""What may be a name in a text that is no JSON."""
+KEY = re.compile(WORD.pattern + r"""(?=\\*["'`]?\s*+[:=])""")
+"""What is a name before a value there."""
+ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
+BOM = "\ufeff"
+"""As some programs begin a text."""
+NO_JSON = object()
 MOST_DIGITS = 1_000
 """A longer whole number is shown as text: Python itself refuses to write it."""
 
@@ -82,6 +91,25 @@ class Masking:
         shown = self._inside_text(text, 0, before)
         return text if shown is None else shown
 
+    def message(self, text: str, before: Callable[[Any], Any] | None = None) -> str:
+        """The text of a message: as `text` where it is JSON. Of any other it ends at the first name that is hidden.
+
+        Nobody can tell where the value of that name ends, and what follows may be arguments without names.
+        """
+        try:
+            is_json = _parsed(text) is not NO_JSON
+        except RecursionError:
+            return MASKED
+        return self.text(text, before) if is_json else self._cut(text, WORD)
+
+    def _cut(self, text: str, names: re.Pattern[str]) -> str:
+        """A text that is no JSON up to the first hidden name in it, or to the arguments of a call."""
+        for found in names.finditer(text) if self._names else ():
+            name = ESCAPED.sub(lambda each: chr(int(each[1], 16)), found[0])
+            if name in ("args", "kwargs") or self.hides(name):
+                return f"{text[: found.end()]} {MASKED}"
+        return text
+
     def _given(self, name: str, value: Any, named: Named) -> Given:
         if name and ((self._types and name in named.secret) or self.hides(name)):
             return Given(name, MASKED, masked=True)
@@ -110,15 +138,15 @@ class Masking:
 
     def _inside_text(self, text: str, depth: int, before: Callable[[Any], Any] | None) -> str | None:
         """A text that is JSON with names in it, with what must be hidden; None: nothing must, or it is none."""
-        bare = text.removeprefix("\ufeff")  # as some programs begin a text
-        if bare.lstrip()[:1] not in ("{", "[", '"'):
+        if text.removeprefix(BOM).lstrip()[:1] not in ("{", "[", '"'):
             return None
         try:
-            value = read_json(bare)
-        except ValueError:
-            return None
+            value = _parsed(text)
         except RecursionError:
             return MASKED
+        if value is NO_JSON:  # a mapping that another language wrote, or JSON that was cut off
+            cut = self._cut(text, KEY)
+            return None if cut == text else cut
         shown = self._inside(value, depth, before)
         return None if shown == value else json.dumps(shown, ensure_ascii=False)
 
@@ -143,6 +171,21 @@ def is_too_deep(value: Any) -> bool:
     return bool(level)
 
 
+def _parsed(text: str) -> Any:
+    """The value of a JSON text, or NO_JSON. One that has a key twice is none: all but the last would be overlooked."""
+    try:
+        return json.loads(text.removeprefix(BOM), parse_int=_whole, object_pairs_hook=_once)
+    except ValueError:
+        return NO_JSON
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
 def read_json(text: str) -> Any:
     """The value of a JSON text, as it may be looked through.
 
@@ -155,15 +198,15 @@ def read_json(text: str) -> Any:
 
 def _words(name: str) -> list[str]:
     """The words of a name: api_key, apiKey, API-KEY and "api key" are api and key; digits stand apart."""
-    words = [""]
+    words: list[list[str]] = [[]]
     for index, char in enumerate(name):
         before, after = name[index - 1 : index], name[index + 1 : index + 2]
         starts = char.isupper() and (not before.isupper() or after.islower())
         if not char.isalnum() or starts or char.isdigit() != before.isdigit():
-            words.append("")
+            words.append([])
         if char.isalnum():
-            words[-1] += char.lower()
-    return [word for word in words if word]
+            words[-1].append(char.lower())
+    return ["".join(word) for word in words if word]
 
 
 def _whole(digits: str) -> int | str:

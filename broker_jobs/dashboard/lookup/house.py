@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, cast
 
 from broker_jobs.clock import as_datetime
@@ -128,7 +129,7 @@ class HouseLookup(JobLookup):
             reason=row.reason,
             size=len(row.body),
             type=row.type,
-            body=self._body(row.body),
+            body=self.body(row.body)[:MOST_BODY_CHARS],
             exchange=row.exchange,
             key=row.key,
             message_id=row.message_id,
@@ -165,11 +166,11 @@ class HouseLookup(JobLookup):
             detail=self._masking.text(row.detail),
         )  # fmt: skip
 
-    def _body(self, body: bytes) -> str:
-        """A message's body as text, masked where it is JSON, also in envelopes inside it."""
+    def body(self, body: bytes) -> str:
+        """A message's body as text, masked, also in envelopes inside it; of one that is no JSON what may be shown."""
         declared = self._declared()
-        text = body.decode("utf-8", "backslashreplace")
-        return self._masking.text(text, lambda value: self._envelope(value, declared))[:MOST_BODY_CHARS]
+        text = body.decode(json.detect_encoding(body), "backslashreplace")
+        return self._masking.message(text, lambda value: self._envelope(value, declared))
 
     def _envelope(self, value: dict[str, Any], declared: dict[str, FunctionView]) -> dict[str, Any]:
         """A JSON object as it may be shown; the positional arguments of a call have names only here."""

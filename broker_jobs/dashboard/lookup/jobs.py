@@ -104,7 +104,11 @@ class JobLookup(Known):
         envelope = read_envelope("" if row is None else row.envelope)
         if row is None or not envelope:
             return None
-        call = called(envelope, row.queue, self.function(row.job), self._masking)
+        return self.shown_call(row.job, envelope.get("args"), envelope.get("kwargs"))
+
+    def shown_call(self, job: str, args: object, kwargs: object) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call as they may be shown; empty where they are none."""
+        call = called({"args": args, "kwargs": kwargs}, "", self.function(job), self._masking)
         return [each.value for each in call.args], {each.name: each.value for each in call.kwargs}
 
     def _lines(self, rows: list[Row]) -> list[JobLine]:

@@ -144,3 +144,30 @@ def test_a_masked_value_is_in_no_view(store: Store, args: list[Any], value: Any,
         assert SECRET not in (view.model_dump_json() if view is not None else "")
     assert lookup.jobs(JobsQuery(text=SECRET)).jobs == []
     assert lookup.raw_arguments("j") == (args, {"order": value, name: SECRET})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"a":1,"password":"s"', '{"a":1,"password ***'),
+        ('{"a":1,"args":["s"],}', '{"a":1,"args ***'),
+        ('{"a":{"token":"s"},"a":1}', '{"a":{"token ***'),
+        ("user=ann&token=s", "user=ann&token ***"),
+        ("the tokenizer of ann", "the tokenizer of ann"),
+        ("plain words", "plain words"),
+        ('{"a":1}', '{"a":1}'),
+    ],
+)
+def test_of_a_message_that_is_no_json_nothing_is_shown_from_the_first_hidden_name_on(text: str, shown: str) -> None:
+    assert MASKING.message(text) == shown
+
+
+def test_a_mapping_of_another_language_inside_a_text_is_masked_and_prose_is_not() -> None:
+    assert MASKING.value({"body": "{'password': 's'}"}) == {"body": "{'password ***"}
+    assert MASKING.value(["[draft] your password is too old"]) == ["[draft] your password is too old"]
+
+
+def test_a_long_text_is_looked_through_once() -> None:
+    long = "{" + "a" * 2_000_000
+    assert MASKING.message(long) == long
+    assert MASKING.text(long) == long
