@@ -5,7 +5,11 @@ Two engines for a file or a server: one to write, one to read. In memory there i
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import sqlite3
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,8 @@ from sqlalchemy.exc import ArgumentError
 
 from broker_jobs.errors import StoreError
 
+log = logging.getLogger(__name__)
+
 LOCK_SECONDS = 30
 """How long a transaction waits for the one before it."""
 IDLE_TRANSACTION_SECONDS = 60
@@ -26,6 +32,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
     """9p afpfs afs beegfs ceph cifs davfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs lustre
     ncpfs nfs nfs4 ocfs2 smb2 smb3 smbfs""".split()  # noqa: SIM905  # reads better than 22 quotes
 )
+_making = threading.Lock()
+"""Held while a file is made: who finds it there opens it after it was closed."""
 EXAMPLES = "write sqlite:///path/to/store.db or postgresql+psycopg://user:password@host/database"
 
 
@@ -69,14 +77,17 @@ def address_of(url: str) -> Address:
     return Address(parsed, parsed.render_as_string(hide_password=True), path, in_memory=False)
 
 
-def prepare_folder(path: Path) -> None:
-    """Make the folder of a SQLite file, and refuse one on a network file system, where locks and WAL do not hold.
+def prepare_file(path: Path) -> None:
+    """Make a SQLite file and its folder, for their owner alone, as arguments of jobs may be secret.
+
+    A file that is there keeps its rights, but for one that all users of the machine may read or write, as it was made
+    without a decision: if it is ours it becomes its owner's alone. SQLite gives the files beside it the rights it has.
 
     Raises:
-        StoreError: the folder cannot be made, or is on a network.
+        StoreError: the folder cannot be made, or is on a network file system, where locks and WAL do not hold.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the folder of the store {path} cannot be made: {error.strerror or error}") from error
     kind = file_system_of(path.parent.resolve())
@@ -85,6 +96,39 @@ def prepare_folder(path: Path) -> None:
             f"the store {path} is on a network file system ({kind}), where SQLite corrupts its file:"
             " put it on a local disk, or use PostgreSQL"
         )
+
+    with _making:
+        _make_private(path)
+    if os.name == "posix":
+        for each in (path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))):
+            _take_from_all(each)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file unless it is there. Where that fails SQLite says why.
+
+    Its mode is given as it is made, so that it is never readable to others. A file that is there is not opened: to
+    close it again would drop the locks that other connections of this process have on it.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _take_from_all(path: Path) -> None:
+    """Give a file to its owner alone if all users have rights on it; rights of its group alone were given by somebody.
+
+    Of what is another user's, that user's processes say it.
+    """
+    try:
+        found = path.stat()
+        if not found.st_mode & 0o007 or found.st_uid != os.geteuid():
+            return
+        path.chmod(0o600)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("all users may read %s, and its rights cannot be changed: %s", path, error.strerror or error)
+        return
+    log.warning("all users could read %s: it is its owner's alone now", path)
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:

@@ -51,7 +51,7 @@ class Store:
             if self._engines is not None:
                 return
             if self._address.path is not None:
-                connect.prepare_folder(self._address.path)
+                connect.prepare_file(self._address.path)
             self._engines = connect.engines(self._address)
             try:
                 with self._failing():
