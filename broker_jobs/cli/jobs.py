@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -14,11 +14,13 @@ from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table, read_moment
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.lookup import Lookup
 from broker_jobs.dashboard.views import JobLine, JobsQuery
 from broker_jobs.errors import UsageError
 from broker_jobs.job.state import FINAL, State
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue
+
+if TYPE_CHECKING:
+    from broker_jobs.dashboard.lookup import Lookup
 
 MOST_ON_A_PAGE = 500
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.lookup import Lookup
 from broker_jobs.dashboard.masking import Masking
 from broker_jobs.settings import Settings
-from broker_jobs.store import Reader
+
+if TYPE_CHECKING:
+    from broker_jobs.dashboard.lookup import Lookup
+    from broker_jobs.store import Reader
 
 Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show what is masked too.")]
 
@@ -22,6 +24,8 @@ def body_of(lookup: Lookup, body: bytes, *, unmasked: bool) -> str:
 
 def lookup_of(reader: Reader, settings: Settings, *, unmasked: bool) -> Lookup:
     """What the dashboard looks through; masked as there."""
+    from broker_jobs.dashboard.lookup import Lookup  # noqa: PLC0415 - it reads the store: see cli/reach.py
+
     masking = Masking((), types=False) if unmasked else Masking(settings.mask)
     keep = {"succeeded": settings.keep_succeeded, "failed": settings.keep_failed, "deleted": settings.keep_deleted}
     return Lookup(reader, masking, SystemClock(), keep)
