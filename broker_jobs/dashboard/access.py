@@ -46,7 +46,7 @@ PROXY_HEADERS = (
 )
 """How the headers begin that proxies add. A request that came through one is not from this machine: the proxy's
 address is that of the machine, and it brings the requests of everybody."""
-HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+HOST = re.compile(r"(\[[0-9a-f]*:[0-9a-f:.]+\]|[a-z0-9.]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 """A Host header that may be local: a name or address, and a port."""
 
 Answer: TypeAlias = Role | Visitor | None
@@ -362,7 +362,7 @@ def is_local(request: HTTPConnection) -> bool:
         return False
     if len(hosts) != 1 or not is_local_host(hosts[0]):
         return False
-    if any(name.replace("_", "-").startswith(PROXY_HEADERS) for name in headers):
+    if any(name.lower().replace("_", "-").startswith(PROXY_HEADERS) for name in headers):
         return False
     if str(request.scope.get("http_version", "1.1")) == "1.0":  # what a proxy speaks by default, and no browser
         return False

@@ -24,9 +24,14 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq]
 
 SECRET = "hunter2"
 PROGRAM = """\
-from broker_jobs import BrokerJobs
+from broker_jobs import BrokerJobs, Concurrency
 
 jobs = BrokerJobs()
+
+
+@jobs.job(queue="idle", limit=Concurrency("door {token}", 1))
+def enter(token: str) -> None:
+    pass
 
 
 @jobs.job(retries=0)
@@ -48,6 +53,7 @@ if __name__ == "__main__":
         first = batch.enqueue(login, "ann", "hunter2")
         batch.enqueue(login, "ann", password="hunter2")
         batch.enqueue(call, {"apiKey": "hunter2", "to": "shop"})
+    enter.enqueue("hunter3")
     print(batch.id, first.id)
     jobs.stop()
 """
@@ -119,6 +125,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
             assert json.loads(typed("batches", "show", shop.batch, "--json", **at)[1] or "{}").get("state") == "failed"
             assert "***" in typed("jobs", "show", shop.job, **at)[1]
             assert len(json.loads(typed("parked", "--json", **at)[1])) == len(UNREADABLE)
+            assert "door" in typed("limits", "list", **at)[1]
             return typed("recurring", "list", **at)[1].count("by-") == 2
 
         eventually(is_there, 60, "all that is to be shown")
@@ -192,3 +199,10 @@ def test_without_the_store_no_argument_by_position_is_shown(shop: Shop) -> None:
 
 def test_a_name_that_the_settings_mask_is_masked(shop: Shop) -> None:
     assert '["***", "hunter2"]' in shop.output("recurring", "show", "by-position", BROKER_JOBS_MASK='["user"]')
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a key that is made of an argument is kept as it was made, and does not say of which"
+)
+def test_a_key_made_of_a_masked_argument_is_not_shown(shop: Shop) -> None:
+    assert "hunter3" not in shop.output("limits", "list")
