@@ -71,7 +71,7 @@ ParkedId = Annotated[str, typer.Argument(metavar="ID", show_default=False, help=
 
 
 @parked_app.callback()
-def parked(
+def parked(  # noqa: PLR0917  # its options; typer gives them by name
     context: typer.Context,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
     unmasked: Unmasked = False,
