@@ -350,8 +350,10 @@ class BrokerJobs:
         """Stop what start() started and close the connections. Tolerates twice and never.
 
         Args:
-            timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then
-                comes back to another worker.
+            timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then is
+                interrupted: coroutines are cancelled, and the job runs again, which costs no retry. A plain function
+                cannot be stopped: it goes on until it returns or the program ends, unless it asks
+                `current_job().cancelled()`.
         """
         if self._sender.forked:
             return  # what was started runs in another process

@@ -16,6 +16,7 @@ from broker_jobs.consumer.finish import RunCoroutine, finish, finish_async
 from broker_jobs.consumer.loop import LoopStopped
 from broker_jobs.consumer.outcomes import (
     EXPIRED,
+    CutOff,
     NotRun,
     Outcome,
     misfit,
@@ -26,6 +27,7 @@ from broker_jobs.consumer.outcomes import (
     unwritable,
 )
 from broker_jobs.consumer.running import Run
+from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.current import CurrentJob, JobCancelled, running
 from broker_jobs.function.depends import filled, filled_async, with_gaps
 from broker_jobs.function.registry import Around
@@ -102,6 +104,8 @@ def _ended(run: Run, value: Any) -> Outcome:
 def _broke(run: Run, error: BaseException) -> Outcome:
     if isinstance(error, JobCancelled | asyncio.CancelledError) and run.cancel_reason is not None:
         return _stopped(run, error)
+    if run.told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
+        return CutOff()  # what a function raises as it is cut off, a client's own error say, is no failure of it
     return raised(error, run.taken.function.options.retry_on)
 
 
@@ -112,5 +116,7 @@ def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
             return stopped()
         case "timeout":
             return timed_out(run.taken.envelope.policy.timeout or 0.0, error)
-        case "shutdown" | "lease":
+        case "shutdown":
+            return CutOff()
+        case "lease":
             return NotRun("shutdown")

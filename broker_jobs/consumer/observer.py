@@ -14,7 +14,10 @@ class Observer(Protocol):
     def finished(
         self, outcome: str, job: str, queue: str, *, run_seconds: float, wait_seconds: float, attempt: int
     ) -> None:
-        """An attempt ended: "succeeded", "failed" or "cancelled"; wait is from enqueue (or due) to start."""
+        """An attempt ended: "succeeded", "failed", "cancelled" or "interrupted".
+
+        The wait is from enqueue (or due) to start.
+        """
 
     def handed_back(self, reason: str, queue: str) -> None:
         """A delivery was not run."""

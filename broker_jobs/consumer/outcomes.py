@@ -40,14 +40,18 @@ class Raised(NamedTuple):
     """What was raised, for the log; it does not travel."""
 
 
+class CutOff(NamedTuple):
+    """It was asked to stop because the worker has to leave; it stopped, or ends with the process."""
+
+
 class NotRun(NamedTuple):
-    """It was not run, or stopped because the worker stops: the coordinator decides what becomes of it."""
+    """It was not run: the coordinator decides what becomes of it."""
 
     reason: HandBackReason
     redelivered: bool = False
 
 
-Outcome: TypeAlias = Returned | Raised | NotRun
+Outcome: TypeAlias = Returned | Raised | CutOff | NotRun
 
 EXPIRED = Raised(
     ErrorInfo(type="Expired", message="it waited longer than its `expires` and was not started"), final=True

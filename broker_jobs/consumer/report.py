@@ -8,14 +8,14 @@ from typing import assert_never
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.observer import Observer
-from broker_jobs.consumer.outcomes import NotRun, Outcome, Raised, Returned, clip
+from broker_jobs.consumer.outcomes import CutOff, NotRun, Outcome, Raised, Returned, clip, timed_out
 from broker_jobs.consumer.running import Run
 from broker_jobs.consumer.taken import Taken
 from broker_jobs.exchange.names import queue_of
 from broker_jobs.exchange.port import Delivery
 from broker_jobs.job.envelope import Envelope
 from broker_jobs.outcome.emit import Emitter, Place, Then, event_json, succeeded_json
-from broker_jobs.outcome.event import Failed, HandBackReason, HandedBack, LogLine, Progress, Started
+from broker_jobs.outcome.event import Failed, HandBackReason, HandedBack, Interrupted, LogLine, Progress, Started
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +31,30 @@ closing the channel, which would bring the same delivery back for ever. The coor
 class Reporter:
     """Tells the coordinator what became of each delivery."""
 
-    def __init__(self, emitter: Emitter, clock: Clock, observer: Observer, ran: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        emitter: Emitter,
+        clock: Clock,
+        observer: Observer,
+        ran: Callable[[float], None],
+        *,
+        volatile: bool = False,
+    ) -> None:
+        """`volatile`: the broker ends with this process."""
         self._emitter = emitter
         self._clock = clock
         self._observer = observer
         self._ran = ran
+        self._volatile = volatile
         self.done = 0
         """Attempts ended since the worker started (approximate: counted without a lock)."""
+        self.interrupted = 0
+        """Attempts told as interrupted."""
 
     def ended(self, run: Run, outcome: Outcome) -> None:
         """An attempt ended: tell it; the delivery is acknowledged when that is confirmed."""
+        if run.cut_off and not isinstance(outcome, Returned):
+            return
         envelope = run.taken.envelope
         now = self._clock.now()
         if run.progress is not None:
@@ -69,10 +83,32 @@ class Reporter:
                 self._emitter.put(event_json(failed), run.taken.place)
                 self._count(run, "cancelled" if outcome.cancelled else "failed", now)
                 _log_failure(envelope, outcome, deleted=run.cancel_reason == "deleted")
+            case CutOff():
+                interrupted = Interrupted(
+                    id=envelope.id,
+                    epoch=envelope.epoch,
+                    started_at=run.started_at,
+                    ended_at=now,
+                    acknowledged=self._volatile,
+                    envelope=_text(run.taken.delivery),
+                )
+                # Not acknowledged where the broker outlives us: the return of the delivery says that we have ended.
+                self._emitter.put(event_json(interrupted), run.taken.place if self._volatile else None)
+                self._count(run, "interrupted", now)
+                self.interrupted += 1
+                _log_interruption(envelope)
             case NotRun(reason, redelivered):
                 self.handed_back(run.taken.delivery, envelope, reason, redelivered=redelivered)
             case _:
                 assert_never(outcome)
+
+    def cut_off(self, run: Run) -> None:
+        """The worker leaves while an attempt runs that nothing can stop: tell it now, as nobody can later."""
+        if run.cut_off or run.ended:
+            return
+        timeout = run.taken.envelope.policy.timeout if run.cancel_reason == "timeout" else None
+        self.ended(run, CutOff() if timeout is None else timed_out(timeout))
+        run.cut_off = True
 
     def handed_back(
         self, delivery: Delivery, envelope: Envelope, reason: HandBackReason, *, redelivered: bool = False
@@ -172,6 +208,15 @@ def _text(delivery: Delivery) -> str:
     if len(delivery.body) > MAX_CARRIED_BYTES:
         return ""
     return delivery.body.decode("utf-8", "replace")
+
+
+def _log_interruption(envelope: Envelope) -> None:
+    logger.warning(
+        "%s %s attempt %d is interrupted, as this worker has to leave; it runs again when this process has ended",
+        envelope.job,
+        envelope.id,
+        envelope.attempt,
+    )
 
 
 def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:

@@ -22,6 +22,7 @@ class Run:
     __slots__ = (
         "announced",
         "cancel_reason",
+        "cut_off",
         "deadline_monotonic",
         "ended",
         "handed_over",
@@ -58,6 +59,8 @@ class Run:
         """Whether `started(owned)` was said."""
         self.owned = False
         """Whether that is confirmed: the delivery is acknowledged, the coordinator owns the job by our heartbeats."""
+        self.cut_off = False
+        """Whether it was told that the worker leaves while this runs; only a success is told after that."""
         self.ended = False
         self.progress: tuple[float, float | None] | None = None
         """The last progress that was not told yet."""

@@ -51,6 +51,8 @@ STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
 CANCEL_SECONDS = 5.0
 """What RabbitMQ gets to end the deliveries; those that still come meanwhile are handed back."""
+STOP_NOW_SECONDS = 1.0
+"""What the confirms get when there is no time; what has none counts as a crash of this worker."""
 FLUSH_SECONDS = 5.0
 """What the confirms of the last outcomes get."""
 
@@ -95,7 +97,7 @@ class Worker:
             concurrency=concurrency,
             prefetch_max=settings.prefetch_max,
         )
-        self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran)
+        self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran, volatile=settings.embedded)
         self._parker = Parker(exchange, self._settler, settings.publish_timeout)
         self._runner = Runner(
             self._running,
@@ -162,6 +164,11 @@ class Worker:
         """Whether it was started and not stopped."""
         return self._started and not self._stopping
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether runs were cut off, which, or threads that they started, may go on until the process ends."""
+        return self._reporter.interrupted > 0
+
     def start(self) -> None:
         """Begin: say hello, then take jobs. Returns at once.
 
@@ -179,8 +186,9 @@ class Worker:
     def stop(self, timeout: float = 30.0) -> bool:
         """Stop taking jobs, hand back what is not started, let what runs end, tell all of it, and leave.
 
-        What still runs after `timeout` seconds is asked to stop and has a second for it. What even then runs goes on
-        in its daemon thread; its delivery goes back to RabbitMQ. Returns whether all has ended.
+        What still runs after `timeout` seconds is asked to stop and has a second for it; coroutines are cancelled. What
+        even then runs is told as interrupted: its thread ends with the process, its delivery goes back to RabbitMQ, and
+        the job runs again. Returns whether all has ended.
         """
         if not self._refuse_new():
             return len(self._running) == 0
@@ -192,6 +200,7 @@ class Worker:
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
             self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
+            self._cut_off_runs()
         subscription = self._subscription
         if subscription is not None and not self._wait(lambda: not subscription.taking, CANCEL_SECONDS):
             logger.warning("deliveries do not end in %g s; those under way come back", CANCEL_SECONDS)
@@ -199,7 +208,7 @@ class Worker:
         if ended:  # nothing is between being taken and being told any more
             ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
         told = self._wait(lambda: self._emitter.waiting == 0 and self._parker.waiting == 0, FLUSH_SECONDS)
-        if ended and told:
+        if told:
             self._heart.beat(leaving=True)
             told = self._wait(lambda: self._emitter.waiting == 0, FLUSH_SECONDS)
         if not told:
@@ -209,9 +218,13 @@ class Worker:
         return ended
 
     def stop_now(self) -> None:
-        """Stop at once: what runs is asked to stop and not waited for; what is unsettled goes back to RabbitMQ."""
+        """Stop at once: what runs is told as interrupted, not waited for; what is unsettled goes back to RabbitMQ."""
         first = self._refuse_new()
+        if first:
+            self._hand_back_unstarted()
         self._cancel_runs()
+        self._cut_off_runs()
+        self._wait(lambda: self._emitter.waiting == 0, STOP_NOW_SECONDS)
         if first or not self._stopped:
             self._end(wait=False)
 
@@ -254,8 +267,8 @@ class Worker:
         self._stopped = True
         self._pulse.stop(1.0 if wait else 0.0)
         self._control.stop()
-        if self._subscription is not None:
-            self._subscription.close()
+        if self._subscription is not None and (self._settings.embedded or not self.interrupted):
+            self._subscription.close()  # else the end of the process does, and with it of what was cut off
         self._threads.stop(0.0)
         self._loop.stop(0.0)
 
@@ -267,6 +280,10 @@ class Worker:
     def _cancel_runs(self) -> None:
         for run in self._running.all():
             run.cancel("shutdown")
+
+    def _cut_off_runs(self) -> None:
+        for run in self._running.all():
+            self._reporter.cut_off(run)
 
     def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
         deadline = time.monotonic() + timeout  # people's time, whatever clock the worker was given

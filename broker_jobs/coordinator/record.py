@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from broker_jobs.clock import Instant
 from broker_jobs.job.envelope import Envelope
 from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
-from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
+from broker_jobs.outcome.event import Failed, HandedBack, Interrupted, LogLine, Progress, Started, Succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Replaced:
     by: str
 
 
-WorkerEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
+WorkerEvent = Started | Succeeded | Failed | HandedBack | Interrupted | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
 

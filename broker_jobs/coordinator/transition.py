@@ -44,15 +44,21 @@ from broker_jobs.job import codec
 from broker_jobs.job.envelope import MAX_DELAY_SECONDS, Envelope, Policy
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
-from broker_jobs.outcome.event import Failed, HandedBack, LogLine, Progress, Started, Succeeded
+from broker_jobs.outcome.event import Failed, HandedBack, Interrupted, LogLine, Progress, Started, Succeeded
 from broker_jobs.store.row import Row, Why, Wire
 
 GRACE_SECONDS = 10.0
 """Log time a job that came back waits for word of who ran it; outlives a reconnect and a flush."""
 MAX_CRASHES = 3
 MAX_UNKNOWN = 10
+MAX_INTERRUPTIONS = 10
+"""So many count as one crash: a job that outlasts every shutdown must not run without end."""
+LEAVING_SECONDS = 1.0
+"""How long a process may take to end after it said that a job still runs in it that RabbitMQ no longer backs."""
 UNKNOWN_JOB_SECONDS = 30.0
 UNRELEASED_SECONDS = 1.0
+
+INTERRUPTED = "interrupted: its worker had to leave before it ended"
 
 AWAITING, SCHEDULED, ENQUEUED = State.AWAITING, State.SCHEDULED, State.ENQUEUED
 PROCESSING, SUCCEEDED, FAILED, DELETED = State.PROCESSING, State.SUCCEEDED, State.FAILED, State.DELETED
@@ -407,7 +413,7 @@ def _unroutable(row: Row | None, record: Unroutable, at: At) -> Row | None:
 
 def _told(row: Row | None, record: Told, at: At, said: Said) -> Row | None:
     event = record.event
-    body = event.envelope if isinstance(event, Failed | HandedBack) else ""
+    body = event.envelope if isinstance(event, Failed | HandedBack | Interrupted) else ""
     matched = _matched(row, (event.id, event.epoch, body), at, said)
     if matched is None:
         return row
@@ -422,6 +428,8 @@ def _told(row: Row | None, record: Told, at: At, said: Said) -> Row | None:
             return _failed(matched, event, at)
         case HandedBack():
             return _handed_back(matched, event, record.worker, at)
+        case Interrupted():
+            return _interrupted(matched, event, record.worker, at)
         case Progress():
             return _progress(matched, event)
         case LogLine():
@@ -436,6 +444,8 @@ def _started(row: Row, event: Started, worker: str, said: Said) -> Row:
             return _processing(row, event.at, worker, owned=True)
         case State.SCHEDULED if row.wire is Wire.OUT:
             return _processing(row, event.at, worker, owned=event.owned)
+        case State.ENQUEUED if row.why == Why.INTERRUPTED:  # told again: that run is over
+            return row
         case State.ENQUEUED:
             return _processing(row, event.at, worker, owned=event.owned)
         case State.PROCESSING if row.owner == worker:
@@ -527,6 +537,8 @@ def _came_back(row: Row, event: HandedBack, at: At) -> Row:
         case State.SCHEDULED:
             why = Why.CAME_BACK if row.why == Why.REPEAT else row.why
             return _unwired(row).evolve(grace_until=grace, why=why)
+        case State.ENQUEUED if row.why == Why.INTERRUPTED:  # the process has ended: nobody runs it
+            return _after_interruption(row, at.now, at, "its worker has left: it runs again", at.now)
         case State.ENQUEUED if row.why == Why.VANISHED and row.crashes + 1 >= MAX_CRASHES:
             reason = f"its worker died {row.crashes + 1} times while running it"
             return _enter(row, FAILED, at.now, reason, crashes=row.crashes + 1, **OUT_OF_WIRE)
@@ -571,6 +583,44 @@ def _again(row: Row, event: HandedBack, at: At) -> Row:
         row, SCHEDULED, at.now, f"the worker knows no job named {row.job!r}", why=Why.NOW,
         due_at=at.now + UNKNOWN_JOB_SECONDS, unknowns=row.unknowns + 1, **OUT_OF_WIRE,
     )  # fmt: skip
+
+
+def _interrupted(row: Row, event: Interrupted, worker: str, at: At) -> Row:
+    """A run was cut off because its worker had to leave: neither a failure nor a crash, and it runs again at once.
+
+    It must not run beside what the leaving process still does. The message of the job says when that process has ended:
+    it comes back. Where none will come back the job waits a moment.
+    """
+    match row.state:
+        case State.ENQUEUED if row.why != Why.INTERRUPTED:
+            pass
+        case State.PROCESSING if row.owner == worker:
+            pass
+        case _:
+            return row
+    row = _with_run(row, event.started_at).evolve(interruptions=row.interruptions + 1)
+    match row.why, row.owned or event.acknowledged:
+        case Why.CANCEL, True:
+            return _enter(row, DELETED, event.ended_at, "stopped as asked", **OUT_OF_WIRE)
+        case Why.CANCEL, False:
+            return _enter(row, DELETED, event.ended_at, "stopped as asked", fence=row.epoch, owner=None)
+        case _, True:
+            return _after_interruption(row, event.ended_at, at, INTERRUPTED, at.now + LEAVING_SECONDS)
+        case _:
+            return _enter(row, ENQUEUED, event.ended_at, INTERRUPTED, why=Why.INTERRUPTED, owner=None)
+
+
+def _after_interruption(row: Row, entered_at: Instant, at: At, reason: str, due_at: Instant) -> Row:
+    """Nothing of an interrupted job is out any more."""
+    if row.interruptions < MAX_INTERRUPTIONS:
+        return _enter(row, SCHEDULED, entered_at, reason, why=Why.NOW, due_at=due_at, **OUT_OF_WIRE)
+    crashes = row.crashes + 1
+    counted: dict[str, object] = {"crashes": crashes, "interruptions": 0, **OUT_OF_WIRE}
+    counts_as = f"interrupted {row.interruptions} times, which counts as a crash"
+    if crashes >= MAX_CRASHES:
+        return _enter(row, FAILED, entered_at, f"{counts_as}: crash {crashes} of {MAX_CRASHES}", **counted)
+    due_at = at.now + retry_delay(_policy(row), crashes, at.chance)
+    return _enter(row, SCHEDULED, entered_at, counts_as, why=Why.CRASH, due_at=due_at, **counted)
 
 
 def _progress(row: Row, event: Progress) -> Row:
@@ -641,7 +691,7 @@ def _requeue(row: Row | None, due_at: Instant, at: At, said: Said, why: str = Wh
             kept = row.why if row.state is DELETED and row.why in (Why.CAME_BACK, Why.REPEAT) else why
             return _enter(
                 row, SCHEDULED, at.now, "requeued, as asked", why=kept, due_at=due_at, attempt=1, crashes=0, returns=0,
-                unknowns=0, fence=_fenced(row), result=None, result_lost=None, progress=None,
+                unknowns=0, interruptions=0, fence=_fenced(row), result=None, result_lost=None, progress=None,
             )  # fmt: skip
         case _:
             assert_never(row.state)

@@ -117,6 +117,22 @@ class HandedBack(_Value):
     envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
 
+class Interrupted(_Value):
+    """The function was cut off because its worker had to leave: neither a failure nor a crash.
+
+    It, or a thread that it started, may run until the process ends. So its delivery is not acknowledged: it comes back
+    when the process has ended, and then the job runs again. `acknowledged`: no delivery of it comes back.
+    """
+
+    kind: Literal["interrupted"] = "interrupted"
+    id: Id
+    epoch: Number
+    started_at: Moment
+    ended_at: Moment
+    acknowledged: bool = False
+    envelope: str
+
+
 class Progress(_Value):
     """How far a running job is: the last value of a flush, at most one a second."""
 
@@ -155,7 +171,7 @@ class Heartbeat(_Value):
     leaving: bool = Field(default=False, description="the last one of a clean shutdown: its lease may end at once")
 
 
-JobEvent = Started | Succeeded | Failed | HandedBack | Progress | LogLine
+JobEvent = Started | Succeeded | Failed | HandedBack | Interrupted | Progress | LogLine
 Event = Annotated[JobEvent | Heartbeat, Field(discriminator="kind")]
 
 

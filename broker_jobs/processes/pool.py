@@ -51,6 +51,8 @@ EXIT_USAGE = 2
 """What the pool's process exits with when no child can start. A child's own code says nothing: any job can set it."""
 KILL_AFTER_SECONDS = 5.0
 """What children get beyond the time for a graceful stop before they are killed."""
+NOW_SECONDS = 1.5
+"""What children get to tell what they cut off, when they are to leave at once."""
 
 
 @dataclass
@@ -131,9 +133,9 @@ class Pool:
         return self._clean
 
     def stop_now(self) -> None:
-        """Have the children leave what runs; who has not gone in a second is killed."""
+        """Have the children leave what runs; who has not gone in NOW_SECONDS is killed."""
         self._order("now")
-        deadline = self._monotonic() + 1.0
+        deadline = self._monotonic() + NOW_SECONDS
         for process in self.processes():
             process.join(max(0.0, deadline - self._monotonic()))
             if process.is_alive():

@@ -111,6 +111,8 @@ class Program:
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
         self._lock = threading.RLock()
         self._pid = 0
+        self.interrupted = False
+        """Whether runs were cut off at the stop: what they left behind ends with the process, which should be soon."""
         self.store: Store | None = None
         self.coordinator: Coordinator | None = None
         self.worker: Worker | None = None
@@ -150,7 +152,8 @@ class Program:
 
         Args:
             timeout: seconds running jobs get to finish; None: settings.shutdown_timeout. What has not started is handed
-                back at once, and what still runs after it comes back to another worker later.
+                back at once. What still runs after it is asked to stop, and told as interrupted: it costs no retry
+                and runs again. A plain function cannot be stopped, it ends with the process.
 
         Returns:
             Whether everything that ran has ended.
@@ -163,6 +166,7 @@ class Program:
         def stop_worker(worker: Worker) -> None:
             nonlocal finished
             finished = worker.stop(seconds)
+            self.interrupted = worker.interrupted
 
         # Read from the end. One that raises does not keep the others running.
         with self._lock, ExitStack() as last_first:

@@ -27,7 +27,7 @@ from broker_jobs.processes.http import HttpDoor
 from broker_jobs.processes.logs import set_up
 from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, Refused
 from broker_jobs.processes.program import ROLES, Health, Program
-from broker_jobs.processes.signals import Broken, LeaveNow, Signalled, Wishes, serve
+from broker_jobs.processes.signals import Broken, LeaveNow, Signalled, Wishes, leave_now, leave_soon, serve
 from broker_jobs.settings import Settings, unknown_environment
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ def run_child(load: Callable[[], Application], settings: Settings, slot: str, pi
             code = EXIT_USAGE
             with contextlib.suppress(OSError):  # the parent is gone
                 pipe.send(Refused(str(error)))
+    leave_soon(code)
     sys.exit(code)
 
 
@@ -149,7 +150,10 @@ def _run_one(
         stack.callback(program.stop, 0.0)
         if beside is not None:
             stack.enter_context(beside(program, settings))
-        return serve(program, wishes, settings.shutdown_timeout)
+        code = serve(program, wishes, settings.shutdown_timeout)
+        if program.interrupted:  # threads of these runs may go on, and the next run waits for our end
+            leave_now(program, code)
+        return code
 
 
 @contextmanager

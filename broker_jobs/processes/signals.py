@@ -13,9 +13,10 @@ import queue
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ EXIT_BROKEN = 70
 """The part stopped by itself and the process cannot go on; a supervisor starts it again."""
 NOW_SECONDS = 2.0
 """How long the leaving after a second signal may take."""
+
+FLUSH_SECONDS = 1.0
+LEAVE_SECONDS = 3.0
+"""What threads that are left get at the end of a process."""
 
 _POLL_SECONDS = 0.5 if sys.platform == "win32" else 3600.0
 """Windows runs no handler while a lock is waited for, so the wait is cut in pieces there."""
@@ -162,14 +167,39 @@ def serve(part: Part, wishes: Wishes, timeout: float) -> int:
                 return code
 
 
-def leave_now(part: Part, code: int) -> None:
+def leave_now(part: Part, code: int) -> NoReturn:
     """End the process without waiting for threads, which nothing can stop. Does not return."""
     aside = threading.Thread(target=part.stop_now, name="leave now", daemon=True)
     aside.start()
     aside.join(NOW_SECONDS)
+    _end(code)
+
+
+def leave_soon(code: int) -> None:
+    """Have the process end in LEAVE_SECONDS, whatever threads keep the interpreter from ending before.
+
+    Threads of jobs (a client's, those of `asyncio.to_thread`) are waited for at the end of a Python program, for ever.
+    """
+
+    def leave() -> None:
+        time.sleep(LEAVE_SECONDS)
+        log.warning("threads still run %.0f s after the end; leaving without them", LEAVE_SECONDS)
+        _end(code)
+
+    threading.Thread(target=leave, name="leave soon", daemon=True).start()
+
+
+def _end(code: int) -> NoReturn:
+    # Aside, as a thread that is left may hold the lock of a log for ever.
+    flushing = threading.Thread(target=_flush, name="flush", daemon=True)
+    flushing.start()
+    flushing.join(FLUSH_SECONDS)
+    os._exit(code)
+
+
+def _flush() -> None:
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(code)
 
 
 def _stop_aside(part: Part, wishes: Wishes, timeout: float) -> None:

@@ -108,7 +108,9 @@ def _history_text(history: list[tuple[float, str, str]]) -> str:
 
 
 def _type_of(column: str) -> str:
-    if column in {"wire", "epoch", "attempt", "crashes", "returns", "fence", "owned", "retries", "unknowns"}:
+    if column in {"wire", "epoch", "attempt", "fence", "owned", "retries"}:
+        return "int8"
+    if column in {"crashes", "returns", "unknowns", "interruptions"}:
         return "int8"
     return "float8" if column.endswith(("_at", "_until")) else "text"
 

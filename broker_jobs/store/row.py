@@ -35,6 +35,8 @@ class Why:
     NOW = "now"
     RESCHEDULED = "rescheduled"
     VANISHED = "vanished"
+    INTERRUPTED = "interrupted"
+    """Its worker had to leave while it ran; its message is on its way back."""
     CANCEL = "cancel"
     ALIAS = "alias"
     """A duplicate: what is asked of it is answered by the job its `parent` names."""
@@ -92,6 +94,8 @@ class Row:
     """(at, state, reason) of every transition, oldest first; capped by the store's writer at 200."""
     unknowns: int = 0
     """Times a worker gave it back because it knows no job of this name."""
+    interruptions: int = 0
+    """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
 
     def evolve(self, **changes: object) -> Self:
         """A copy with some columns changed (its history list is its own). The changes are trusted, not validated.

@@ -63,6 +63,7 @@ jobs = Table(
     Column("progress", Text),
     Column("history", Text),
     Column("unknowns", BigInteger, nullable=False),
+    Column("interruptions", BigInteger, nullable=False),
 )
 
 counts = Table(

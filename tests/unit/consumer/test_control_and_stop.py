@@ -287,23 +287,53 @@ def test_a_careful_job_whose_start_is_not_confirmed_at_a_stop_is_handed_back(
 
 
 @pytest.mark.parametrize("job", ["wait_until_told", "wait_for_ever"])
-def test_a_job_that_stops_as_told_at_shutdown_is_handed_back_and_not_lost(
+def test_a_job_that_stops_as_told_at_shutdown_is_interrupted_and_not_lost(
     exchange: ScriptedExchange, worker: Worker, job: str
 ) -> None:
     running = envelope(job)
     exchange.deliver(running)
     assert entered.wait(20)
     assert worker.stop(0.1)
-    assert exchange.event("handed back", running.id)["reason"] == "shutdown"
+    assert exchange.event("interrupted", running.id)
     assert exchange.events()[-1]["leaving"]
 
 
-def test_a_job_that_does_not_stop_keeps_its_lease(exchange: ScriptedExchange, worker: Worker) -> None:
-    exchange.deliver(envelope("wait_for_gate", 1))
+def test_a_job_that_does_not_stop_is_told_as_interrupted_and_comes_back_when_the_process_has_ended(
+    exchange: ScriptedExchange,
+) -> None:
+    worker = start_worker(REGISTRY, exchange, settings=Settings(url="amqp://outlives.us"))
+    running = envelope("wait_for_gate", 1)
+    exchange.deliver(running)
     assert entered.wait(20)
     assert not worker.stop(0.1)
-    assert not any(e["leaving"] for e in exchange.events("heartbeat"))
+    assert exchange.event("interrupted", running.id)
+    assert exchange.events()[-1]["leaving"]
     assert exchange.subscription.acks == []
+    assert not exchange.subscription.closed
+    gate.set()
+    exchange.event("succeeded", running.id)  # that it ended well after all overtakes what was told
+
+
+def test_a_job_that_outlasts_its_timeout_and_the_shutdown_has_timed_out(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    running = envelope("wait_for_gate", 1, timeout=0.05)
+    exchange.deliver(running)
+    assert entered.wait(20)
+    assert not worker.stop(0.5)
+    assert exchange.event("failed", running.id)["error"]["type"] == "TimedOut"
+    assert not exchange.events("interrupted")
+
+
+def test_at_a_second_signal_what_runs_is_told_and_what_waits_is_handed_back(
+    exchange: ScriptedExchange, worker: Worker
+) -> None:
+    running, held = envelope("wait_for_gate", 1), envelope("note", 2)
+    exchange.deliver(running, held)
+    assert entered.wait(20)
+    worker.stop_now()
+    assert exchange.event("interrupted", running.id)
+    assert exchange.event("handed back", held.id)["reason"] == "shutdown"
 
 
 def test_stop_waits_for_the_confirms_of_the_last_outcomes(exchange: ScriptedExchange, worker: Worker) -> None:
@@ -342,7 +372,6 @@ def test_stop_now_does_not_wait(exchange: ScriptedExchange, worker: Worker) -> N
     worker.stop_now()
     assert time.monotonic() - before < 2
     assert exchange.subscription.closed
-    assert exchange.subscription.acks == []
 
 
 def test_a_stopped_worker_leaves_no_thread(exchange: ScriptedExchange) -> None:

@@ -17,6 +17,7 @@ from broker_jobs.outcome.event import (
     HandBackReason,
     HandedBack,
     Heartbeat,
+    Interrupted,
     Started,
     Succeeded,
     Tick,
@@ -110,6 +111,18 @@ class Desk:
         """A worker's word that it did not run a job."""
         back = redelivered if redelivered is not None else reason in ("redelivered", "delivery limit")
         event = HandedBack(id=id, epoch=epoch, at=self.now, reason=reason, redelivered=back, envelope=self.body(id))
+        return Told(worker, event)
+
+    def interrupted(self, id: str = "j", epoch: int = 1, worker: str = "w1", *, acknowledged: bool = False) -> Told:
+        """A worker's word that it has to leave while it runs a job."""
+        event = Interrupted(
+            id=id,
+            epoch=epoch,
+            started_at=self.now,
+            ended_at=self.now,
+            acknowledged=acknowledged,
+            envelope=self.body(id),
+        )
         return Told(worker, event)
 
     def beat(

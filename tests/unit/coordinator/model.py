@@ -31,7 +31,7 @@ from broker_jobs.coordinator.transition import At, decide
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Envelope, Policy
 from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
-from broker_jobs.outcome.event import ErrorInfo, Failed, HandBackReason, HandedBack, Started, Succeeded
+from broker_jobs.outcome.event import ErrorInfo, Failed, HandBackReason, HandedBack, Interrupted, Started, Succeeded
 from broker_jobs.store.row import Row, Wire
 
 ENVELOPE = Envelope(
@@ -51,6 +51,10 @@ class Held(NamedTuple):
     epoch: int
     redelivered: bool
     phase: str
+
+
+RUNS = ("runs", "hands over", "leaving")
+"""The phases in which the function may be running."""
 
 
 class Worker(NamedTuple):
@@ -90,7 +94,10 @@ class World:
         return replace(self, workers=(worker, second) if number == 0 else (first, worker))
 
 
-_KEPT = ("state", "why", "wire", "epoch", "attempt", "crashes", "returns", "unknowns", "fence", "owner", "owned")
+_KEPT = (
+    "state", "why", "wire", "epoch", "attempt", "crashes", "returns", "unknowns", "interruptions", "fence", "owner",
+    "owned",
+)  # fmt: skip
 
 
 def pack(row: Row | None) -> tuple[Any, ...] | None:
@@ -135,6 +142,8 @@ def record_of(entry: Log) -> JobRecord:
             reason: HandBackReason = "redelivered" if redelivered else "fenced"
             back = HandedBack(id="j", epoch=epoch, at=0.0, reason=reason, redelivered=redelivered, envelope=BODY)
             return Told(name, back)
+        case "interrupted":
+            return Told(name, Interrupted(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, envelope=BODY))
         case "delete":
             return DeleteJob(id="c1", at=0.0, job_id="j")
         case "requeue":
@@ -187,7 +196,7 @@ def _coordinator(world: World) -> Iterator[tuple[str, World]]:
             there = replace(lost, work=(*lost.work, (epoch, False)))
             yield f"dies after publishing {epoch}", decided(there, Unsure("j", epoch))
     if row is not None and row.state == "scheduled" and row.wire is Wire.NONE:
-        if row.grace_until is None or not _busy(world, row.epoch):
+        if (row.grace_until is None or not _busy(world, row.epoch)) and not _leaving(world, row.epoch):
             yield "due", decided(world, Due("j"), grace_over=True)
     if row is not None and row.wire is not Wire.NONE and row.state != "processing" and _nothing_out(world):
         yield "sweep", decided(world, Swept("j", row.epoch))
@@ -198,11 +207,16 @@ def _busy(world: World, epoch: int) -> bool:
     for worker in world.workers:
         if not worker.alive:
             continue
-        if worker.holds is not None and worker.holds.epoch == epoch and worker.holds.phase in ("runs", "hands over"):
+        if worker.holds is not None and worker.holds.epoch == epoch and worker.holds.phase in RUNS:
             return True
         if any(entry[1] == epoch for entry in worker.unsent):
             return True
     return any(entry[1] == epoch and entry[2] >= 0 for entry in world.log)
+
+
+def _leaving(world: World, epoch: int) -> bool:
+    """A process is about to end that runs what RabbitMQ does not back: the job waits long enough for its end."""
+    return any(w.alive and w.cut and w.holds and w.holds[0::2] == (epoch, "leaving") for w in world.workers)
 
 
 def _nothing_out(world: World) -> bool:
@@ -230,7 +244,7 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
             yield f"lease of {number} over", decided(world, LeaseOver("j", f"w{number}", "vanished"))
         return
     has = me.holds is not None and row is not None and me.holds.epoch == row.epoch
-    runs = has and me.holds is not None and me.holds.phase in ("runs", "hands over")
+    runs = has and me.holds is not None and me.holds.phase in RUNS
     if mine and not told and not me.unsent and not runs:
         yield f"{number} does not list it", decided(world, LeaseOver("j", f"w{number}", "not listed"))
     if me.unsent:
@@ -246,9 +260,14 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
     if me.holds is not None:
         yield from _delivery(world, number, me, me.holds)
     spent = world.spend("worker dies")
-    if spent is not None and (me.holds or me.unsent) and world.workers[1 - number].alive:
+    if spent is not None and (me.holds or me.unsent) and _stays(world.workers[1 - number]):
         back = ((me.holds.epoch, True), *spent.work) if me.holds is not None and not me.cut else spent.work
         yield f"{number} dies", replace(spent, work=back).worker(number, Worker(alive=False))
+
+
+def _stays(worker: Worker) -> bool:
+    """Somebody is left to go on with."""
+    return worker.alive and (worker.holds is None or worker.holds.phase != "leaving")
 
 
 def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tuple[str, World]]:
@@ -274,6 +293,17 @@ def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tup
                 holds=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
             )
             yield f"{number} hands over", spent.worker(number, handing)
+        spent = world.spend("interrupt")
+        if spent is not None and _stays(world.workers[1 - number]):
+            leaving = me._replace(
+                holds=held._replace(phase="leaving"), unsent=(("interrupted", held.epoch, number, False),)
+            )
+            yield f"{number} has to leave", spent.worker(number, leaving)
+    if held.phase == "leaving" and not me.unsent:
+        gone = world.work if me.cut else ((held.epoch, True), *world.work)
+        yield f"{number} has left", replace(world, work=gone).worker(number, Worker(alive=False))
+        late = me._replace(holds=done, unsent=(("ok", held.epoch, number, False),))
+        yield f"{number} ends ok after all", world.worker(number, late)
     if held.phase == "hands over" and not me.unsent:
         owned = me._replace(holds=held._replace(phase="runs"), cut=True)
         yield f"{number} acks what it handed over", world.worker(number, owned)
@@ -281,7 +311,8 @@ def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tup
         yield f"{number} acks", world.worker(number, me._replace(holds=None))
     spent = world.spend("blip")
     if spent is not None and not me.cut:
-        still = held._replace(phase="runs") if held.phase in ("runs", "hands over") else None
+        phase = "leaving" if held.phase == "leaving" else "runs"
+        still = held._replace(phase=phase) if held.phase in RUNS else None
         cut = me._replace(holds=still, cut=still is not None)
         yield f"{number} is cut off", replace(spent, work=((held.epoch, True), *spent.work)).worker(number, cut)
 
@@ -345,7 +376,7 @@ def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list
 
 
 def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
-    running = [w for w in world.workers if w.holds is not None and w.holds.phase in ("runs", "hands over")]
+    running = [w for w in world.workers if w.holds is not None and w.holds.phase in RUNS]
     if len(running) > 1:
         yield "two runs at once"
     epochs = [epoch for epoch, _ in world.runs]

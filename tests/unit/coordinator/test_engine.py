@@ -7,6 +7,7 @@ import pytest
 from broker_jobs.coordinator.listen import Beaten, Input, Unread
 from broker_jobs.coordinator.record import Bell, Due, LeaseOver, Released, Repeat, Swept, Unreleased, Unsure
 from broker_jobs.coordinator.release import release
+from broker_jobs.coordinator.transition import LEAVING_SECONDS, MAX_INTERRUPTIONS
 from broker_jobs.exchange.port import Delivery
 from broker_jobs.job import codec
 from broker_jobs.job.envelope import Policy
@@ -337,6 +338,62 @@ def test_jobs_handed_back_at_shutdown_go_on_at_once_and_cost_nothing(desk: Desk)
     effects = desk.apply(desk.ready(), desk.handed_back("shutdown"))
     row = effects.releases[0]
     assert (row.epoch, row.attempt, row.crashes, row.returns) == (2, 1, 0, 0)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_an_interrupted_job_runs_again_at_once_when_its_worker_has_ended_and_costs_nothing(
+    desk: Desk, told: bool
+) -> None:
+    desk.apply(desk.ready(), *([desk.started()] if told else []))
+    assert desk.apply(desk.interrupted()).releases == []  # its worker may still run it
+    assert (desk.row().state, desk.row().wire) == (State.ENQUEUED, Wire.OUT)
+    row = desk.apply(desk.handed_back("redelivered")).releases[0]
+    assert (row.epoch, row.attempt, row.crashes, row.returns) == (2, 1, 0, 0)
+    assert [state for _, state, _ in row.history] == ["enqueued", "processing", "enqueued", "scheduled", "enqueued"]
+    assert "interrupted" in row.history[2][2]
+
+
+def test_an_interrupted_job_that_rabbitmq_does_not_back_waits_a_moment(desk: Desk) -> None:
+    desk.apply(desk.ready("a"), desk.started("a", owned=True), desk.ready("b"), desk.started("b"))
+    assert desk.apply(desk.interrupted("a"), desk.interrupted("b", acknowledged=True)).releases == []
+    desk.now += LEAVING_SECONDS
+    for id in ("a", "b"):
+        (row,) = desk.apply(Due(id)).releases
+        assert (row.epoch, row.attempt, row.crashes) == (2, 1, 0)
+
+
+def test_interruptions_told_twice_count_once(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), desk.interrupted(), desk.started(), desk.interrupted())
+    assert (desk.row().state, desk.row().why, desk.row().interruptions) == (State.ENQUEUED, Why.INTERRUPTED, 1)
+
+
+def test_a_success_that_is_told_after_the_interruption_stands(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), desk.interrupted(), desk.succeeded())
+    assert (desk.row().state, desk.row().wire) == (State.SUCCEEDED, Wire.NONE)
+    assert desk.apply(desk.handed_back("redelivered")).releases == []
+
+
+def test_a_job_that_was_to_be_stopped_is_deleted_when_it_is_interrupted(desk: Desk) -> None:
+    desk.apply(desk.ready(), desk.started(), desk.ask(DeleteJob, job_id="j"), desk.interrupted())
+    assert desk.row().state is State.DELETED
+    desk.apply(desk.handed_back("redelivered"))
+    assert desk.row().wire is Wire.NONE
+
+
+def test_ten_interruptions_count_as_one_crash_and_three_crashes_fail_the_job(desk: Desk) -> None:
+    desk.apply(desk.ready())
+    for number in range(1, 3 * MAX_INTERRUPTIONS + 1):
+        epoch = desk.row().epoch
+        desk.apply(desk.started(epoch=epoch), desk.interrupted(epoch=epoch))
+        desk.apply(desk.handed_back("redelivered", epoch=epoch))
+        assert desk.row().crashes == number // MAX_INTERRUPTIONS
+        if number % MAX_INTERRUPTIONS == 0 and number < 3 * MAX_INTERRUPTIONS:
+            assert (desk.row().state, desk.row().why) == (State.SCHEDULED, Why.CRASH)
+            desk.now += 1_000.0
+        if desk.row().state is State.SCHEDULED:  # after a crash: its time, and one such job at a time
+            desk.release()
+    assert desk.row().state is State.FAILED
+    assert "interrupted 10 times, which counts as a crash" in desk.row().reason
 
 
 def test_an_unknown_job_is_offered_ten_times_and_then_failed(desk: Desk) -> None:

@@ -52,6 +52,7 @@ FULL = Row(
     progress="[1,2]",
     history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
     unknowns=1,
+    interruptions=2,
 )
 
 
