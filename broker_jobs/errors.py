@@ -55,7 +55,10 @@ class EnqueueError(BrokerJobsError):
 
 
 class EnqueueUnknown(EnqueueError):
-    """No confirm came, so the job may be enqueued or not. Repeating with the same id is harmless.
+    """No confirm came, so the job may be enqueued or not: its message was on its way to RabbitMQ when it was given up.
+
+    What was not on its way yet when its time was over is an `EnqueueError`, and never goes out. Repeating with the same
+    id is harmless.
 
     `receipt` is the receipt the call would have returned.
     """

@@ -115,6 +115,7 @@ class Exchange(Protocol):
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
         """Publish persistently with confirms. The future always ends within about `timeout` seconds and never raises:
         one entry a message, None where it is confirmed. While the connection is down or blocked messages wait unsent.
+        A future that is cancelled is given up: what is not written yet never is.
         """
 
     def subscribe(

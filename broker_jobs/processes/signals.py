@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import NoReturn, Protocol, Self
 
+from broker_jobs.exchange import io_threads
+
 log = logging.getLogger(__name__)
 
 EXIT_CUT_OFF = 1
@@ -198,6 +200,7 @@ def _end(code: int) -> NoReturn:
 
 
 def _flush() -> None:
+    io_threads.flush()
     logging.shutdown()
     sys.stdout.flush()
 

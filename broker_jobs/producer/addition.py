@@ -145,6 +145,8 @@ class Addition:
         """
         self.phase = Phase.GIVEN_UP
         self._texts.clear()
+        for out in self._out:
+            out.future.cancel()
         self._out.clear()
         if self._number or self.batches:
             self._send(
@@ -248,6 +250,8 @@ def drive(sending: Sending) -> None:
             future = sending.send(future.result())
     except StopIteration:
         return
+    finally:
+        sending.close()
 
 
 async def drive_async(sending: Sending) -> None:

@@ -171,6 +171,7 @@ class Asker:
         deadline = None if seconds is None else self.sender.clock.monotonic() + seconds
         answered = self._mailbox.expect(command.id)
         refused: Failure | None = None
+        sent: Future[list[Failure | None]] | None = None
         try:
             while True:
                 left = REPEAT_SECONDS if deadline is None else deadline - self.sender.clock.monotonic()
@@ -185,6 +186,8 @@ class Asker:
                 refused = _not_sent(sent)
         finally:
             self._mailbox.forget(command.id)
+            if sent is not None:
+                sent.cancel()  # nobody waits for the answer any more: what is not written yet never goes out
 
     def _until_known(self, subject: Subject, seconds: float | None, *, until_ended: bool) -> Conversation:
         """Ask for a job or batch until it is known; the last reply, or None if there was none."""

@@ -96,6 +96,7 @@ class Job(Generic[P, R_co]):
             ArgumentsError: the arguments do not fit; nothing was published.
             EnqueueError: not enqueued: unreachable, blocked, refused or too large.
             EnqueueUnknown: no confirm came in time; repeat with the same id.
+            UsageError: called in a callback of the library's I/O thread, where it would wait for itself.
         """
         warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
         prepared = self.prepare(self._signature.bind(args, kwargs))
@@ -106,7 +107,7 @@ class Job(Generic[P, R_co]):
         return prepared.receipt
 
     async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
-        """As `enqueue`; the event loop goes on meanwhile."""
+        """As `enqueue`; the event loop goes on meanwhile. Cancelled, what is not on its way yet never goes out."""
         prepared = self.prepare(self._signature.bind(args, kwargs))
         failure = (await self._asker.sender.send_async([prepared.message]))[0]
         if failure is not None:

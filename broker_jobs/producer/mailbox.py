@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 from pydantic import ValidationError
 
+from broker_jobs.exchange.future import SignalSafeFuture
 from broker_jobs.exchange.port import Delivery, Exchange, Subscription
 from broker_jobs.outcome.command import Reply
 from broker_jobs.producer.sender import Sender
@@ -56,7 +57,7 @@ class Mailbox:
 
     def expect(self, id: str) -> Future[Reply]:
         """The answer to the question of this id, to come."""
-        answered: Future[Reply] = Future()
+        answered: SignalSafeFuture[Reply] = SignalSafeFuture()
         self._waiting[id] = answered
         return answered
 

@@ -45,6 +45,8 @@ def enqueue_many(asker: Asker, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
             future = sending.send(future.result())
     except StopIteration as end:
         return _receipts(prepared, end.value)
+    finally:
+        sending.close()
 
 
 async def enqueue_many_async(asker: Asker, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
@@ -60,9 +62,11 @@ async def enqueue_many_async(asker: Asker, calls: Iterable[Call[R]]) -> list[Rec
     try:
         future = next(sending)
         while True:
-            future = sending.send(await asyncio.shield(asyncio.wrap_future(future)))
+            future = sending.send(await asyncio.wrap_future(future))
     except StopIteration as end:
         return _receipts(prepared, end.value)
+    finally:
+        sending.close()
 
 
 def _prepare(asker: Asker, calls: Iterable[Call[Any]]) -> list[Prepared]:
@@ -81,19 +85,25 @@ def _send(exchange: Exchange, prepared: Sequence[Prepared], timeout: float) -> S
     results: Results = []
     out: deque[Future[Results]] = deque()
     published = 0
-    while out or published < len(prepared):
-        while len(out) < CHUNKS_OUT and published < len(prepared):
-            chunk = [each.message for each in prepared[published : published + CHUNK]]
-            out.append(exchange.publish(chunk, timeout))
-            published += len(chunk)
-        got = yield out.popleft()
-        results.extend(got)
-        if first := next(filter(None, got), None):
-            for future in out:
-                results.extend((yield future))
-            unsent = Failure(Unsent.NOT_SENT, first.reason)
-            return results + [unsent] * (len(prepared) - len(results))
-    return results
+    try:
+        while out or published < len(prepared):
+            while len(out) < CHUNKS_OUT and published < len(prepared):
+                chunk = [each.message for each in prepared[published : published + CHUNK]]
+                out.append(exchange.publish(chunk, timeout))
+                published += len(chunk)
+            got = yield out[0]
+            out.popleft()
+            results.extend(got)
+            if first := next(filter(None, got), None):
+                while out:
+                    results.extend((yield out[0]))
+                    out.popleft()
+                unsent = Failure(Unsent.NOT_SENT, first.reason)
+                return results + [unsent] * (len(prepared) - len(results))
+        return results
+    finally:
+        for future in out:  # the caller was interrupted or cancelled: it has given up what is on its way
+            future.cancel()
 
 
 def _receipts(prepared: Sequence[Prepared], results: Results) -> list[Receipt[Any]]:

@@ -14,9 +14,15 @@ from contextlib import contextmanager
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
+from broker_jobs.exchange import io_threads
 from broker_jobs.exchange.port import Exchange, Failure, Message, Unsent
 from broker_jobs.exchange.topology import fixed_topology
 from broker_jobs.settings import Settings
+
+STALL_SECONDS = 5.0
+"""How much longer than its timeout a publish is waited for; the I/O thread ends each at its deadline, if it can."""
+OPEN_SECONDS = 30.0
+"""How long a thread waits for another that connects."""
 
 
 class Sender:
@@ -42,6 +48,8 @@ class Sender:
         self._attempts = 0
         self._failed: BrokerError | None = None
         self._lock = threading.Lock()
+        self._opener: int | None = None
+        """The thread that connects."""
 
     @property
     def settings(self) -> Settings:
@@ -81,12 +89,14 @@ class Sender:
             )
 
     def exchange(self) -> Exchange:
-        """The exchange, connected.
+        """The exchange, connected, for a caller that may wait for it.
 
         Raises:
             BrokerError: it cannot be reached, or refuses us.
-            UsageError: forked after start().
+            UsageError: forked after start(); or called where waiting would be waiting for oneself: in the I/O thread,
+                or (by a signal or logging handler) while this thread connects.
         """
+        io_threads.refuse_to_wait()
         exchange = self._exchange
         if exchange is not None and self._pid == os.getpid():
             return exchange
@@ -105,7 +115,8 @@ class Sender:
             exchange = self.exchange()
         except BrokerError as error:
             return _not_sent(messages, error)
-        return exchange.publish(messages, self.settings.publish_timeout).result()
+        timeout = self.settings.publish_timeout
+        return confirmed(exchange.publish(messages, timeout), timeout, len(messages))
 
     async def send_async(self, messages: Sequence[Message]) -> list[Failure | None]:
         """As `send`; the event loop goes on meanwhile."""
@@ -132,12 +143,30 @@ class Sender:
             if exchange is not None and self._pid == os.getpid():
                 exchange.stop()
 
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        lock = self._lock
+        if not lock.acquire(timeout=OPEN_SECONDS):
+            raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
+        self._opener = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._opener = None
+            lock.release()
+
     def _open(self) -> Exchange:
         self.check_fork()
         if self._pid != os.getpid():  # forked: the lock may have been held by a thread that does not exist here
             self._lock = threading.Lock()
+            self._opener = None
         attempts = self._attempts
-        with self._lock:
+        if self._opener == threading.get_ident():
+            raise UsageError(
+                "this call was made by a signal or logging handler while its thread connects to RabbitMQ; nothing was "
+                "sent. Hand it to another thread, or make it again later"
+            )
+        with self._opening():
             if self._pid != os.getpid():
                 if self._exchange is not None:
                     self._abandoned.append(self._exchange)
@@ -162,9 +191,28 @@ class Sender:
             return self._exchange
 
 
+def confirmed(future: Future[list[Failure | None]], timeout: float, count: int) -> list[Failure | None]:
+    """Wait for an exchange's future, of `count` messages that were published with this timeout.
+
+    A caller that is interrupted gives the publish up: what is not written yet never goes out. So does one whose future
+    does not end in time, as something holds the I/O thread up; then nobody knows.
+    """
+    try:
+        return future.result(timeout + STALL_SECONDS)
+    except TimeoutError:
+        future.cancel()
+        if not future.cancelled():
+            return future.result()
+        reason = f"the I/O thread of this process has not answered in {timeout + STALL_SECONDS:g} s"
+        return [Failure(Unsent.UNKNOWN, reason)] * count
+    except BaseException:
+        future.cancel()
+        raise
+
+
 async def awaitable(future: Future[list[Failure | None]]) -> list[Failure | None]:
-    """Await an exchange's future; a cancelled caller leaves the publish alone."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    """Await an exchange's future; a cancelled caller gives the publish up: what is not written yet never goes out."""
+    return await asyncio.wrap_future(future)
 
 
 def _not_sent(messages: Sequence[Message], error: BrokerError) -> list[Failure | None]:

@@ -7,10 +7,10 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from functools import partial
 
 from broker_jobs.errors import BrokerError
+from broker_jobs.exchange.future import SignalSafeFuture
 from broker_jobs.exchange.port import Delivery, Failure, Message, Unsent
 from broker_jobs.exchange.routing import Routes
 from broker_jobs.exchange.topology import BindingSpec, QueueSpec, Topology
@@ -35,8 +35,7 @@ class Batch:
         self.link = link
         self.messages = messages
         self.deadline = deadline
-        self.future: Future[list[Failure | None]] = Future()
-        self.future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        self.future: SignalSafeFuture[list[Failure | None]] = SignalSafeFuture()
 
     def refuse(self, reason: str) -> None:
         self.future.set_result([Failure(Unsent.NOT_SENT, reason)] * len(self.messages))
@@ -107,6 +106,8 @@ class Broker:
         still: deque[Batch] = deque()
         for batch in self._waiting:
             link = batch.link
+            if batch.future.cancelled():
+                continue  # its caller has given it up
             if link.closed:
                 batch.refuse(NOT_STARTED)
             elif link.up and not self.blocked:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError
+from broker_jobs.exchange import io_threads
 from broker_jobs.exchange.port import Delivery, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.topology import Topology
 
@@ -115,7 +116,12 @@ class EmbeddedExchange:
             return batch.future
         broker, link = connection
         batch = Batch(link, list(messages), self._clock.monotonic() + timeout)
-        if not broker.thread.call(partial(broker.publish, batch)):
+        try:
+            taken = broker.thread.call(partial(broker.publish, batch))
+        except BaseException:  # a signal handler raised: nobody will have the future
+            batch.future.cancel()
+            raise
+        if not taken:
             batch.refuse(NOT_STARTED)
         return batch.future
 
@@ -129,6 +135,7 @@ class EmbeddedExchange:
         on_ready: Callable[[int], None] | None = None,
     ) -> Subscription:
         """Consume queues, as the port says; a queue that does not exist is consumed once it is declared."""
+        io_threads.defer_logs()
         broker, link = self._running()
         subscription = EmbeddedSubscription(
             link, broker, queues, on_deliveries, prefetch=prefetch, on_lost=on_lost, on_ready=on_ready
@@ -144,6 +151,7 @@ class EmbeddedExchange:
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Subscription]:
         """An exclusive queue of its own; what is in it is lost with the connection, its name is not."""
+        io_threads.defer_logs()
         broker, link = self._running()
         name = PRIVATE_QUEUE.format(uuid.uuid4().hex)
         subscription = EmbeddedSubscription(

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,8 @@ import pika
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError
+from broker_jobs.exchange import io_threads
+from broker_jobs.exchange.future import SignalSafeFuture
 from broker_jobs.exchange.port import Delivery, Failure, Message, Subscription, Unsent
 from broker_jobs.exchange.topology import Topology
 
@@ -61,7 +62,7 @@ class RabbitExchange:
         self._subscriptions: list[RabbitSubscription] = []
         self._topology = Topology()
         self._links: tuple[Link, ...] = ()  # to publish, to consume
-        self._started: Future[None] = Future()
+        self._started: SignalSafeFuture[None] = SignalSafeFuture()
         self._errands: list[Callable[[], None]] = []  # wait for the consuming connection
         self._loop = Loop(f"broker-jobs-io {name}".rstrip())
         self._publisher = Publisher(self._loop, self._clock)
@@ -89,7 +90,7 @@ class RabbitExchange:
         with self._lock:
             if self._loop.running:
                 return
-            self._started = Future()
+            self._started = SignalSafeFuture()
             self._publisher.resume()
             self._publisher.address = self._hosts[0][1]
             self._loop.start()
@@ -116,7 +117,7 @@ class RabbitExchange:
                 self._loop.call(link.connect)
             try:
                 self._started.result(timeout)
-            except FutureTimeout:
+            except TimeoutError:
                 down = next((link for link in self._links if link.connection is None), publishing)
                 self._end(0.0)
                 raise unreachable(down.error, down.address) from None
@@ -135,12 +136,12 @@ class RabbitExchange:
             self._subscriptions.clear()
 
     def _end(self, timeout: float) -> None:
-        ended: Future[None] = Future()
+        ended: SignalSafeFuture[None] = SignalSafeFuture()
         self._loop.call(partial(self._drain, time.monotonic() + timeout, ended))
         if not self._loop.inside():
             try:
                 ended.result(timeout + 2 * CLOSE_SECONDS)
-            except FutureTimeout:
+            except TimeoutError:
                 log.warning("the I/O thread does not answer; it is left behind")
         self._loop.stop(CLOSE_SECONDS)
         self._links = ()
@@ -229,7 +230,14 @@ class RabbitExchange:
         batch = Batch(messages, timeout, self._clock.monotonic() + timeout)
         if not messages:
             batch.future.set_result([])
-        elif not self._loop.call(partial(self._publisher.publish, batch)):
+            return batch.future
+        batch.future.on_cancel = partial(self._loop.call, partial(self._publisher.withdraw, batch))
+        try:
+            taken = self._loop.call(partial(self._publisher.publish, batch))
+        except BaseException:  # a signal handler raised: nobody will have the future
+            batch.future.cancel()
+            raise
+        if not taken:
             batch.settle_unwritten(NOT_OPEN)
         return batch.future
 
@@ -280,6 +288,7 @@ class RabbitExchange:
     # --- inside ---
 
     def _add(self, subscription: RabbitSubscription) -> None:
+        io_threads.defer_logs()
         if not self._loop.call(partial(self._open, subscription)):
             self._subscriptions.append(subscription)  # opened by `start`
 
@@ -302,7 +311,7 @@ class RabbitExchange:
         """Run an errand on the consuming connection (which no alarm stops) and wait; again after each outage."""
         if self._loop.inside():
             raise RuntimeError("this would wait for the I/O thread, in the I/O thread: call it from another one")
-        answer: Future[Any] = Future()
+        answer: SignalSafeFuture[Any] = SignalSafeFuture()
         until = time.monotonic() + timeout
 
         def run() -> None:
@@ -322,7 +331,7 @@ class RabbitExchange:
             raise BrokerError(NOT_OPEN.reason)
         try:
             result = answer.result(timeout)
-        except FutureTimeout:
+        except TimeoutError:
             link = self._links[1] if self._links else None
             if link is None:
                 raise BrokerError(NOT_OPEN.reason) from None

@@ -1,11 +1,13 @@
 """Runs pika's event loop in one thread of its own, and lets other threads have their calls run there.
 
-pika is not thread-safe; only `add_callback_threadsafe` may cross threads, and it costs a system call. So calls from
-other threads go into a deque, and one wake-up serves all that are there when the loop gets to them.
+pika is not thread-safe. So calls from other threads go into a deque, and one wake-up, which is a system call, serves
+all that are there when the loop gets to them. No lock is taken: a signal handler may interrupt a caller anywhere, raise
+or make a call itself, and must leave nothing behind that stops the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -14,6 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pika.adapters.select_connection import IOLoop
+
+from broker_jobs.exchange import io_threads
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +49,13 @@ class Loop:
         self._ioloop: _SocketsKnown | None = None
         self._thread: threading.Thread | None = None
         self._calls: deque[Callable[[], object]] = deque()
-        self._woken = False
+        self._rounds = 0
+        """How often the calls were looked at."""
+        self._woken_in = -1
+        """The round that was woken last: it has not begun while this is `_rounds`."""
+        self._waker: tuple[socket.socket, socket.socket] | None = None
         self._running = False
         self._stopping = False
-        self._lock = threading.Lock()
 
     @property
     def ioloop(self) -> _SocketsKnown:
@@ -64,22 +71,47 @@ class Loop:
     def start(self) -> None:
         """Start the thread; may be done again after `stop`."""
         self._ioloop = _SocketsKnown()
-        self._stopping = self._woken = False
+        self._calls.clear()
+        self._stopping = False
+        self._woken_in = -1
+        self._waker = socket.socketpair()
+        for end in self._waker:
+            end.setblocking(False)
+        reader = self._waker[0]
+        IOLoop.add_handler(self._ioloop, reader.fileno(), lambda *_: self._awake(reader), IOLoop.READ)
         self._running = True
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def call(self, function: Callable[[], object]) -> bool:
         """Have a function run in the I/O thread soon; False when the loop does not run, so that it never will be."""
-        with self._lock:
-            if not self._running:
+        if not self._running:
+            return False
+        self._calls.append(function)
+        rounds = self._rounds  # after the append: this round sees it
+        if self._woken_in != rounds:
+            self._wake()
+            self._woken_in = rounds  # after the wake-up: who is interrupted between them costs one more, not one less
+        return self._takes(function)
+
+    def _takes(self, function: Callable[[], object]) -> bool:
+        """Whether a call that was added has run or will: the loop may have ended meanwhile, with or without it."""
+        if not self._running:
+            with contextlib.suppress(ValueError):
+                self._calls.remove(function)
                 return False
-            self._calls.append(function)
-            if self._woken:
-                return True
-            self._woken = True
-            self.ioloop.add_callback_threadsafe(self._run_calls)
         return True
+
+    def _wake(self) -> None:
+        waker = self._waker
+        if waker is not None:
+            with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+                waker[1].send(b".")
+
+    def _awake(self, reader: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            reader.recv(4096)
+        self._run_calls()
 
     def later(self, seconds: float, function: Callable[[], object]) -> Timer:
         """Run a function after `seconds`; 0 is at the end of this turn of the loop."""
@@ -118,18 +150,24 @@ class Loop:
 
     def _run(self) -> None:
         ioloop = self.ioloop
+        io_threads.enter()
         while not self._stopping:
             try:
                 ioloop.start()
             except Exception:
                 log.exception("the I/O thread met an error that nobody caught; it goes on")
-        with self._lock:
-            self._running = False
+        self._running = False
         self._run_calls()
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            IOLoop.remove_handler(ioloop, waker[0].fileno())
+            for end in waker:
+                end.close()
         ioloop.close()
+        io_threads.leave()
 
     def _run_calls(self) -> None:
-        self._woken = False  # before the deque is read: a call that comes now wakes the loop again
+        self._rounds += 1  # before the deque is read: a call that comes now wakes the loop again
         calls = self._calls
         for _ in range(len(calls)):
             guarded(calls.popleft())

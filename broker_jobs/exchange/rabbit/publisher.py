@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pika
@@ -19,6 +18,7 @@ from pika import exceptions
 from pika.channel import Channel
 
 from broker_jobs.clock import Clock
+from broker_jobs.exchange.future import SignalSafeFuture
 from broker_jobs.exchange.port import Failure, Message, Unsent
 
 from .connection import in_words, pause_seconds
@@ -33,6 +33,7 @@ TURN_MESSAGES = 250
 """Written in one turn of the loop, so that deliveries and acknowledgements are not kept waiting."""
 DEADLINE_TICK_SECONDS = 0.05
 NACKED = Failure(Unsent.UNKNOWN, "refused by a queue; it may be in another")
+GIVEN_UP = Failure(Unsent.NOT_SENT, "its caller has given it up")
 NOT_OPEN = Failure(Unsent.NOT_SENT, "this exchange is not connected: it was not started, or it was stopped")
 
 _OPEN: Any = object()  # stands in a batch's results where nothing is known yet
@@ -50,8 +51,7 @@ class Batch:
         self.written = 0
         self.timeout = timeout
         self.deadline = deadline
-        self.future: Future[list[Failure | None]] = Future()
-        self.future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+        self.future: SignalSafeFuture[list[Failure | None]] = SignalSafeFuture()
 
     def settle(self, index: int, result: Failure | None) -> None:
         """Note what became of one message; the future ends with the last."""
@@ -104,6 +104,8 @@ class Publisher:
 
     def publish(self, batch: Batch) -> None:
         """Take over a batch: write it as soon as that is allowed."""
+        if batch.future.done():
+            return  # its caller has given it up
         if self._closing:
             batch.settle_unwritten(NOT_OPEN)
             return
@@ -113,6 +115,13 @@ class Publisher:
             self._tick = self._loop.later(DEADLINE_TICK_SECONDS, self._look_at_deadlines)
         if self._turn is None:
             self._write()
+
+    def withdraw(self, batch: Batch) -> None:
+        """Its caller has given it up: what is not written never will be, and nothing of it is kept."""
+        if batch in self._batches:
+            batch.settle_unwritten(GIVEN_UP)
+            self._batches.discard(batch)
+            self._forget_settled()
 
     def resume(self) -> None:
         """Take batches (again)."""
@@ -217,6 +226,8 @@ class Publisher:
         while waiting and left and len(written) < WINDOW_MESSAGES and self._written_bytes < WINDOW_BYTES:
             batch = waiting[0]
             index = batch.written
+            if batch.future.cancelled():
+                batch.written = index = len(batch.messages)
             if index >= len(batch.messages):
                 waiting.popleft()
                 continue
@@ -293,8 +304,14 @@ class Publisher:
             )
             batch.settle_unwritten(self._why_unwritten(batch))
             self._batches.discard(batch)
+        if any(batch.written >= len(batch.messages) for batch in self._waiting):
+            self._forget_settled()
         if self._batches:
             self._tick = self._loop.later(DEADLINE_TICK_SECONDS, self._look_at_deadlines)
+
+    def _forget_settled(self) -> None:
+        """Keep nothing of batches that have nothing left to write, also while nothing can be written."""
+        self._waiting = deque(batch for batch in self._waiting if batch.written < len(batch.messages))
 
     def _why_unwritten(self, batch: Batch) -> Failure:
         if self.blocked:
