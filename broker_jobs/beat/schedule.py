@@ -111,21 +111,15 @@ def next_many(cron: str, tz: str, after: Instant, n: int) -> list[Instant]:
     return planned
 
 
-def missed(cron: str, tz: str, after: Instant, until: Instant, limit: int) -> list[Instant]:
-    """The planned times in (after, until], in order; where there are more than `limit`, the last ones."""
+def first(cron: str, tz: str, after: Instant, until: Instant, limit: int) -> list[Instant]:
+    """The planned times in (after, until], in order; where there are more than `limit`, the first ones."""
     planned: list[Instant] = []
-    while len(planned) <= limit:
+    while len(planned) < limit:
         after = next_after(cron, tz, after)
         if after > until:
-            return planned
+            break
         planned.append(after)
-    last = latest(cron, tz, after, until) or after
-    planned, gap = [last], 1.0
-    while len(planned) < limit:
-        before = _before(cron, tz, planned[-1], gap)
-        gap = planned[-1] - before
-        planned.append(before)
-    return planned[::-1]
+    return planned
 
 
 def latest(cron: str, tz: str, after: Instant, until: Instant) -> Instant | None:
@@ -141,15 +135,6 @@ def latest(cron: str, tz: str, after: Instant, until: Instant) -> Instant | None
         else:
             high = middle
     return planned
-
-
-def _before(cron: str, tz: str, planned: Instant, reach: float) -> Instant:
-    """The planned time before this one; one must exist. `reach` is a guess of the distance."""
-    while (before := next_after(cron, tz, planned - reach - 1)) >= planned:
-        reach *= 2
-    if (following := next_after(cron, tz, before)) < planned:
-        return latest(cron, tz, following, planned - 1) or following
-    return before
 
 
 class _Plan:

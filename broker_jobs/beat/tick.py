@@ -3,9 +3,9 @@
 A beat is a metronome and decides nothing. It learns the schedules from the coordinator (at the start, when told that
 they changed, after a reconnect, and once a minute), and publishes a `Fire` at each planned time, never early by its
 clock. When planned times have passed unfired (no beat ran, the broker was away, the clock stepped), it fires only the
-latest of them, at once: the coordinator compares it with the schedule's `last_planned_at`, so it knows what was missed
-and applies the misfire rule. The row takes each planned time once, so several beats, and a fire that is repeated
-because its confirm did not come, do no harm.
+latest of them, at once. A fire is only a prompt: the coordinator decides all planned times after the schedule's
+`last_planned_at` that are due, so it knows what was missed and applies the misfire rule. Several beats, and a fire that
+is repeated because its confirm did not come, do no harm.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ UNTAKEN_SECONDS = 5.0
 the coordinator's clock."""
 SIGHT_EVERY_SECONDS = 10.0
 """So often a beat says that it lives, as it may have nothing to fire for months."""
+AHEAD_SECONDS = 60.0
+"""A schedule whose last planned time is so far ahead of now was planned by another clock: it is planned from now on."""
 LATENESSES_KEPT = 1_000
 
 
@@ -91,6 +93,10 @@ class Metronome:
                 continue
             known = self._known.get(view.name)
             last = view.last_planned_at
+            if last is not None and last > now + AHEAD_SECONDS:
+                last = None
+                if known is not None and known.next_at > now:
+                    known = None
             if known is not None and _same(known.view, view) and (last is None or last < known.next_at):
                 fired_at = known.fired_at
                 if fired_at is not None and (last is None or last < fired_at) and now - fired_at > UNTAKEN_SECONDS:

@@ -107,16 +107,20 @@ def run(command: RunJob) -> tuple[str, Fired | str]:
     return envelope.id, Fired(envelope, codec.encode(envelope).decode())
 
 
-def fire(tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], bool]) -> list[Fired]:
-    """The jobs of a planned time: each time is taken once, misfire and overlap are decided here.
+def fire(
+    tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], bool], page: int = recurring.PAGE
+) -> tuple[list[Fired], bool]:
+    """(the jobs of the planned times that are due and not decided yet, whether more are left than `page`).
 
-    `goes_on` tells whether a job of a recurring name has not ended.
+    Misfire and overlap are decided here. `goes_on` tells whether a job of a recurring name has not ended.
     """
     row = tx.schedule(command.name)
     if row is None or not recurring.takes(row, command, now):
-        return []
-    times = recurring.planned_times(row, command, now)
-    row.last_planned_at = command.planned_at
+        return [], False
+    times, cursor, more = recurring.decided(row, command, now, page)
+    if cursor == row.last_planned_at:
+        return [], False
+    row.last_planned_at = cursor
     busy = row.overlap != "allow" and goes_on(row.name)
     made: list[Fired] = []
     for planned_at in times:
@@ -127,7 +131,7 @@ def fire(tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], 
     if made:
         row.last_job_id = made[-1].envelope.id
     tx.save_schedule(row)
-    return made
+    return made, more
 
 
 def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:

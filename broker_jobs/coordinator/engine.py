@@ -48,7 +48,7 @@ from broker_jobs.coordinator.record import (
     Unsure,
     job_id,
 )
-from broker_jobs.coordinator.recurring import planned_id
+from broker_jobs.coordinator.recurring import PAGE, planned_id
 from broker_jobs.coordinator.release import ladder_copy, release
 from broker_jobs.coordinator.timers import HORIZON_SECONDS
 from broker_jobs.coordinator.transition import At, Said, decide, is_clear, is_due
@@ -152,8 +152,8 @@ class Effects:
     control_before: list[Control] = field(default_factory=list)
     """What is published before `control`."""
     timers: list[tuple[str, Instant]] = field(default_factory=list)
-    next: list[JobRecord] = field(default_factory=list)
-    """Records found on the way, for the next batch."""
+    next: list[Input] = field(default_factory=list)
+    """Records found on the way, and what goes on in the next batch."""
     more: bool = False
     """Something is marked to be worked off in the next transactions."""
     rows: int = 0
@@ -311,6 +311,8 @@ class _Batch:
         self._heartbeats: list[Beaten] = []
         self._confirmed: list[tuple[str, int]] = []
         """Releases of jobs that nothing else here is about: noted without reading their rows."""
+        self._made_up_for = 0
+        """Planned times of recurring jobs that this transaction makes up for, beyond one of each fire."""
         self._looked: dict[str, Row] = {}
         """Rows whose consequences have been drawn, as they were then."""
         self._looks: Counter[str] = Counter()
@@ -739,11 +741,20 @@ class _Batch:
                 commands.declare_functions(self._tx, command)
                 self._answers.reply(asked, Reply(id=command.id))
             case Fire():
-                for fired in commands.fire(self._tx, command, self._now, self._unended):
-                    self._see([fired.envelope.id])
-                    self._make(fired)
+                self._fired(asked, command)
             case _:
                 self._once(asked)
+
+    def _fired(self, asked: Asked, fire: Fire) -> None:
+        """Make the runs of a schedule that are due; those beyond the page are left to the next transaction."""
+        page = max(1, PAGE - self._made_up_for)
+        made, more = commands.fire(self._tx, fire, self._now, self._unended, page)
+        self._made_up_for += max(0, len(made) - 1)
+        self._see([fired.envelope.id for fired in made])
+        for fired in made:
+            self._make(fired)
+        if more:
+            self._effects.next.append(asked)
 
     def _once(self, asked: Asked) -> None:
         """A command that changes something is applied once: its id is the key of the audit."""

@@ -1,13 +1,16 @@
 """Decides what a fire or a published event makes: which planned times run, as which jobs. Pure.
 
-A beat is a metronome: it says "this planned time has come" and may be one of several, late, or repeating itself. The
-schedule's row takes each planned time once; what lies between the last one taken and this one was missed.
+A fire is only a prompt: "look at this schedule now". It may be one of several, late, out of order or repeated. The
+schedule's row has a cursor, the last planned time that was decided. The first fire that is applied decides all planned
+times after the cursor up to now and moves the cursor; the others find nothing. So fires that piled up during an outage
+count as one, and what was missed is decided as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
+from typing import NamedTuple
 
 from broker_jobs.beat import schedule as cron
 from broker_jobs.clock import Instant, as_datetime
@@ -19,34 +22,60 @@ from broker_jobs.store.kept import ScheduleRow, SubscriptionRow
 
 EARLY_SECONDS = 60.0
 """A beat's clock may be ahead by this much; its fires are taken, and their jobs scheduled for the planned time."""
-LATE_SECONDS = 30.0
-"""A planned time that is handled later than this was missed; the misfire rule decides about it."""
-MOST_MISSED = 1_000
-"""The most planned times one fire makes up for (misfire="all")."""
+MISSED_SECONDS = 60.0
+"""A planned time that is decided later than this was missed; the misfire rule decides about it."""
+SUPERSEDED_SECONDS = 5.0
+"""So late it was missed if a later planned time of its schedule is due already."""
+PAGE = 1_000
+"""The planned times that a transaction makes up for (misfire="all"); the next transactions go on."""
+
+_MOST_RECENT = int(MISSED_SECONDS + EARLY_SECONDS) + 2
+
+
+class Decided(NamedTuple):
+    """What a fire decides."""
+
+    times: list[Instant]
+    """The planned times that run, in their order; those that a beat with a fast clock fired early wait for theirs."""
+    cursor: Instant | None
+    """The last planned time that is decided now."""
+    more: bool = False
+    """Later planned times are due and not decided yet."""
 
 
 def takes(row: ScheduleRow, fire: Fire, now: Instant) -> bool:
-    """Whether this planned time is the schedule's next one to take: not old, not of another version, not paused."""
-    if row.paused or fire.version != row.version or fire.planned_at > now + EARLY_SECONDS:
-        return False
-    return row.last_planned_at is None or fire.planned_at > row.last_planned_at
+    """Whether this fire counts: its schedule is not paused and of the same version, and the beat is not far ahead."""
+    return not row.paused and fire.version == row.version and fire.planned_at <= now + EARLY_SECONDS
 
 
-def planned_times(row: ScheduleRow, fire: Fire, now: Instant) -> list[Instant]:
-    """The planned times that run, in their order; those that a beat with a fast clock fired early wait for theirs."""
-    last = row.last_planned_at
-    times = [fire.planned_at]
-    if last is not None:
-        times = cron.missed(row.cron, row.tz, last, fire.planned_at, MOST_MISSED) or times
-    missed = [t for t in times if now - t > LATE_SECONDS]
-    timely = [t for t in times if now - t <= LATE_SECONDS]
-    match row.misfire:
-        case "skip":
-            return timely
-        case "all":
-            return times
-        case _:
-            return timely or missed[-1:]
+def decided(row: ScheduleRow, fire: Fire, now: Instant, page: int = PAGE) -> Decided:
+    """Decide the planned times in (cursor, now], and up to the fire's own, which may be a little ahead of now.
+
+    With misfire="all" at most `page` of them (1 or more), the earliest ones.
+    """
+    until = max(now, fire.planned_at)
+    cursor = row.last_planned_at
+    if cursor is None or cursor > now + EARLY_SECONDS:  # never planned, or by a clock that was set back since
+        cursor = fire.planned_at - 1
+    misses_none = row.misfire == "all" and row.overlap != "skip"
+    times = cron.first(row.cron, row.tz, cursor, until, page + 1 if misses_none else 2)
+    if not times:
+        return Decided([], row.last_planned_at)
+    if misses_none:
+        return Decided(times[:page], times[:page][-1], more=len(times) > page)
+    newest = times[0] if len(times) == 1 else cron.latest(row.cron, row.tz, cursor, until) or times[-1]
+    if row.misfire == "all":  # the first one runs, and the others overlap with it
+        return Decided(times[:1], newest)
+    if len(times) > 1:  # only the last ones are looked at, so that a gap of a month costs no more than one of a minute
+        times = cron.first(row.cron, row.tz, max(cursor, now - MISSED_SECONDS - 1), until, _MOST_RECENT)
+    newest_due = max((time for time in times if time <= now), default=now)
+    timely = [time for time in times if not _is_missed(time, now, newest_due)]
+    return Decided(timely or [newest] if row.misfire == "once" else timely, newest)
+
+
+def _is_missed(planned_at: Instant, now: Instant, newest_due: Instant) -> bool:
+    late = now - planned_at
+    return late > MISSED_SECONDS or (late > SUPERSEDED_SECONDS and planned_at < newest_due)
 
 
 def planned_id(name: str, planned_at: Instant) -> str:

@@ -47,9 +47,11 @@ _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a j
 class RecurringOptions(TypedDict, total=False):
     """Options of a recurring job.
 
-    tz: a name of the time zone database; UTC if absent. misfire: planned times that were missed are all run, run once
-    together (if absent), or skipped. overlap: while the last one has not ended the next is run too (if absent), skipped
-    or queued behind it.
+    tz: a name of the time zone database; UTC if absent.
+    misfire: what to do about missed runs. "once" (if absent) runs the times that were not missed or, if there are none,
+    the latest missed one; "skip" runs only those that were not missed; "all" runs every one. A time is missed if it is
+    decided more than 60 seconds late, or more than 5 when a later one is due already.
+    overlap: while the last one has not ended the next is run too (if absent), skipped or queued behind it.
     """
 
     tz: str

@@ -65,8 +65,8 @@ def test_each_planned_time_runs_once_however_often_it_is_fired(desk: Desk) -> No
 
 def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(desk: Desk) -> None:
     other = Desk()
-    put(desk)
-    put(other)
+    put(desk, cron="* * * * *")
+    put(other, cron="* * * * *")
     assert fire(desk, desk.now + 60.0) == fire(other, other.now + 60.0) == []
     desk.now = other.now = desk.now + 60.0
     jobs = [[row.id for row in one.store.reader.jobs()] for one in (desk, other)]
@@ -76,7 +76,7 @@ def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(desk: Desk) 
 
 
 def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(desk: Desk) -> None:
-    put(desk)
+    put(desk, cron="*/5 * * * * *")
     assert fire(desk, desk.now + 5.0) == []
     job = desk.store.reader.jobs()[0]
     assert (job.state, job.due_at) == (State.SCHEDULED, desk.now + 5.0)
@@ -105,6 +105,132 @@ def test_missed_times_are_skipped_made_up_for_once_or_all(desk: Desk, misfire: M
     assert len(fire(desk, desk.now - 600.0)) == runs
     desk.now += 50 * 60.0
     assert len(fire(desk, desk.now)) == 1
+
+
+MINUTE = 60.0
+
+
+def planned(desk: Desk, name: str = "s") -> list[float]:
+    """The planned times that were made jobs, in order, as seconds before now."""
+    return sorted(desk.now - (row.due_at or 0.0) for row in desk.store.reader.jobs(recurring=name, limit=500))[::-1]
+
+
+def all_fires(desk: Desk, since: float, every: float = MINUTE, name: str = "s") -> list[Input]:
+    """What a beat that lived through an outage of the coordinator has left in the queue."""
+    count = int((desk.now - since) // every)
+    times = [since + every * (number + 1) for number in range(count)]
+    return [desk.ask(Fire, name=name, version=1, planned_at=time) for time in times]
+
+
+@pytest.mark.parametrize(
+    ("misfire", "late", "expected"),
+    [
+        ("once", 40.0, [40.0]),
+        ("once", 59.0, [59.0]),
+        ("once", 3.0, [3.0]),
+        ("skip", 40.0, [40.0]),
+        ("skip", 3.0, [3.0]),
+        ("all", 40.0, [40.0 + MINUTE * n for n in range(59, -1, -1)]),
+    ],
+)
+@pytest.mark.parametrize("order", ["as they came", "backwards", "twice", "only the first", "only the last"])
+def test_fires_that_piled_up_are_decided_as_one(
+    desk: Desk, misfire: Misfire, late: float, expected: list[float], order: str
+) -> None:
+    put(desk, cron="* * * * *", misfire=misfire)
+    since = desk.now
+    desk.now += HOUR + late
+    fires = all_fires(desk, since)
+    fires = {
+        "as they came": fires,
+        "backwards": fires[::-1],
+        "twice": [one for one in fires for _ in range(2)],
+        "only the first": fires[:1],
+        "only the last": fires[-1:],
+    }[order]
+    desk.apply(*fires[:20])
+    for one in fires[20:]:
+        desk.apply(one)
+    assert planned(desk) == expected
+
+
+def test_an_hourly_job_runs_once_after_a_day_of_silence_and_skips_if_it_is_told_to(desk: Desk) -> None:
+    for name, misfire in (("once", "once"), ("skip", "skip"), ("all", "all")):
+        put(desk, name=name, misfire=misfire)
+    since = desk.now
+    desk.now += 24 * HOUR + 600.0
+    for name in ("once", "skip", "all"):
+        desk.apply(*all_fires(desk, since, HOUR, name))
+    assert (planned(desk, "once"), planned(desk, "skip")) == ([600.0], [])
+    assert planned(desk, "all") == [600.0 + HOUR * n for n in range(23, -1, -1)]
+
+
+def test_of_each_second_those_of_the_last_five_are_not_missed(desk: Desk) -> None:
+    for misfire in ("once", "skip"):
+        put(desk, name=misfire, cron="* * * * * *", misfire=misfire)
+    desk.now += HOUR
+    for misfire in ("once", "skip"):
+        desk.apply(desk.ask(Fire, name=misfire, version=1, planned_at=desk.now))
+        assert planned(desk, misfire) == [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+
+
+def test_a_beat_whose_clock_is_behind_prompts_what_is_due_now(desk: Desk) -> None:
+    put(desk, cron="* * * * * *")
+    for _ in range(10):
+        desk.now += 1.0
+        fire(desk, desk.now - 3.0)
+    assert planned(desk) == [float(late) for late in range(9, -1, -1)]
+
+
+def test_a_month_of_missed_seconds_costs_one_decision(desk: Desk) -> None:
+    put(desk, cron="* * * * * *", misfire="once")
+    since = desk.now
+    desk.now += 30 * 86_400.0
+    assert len(fire(desk, since + 1.0)) == 6
+    assert fire(desk, desk.now) == []
+
+
+def test_all_that_was_missed_is_made_up_for_in_pages(desk: Desk) -> None:
+    for name in ("s", "t"):
+        put(desk, name=name, cron="* * * * * *", misfire="all")
+    desk.now += 2_500.0
+    effects = desk.apply(*(desk.ask(Fire, name=name, version=1, planned_at=desk.now) for name in ("s", "t")))
+    runs = [row.due_at for row in effects.releases]
+    while effects.next:
+        assert len(effects.releases) <= 1_002
+        effects = desk.apply(*effects.next)
+        runs += [row.due_at for row in effects.releases]
+    assert len(runs) == 5_000
+    assert len(set(runs)) == 2_500
+    assert [row.last_planned_at for row in desk.store.reader.schedules()] == [desk.now] * 2
+
+
+def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(desk: Desk) -> None:
+    put(desk, cron="* * * * * *", misfire="all")
+    metronomes = [Metronome()]
+    desk.now += 1_500.0
+    assert len(beats(desk, metronomes)) == 1_000  # what is left of the fires is lost
+    desk.now += 60.0
+    assert len(beats(desk, metronomes)) == 560
+
+
+def test_times_of_a_clock_that_was_ahead_do_not_stop_the_schedule(desk: Desk) -> None:
+    put(desk, cron="* * * * *")
+    metronomes = [Metronome()]
+    desk.now += 86_400.0
+    assert len(beats(desk, metronomes)) == 1
+    desk.now -= 86_400.0 - 10 * MINUTE
+    assert beats(desk, metronomes) == []
+    desk.now += MINUTE
+    assert len(beats(desk, metronomes)) == 1
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_what_is_made_up_for_obeys_overlap(desk: Desk, overlap: Overlap) -> None:
+    put(desk, cron="* * * * *", misfire="all", overlap=overlap)
+    desk.now += 5 * MINUTE
+    assert len(fire(desk, desk.now)) == 1
+    assert planned(desk) == ([240.0] if overlap == "skip" else [240.0, 180.0, 120.0, 60.0, 0.0])
 
 
 def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(desk: Desk) -> None:
@@ -192,8 +318,8 @@ def states(desk: Desk) -> list[str]:
 
 
 def test_two_fires_of_one_transaction_do_not_overlap(desk: Desk) -> None:
-    put(desk, overlap="queue")
-    put(desk, name="t", overlap="skip")
+    put(desk, overlap="queue", misfire="all")
+    put(desk, name="t", overlap="skip", misfire="all")
     fires = []
     for _ in range(2):
         desk.now += HOUR
