@@ -77,6 +77,10 @@ from broker_jobs.store.row import Row
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+TICK_AGAIN_SECONDS = 2.0
+"""A tick that was not read for so long may be lost, or buffered, or for another coordinator: one more is sent. Of all
+that are out one counts, so log time does not run through a stall; and an idle coordinator still reads a tick before
+ACTIVE_SECONDS are over."""
 ACTIVE_SECONDS = 5.0
 """Without a log delivery for so long a coordinator is not the active one."""
 LOOK_AHEAD_SECONDS = 15.0
@@ -280,7 +284,7 @@ class Coordinator:
         now = self._clock.now()
         ring = self._timers.next_at()
         until_ring = TICK_SECONDS if ring is None or self._frozen is not None or not self._able() else ring - now
-        until_tick = self._last_tick + TICK_SECONDS - self._clock.monotonic()
+        until_tick = self._next_tick() - self._clock.monotonic()
         return max(0.0, min(until_ring, until_tick, TICK_SECONDS))
 
     def _step(self) -> None:
@@ -329,13 +333,19 @@ class Coordinator:
         tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
         self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()
 
+    def _next_tick(self) -> float:
+        """When the next tick is sent: a second after the one before, if that was read."""
+        return self._last_tick + (TICK_AGAIN_SECONDS if self._engine.tick_is_out else TICK_SECONDS)
+
     def _tick(self) -> None:
         now = self._clock.monotonic()
-        if now - self._last_tick < TICK_SECONDS:
+        if now < self._next_tick():
             return
         self._last_tick = now
         serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
-        tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
+        sent_at = self._clock.now()
+        tick = release.tick(self.id, self._store_id, serial, sent_at, self._whereabouts)
+        self._engine.tick_sent(sent_at)
         self._exchange.publish([tick, release.mark(tick)] if self._active else [tick], timeout=5.0)
         self._engine.questions.forget(self._clock.now())
 
@@ -495,6 +505,9 @@ class Coordinator:
             self._inbox.add(list(effects.next))
         if effects.more:
             self._inbox.add([Work()])
+        now = self._clock.monotonic()
+        if effects.counted_at is not None and now - self._last_tick > TICK_SECONDS:
+            self._last_tick = now  # it came late: a whole second passes before the next one
         if effects.tick_at is not None:
             self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
             self._judge(effects)

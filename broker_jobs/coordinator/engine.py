@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -125,8 +125,9 @@ _CHANCE = random.Random()  # our own, not the global one of the program we run i
 _NO_PARKED = "no parked message has this id"
 
 CLOCK_STEP_SECONDS = 60.0
-"""A tick that is so much older than the newest is of a clock that was set back: log time goes on from there, or graces
-and leases would stand still until the old time comes again."""
+"""A tick that is so much older than the newest is of a clock that was set back: the log is read up to it."""
+TICKS_REMEMBERED = 100
+"""A standby sends ticks that only the active coordinator reads."""
 
 
 UNCOMMITTED = (
@@ -166,6 +167,8 @@ class Effects:
     """A tick of our own came back: all that was in the log when we started has been read."""
     tick_at: Instant | None = None
     """When our own newest tick of the batch was sent: the log has been read up to then, by our own clock."""
+    counted_at: Instant | None = None
+    """When our own tick was sent that counted; those sent before this commit and not read yet count no more."""
     foreign: str | None = None
     """A coordinator that writes another store lives on this broker: two stores are two truths."""
     went_back: int | None = None
@@ -201,6 +204,10 @@ class Engine:
         self._chance = chance
         self._held: dict[str, set[str]] = {}
         self._coordinators: dict[str, float] = {}
+        self._ticks_out: deque[Instant] = deque(maxlen=TICKS_REMEMBERED)
+        """When the own ticks were sent that were not read yet; the first of them that is read counts, and no other."""
+        self._counted_at: Instant | None = None
+        """When the own tick was sent that counted last."""
         self._shown: dict[str, Instant] = {}
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
@@ -225,6 +232,9 @@ class Engine:
             self.untold, self.told_all_at = self.untold or untold, told_all_at
             raise
         self.questions.told(effects.told)
+        if effects.counted_at is not None:
+            self._ticks_out.clear()
+            self._counted_at = effects.counted_at
         self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
         return effects
 
@@ -251,6 +261,25 @@ class Engine:
     def forget_worker(self, worker: str) -> None:
         """A worker's lease is over."""
         self._held.pop(worker, None)
+
+    def tick_sent(self, at: Instant) -> None:
+        """A tick of our own is on its way."""
+        self._ticks_out.append(at)
+
+    @property
+    def tick_is_out(self) -> bool:
+        """Whether a tick of our own is on its way."""
+        return bool(self._ticks_out)
+
+    def seconds_of(self, tick: Tick) -> float | None:
+        """What a tick adds to log time, a second at most; None where it does not count.
+
+        Of what was sent by us and not read yet one tick counts, however many there are: what a broker or a log that
+        stood still delivers at once is worth one second. The ticks of others never count.
+        """
+        if tick.coordinator != self.id or tick.sent_at not in self._ticks_out:
+            return None
+        return 0.0 if self._counted_at is None else min(1.0, max(0.0, tick.sent_at - self._counted_at))
 
     def ticked(self, coordinator: str, log_now: float) -> None:
         """A coordinator's tick was read."""
@@ -683,8 +712,10 @@ class _Batch:
             )
         if self._is_ahead(tick):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
-        step = min(1.0, max(0.0, tick.sent_at - meta.last_tick_at)) if meta.last_tick_at else 0.0
-        meta.log_time += step
+        seconds = self._engine.seconds_of(tick) if self._effects.counted_at is None else None
+        if seconds is not None:
+            meta.log_time += seconds
+            self._effects.counted_at = tick.sent_at
         stepped_back = meta.last_tick_at - tick.sent_at > CLOCK_STEP_SECONDS
         meta.last_tick_at = tick.sent_at if stepped_back else max(meta.last_tick_at, tick.sent_at)
         self._at = replace(self._at, log_now=meta.log_time)

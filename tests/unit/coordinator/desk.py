@@ -142,12 +142,15 @@ class Desk:
         """Let log time pass: a tick a second."""
         effects = Effects(self.store.reader.meta())
         for _ in range(seconds + 1):
-            meta = self.store.reader.meta()
             self.now += 1.0
-            effects = self.apply(
-                Tick(coordinator=self.engine.id, store=meta.store_id, serial=meta.serial, sent_at=self.now)
-            )
+            effects = self.apply(self.tick())
         return effects
+
+    def tick(self, sent_at: float | None = None) -> Tick:
+        """The coordinator's own tick, which it has sent."""
+        meta, at = self.store.reader.meta(), self.now if sent_at is None else sent_at
+        self.engine.tick_sent(at)
+        return Tick(coordinator=self.engine.id, store=meta.store_id, serial=meta.serial, sent_at=at)
 
     def release(self, id: str = "j") -> Effects:
         """Apply the due rule, and confirm what it released."""

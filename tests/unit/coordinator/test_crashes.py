@@ -327,6 +327,7 @@ class World:
         for _ in range(seconds):
             self.now += 1.0
             for one in self.coordinators:
+                one.engine.tick_sent(self.now)
                 tick = Tick(coordinator=one.engine.id, store=meta.store_id, serial=meta.serial, sent_at=self.now)
                 self.log.append(tick)
 

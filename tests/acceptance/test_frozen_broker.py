@@ -1,0 +1,74 @@
+"""A broker that stands still for a while: nothing that is due meanwhile is lost, and nothing runs twice at the thaw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from broker_jobs import BrokerJobs
+from tests.acceptance.conftest import Terminal
+from tests.support.rabbitmq import Broker, Vhost
+from tests.support.wait import eventually
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(180)]
+
+APP = """\
+from pathlib import Path
+
+from broker_jobs import BrokerJobs, current_job
+
+jobs = BrokerJobs()
+
+
+@jobs.job
+def work() -> None:
+    with Path("marks.txt").open("a") as file:
+        file.write(f"started {current_job().id}\\n")
+"""
+JOBS = 1_200
+FROZEN_SECONDS = 12
+DUE_OVER_SECONDS = 14
+"""So that jobs come due before, during and after the freeze: one every 12 milliseconds."""
+
+
+def starts(terminal: Terminal) -> Counter[str]:
+    return Counter(mark.split(" ")[1] for mark in terminal.marks() if len(mark) == len("started ") + 36)
+
+
+async def schedule(producer: BrokerJobs) -> None:
+    work, begin = producer.remote("work"), datetime.now(UTC) + timedelta(seconds=4)
+    every = timedelta(seconds=DUE_OVER_SECONDS) / JOBS
+    await asyncio.gather(*(work.schedule_async(begin + every * number) for number in range(JOBS)))
+
+
+def succeeded(terminal: Terminal, *reach: str) -> int:
+    return int(json.loads(terminal.output("store", "show", "--json", *reach))["counts"].get("succeeded", 0))
+
+
+def test_jobs_that_come_due_while_the_broker_is_frozen_run_once(
+    terminal: Terminal, broker: Broker, vhost: Vhost
+) -> None:
+    (terminal.folder / "app.py").write_text(APP)
+    reach = ("--url", vhost.url, "--store", terminal.store)
+    terminal.start("coordinator", *reach).said("is the active one")
+    for _ in range(2):
+        terminal.start("worker", "app:jobs", "--url", vhost.url).said("takes jobs of default")
+    producer = BrokerJobs(vhost.url)
+    try:
+        asyncio.run(schedule(producer))
+    finally:
+        producer.stop()
+    eventually(lambda: len(starts(terminal)) > 20, 60, "the first have run")
+    broker.freeze()
+    thaw_at = time.monotonic() + FROZEN_SECONDS
+    eventually(lambda: time.monotonic() > thaw_at, 30, "the freeze is over")
+    broker.thaw()
+    eventually(lambda: succeeded(terminal, *reach) == JOBS, 90, "all have succeeded", poll=0.5)
+    counted = starts(terminal)
+    assert {id: count for id, count in counted.items() if count > 1} == {}
+    assert len(counted) == JOBS
