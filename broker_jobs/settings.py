@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         """Whether the exchange lives in this process alone."""
         return self.url.startswith("memory://")
 
+    @property
+    def names_broker(self) -> bool:
+        """Whether the broker's address was given: who only reads a store may leave it out."""
+        return "url" in self.model_fields_set
+
     def store_url(self) -> str:
         """The store's address: as set, else in memory if the exchange is embedded, else a file in the user's folder."""
         if self.store:

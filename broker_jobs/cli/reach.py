@@ -14,15 +14,20 @@ from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.sender import Sender
 from broker_jobs.settings import Settings, mask
 from broker_jobs.store import Reader, Store
+from broker_jobs.store.installation import check
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Store]:
+def opened(settings: Settings, *, whosever: bool = False) -> Iterator[Store]:
     """The store.
+
+    Args:
+        settings: where it is, and the broker it must belong to, where one is given.
+        whosever: it may belong to another broker.
 
     Raises:
         UsageError: the store is in the memory of another process, or the file is not there.
-        StoreError: it cannot be reached.
+        StoreError: it cannot be reached, or belongs to another broker.
     """
     url = settings.store_url()
     if url.removeprefix("sqlite://") in {"", "/:memory:"}:
@@ -38,6 +43,8 @@ def opened(settings: Settings) -> Iterator[Store]:
     store = Store(url)
     store.open()
     try:
+        if settings.names_broker and not whosever:
+            check(store, settings.url)
         yield store
     finally:
         store.close()

@@ -14,9 +14,12 @@ from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
 from broker_jobs.errors import UsageError
 from broker_jobs.outcome.command import DeleteParked, ReplayParked
 from broker_jobs.outcome.event import MAX_ID_CHARS
+from broker_jobs.store import installation
 
 app = typer.Typer(
-    help="Look at the store, and accept one that was restored.", no_args_is_help=True, rich_markup_mode=None
+    help="Look at the store; accept one that was restored, adopt one whose broker has moved.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -25,15 +28,20 @@ def show(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> No
     """Say whose store it is, how far it has come, and what is in it."""
     with reading(settings_of(url=url, store=store)) as reader:
         meta = reader.meta()
+        whose = reader.installation()
         counts = reader.counts()
         workers = reader.workers()
         parked = reader.parked_count()
     if as_json:
-        print_json(dataclasses.asdict(meta) | {"counts": counts, "workers": len(workers), "parked": parked})
+        print_json(
+            dataclasses.asdict(meta)
+            | {"installation": whose, "counts": counts, "workers": len(workers), "parked": parked}
+        )
         return
     print_pairs(
         [
             ("store id", meta.store_id),
+            ("installation", whose or "none yet: the first coordinator writes it"),
             ("schema", meta.schema),
             ("serial", meta.serial),
             ("last written", moment(meta.last_tick_at or None) or "never by a coordinator"),
@@ -60,6 +68,28 @@ def accept(
     with opened(settings) as whole, whole.transaction() as transaction:
         waiting = transaction.accept_restored()
     typer.echo(f"accepted; {waiting} waiting jobs go on with the next tick of the coordinator")
+
+
+@app.command("adopt")
+def adopt(
+    also: Annotated[
+        bool, typer.Option("--also", help="It is another address of the broker that the store belongs to.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+    store: StoreUrl = None,
+) -> None:
+    """Let the store belong to the broker and virtual host of --url (or BROKER_JOBS_URL), as the broker has moved.
+
+    Stop the coordinators that use the store first. Two installations must not share a store.
+    """
+    settings = settings_of(url=url, store=store)
+    if not settings.names_broker:
+        raise UsageError("say whose store it is: give --url amqp://user:password@host:5672/vhost (or BROKER_JOBS_URL)")
+    if not yes:
+        typer.confirm("The jobs in the store then belong to this broker. Go on?", abort=True)
+    with opened(settings, whosever=True) as whole:
+        typer.echo(f"the store belongs to {installation.adopt(whole, settings.url, also=also)}")
 
 
 parked_app = typer.Typer(

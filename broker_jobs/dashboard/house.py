@@ -20,6 +20,7 @@ from broker_jobs.job.state import State
 from broker_jobs.producer.ask import Asker
 from broker_jobs.settings import Settings, mask
 from broker_jobs.store import Store
+from broker_jobs.store.installation import check
 
 NOT_SHARED = (
     "memory:// lives inside one process, and no coordinator runs in this one. Start it here (jobs.start(), or"
@@ -88,6 +89,12 @@ class House:
                     " its BROKER_JOBS_STORE (or --store) here too."
                 )
             self._store.open()
+            try:
+                if self._settings.names_broker:
+                    check(self._store, self._settings.url)
+            except StoreError:
+                self._store.close()
+                raise
             self._is_open = True
 
     def close(self) -> None:

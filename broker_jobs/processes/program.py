@@ -32,6 +32,7 @@ from broker_jobs.processes.declare import Declarer
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
+from broker_jobs.store.installation import claim
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +251,7 @@ class Program:
         if "coordinator" in self._roles:
             self.store = Store(self.settings.store_url())
             self.store.open()
+            claim(self.store, self.settings.url)
             self.coordinator = Coordinator(
                 self.exchange,
                 self.store,

@@ -35,7 +35,7 @@ from broker_jobs.store.related import Related
 from broker_jobs.store.row import Row
 from broker_jobs.store.search import Searching
 from broker_jobs.store.waiting import ORPHANS, hold_of
-from broker_jobs.store.write import read_meta
+from broker_jobs.store.write import read_installation, read_meta
 
 _JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
 _LATEST_OF_RATES = text(
@@ -67,6 +67,11 @@ class Reader(Searching, Measured, Related, Listed):
         """Whose store it is and how far it has come (`last_tick_at` tells the lag of the log)."""
         with self._reading() as connection:
             return read_meta(connection)
+
+    def installation(self) -> str:
+        """The installation that the store belongs to; empty before its first coordinator."""
+        with self._reading() as connection:
+            return read_installation(connection)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state: the kept counters."""

@@ -25,6 +25,10 @@ meta = Table(
     Column("accepted_serial", BigInteger, nullable=False),
 )
 
+installation = Table(
+    "installation", metadata, Column("id", BigInteger, primary_key=True), Column("name", Text, nullable=False)
+)
+
 jobs = Table(
     "jobs",
     metadata,

@@ -38,6 +38,10 @@ _SAVE_META = text(
 )
 _CONFIRM = text("UPDATE jobs SET wire = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND wire = 1")
 _LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
+_INSTALLATION = text("SELECT name FROM installation WHERE id = 1")
+_SAVE_INSTALLATION = text(
+    "INSERT INTO installation (id, name) VALUES (1, :name) ON CONFLICT (id) DO UPDATE SET name = excluded.name"
+)
 AGAIN = frozenset({Why.RETRY, Why.CRASH})
 """Why a scheduled job runs again after a failure."""
 SCHEDULED = State.SCHEDULED.value
@@ -48,6 +52,11 @@ SERIAL_LEAP = 1_000_000_000
 def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
     """The row of meta; with `lock` nobody else gets it so until the transaction ends (PostgreSQL)."""
     return Meta(*connection.execute(META_LOCKED if lock else META).one())
+
+
+def read_installation(connection: Connection) -> str:
+    """The installation that the store belongs to; empty before its first coordinator. See `installation.py`."""
+    return str(connection.execute(_INSTALLATION).scalar_one_or_none() or "")
 
 
 class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
@@ -110,6 +119,14 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
         forgotten = forget_old(self._connection, ids, now=now, before=now - max(keep.values()))
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
+
+    def installation(self) -> str:
+        """As `read_installation`."""
+        return read_installation(self._connection)
+
+    def save_installation(self, name: str) -> None:
+        """Let the store belong to this installation."""
+        self._connection.execute(_SAVE_INSTALLATION, {"name": name})
 
     def accept_restored(self) -> int:
         """A person accepts that this store was restored from a backup; the number of waiting jobs.
