@@ -1,4 +1,4 @@
-# broker_jobs, with the client of PostgreSQL, as a user without rights. Your jobs come on top:
+# broker_jobs with all of its extras, as a user without rights. Your jobs come on top:
 #
 #     FROM broker-jobs
 #     COPY --chown=root:root . /app
@@ -12,7 +12,7 @@ RUN python -m venv /venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml README.md LICENSE ./
 COPY broker_jobs ./broker_jobs
-RUN /venv/bin/pip install ".[postgres]"
+RUN /venv/bin/pip install ".[all]"
 
 FROM python:${PYTHON}
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent broker-jobs

@@ -6,7 +6,6 @@ is reached by the first enqueue or by start(); dashboard() looks for a login in 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import logging
@@ -20,13 +19,14 @@ from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.exchange.port import Exchange
+from broker_jobs.extras import require
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, check_id, job_options
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import End
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.batch import Batch
-from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.blocking import in_thread, warn_if_blocking
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import AsyncJob, Job, JobDecorator, SyncJob
 from broker_jobs.producer.limits import Limits
@@ -39,12 +39,12 @@ from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.sender import Sender
 from broker_jobs.producer.subscribe import Subscriptions
-from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.access import Authorize
     from broker_jobs.dashboard.dashboard import Dashboard
     from broker_jobs.processes.program import Health, Program
+    from broker_jobs.settings import Settings
     from broker_jobs.store import Store
 
 log = logging.getLogger(__name__)
@@ -77,9 +77,7 @@ class BrokerJobs:
         self._modules = tuple(modules)
         self._given: dict[str, Any] = {"url": url, "store": store}
         self._named = ""
-        self._sender = Sender(
-            lambda: Settings.load(**self._given), lambda settings: exchange_for(settings, self.origin)
-        )
+        self._sender = Sender(self._load_settings, lambda settings: exchange_for(settings, self.origin))
         self._asker = Asker(self._sender)
         self.registry.batch_of = lambda id: Batch(self._asker, id=id)
         self._program: Program | None = None
@@ -317,6 +315,7 @@ class BrokerJobs:
 
         Raises:
             UsageError: an unknown role, a module that cannot be imported, or started before a fork.
+            MissingExtra: the libraries of a role are not installed: `pip install 'broker-jobs[worker,coordinator]'`.
             DefinitionError: a job's annotations cannot be read.
             BrokerError: RabbitMQ refuses or cannot be reached.
             StoreError: the store cannot be used.
@@ -331,7 +330,7 @@ class BrokerJobs:
         for function in self.registry:
             function.signature.check()
         here = {"queues": None if queues is None else tuple(queues), "concurrency": concurrency}
-        settings = Settings.load(**self._given | {name: value for name, value in here.items() if value is not None})
+        settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
         program = Program(
             self.registry,
@@ -408,12 +407,14 @@ class BrokerJobs:
         Raises:
             UsageError: nothing says who may see it, or authorize and local both do.
             OptionError: a setting is wrong.
+            MissingExtra: its libraries are not installed: `pip install 'broker-jobs[dashboard]'`.
         """
+        require("jobs.dashboard()", "dashboard")
         # A producer needs no web framework: only who shows the dashboard imports it.
         from broker_jobs.dashboard.dashboard import Dashboard, refuse_without_login  # noqa: PLC0415
 
         if authorize is None and not local:
-            refuse_without_login(Settings.load(**self._given))
+            refuse_without_login(self._load_settings())
 
         def own_store() -> Store | None:
             return self._program.store if self._program is not None else None
@@ -428,6 +429,12 @@ class BrokerJobs:
             local=local,
             title=title,
         )
+
+    def _load_settings(self, **given: Any) -> Settings:
+        # Importing a program reads no settings, so what reads them is imported when they are read.
+        from broker_jobs.settings import Settings  # noqa: PLC0415
+
+        return Settings.load(**self._given | given)
 
     def _running(self, method: str) -> Program:
         if self._program is None:
@@ -447,11 +454,11 @@ class BrokerJobs:
 
         @asynccontextmanager
         async def running() -> AsyncIterator[None]:
-            await asyncio.to_thread(self.start)
+            await in_thread(self.start)
             try:
                 yield
             finally:
-                await asyncio.to_thread(self.stop)
+                await in_thread(self.stop)
 
         return running()
 

@@ -4,7 +4,8 @@ BrokerJobsError
 ├── UsageError              yours: mend the call; nothing was published
 │   ├── ArgumentsError      of enqueue, schedule, bind         (also a TypeError)
 │   ├── OptionError         of job, using, settings            (also a ValueError)
-│   └── DefinitionError     where the function is written      (also a TypeError)
+│   ├── DefinitionError     where the function is written      (also a TypeError)
+│   └── MissingExtra        a part is used that is not installed (also an ImportError)
 ├── EnqueueError            the broker's: not sent; try again
 │   ├── EnqueueUnknown      no confirm came: repeat with the same id
 │   ├── BatchUnknown        no confirm came for the end of a batch: open it again
@@ -21,6 +22,7 @@ Retry, GiveUp               raised by a job, not errors of ours
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker_jobs.clock import Seconds, as_seconds
@@ -48,6 +50,25 @@ class OptionError(UsageError, ValueError):
 
 class DefinitionError(UsageError, TypeError):
     """The function cannot be a job as it is written."""
+
+
+class MissingExtra(UsageError, ImportError):
+    """A part of broker_jobs is used whose libraries are not installed. The message is the command to run.
+
+    `extras` are the missing ones: `pip install 'broker-jobs[coordinator]'`.
+    """
+
+    def __init__(self, what: str, extras: Sequence[str], libraries: Sequence[str]) -> None:
+        self.what = what
+        self.extras = tuple(extras)
+        self.libraries = tuple(libraries)
+        super().__init__(
+            f"{what} needs {', '.join(self.libraries)}, not installed here: "
+            f"pip install 'broker-jobs[{','.join(self.extras)}]'"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.extras, self.libraries)
 
 
 class EnqueueError(BrokerJobsError):
@@ -139,3 +160,11 @@ class Retry(Exception):  # a verb a job says, not an error
 
 class GiveUp(Exception):  # a verb a job says, not an error
     """Raised by a job: I have failed and must not be retried."""
+
+
+def nearest(name: str, known: Iterable[object]) -> str:
+    """`; did you mean 'queue'?` where something near is known, else an empty string. For messages of errors."""
+    import difflib  # noqa: PLC0415  # only who has made a mistake pays for it
+
+    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -13,11 +13,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 PREFIX = "broker_jobs_"
 FOLD_AT = 2_000
@@ -205,13 +204,19 @@ class Metrics:
         buckets[-1] += value
 
 
-class _Written(Collector):
+class _Written:
     """Hands a snapshot to prometheus_client's writer."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import (  # noqa: PLC0415  # see expose()
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
         for family in FAMILIES:
             name = PREFIX + family.name
             if family.kind == "histogram":
@@ -229,6 +234,14 @@ class _Written(Collector):
 
 def expose(snapshots: Iterable[Snapshot]) -> tuple[bytes, str]:
     """The body of /metrics for these snapshots added up, and its content type; with this process's CPU and memory."""
+    # Counting needs nothing of it: only a process that is scraped pays for the writer.
+    from prometheus_client import (  # noqa: PLC0415
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        ProcessCollector,
+        generate_latest,
+    )
+
     total = Snapshot()
     for snapshot in snapshots:
         total.add(snapshot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from broker_jobs.errors import OptionError
+from broker_jobs.errors import OptionError, nearest
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 
 PREFIX = "BROKER_JOBS_"
@@ -137,12 +136,6 @@ def unknown_environment(environ: Mapping[str, str]) -> list[str]:
         for name in environ
         if name.startswith(PREFIX) and name not in names and not name.startswith(PREFIX + "TEST")
     ]
-
-
-def nearest(name: str, known: object) -> str:
-    """`; did you mean 'queue'?` where something near is known, else an empty string."""
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)  # type: ignore[attr-defined]
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def mask(url: str) -> str:

@@ -242,7 +242,7 @@ def test_every_setting_is_in_the_table_as_it_is() -> None:
 def test_every_error_is_in_the_table_and_no_other() -> None:
     mine = {
         name
-        for name, value in vars(broker_jobs).items()
+        for name, value in ((name, getattr(broker_jobs, name)) for name in dir(broker_jobs))
         if isinstance(value, type) and issubclass(value, errors.BrokerJobsError)
     } - {"BrokerJobsError"}
     section = README.partition("## Errors")[2].partition("\n## ")[0]

@@ -2,7 +2,7 @@
 # Makes the virtual environment .venv of this checkout and installs the package into it.
 #
 # Usage: tools/venv.sh run|dev|bench
-#   run    what a user gets: the package and its dependencies
+#   run    what a user gets: the package with all of its extras
 #   dev    and what the tests and the gate need
 #   bench  and the libraries that the benchmarks compare with
 # make calls it when pyproject.toml is newer than the stamp that the last success left.
@@ -61,7 +61,7 @@ fi
 
 what=${1:?run, dev or bench}
 case $what in
-    run) target=. ;;
+    run) target='.[all]' ;;
     dev) target='.[dev]' ;;
     bench) target='.[dev,bench]' ;;
     *) say "unknown: $what"; exit 2 ;;

@@ -27,12 +27,8 @@ from functools import lru_cache
 from math import floor
 from zoneinfo import ZoneInfo, available_timezones
 
-from croniter import croniter
-from croniter.croniter import CroniterBadDateError, CroniterError
-
 from broker_jobs.clock import Instant
-from broker_jobs.errors import OptionError
-from broker_jobs.settings import nearest
+from broker_jobs.errors import OptionError, nearest
 
 _NAMED = {
     "@hourly": "0 * * * *",
@@ -141,7 +137,11 @@ class _Plan:
     """A parsed expression: the matching local times, as seconds since 1970-01-01T00:00 on a clock without zone."""
 
     def __init__(self, cron: str, fields: list[str]) -> None:
+        # Only who reads an expression pays for its reader: a producer without recurring jobs does not.
+        from croniter import CroniterBadDateError, CroniterError, croniter  # noqa: PLC0415
+
         self._cron = cron
+        self._no_such_date = CroniterBadDateError
         try:
             self._iterator = croniter(" ".join(fields), 0.0, float, second_at_beginning=True)
         except (CroniterError, ValueError) as error:
@@ -156,7 +156,7 @@ class _Plan:
         with self._lock:
             try:
                 return int(self._iterator.get_next(float, start_time=float(wall)))
-            except CroniterBadDateError:
+            except self._no_such_date:
                 raise OptionError(f"cron {self._cron!r} never comes: no date is like that") from None
 
 

@@ -1,6 +1,6 @@
 """`python -m broker_jobs.cli`, where the script broker-jobs is not on the path."""
 
-from broker_jobs.cli.commands import main
+from broker_jobs.cli import main
 
 if __name__ == "__main__":
     main()

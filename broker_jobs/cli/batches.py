@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -16,11 +16,13 @@ from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import commanding, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
 from broker_jobs.dashboard.masking import MASKED, Masking
-from broker_jobs.errors import StoreError, UsageError
+from broker_jobs.errors import StoreError, UsageError, nearest
 from broker_jobs.outcome.command import BulkRequeue
 from broker_jobs.producer.batch import Batch
-from broker_jobs.settings import Settings, nearest
-from broker_jobs.store.kept import BatchRow
+from broker_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from broker_jobs.store.kept import BatchRow
 
 app = typer.Typer(help="List, show and change batches.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -11,12 +11,11 @@ import typer
 from broker_jobs.cli.options import settings_of
 from broker_jobs.cli.reach import commanding
 from broker_jobs.cli.show import read_moment
-from broker_jobs.errors import UsageError
+from broker_jobs.errors import UsageError, nearest
 from broker_jobs.job.envelope import new_id
 from broker_jobs.job.state import State
 from broker_jobs.outcome.command import BulkDelete, BulkRequeue, Filter
 from broker_jobs.producer.failure import worked_off
-from broker_jobs.settings import nearest
 
 
 def meant(**options: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_of
 from broker_jobs.cli.target import load_target
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.open import exchange_for
+from broker_jobs.extras import require
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import warn_of_environment
 from broker_jobs.processes.signals import Wishes
@@ -72,6 +73,7 @@ def dashboard(
         dashboard_port=port,
         dashboard_read_only=read_only,
     )
+    require("broker-jobs dashboard", "dashboard")
     # Its web framework should cost no other command its start, and no worker its memory.
     from broker_jobs.dashboard.house import is_in_memory  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
@@ -102,6 +104,7 @@ def served_with(program: Program, settings: Settings) -> Iterator[None]:
     if settings.dashboard_port is None:
         yield
         return
+    require("to serve the dashboard here", "dashboard")
     from broker_jobs.dashboard.dashboard import Dashboard  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
 

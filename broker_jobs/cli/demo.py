@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from broker_jobs.cli.options import StoreUrl, Url
+from broker_jobs.extras import require
 
 
 def demo(
@@ -29,6 +30,7 @@ def demo(
 
     Sends mail over SMTP to a server of its own, counts what arrives, and fails unless that is what was asked.
     """
+    require("broker-jobs demo", "demo")
     # Its mail server should cost no other command its start.
     from broker_jobs.demo.main import run  # noqa: PLC0415
 

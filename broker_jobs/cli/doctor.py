@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,7 +18,9 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Exchange
 from broker_jobs.exchange.topology import fixed_topology
 from broker_jobs.settings import Settings, mask, unknown_environment
-from broker_jobs.store import Reader
+
+if TYPE_CHECKING:
+    from broker_jobs.store import Reader
 
 STALE_SECONDS = 10.0
 """A coordinator marks the log and the store once a second."""

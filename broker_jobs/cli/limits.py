@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from broker_jobs.cli.reach import commanding, reading
 from broker_jobs.cli.show import print_json, print_table
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import SetLimit
-from broker_jobs.store.kept import LimitRow
+
+if TYPE_CHECKING:
+    from broker_jobs.store.kept import LimitRow
 
 app = typer.Typer(
     help="List the limits of jobs, and change them while they run.", no_args_is_help=True, rich_markup_mode=None

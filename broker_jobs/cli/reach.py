@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from broker_jobs.app import BrokerJobs
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.open import exchange_for
 from broker_jobs.exchange.port import Exchange
+from broker_jobs.extras import require, store_extras
 from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.sender import Sender
 from broker_jobs.settings import Settings, mask
-from broker_jobs.store import Reader, Store
-from broker_jobs.store.installation import check
+
+if TYPE_CHECKING:
+    from broker_jobs.store import Reader, Store
 
 
 @contextmanager
@@ -27,9 +30,11 @@ def opened(settings: Settings, *, whosever: bool = False) -> Iterator[Store]:
 
     Raises:
         UsageError: the store is in the memory of another process, or the file is not there.
+        MissingExtra: the libraries that read it are not installed.
         StoreError: it cannot be reached, or belongs to another broker.
     """
     url = settings.store_url()
+    require("to read the store", *store_extras(url))
     if url.removeprefix("sqlite://") in {"", "/:memory:"}:
         raise UsageError(
             "the store is in memory and belongs to the process that runs on memory://; "
@@ -40,6 +45,10 @@ def opened(settings: Settings, *, whosever: bool = False) -> Iterator[Store]:
             f"no store at {mask(url)}: a coordinator makes it; if that runs elsewhere, "
             "give its --store (or BROKER_JOBS_STORE)"
         )
+    # Only the commands that read the store pay for its library, and no worker does.
+    from broker_jobs.store import Store  # noqa: PLC0415
+    from broker_jobs.store.installation import check  # noqa: PLC0415
+
     store = Store(url)
     store.open()
     try:

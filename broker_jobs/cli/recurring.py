@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
@@ -17,11 +17,11 @@ from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
 from broker_jobs.cli.reach import asking, reading
 from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
 from broker_jobs.clock import Instant
-from broker_jobs.errors import OptionError, UsageError
-from broker_jobs.settings import nearest
-from broker_jobs.store.kept import ScheduleRow
-from broker_jobs.store.row import Row
-from broker_jobs.store.search import Search
+from broker_jobs.errors import OptionError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from broker_jobs.store.kept import ScheduleRow
+    from broker_jobs.store.row import Row
 
 app = typer.Typer(
     help="List, show, trigger, pause and remove recurring jobs.", no_args_is_help=True, rich_markup_mode=None
@@ -80,6 +80,8 @@ def show(
     """Show one: what it runs, its next times in its time zone, and how its last runs ended."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
+        from broker_jobs.store.search import Search  # noqa: PLC0415  # here its library is known to be installed
+
         row = reader.schedule(name)
         lookup = lookup_of(reader, settings, unmasked=unmasked)
         call = {} if row is None else json.loads(body_of(lookup, row.call.encode(), unmasked=unmasked))

@@ -13,8 +13,7 @@ from referencing.exceptions import Unresolvable
 
 from broker_jobs.dashboard.masking import MOST_DEPTH, is_too_deep
 from broker_jobs.dashboard.views import FunctionView, Parameter
-from broker_jobs.errors import ArgumentsError
-from broker_jobs.settings import nearest
+from broker_jobs.errors import ArgumentsError, nearest
 
 SHOWN_CHARS = 200
 _NOWHERE: Registry[Any] = Registry()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from broker_jobs.exchange.embedded import EmbeddedExchange
+from typing import TYPE_CHECKING
+
 from broker_jobs.exchange.port import Exchange
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from broker_jobs.settings import Settings
 
 
 def exchange_for(settings: Settings, name: str) -> Exchange:
@@ -18,6 +20,11 @@ def exchange_for(settings: Settings, name: str) -> Exchange:
     Raises:
         BrokerError: the address cannot be read.
     """
+    # Of the two client libraries only the one that is used is imported, and by whom it is used first.
     if settings.embedded:
+        from broker_jobs.exchange.embedded import EmbeddedExchange  # noqa: PLC0415
+
         return EmbeddedExchange(settings.url)
+    from broker_jobs.exchange.rabbit import RabbitExchange  # noqa: PLC0415
+
     return RabbitExchange(settings.url, name=name, heartbeat=settings.heartbeat, declare=settings.declare)

@@ -9,9 +9,9 @@ from typing import Any, Union, get_origin
 
 from pydantic_core import ErrorDetails
 
+from broker_jobs.errors import nearest
 from broker_jobs.function.annotation import type_text, with_article
 from broker_jobs.function.pending import Pending
-from broker_jobs.settings import nearest
 
 _MAX_REPR_CHARS = 80
 _NOUNS = {

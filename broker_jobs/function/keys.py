@@ -12,12 +12,11 @@ from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from broker_jobs.clock import Seconds, as_seconds
-from broker_jobs.errors import ArgumentsError, OptionError
+from broker_jobs.errors import ArgumentsError, OptionError, nearest
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.signature import Signature
 from broker_jobs.function.template import Place, Unrenderable, template_of, unkeepable
 from broker_jobs.job.envelope import MAX_DELAY_SECONDS, MAX_KEY_CHARS, MAX_LIMITS, LimitKey, UniqueKey
-from broker_jobs.settings import nearest
 
 MAX_LIMIT = 1_000_000
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal, NoReturn, TypedDict
 
 from broker_jobs.clock import Seconds, as_seconds
-from broker_jobs.errors import DefinitionError, OptionError
+from broker_jobs.errors import DefinitionError, OptionError, nearest
 from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
 from broker_jobs.function.template import unkeepable
@@ -27,7 +27,6 @@ from broker_jobs.job.envelope import (
     MAX_TAGS,
     Policy,
 )
-from broker_jobs.settings import nearest
 
 
 class Options(TypedDict, total=False):

@@ -1,6 +1,7 @@
-"""Answers /metrics and /healthz from a thread of its own, and never holds up the end of a process.
+"""Answers /metrics and /healthz from threads of its own, and never holds up the end of a process.
 
-A worker has no other door; Prometheus and a container's health probe come through this one. Loopback by default.
+A worker has no other door; Prometheus and a container's health probe come through this one. Loopback by default. The
+server is Python's own: a worker needs no web framework for two pages.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
-
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from broker_jobs.errors import UsageError
 from broker_jobs.processes.program import Health
@@ -23,6 +21,8 @@ from broker_jobs.processes.program import Health
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
+IDLE_SECONDS = 30.0
+"""After this a connection that asks nothing is closed."""
 
 
 class HttpDoor:
@@ -41,7 +41,7 @@ class HttpDoor:
         self._port = port
         self._expose = expose
         self._health = health
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self.address = ""
 
@@ -53,27 +53,16 @@ class HttpDoor:
         """
         if self._thread is not None:
             return
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            if socket.SO_REUSEADDR and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self._host, self._port))
-            listener.listen(16)
+            self._server = _Server(self._host, self._port, {"/metrics": self._metrics, "/healthz": self._healthz})
         except OSError as error:
-            listener.close()
             raise UsageError(
                 f"cannot listen on {self._host}:{self._port} for /metrics: {error.strerror or error}; "
                 "choose another --metrics-port, or 0 for a free one"
             ) from None
-        self.address = f"http://{self._host}:{listener.getsockname()[1]}"
-        application = Starlette(routes=[Route("/metrics", self._metrics), Route("/healthz", self._healthz)])
-        config = uvicorn.Config(
-            application, log_config=None, access_log=False, lifespan="off", ws="none", interface="asgi3"
-        )
-        self._server = uvicorn.Server(config)
+        self.address = f"http://{self._host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="metrics and health", daemon=True
+            target=self._server.serve_forever, args=(0.1,), name="metrics and health", daemon=True
         )
         self._thread.start()
         log.info("metrics on %s/metrics, health on %s/healthz", self.address, self.address)
@@ -84,16 +73,76 @@ class HttpDoor:
         self._server = self._thread = None
         if server is None or thread is None:
             return
-        server.force_exit = True
-        server.should_exit = True
+        server.shutdown()
+        server.server_close()
         thread.join(STOP_SECONDS)
 
-    # Plain functions: Starlette runs them in a thread, so a slow one does not keep the other from answering.
-    def _metrics(self, request: Request) -> Response:
-        body, content_type = self._expose()
-        return Response(body, headers={"content-type": content_type})
+    def _metrics(self) -> tuple[int, bytes, str]:
+        return 200, *self._expose()
 
-    def _healthz(self, request: Request) -> Response:
+    def _healthz(self) -> tuple[int, bytes, str]:
         health = self._health()
         body = json.dumps({"ok": health.ok, **health.parts}, default=str)
-        return Response(body, status_code=200 if health.ok else 503, media_type="application/json")
+        return 200 if health.ok else 503, body.encode(), "application/json"
+
+
+Pages = dict[str, Callable[[], tuple[int, bytes, str]]]
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, so that a slow page does not keep the other from answering; none is waited for."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 16
+    allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")  # on Windows it would share a port that is taken
+
+    def __init__(self, host: str, port: int, pages: Pages) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.pages = pages
+        super().__init__((host, port), _Answer)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks the name server who we are, which may take seconds.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a request from %s was not answered: %r", client_address, sys.exception())
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer a page, or 404."""
+        page = self.server.pages.get(self.path.partition("?")[0])
+        if page is None:
+            self._send(404, b"not found\n", "text/plain; charset=utf-8")
+            return
+        try:
+            answer = page()
+        except Exception:
+            log.exception("%s could not be made", self.path)
+            answer = 500, b"this page could not be made; see the log\n", "text/plain; charset=utf-8"
+        self._send(*answer)
+
+    do_HEAD = do_GET  # noqa: N815  # http.server's own names
+
+    def version_string(self) -> str:
+        return "broker-jobs"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing: a scrape every few seconds is no news."""
+
+    def _send(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)

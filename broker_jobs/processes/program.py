@@ -13,15 +13,13 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from broker_jobs.beat.tick import Beat
 from broker_jobs.clock import Clock, SystemClock
-from broker_jobs.consumer.worker import Worker
-from broker_jobs.coordinator.coordinator import Coordinator
 from broker_jobs.errors import UsageError
 from broker_jobs.exchange.port import Exchange
 from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.extras import require, store_extras
 from broker_jobs.function.describe import describe
 from broker_jobs.function.registry import Registry
 from broker_jobs.job.envelope import new_id
@@ -31,8 +29,12 @@ from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.declare import Declarer
 from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
 from broker_jobs.settings import Settings
-from broker_jobs.store import Store
-from broker_jobs.store.installation import claim
+
+if TYPE_CHECKING:
+    from broker_jobs.beat.tick import Beat
+    from broker_jobs.consumer.worker import Worker
+    from broker_jobs.coordinator.coordinator import Coordinator
+    from broker_jobs.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +92,14 @@ class Program:
 
         Raises:
             UsageError: an unknown role, none at all, or a worker without a registry.
+            MissingExtra: the libraries of a role are not installed.
         """
         unknown = set(roles) - set(ROLES)
         if unknown or not roles:
             raise UsageError(f"roles are some of {', '.join(ROLES)}; not {', '.join(sorted(unknown)) or 'none'}")
         if "worker" in roles and registry is None:
             raise UsageError("a worker needs the registry of the jobs it is to run")
+        require_roles(roles, settings)
         self.metrics = metrics or Metrics()
         self.exchange = exchange
         watch_exchange(self.metrics, exchange)
@@ -248,7 +252,12 @@ class Program:
             self.exchange.apply(fixed_topology())
             if "worker" in self._roles:
                 self.exchange.apply(work_topology(*self.settings.queues))
+        # Each part is imported by the one who runs it: a worker has no database, a coordinator no functions.
         if "coordinator" in self._roles:
+            from broker_jobs.coordinator.coordinator import Coordinator  # noqa: PLC0415
+            from broker_jobs.store import Store  # noqa: PLC0415
+            from broker_jobs.store.installation import claim  # noqa: PLC0415
+
             self.store = Store(self.settings.store_url())
             self.store.open()
             claim(self.store, self.settings.url)
@@ -263,6 +272,8 @@ class Program:
             )
             self.coordinator.start()
         if "worker" in self._roles:
+            from broker_jobs.consumer.worker import Worker  # noqa: PLC0415
+
             assert self._registry is not None
             self.worker = Worker(
                 self._registry,
@@ -276,7 +287,23 @@ class Program:
             )
             self.worker.start()
         if "beat" in self._roles:
+            from broker_jobs.beat.tick import Beat  # noqa: PLC0415
+
             self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
             log.info("beat started", extra={"declared": len(self._recurring)})
         self.subscribe(self._subscriptions)
+
+
+def require_roles(roles: Collection[str], settings: Settings) -> None:
+    """Refuse roles whose libraries are not installed here.
+
+    Raises:
+        MissingExtra: says which extras to install.
+    """
+    extras: list[str] = [
+        role for role in ROLES if role in roles and role != "beat"
+    ]  # a beat needs what a producer needs
+    if "coordinator" in extras:
+        extras += [extra for extra in store_extras(settings.store_url()) if extra != "coordinator"]
+    require(f"to run {' and '.join(role for role in ROLES if role in roles)} here", *extras)

@@ -26,7 +26,7 @@ from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.http import HttpDoor
 from broker_jobs.processes.logs import set_up
 from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, Refused
-from broker_jobs.processes.program import ROLES, Health, Program
+from broker_jobs.processes.program import ROLES, Health, Program, require_roles
 from broker_jobs.processes.signals import Broken, LeaveNow, Signalled, Wishes, leave_now, leave_soon, serve
 from broker_jobs.settings import Settings, unknown_environment
 
@@ -72,8 +72,10 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
 
     Raises:
         UsageError: memory://, or a port that is taken.
+        MissingExtra: the libraries of a worker are not installed.
     """
     refuse_shared_memory(settings, ["worker"])
+    require_roles(["worker"], settings)
     warn_of_environment()
     with Wishes() as wishes, ExitStack() as stack:
         pool = Pool(run_child, (load, settings), settings.processes, on_broken=wishes.put)

@@ -7,7 +7,6 @@ same chunk, and the same seal, may arrive twice, so what has no confirm is simpl
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -20,6 +19,7 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.job.envelope import Envelope, new_id
 from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
+from broker_jobs.producer.blocking import awaitable
 from broker_jobs.producer.sender import Sender
 from broker_jobs.producer.submit import body_of
 
@@ -259,7 +259,7 @@ async def drive_async(sending: Sending) -> None:
     try:
         future = next(sending)
         while True:
-            future = sending.send(await asyncio.shield(asyncio.wrap_future(future)))
+            future = sending.send(await awaitable(future))
     except StopIteration:
         return
     finally:

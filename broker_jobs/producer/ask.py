@@ -7,7 +7,6 @@ conversation is written once, as a generator of what to wait for, and driven by 
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Generator
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from broker_jobs.exchange import names
 from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.job.envelope import new_id
 from broker_jobs.outcome.command import AskBatch, AskJob, BatchView, Command, JobView, Reply
+from broker_jobs.producer.blocking import awaitable
 from broker_jobs.producer.mailbox import Mailbox
 from broker_jobs.producer.sender import Sender
 
@@ -230,7 +230,7 @@ async def drive_async(conversation: Conversation) -> Reply | None:
         wait = next(conversation)
         while True:
             try:
-                reply = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(wait.reply)), wait.seconds)
+                reply = await awaitable(wait.reply, wait.seconds)
             except TimeoutError:
                 reply = None
             wait = conversation.send(reply)

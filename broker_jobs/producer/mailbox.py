@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from concurrent.futures import Future
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from broker_jobs.exchange.future import SignalSafeFuture
 from broker_jobs.exchange.port import Delivery, Exchange, Subscription
 from broker_jobs.outcome.command import Reply
+from broker_jobs.producer.blocking import in_thread
 from broker_jobs.producer.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Mailbox:
     async def open_async(self) -> None:
         """As `open`; the event loop goes on meanwhile."""
         if self._exchange is None or self._exchange is not await self._sender.exchange_async():
-            await asyncio.to_thread(self.open)
+            await in_thread(self.open)
 
     def close(self) -> None:
         """Give the queue back. Tolerates twice and never."""

@@ -6,7 +6,6 @@ confirmed stays enqueued, and the error says which.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueManyError, Us
 from broker_jobs.exchange.port import Exchange, Failure, Unsent
 from broker_jobs.producer import beside
 from broker_jobs.producer.ask import Asker
+from broker_jobs.producer.blocking import withdrawable
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Prepared
 from broker_jobs.producer.receipt import Receipt
@@ -62,7 +62,7 @@ async def enqueue_many_async(asker: Asker, calls: Iterable[Call[R]]) -> list[Rec
     try:
         future = next(sending)
         while True:
-            future = sending.send(await asyncio.wrap_future(future))
+            future = sending.send(await withdrawable(future))
     except StopIteration as end:
         return _receipts(prepared, end.value)
     finally:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, get_args
 
-from broker_jobs.errors import ArgumentsError
+from broker_jobs.errors import ArgumentsError, nearest
 from broker_jobs.job.envelope import MAX_FILLS, MAX_PARENTS, End, Fill, Hold, Parent
-from broker_jobs.settings import nearest
 
 ENDS: tuple[str, ...] = get_args(End)
 

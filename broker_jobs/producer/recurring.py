@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 from broker_jobs.beat.schedule import check
-from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError
+from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError, nearest
 from broker_jobs.function.options import check_name
 from broker_jobs.function.pending import has_pending
 from broker_jobs.job.codec import encode
@@ -35,7 +35,6 @@ from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.settings import nearest
 
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)

@@ -5,19 +5,22 @@ Importing a program connects to nothing: settings are read, and the exchange is 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
 from broker_jobs.exchange import io_threads
 from broker_jobs.exchange.port import Exchange, Failure, Message, Unsent
 from broker_jobs.exchange.topology import fixed_topology
-from broker_jobs.settings import Settings
+from broker_jobs.producer.blocking import in_thread, withdrawable
+
+if TYPE_CHECKING:
+    from broker_jobs.settings import Settings
 
 STALL_SECONDS = 5.0
 """How much longer than its timeout a publish is waited for; the I/O thread ends each at its deadline, if it can."""
@@ -107,7 +110,7 @@ class Sender:
         exchange = self._exchange
         if exchange is not None and self._pid == os.getpid():
             return exchange
-        return await asyncio.to_thread(self._open)
+        return await in_thread(self._open)
 
     def send(self, messages: Sequence[Message]) -> list[Failure | None]:
         """Publish and wait for the confirms; one entry a message, None where it is confirmed."""
@@ -124,7 +127,7 @@ class Sender:
             exchange = await self.exchange_async()
         except BrokerError as error:
             return _not_sent(messages, error)
-        return await awaitable(exchange.publish(messages, self.settings.publish_timeout))
+        return await withdrawable(exchange.publish(messages, self.settings.publish_timeout))
 
     @contextmanager
     def borrowed(self, exchange: Exchange, clock: Clock) -> Iterator[None]:
@@ -208,11 +211,6 @@ def confirmed(future: Future[list[Failure | None]], timeout: float, count: int) 
     except BaseException:
         future.cancel()
         raise
-
-
-async def awaitable(future: Future[list[Failure | None]]) -> list[Failure | None]:
-    """Await an exchange's future; a cancelled caller gives the publish up: what is not written yet never goes out."""
-    return await asyncio.wrap_future(future)
 
 
 def _not_sent(messages: Sequence[Message], error: BrokerError) -> list[Failure | None]:

@@ -20,7 +20,7 @@ from sqlalchemy import URL, Engine, StaticPool, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from broker_jobs.errors import StoreError
+from broker_jobs.errors import MissingExtra, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def engines(address: Address) -> tuple[Engine, Engine]:
     """The engine to write with and the one to read with; in memory they are the same.
 
     Raises:
-        StoreError: the driver for PostgreSQL is not installed.
+        MissingExtra: the driver for PostgreSQL is not installed.
     """
     if address.in_memory:
         engine = sqlalchemy.create_engine(
@@ -187,8 +187,8 @@ def engines(address: Address) -> tuple[Engine, Engine]:
     try:
         writing = sqlalchemy.create_engine(address.url, **options)
         reading = sqlalchemy.create_engine(address.url, isolation_level="AUTOCOMMIT", **options)
-    except ModuleNotFoundError as error:
-        raise StoreError("PostgreSQL needs its driver: pip install 'broker-jobs[postgres]'") from error
+    except ImportError as error:  # not there, or without libpq, which the extra brings too
+        raise MissingExtra("a store in PostgreSQL", ["postgres"], ["psycopg"]) from error
     for engine in (writing, reading):
         event.listen(engine, "connect", _prepare_postgresql)
     return writing, reading

@@ -35,7 +35,7 @@ def test_public_names_are_gathered_by_hand_and_importable() -> None:
     import broker_jobs
 
     init = (ROOT / "broker_jobs" / "__init__.py").read_text(encoding="utf-8")
-    public = set(re.findall(r"^from broker_jobs\S* import (\w+) as \1$", init, re.MULTILINE))
+    public = set(re.findall(r"^ *from broker_jobs\S* import (\w+) as \1$", init, re.MULTILINE))
     assert public
     assert all(hasattr(broker_jobs, name) for name in public)
 

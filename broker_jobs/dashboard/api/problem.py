@@ -16,6 +16,7 @@ from broker_jobs.errors import (
     BrokerError,
     BrokerJobsError,
     EnqueueError,
+    MissingExtra,
     OptionError,
     ResultTimeout,
     StoreError,
@@ -62,6 +63,8 @@ def status_of(error: BrokerJobsError) -> int:
             return 404
         case ArgumentsError() | OptionError():
             return 422
+        case MissingExtra():
+            return 503
         case UsageError():
             return 409
         case BrokerError() | StoreError() | ResultTimeout():
