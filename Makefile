@@ -42,6 +42,13 @@ test-rabbitmq40: .venv/.stamp-dev servers $(RABBITMQ40)/.complete
 $(RABBITMQ40)/.complete:
 	@tools/rabbitmq40.sh $(RABBITMQ40)
 
+# The unit tests, again, with the oldest versions of every dependency that pyproject.toml allows. What those warn of in
+# the newer packages under them (an old typer on a new click) is not ours.
+.PHONY: test-lowest
+test-lowest: pyproject.toml
+	@tools/lowest.sh .cache/lowest
+	@.cache/lowest/bin/python -m pytest tests/unit -W ignore::DeprecationWarning $(ARGS)
+
 .PHONY: check
 check: .venv/.stamp-dev
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from benchmarks.rows.coordinator import coordinator as coordinator
 from benchmarks.rows.coordinator import recurring as recurring
 from benchmarks.rows.delay import delay as delay
 from benchmarks.rows.idle import latency as latency
+from benchmarks.rows.imports import imports as imports
 from benchmarks.rows.memory import memory as memory
 from benchmarks.rows.pages import pages as pages
 from benchmarks.rows.publish import publish_many as publish_many
@@ -20,6 +21,7 @@ ROWS = {
     "whole": whole,
     "latency": latency,
     "delay": delay,
+    "import": imports,
     "memory": memory,
     "store": store,
     "pages": pages,

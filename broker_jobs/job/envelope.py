@@ -72,7 +72,7 @@ JobName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHA
 class Policy(BaseModel):
     """What may be done with the job when it does not succeed at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0 runs once")
     backoff: (
@@ -97,7 +97,7 @@ End = Literal["succeeded", "failed", "finished"]
 class Parent(BaseModel):
     """A job or batch that must end first, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: JobId
     batch: bool = Field(default=False, description="the id is a batch's")
@@ -107,7 +107,7 @@ class Parent(BaseModel):
 class Hold(BaseModel):
     """What a job waits for besides time: all of its parents, then a delay."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parents: tuple[Parent, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
     delay: float | None = Field(default=None, ge=0, le=MAX_DELAY_SECONDS, description="seconds after the last parent")
@@ -116,7 +116,7 @@ class Hold(BaseModel):
 class UniqueKey(BaseModel):
     """Of several jobs with one key only one is there: a later one becomes an alias of it, or replaces it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: LimitName
     scope: Literal["queued", "running", "window"] = Field(
@@ -129,7 +129,7 @@ class UniqueKey(BaseModel):
 class LimitKey(BaseModel):
     """How many jobs with one key may run at once, or start in a time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["concurrency", "rate", "ordered"]
     key: LimitName
@@ -141,7 +141,7 @@ class LimitKey(BaseModel):
 class Fill(BaseModel):
     """An argument that is made of parents' results when the job is released."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | str = Field(description="index in args, or name in kwargs")
     parents: tuple[JobId, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
@@ -151,7 +151,7 @@ class Fill(BaseModel):
 class Envelope(BaseModel):
     """A job on its way. Frozen: `evolve` makes the next one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: int = Field(default=WIRE_VERSION, ge=1)
     id: JobId

@@ -20,7 +20,7 @@ CHUNK_JOBS = 500
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: Literal[1] = 1
     batch: JobId

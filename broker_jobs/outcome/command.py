@@ -49,7 +49,7 @@ NO_SUCH_JOB = "no such job is known"
 
 
 class _Command(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: Number = 1
     id: Id
@@ -88,7 +88,7 @@ class RescheduleJob(_Command):
 class Schedule(BaseModel):
     """A recurring job: when, what, and the two rules. `call` is the envelope of its jobs, as JSON text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: JobName
     cron: str = Field(max_length=MAX_CRON_CHARS)
@@ -210,7 +210,7 @@ Text = Annotated[str, Field(min_length=1, max_length=1_000, pattern="^[^\x00]*$"
 class Filter(BaseModel):
     """Which jobs a bulk command means: all that is given must be so."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State | None = Field(
         default=None, description="none: requeue means failed ones, delete all not ended; of `ids` both mean any"
@@ -249,7 +249,7 @@ class BulkRequeue(_Command):
 class Subscription(BaseModel):
     """A job that is made for every event of a name. `call`: the envelope of its jobs, JSON text, no arguments."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     event: JobName
     call: Call
@@ -269,7 +269,7 @@ ParameterKind = Literal["positional", "either", "keyword", "args", "kwargs"]
 class ParameterInfo(BaseModel):
     """A parameter of a function, for a form."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: ParameterKind
@@ -283,7 +283,7 @@ class ParameterInfo(BaseModel):
 class FunctionInfo(BaseModel):
     """A function that can be run as a job, for who has not its code."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: JobName
     queue: QueueName
@@ -381,7 +381,7 @@ Command = Annotated[
 class JobView(BaseModel):
     """What an asker learns of a job; `known` False: the coordinator has not (yet) heard of it."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     known: bool
@@ -399,7 +399,7 @@ class JobView(BaseModel):
 class BatchView(BaseModel):
     """What an asker learns of a batch; `known` False: the coordinator has not (yet) heard of it."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     known: bool
@@ -415,7 +415,7 @@ class BatchView(BaseModel):
 class ScheduleView(BaseModel):
     """What a beat needs of a schedule."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     name: str
     cron: str
@@ -428,7 +428,7 @@ class ScheduleView(BaseModel):
 class Fence(BaseModel):
     """Epochs of this job up to and including `epoch` must not be run."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     epoch: int
@@ -437,7 +437,7 @@ class Fence(BaseModel):
 class Control(BaseModel):
     """What the coordinator tells workers: a snapshot (answer to hello) or news (broadcast). Fences only grow."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     version: int
     snapshot: bool = False
@@ -453,7 +453,7 @@ class Control(BaseModel):
 class Reply(BaseModel):
     """The answer to a command or question."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     ok: bool = True
@@ -461,4 +461,4 @@ class Reply(BaseModel):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-COMMAND: TypeAdapter[Command] = TypeAdapter(Command, config=ConfigDict(defer_build=True))
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)

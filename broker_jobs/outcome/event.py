@@ -48,7 +48,7 @@ Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class WorkerRef(_Value):

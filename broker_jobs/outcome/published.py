@@ -18,7 +18,7 @@ EventName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_C
 class Published(BaseModel):
     """One event, with the arguments its subscribers' jobs are called with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: Literal[1] = 1
     id: JobId

@@ -19,11 +19,11 @@ def warn_if_blocking(call: str, instead: str, until: str = "RabbitMQ confirms") 
 
     To be called by the public method itself: the line that is named is that of its caller.
     """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return  # without it no loop can run
+    get_running_loop = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if get_running_loop is None:
+        return  # not imported, or another thread is about to: no loop runs in this one
     try:
-        asyncio.get_running_loop()
+        get_running_loop()
     except RuntimeError:
         return
     instead = instead if instead.startswith("async ") else f"await {instead}"

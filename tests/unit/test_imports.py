@@ -134,3 +134,21 @@ def test_every_public_name_is_there_and_in_both_lists() -> None:
         assert name in dir(broker_jobs)
     with pytest.raises(AttributeError, match="no attribute 'NoSuchName'"):
         broker_jobs.NoSuchName  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_first_enqueues_may_come_from_many_threads_at_once() -> None:
+    """What is imported and built by the first use is whole for all who were there."""
+    program = PROGRAM + (
+        "import threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "start, ids = threading.Barrier(16), []\n"
+        "def enqueue():\n"
+        "    start.wait()\n"
+        "    ids.append(add.enqueue(1, 2).id)\n"
+        "threads = [threading.Thread(target=enqueue) for _ in range(16)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "assert len(set(ids)) == 16, ids\n"
+        "jobs.stop()\n"
+    )
+    loaded_by(program)
