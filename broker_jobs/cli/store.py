@@ -14,7 +14,6 @@ from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
 from broker_jobs.errors import UsageError
 from broker_jobs.outcome.command import DeleteParked, ReplayParked
 from broker_jobs.outcome.event import MAX_ID_CHARS
-from broker_jobs.store import installation
 
 app = typer.Typer(
     help="Look at the store; accept one that was restored, adopt one whose broker has moved.",
@@ -89,6 +88,8 @@ def adopt(
     if not yes:
         typer.confirm("The jobs in the store then belong to this broker. Go on?", abort=True)
     with opened(settings, whosever=True) as whole:
+        from broker_jobs.store import installation  # noqa: PLC0415  # here its library is known to be installed
+
         typer.echo(f"the store belongs to {installation.adopt(whole, settings.url, also=also)}")
 
 

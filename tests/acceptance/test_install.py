@@ -78,7 +78,7 @@ jobs.configure({"store": "sqlite:///store.db", "dashboard_port": 0})
 store = Store("sqlite:///store.db")
 store.open()
 store.close()
-with DashboardServer(jobs.dashboard(), jobs.settings) as server:
+with DashboardServer(jobs.dashboard(local=True), jobs.settings) as server:
     print(urllib.request.urlopen(server.address, timeout=30).status)
     print(urllib.request.urlopen(server.address + "api/v1/jobs", timeout=30).status)
 jobs.stop()
@@ -230,7 +230,7 @@ def test_the_package_alone_enqueues_to_rabbitmq(base: Environment, vhost: Vhost)
             "jobs.configure({'store': 'postgresql://a:b@c/d'}); jobs.start(roles=['coordinator'])",
             "coordinator,postgres",
         ),
-        ("jobs.dashboard()", "dashboard"),
+        ("jobs.dashboard(local=True)", "dashboard"),
         ("import broker_jobs.testing", "testing"),
     ],
 )
