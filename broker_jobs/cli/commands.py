@@ -25,7 +25,6 @@ from broker_jobs.cli import (
 from broker_jobs.cli.show import print_error
 from broker_jobs.errors import BrokerJobsError
 from broker_jobs.job.codec import misfit
-from broker_jobs.processes.signals import leave_soon
 
 EXIT_USAGE = 2
 
@@ -83,6 +82,3 @@ def main() -> None:
         wrong = misfit(error)
         print_error(f"{wrong.where}: {wrong.what}")
         sys.exit(EXIT_USAGE)
-    except SystemExit as end:
-        leave_soon(end.code if isinstance(end.code, int) else int(bool(end.code)))
-        raise

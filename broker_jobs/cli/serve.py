@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,6 +26,7 @@ from broker_jobs.cli.target import application_of, load_application, load_target
 from broker_jobs.job.envelope import new_id
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
+from broker_jobs.processes.signals import leave_soon
 from broker_jobs.settings import Settings
 
 Target = Annotated[
@@ -76,7 +77,7 @@ def run(
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    raise typer.Exit(run_roles(application, settings, beside=served_with))
+    _end(run_roles(application, settings, beside=served_with))
 
 
 def worker(
@@ -109,8 +110,8 @@ def worker(
     settings, application = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
     if settings.processes > 1:
-        raise typer.Exit(run_workers(partial(load_application, app, given), settings))
-    raise typer.Exit(run_roles(application, settings, ["worker"]))
+        _end(run_workers(partial(load_application, app, given), settings))
+    _end(run_roles(application, settings, ["worker"]))
 
 
 def coordinator(
@@ -137,7 +138,7 @@ def coordinator(
         log_level=log_level,
     )
     logs.set_up(settings.log_level)
-    raise typer.Exit(run_roles(None, settings, ["coordinator"]))
+    _end(run_roles(None, settings, ["coordinator"]))
 
 
 def beat(
@@ -163,7 +164,7 @@ def beat(
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    raise typer.Exit(run_roles(application, settings, ["beat"]))
+    _end(run_roles(application, settings, ["beat"]))
 
 
 def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
@@ -175,3 +176,9 @@ def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
         given["url"] = f"memory://{new_id()}"
     application = application_of(jobs, app, given)
     return jobs.settings, application
+
+
+def _end(code: int) -> NoReturn:
+    """End the command; the process ends within seconds too, whatever threads of jobs still run."""
+    leave_soon(code)
+    raise typer.Exit(code)
