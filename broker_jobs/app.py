@@ -10,6 +10,7 @@ import importlib
 import inspect
 import logging
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -81,6 +82,7 @@ class BrokerJobs:
         self._asker = Asker(self._sender)
         self.registry.batch_of = lambda id: Batch(self._asker, id=id)
         self._program: Program | None = None
+        self._dashboards: weakref.WeakSet[Dashboard] = weakref.WeakSet()
         self.queues = Queues(self._asker)
         self.limits = Limits(self._asker)
         self.subscriptions = Subscriptions(self._asker, self._subscribed)
@@ -346,7 +348,9 @@ class BrokerJobs:
         self._sender.mark_started(started=True)
 
     def stop(self, timeout: Seconds | None = None) -> None:
-        """Stop what start() started and close the connections. Tolerates twice and never.
+        """Stop what start() started and close the connections, those of its dashboards to the store too.
+
+        Tolerates twice and never. What is used afterwards connects anew.
 
         Args:
             timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then is
@@ -362,6 +366,8 @@ class BrokerJobs:
                 program.stop(None if timeout is None else as_seconds(timeout))
         finally:
             self._sender.mark_started(started=False)
+            for dashboard in list(self._dashboards):
+                dashboard.close()
             self._asker.close()
             self._sender.close()
 
@@ -419,7 +425,7 @@ class BrokerJobs:
         def own_store() -> Store | None:
             return self._program.store if self._program is not None else None
 
-        return Dashboard(
+        dashboard = Dashboard(
             lambda: self.settings,
             self._asker,
             self._sender.clock,
@@ -429,6 +435,8 @@ class BrokerJobs:
             local=local,
             title=title,
         )
+        self._dashboards.add(dashboard)
+        return dashboard
 
     def _load_settings(self, **given: Any) -> Settings:
         # Importing a program reads no settings, so what reads them is imported when they are read.

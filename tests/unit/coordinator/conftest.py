@@ -17,14 +17,24 @@ LAST = 5
 
 @pytest.fixture(autouse=True)
 def sound_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Look at the stores of a test when it has ended."""
-    made: deque[Desk] = deque(maxlen=LAST)
+    """Look at the stores of a test when it has ended, and close them."""
+    made: deque[Desk] = deque()
     first = Desk.__init__
 
     def remember(desk: Desk, *arguments: Any, **named: Any) -> None:
         first(desk, *arguments, **named)
         made.append(desk)
+        if len(made) > LAST:
+            close(made.popleft())
+
+    def close(desk: Desk) -> None:
+        if all(desk.store is not other.store for other in made):
+            desk.store.close()
 
     monkeypatch.setattr(Desk, "__init__", remember)
-    yield
-    assert [broken(desk.store) for desk in made] == [[] for _ in made]
+    try:
+        yield
+        assert [broken(desk.store) for desk in made] == [[] for _ in made]
+    finally:
+        while made:
+            close(made.popleft())

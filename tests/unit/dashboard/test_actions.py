@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,10 +45,11 @@ def asker() -> Heard:
 
 
 @pytest.fixture
-def actions(asker: Heard) -> Actions:
+def actions(asker: Heard) -> Iterator[Actions]:
     store = Store("sqlite://")
     store.open()
-    return Actions(asker, Lookup(store.reader, Masking(()), SystemClock(), {}))
+    yield Actions(asker, Lookup(store.reader, Masking(()), SystemClock(), {}))
+    store.close()
 
 
 def test_all_that_match_is_one_command_in_a_name(asker: Heard, actions: Actions) -> None:

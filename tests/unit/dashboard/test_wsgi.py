@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flask
+import psutil
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -141,13 +142,32 @@ def test_without_a_coordinator_in_memory_it_says_what_to_do_and_serves_when_ther
 
 def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'store.db'}"
-    client = client_of(BrokerJobs("memory://", store=store).dashboard(local=True))
+    shown = BrokerJobs("memory://", store=store)
+    client = client_of(shown.dashboard(local=True))
     page = client.get("/queues")
     assert page.status_code == 503
     assert "There is no store at" in page.text
     assert not (tmp_path / "store.db").exists()
     with BrokerJobs("memory://", store=store):
         assert client.get("/queues").status_code == 200
+    shown.stop()
+
+
+def test_a_stopped_program_holds_no_store_open_until_its_dashboard_is_asked_again(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    jobs = BrokerJobs("memory://", store=f"sqlite:///{file}")
+
+    def is_open() -> bool:
+        return str(file) in {opened.path for opened in psutil.Process().open_files()}
+
+    client = client_of(jobs.dashboard())
+    with jobs:
+        assert client.get("/queues").status_code == 200
+    assert not is_open()
+    assert client.get("/queues").status_code == 200
+    assert is_open()
+    jobs.stop()
+    assert not is_open()
 
 
 def test_a_program_that_shows_no_dashboard_loads_no_web_framework() -> None:
