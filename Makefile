@@ -3,6 +3,7 @@
 # make clean  remove what make made
 #
 # Options for the program behind a target go in ARGS:  make demo ARGS=--stay    make test ARGS="-k delay -x"
+# Tests run in several processes; files and tests that ARGS names, and with -s, in one. ARGS="-n 3" says how many.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,10 +13,12 @@ SHELL := bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 RABBITMQ40 := .cache/rabbitmq-4.0
+PYTHON313 := .cache/python-3.13
+VENV313 := .cache/venv-3.13
 
 .PHONY: help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 # A stamp is left by the last install that succeeded; a newer pyproject.toml makes the next one.
 .venv/.stamp-%: pyproject.toml tools/venv.sh
@@ -31,13 +34,13 @@ servers:
 
 .PHONY: test
 test: .venv/.stamp-dev servers
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n auto $(ARGS)
 
 # The tests that talk to a broker, again, on RabbitMQ 4.0; which database is behind makes no difference there.
 .PHONY: test-rabbitmq40
 test-rabbitmq40: .venv/.stamp-dev servers $(RABBITMQ40)/.complete
 	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration tests/deploy/test_rabbitmq_roles.py) \
-		-m "rabbitmq and not postgres" $(ARGS)
+		-n auto -m "rabbitmq and not postgres" $(ARGS)
 
 $(RABBITMQ40)/.complete:
 	@tools/rabbitmq40.sh $(RABBITMQ40)
@@ -48,6 +51,17 @@ $(RABBITMQ40)/.complete:
 test-lowest: pyproject.toml
 	@tools/lowest.sh .cache/lowest
 	@.cache/lowest/bin/python -m pytest tests/unit -W ignore::DeprecationWarning $(ARGS)
+
+# The unit tests on Python 3.13, where this machine's is older.
+.PHONY: test-python313
+test-python313: $(VENV313)/.stamp-dev
+	@$(VENV313)/bin/python -m pytest -n auto tests/unit $(ARGS)
+
+$(VENV313)/.stamp-dev: $(PYTHON313)/.complete pyproject.toml tools/venv.sh
+	@VENV=$(VENV313) PYTHON=$(PYTHON313)/usr/bin/python3.13 tools/venv.sh dev
+
+$(PYTHON313)/.complete:
+	@tools/python313.sh $(PYTHON313)
 
 .PHONY: check
 check: .venv/.stamp-dev

@@ -5,9 +5,10 @@
 #   run    what a user gets: the package with all of its extras
 #   dev    and what the tests and the gate need
 #   bench  and the libraries that the benchmarks compare with
-# make calls it when pyproject.toml is newer than the stamp that the last success left.
+# make calls it when pyproject.toml is newer than the stamp that the last success left. VENV names another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
 
 say() { echo "venv: $*" >&2; }
 
@@ -52,11 +53,11 @@ see_to_venv_module() { # Debian and Ubuntu ship venv apart from Python
     rm -f "$log"
 }
 
-if ! .venv/bin/python -c 'import pip' 2>/dev/null; then # missing, half made, or made by a Python that is gone
+if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then # missing, half made, or made by a Python that is gone
     python=$(find_python)
     see_to_venv_module "$python"
-    say "making .venv with $("$python" --version) ..."
-    "$python" -m venv --clear .venv
+    say "making $venv with $("$python" --version) ..."
+    "$python" -m venv --clear "$venv"
 fi
 
 what=${1:?run, dev or bench}
@@ -67,5 +68,5 @@ case $what in
     *) say "unknown: $what"; exit 2 ;;
 esac
 say "installing $target ..."
-.venv/bin/python -m pip install --disable-pip-version-check -q -e "$target"
-touch ".venv/.stamp-$what"
+"$venv/bin/python" -m pip install --disable-pip-version-check -q -e "$target"
+touch "$venv/.stamp-$what"

@@ -160,7 +160,7 @@ def test_a_stopped_program_holds_no_store_open_until_its_dashboard_is_asked_agai
     def is_open() -> bool:
         return str(file) in {opened.path for opened in psutil.Process().open_files()}
 
-    client = client_of(jobs.dashboard())
+    client = client_of(jobs.dashboard(local=True))
     with jobs:
         assert client.get("/queues").status_code == 200
     assert not is_open()
