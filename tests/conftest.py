@@ -1,6 +1,7 @@
-"""Fixtures for all tests: private servers, started once for a run, and a fresh corner of each for every test.
+"""Fixtures for all tests: private servers, started once for a process, and a fresh corner of each for every test.
 
-Where a server's program is missing, its tests are skipped at home and fail in CI, where CI=true is set.
+`make test` runs several processes, each with servers of its own: see tests/support/parallel.py. Where a
+server's program is missing, its tests are skipped at home and fail in CI, where CI=true is set.
 """
 
 import os
@@ -17,6 +18,23 @@ from tests.support.prometheus import Prometheus
 from tests.support.rabbitmq import Broker, Vhost
 
 S = TypeVar("S")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say how many processes `-n auto` starts."""
+    from tests.support import parallel
+
+    return parallel.processes(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say who spreads the tests; not where a way to do it was asked for by --dist."""
+    from tests.support import parallel
+
+    return parallel.Spread(config, log) if config.getoption("dist") == "load" else None
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Whoever starts the tests in the background of a shell has Ctrl-C ignored, in every program the tests start too.
@@ -35,7 +53,7 @@ def made(make: Callable[[], S]) -> S:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
-    """The private RabbitMQ node of this run. `vhost` heals it, before and after, of whatever a test did to it."""
+    """The private RabbitMQ node of this process. `vhost` heals it, before and after, of whatever a test did to it."""
     node = made(Broker)
     try:
         node.start()
@@ -57,7 +75,7 @@ def vhost(broker: Broker) -> Iterator[Vhost]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """The private PostgreSQL server of this run."""
+    """The private PostgreSQL server of this process."""
     server = made(Postgres)
     try:
         server.start()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,8 +21,9 @@ import pytest
 import sqlalchemy
 
 from tests.conftest import PrometheusFactory
+from tests.support import parallel
 from tests.support.postgres import Postgres
-from tests.support.process import free_port
+from tests.support.process import ServerFailedError, free_port
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.wait import eventually
@@ -322,6 +324,84 @@ def test_prometheus_answers_with_what_it_scraped(prometheus: PrometheusFactory) 
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_port_is_handed_out_once_among_all_processes_until_its_process_ends() -> None:
+    among = sorted(free_port() for _ in range(2))
+    # Both are this process's until its end, for itself too.
+    with pytest.raises(ServerFailedError, match="no port is free"):
+        free_port(among)
+    program = (
+        "import sys; from tests.support.process import ServerFailedError, free_port\n"
+        "try: free_port([int(word) for word in sys.argv[1:]])\n"
+        "except ServerFailedError: print('taken', flush=True)\n"
+        "print(free_port(), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, *map(str, among)]
+    here = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "taken\n"
+        theirs = int(other.stdout.readline())
+        with pytest.raises(ServerFailedError):
+            free_port([theirs])
+        other.kill()
+    assert free_port([theirs]) == theirs
+
+
+def test_every_group_of_tests_goes_out_once_and_what_is_shared_stays_together() -> None:
+    tests = [
+        "tests/unit/job/test_codec.py::test_a",
+        "tests/unit/job/test_codec.py::test_b",
+        "tests/browser/test_pages.py::test_a",
+        "tests/browser/test_deeds.py::test_b",
+        "tests/deploy/test_nginx.py::test_a",
+        "tests/deploy/test_alerts.py::test_a",
+        "tests/integration/test_limits.py::test_a",
+        "tests/integration/test_limits.py::test_b",
+        "tests/test_map.py::test_a",
+    ]
+    groups = [parallel.group_of(test) for test in tests]
+    assert groups[0] == groups[1]
+    assert groups[2] == groups[3]
+    assert groups[6] != groups[7]
+    in_order = parallel.order(dict.fromkeys(groups))
+    assert sorted(in_order) == sorted(set(groups))
+    assert in_order.index("tests/browser") < in_order.index("tests/integration/test_limits.py::test_a")
+
+
+def test_a_test_that_ends_its_process_fails_alone_and_leaves_nothing_running(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_xdist_make_scheduler\n")
+    (tmp_path / "test_it.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom tests.support.process import Lodging\n"
+        "def test_a(): pass\n"
+        "def test_b():\n"
+        "    lodging = Lodging('lost')\n"
+        "    process = lodging.start(['sleep', '600'], log=lodging.folder / 'log')\n"
+        f"    Path({str(tmp_path / 'left')!r}).write_text(f'{{process.pid}} {{lodging.folder}}')\n"
+        "    os._exit(1)\n"
+        "def test_c(): pass\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={tmp_path}",
+        str(tmp_path),
+    ]
+    here = Path(__file__).parents[2]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env["PYTHONPATH"] = str(here)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert re.search(r"= 1 failed, 2 passed in .* =", done.stdout), done.stdout + done.stderr
+    assert re.search(r"FAILED \S*test_it\.py::test_b - worker '\w+' crashed", done.stdout)
+    pid, folder = (tmp_path / "left").read_text().split()
+    eventually(lambda: ended(int(pid)), what="its process is gone")
+    eventually(lambda: not Path(folder).exists(), what="its folder is gone")
 
 
 def test_a_wait_says_what_it_waited_for_and_what_it_saw() -> None:

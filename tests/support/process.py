@@ -1,6 +1,7 @@
 """Starts and ends the programs that tests run, so that none outlives its test run, however that ends."""
 
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -21,21 +23,59 @@ class ServerFailedError(Exception):
     """The program was started and did not come up; the message holds the end of its log."""
 
 
-def free_port() -> int:
-    """Choose a TCP port that nobody listens on, on loopback.
+PORTS = range(20_000, 32_000)
+"""Not the range of outgoing connections: while a server is down, a client that keeps reconnecting to such a port can be
+given it as its own and connect to itself, after which the server cannot come back."""
 
-    Not the kernel's choice (binding port 0): that comes from the range of outgoing connections, and while a server is
-    down a client that keeps reconnecting to such a port can be given it as its own and connect to itself, after which
-    the server cannot come back. Callers repeat their start when somebody else was faster.
+
+class _PortRegistry:
+    """Hands out each port to one process of this machine at a time, until that process ends.
+
+    A bind alone does not keep two processes from choosing the same port, as both let it go before their servers take
+    it. So the process holds a lock on one byte of a file for each of its ports. The kernel drops the locks with the
+    process, however that ends.
     """
-    while True:
-        port = random.randrange(20_000, 32_000)
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._descriptor: int | None = None
+        self._ours: set[int] = set()
+        self._lock = threading.Lock()
+
+    def claim(self, port: int) -> bool:
+        """Whether the port is this caller's from now on; False where any process, this one too, holds it already."""
+        with self._lock:
+            if port in self._ours:  # a process's own locks do not exclude each other
+                return False
+            if self._descriptor is None:
+                # Kept open: closing any descriptor of the file drops all locks of the process.
+                self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            except OSError:
+                return False
+            self._ours.add(port)
+            return True
+
+
+_ports = _PortRegistry(Path(tempfile.gettempdir()) / f"broker-jobs-test-ports-{os.getuid()}")
+
+
+def free_port(among: Sequence[int] = PORTS) -> int:
+    """Choose a TCP port of loopback that nobody listens on and that no other test process has chosen.
+
+    Callers repeat their start all the same: a program that is none of the tests may take it first.
+    """
+    for port in random.sample(among, len(among)):
+        if not _ports.claim(port):
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        return port
+    raise ServerFailedError(f"no port is free among {among}")
 
 
 def accepts_connections(port: int) -> bool:

@@ -373,9 +373,7 @@ class Broker:
     # --- inside ---
 
     def _configure(self) -> None:
-        self.amqp_port, self.http_port, dist_port, epmd_port = ports = [free_port() for _ in range(4)]
-        if len(set(ports)) < len(ports):
-            return self._configure()
+        self.amqp_port, self.http_port, dist_port, epmd_port = (free_port() for _ in range(4))
         for name in ("mnesia", "log", "home"):
             (self._folder / name).mkdir(exist_ok=True)
         configuration = CONFIG.format(amqp_port=self.amqp_port, http_port=self.http_port, memory=MEMORY)
@@ -412,7 +410,6 @@ class Broker:
             # Lets the start script become the Erlang machine instead of waiting for it: one process to kill or freeze.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
-        return None
 
     def _link_server(self) -> None:
         """Make a server folder with the few plugins we need: Erlang looks for each module in every plugin's folder.
