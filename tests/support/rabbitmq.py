@@ -197,11 +197,8 @@ class Broker:
     def kill9(self) -> None:
         """End the node as a power cut would: nothing more is written, nobody is told."""
         with self._lock:
-            if self._node is not None:
-                self._let_young_queues_settle()
-                self._lodging.kill(self._node)
-            self._node = None
-            self._frozen = self._alarmed = self._consumer_timeout_changed = False
+            self._let_young_queues_settle()
+            self._kill_node()
 
     def restart(self) -> None:
         """Shut down in order and start again, on the same ports."""
@@ -442,8 +439,14 @@ class Broker:
                 raise ServerFailedError(f"RabbitMQ {self.version} {state}:\n{end_of(console)}\n{self.log()}")
             time.sleep(0.02)
 
+    def _kill_node(self) -> None:
+        if self._node is not None:
+            self._lodging.kill(self._node)
+        self._node = None
+        self._frozen = self._alarmed = self._consumer_timeout_changed = False
+
     def _kill_all(self) -> None:
-        self.kill9()
+        self._kill_node()
         if self._epmd is not None:
             self._lodging.kill(self._epmd)
             self._epmd = None
