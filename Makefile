@@ -1,6 +1,6 @@
 # make demo   run the demo              make check   the gate: lint, format, types, import rules
 # make test   run all tests             make bench   measure against other libraries
-# make clean  remove what make made
+# make clean  remove what make made     make test-python313   the unit tests on Python 3.13
 #
 # Options for the program behind a target go in ARGS:  make demo ARGS=--stay    make test ARGS="-k delay -x"
 # Tests run in several processes; files and tests that ARGS names, and with -s, in one. ARGS="-n 3" says how many.
@@ -52,7 +52,8 @@ test-lowest: pyproject.toml
 	@tools/lowest.sh .cache/lowest
 	@.cache/lowest/bin/python -m pytest tests/unit -W ignore::DeprecationWarning $(ARGS)
 
-# The unit tests on Python 3.13, where this machine's is older.
+# The unit tests on Python 3.13, where this machine's is older. Not part of .ci/run: with the tree and the environment
+# that it makes first it takes about three minutes.
 .PHONY: test-python313
 test-python313: $(VENV313)/.stamp-dev
 	@$(VENV313)/bin/python -m pytest -n auto tests/unit $(ARGS)
