@@ -48,7 +48,7 @@ class _Pipeline:
     def __init__(
         self, url: str, exchange: str, key: str, messages: Iterable[tuple[bytes, pika.BasicProperties]]
     ) -> None:
-        self._exchange = exchange
+        self._broker = exchange
         self._key = key
         self._messages = iter(messages)
         self._written = 0
@@ -86,7 +86,7 @@ class _Pipeline:
                 self._exhausted = True
                 self._look_whether_done()
                 return
-            self._channel.basic_publish(self._exchange, self._key, *message)
+            self._channel.basic_publish(self._broker, self._key, *message)
             self._written += 1
             self._open[self._written] = None
         self._turn()

@@ -18,59 +18,59 @@ from benchmarks import bare, meter
 
 def publish_one(side: str, seconds: float, count: int = 0) -> dict[str, Any]:
     """Send empty jobs one after the other for a while, or a number of them."""
-    sender = _sender(side)
-    sender.send_empty()  # connects
+    connection = _connection(side)
+    connection.send_empty()  # connects
     sent = 0
     start = now = time.perf_counter()
     cpu = time.process_time()
     while sent < count if count else now - start < seconds:
-        sender.send_empty()
+        connection.send_empty()
         sent += 1
         now = time.perf_counter()
     result = {"count": sent, "seconds": now - start, "cpu": time.process_time() - cpu}
-    sender.close()
+    connection.close()
     return result
 
 
 def publish_many(side: str, count: int, rounds: int = 1) -> dict[str, Any]:
     """Send empty jobs pipelined, in several rounds."""
-    sender = _sender(side)
-    sender.send_many(200)  # connects
+    connection = _connection(side)
+    connection.send_many(200)  # connects
     seconds, cpus = [], []
     for _ in range(rounds):
         start, cpu = time.perf_counter(), time.process_time()
-        sender.send_many(count)
+        connection.send_many(count)
         seconds.append(time.perf_counter() - start)
         cpus.append(time.process_time() - cpu)
-    sender.close()
+    connection.close()
     return {"count": count, "seconds": seconds, "cpu": sum(cpus)}
 
 
 def publish_paced(side: str, rate: float, seconds: float) -> dict[str, Any]:
     """Send empty jobs at a rate, twenty times a second."""
-    sender = _sender(side)
-    sender.send_many(1)
+    connection = _connection(side)
+    connection.send_many(1)
     sent = 0
     cpu = time.process_time()
     start = time.perf_counter()
     while (passed := time.perf_counter() - start) < seconds:
         due = int(min(passed + 0.05, seconds) * rate) - sent
         if due > 0:
-            sender.send_many(due)
+            connection.send_many(due)
             sent += due
         time.sleep(max(0.0, passed + 0.05 - (time.perf_counter() - start)))
     result = {"count": sent + 1, "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-    sender.close()
+    connection.close()
     return result
 
 
 def publish_stamps(side: str, count: int, gap: float) -> dict[str, Any]:
     """Send stamps with a pause between them, so that the system is idle at each."""
-    sender = _sender(side)
+    connection = _connection(side)
     for _ in range(count):
-        sender.send_stamp()
+        connection.send_stamp()
         time.sleep(gap)
-    sender.close()
+    connection.close()
     return {"count": count}
 
 
@@ -185,7 +185,7 @@ PIECES = {
 }
 
 
-def _sender(side: str) -> Any:
+def _connection(side: str) -> Any:
     return importlib.import_module(f"benchmarks.sides.{side}").Sender()
 
 

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from broker_jobs.function.options import CallOptions as CallOptions
     from broker_jobs.function.options import JobOptions as JobOptions
     from broker_jobs.function.options import Options as Options
-    from broker_jobs.job.state import State as State
+    from broker_jobs.messages.state import State as State
     from broker_jobs.producer.batch import Batch as Batch
     from broker_jobs.producer.call import Call as Call
     from broker_jobs.producer.counts import BatchCounts as BatchCounts
@@ -115,7 +115,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.function.depends": ("Depends",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),
-    "broker_jobs.job.state": ("State",),
+    "broker_jobs.messages.state": ("State",),
     "broker_jobs.producer.batch": ("Batch",),
     "broker_jobs.producer.call": ("Call",),
     "broker_jobs.producer.counts": ("BatchCounts",),

@@ -16,34 +16,34 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
 
+from broker_jobs.broker.factory import broker_for
+from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
-from broker_jobs.exchange.open import exchange_for
-from broker_jobs.exchange.port import Exchange
 from broker_jobs.extras import require
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, check_id, job_options
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.envelope import End
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.envelope import End
 from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.blocking import in_thread, warn_if_blocking
 from broker_jobs.producer.call import Call
+from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.dependencies import DependencyTarget, joined, parents_of
+from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.job import AsyncJob, Job, JobDecorator, SyncJob
 from broker_jobs.producer.limits import Limits
-from broker_jobs.producer.many import enqueue_many, enqueue_many_async
-from broker_jobs.producer.parents import Awaited, joined, parents_of
 from broker_jobs.producer.publish import check_event, publish, publish_async
 from broker_jobs.producer.queues import Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
-from broker_jobs.producer.sender import Sender
+from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.subscribe import Subscriptions
 
 if TYPE_CHECKING:
-    from broker_jobs.dashboard.access import Authorize
-    from broker_jobs.dashboard.dashboard import Dashboard
+    from broker_jobs.dashboard.app import Dashboard
+    from broker_jobs.dashboard.auth import Authorize
     from broker_jobs.processes.program import Health, Program
     from broker_jobs.settings import Settings
     from broker_jobs.store import Store
@@ -78,20 +78,20 @@ class BrokerJobs:
         self._modules = tuple(modules)
         self._given: dict[str, Any] = {"url": url, "store": store}
         self._named = ""
-        self._sender = Sender(self._load_settings, lambda settings: exchange_for(settings, self.origin))
-        self._asker = Asker(self._sender)
-        self.registry.batch_of = lambda id: Batch(self._asker, id=id)
+        self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, self.origin))
+        self._requests = RequestClient(self._connection)
+        self.registry.batch_of = lambda id: Batch(self._requests, id=id)
         self._program: Program | None = None
         self._dashboards: weakref.WeakSet[Dashboard] = weakref.WeakSet()
-        self.queues = Queues(self._asker)
-        self.limits = Limits(self._asker)
-        self.subscriptions = Subscriptions(self._asker, self._subscribed)
-        self.recurring = Recurring(self._asker, self._recurring_declared)
+        self.queues = Queues(self._requests)
+        self.limits = Limits(self._requests)
+        self.subscriptions = Subscriptions(self._requests, self._subscribed)
+        self.recurring = Recurring(self._requests, self._recurring_declared)
 
     @property
     def settings(self) -> Settings:
         """The settings, read from arguments and environment on first use. Raises OptionError."""
-        return self._sender.settings
+        return self._connection.settings
 
     @property
     def origin(self) -> str:
@@ -172,7 +172,7 @@ class BrokerJobs:
             OptionError: the name or the queue cannot be used.
         """
         options: JobOptions = {"name": name} if queue is None else {"name": name, "queue": queue}
-        return RemoteJob(name, job_options(options), self._asker)
+        return RemoteJob(name, job_options(options), self._requests)
 
     def around(self, fn: A, /) -> A:
         """Run a generator function with one yield around each attempt, as for a transaction. The first is outermost.
@@ -191,17 +191,17 @@ class BrokerJobs:
         function = define(fn, options)
         self.registry.add(function)
         kind = AsyncJob if function.is_async else SyncJob
-        return kind(function, self._asker)
+        return kind(function, self._requests)
 
     # --- enqueueing ---
 
     def receipt(self, id: str, /) -> Receipt[Any]:
         """The receipt of a job known by its id; `welcome.receipt(id)` also knows its type."""
-        return Receipt(check_id(id, "the id of a job"), self._asker)
+        return Receipt(check_id(id, "the id of a job"), self._requests)
 
     def batch_receipt(self, id: str, /) -> Batch:
         """The batch known by its id (`batch.id`): to ask for its state, wait for it, wait behind it, or add to it."""
-        return Batch(self._asker, id=id)
+        return Batch(self._requests, id=id)
 
     def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
         """Enqueue many calls (`welcome.bind(…)`) at the price of few; the receipts in their order.
@@ -213,11 +213,11 @@ class BrokerJobs:
             EnqueueManyError: some were not enqueued; it lists which were, which were not and which are unknown.
         """
         warn_if_blocking("enqueue_many()", "enqueue_many_async(…)")
-        return enqueue_many(self._asker, calls)
+        return enqueue_many(self._requests, calls)
 
     async def enqueue_many_async(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
         """As `enqueue_many`; the event loop goes on meanwhile."""
-        return await enqueue_many_async(self._asker, calls)
+        return await enqueue_many_async(self._requests, calls)
 
     def publish(self, event: str, /, *args: Any, **kwargs: Any) -> str:
         """Publish an event; when this returns RabbitMQ has confirmed it, and each subscription gets a job for it.
@@ -234,11 +234,11 @@ class BrokerJobs:
             EnqueueError: not published, or (the text says so) without a confirm.
         """
         warn_if_blocking("publish()", "publish_async(…)")
-        return publish(self._sender, event, args, kwargs)
+        return publish(self._connection, event, args, kwargs)
 
     async def publish_async(self, event: str, /, *args: Any, **kwargs: Any) -> str:
         """As `publish`; the event loop goes on meanwhile."""
-        return await publish_async(self._sender, event, args, kwargs)
+        return await publish_async(self._connection, event, args, kwargs)
 
     def batch(
         self,
@@ -263,8 +263,8 @@ class BrokerJobs:
         Raises:
             ArgumentsError: the title is too long, or `after` is no receipt or batch.
         """
-        given = (after,) if isinstance(after, Awaited | str) or not isinstance(after, Iterable) else after
-        return Batch(self._asker, title, parents=joined((), parents_of(given, on, "", "batch(after=…)")))
+        given = (after,) if isinstance(after, DependencyTarget | str) or not isinstance(after, Iterable) else after
+        return Batch(self._requests, title, parents=joined((), parents_of(given, on, "", "batch(after=…)")))
 
     # --- running ---
 
@@ -279,11 +279,11 @@ class BrokerJobs:
             UsageError: the broker is in use already.
             OptionError: a setting is unknown or does not fit.
         """
-        if self._sender.used:
+        if self._connection.used:
             raise UsageError("settings cannot change once a job was enqueued or start() was called")
         self._given |= given
         self._named = origin
-        self._sender.reload()
+        self._connection.reload()
 
     def load_modules(self) -> None:
         """Import `modules`. Tolerates twice.
@@ -325,7 +325,7 @@ class BrokerJobs:
         # A producer needs no database: what only a running part uses is imported by the one that runs it.
         from broker_jobs.processes.program import Program  # noqa: PLC0415
 
-        self._sender.check_fork()
+        self._connection.check_fork()
         if self._program is not None:
             return
         self.load_modules()
@@ -337,7 +337,7 @@ class BrokerJobs:
         program = Program(
             self.registry,
             settings,
-            self._sender.exchange(),
+            self._connection.broker(),
             schedules,
             subscriptions=self.subscriptions.declared(),
             roles=roles,
@@ -345,7 +345,7 @@ class BrokerJobs:
         )
         program.start()
         self._program = program
-        self._sender.mark_started(started=True)
+        self._connection.mark_started(started=True)
 
     def stop(self, timeout: Seconds | None = None) -> None:
         """Stop what start() started and close the connections, those of its dashboards to the store too.
@@ -358,18 +358,18 @@ class BrokerJobs:
                 cannot be stopped: it goes on until it returns or the program ends, unless it asks
                 `current_job().cancelled()`.
         """
-        if self._sender.forked:
+        if self._connection.forked:
             return  # what was started runs in another process
         program, self._program = self._program, None
         try:
             if program is not None:
                 program.stop(None if timeout is None else as_seconds(timeout))
         finally:
-            self._sender.mark_started(started=False)
+            self._connection.mark_started(started=False)
             for dashboard in list(self._dashboards):
                 dashboard.close()
-            self._asker.close()
-            self._sender.close()
+            self._requests.close()
+            self._connection.close()
 
     def metrics(self) -> tuple[bytes, str]:
         """What the parts that run here count, as Prometheus reads it, and its content type: for a route of your own.
@@ -417,7 +417,7 @@ class BrokerJobs:
         """
         require("jobs.dashboard()", "dashboard")
         # A producer needs no web framework: only who shows the dashboard imports it.
-        from broker_jobs.dashboard.dashboard import Dashboard, refuse_without_login  # noqa: PLC0415
+        from broker_jobs.dashboard.app import Dashboard, refuse_without_login  # noqa: PLC0415
 
         if authorize is None and not local:
             refuse_without_login(self._load_settings())
@@ -427,8 +427,8 @@ class BrokerJobs:
 
         dashboard = Dashboard(
             lambda: self.settings,
-            self._asker,
-            self._sender.clock,
+            self._requests,
+            self._connection.clock,
             own_store=own_store,
             read_only=read_only,
             authorize=authorize,
@@ -471,7 +471,7 @@ class BrokerJobs:
         return running()
 
     @contextmanager
-    def borrowed(self, exchange: Exchange, clock: Clock) -> Iterator[None]:
+    def borrowed(self, broker: Broker, clock: Clock) -> Iterator[None]:
         """Give the program another broker and clock for a while; `testing.Tester` does.
 
         Raises:
@@ -479,19 +479,19 @@ class BrokerJobs:
         """
         if self._program is not None:
             raise UsageError("the program is running: stop() it before a Tester takes it over")
-        self._asker.close()
-        with self._sender.borrowed(exchange, clock):
+        self._requests.close()
+        with self._connection.borrowed(broker, clock):
             try:
                 yield
             finally:
-                self._asker.close()
+                self._requests.close()
 
     def _recurring_declared(self) -> None:
         """A recurring job was declared: at import nothing is to do; later the beat, if it runs here, has to hear it."""
         beat = self._program.beat if self._program is not None else None
         if beat is not None:
             beat.declare(self.recurring.declared(self.origin))
-        elif self._sender.used:
+        elif self._connection.used:
             log.warning(
                 "recurring(…) only declares, and no beat runs in this program to send it; "
                 "to add a recurring job at run time write jobs.recurring.put(…)"

@@ -28,7 +28,7 @@ Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class MetricFamily:
     """One metric: its name without the prefix, what it says, and its labels. `bounds`: upper bounds of a histogram."""
 
     name: str
@@ -42,45 +42,53 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _BY_JOB = ("job_name", "queue")
 """Not `job`: Prometheus calls what it scrapes so, and would show ours as `exported_job`."""
 
-JOBS = Family("jobs_total", "counter", "Attempts that ended, by outcome", ("job_name", "queue", "outcome"))
-RUN = Family("run_seconds", "histogram", "How long the functions ran", _BY_JOB, _SECONDS)
-WAIT = Family("wait_seconds", "histogram", "From due (or created) to start", _BY_JOB, _SECONDS)
-ATTEMPTS = Family("attempts", "histogram", "Number of the attempt that ended", _BY_JOB, (1, 2, 3, 5, 8, 11, 20, 50))
-IN_FLIGHT = Family("in_flight", "gauge", "Functions running now")
-HELD = Family("held", "gauge", "Deliveries taken and not started")
-UNCONFIRMED = Family("unconfirmed", "gauge", "Events of jobs that wait for the broker's confirm")
-TAKEN = Family("deliveries_total", "counter", "Deliveries taken from a queue", ("queue",))
-HANDED_BACK = Family("handed_back_total", "counter", "Deliveries given back without a run", ("reason", "queue"))
-DEPTH = Family("queue_depth", "gauge", "Ready jobs in a queue of the broker", ("queue",))
-OLDEST = Family("queue_oldest_seconds", "gauge", "How long the oldest enqueued job has waited", ("queue",))
-LOG_BACKLOG = Family("log_backlog", "gauge", "Records the coordinator has not yet read")
-LOG_LAG = Family("log_lag_seconds", "gauge", "How old the record was that the coordinator last read")
-DELAY_BACKLOG = Family("delay_backlog", "gauge", "Messages in the ladder of delay queues")
-ACTIVE = Family("coordinator_active", "gauge", "1 in the coordinator that decides")
-COMMAND_BACKLOG = Family("command_backlog", "gauge", "Commands and questions the coordinator has not yet read")
-DUE_BACKLOG = Family("due_backlog", "gauge", "Rung bells the coordinator has not yet heard")
-PARKED_BACKLOG = Family("parked_backlog", "gauge", "Messages nobody could route, not yet looked at")
-PAUSED = Family("queue_paused", "gauge", "1 for a queue that a person has paused", ("queue",))
-PARKED_KEPT = Family("parked_kept", "gauge", "Parked messages in the store, not yet replayed or deleted")
-OVERDUE = Family("recurring_overdue_seconds", "gauge", "For how long a recurring job has been due that no beat fired")
-STORED = Family("stored_jobs", "gauge", "Jobs in the store", ("state",))
-CONSUMERS = Family("queue_consumers", "gauge", "Workers that take from a queue", ("queue",))
-RECORDS = Family("coordinator_records_total", "counter", "Records the coordinator has committed", ("kind",))
-COMMIT = Family("coordinator_commit_seconds", "histogram", "How long a batch's transaction took", (), _SECONDS)
-COMMITTED_ROWS = Family("coordinator_rows_total", "counter", "Rows the coordinator has written")
-RELEASES = Family("releases_total", "counter", "Jobs released to their queue")
-RELEASE_LATENESS = Family("release_lateness_seconds", "histogram", "From due to released", (), _SECONDS)
-PARKED = Family("parked_total", "counter", "Messages nobody could read, decide or route", ("origin",))
-NOTED = Family("coordinator_notes_total", "counter", "Rare things: stale records, jobs started twice", ("what",))
-BEAT_LATENESS = Family("beat_lateness_seconds", "histogram", "From a planned time to its fire", (), _SECONDS)
-CONNECTION_UP = Family("connection_up", "gauge", "1 while connected to the broker")
-RECONNECTS = Family("reconnects_total", "counter", "Connections lost and made again")
-BLOCKED = Family("blocked", "gauge", "1 while an alarm of the broker holds back what is published")
-PROCESSES = Family("worker_processes", "gauge", "Worker processes alive")
-RESTARTS = Family("worker_restarts_total", "counter", "Worker processes that died and were started again")
+JOBS = MetricFamily("jobs_total", "counter", "Attempts that ended, by outcome", ("job_name", "queue", "outcome"))
+RUN = MetricFamily("run_seconds", "histogram", "How long the functions ran", _BY_JOB, _SECONDS)
+WAIT = MetricFamily("wait_seconds", "histogram", "From due (or created) to start", _BY_JOB, _SECONDS)
+ATTEMPTS = MetricFamily(
+    "attempts", "histogram", "Number of the attempt that ended", _BY_JOB, (1, 2, 3, 5, 8, 11, 20, 50)
+)
+IN_FLIGHT = MetricFamily("in_flight", "gauge", "Functions running now")
+WAITING_DELIVERIES = MetricFamily("waiting_deliveries", "gauge", "Deliveries taken and not started")
+UNCONFIRMED = MetricFamily("unconfirmed", "gauge", "Events of jobs that wait for the broker's confirm")
+TAKEN = MetricFamily("deliveries_total", "counter", "Deliveries taken from a queue", ("queue",))
+RETURNED = MetricFamily("returned_total", "counter", "Deliveries given back without a run", ("reason", "queue"))
+DEPTH = MetricFamily("queue_depth", "gauge", "Ready jobs in a queue of the broker", ("queue",))
+OLDEST = MetricFamily("queue_oldest_seconds", "gauge", "How long the oldest enqueued job has waited", ("queue",))
+LOG_BACKLOG = MetricFamily("log_backlog", "gauge", "Records the coordinator has not yet read")
+LOG_LAG = MetricFamily("log_lag_seconds", "gauge", "How old the record was that the coordinator last read")
+DELAY_BACKLOG = MetricFamily("delay_backlog", "gauge", "Messages in the delay queues of delay queues")
+ACTIVE = MetricFamily("coordinator_active", "gauge", "1 in the coordinator that decides")
+COMMAND_BACKLOG = MetricFamily("command_backlog", "gauge", "Commands and questions the coordinator has not yet read")
+DUE_BACKLOG = MetricFamily("due_backlog", "gauge", "Due notices the coordinator has not yet heard")
+DEAD_LETTER_BACKLOG = MetricFamily("dead_letter_backlog", "gauge", "Messages nobody could route, not yet looked at")
+PAUSED = MetricFamily("queue_paused", "gauge", "1 for a queue that a person has paused", ("queue",))
+DEAD_LETTERS = MetricFamily("dead_letters", "gauge", "Dead letters in the store, not yet replayed or deleted")
+OVERDUE = MetricFamily(
+    "recurring_overdue_seconds", "gauge", "For how long a recurring job has been due that no beat fired"
+)
+STORED = MetricFamily("stored_jobs", "gauge", "Jobs in the store", ("state",))
+CONSUMERS = MetricFamily("queue_consumers", "gauge", "Workers that take from a queue", ("queue",))
+RECORDS = MetricFamily("coordinator_records_total", "counter", "Records the coordinator has committed", ("kind",))
+COMMIT = MetricFamily("coordinator_commit_seconds", "histogram", "How long a batch's transaction took", (), _SECONDS)
+COMMITTED_ROWS = MetricFamily("coordinator_rows_total", "counter", "Rows the coordinator has written")
+RELEASES = MetricFamily("releases_total", "counter", "Jobs released to their queue")
+RELEASE_LATENESS = MetricFamily("release_lateness_seconds", "histogram", "From due to released", (), _SECONDS)
+DEAD_LETTERED = MetricFamily(
+    "dead_lettered_total", "counter", "Messages nobody could read, decide or route", ("origin",)
+)
+ANOMALIES = MetricFamily(
+    "coordinator_anomalies_total", "counter", "Rare things: stale records, jobs started twice", ("what",)
+)
+BEAT_LATENESS = MetricFamily("beat_lateness_seconds", "histogram", "From a planned time to its fire", (), _SECONDS)
+CONNECTION_UP = MetricFamily("connection_up", "gauge", "1 while connected to the broker")
+RECONNECTS = MetricFamily("reconnects_total", "counter", "Connections lost and made again")
+BLOCKED = MetricFamily("blocked", "gauge", "1 while an alarm of the broker holds back what is published")
+PROCESSES = MetricFamily("worker_processes", "gauge", "Worker processes alive")
+RESTARTS = MetricFamily("worker_restarts_total", "counter", "Worker processes that died and were started again")
 
 FAMILIES = (
-    *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, HELD, UNCONFIRMED, TAKEN, HANDED_BACK),
+    *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, WAITING_DELIVERIES, UNCONFIRMED, TAKEN, RETURNED),
     *(
         DEPTH,
         CONSUMERS,
@@ -90,13 +98,13 @@ FAMILIES = (
         LOG_LAG,
         COMMAND_BACKLOG,
         DUE_BACKLOG,
-        PARKED_BACKLOG,
+        DEAD_LETTER_BACKLOG,
         DELAY_BACKLOG,
-        PARKED_KEPT,
+        DEAD_LETTERS,
         OVERDUE,
         STORED,
     ),
-    *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, PARKED, NOTED, BEAT_LATENESS),
+    *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),
     *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
@@ -134,30 +142,30 @@ class Metrics:
         self._lock = threading.Lock()
         self._counted = Snapshot()
         self._ended: deque[Ended] = deque()
-        self._watched: list[tuple[Family, Callable[[], Mapping[Labels, float]]]] = []
+        self._watched: list[tuple[MetricFamily, Callable[[], Mapping[Labels, float]]]] = []
 
-    def count(self, family: Family, labels: Labels = (), amount: float = 1) -> None:
+    def count(self, family: MetricFamily, labels: Labels = (), amount: float = 1) -> None:
         """Add to a counter."""
         with self._lock:
             series = self._counted.values.setdefault(family.name, {})
             series[labels] = series.get(labels, 0.0) + amount
 
-    def set(self, family: Family, value: float, labels: Labels = ()) -> None:
+    def set(self, family: MetricFamily, value: float, labels: Labels = ()) -> None:
         """Set a gauge."""
         with self._lock:
             self._counted.values.setdefault(family.name, {})[labels] = value
 
-    def replace(self, family: Family, series: Mapping[Labels, float]) -> None:
+    def replace(self, family: MetricFamily, series: Mapping[Labels, float]) -> None:
         """Set a gauge with all its labels; those that are missing are gone."""
         with self._lock:
             self._counted.values[family.name] = dict(series)
 
-    def observe(self, family: Family, value: float, labels: Labels = ()) -> None:
+    def observe(self, family: MetricFamily, value: float, labels: Labels = ()) -> None:
         """Add a value to a histogram."""
         with self._lock:
             self._put(family, value, labels)
 
-    def watch(self, family: Family, read: Callable[[], Mapping[Labels, float]]) -> None:
+    def watch(self, family: MetricFamily, read: Callable[[], Mapping[Labels, float]]) -> None:
         """Read a gauge or counter at each snapshot. `read` must be quick; an error of it leaves the metric out."""
         with self._lock:
             self._watched.append((family, read))
@@ -196,7 +204,7 @@ class Metrics:
                 self._put(WAIT, wait, by_job)
                 self._put(ATTEMPTS, attempt, by_job)
 
-    def _put(self, family: Family, value: float, labels: Labels) -> None:
+    def _put(self, family: MetricFamily, value: float, labels: Labels) -> None:
         of_family = self._counted.histograms.setdefault(family.name, {})
         if (buckets := of_family.get(labels)) is None:
             buckets = of_family[labels] = [0.0] * (len(family.bounds) + 2)

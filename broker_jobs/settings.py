@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.errors import OptionError, nearest
-from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 
 PREFIX = "BROKER_JOBS_"
 MAX_QUEUES = 1_000

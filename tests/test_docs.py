@@ -19,12 +19,12 @@ from pydantic import BaseModel
 import broker_jobs
 from broker_jobs import errors, metrics
 from broker_jobs.cli.commands import app as command_line
-from broker_jobs.coordinator import gate, record, transition
+from broker_jobs.coordinator import precise_timer, records, state_machine
 from broker_jobs.function.options import JobOptions
-from broker_jobs.job.envelope import Envelope, schema
-from broker_jobs.job.state import State
-from broker_jobs.outcome.batch import Chunk, Seal
-from broker_jobs.outcome.published import Published
+from broker_jobs.messages.batch import BatchCommit, Chunk
+from broker_jobs.messages.envelope import Envelope, schema
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.messages.state import State
 from broker_jobs.settings import PREFIX, Settings
 from tests.support.rabbitmq import Vhost
 
@@ -262,18 +262,18 @@ def test_the_law_has_a_column_for_every_state_and_its_numbers() -> None:
     for state in State:
         assert f"`{state.value}`" in law
     for text in (
-        f"{transition.GRACE_SECONDS:g} seconds of log time",
-        f"{transition.UNKNOWN_JOB_SECONDS:g} seconds",
-        f"after {transition.MAX_CRASHES} crashes",
-        f"after {transition.MAX_UNKNOWN} such",
-        f"{gate.AHEAD_SECONDS * 1_000:g} milliseconds",
+        f"{state_machine.GRACE_SECONDS:g} seconds of log time",
+        f"{state_machine.UNKNOWN_JOB_SECONDS:g} seconds",
+        f"after {state_machine.MAX_CRASHES} crashes",
+        f"after {state_machine.MAX_UNKNOWN} such",
+        f"{precise_timer.AHEAD_SECONDS * 1_000:g} milliseconds",
     ):
         assert text in law, text
 
 
 def test_the_law_has_a_row_for_every_record() -> None:
     law = (ROOT / "docs" / "transitions.md").read_text(encoding="utf-8")
-    kinds = {kind.__name__ for kind in record.JobRecord.__args__} - {"Told"}
+    kinds = {kind.__name__ for kind in records.JobRecord.__args__} - {"Told"}
     for name in sorted(kinds):
         assert re.search(rf"^\| `{name}`", law, re.MULTILINE), f"docs/transitions.md says nothing of {name}"
 
@@ -289,7 +289,7 @@ def test_every_field_of_a_batch_and_of_an_event_is_described() -> None:
     described = {
         name for line in re.findall(r"^\| (`.+?) \|", WIRE, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
-    for model in (Chunk, Seal, Published):
+    for model in (Chunk, BatchCommit, PublishedEvent):
         assert set(model.model_fields) <= described
 
 
@@ -302,7 +302,7 @@ def test_the_example_envelopes_are_valid() -> None:
 
 def _model_of(example: str) -> type[BaseModel]:
     """What an example is: a part of a batch, an event or a job."""
-    kinds: dict[str, type[BaseModel]] = {"jobs": Chunk, "chunks": Seal, "event": Published}
+    kinds: dict[str, type[BaseModel]] = {"jobs": Chunk, "chunks": BatchCommit, "event": PublishedEvent}
     for field, model in kinds.items():
         if field in json.loads(example):
             return model

@@ -32,9 +32,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from broker_jobs import BrokerJobs, Concurrency, GiveUp, RateLimit, current_job  # noqa: E402
+from broker_jobs.broker import names  # noqa: E402
+from broker_jobs.broker.interface import Message  # noqa: E402
 from broker_jobs.dashboard.server import DashboardServer  # noqa: E402
-from broker_jobs.exchange import names  # noqa: E402
-from broker_jobs.exchange.port import Message  # noqa: E402
 from tests.support.hostile import SLASHED, fill, hostile  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"

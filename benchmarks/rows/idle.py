@@ -44,7 +44,7 @@ def _measure(corner: Corner, worker: Worker, count: int, rounds: int) -> list[li
     else:
         worker.start(corner)
     whole = WARM_UP + count * rounds
-    corner.run("publish_stamps", environment, side=worker.sender, count=whole, gap=0.004)
+    corner.run("publish_stamps", environment, side=worker.connection, count=whole, gap=0.004)
     wait_for(lambda: stamps.count(corner.stamps) >= whole, f"{whole} starts")
     lateness = [(started - sent) * 1000 for sent, started in stamps.read(corner.stamps)][WARM_UP:]
     return [lateness[number * count : (number + 1) * count] for number in range(rounds)]

@@ -8,7 +8,7 @@ from benchmarks import meter
 from benchmarks.figure import Figure, Row
 from benchmarks.rows.whole import System
 from benchmarks.stage import Stage
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 
 def memory(stage: Stage) -> Row:

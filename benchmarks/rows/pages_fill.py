@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.store import Row, Store, Wire, columns, tables
-from broker_jobs.store.statistics import bucket_of
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.state import State
+from broker_jobs.store import Publication, Row, Store, columns, schema
+from broker_jobs.store.buckets import bucket_of
 
 BATCH = 5_000
 NAMES = tuple(
@@ -67,7 +67,7 @@ def _fill_jobs(connection: Connection, count: int, chance: random.Random, now: f
     for n in range(count):
         row = _row(n, count, chance, now, batch_ids)
         counts[row.queue, row.state.value] += 1
-        if row.state is State.SCHEDULED and row.why in ("retry", "crash"):
+        if row.state is State.SCHEDULED and row.reason_code in ("retry", "crash"):
             counts[row.queue, "retry"] += 1
         if row.batch is not None:
             batches[row.batch, row.state.value] += 1
@@ -92,18 +92,18 @@ def _fill_jobs(connection: Connection, count: int, chance: random.Random, now: f
     _insert(connection, rows, lines, bonds)
     _fill_rest(connection, chance, now, batch_ids, batches)
     many = connection.execute
-    many(tables.counts.insert(), [{"queue": q, "state": s, "n": n} for (q, s), n in counts.items()])
-    many(tables.queues.insert(), [{"name": queue, "paused": int(queue == "slow")} for queue in QUEUES])
-    many(tables.outcomes.insert(), [{"minute": m, "state": s, "n": n} for (m, s), n in outcomes.items()])
-    many(tables.queue_outcomes.insert(), [{"minute": m, "queue": q, "n": n} for (m, q), n in of_queues.items()])
+    many(schema.counts.insert(), [{"queue": q, "state": s, "n": n} for (q, s), n in counts.items()])
+    many(schema.queues.insert(), [{"name": queue, "paused": int(queue == "slow")} for queue in QUEUES])
+    many(schema.outcomes.insert(), [{"minute": m, "state": s, "n": n} for (m, s), n in outcomes.items()])
+    many(schema.queue_outcomes.insert(), [{"minute": m, "queue": q, "n": n} for (m, q), n in of_queues.items()])
     many(
-        tables.durations.insert(),
+        schema.durations.insert(),
         [{"minute": m, "kind": k, "bucket": b, "n": n} for (m, k, b), n in durations.items()],
     )
     ended = {
         state.value: sum(n for (_, s), n in counts.items() if s == state.value) for state in State if state.is_final
     }
-    many(tables.ended.insert(), [{"state": state, "n": n} for state, n in ended.items()])
+    many(schema.ended.insert(), [{"state": state, "n": n} for state, n in ended.items()])
 
 
 def _insert(connection: Connection, rows: list[Row], lines: list[dict[str, Any]], bonds: list[dict[str, Any]]) -> None:
@@ -116,12 +116,13 @@ def _insert(connection: Connection, rows: list[Row], lines: list[dict[str, Any]]
     if lines:
         connection.execute(
             text(
-                "INSERT INTO lines (job_id, attempt, at, digest, text) VALUES (:job_id, :attempt, :at, :digest, :text)"
+                "INSERT INTO log_lines (job_id, attempt, at, digest, text)"
+                " VALUES (:job_id, :attempt, :at, :digest, :text)"
             ),
             lines,
         )
     if bonds:
-        connection.execute(tables.bonds.insert(), bonds)
+        connection.execute(schema.relations.insert(), bonds)
 
 
 def _row(n: int, count: int, chance: random.Random, now: float, batch_ids: list[str]) -> Row:
@@ -152,13 +153,13 @@ def _row(n: int, count: int, chance: random.Random, now: float, batch_ids: list[
     if state is State.PROCESSING:
         row.owner = f"worker-{n % WORKERS}"
     if state is State.ENQUEUED:
-        row.wire = Wire.OUT
+        row.publication = Publication.PUBLISHED
         row.released_at = created_at
     if state is State.SCHEDULED:
         row.due_at = now + chance.random() * MONTH
         if n % 20 == 0:
-            row.why, row.reason, row.attempt = "retry", "retry 2 of 10: ConnectionError: refused", 2
-    if state is State.FAILED or row.why == "retry":
+            row.reason_code, row.reason, row.attempt = "retry", "retry 2 of 10: ConnectionError: refused", 2
+    if state is State.FAILED or row.reason_code == "retry":
         kind = chance.choice(ERRORS)
         trace = "Traceback (most recent call last):\n" + '  File "shop/mail.py", line 12, in send\n    raise\n' * 12
         error = {"type": kind, "message": f"could not do {n % 37}", "traceback": trace}
@@ -196,9 +197,9 @@ def _fill_rest(
             "succeeded": states[State.SUCCEEDED], "failed": states[State.FAILED], "deleted": states[State.DELETED],
             "created_at": now - MONTH * (1 - n / BATCHES), "ended_at": None if open_ else now,
         })  # fmt: skip
-    connection.execute(tables.batches.insert(), batches)
+    connection.execute(schema.batches.insert(), batches)
     connection.execute(
-        tables.workers.insert(),
+        schema.workers.insert(),
         [
             {
                 "id": f"worker-{n}", "host": f"host{n % 4}", "slot": str(n), "pid": 100 + n, "queues": ",".join(QUEUES),
@@ -209,7 +210,7 @@ def _fill_rest(
         ],
     )  # fmt: skip
     connection.execute(
-        tables.audit.insert(),
+        schema.audit.insert(),
         [
             {
                 "id": new_id(), "at": now - n * 20, "by": f"person{n % 9}",
@@ -220,7 +221,7 @@ def _fill_rest(
         ],
     )  # fmt: skip
     connection.execute(
-        tables.parked.insert(),
+        schema.dead_letters.insert(),
         [
             {
                 "id": new_id(), "at": now - n * 60, "origin": "log", "reason": "no JSON", "body": b"\xff" * 2_000,
@@ -233,9 +234,9 @@ def _fill_rest(
         {"key": f"concurrency:tenant-{n % 200}", "job_id": f"s{n}", "n": n, "taken": int(n < 400), "most": 2}
         for n in range(10_000)
     ]
-    connection.execute(tables.slots.insert(), slots)
+    connection.execute(schema.slots.insert(), slots)
     connection.execute(
-        tables.schedules.insert(),
+        schema.schedules.insert(),
         [
             {
                 "name": f"every-{n}", "cron": "*/5 * * * *", "tz": "UTC", "misfire": "once", "overlap": "allow",

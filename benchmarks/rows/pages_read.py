@@ -12,15 +12,15 @@ from starlette.testclient import TestClient
 
 from benchmarks.rows.pages_fill import fill
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.desk import Desk
-from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.masking import Masking
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.site import site
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from broker_jobs.settings import MASK
-from broker_jobs.store import Search, Store
+from broker_jobs.store import SearchQuery, Store
 
 REPEATS = 15
 Times = dict[str, list[tuple[float, float]]]
@@ -46,19 +46,30 @@ def measure(url: str, what: str, chosen: str = "", repeats: int = REPEATS) -> Ti
 
 def _pages(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     clock = SystemClock()
-    lookup = Lookup(store.reader, Masking(MASK), clock, {})
+    queries = Queries(store.reader, Masking(MASK), clock, {})
     nobody: Any = None  # pages that are looked at ask nothing of a coordinator
-    access = Access(Credentials(), local=True, key=lambda: os.urandom(32), clock=clock)
+    access = Authentication(Credentials(), local=True, key=lambda: os.urandom(32), clock=clock)
     client = TestClient(
-        site(Desk(lookup, Actions(nobody, lookup), clock), access), base_url="http://localhost", client=("127.0.0.1", 1)
+        site(RequestContext(queries, Actions(nobody, queries), clock), access),
+        base_url="http://localhost",
+        client=("127.0.0.1", 1),
     )
-    failed = store.reader.search(Search(states=(State.FAILED,), limit=1)).rows[0].id
+    failed = store.reader.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
     batch = store.reader.batches_page(text="import 0").batches[-1].id
     paths = [
         *("/", "/jobs", "/jobs?sort=changed", *(f"/jobs?state={state.value}" for state in State)),
         *("/jobs?text=user777@example", "/jobs?text=zebra+crossing", "/jobs?state=failed&error_text=OutOfStock"),
         *("/jobs?job=mail.sync", "/jobs?queue=rare", "/jobs?tag=tenant-3", "/jobs?recurring=every-3"),
-        *("/retries", "/queues", "/recurring", "/recurring/every-3", "/batches", "/workers", "/limits", "/parked"),
+        *(
+            "/retries",
+            "/queues",
+            "/recurring",
+            "/recurring/every-3",
+            "/batches",
+            "/workers",
+            "/limits",
+            "/dead-letters",
+        ),
         *("/audit", "/run"),
     ]
 
@@ -88,7 +99,7 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
         def read() -> object:
             if next(turns) % pages == 0 or cursors[-1] is None:
                 cursors.append(None)
-            found = reader.search(Search(**search, cursor=cursors[-1]))
+            found = reader.search(SearchQuery(**search, cursor=cursors[-1]))
             cursors.append(found.next)
             return found
 
@@ -97,7 +108,7 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
 
     a_batch = reader.batches_page(limit=3).batches[0].id
     big_batch = reader.batches_page(text="import 0").batches[-1].id
-    a_job = reader.search(Search(states=(State.FAILED,), limit=1)).rows[0].id
+    a_job = reader.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
     yield "jobs", walk()
     yield "jobs limit 500", walk(limit=500)
     for state in State:
@@ -136,7 +147,10 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "error text in failed", walk(error_text="OutOfStock", states=(State.FAILED,))
     yield "error text nowhere", walk(error_text="zebra", states=(State.FAILED,))
     yield "job", lambda: (reader.job(a_job), reader.lines(a_job, 500), reader.parents(a_job), reader.children(a_job))
-    yield "waits of a job", lambda: (reader.holds(a_job), reader.slots_waited_for(a_job), reader.uniques(job_id=a_job))
+    yield (
+        "waits of a job",
+        lambda: (reader.dependencies(a_job), reader.slots_waited_for(a_job), reader.unique_keys(job_id=a_job)),
+    )
     yield "counts", reader.counts
     yield "ended", reader.ended
     yield "retries count", reader.retries
@@ -154,12 +168,12 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "audit", reader.audit_page
     yield "audit of a person", lambda: reader.audit_page(by="person3")
     yield "audit text", lambda: reader.audit_page(text="zebra")
-    yield "parked", reader.parked_page
-    yield "parked count", reader.parked_count
+    yield "dead", reader.dead_letters_page
+    yield "dead-lettered count", reader.dead_letter_count
     yield "limits", reader.limits
     yield "schedules", reader.schedules
     yield "functions", reader.functions
-    yield "parts", reader.parts
+    yield "parts", reader.components
 
 
 def main() -> None:

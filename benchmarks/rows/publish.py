@@ -30,12 +30,12 @@ def publish_one(stage: Stage) -> Row:
     rates: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
     for _ in range(stage.scale.rounds):
-        for name, _side, sender, environment in ONE:
+        for name, _side, connection, environment in ONE:
             with stage.corner() as corner:
-                done = corner.run("publish_one", environment, side=sender, seconds=stage.scale.seconds(1.5))
+                done = corner.run("publish_one", environment, side=connection, seconds=stage.scale.seconds(1.5))
             rates.setdefault(name, []).append(done["count"] / done["seconds"])
             cpu.setdefault(name, []).append(done["cpu"] / done["count"] * 1e6)
-    for name, side, _sender, _environment in ONE:
+    for name, side, _connection, _environment in ONE:
         note = f"{median(cpu[name]):.0f} us of processor a job"
         row.add(Figure("one at a time", name, side, "/s", tuple(rates[name]), note=note))
     return row
@@ -47,13 +47,13 @@ def publish_many(stage: Stage) -> Row:
     rates: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
     for _ in range(stage.scale.rounds):
-        for name, _side, sender, environment in MANY:
+        for name, _side, connection, environment in MANY:
             with stage.corner() as corner:
-                count = stage.scale.of(10_000 if sender == "taskiq_side" else 40_000)
-                done = corner.run("publish_many", environment, side=sender, count=count)
+                count = stage.scale.of(10_000 if connection == "taskiq_side" else 40_000)
+                done = corner.run("publish_many", environment, side=connection, count=count)
             rates.setdefault(name, []).append(count / done["seconds"][0])
             cpu.setdefault(name, []).append(done["cpu"] / count * 1e6)
-    for name, side, _sender, _environment in MANY:
+    for name, side, _connection, _environment in MANY:
         note = f"{median(cpu[name]):.0f} us of processor a job"
         row.add(Figure("pipelined", name, side, "/s", tuple(rates[name]), note=note))
     return row

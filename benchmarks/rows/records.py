@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 from benchmarks.rows import pages_fill
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery
 from broker_jobs.coordinator.engine import Engine
-from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, Policy, new_id
-from broker_jobs.outcome.event import BUNDLE, Bundle, Succeeded, WorkerRef
+from broker_jobs.coordinator.input_queue import MOST_INPUTS, InputQueue
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Envelope, Policy, new_id
+from broker_jobs.messages.events import BUNDLE, Bundle, Succeeded, WorkerRef
 from broker_jobs.store import Store
 
 EVENTS = 250
@@ -33,7 +33,7 @@ def write(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
     seconds, cpus = [], []
     for _ in range(rounds):
         deliveries = _log_of(count)
-        inbox = Inbox()
+        inbox = InputQueue()
         inbox.put(names.LOG, deliveries)
         start, cpu = time.perf_counter(), time.process_time()
         while pieces := _taken(inbox):
@@ -44,7 +44,7 @@ def write(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
     return {"records": 2 * count, "seconds": seconds, "cpu": cpus}
 
 
-def _taken(inbox: Inbox) -> list[Any]:
+def _taken(inbox: InputQueue) -> list[Any]:
     inbox.wait(0)
     return inbox.take(MOST_INPUTS)
 

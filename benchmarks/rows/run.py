@@ -17,7 +17,7 @@ from benchmarks.figure import Figure, Row
 from benchmarks.sides import workers
 from benchmarks.sides.workers import Worker
 from benchmarks.stage import Corner, Stage, wait_for
-from broker_jobs.exchange import names
+from broker_jobs.broker import names
 
 
 def run(stage: Stage) -> Row:
@@ -52,10 +52,10 @@ def _template(corner: Corner, worker: Worker) -> tuple[bytes, pika.BasicProperti
     """A message as the library itself makes it."""
     if worker.side == "bare":
         return bare.BODY, bare.PERSISTENT
-    if worker.side == "ours":  # the worker makes its queue; till then a producer's first job would be parked
+    if worker.side == "ours":  # the worker makes its queue; till then a producer's first job would be dead-lettered
         corner.start("broker_jobs.cli", "topology", "apply")
         wait_for(lambda: corner.exists(worker.queue), worker.queue)
-    corner.run("publish_one", side=worker.sender, seconds=0.0, count=1)
+    corner.run("publish_one", side=worker.connection, seconds=0.0, count=1)
     template = corner.take_one(worker.queue)
     corner.purge(worker.queue)
     return template

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker_jobs.beat.tick import Metronome
+from broker_jobs.beat.beat import ScheduleTimer
 from broker_jobs.coordinator.engine import Engine
-from broker_jobs.coordinator.listen import Asked
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, new_id
-from broker_jobs.outcome.command import Fire, PutRecurring, Schedule, ScheduleView
+from broker_jobs.coordinator.inputs import CommandReceived
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import Fire, PutRecurring, Schedule, ScheduleReply
+from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.store import Store
 
 MINUTE = 60.0
@@ -35,18 +35,18 @@ def write(url: str, count: int, rounds: int) -> dict[str, list[float]]:
             )
             for n in range(first, min(first + MOST, count))
         ]
-        engine.apply([Asked(put, None, None) for put in puts], start)
+        engine.apply([CommandReceived(put, None, None) for put in puts], start)
     found: dict[str, list[float]] = {}
     for number in range(rounds):
         now = start + number * MINUTE
         views = [
-            ScheduleView(
+            ScheduleReply(
                 name=row.name, cron=row.cron, tz=row.tz, version=row.version, paused=row.paused,
                 last_planned_at=row.last_planned_at,
             )
             for row in store.reader.schedules()
         ]  # fmt: skip
-        beat = Metronome()
+        beat = ScheduleTimer()
         with _timed(found, "a beat learns all"):
             beat.learn(views, now)
         with _timed(found, "a tick, none due"):
@@ -61,7 +61,7 @@ def write(url: str, count: int, rounds: int) -> dict[str, list[float]]:
         ]
         with _timed(found, "all taken by the coordinator"):
             for first in range(0, count, MOST):
-                engine.apply([Asked(fire, None, None) for fire in fires[first : first + MOST]], now + MINUTE)
+                engine.apply([CommandReceived(fire, None, None) for fire in fires[first : first + MOST]], now + MINUTE)
         made = sum(store.reader.counts().values())
         if made != count * (number + 1):
             raise RuntimeError(f"{made} jobs were made of {count * (number + 1)} fires")

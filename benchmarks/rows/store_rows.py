@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import create_engine, insert
 
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.store import Row, Store, columns, tables
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.state import State
+from broker_jobs.store import Row, Store, columns, schema
 
 BATCH = 2_000
 ENVELOPE = (
@@ -63,7 +63,7 @@ def _past_store(url: str, rows: list[Row]) -> None:
     if url.startswith("sqlite"):
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    statement = insert(tables.jobs)
+    statement = insert(schema.jobs)
     for start in range(0, len(values), BATCH):
         with engine.begin() as connection:
             connection.execute(statement, values[start : start + BATCH])

@@ -11,8 +11,8 @@ from benchmarks import meter
 from benchmarks.figure import Figure, Row
 from benchmarks.sides.workers import OURS
 from benchmarks.stage import Corner, Stage, wait_for
-from broker_jobs.exchange import names
-from broker_jobs.job.state import State
+from broker_jobs.broker import names
+from broker_jobs.messages.state import State
 from broker_jobs.store import Store
 
 STEADY_SHARE = 0.75

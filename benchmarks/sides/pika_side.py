@@ -19,7 +19,7 @@ class Sender:
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
         self._channel = self._connection.channel()
         bare.declare(self._channel, kind, fanout=fanout)
-        self._exchange = bare.FANOUT if fanout else ""
+        self._broker = bare.FANOUT if fanout else ""
         self._channel.confirm_delivery()
 
     def send_empty(self) -> None:
@@ -30,10 +30,10 @@ class Sender:
 
     def send_many(self, count: int) -> None:
         message = (bare.BODY, bare.PERSISTENT)
-        bare.publish_pipelined(url, self._exchange, bare.QUEUE, (message for _ in range(count)))
+        bare.publish_pipelined(url, self._broker, bare.QUEUE, (message for _ in range(count)))
 
     def close(self) -> None:
         self._connection.close()
 
     def _publish(self, body: bytes) -> None:
-        self._channel.basic_publish(self._exchange, bare.QUEUE, body, bare.PERSISTENT)
+        self._channel.basic_publish(self._broker, bare.QUEUE, body, bare.PERSISTENT)

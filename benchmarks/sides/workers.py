@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks import bare
 from benchmarks.figure import Side
 from benchmarks.stage import Corner, Process
-from broker_jobs.exchange.names import work_queue
+from broker_jobs.broker.names import work_queue
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Worker:
 
     name: str
     side: Side
-    sender: str
+    connection: str
     """The file in sides/ that enqueues for it."""
     queue: str
     command: tuple[str, ...]

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from broker_jobs.cli.bulk import bulk, meant
-from broker_jobs.cli.masked import Unmasked, lookup_of
+from broker_jobs.cli.connections import commanding, reading
+from broker_jobs.cli.masked import Unmasked, queries_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import commanding, reading
-from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
+from broker_jobs.cli.output import moment, print_json, print_pairs, print_table
 from broker_jobs.dashboard.masking import MASKED, Masking
 from broker_jobs.errors import StoreError, UsageError, nearest
-from broker_jobs.outcome.command import BulkRequeue
+from broker_jobs.messages.commands import BulkRequeue
 from broker_jobs.producer.batch import Batch
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from broker_jobs.store.kept import BatchRow
+    from broker_jobs.store.records import BatchRow
 
 app = typer.Typer(help="List, show and change batches.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -91,8 +91,8 @@ def failures(
     """
     found: list[dict[str, Any]] = []
     settings = settings_of(url=url, store=store)
-    with _shown(settings, unmasked=unmasked) as shown, commanding(settings) as asker:
-        for failure in Batch(asker, id=batch_id).failures():
+    with _shown(settings, unmasked=unmasked) as shown, commanding(settings) as requests:
+        for failure in Batch(requests, id=batch_id).failures():
             args, kwargs = shown(failure.job, list(failure.args), dict(failure.kwargs))
             found.append(
                 {
@@ -118,8 +118,8 @@ def failures(
 @app.command("delete")
 def delete(batch_id: Id, url: Url = None) -> None:
     """Delete all its jobs that have not ended, in batches inside it too; those that run are asked to stop."""
-    with commanding(settings_of(url=url)) as asker:
-        deleted = Batch(asker, id=batch_id).delete()
+    with commanding(settings_of(url=url)) as requests:
+        deleted = Batch(requests, id=batch_id).delete()
     typer.echo(f"{batch_id}\t{'deleted' if deleted else 'had already ended'}")
 
 
@@ -149,7 +149,7 @@ def _shown(settings: Settings, *, unmasked: bool) -> Iterator[Show]:
             masking = Masking((), types=False) if unmasked else Masking(settings.mask)
             yield lambda _job, args, kwargs: (args if unmasked else [MASKED] * len(args), masking.value(kwargs))
         else:
-            yield lookup_of(reader, settings, unmasked=unmasked).shown_call
+            yield queries_of(reader, settings, unmasked=unmasked).shown_call
 
 
 def _brief(row: BatchRow) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from broker_jobs.broker.topology import Topology, fixed_topology, work_topology
+from broker_jobs.cli.connections import connected
 from broker_jobs.cli.options import AsJson, Url, given_of
-from broker_jobs.cli.reach import connected
-from broker_jobs.cli.show import print_json, print_table
-from broker_jobs.exchange.topology import Topology, fixed_topology, work_topology
-from broker_jobs.job.envelope import schema as envelope_schema
+from broker_jobs.cli.output import print_json, print_table
+from broker_jobs.messages.envelope import schema as envelope_schema
 from broker_jobs.settings import Settings
 
 app = typer.Typer(help="Show or declare what we need on RabbitMQ.", no_args_is_help=True, rich_markup_mode=None)

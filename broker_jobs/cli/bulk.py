@@ -8,13 +8,13 @@ from typing import Any
 
 import typer
 
+from broker_jobs.cli.connections import commanding
 from broker_jobs.cli.options import settings_of
-from broker_jobs.cli.reach import commanding
-from broker_jobs.cli.show import read_moment
+from broker_jobs.cli.output import read_moment
 from broker_jobs.errors import UsageError, nearest
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import BulkDelete, BulkRequeue, Filter
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.state import State
 from broker_jobs.producer.failure import worked_off
 
 
@@ -57,8 +57,8 @@ def bulk(
     if not yes:
         chosen = "".join(f", {name} {value}" for name, value in given.items() if name != "state")
         typer.confirm(f"{verb} {usual}{chosen}: all of them?", abort=True)
-    with commanding(settings) as asker:
-        command = kind(id=new_id(), at=asker.now(), by=asker.by, filter=Filter.model_validate(given))
-        detail = worked_off(asker, command)
+    with commanding(settings) as requests:
+        command = kind(id=new_id(), at=requests.now(), by=requests.by, filter=JobFilter.model_validate(given))
+        detail = worked_off(requests, command)
     refused = f", {detail['refused']} refused" if detail["refused"] else ""
     typer.echo(f"{detail['done']} {verb.lower()}d{refused}")

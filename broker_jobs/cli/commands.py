@@ -22,9 +22,9 @@ from broker_jobs.cli import (
     store,
     subscriptions,
 )
-from broker_jobs.cli.show import print_error
+from broker_jobs.cli.output import print_error
 from broker_jobs.errors import BrokerJobsError
-from broker_jobs.job.codec import misfit
+from broker_jobs.messages.codec import misfit
 
 EXIT_USAGE = 2
 
@@ -67,7 +67,7 @@ app.add_typer(recurring.app, name="recurring")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(queues.app, name="queues")
 app.add_typer(limits.app, name="limits")
-app.add_typer(store.parked_app, name="parked")
+app.add_typer(store.dead_letters_app, name="dead-letters")
 app.add_typer(store.app, name="store")
 
 

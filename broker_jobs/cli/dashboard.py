@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker_jobs.app import BrokerJobs
+from broker_jobs.broker.factory import broker_for
 from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_of
-from broker_jobs.cli.target import load_target
+from broker_jobs.cli.program import load_target
 from broker_jobs.errors import UsageError
-from broker_jobs.exchange.open import exchange_for
 from broker_jobs.extras import require
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import warn_of_environment
-from broker_jobs.processes.signals import Wishes
-from broker_jobs.producer.ask import Asker
-from broker_jobs.producer.sender import Sender
+from broker_jobs.processes.signals import ShutdownSignals
+from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.requests import RequestClient
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def dashboard(
     )
     require("broker-jobs dashboard", "dashboard")
     # Its web framework should cost no other command its start, and no worker its memory.
-    from broker_jobs.dashboard.house import is_in_memory  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
+    from broker_jobs.dashboard.store_access import is_in_memory  # noqa: PLC0415
 
     logs.set_up(Settings.load(**given).log_level)
     jobs = load_target(app) if app is not None else BrokerJobs()
@@ -91,7 +91,7 @@ def dashboard(
     if settings.embedded:
         log.warning("memory:// lives inside one process: what is in the store is shown, but nothing can be changed")
     warn_of_environment()
-    with Wishes() as wishes, DashboardServer(jobs.dashboard(local=True), settings) as server:
+    with ShutdownSignals() as wishes, DashboardServer(jobs.dashboard(local=True), settings) as server:
         typer.echo(f"dashboard  {server.address}", err=True)
         while not wishes.wait_asked(WAIT_SECONDS):
             pass
@@ -105,15 +105,15 @@ def served_with(program: Program, settings: Settings) -> Iterator[None]:
         yield
         return
     require("to serve the dashboard here", "dashboard")
-    from broker_jobs.dashboard.dashboard import Dashboard  # noqa: PLC0415
+    from broker_jobs.dashboard.app import Dashboard  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
 
-    sender = Sender(lambda: settings, lambda read: exchange_for(read, "dashboard"))
-    asker = Asker(sender)
-    shown = Dashboard(lambda: settings, asker, sender.clock, own_store=lambda: program.store, local=True)
+    connection = Connection(lambda: settings, lambda read: broker_for(read, "dashboard"))
+    requests = RequestClient(connection)
+    shown = Dashboard(lambda: settings, requests, connection.clock, own_store=lambda: program.store, local=True)
     try:
         with DashboardServer(shown, settings):
             yield
     finally:
-        asker.close()
-        sender.close()
+        requests.close()
+        connection.close()

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker
+from broker_jobs.broker.topology import fixed_topology
+from broker_jobs.cli.connections import asking, connected, reading
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import asking, connected, reading
-from broker_jobs.cli.show import print_json
+from broker_jobs.cli.output import print_json
 from broker_jobs.clock import Instant, SystemClock
 from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, StoreError, UsageError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Exchange
-from broker_jobs.exchange.topology import fixed_topology
 from broker_jobs.settings import Settings, mask, unknown_environment
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def examine(settings: Settings, now: Instant) -> Iterator[Finding]:
     queues: list[str] = []
     yield from _examine_store(settings, now, queues)
     try:
-        with connected(settings, "doctor") as exchange:
+        with connected(settings, "doctor") as broker:
             yield Finding("ok", "broker", f"connected to {mask(settings.url)}")
-            yield from _examine_broker(settings, exchange, queues or list(settings.queues))
+            yield from _examine_broker(settings, broker, queues or list(settings.queues))
     except BrokerError as error:
         yield Finding("error", "broker", str(error), "mend this first; all else needs it")
         return
@@ -106,11 +106,11 @@ def _examine_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "store", f"fresh ({max(age, 0.0):.1f} s old)")
-    if parked := reader.parked_count():
-        reason = reader.parked(1)[0].reason
+    if dead_letters := reader.dead_letter_count():
+        reason = reader.dead_letters(1)[0].reason
         yield Finding(
-            "warning", "parked", f"{parked} messages nobody could read or decide; the oldest: {reason}",
-            "mend the cause, then: broker-jobs parked replay ID",
+            "warning", "dead", f"{dead_letters} messages nobody could read or decide; the oldest: {reason}",
+            "mend the cause, then: broker-jobs dead-letters replay ID",
         )  # fmt: skip
     paused = [name for name, is_paused in reader.queues().items() if is_paused]
     if paused:
@@ -120,8 +120,8 @@ def _examine_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
         yield Finding("warning", "workers", f"{len(lost)} lost without a word (hosts: {hosts})", "look at their logs")
 
 
-def _examine_broker(settings: Settings, exchange: Exchange, queues: list[str]) -> Iterator[Finding]:
-    if exchange.blocked:
+def _examine_broker(settings: Settings, broker: Broker, queues: list[str]) -> Iterator[Finding]:
+    if broker.blocked:
         yield Finding(
             "error",
             "broker",
@@ -131,14 +131,14 @@ def _examine_broker(settings: Settings, exchange: Exchange, queues: list[str]) -
         return
     if settings.declare:
         try:
-            exchange.apply(fixed_topology())
+            broker.apply(fixed_topology())
             yield Finding("ok", "topology", "stands as it must")
         except BrokerError as error:
             yield Finding("error", "topology", str(error), "see broker-jobs topology show; 403: give permissions")
     for queue, what in ((names.LOG, "the log"), (names.COMMAND, "commands"), (names.DUE, "bells")):
-        yield from _examine_inbox(queue, what, exchange.depth(queue))
+        yield from _examine_inbox(queue, what, broker.depth(queue))
     for name in queues:
-        depth = exchange.depth(names.work_queue(name))
+        depth = broker.depth(names.work_queue(name))
         if depth is not None and depth[0] and not depth[1]:
             yield Finding(
                 "error",

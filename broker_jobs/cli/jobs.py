@@ -9,18 +9,18 @@ import typer
 from pydantic import ValidationError
 
 from broker_jobs.cli.bulk import bulk, meant
-from broker_jobs.cli.masked import Unmasked, lookup_of
+from broker_jobs.cli.connections import asking, reading
+from broker_jobs.cli.masked import Unmasked, queries_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import asking, reading
-from broker_jobs.cli.show import moment, print_json, print_pairs, print_table, read_moment
+from broker_jobs.cli.output import moment, print_json, print_pairs, print_table, read_moment
 from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.views import JobLine, JobsQuery
 from broker_jobs.errors import UsageError
-from broker_jobs.job.state import FINAL, State
-from broker_jobs.outcome.command import BulkDelete, BulkRequeue
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue
+from broker_jobs.messages.state import FINAL, State
 
 if TYPE_CHECKING:
-    from broker_jobs.dashboard.lookup import Lookup
+    from broker_jobs.dashboard.queries import Queries
 
 MOST_ON_A_PAGE = 500
 
@@ -91,7 +91,7 @@ def list_jobs(
         raise UsageError(f"--{first['loc'][0]}: {first['msg']}") from None
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        found, more = _pages(lookup_of(reader, settings, unmasked=unmasked), query, limit)
+        found, more = _pages(queries_of(reader, settings, unmasked=unmasked), query, limit)
     if as_json:
         print_json([_brief(line) for line in found])
     else:
@@ -112,7 +112,7 @@ def show(
     """Show all that is known of one job: arguments, history, error, lines it wrote."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        job = lookup_of(reader, settings, unmasked=unmasked).job(job_id)
+        job = queries_of(reader, settings, unmasked=unmasked).job(job_id)
     if job is None:
         raise UsageError(f"no job {job_id}: not heard of yet, or past its retention")
     if as_json:
@@ -240,11 +240,11 @@ def reschedule(
         typer.echo(f"{job_id}\trescheduled")
 
 
-def _pages(lookup: Lookup, query: JobsQuery, limit: int) -> tuple[list[JobLine], str | None]:
+def _pages(queries: Queries, query: JobsQuery, limit: int) -> tuple[list[JobLine], str | None]:
     """(at most so many jobs, the cursor behind them if there may be more); a search that takes long goes on."""
     found: list[JobLine] = []
     while True:
-        page = lookup.jobs(query.model_copy(update={"limit": min(limit - len(found), MOST_ON_A_PAGE)}))
+        page = queries.jobs(query.model_copy(update={"limit": min(limit - len(found), MOST_ON_A_PAGE)}))
         found += page.jobs
         if page.next is None or len(found) >= limit:
             return found, page.next

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from broker_jobs.cli.connections import commanding, reading
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import commanding, reading
-from broker_jobs.cli.show import print_json, print_table
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import SetLimit
+from broker_jobs.cli.output import print_json, print_table
+from broker_jobs.messages.commands import SetLimit
+from broker_jobs.messages.envelope import new_id
 
 if TYPE_CHECKING:
-    from broker_jobs.store.kept import LimitRow
+    from broker_jobs.store.records import LimitRow
 
 app = typer.Typer(
     help="List the limits of jobs, and change them while they run.", no_args_is_help=True, rich_markup_mode=None
@@ -60,8 +60,8 @@ def clear(key: Key, url: Url = None) -> None:
 
 
 def _set(key: str, most: int | None, url: str | None) -> None:
-    with commanding(settings_of(url=url)) as asker:
-        asker.command(SetLimit(id=new_id(), at=asker.now(), by=asker.by, key=key, limit=most))
+    with commanding(settings_of(url=url)) as requests:
+        requests.command(SetLimit(id=new_id(), at=requests.now(), by=requests.by, key=key, limit=most))
 
 
 def _number(limit: LimitRow) -> str:

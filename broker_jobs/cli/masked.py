@@ -11,21 +11,21 @@ from broker_jobs.dashboard.masking import Masking
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from broker_jobs.dashboard.lookup import Lookup
+    from broker_jobs.dashboard.queries import Queries
     from broker_jobs.store import Reader
 
 Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show what is masked too.")]
 
 
-def body_of(lookup: Lookup, body: bytes, *, unmasked: bool) -> str:
+def body_of(queries: Queries, body: bytes, *, unmasked: bool) -> str:
     """A message or call that the store keeps, as text."""
-    return body.decode(errors="replace") if unmasked else lookup.body(body)
+    return body.decode(errors="replace") if unmasked else queries.body(body)
 
 
-def lookup_of(reader: Reader, settings: Settings, *, unmasked: bool) -> Lookup:
+def queries_of(reader: Reader, settings: Settings, *, unmasked: bool) -> Queries:
     """What the dashboard looks through; masked as there."""
-    from broker_jobs.dashboard.lookup import Lookup  # noqa: PLC0415 - it reads the store: see cli/reach.py
+    from broker_jobs.dashboard.queries import Queries  # noqa: PLC0415 - it reads the store: see cli/connections.py
 
     masking = Masking((), types=False) if unmasked else Masking(settings.mask)
     keep = {"succeeded": settings.keep_succeeded, "failed": settings.keep_failed, "deleted": settings.keep_deleted}
-    return Lookup(reader, masking, SystemClock(), keep)
+    return Queries(reader, masking, SystemClock(), keep)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from broker_jobs.broker.names import work_queue
+from broker_jobs.cli.connections import asking, connected, reading
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import asking, connected, reading
-from broker_jobs.cli.show import print_json, print_table
+from broker_jobs.cli.output import print_json, print_table
 from broker_jobs.errors import BrokerError
-from broker_jobs.exchange.names import work_queue
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 app = typer.Typer(help="List, pause, resume and purge queues.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,8 +28,8 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
     depths: dict[str, tuple[int, int] | None] = {}
     if not settings.embedded:
         try:
-            with connected(settings, "queues list") as exchange:
-                depths = {name: exchange.depth(work_queue(name)) for name in counts}
+            with connected(settings, "queues list") as broker:
+                depths = {name: broker.depth(work_queue(name)) for name in counts}
         except BrokerError as error:
             typer.echo(f"warning: {error}", err=True)
     listed = [

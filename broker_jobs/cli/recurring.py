@@ -11,16 +11,16 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from broker_jobs.beat import schedule as cron
-from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
+from broker_jobs.beat import cron as cron
+from broker_jobs.cli.connections import asking, reading
+from broker_jobs.cli.masked import Unmasked, body_of, queries_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import asking, reading
-from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
+from broker_jobs.cli.output import moment, print_json, print_pairs, print_table
 from broker_jobs.clock import Instant
 from broker_jobs.errors import OptionError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from broker_jobs.store.kept import ScheduleRow
+    from broker_jobs.store.records import ScheduleRow
     from broker_jobs.store.row import Row
 
 app = typer.Typer(
@@ -39,9 +39,9 @@ def list_recurring(
     """List recurring jobs."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        lookup = lookup_of(reader, settings, unmasked=unmasked)
+        queries = queries_of(reader, settings, unmasked=unmasked)
         schedules = [
-            dataclasses.replace(row, call=body_of(lookup, row.call.encode(), unmasked=unmasked))
+            dataclasses.replace(row, call=body_of(queries, row.call.encode(), unmasked=unmasked))
             for row in reader.schedules()
         ]
     if as_json:
@@ -80,13 +80,13 @@ def show(
     """Show one: what it runs, its next times in its time zone, and how its last runs ended."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        from broker_jobs.store.search import Search  # noqa: PLC0415  # here its library is known to be installed
+        from broker_jobs.store.search import SearchQuery  # noqa: PLC0415  # here its library is known to be installed
 
         row = reader.schedule(name)
-        lookup = lookup_of(reader, settings, unmasked=unmasked)
-        call = {} if row is None else json.loads(body_of(lookup, row.call.encode(), unmasked=unmasked))
+        queries = queries_of(reader, settings, unmasked=unmasked)
+        call = {} if row is None else json.loads(body_of(queries, row.call.encode(), unmasked=unmasked))
         names = [] if row is not None else [schedule.name for schedule in reader.schedules()]
-        made = reader.search(Search(recurring=name, limit=runs)).rows if runs else []
+        made = reader.search(SearchQuery(recurring=name, limit=runs)).rows if runs else []
     if row is None:
         raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; broker-jobs recurring list")
     upcoming = _upcoming(row)

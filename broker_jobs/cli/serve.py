@@ -22,8 +22,8 @@ from broker_jobs.cli.options import (
     given_of,
     settings_of,
 )
-from broker_jobs.cli.target import application_of, load_application, load_target
-from broker_jobs.job.envelope import new_id
+from broker_jobs.cli.program import application_of, load_application, load_target
+from broker_jobs.messages.envelope import new_id
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
 from broker_jobs.processes.signals import leave_soon

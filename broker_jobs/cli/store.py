@@ -1,4 +1,4 @@
-"""The commands about the store: what it is, what is parked in it, and the word a person gives after a restore."""
+"""The commands about the store: what it is, its dead letters, and what a person says after a restore or a move."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
+from broker_jobs.cli.connections import commanding, opened, reading
+from broker_jobs.cli.masked import Unmasked, body_of, queries_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import commanding, opened, reading
-from broker_jobs.cli.show import moment, print_json, print_pairs, print_table
+from broker_jobs.cli.output import moment, print_json, print_pairs, print_table
 from broker_jobs.errors import UsageError
-from broker_jobs.outcome.command import DeleteParked, ReplayParked
-from broker_jobs.outcome.event import MAX_ID_CHARS
+from broker_jobs.messages.commands import DeleteDeadLetter, ReplayDeadLetter
+from broker_jobs.messages.events import MAX_ID_CHARS
 
 app = typer.Typer(
     help="Look at the store; accept one that was restored, adopt one whose broker has moved.",
@@ -30,11 +30,11 @@ def show(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> No
         whose = reader.installation()
         counts = reader.counts()
         workers = reader.workers()
-        parked = reader.parked_count()
+        dead_letters = reader.dead_letter_count()
     if as_json:
         print_json(
             dataclasses.asdict(meta)
-            | {"installation": whose, "counts": counts, "workers": len(workers), "parked": parked}
+            | {"installation": whose, "counts": counts, "workers": len(workers), "dead": dead_letters}
         )
         return
     print_pairs(
@@ -46,7 +46,7 @@ def show(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> No
             ("last written", moment(meta.last_tick_at or None) or "never by a coordinator"),
             *((str(state), count) for state, count in counts.items()),
             ("workers", len(workers)),
-            ("parked", parked),
+            ("dead", dead_letters),
         ]
     )
 
@@ -87,13 +87,13 @@ def adopt(
         raise UsageError("say whose store it is: give --url amqp://user:password@host:5672/vhost (or BROKER_JOBS_URL)")
     if not yes:
         typer.confirm("The jobs in the store then belong to this broker. Go on?", abort=True)
-    with opened(settings, whosever=True) as whole:
+    with opened(settings, any_installation=True) as whole:
         from broker_jobs.store import installation  # noqa: PLC0415  # here its library is known to be installed
 
         typer.echo(f"the store belongs to {installation.adopt(whole, settings.url, also=also)}")
 
 
-parked_app = typer.Typer(
+dead_letters_app = typer.Typer(
     help="List messages nobody could read or decide; replay or delete one.",
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -101,8 +101,8 @@ parked_app = typer.Typer(
 ParkedId = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As the list shows it.")]
 
 
-@parked_app.callback()
-def parked(  # noqa: PLR0917  # its options; typer gives them by name
+@dead_letters_app.callback()
+def dead_letters(  # noqa: PLR0917  # its options; typer gives them by name
     context: typer.Context,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
     unmasked: Unmasked = False,
@@ -114,43 +114,43 @@ def parked(  # noqa: PLR0917  # its options; typer gives them by name
 
     Each is one record, kept whole, its neighbours were applied. --json prints the bodies (masked) and the tracebacks.
     One that a newer version wrote is decided by the first coordinator that can read it; all others wait for
-    `parked replay`.
+    `dead-lettered replay`.
     """
     if context.invoked_subcommand is not None:
         return
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        rows = reader.parked(limit)
+        rows = reader.dead_letters(limit)
         if as_json:
-            lookup = lookup_of(reader, settings, unmasked=unmasked)
+            queries = queries_of(reader, settings, unmasked=unmasked)
             print_json(
-                [dataclasses.asdict(row) | {"body": body_of(lookup, row.body, unmasked=unmasked)} for row in rows]
+                [dataclasses.asdict(row) | {"body": body_of(queries, row.body, unmasked=unmasked)} for row in rows]
             )
             return
     print_table(
         ("id", "at", "origin", "bytes", "reason"),
         [(row.id, moment(row.at), row.origin, len(row.body), row.reason.partition("\n")[0]) for row in rows],
-        empty="nothing is parked",
+        empty="nothing is dead-lettered",
     )
 
 
-@parked_app.command("replay")
+@dead_letters_app.command("replay")
 def replay(id: ParkedId, url: Url = None) -> None:
     """Decide a message again, once its cause is mended. Refused with the reason where it still cannot be."""
-    with commanding(settings_of(url=url)) as asker:
-        asker.command(ReplayParked(**asker.stamp(), parked_id=_checked(id)))
+    with commanding(settings_of(url=url)) as requests:
+        requests.command(ReplayDeadLetter(**requests.stamp(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\treplayed")
 
 
-@parked_app.command("delete")
+@dead_letters_app.command("delete")
 def delete(id: ParkedId, url: Url = None) -> None:
     """Forget a message for good."""
-    with commanding(settings_of(url=url)) as asker:
-        asker.command(DeleteParked(**asker.stamp(), parked_id=_checked(id)))
+    with commanding(settings_of(url=url)) as requests:
+        requests.command(DeleteDeadLetter(**requests.stamp(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\tdeleted")
 
 
 def _checked(id: str) -> str:
     if len(id) > MAX_ID_CHARS:
-        raise UsageError(f"no parked message has an id of {len(id):_} characters; see broker-jobs parked")
+        raise UsageError(f"no dead letter has an id of {len(id):_} characters; see broker-jobs dead-letters")
     return id

@@ -6,10 +6,10 @@ import dataclasses
 
 import typer
 
-from broker_jobs.cli.masked import Unmasked, body_of, lookup_of
+from broker_jobs.cli.connections import reading
+from broker_jobs.cli.masked import Unmasked, body_of, queries_of
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
-from broker_jobs.cli.reach import reading
-from broker_jobs.cli.show import print_json, print_table
+from broker_jobs.cli.output import print_json, print_table
 
 app = typer.Typer(help="List which jobs events make.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,9 +26,9 @@ def list_subscriptions(
     """List the subscriptions that programs declare: event, job, program."""
     settings = settings_of(url=url, store=store)
     with reading(settings) as reader:
-        lookup = lookup_of(reader, settings, unmasked=unmasked)
+        queries = queries_of(reader, settings, unmasked=unmasked)
         rows = [
-            dataclasses.replace(row, call=body_of(lookup, row.call.encode(), unmasked=unmasked))
+            dataclasses.replace(row, call=body_of(queries, row.call.encode(), unmasked=unmasked))
             for row in reader.subscriptions()
         ]
     if as_json:

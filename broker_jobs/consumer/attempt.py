@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker_jobs.clock import Instant
-from broker_jobs.consumer.around import inside, inside_async
+from broker_jobs.consumer.event_loop import LoopStopped
 from broker_jobs.consumer.finish import RunCoroutine, finish, finish_async
-from broker_jobs.consumer.loop import LoopStopped
-from broker_jobs.consumer.outcomes import (
+from broker_jobs.consumer.hooks import inside, inside_async
+from broker_jobs.consumer.outcome import (
     EXPIRED,
-    CutOff,
+    Interruption,
     NotRun,
     Outcome,
     misfit,
@@ -31,7 +31,7 @@ from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.current import CurrentJob, JobCancelled, running
 from broker_jobs.function.depends import filled, filled_async, with_gaps
 from broker_jobs.function.registry import Around
-from broker_jobs.job.envelope import Envelope
+from broker_jobs.messages.envelope import Envelope
 
 
 def expired(envelope: Envelope, now: Instant) -> Outcome | None:
@@ -52,9 +52,9 @@ def attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corout
 
 
 def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Outcome:
-    function = run.taken.function
+    function = run.received.function
     try:
-        args, kwargs = function.signature.decode(run.taken.delivery.body)
+        args, kwargs = function.signature.decode(run.received.delivery.body)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
         return misfit(error)
     try:
@@ -73,9 +73,9 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
 
 async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
     """Run a coroutine function on this event loop; cancelled from outside through its task."""
-    function = run.taken.function
+    function = run.received.function
     try:
-        args, kwargs = function.signature.decode(run.taken.delivery.body)
+        args, kwargs = function.signature.decode(run.received.delivery.body)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
         return misfit(error)
     try:
@@ -96,7 +96,7 @@ def _ended(run: Run, value: Any) -> Outcome:
     if run.told and value is None:
         return _stopped(run)
     try:
-        return returned(run.taken.function.signature.encode_result(value))
+        return returned(run.received.function.signature.encode_result(value))
     except Exception as error:  # noqa: BLE001  # the work is done: whatever is wrong with the result is no failure
         return unwritable(error)
 
@@ -105,8 +105,8 @@ def _broke(run: Run, error: BaseException) -> Outcome:
     if isinstance(error, JobCancelled | asyncio.CancelledError) and run.cancel_reason is not None:
         return _stopped(run, error)
     if run.told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
-        return CutOff()  # what a function raises as it is cut off, a client's own error say, is no failure of it
-    return raised(error, run.taken.function.options.retry_on)
+        return Interruption()  # what a function raises as it is cut off, a client's own error say, is no failure of it
+    return raised(error, run.received.function.options.retry_on)
 
 
 def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
@@ -115,8 +115,8 @@ def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
         case "deleted" | None:
             return stopped()
         case "timeout":
-            return timed_out(run.taken.envelope.policy.timeout or 0.0, error)
+            return timed_out(run.received.envelope.policy.timeout or 0.0, error)
         case "shutdown":
-            return CutOff()
+            return Interruption()
         case "lease":
             return NotRun("shutdown")

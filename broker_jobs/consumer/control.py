@@ -12,25 +12,25 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import ValidationError
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message
 from broker_jobs.clock import Clock
-from broker_jobs.consumer.fences import Fences
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Exchange, Message, Subscription
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import Control, Hello, Reply
-from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.consumer.revocations import Revocations
+from broker_jobs.messages.commands import Control, Hello, Reply
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.events import WorkerRef
 
 logger = logging.getLogger(__name__)
 
 
-class ControlLink:
+class ControlSubscription:
     """The private queue a worker hears the coordinator by."""
 
     def __init__(
         self,
-        exchange: Exchange,
+        broker: Broker,
         clock: Clock,
-        fences: Fences,
+        fences: Revocations,
         ref: WorkerRef,
         *,
         queues: Sequence[str],
@@ -39,16 +39,16 @@ class ControlLink:
         cancel: Callable[[Iterable[str]], None],
         changed: Callable[[], None],
     ) -> None:
-        self._exchange = exchange
+        self._broker = broker
         self._clock = clock
-        self._fences = fences
+        self._revocations = fences
         self._ref = ref
         self._queues = list(queues)
         self._version = version
         self._running = running
         self._cancel = cancel
         self._changed = changed
-        self._subscription: Subscription | None = None
+        self._subscription: Consumer | None = None
         self._queue_name = ""
         self._hello_id = ""
         self._hello_said = False
@@ -59,7 +59,7 @@ class ControlLink:
         """Bind the private queue and say hello; tolerates twice."""
         if self._subscription is not None:
             return
-        self._queue_name, self._subscription = self._exchange.subscribe_private(
+        self._queue_name, self._subscription = self._broker.subscribe_private(
             self._take, bind_to=names.CONTROL, on_ready=self._on_ready
         )
         if not self._hello_said:
@@ -95,7 +95,7 @@ class ControlLink:
             reply_to=self._queue_name,
             correlation_id=hello.id,
         )
-        self._exchange.publish([message])
+        self._broker.publish([message])
 
     def _take(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -116,7 +116,7 @@ class ControlLink:
         else:
             control = Control.model_validate(reply.detail)
         answer = reply is not None and reply.id == self._hello_id
-        self._fences.learn(control, self._clock.monotonic(), asked=answer)
+        self._revocations.learn(control, self._clock.monotonic(), asked=answer)
         self._cancel(control.cancel)
         self._changed()
         if answer:

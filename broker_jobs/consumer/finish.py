@@ -15,7 +15,7 @@ from contextlib import AsyncContextDecorator, ContextDecorator
 from types import CoroutineType
 from typing import Any, TypeAlias
 
-from broker_jobs.consumer.around import inside_async
+from broker_jobs.consumer.hooks import inside_async
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.registry import Around
@@ -39,7 +39,7 @@ def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCo
         return finish(value.result(), run, arounds, run_coroutine)
     if inspect.isawaitable(value):
         return run_coroutine(_inside_hooks(value, run, arounds), run)
-    _refuse_unrun(value, run.taken.function.name)
+    _refuse_unrun(value, run.received.function.name)
     return value
 
 
@@ -53,12 +53,12 @@ async def finish_async(value: Any, run: Run) -> Any:
         if isinstance(value, concurrent.futures.Future):
             value = await asyncio.wrap_future(value)
         elif inspect.isawaitable(value):
-            _refuse_foreign(value, run.taken.function.name)
+            _refuse_foreign(value, run.received.function.name)
             last, value = value, await value
             if value is last:  # a client that connects when it is awaited, and gives itself
                 return value
         else:
-            _refuse_unrun(value, run.taken.function.name)
+            _refuse_unrun(value, run.received.function.name)
             return value
     return value
 

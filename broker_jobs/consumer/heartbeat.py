@@ -5,47 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker_jobs.clock import Clock
-from broker_jobs.consumer.fences import Fences
-from broker_jobs.consumer.ready import Ready
-from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.event_sender import EventSender, event_json
+from broker_jobs.consumer.local_queue import LocalQueue
+from broker_jobs.consumer.process_stats import ProcessStats
+from broker_jobs.consumer.reporter import Reporter
+from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
-from broker_jobs.consumer.vitals import Vitals
-from broker_jobs.outcome.emit import Emitter, event_json
-from broker_jobs.outcome.event import Heartbeat
+from broker_jobs.messages.events import Heartbeat
 
 LEASE_SECONDS = 30.0
 """What the coordinator grants (rule R7); it counts log time, which is never faster than ours."""
 LEASE_MARGIN_SECONDS = 10.0
 
 
-class Heart:
+class HeartbeatSender:
     """Puts a heartbeat among the events every `period_seconds`; one at a time, as an unheard one needs no second."""
 
     def __init__(
         self,
         *,
-        emitter: Emitter,
+        event_sender: EventSender,
         clock: Clock,
         running: Running,
-        ready: Sequence[Ready],
-        fences: Fences,
+        ready: Sequence[LocalQueue],
+        fences: Revocations,
         reporter: Reporter,
         queues: Sequence[str],
         concurrency: int,
         period_seconds: float,
         version: str,
     ) -> None:
-        self._emitter = emitter
+        self._event_sender = event_sender
         self._clock = clock
         self._running = running
         self._ready = ready
-        self._fences = fences
+        self._revocations = fences
         self._reporter = reporter
         self._queues = list(queues)
         self._concurrency = concurrency
         self._period_seconds = period_seconds
         self._version = version
-        self._vitals = Vitals()
+        self._process_stats = ProcessStats()
         self._next_monotonic = clock.monotonic()
         self._unconfirmed = False
         self._heard_monotonic = clock.monotonic()
@@ -59,15 +59,15 @@ class Heart:
 
     def beat(self, *, leaving: bool = False) -> None:
         """Say now what this worker has."""
-        cpu_percent, rss_bytes = self._vitals.read()
+        cpu_percent, rss_bytes = self._process_stats.read()
         said_monotonic = self._clock.monotonic()
         heartbeat = Heartbeat(
             at=self._clock.now(),
-            running=[(run.taken.envelope.id, run.taken.envelope.epoch) for run in self._running.all()],
-            held=[taken.envelope.id for ready in self._ready for taken in ready.held()],
+            running=[(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()],
+            held=[received.envelope.id for ready in self._ready for received in ready.held()],
             queues=self._queues,
             concurrency=self._concurrency,
-            control_version=self._fences.version,
+            control_version=self._revocations.version,
             done=self._reporter.done,
             cpu_percent=cpu_percent,
             rss_bytes=rss_bytes,
@@ -80,7 +80,7 @@ class Heart:
             self._unconfirmed = False
             self._heard_monotonic = said_monotonic  # a lease begins when the beat was said, not when it was confirmed
 
-        self._emitter.put(event_json(heartbeat), heard)
+        self._event_sender.put(event_json(heartbeat), heard)
 
     def lease_is_ending(self) -> bool:
         """Whether what the coordinator owns may soon be started elsewhere."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
-from broker_jobs.consumer.fences import Fences
 from broker_jobs.consumer.finish import RunCoroutine
-from broker_jobs.consumer.outcomes import NotRun, Outcome, stopped
-from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.outcome import NotRun, Outcome, stopped
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
+from broker_jobs.consumer.reporter import Reporter
+from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.consumer.taken import Taken
 from broker_jobs.function.current import CurrentJob
 from broker_jobs.function.registry import Around
 
@@ -32,7 +32,7 @@ class Runner:
     def __init__(
         self,
         running: Running,
-        fences: Fences,
+        fences: Revocations,
         reporter: Reporter,
         clock: Clock,
         arounds: Sequence[Around],
@@ -41,7 +41,7 @@ class Runner:
         batch_of: Callable[[str], Batch] | None = None,
     ) -> None:
         self._running = running
-        self._fences = fences
+        self._revocations = fences
         self._reporter = reporter
         self._clock = clock
         self._arounds = arounds
@@ -50,37 +50,37 @@ class Runner:
         self._stopping = False
 
     def refuse_new(self) -> None:
-        """From now on what is given to run is handed back."""
+        """From now on what is given to run is returned."""
         self._stopping = True
 
-    def run(self, taken: Taken) -> None:
+    def run(self, received: ReceivedDelivery) -> None:
         """Run a sync job in this thread."""
-        run = Run(taken, self._clock.now(), self._clock.monotonic())
+        run = Run(received, self._clock.now(), self._clock.monotonic())
         self._running.add(run)  # before the look whether we stop: who stops looks in the other order
         if self._refused(run):
             return
-        outcome = expired(taken.envelope, run.started_at)
-        if outcome is None and taken.envelope.careful:
+        outcome = expired(received.envelope, run.started_at)
+        if outcome is None and received.envelope.careful:
             outcome = self._say_started(run)
         if outcome is None:
             outcome = attempt(run, self._current(run), self._arounds, self._run_coroutine)
         self._running.remove(run)
         self._reporter.ended(run, outcome)
 
-    async def run_async(self, taken: Taken) -> None:
+    async def run_async(self, received: ReceivedDelivery) -> None:
         """Run an async job on this loop."""
-        run = Run(taken, self._clock.now(), self._clock.monotonic())
+        run = Run(received, self._clock.now(), self._clock.monotonic())
         self._running.add(run)
         if self._refused(run):
             return
         if (task := asyncio.current_task()) is not None:
             run.set_task(task)
-        if run.deadline_monotonic is not None and taken.envelope.policy.timeout is not None:
-            alarm = asyncio.get_running_loop().call_later(taken.envelope.policy.timeout, run.cancel, "timeout")
+        if run.deadline_monotonic is not None and received.envelope.policy.timeout is not None:
+            alarm = asyncio.get_running_loop().call_later(received.envelope.policy.timeout, run.cancel, "timeout")
         else:
             alarm = None
-        outcome = expired(taken.envelope, run.started_at)
-        if outcome is None and taken.envelope.careful:
+        outcome = expired(received.envelope, run.started_at)
+        if outcome is None and received.envelope.careful:
             outcome = await self._say_started_async(run)
         if outcome is None:
             outcome = await attempt_async(run, self._current(run), self._arounds)
@@ -90,16 +90,16 @@ class Runner:
         self._reporter.ended(run, outcome)
 
     def _refused(self, run: Run) -> bool:
-        taken = run.taken
-        reason = "shutdown" if self._stopping else self._fences.refuses(taken.envelope, taken.queue)
+        received = run.received
+        reason = "shutdown" if self._stopping else self._revocations.refuses(received.envelope, received.queue)
         if reason is None:
             return False
         self._running.remove(run)
-        self._reporter.hand_back(taken, reason)
+        self._reporter.return_delivery(received, reason)
         return True
 
     def _current(self, run: Run) -> CurrentJob:
-        envelope = run.taken.envelope
+        envelope = run.received.envelope
         batch = None
         if envelope.batch is not None and self._batch_of is not None:
             batch = self._batch_of(envelope.batch)
@@ -137,7 +137,7 @@ class Runner:
             return stopped()
         if self._stopping or run.cancel_reason is not None:
             return NotRun("shutdown")
-        reason = self._fences.refuses(run.taken.envelope, run.taken.queue)
+        reason = self._revocations.refuses(run.received.envelope, run.received.queue)
         return None if reason is None else NotRun(reason)
 
 

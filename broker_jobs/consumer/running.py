@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from broker_jobs.clock import Instant
-from broker_jobs.consumer.taken import Taken
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 
 CancelReason: TypeAlias = Literal["deleted", "timeout", "shutdown", "lease"]
 
@@ -32,18 +32,18 @@ class Run:
         "owned",
         "progress",
         "progress_monotonic",
+        "received",
         "started_at",
         "started_monotonic",
-        "taken",
         "task",
         "told",
     )
 
-    def __init__(self, taken: Taken, started_at: Instant, started_monotonic: float) -> None:
-        self.taken = taken
+    def __init__(self, received: ReceivedDelivery, started_at: Instant, started_monotonic: float) -> None:
+        self.received = received
         self.started_at = started_at
         self.started_monotonic = started_monotonic
-        timeout = taken.envelope.policy.timeout
+        timeout = received.envelope.policy.timeout
         self.deadline_monotonic = None if timeout is None else started_monotonic + timeout
         self.cancel_reason: CancelReason | None = None
         """Why it was asked to stop; the first reason stands."""
@@ -127,7 +127,7 @@ class Running:
         """Ask the runs of these jobs to stop, as they were deleted."""
         wanted = set(job_ids)
         for run in self.all() if wanted else ():
-            if run.taken.envelope.id in wanted:
+            if run.received.envelope.id in wanted:
                 run.cancel("deleted")
 
     def __len__(self) -> int:

@@ -17,30 +17,30 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
 from broker_jobs.clock import Clock, SystemClock
-from broker_jobs.consumer.control import ControlLink
-from broker_jobs.consumer.fences import Fences
-from broker_jobs.consumer.heartbeat import Heart
-from broker_jobs.consumer.intake import Intake
-from broker_jobs.consumer.loop import Loop
-from broker_jobs.consumer.observer import NoObserver, Observer
-from broker_jobs.consumer.park import Parker
-from broker_jobs.consumer.pulse import Pulse
-from broker_jobs.consumer.ready import Ready
-from broker_jobs.consumer.report import Reporter
+from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.control import ControlSubscription
+from broker_jobs.consumer.dead_letter import DeadLetterPublisher
+from broker_jobs.consumer.event_loop import EventLoop
+from broker_jobs.consumer.event_sender import EventSender
+from broker_jobs.consumer.flow_control import FlowControl
+from broker_jobs.consumer.heartbeat import HeartbeatSender
+from broker_jobs.consumer.local_queue import LocalQueue
+from broker_jobs.consumer.maintenance import MaintenanceThread
+from broker_jobs.consumer.monitor import Monitor
+from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
+from broker_jobs.consumer.receiver import Receiver
+from broker_jobs.consumer.reporter import Reporter
+from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.consumer.settle import Settler
-from broker_jobs.consumer.tap import Tap
-from broker_jobs.consumer.threads import Threads
-from broker_jobs.consumer.watch import Watch
+from broker_jobs.consumer.thread_pool import ThreadPool
 from broker_jobs.errors import UsageError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Exchange, Failure, Message, Subscription
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.emit import Emitter
-from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.events import WorkerRef
 from broker_jobs.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ HELLO_SECONDS = 5.0
 STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
 CANCEL_SECONDS = 5.0
-"""What RabbitMQ gets to end the deliveries; those that still come meanwhile are handed back."""
+"""What RabbitMQ gets to end the deliveries; those that still come meanwhile are returned."""
 STOP_NOW_SECONDS = 1.0
 """What the confirms get when there is no time; what has none counts as a crash of this worker."""
 FLUSH_SECONDS = 5.0
@@ -63,61 +63,63 @@ class Worker:
     def __init__(
         self,
         registry: Registry,
-        exchange: Exchange,
+        broker: Broker,
         *,
         queues: Sequence[str],
         concurrency: int,
         settings: Settings,
         clock: Clock | None = None,
         ref: WorkerRef | None = None,
-        observer: Observer | None = None,
+        observer: WorkerObserver | None = None,
     ) -> None:
         self.ref = ref or _own_ref()
-        self._exchange = exchange
+        self._broker = broker
         self._queues = tuple(queues)
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
-        self._observer: Observer = observer or NoObserver()
+        self._observer: WorkerObserver = observer or NoWorkerObserver()
         self._lock = threading.Lock()
         self._started = False
         self._stopping = False
         self._stopped = False
-        self._subscription: Subscription | None = None
+        self._subscription: Consumer | None = None
         self._next_second = 0.0
 
         self._running = Running()
-        self._fences = Fences()
-        self._settler = Settler(self._clock)
-        self._emitter = Emitter(self._send, self.ref, self._clock, settle=self._settler.settle)
-        self._tap = Tap(
+        self._revocations = Revocations()
+        self._acknowledger = Acknowledger(self._clock)
+        self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
+        self._flow_control = FlowControl(
             self._queues,
-            self._fences,
-            self._emitter,
+            self._revocations,
+            self._event_sender,
             self._running,
             concurrency=concurrency,
             prefetch_max=settings.prefetch_max,
         )
-        self._reporter = Reporter(self._emitter, self._clock, self._observer, self._tap.ran, volatile=settings.embedded)
-        self._parker = Parker(exchange, self._settler, settings.publish_timeout)
+        self._reporter = Reporter(
+            self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.embedded
+        )
+        self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._runner = Runner(
             self._running,
-            self._fences,
+            self._revocations,
             self._reporter,
             self._clock,
             registry.around,
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
         )
-        self._ready = Ready(self._queues)
-        self._ready_async = Ready(self._queues)
-        self._threads = Threads(self._ready, self._runner.run, concurrency)
-        self._loop = Loop(self._ready_async, self._runner.run_async, concurrency)
-        self._intake = Intake(
+        self._ready = LocalQueue(self._queues)
+        self._ready_async = LocalQueue(self._queues)
+        self._threads = ThreadPool(self._ready, self._runner.run, concurrency)
+        self._loop = EventLoop(self._ready_async, self._runner.run_async, concurrency)
+        self._receiver = Receiver(
             registry=registry,
-            settler=self._settler,
-            parker=self._parker,
+            acknowledger=self._acknowledger,
+            dead_letter_publisher=self._dead_letter_publisher,
             reporter=self._reporter,
-            fences=self._fences,
+            fences=self._revocations,
             clock=self._clock,
             observer=self._observer,
             sync=self._ready,
@@ -125,31 +127,31 @@ class Worker:
             asynchronous=self._ready_async,
             wake_loop=self._loop.wake,
         )
-        self._heart = Heart(
-            emitter=self._emitter,
+        self._heartbeat_sender = HeartbeatSender(
+            event_sender=self._event_sender,
             clock=self._clock,
             running=self._running,
             ready=(self._ready, self._ready_async),
-            fences=self._fences,
+            fences=self._revocations,
             reporter=self._reporter,
             queues=self._queues,
             concurrency=concurrency,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
         )
-        self._watch = Watch(
+        self._monitor = Monitor(
             running=self._running,
             ready=(self._ready, self._ready_async),
             reporter=self._reporter,
-            settler=self._settler,
-            heart=self._heart,
+            acknowledger=self._acknowledger,
+            heartbeat_sender=self._heartbeat_sender,
             clock=self._clock,
             handover_after=settings.handover_after,
         )
-        self._control = ControlLink(
-            exchange,
+        self._control = ControlSubscription(
+            broker,
             self._clock,
-            self._fences,
+            self._revocations,
             self.ref,
             queues=self._queues,
             version=_version(),
@@ -157,7 +159,7 @@ class Worker:
             cancel=self._running.cancel,
             changed=self._control_changed,
         )
-        self._pulse = Pulse(self._begin, self._look)
+        self._maintenance = MaintenanceThread(self._begin, self._look)
 
     @property
     def running(self) -> bool:
@@ -181,10 +183,10 @@ class Worker:
             if self._started:
                 return
             self._started = True
-        self._pulse.start()
+        self._maintenance.start()
 
     def stop(self, timeout: float = 30.0) -> bool:
-        """Stop taking jobs, hand back what is not started, let what runs end, tell all of it, and leave.
+        """Stop taking jobs, return what is not started, let what runs end, tell all of it, and leave.
 
         What still runs after `timeout` seconds is asked to stop and has a second for it; coroutines are cancelled. What
         even then runs is told as interrupted: its thread ends with the process, its delivery goes back to RabbitMQ, and
@@ -195,7 +197,7 @@ class Worker:
         logger.info("worker %s stops: %d running jobs have %g s to end", self.ref.id, len(self._running), timeout)
         if self._subscription is not None:
             self._subscription.cancel()
-        self._hand_back_unstarted()
+        self._return_unstarted()
         if not self._wait(lambda: len(self._running) == 0, timeout):
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
@@ -207,24 +209,26 @@ class Worker:
         ended = len(self._running) == 0
         if ended:  # nothing is between being taken and being told any more
             ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
-        told = self._wait(lambda: self._emitter.waiting == 0 and self._parker.waiting == 0, FLUSH_SECONDS)
+        told = self._wait(
+            lambda: self._event_sender.waiting == 0 and self._dead_letter_publisher.waiting == 0, FLUSH_SECONDS
+        )
         if told:
-            self._heart.beat(leaving=True)
-            told = self._wait(lambda: self._emitter.waiting == 0, FLUSH_SECONDS)
+            self._heartbeat_sender.beat(leaving=True)
+            told = self._wait(lambda: self._event_sender.waiting == 0, FLUSH_SECONDS)
         if not told:
-            logger.error("%d outcomes were not confirmed; their deliveries come back", self._emitter.waiting)
-        self._settler.acknowledge_rest()
+            logger.error("%d outcomes were not confirmed; their deliveries come back", self._event_sender.waiting)
+        self._acknowledger.acknowledge_rest()
         self._end()
         return ended
 
     def stop_now(self) -> None:
-        """Stop at once: what runs is told as interrupted, not waited for; what is unsettled goes back to RabbitMQ."""
+        """Stop at once: report what runs as interrupted without waiting for it; unacknowledged deliveries go back."""
         first = self._refuse_new()
         if first:
-            self._hand_back_unstarted()
+            self._return_unstarted()
         self._cancel_runs()
         self._cut_off_runs()
-        self._wait(lambda: self._emitter.waiting == 0, STOP_NOW_SECONDS)
+        self._wait(lambda: self._event_sender.waiting == 0, STOP_NOW_SECONDS)
         if first or not self._stopped:
             self._end(wait=False)
 
@@ -241,14 +245,14 @@ class Worker:
         with self._lock:
             if self._stopping:
                 return
-            self._subscription = self._exchange.subscribe(
+            self._subscription = self._broker.subscribe(
                 [names.work_queue(queue) for queue in self._queues],
-                self._intake.take,
-                prefetch=self._tap.prefetch,
+                self._receiver.take,
+                prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
             )
-        self._settler.use(self._subscription)
-        self._tap.use(self._subscription)
+        self._acknowledger.use(self._subscription)
+        self._flow_control.use(self._subscription)
         logger.info("worker %s takes jobs of %s", self.ref.id, ", ".join(self._queues))
 
     def _refuse_new(self) -> bool:
@@ -259,23 +263,23 @@ class Worker:
                 return False
             self._stopping = True
         self._control.answered.set()  # whoever waits for it need not any more
-        self._intake.close()
+        self._receiver.close()
         self._runner.refuse_new()
         return True
 
     def _end(self, *, wait: bool = True) -> None:
         self._stopped = True
-        self._pulse.stop(1.0 if wait else 0.0)
+        self._maintenance.stop(1.0 if wait else 0.0)
         self._control.stop()
         if self._subscription is not None and (self._settings.embedded or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
         self._threads.stop(0.0)
         self._loop.stop(0.0)
 
-    def _hand_back_unstarted(self) -> None:
+    def _return_unstarted(self) -> None:
         for ready in (self._ready, self._ready_async):
-            for taken in ready.remove(lambda _: True):
-                self._reporter.hand_back(taken, "shutdown")
+            for received in ready.remove(lambda _: True):
+                self._reporter.return_delivery(received, "shutdown")
 
     def _cancel_runs(self) -> None:
         for run in self._running.all():
@@ -296,25 +300,25 @@ class Worker:
     # --- while it runs ---
 
     def _look(self) -> None:
-        self._emitter.repeat_failed()
-        self._parker.repeat()
-        self._settler.look()
-        self._watch.look()
-        self._heart.look()
+        self._event_sender.repeat_failed()
+        self._dead_letter_publisher.repeat()
+        self._acknowledger.look()
+        self._monitor.look()
+        self._heartbeat_sender.look()
         now = self._clock.monotonic()
-        self._tap.look(now)
+        self._flow_control.look(now)
         if now >= self._next_second:
             self._next_second = now + 1.0
-            self._fences.forget(now)
+            self._revocations.forget(now)
             held = len(self._ready) + len(self._ready_async)
-            self._observer.in_flight(len(self._running), held, self._emitter.waiting)
+            self._observer.in_flight(len(self._running), held, self._event_sender.waiting)
 
     def _lost(self, channel: int) -> None:
-        """The broker has the unsettled deliveries of this channel again: what is not started must not start here."""
-        self._settler.lost(channel)
+        """The broker has the deliveries of this channel again: those that have not started must not start here."""
+        self._acknowledger.lost(channel)
         dropped = 0
         for ready in (self._ready, self._ready_async):
-            dropped += len(ready.remove(lambda taken: taken.place.channel == channel))
+            dropped += len(ready.remove(lambda received: received.place.channel == channel))
         logger.warning(
             "the connection was lost: %d unstarted jobs belong to RabbitMQ again, %d running ones go on and are told",
             dropped,
@@ -322,25 +326,25 @@ class Worker:
         )
 
     def _control_changed(self) -> None:
-        self._tap.apply_pauses()
-        if paused := self._fences.paused:
+        self._flow_control.apply_pauses()
+        if paused := self._revocations.paused:
             for ready in (self._ready, self._ready_async):
-                for taken in ready.remove(lambda taken: taken.queue in paused):
-                    self._reporter.hand_back(taken, "pause")
+                for received in ready.remove(lambda received: received.queue in paused):
+                    self._reporter.return_delivery(received, "pause")
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         return self._loop.run_coroutine(coroutine, run)
 
     def _runs(self) -> list[tuple[str, int]]:
-        return [(run.taken.envelope.id, run.taken.envelope.epoch) for run in self._running.all()]
+        return [(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()]
 
     def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
         message = Message(names.REPORT, names.LOG_KEY, body, type="events")
-        future = self._exchange.publish([message], timeout=self._settings.publish_timeout)
+        future = self._broker.publish([message], timeout=self._settings.publish_timeout)
         future.add_done_callback(partial(_told, ended))
 
 
-def _told(ended: Callable[[str | None], None], future: Future[list[Failure | None]]) -> None:
+def _told(ended: Callable[[str | None], None], future: Future[list[PublishFailure | None]]) -> None:
     failure = future.result()[0]
     ended(None if failure is None else failure.reason or failure.kind.value)
 

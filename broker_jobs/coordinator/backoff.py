@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker_jobs.job.envelope import Policy
+from broker_jobs.messages.envelope import Policy
 
 
 def retry_delay(policy: Policy, retry: int, chance: Callable[[], float]) -> float:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from pydantic import BaseModel, ConfigDict
 
 from broker_jobs.clock import Instant
-from broker_jobs.coordinator.record import JobRecord
-from broker_jobs.coordinator.transition import Said
-from broker_jobs.job.state import FINAL, State
-from broker_jobs.outcome.command import BulkDelete, BulkRequeue, DeleteJob, Filter, Reply, RequeueJob
-from broker_jobs.store.kept import MarkRow
-from broker_jobs.store.row import Row, Why
-from broker_jobs.store.select import Wanted
+from broker_jobs.coordinator.records import JobRecord
+from broker_jobs.coordinator.state_machine import Decision
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
+from broker_jobs.messages.state import FINAL, State
+from broker_jobs.store.records import WorkItemRow
+from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.selection import JobSelection
 from broker_jobs.store.write import Transaction
 
 DELETE, REQUEUE = "bulk delete", "bulk requeue"
@@ -26,12 +26,12 @@ KINDS = (DELETE, REQUEUE)
 NOT_ENDED = tuple(state for state in State if not state.is_final)
 
 
-class Left(BaseModel):
+class BulkRemainder(BaseModel):
     """What is left of a bulk command, as its mark keeps it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filter: Filter
+    filter: JobFilter
     by: str
     since: Instant
     """When it came, by the latest clock: jobs made later are not meant."""
@@ -43,14 +43,14 @@ class Left(BaseModel):
     refused: int = 0
 
 
-def begin(tx: Transaction, command: BulkDelete | BulkRequeue, now: Instant) -> MarkRow | str:
+def begin(tx: Transaction, command: BulkDelete | BulkRequeue, now: Instant) -> WorkItemRow | str:
     """The mark of a bulk command, or why it is refused."""
     state = command.filter.state
     if isinstance(command, BulkRequeue) and state is not None and state not in FINAL:
         return f"only ended jobs can be requeued together, not {state} ones: failed, deleted or succeeded"
     until, since = tx.extent(now)
-    left = Left(filter=command.filter, by=command.by, since=since, until=until)
-    return MarkRow(command.kind, command.id, left.model_dump_json(exclude_none=True))
+    left = BulkRemainder(filter=command.filter, by=command.by, since=since, until=until)
+    return WorkItemRow(command.kind, command.id, left.model_dump_json(exclude_none=True))
 
 
 def started() -> dict[str, object]:
@@ -60,14 +60,14 @@ def started() -> dict[str, object]:
 
 def work(
     tx: Transaction,
-    mark: MarkRow,
+    work_item: WorkItemRow,
     limit: int,
     *,
     rows: dict[str, Row],
     see: Callable[[Iterable[str]], None],
-    decide: Callable[[JobRecord], Said],
+    decide: Callable[[JobRecord], Decision],
     now: Instant,
-) -> tuple[MarkRow | None, int]:
+) -> tuple[WorkItemRow | None, int]:
     """Work off a page: what is left of the mark (None: nothing), and how many jobs were decided.
 
     Args:
@@ -79,36 +79,38 @@ def work(
         decide: has a record decided and its row put into `rows`.
         now: wall time.
     """
-    left = Left.model_validate_json(mark.outcome)
-    wanted = wanted_of(mark.kind, left.filter, left.since)
+    left = BulkRemainder.model_validate_json(work_item.outcome)
+    wanted = wanted_of(work_item.kind, left.filter, left.since)
     page = tx.matching(wanted, after=left.after, until=left.until, limit=limit)
     see(page.ids)
     done = refused = 0
     for id in page.ids:
         row = rows[id]
-        if row.state not in wanted.states or (row.why == Why.ALIAS and not wanted.aliases):
+        if row.state not in wanted.states or (row.reason_code == Reason.ALIAS and not wanted.aliases):
             continue  # decided a moment ago, in this transaction
-        if _decide(mark, left.by, id, decide, now).refused is None:
+        if _decide(work_item, left.by, id, decide, now).refused is None:
             done += 1
         else:
             refused += 1
     left = left.model_copy(update={"after": page.after, "done": left.done + done, "refused": left.refused + refused})
     detail = {"started": True, "finished": page.done, "done": left.done, "refused": left.refused}
-    tx.note(mark.target, Reply(id=mark.target, detail=detail).model_dump_json(exclude_none=True))
-    rest = None if page.done else MarkRow(mark.kind, mark.target, left.model_dump_json(exclude_none=True))
+    tx.note(work_item.target, Reply(id=work_item.target, detail=detail).model_dump_json(exclude_none=True))
+    rest = None if page.done else WorkItemRow(work_item.kind, work_item.target, left.model_dump_json(exclude_none=True))
     return rest, len(page.ids)
 
 
-def _decide(mark: MarkRow, by: str, id: str, decide: Callable[[JobRecord], Said], now: Instant) -> Said:
-    if mark.kind == DELETE:
-        return decide(DeleteJob(id=mark.target, at=now, by=by, job_id=id))
-    return decide(RequeueJob(id=mark.target, at=now, by=by, job_id=id))
+def _decide(
+    work_item: WorkItemRow, by: str, id: str, decide: Callable[[JobRecord], Decision], now: Instant
+) -> Decision:
+    if work_item.kind == DELETE:
+        return decide(DeleteJob(id=work_item.target, at=now, by=by, job_id=id))
+    return decide(RequeueJob(id=work_item.target, at=now, by=by, job_id=id))
 
 
-def wanted_of(kind: str, given: Filter, since: Instant) -> Wanted:
+def wanted_of(kind: str, given: JobFilter, since: Instant) -> JobSelection:
     """Which jobs a bulk command means that came at `since`."""
     usual = tuple(State) if given.ids is not None else NOT_ENDED if kind == DELETE else (State.FAILED,)
-    return Wanted(
+    return JobSelection(
         states=usual if given.state is None else (given.state,), queue=given.queue, job=given.job, batch=given.batch,
         recurring=given.recurring, tag=given.tag, created_from=given.created_after, created_before=given.created_before,
         known_at=since, error_text=given.error_text, ids=None if given.ids is None else tuple(given.ids),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker_jobs.beat import schedule as cron
+from broker_jobs.beat import cron as cron
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import recurring
-from broker_jobs.coordinator.record import Fired
+from broker_jobs.coordinator.records import Fired
 from broker_jobs.errors import OptionError
-from broker_jobs.job import codec
-from broker_jobs.outcome.command import (
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import (
+    BeatHeartbeat,
     DeclareFunctions,
     DeclareRecurring,
     DeclareSubscriptions,
@@ -23,13 +24,12 @@ from broker_jobs.outcome.command import (
     RemoveRecurring,
     RunJob,
     Schedule,
-    ScheduleView,
-    Sighting,
+    ScheduleReply,
     TriggerRecurring,
 )
-from broker_jobs.outcome.published import Published
-from broker_jobs.store.kept import SubscriptionRow
-from broker_jobs.store.shown import FunctionRow, PartRow
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.store.records import SubscriptionRow
+from broker_jobs.store.views import ComponentRow, FunctionRow
 from broker_jobs.store.write import Transaction
 
 
@@ -101,7 +101,7 @@ def run(command: RunJob) -> tuple[str, Fired | str]:
         envelope = codec.decode(command.call)
     except codec.Undecodable as error:
         return "", f"the call cannot be read: {error}"
-    if envelope.hold is not None or envelope.fills or envelope.batch is not None:
+    if envelope.after is not None or envelope.result_args or envelope.batch is not None:
         return envelope.id, "a person's job waits for its time and for nothing else"
     envelope = envelope.evolve(epoch=0, attempt=1, parent=None, recurring=None)
     return envelope.id, Fired(envelope, codec.encode(envelope).decode())
@@ -163,21 +163,21 @@ def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
     tx.save_functions(command.origin, rows, at=command.at, last=command.last)
 
 
-def sighted(tx: Transaction, command: Sighting) -> None:
+def beat_heartbeat(tx: Transaction, command: BeatHeartbeat) -> None:
     """Keep that a beat lives."""
-    row = PartRow(command.by, "beat", command.host, command.pid, command.version, active=True, seen_at=command.at)
-    tx.save_part(row)
+    row = ComponentRow(command.by, "beat", command.host, command.pid, command.version, active=True, seen_at=command.at)
+    tx.save_component(row)
 
 
-def published(tx: Transaction, event: Published) -> list[Fired]:
+def published(tx: Transaction, event: PublishedEvent) -> list[Fired]:
     """The jobs of an event, one for each subscription."""
     return [recurring.answered(row, event) for row in tx.subscriptions(event.event)]
 
 
-def views(tx: Transaction) -> list[ScheduleView]:
+def views(tx: Transaction) -> list[ScheduleReply]:
     """What beats are told of the schedules."""
     return [
-        ScheduleView(
+        ScheduleReply(
             name=row.name,
             cron=row.cron,
             tz=row.tz,

@@ -19,59 +19,59 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import LEVELS
+from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
+from broker_jobs.coordinator.due_timers import DueTimers
 from broker_jobs.coordinator.engine import Effects, Engine
-from broker_jobs.coordinator.gate import AHEAD_SECONDS, Gate
-from broker_jobs.coordinator.inbox import MOST_INPUTS, Inbox, Piece
-from broker_jobs.coordinator.leases import LEFT
-from broker_jobs.coordinator.listen import (
+from broker_jobs.coordinator.input_queue import MOST_INPUTS, InputQueue, QueuedInput
+from broker_jobs.coordinator.inputs import (
     NEWER,
-    Again,
-    Asked,
-    Beaten,
-    Chunked,
+    CheckpointRead,
+    ChunkReceived,
+    CommandReceived,
+    HeartbeatReceived,
     Input,
-    Marked,
-    Orphaned,
-    Unread,
-    Work,
+    ReadAgain,
+    UnknownParents,
+    Unreadable,
+    WorkItemsWaiting,
     alone,
     read_again,
 )
-from broker_jobs.coordinator.observer import Observer
+from broker_jobs.coordinator.leases import LEFT
+from broker_jobs.coordinator.lost_messages import LostMessageDetector
+from broker_jobs.coordinator.observer import CoordinatorObserver
 from broker_jobs.coordinator.overdue import Overdue
-from broker_jobs.coordinator.questions import reply
-from broker_jobs.coordinator.record import (
-    Due,
+from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS, PreciseTimer
+from broker_jobs.coordinator.queries import reply
+from broker_jobs.coordinator.records import (
+    FromWorker,
     JobRecord,
     LeaseOver,
+    ProvenLost,
     Released,
-    Swept,
-    Told,
-    Unreleased,
+    ReleaseFailed,
+    ReleaseUnknown,
+    TimerDue,
     Unroutable,
-    Unsure,
     job_id,
 )
-from broker_jobs.coordinator.sweep import Sweep
-from broker_jobs.coordinator.timers import Timers
 from broker_jobs.errors import BrokerError, BrokerRefused, StoreError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.delay import STEPS
-from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription, Unsent
-from broker_jobs.exchange.topology import fixed_topology, work_topology
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import made_at, new_id
-from broker_jobs.outcome.batch import Seal
-from broker_jobs.outcome.command import Control, DeleteParked, ReplayParked, Reply
-from broker_jobs.outcome.event import HandedBack, Tick
-from broker_jobs.outcome.published import Published
-from broker_jobs.outcome.whereabouts import Whereabouts, here
+from broker_jobs.messages import codec
+from broker_jobs.messages.batch import BatchCommit
+from broker_jobs.messages.commands import Control, DeleteDeadLetter, ReplayDeadLetter, Reply
+from broker_jobs.messages.envelope import made_at, new_id
+from broker_jobs.messages.events import Returned, Tick
+from broker_jobs.messages.process_info import ProcessInfo, this_process
+from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.settings import Settings
-from broker_jobs.store.kept import ParkedRow
 from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store
+from broker_jobs.store.records import DeadLetterRow
 from broker_jobs.store.row import Row
 
 logger = logging.getLogger(__name__)
@@ -88,12 +88,12 @@ LOOK_EVERY_SECONDS = 10.0
 PURGE_EVERY_SECONDS = 60.0
 PURGE_ROWS = 1_000
 WATCH_EVERY_SECONDS = 5.0
-ORPHANS_EVERY_SECONDS = 600.0
+UNKNOWN_PARENTS_EVERY_SECONDS = 600.0
 NEVER_SEEN_SECONDS = 86_400.0
 """A parent that was not seen for so long is not waited for any more."""
-MOST_ORPHANS = 500
-LADDER_EVERY_LOOKS = 6
-"""The ladder has many queues and moves slowly."""
+MOST_UNKNOWN_PARENTS = 500
+DELAY_QUEUES_EVERY_LOOKS = 6
+"""The delay queues has many queues and moves slowly."""
 WEDGED_SECONDS = 60.0
 STORE_PATIENCE_SECONDS = 300.0
 """A store that is away for longer: give the deliveries back once, come again when it answers."""
@@ -104,15 +104,15 @@ SLOW_SECONDS = 1.0
 LEAST_INPUTS = 100
 MOST_IN_FLIGHT = 10_000
 """Releases that may wait for their confirms: what is due beyond them waits in the store, not in memory."""
-MOST_RINGS = 2_000
+MOST_DUE_NOTICES = 2_000
 MOST_DUE = 50_000
 """Timers that one look sets; when they have rung and there are more, it looks again."""
 MOST_SAID = 500
 MOST_TRACED = 4_000
 """Characters of an error, and of its traceback, that are kept with what it was raised by."""
 PARKED_PAGE = 100
-FAREWELL_SECONDS = 2.0
-PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.PARKED: 100}
+FINAL_TICK_SECONDS = 2.0
+PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
 
 
 Stored = TypeVar("Stored")
@@ -152,29 +152,29 @@ class Coordinator:
 
     def __init__(
         self,
-        exchange: Exchange,
+        broker: Broker,
         store: Store,
         settings: Settings,
         clock: Clock,
         *,
         id: str | None = None,
-        observer: Observer | None = None,
+        observer: CoordinatorObserver | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
         self.id = id or new_id()
-        self._exchange = exchange
+        self._broker = broker
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._observer = observer or Observer()
+        self._observer = observer or CoordinatorObserver()
         self._on_fatal = on_fatal or _ignore
         self._engine = Engine(store, self.id, since=clock.now(), max_body=settings.max_body, keep=_keep(settings))
-        self._inbox = Inbox()
-        self._timers = Timers()
-        self._gate = Gate(clock, self._publish_releases, self._clock_went_back)
-        self._sweep = Sweep()
-        self._subscriptions: dict[str, Subscription] = {}
-        self._ear: Subscription | None = None
+        self._input_queue = InputQueue()
+        self._timers = DueTimers()
+        self._precise_timer = PreciseTimer(clock, self._publish_releases, self._clock_went_back)
+        self._lost_messages = LostMessageDetector()
+        self._subscriptions: dict[str, Consumer] = {}
+        self._control_consumer: Consumer | None = None
         self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._looks = itertools.count()
         self._overdue = Overdue()
@@ -195,13 +195,13 @@ class Coordinator:
         self._rounds = 0
         self._serial = 0
         self._store_id = ""
-        self._whereabouts = Whereabouts()
+        self._process_info = ProcessInfo()
         never = float("-inf")
         self._log_heard = never
         self._last_tick = never
         self._last_look = never
         self._last_purge = never
-        self._last_orphans = clock.monotonic()
+        self._last_unknown_parents = clock.monotonic()
         self._store_down_since: float | None = None
 
     # ---- life
@@ -211,16 +211,16 @@ class Coordinator:
         if self._thread is not None:
             return
         self._stopping.clear()
-        self._whereabouts = here()
+        self._process_info = this_process()
         if self._settings.declare:
-            self._exchange.apply(fixed_topology())
+            self._broker.apply(fixed_topology())
         meta = self._store.reader.meta()
         self._store_id, self._serial = meta.store_id, meta.serial
         self._decide_newer()
         self._subscribe()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="coordinator-watch", daemon=True)
-        self._gate.start()
+        self._precise_timer.start()
         self._thread.start()
         self._watcher.start()
         logger.info("coordinator %s started on store %s", self.id, self._store.url_masked)
@@ -233,9 +233,9 @@ class Coordinator:
         for subscription in self._subscriptions.values():
             subscription.cancel()
         self._stopping.set()
-        self._inbox.wake()
+        self._input_queue.wake()
         thread.join(timeout)
-        self._gate.stop()
+        self._precise_timer.stop()
         if watcher is not None:
             watcher.join(timeout)
         self._unsubscribe()
@@ -265,12 +265,12 @@ class Coordinator:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set() and self._fatal is None:
-                self._inbox.wait(self._patience())
+                self._input_queue.wait(self._patience())
                 self._step()
                 self._rounds += 1
             self._drain()
             if self._fatal is None:
-                self._farewell()
+                self._send_final_tick()
             else:
                 self._unsubscribe()
         except _NotStoredError:
@@ -291,47 +291,47 @@ class Coordinator:
         self._forget_lost()
         self._tick()
         self._activity()
-        pieces = self._inbox.take(self._most)
+        pieces = self._input_queue.take(self._most)
         if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
             self._log_heard = self._clock.monotonic()
             self._activity()
         if self._active and self._frozen is None and self._able():
             pieces += [
-                Piece(Due(id), None)
-                for id in self._timers.ring(self._clock.now() + AHEAD_SECONDS, min(MOST_RINGS, self._most))
+                QueuedInput(TimerDue(id), None)
+                for id in self._timers.ring(self._clock.now() + AHEAD_SECONDS, min(MOST_DUE_NOTICES, self._most))
             ]
         if pieces:
             self._declare_queues(pieces)
             self._commit(pieces)
-            self._inbox.settle(self._subscriptions)
+            self._input_queue.acknowledge(self._subscriptions)
         self._purge()
 
     def _able(self) -> bool:
         """Whether a release would go out now; during an alarm it would only wait, expire, and be made again."""
-        if self._stopping.is_set() or not self._exchange.connected or self._exchange.blocked:
+        if self._stopping.is_set() or not self._broker.connected or self._broker.blocked:
             return False
         return self._in_flight < MOST_IN_FLIGHT
 
     def _drain(self) -> None:
         """The releases that were published are noted before leaving, so that nobody has to be unsure of them."""
         deadline = self._clock.monotonic() + RELEASE_TIMEOUT_SECONDS
-        while self._in_flight > 0 or self._inbox.has_own():
+        while self._in_flight > 0 or self._input_queue.has_own():
             if self._fatal is not None or self._clock.monotonic() > deadline:
                 return
-            self._inbox.wait(0.1)
-            own = self._inbox.take(self._most)
+            self._input_queue.wait(0.1)
+            own = self._input_queue.take(self._most)
             if own:
                 self._commit(own)
-                self._inbox.settle(self._subscriptions)
+                self._input_queue.acknowledge(self._subscriptions)
 
-    def _farewell(self) -> None:
+    def _send_final_tick(self) -> None:
         """A last tick, which nobody here reads: whoever comes next learns how far the store had come.
 
         So it notices when the store was put back to a backup meanwhile.
         """
         serial = max(self._serial, self._frozen or 0)
-        tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._whereabouts)
-        self._exchange.publish([tick], timeout=FAREWELL_SECONDS).result()
+        tick = release.tick(self.id, self._store_id, serial, self._clock.now(), self._process_info)
+        self._broker.publish([tick], timeout=FINAL_TICK_SECONDS).result()
 
     def _next_tick(self) -> float:
         """When the next tick is sent: a second after the one before, if that was read."""
@@ -344,10 +344,10 @@ class Coordinator:
         self._last_tick = now
         serial = max(self._serial, self._frozen or 0)  # who comes after a restart is to learn of it too
         sent_at = self._clock.now()
-        tick = release.tick(self.id, self._store_id, serial, sent_at, self._whereabouts)
+        tick = release.tick(self.id, self._store_id, serial, sent_at, self._process_info)
         self._engine.tick_sent(sent_at)
-        self._exchange.publish([tick, release.mark(tick)] if self._active else [tick], timeout=5.0)
-        self._engine.questions.forget(self._clock.now())
+        self._broker.publish([tick, release.checkpoint(tick)] if self._active else [tick], timeout=5.0)
+        self._engine.queries.forget(self._clock.now())
 
     def _activity(self) -> None:
         active = self.active
@@ -363,14 +363,14 @@ class Coordinator:
             self._active = False
             self._observer.active(False)
             self._timers.clear()
-            self._sweep.worker_lost()
+            self._lost_messages.worker_lost()
             logger.info("coordinator %s has had no log delivery for %g s: it stands by", self.id, ACTIVE_SECONDS)
         rung = self._more_due and not self._timers
         if active and (rung or self._clock.monotonic() - self._last_look >= LOOK_EVERY_SECONDS):
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """A lost bell or a failover costs a moment, not a job: the rows know their time."""
+        """A lost due notice or a failover costs a moment, not a job: the rows know their time."""
         self._last_look = self._clock.monotonic()
         before = self._clock.now() + LOOK_AHEAD_SECONDS
 
@@ -385,7 +385,7 @@ class Coordinator:
 
     # ---- one transaction and what follows it
 
-    def _commit(self, pieces: list[Piece]) -> None:
+    def _commit(self, pieces: list[QueuedInput]) -> None:
         started = self._clock.monotonic()
         effects = self._apply_safely(pieces)
         now = self._clock.monotonic()
@@ -401,7 +401,7 @@ class Coordinator:
         elif seconds < SLOW_SECONDS / 4:
             self._most = min(MOST_INPUTS, self._most * 2)
 
-    def _apply_safely(self, pieces: list[Piece]) -> list[Effects]:
+    def _apply_safely(self, pieces: list[QueuedInput]) -> list[Effects]:
         """All pieces in one transaction; when a decision raises, in halves, until the one that raises is put aside."""
         try:
             return self._apply([piece.input for piece in pieces])
@@ -424,22 +424,22 @@ class Coordinator:
         self._rounds += 1
         return [effects]
 
-    def _put_aside(self, piece: Piece, error: Exception) -> list[Effects]:
+    def _put_aside(self, piece: QueuedInput, error: Exception) -> list[Effects]:
         """Keep a record that cannot be decided, without its neighbours, for a person to look at and to replay."""
-        logger.error("a record cannot be decided; it is set aside (see broker-jobs parked)", exc_info=error)
+        logger.error("a record cannot be decided; it is set aside (see broker-jobs dead-letters)", exc_info=error)
         if piece.delivery is None:
             return []
         said = " ".join(str(getattr(error, "orig", None) or error).split())
         asked = piece.input
-        if isinstance(asked, Asked) and asked.reply_to:
+        if isinstance(asked, CommandReceived) and asked.reply_to:
             refusal = Reply(id=asked.command.id, ok=False, refused=f"it cannot be carried out: {said}"[:MOST_SAID])
-            self._exchange.publish([reply(asked.reply_to, refusal)], timeout=RELEASE_TIMEOUT_SECONDS)
-            if isinstance(asked.command, ReplayParked | DeleteParked):
+            self._broker.publish([reply(asked.reply_to, refusal)], timeout=RELEASE_TIMEOUT_SECONDS)
+            if isinstance(asked.command, ReplayDeadLetter | DeleteDeadLetter):
                 return []  # what it names is kept, and who asked for it knows
         trace = "".join(traceback.format_tb(error.__traceback__))
         reason = f"{type(error).__name__}: {said}"[:MOST_SAID] + "\n" + trace[-MOST_TRACED:]
-        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(piece.delivery.queue, "parked")
-        return self._apply([Unread(origin, reason, alone(piece.delivery, piece.input))])
+        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(piece.delivery.queue, "dead")
+        return self._apply([Unreadable(origin, reason, alone(piece.delivery, piece.input))])
 
     def _persist(self, work: Callable[[], Stored]) -> Stored:
         """The result of a transaction; while the store is away it is tried again, and nothing is acknowledged."""
@@ -475,9 +475,11 @@ class Coordinator:
         self._serial = effects.meta.serial
         for kind, count in effects.kinds.items():
             self._observer.records(kind, count)
-        for origin, reason in effects.parked:
-            logger.error("a message of the %s was parked: %s; look at it with broker-jobs parked", origin, reason)
-            self._observer.parked(origin)
+        for origin, reason in effects.dead_letters:
+            logger.error(
+                "a message of the %s was dead-lettered: %s; look at it with broker-jobs dead-letters", origin, reason
+            )
+            self._observer.dead_letters(origin)
         for note in effects.notes:
             self._observer.noted(note)
         if effects.caught_up and not self._caught_up:
@@ -491,20 +493,20 @@ class Coordinator:
         if effects.foreign is not None:
             logger.error("coordinator %s writes another store than this one: it is told to stop", effects.foreign)
             only = Control(version=0, store=self._store_id)
-            self._exchange.publish([release.broadcast(only)], timeout=RELEASE_TIMEOUT_SECONDS)
+            self._broker.publish([release.broadcast(only)], timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.control is not None:
-            news = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
-            self._exchange.publish(news, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._told)
+            broadcasts = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
+            self._broker.publish(broadcasts, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._told)
         if effects.messages:
-            self._exchange.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
+            self._broker.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
         if effects.releases:
             self._release(effects.releases, effects.release_messages)
             self._observer.released(len(effects.releases), effects.late)
         self._set_timers(effects)
         if effects.next:
-            self._inbox.add(list(effects.next))
+            self._input_queue.add(list(effects.next))
         if effects.more:
-            self._inbox.add([Work()])
+            self._input_queue.add([WorkItemsWaiting()])
         now = self._clock.monotonic()
         if effects.counted_at is not None and now - self._last_tick > TICK_SECONDS:
             self._last_tick = now  # it came late: a whole second passes before the next one
@@ -517,19 +519,19 @@ class Coordinator:
             for id, due_at in effects.timers:
                 self._timers.set(id, due_at)
         elif effects.timers:
-            self._exchange.publish(release.looks([id for id, _ in effects.timers]), timeout=RELEASE_TIMEOUT_SECONDS)
+            self._broker.publish(release.looks([id for id, _ in effects.timers]), timeout=RELEASE_TIMEOUT_SECONDS)
 
     # ---- releases
 
     def _release(self, rows: list[Row], messages: list[Message]) -> None:
         if not self.active:
-            self._inbox.add([Unreleased(row.id, row.epoch, "its coordinator stepped down") for row in rows])
+            self._input_queue.add([ReleaseFailed(row.id, row.epoch, "its coordinator stepped down") for row in rows])
             return
         self._fly(len(rows))
         now = self._clock.now()
         early = [pair for pair in zip(rows, messages, strict=True) if (pair[0].released_at or 0.0) > now]
         if early:
-            self._gate.hold([row for row, _ in early], [message for _, message in early])
+            self._precise_timer.hold([row for row, _ in early], [message for _, message in early])
             timely = [pair for pair in zip(rows, messages, strict=True) if (pair[0].released_at or 0.0) <= now]
             rows, messages = [row for row, _ in timely], [message for _, message in timely]
         self._publish_releases(rows, messages)
@@ -537,33 +539,33 @@ class Coordinator:
     def _publish_releases(self, rows: list[Row], messages: list[Message]) -> None:
         for start in range(0, len(rows), 1_000):
             chunk = [(row.id, row.epoch) for row in rows[start : start + 1_000]]
-            future = self._exchange.publish(messages[start : start + 1_000], timeout=RELEASE_TIMEOUT_SECONDS)
+            future = self._broker.publish(messages[start : start + 1_000], timeout=RELEASE_TIMEOUT_SECONDS)
             future.add_done_callback(lambda done, chunk=chunk: self._confirmed(chunk, done))  # type: ignore[misc]
 
-    def _confirmed(self, chunk: list[tuple[str, int]], done: Future[list[Failure | None]]) -> None:
+    def _confirmed(self, chunk: list[tuple[str, int]], done: Future[list[PublishFailure | None]]) -> None:
         """On the exchange's I/O thread: what became of the releases is news for the next transaction."""
         records: list[Input] = []
         for (id, epoch), failure in zip(chunk, done.result(), strict=True):
             if failure is None:
                 records.append(Released(id, epoch))
-            elif failure.kind is Unsent.NOT_SENT:
-                records.append(Unreleased(id, epoch, failure.reason))
+            elif failure.kind is Unconfirmed.NOT_SENT:
+                records.append(ReleaseFailed(id, epoch, failure.reason))
             else:
-                records.append(Unsure(id, epoch))
+                records.append(ReleaseUnknown(id, epoch))
         # First the news, then the count: who waits for the last one takes it in then. That all went well is no reason
         # for a transaction of its own: most outcomes come in the next one.
         if all(isinstance(record, Released) for record in records) and not self._stopping.is_set():
-            self._inbox.add_quietly(records)
+            self._input_queue.add_quietly(records)
         else:
-            self._inbox.add(records)
+            self._input_queue.add(records)
         self._fly(-len(chunk))
 
     def _clock_went_back(self, rows: list[Row]) -> None:
         """On the gate's thread: the time of these is far away again."""
-        self._inbox.add([Unreleased(row.id, row.epoch, "the clock was set back") for row in rows])
+        self._input_queue.add([ReleaseFailed(row.id, row.epoch, "the clock was set back") for row in rows])
         self._fly(-len(rows))
 
-    def _told(self, done: Future[list[Failure | None]]) -> None:
+    def _told(self, done: Future[list[PublishFailure | None]]) -> None:
         """On the exchange's I/O thread: who missed a part of the news must not believe that it has all of it."""
         if any(failure is not None for failure in done.result()):
             self._engine.untold = True
@@ -583,8 +585,8 @@ class Coordinator:
             level = logging.INFO if reason == LEFT else logging.WARNING
             logger.log(level, "%s: worker %s; its jobs are looked after", reason, worker)
             self._engine.forget_worker(worker)
-            self._sweep.worker_lost()
-        self._inbox.add(list(self._persist(lambda: self._found(dead, log_now, read_until))))
+            self._lost_messages.worker_lost()
+        self._input_queue.add(list(self._persist(lambda: self._found(dead, log_now, read_until))))
 
     def _found(self, dead: list[tuple[str, str]], log_now: float, read_until: Instant) -> list[JobRecord]:
         now = self._clock.now()
@@ -593,7 +595,7 @@ class Coordinator:
             for worker, reason in dead:
                 records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
                 tx.remove_worker(worker)
-            records += [Due(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
+            records += [TimerDue(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
             over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
             self._engine.leases.watch([worker for worker in tx.owners() if worker not in over], log_now)
             records += self._engine.unsure_in(tx, now, log_now)
@@ -601,12 +603,12 @@ class Coordinator:
             # What is out in the rows may have ended long ago: the log must have been read beyond the look at the queue.
             while self._depths and self._depths[0].seen_at + LOOK_TAKES_SECONDS < read_until:
                 depth = self._depths.popleft()
-                before = self._sweep.seen(depth.queue, depth.ready, log_now, depth.seen_at)
+                before = self._lost_messages.seen(depth.queue, depth.ready, log_now, depth.seen_at)
                 if before is None:
                     continue
                 held = self._engine.held_by_workers() if held is None else held
                 ids = [id for id in tx.out_since(depth.queue, before, limit=2_000) if id not in held]
-                records += [Swept(row.id, row.epoch) for row in tx.load(ids).values()]
+                records += [ProvenLost(row.id, row.epoch) for row in tx.load(ids).values()]
         return records
 
     def _freeze(self, serial: int, accepted_serial: int) -> None:
@@ -636,14 +638,14 @@ class Coordinator:
 
         if self._persist(purge) < PURGE_ROWS:
             self._last_purge = self._clock.monotonic()
-            self._inbox.add([Work()])
+            self._input_queue.add([WorkItemsWaiting()])
 
-    def _declare_queues(self, pieces: list[Piece]) -> None:
+    def _declare_queues(self, pieces: list[QueuedInput]) -> None:
         """A job whose queue does not exist: the queue is declared, so that its first job may come before its worker."""
         declared: dict[str, str | None] = {}
         for number, piece in enumerate(pieces):
-            event = piece.input.event if isinstance(piece.input, Told) else None
-            if not isinstance(event, HandedBack) or event.reason != "no queue":
+            event = piece.input.event if isinstance(piece.input, FromWorker) else None
+            if not isinstance(event, Returned) or event.reason != "no queue":
                 continue
             try:
                 queue = codec.decode(event.envelope).queue
@@ -654,14 +656,14 @@ class Coordinator:
             refused = declared[queue]
             if refused is not None:
                 lost = Unroutable(event.id, event.epoch, refused, event.envelope)
-                pieces[number] = Piece(lost, piece.delivery)
+                pieces[number] = QueuedInput(lost, piece.delivery)
 
     def _declare(self, queue: str) -> str | None:
         """Why the queue cannot be; None where it exists now, or the broker is away and the job will come again."""
         if not self._settings.declare:
             return f"queue {queue!r} does not exist; declare it: broker-jobs topology apply -Q {queue}"
         try:
-            self._exchange.apply(work_topology(queue), timeout=DECLARE_TIMEOUT_SECONDS)
+            self._broker.apply(work_topology(queue), timeout=DECLARE_TIMEOUT_SECONDS)
         except BrokerRefused as error:
             return f"queue {queue!r} does not exist and cannot be declared: {error}"
         except BrokerError as error:
@@ -680,20 +682,27 @@ class Coordinator:
         while page:
             for row in page:
                 inputs = read_again(row)
-                if inputs and not any(isinstance(one, Unread) for one in inputs) and self._are_known(row, inputs):
+                if inputs and not any(isinstance(one, Unreadable) for one in inputs) and self._are_known(row, inputs):
                     self._decide_again(row)
             page = self._store.reader.parked_newer(after=page[-1], limit=PARKED_PAGE)
 
-    def _are_known(self, row: ParkedRow, inputs: list[Input]) -> bool:
+    def _are_known(self, row: DeadLetterRow, inputs: list[Input]) -> bool:
         """Whether none of their jobs can have ended and been forgotten."""
         forgotten = self._clock.now() - _least_kept(self._settings)
         for one in inputs:
             match one:
-                case Chunked():
+                case ChunkReceived():
                     ids = [member.envelope.id for member in one.members]
-                case Seal() | Published() | Tick() | Beaten():
+                case BatchCommit() | PublishedEvent() | Tick() | HeartbeatReceived():
                     ids = []
-                case Asked() | Again() | Marked() | Orphaned() | Unread() | Work():
+                case (
+                    CommandReceived()
+                    | ReadAgain()
+                    | CheckpointRead()
+                    | UnknownParents()
+                    | Unreadable()
+                    | WorkItemsWaiting()
+                ):
                     return False
                 case _:
                     ids = [job_id(one)]
@@ -704,17 +713,17 @@ class Coordinator:
                 return False
         return True
 
-    def _decide_again(self, row: ParkedRow) -> None:
+    def _decide_again(self, row: DeadLetterRow) -> None:
         try:
-            effects = self._engine.apply([Again(row.id)], self._clock.now(), may_release=False)
+            effects = self._engine.apply([ReadAgain(row.id)], self._clock.now(), may_release=False)
         except StoreError:
             raise
         except Exception as error:
             logger.exception("message %s can be read now, but not be decided: it is for a person", row.id)
             with self._store.transaction() as tx:
-                tx.unpark(row.id)
+                tx.drop_dead_letter(row.id)
                 reason = f"{type(error).__name__}: {error}"[:MOST_SAID]
-                tx.park(
+                tx.add_dead_letter(
                     row.id.replace(NEWER, "", 1), at=row.at, origin=row.origin, reason=reason, body=row.body,
                     exchange=row.exchange, key=row.key, type=row.type, message_id=row.message_id,
                 )  # fmt: skip
@@ -724,16 +733,16 @@ class Coordinator:
 
     def _subscribe(self) -> None:
         for queue, prefetch in PREFETCH.items():
-            self._subscriptions[queue] = self._exchange.subscribe(
+            self._subscriptions[queue] = self._broker.subscribe(
                 [queue],
-                lambda deliveries, queue=queue: self._inbox.put(queue, deliveries),  # type: ignore[misc]
+                lambda deliveries, queue=queue: self._input_queue.put(queue, deliveries),  # type: ignore[misc]
                 prefetch=prefetch,
                 on_lost=lambda channel, queue=queue: self._lost_channel(queue, channel),  # type: ignore[misc]
             )
 
-        _, self._ear = self._exchange.subscribe_private(self._overhear, bind_to=names.CONTROL)
+        _, self._control_consumer = self._broker.subscribe_private(self._on_control, bind_to=names.CONTROL)
 
-    def _overhear(self, deliveries: list[Delivery]) -> None:
+    def _on_control(self, deliveries: list[Delivery]) -> None:
         """Of what is told to workers one thing is for coordinators: whose store is the truth."""
         for delivery in deliveries:
             try:
@@ -746,22 +755,22 @@ class Coordinator:
                     f"{self._store_id}, {self._store.url_masked}): two stores are two truths. "
                     "Give all coordinators one BROKER_JOBS_STORE"
                 )
-                self._inbox.wake()
+                self._input_queue.wake()
 
     def _unsubscribe(self) -> None:
-        if self._ear is not None:
-            self._ear.close()
+        if self._control_consumer is not None:
+            self._control_consumer.close()
         for subscription in self._subscriptions.values():
             subscription.close()
 
     def _lost_channel(self, queue: str, channel: int) -> None:
         self._lost.put((queue, channel))
-        self._inbox.wake()
+        self._input_queue.wake()
 
     def _forget_lost(self) -> None:
         try:
             while True:
-                self._inbox.lost(*self._lost.get_nowait())
+                self._input_queue.lost(*self._lost.get_nowait())
         except Empty:
             return
 
@@ -771,7 +780,7 @@ class Coordinator:
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
             try:
                 self._look_at_depths()
-                self._look_for_orphans()
+                self._look_for_unknown_parents()
             except (BrokerError, StoreError) as error:
                 logger.debug("no look at queue depths now: %s", error)
             except Exception:
@@ -784,25 +793,27 @@ class Coordinator:
                 self._unsubscribe()
                 return
 
-    def _look_for_orphans(self) -> None:
+    def _look_for_unknown_parents(self) -> None:
         """What waits for a parent that nobody has seen; only where all that was in the log has been read."""
         if not (self._active and self._caught_up and self._frozen is None):
             return
-        if self._clock.monotonic() - self._last_orphans < ORPHANS_EVERY_SECONDS:
+        if self._clock.monotonic() - self._last_unknown_parents < UNKNOWN_PARENTS_EVERY_SECONDS:
             return
         now = self._clock.now()
         made = now - _keep(self._settings)
-        found = self._store.reader.orphans(since=now - NEVER_SEEN_SECONDS, made=made, limit=MOST_ORPHANS)
+        found = self._store.reader.unknown_parents(
+            since=now - NEVER_SEEN_SECONDS, made=made, limit=MOST_UNKNOWN_PARENTS
+        )
         if found:
-            self._inbox.add([Orphaned(found)])
-        if len(found) < MOST_ORPHANS:
-            self._last_orphans = self._clock.monotonic()
+            self._input_queue.add([UnknownParents(found)])
+        if len(found) < MOST_UNKNOWN_PARENTS:
+            self._last_unknown_parents = self._clock.monotonic()
 
     def _look_at_depths(self) -> None:
         for queue, paused in self._store.reader.queues().items():
             self._observer.paused(queue, paused)
             seen_at = self._clock.now()
-            depth = self._exchange.depth(names.work_queue(queue))
+            depth = self._broker.depth(names.work_queue(queue))
             if depth is None:
                 continue
             if self._active:
@@ -810,15 +821,15 @@ class Coordinator:
             self._observer.depth(queue, *depth)
             released_at = self._store.reader.oldest(queue)
             self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - released_at))
-        looked = [names.LOG, names.COMMAND, names.DUE, names.PARKED]
-        if self._active and next(self._looks) % LADDER_EVERY_LOOKS == 0:
-            looked += [names.delay_queue(step) for step in range(STEPS)]
+        looked = [names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS]
+        if self._active and next(self._looks) % DELAY_QUEUES_EVERY_LOOKS == 0:
+            looked += [names.delay_queue(step) for step in range(LEVELS)]
         for queue in looked:
-            depth = self._exchange.depth(queue)
+            depth = self._broker.depth(queue)
             if depth is not None:
                 self._observer.depth(queue, *depth)
         overdue = self._overdue.seconds(self._store.reader.schedules(), self._clock.now())
-        self._observer.kept(self._store.reader.parked_count(), overdue)
+        self._observer.kept(self._store.reader.dead_letter_count(), overdue)
         self._observer.states({str(state): count for state, count in self._store.reader.counts().items()})
 
     def _fail(self, reason: str) -> None:

@@ -12,60 +12,55 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import level_seconds
+from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import bulk, commands
-from broker_jobs.coordinator.answers import Answers
-from broker_jobs.coordinator.edit import changes_arguments
-from broker_jobs.coordinator.fills import MissingResultError, filled, parents_of
-from broker_jobs.coordinator.leases import Leases
-from broker_jobs.coordinator.limits import Limits
-from broker_jobs.coordinator.listen import (
+from broker_jobs.coordinator.argument_edit import changes_arguments
+from broker_jobs.coordinator.broadcasts import Broadcasts
+from broker_jobs.coordinator.dependencies import DependencyRules
+from broker_jobs.coordinator.due_timers import HORIZON_SECONDS
+from broker_jobs.coordinator.inputs import (
     COPY_SLACK_SECONDS,
-    Again,
-    Asked,
-    Beaten,
-    Chunked,
+    CheckpointRead,
+    ChunkReceived,
+    CommandReceived,
+    HeartbeatReceived,
     Input,
-    Marked,
-    Orphaned,
-    Unread,
-    Work,
+    ReadAgain,
+    UnknownParents,
+    Unreadable,
+    WorkItemsWaiting,
     read_again,
 )
-from broker_jobs.coordinator.news import News
-from broker_jobs.coordinator.questions import Questions
-from broker_jobs.coordinator.record import (
-    Bell,
-    Due,
+from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.limits import LimitRules
+from broker_jobs.coordinator.queries import Queries
+from broker_jobs.coordinator.records import (
+    DependencyFailed,
+    DependencyMet,
+    DueNotice,
     Fired,
-    Held,
-    HoldOver,
-    Hopeless,
+    FromWorker,
     JobRecord,
     LeaseOver,
     Released,
-    Told,
-    Unsure,
+    ReleaseUnknown,
+    TimerDue,
+    WaitingCopy,
     job_id,
 )
 from broker_jobs.coordinator.recurring import PAGE, planned_id
-from broker_jobs.coordinator.release import ladder_copy, release
-from broker_jobs.coordinator.timers import HORIZON_SECONDS
-from broker_jobs.coordinator.transition import At, Said, decide, is_clear, is_due
-from broker_jobs.coordinator.waits import Waits
-from broker_jobs.exchange import names
-from broker_jobs.exchange.delay import step_seconds
-from broker_jobs.exchange.port import Message
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope
-from broker_jobs.job.state import State
-from broker_jobs.outcome.batch import Seal
-from broker_jobs.outcome.command import (
+from broker_jobs.coordinator.release import delay_copy, release
+from broker_jobs.coordinator.replies import Replies
+from broker_jobs.coordinator.result_arguments import MissingResultError, parents_of, with_results
+from broker_jobs.coordinator.state_machine import Context, Decision, decide, is_clear, is_due
+from broker_jobs.messages import codec
+from broker_jobs.messages.batch import BatchCommit
+from broker_jobs.messages.commands import (
     AcceptStore,
-    AskBatch,
-    AskFailures,
-    AskJob,
-    AskSchedules,
+    BeatHeartbeat,
     BulkDelete,
     BulkRequeue,
     Control,
@@ -73,35 +68,40 @@ from broker_jobs.outcome.command import (
     DeclareRecurring,
     DeclareSubscriptions,
     DeleteBatch,
+    DeleteDeadLetter,
     DeleteJob,
-    DeleteParked,
     Fence,
     Fire,
+    GetBatch,
+    GetJob,
     Hello,
+    ListFailures,
+    ListSchedules,
     PauseQueue,
     PauseRecurring,
     PutRecurring,
     RemoveRecurring,
-    ReplayParked,
+    ReplayDeadLetter,
     Reply,
     RequeueJob,
     RescheduleJob,
     RunJob,
     SetLimit,
-    Sighting,
     TriggerRecurring,
 )
-from broker_jobs.outcome.event import LogLine, Tick
-from broker_jobs.outcome.published import Published
-from broker_jobs.store.kept import Meta, WorkerRow
+from broker_jobs.messages.envelope import Envelope
+from broker_jobs.messages.events import LogLine, Tick
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.messages.state import State
 from broker_jobs.store.open import Store
-from broker_jobs.store.row import Row, Wire
-from broker_jobs.store.shown import PartRow
+from broker_jobs.store.records import Meta, WorkerRow
+from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.views import ComponentRow
 from broker_jobs.store.write import Transaction
 
 logger = logging.getLogger(__name__)
 
-NEVER_SEALED_SECONDS = 86_400.0
+NEVER_COMMITTED_SECONDS = 86_400.0
 """A batch whose producer died inside its block is given up after this."""
 RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
@@ -113,7 +113,7 @@ MOST_COORDINATORS = 100
 SHOWN_EVERY_SECONDS = 5.0
 WAITING_LOOKED_AT = 100
 """Of the runs that wait for the one before them: only the first goes on."""
-ALL_NEWS_SECONDS = 5.0
+ALL_BROADCASTS_SECONDS = 5.0
 """All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
 UNTOLD_SECONDS = 60.0
 """A publish ends in ten seconds; an own release without news after so long will have none."""
@@ -122,7 +122,7 @@ MOST_LOOKS = 100
 SMALL_CHARS = 4_096
 """Envelopes up to this length are kept decoded for the rest of a transaction."""
 _CHANCE = random.Random()  # our own, not the global one of the program we run in
-_NO_PARKED = "no parked message has this id"
+_NO_DEAD_LETTER = "no dead letter has this id"
 
 CLOCK_STEP_SECONDS = 60.0
 """A tick that is so much older than the newest is of a clock that was set back: the log is read up to it."""
@@ -160,7 +160,7 @@ class Effects:
     rows: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    parked: list[tuple[str, str]] = field(default_factory=list)
+    dead_letters: list[tuple[str, str]] = field(default_factory=list)
     """(origin, reason) of messages put aside."""
     late: list[float] = field(default_factory=list)
     caught_up: bool = False
@@ -199,7 +199,7 @@ class Engine:
         self.keep = keep
         """Seconds after which every ended job is forgotten."""
         self.leases = Leases()
-        self.questions = Questions()
+        self.queries = Queries()
         self._store = store
         self._chance = chance
         self._held: dict[str, set[str]] = {}
@@ -226,12 +226,12 @@ class Engine:
         untold, told_all_at = self.untold, self.told_all_at
         try:
             with self._store.transaction() as tx:
-                batch = _Batch(self, tx, now, may_release=may_release, ahead=ahead)
+                batch = _UnitOfWork(self, tx, now, may_release=may_release, ahead=ahead)
                 effects = batch.run(list(inputs))
         except BaseException:  # what was to be told is not committed, so nobody is told
             self.untold, self.told_all_at = self.untold or untold, told_all_at
             raise
-        self.questions.told(effects.told)
+        self.queries.told(effects.told)
         if effects.counted_at is not None:
             self._ticks_out.clear()
             self._counted_at = effects.counted_at
@@ -244,7 +244,7 @@ class Engine:
             workers = {worker.id for worker in tx.workers()} | set(tx.owners())
             self.leases.begin(sorted(workers), tx.meta.log_time)
             self._held = {worker: ids for worker, ids in self._held.items() if worker in workers}
-            self._coordinators = {sender: tx.meta.log_time for _, sender in tx.sending() if sender}
+            self._coordinators = {sender: tx.meta.log_time for _, sender in tx.publishing() if sender}
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
             return effects
@@ -308,11 +308,11 @@ class Engine:
 
     def unsure_in(self, tx: Transaction, now: Instant, log_now: float) -> list[JobRecord]:
         """As `unsure_releases`, inside a transaction."""
-        senders = dict(tx.sending())
+        senders = dict(tx.publishing())
         own = tx.load(id for id, sender in senders.items() if sender == self.id)
         gone = tx.load(id for id, sender in senders.items() if sender != self.id and self.gone(sender, log_now))
         untold = [row for row in own.values() if row.released_at is None or now - row.released_at > UNTOLD_SECONDS]
-        return [Unsure(row.id, row.epoch) for row in [*gone.values(), *untold]]
+        return [ReleaseUnknown(row.id, row.epoch) for row in [*gone.values(), *untold]]
 
     @property
     def chance(self) -> Callable[[], float]:
@@ -320,7 +320,7 @@ class Engine:
         return self._chance
 
 
-class _Batch:
+class _UnitOfWork:
     """One transaction's work: rows as they are and as they become."""
 
     def __init__(self, engine: Engine, tx: Transaction, now: Instant, *, may_release: bool, ahead: float) -> None:
@@ -330,14 +330,14 @@ class _Batch:
         self._may_release = may_release
         self._old: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
-        self._at = At(now, tx.meta.log_time, engine.id, engine.chance, ahead, engine.max_body)
+        self._at = Context(now, tx.meta.log_time, engine.id, engine.chance, ahead, engine.max_body)
         self._effects = Effects(tx.meta)
-        self._news = News(tx)
+        self._broadcasts = Broadcasts(tx)
         self._fragile: set[str] = set()
         """Queues in which a job that runs alone is out: asked once, as thousands may wait for it."""
         self._lines: list[tuple[str, Instant, int, str]] = []
         self._replies: list[tuple[str, Reply]] = []
-        self._heartbeats: list[Beaten] = []
+        self._heartbeats: list[HeartbeatReceived] = []
         self._confirmed: list[tuple[str, int]] = []
         """Releases of jobs that nothing else here is about: noted without reading their rows."""
         self._made_up_for = 0
@@ -350,8 +350,8 @@ class _Batch:
         """By job: the text of an envelope, and what it says."""
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
-        self._limits = Limits(tx, self._rows, self._see, self._decide, now, until=self._at.until)
-        self._waits = Waits(
+        self._limits = LimitRules(tx, self._rows, self._see, self._decide, now, until=self._at.until)
+        self._waits = DependencyRules(
             tx,
             self._rows,
             self._see,
@@ -361,10 +361,14 @@ class _Batch:
             flush=self._flush,
             forgotten=now - engine.keep,
         )
-        self._answers = Answers(tx, engine.questions, self._rows, self._see, waits=self._waits, now=now)
+        self._query_replies = Replies(tx, engine.queries, self._rows, self._see, waits=self._waits, now=now)
 
     def run(self, inputs: list[Input]) -> Effects:
-        told = [one.tick if isinstance(one, Marked) else one for one in inputs if isinstance(one, Tick | Marked)]
+        told = [
+            one.tick if isinstance(one, CheckpointRead) else one
+            for one in inputs
+            if isinstance(one, Tick | CheckpointRead)
+        ]
         if any(self._is_ahead(tick) for tick in told):
             self._may_release = False  # the store went back: not even what comes before the tick in this batch
         self._load(inputs)
@@ -375,9 +379,9 @@ class _Batch:
         self._effects.more = self._waits.more
         self._save()
         self._watch_workers()
-        self._answers.answer()
-        self._effects.messages += self._answers.messages
-        self._effects.told = self._answers.told
+        self._query_replies.answer()
+        self._effects.messages += self._query_replies.messages
+        self._effects.told = self._query_replies.told
         self._tell()
         return self._effects
 
@@ -388,16 +392,25 @@ class _Batch:
         fired: set[str] = set()
         for one in inputs:
             match one:
-                case Asked(command=Fire() as fire):
+                case CommandReceived(command=Fire() as fire):
                     fired.add(fire.name)
                     ids.add(planned_id(fire.name, fire.planned_at))
-                case Asked(command=DeleteJob() | RequeueJob() | RescheduleJob() | AskJob() as command):
+                case CommandReceived(command=DeleteJob() | RequeueJob() | RescheduleJob() | GetJob() as command):
                     ids.add(command.job_id)
-                case Chunked():
+                case ChunkReceived():
                     ids.update(member.envelope.id for member in one.members)
-                case Again() | Asked() | Beaten() | Tick() | Marked() | Unread() | Seal() | Published():
+                case (
+                    ReadAgain()
+                    | CommandReceived()
+                    | HeartbeatReceived()
+                    | Tick()
+                    | CheckpointRead()
+                    | Unreadable()
+                    | BatchCommit()
+                    | PublishedEvent()
+                ):
                     pass
-                case Work() | Orphaned() | Released():
+                case WorkItemsWaiting() | UnknownParents() | Released():
                     pass
                 case _:
                     ids.add(job_id(one))
@@ -416,33 +429,33 @@ class _Batch:
 
     def _input(self, one: Input) -> None:
         match one:
-            case Told():
+            case FromWorker():
                 self._engine.leases.heard(one.worker, self._at.log_now)
                 self._effects.kinds[one.event.kind] += 1
                 if isinstance(one.event, LogLine):
                     row = self._rows.get(one.event.id)
                     self._lines.append((one.event.id, one.event.at, row.attempt if row else 1, one.event.text))
                 self._decide(one)
-            case Beaten():
+            case HeartbeatReceived():
                 self._effects.kinds["heartbeat"] += 1
                 self._heartbeats.append(one)
             case Tick():
                 self._effects.kinds["tick"] += 1
                 self._tick(one)
-            case Asked():
+            case CommandReceived():
                 self._effects.kinds[one.command.kind] += 1
                 self._asked(one)
-            case Unread():
-                self._park(one)
-            case Again():
-                self._replay(one.parked_id)
-            case Chunked():
+            case Unreadable():
+                self._dead_letter(one)
+            case ReadAgain():
+                self._replay(one.dead_letter_id)
+            case ChunkReceived():
                 self._effects.kinds["chunk"] += 1
                 self._waits.chunk(one)
-            case Seal():
-                self._effects.kinds["seal"] += 1
-                self._waits.seal(one)
-            case Published():
+            case BatchCommit():
+                self._effects.kinds["commit"] += 1
+                self._waits.commit(one)
+            case PublishedEvent():
                 self._effects.kinds["published"] += 1
                 for answer_job in commands.published(self._tx, one):
                     self._see([answer_job.envelope.id])
@@ -450,20 +463,22 @@ class _Batch:
             case Released() if one.id not in self._rows:
                 self._effects.kinds["released"] += 1
                 self._confirmed.append((one.id, one.epoch))
-            case Marked():
+            case CheckpointRead():
                 if self._is_ahead(one.tick):
                     self._effects.went_back = max(one.tick.serial, self._effects.went_back or 0)
-            case Orphaned():
-                self._waits.orphaned(one.holds)
-            case Work():
-                self._waits.never_sealed(self._now - NEVER_SEALED_SECONDS)
+            case UnknownParents():
+                self._waits.unknown_parents(one.dependencies)
+            case WorkItemsWaiting():
+                self._waits.never_committed(self._now - NEVER_COMMITTED_SECONDS)
             case _:
                 self._effects.kinds[type(one).__name__.lower()] += 1
                 fresh = job_id(one) not in self._rows
                 self._decide(one)
-                if isinstance(one, Held | Bell) and fresh:  # a bell may be read before the copy of its envelope
+                if (
+                    isinstance(one, WaitingCopy | DueNotice) and fresh
+                ):  # a due notice may be read before the copy of its envelope
                     self._limits.held(one)
-                if isinstance(one, Held) and fresh:
+                if isinstance(one, WaitingCopy) and fresh:
                     self._waits.held(one)
 
     def _make(self, fired: Fired) -> None:
@@ -473,40 +488,42 @@ class _Batch:
         if fresh:
             self._limits.held(fired)
 
-    def _decide(self, record: JobRecord) -> Said:
-        if isinstance(record, Due) and not self._may_release:
-            return Said()
+    def _decide(self, record: JobRecord) -> Decision:
+        if isinstance(record, TimerDue) and not self._may_release:
+            return Decision()
         id = job_id(record)
         row = self._rows.get(id)
-        if isinstance(record, Due) and row is not None and is_due(row, self._at):
+        if isinstance(record, TimerDue) and row is not None and is_due(row, self._at):
             if not self._may_run_beside_others(row):
-                return Said()
+                return Decision()
             envelope = self._envelope(row)
             if envelope is not None and envelope.limits:
                 if not self._limits.may_go(row, envelope.limits):
-                    return Said()
+                    return Decision()
                 row = self._rows[id]
-            if envelope is not None and envelope.fills:
-                record = self._fill(row, envelope)
+            if envelope is not None and envelope.result_args:
+                record = self._result_argument(row, envelope)
                 row = self._rows[id]
-        elif isinstance(record, Due) and row is not None and row.grace_until is not None and is_clear(row, self._at):
+        elif (
+            isinstance(record, TimerDue) and row is not None and row.grace_until is not None and is_clear(row, self._at)
+        ):
             self._limits.put_off(row)  # it was given another time within its grace
         if isinstance(record, RequeueJob | RescheduleJob) and row is not None and self._waits.is_uncommitted(row):
-            return Said(refused=UNCOMMITTED)
+            return Decision(refused=UNCOMMITTED)
         new, said = decide(row, record, self._at)
         self._effects.notes += said.metrics
         if new is not None:
             self._rows[id] = new
             if isinstance(record, RequeueJob | RescheduleJob) and row is not None and new is not row:
                 if row.state in (State.AWAITING, State.DELETED):
-                    self._tx.forget_holds([id])  # a person runs it, whatever it waited for
+                    self._tx.forget_dependencies([id])  # a person runs it, whatever it waited for
                 if isinstance(record, RescheduleJob) and is_clear(new, self._at):
                     self._limits.put_off(new)
             if said.cancel:
-                self._news.cancel.append(id)
+                self._broadcasts.cancel.append(id)
             if said.fenced_runner is not None:
-                self._news.fences.append(Fence(id=id, epoch=new.epoch))
-                self._news.cancel.append(id)
+                self._broadcasts.fences.append(Fence(id=id, epoch=new.epoch))
+                self._broadcasts.cancel.append(id)
         return said
 
     def _envelope(self, row: Row) -> Envelope | None:
@@ -521,15 +538,15 @@ class _Batch:
             self._envelopes[row.id] = (row.envelope, envelope)
         return envelope
 
-    def _fill(self, row: Row, envelope: Envelope) -> Due | Hopeless:
+    def _result_argument(self, row: Row, envelope: Envelope) -> TimerDue | DependencyFailed:
         """Put parents' results into a job's arguments; without them it cannot run."""
         parents = parents_of(envelope)
         self._see(parents)
         try:
-            self._rows[row.id] = filled(row, envelope, {id: self._rows[id] for id in parents if id in self._rows})
+            self._rows[row.id] = with_results(row, envelope, {id: self._rows[id] for id in parents if id in self._rows})
         except MissingResultError as missing:
-            return Hopeless(row.id, str(missing))
-        return Due(row.id)
+            return DependencyFailed(row.id, str(missing))
+        return TimerDue(row.id)
 
     def _may_run_beside_others(self, row: Row) -> bool:
         """From the second crash on a job is released only while no other such job of its queue is out."""
@@ -537,7 +554,9 @@ class _Batch:
             return True
         if row.queue not in self._fragile:
             here = any(
-                other.crashes >= RUNS_ALONE_FROM and other.wire is not Wire.NONE and other.queue == row.queue
+                other.crashes >= RUNS_ALONE_FROM
+                and other.publication is not Publication.NONE
+                and other.queue == row.queue
                 for other in self._rows.values()
             )
             if here or self._tx.fragile_out(row.queue, RUNS_ALONE_FROM):
@@ -553,7 +572,7 @@ class _Batch:
         pending = self._engine.work_is_left or self._tx.meta.serial != self._engine.serial
         while True:
             self._draw_consequences()
-            if not pending and not self._waits.has_marks:
+            if not pending and not self._waits.has_work_items:
                 return
             self._flush()
             if not self._waits.work(pending=pending):
@@ -573,7 +592,7 @@ class _Batch:
                     if row.recurring and row.state.is_final:
                         self._next_of(row.recurring)
                 if is_due(row, self._at) and self._may_release:
-                    self._decide(Due(id))
+                    self._decide(TimerDue(id))
             self._limits.changed(changes)
             self._waits.ended(ends)
 
@@ -598,12 +617,12 @@ class _Batch:
             return
         reason = f"its conditions gave no answer in {MOST_LOOKS} rounds; requeue it to try again (last: {row.reason})"
         logger.error("job %s is set aside: %s", row.id, reason)
-        self._decide(Hopeless(row.id, reason))
-        self._tx.park(
+        self._decide(DependencyFailed(row.id, reason))
+        self._tx.add_dead_letter(
             f"log:{row.id}"[:200], at=self._now, origin="log", reason=f"job {row.id}: {reason}",
             body=row.envelope.encode(), exchange=names.REPORT, key=names.LOG_KEY, type="job", message_id=row.id,
         )  # fmt: skip
-        self._effects.parked.append(("log", reason))
+        self._effects.dead_letters.append(("log", reason))
 
     def _before(self, id: str) -> Row | None:
         return self._looked.get(id) or self._old.get(id)
@@ -631,7 +650,7 @@ class _Batch:
         first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
                     key=lambda id: self._rows[id].due_at or 0.0)  # fmt: skip
         if first is not None:
-            self._decide(HoldOver(first))
+            self._decide(DependencyMet(first))
 
     # ---- writing
 
@@ -648,7 +667,7 @@ class _Batch:
 
     def _save(self) -> None:
         changed = [(self._old.get(id), row) for id, row in self._rows.items() if row is not self._old.get(id)]
-        rows = [self._with_ladder_copy(old, row) for old, row in changed]
+        rows = [self._with_delay_copy(old, row) for old, row in changed]
         for (old, _), row in zip(changed, rows, strict=True):
             self._follow(old, row)
         self._confirm()
@@ -657,41 +676,41 @@ class _Batch:
             self._tx.add_lines(self._lines)
         self._effects.rows = len(rows)
 
-    def _with_ladder_copy(self, old: Row | None, row: Row) -> Row:
-        """A long wait gets a copy in the ladder, so that a lost store loses no delayed job."""
-        due_later = row.state is State.SCHEDULED and row.wire is Wire.NONE and row.due_at is not None
+    def _with_delay_copy(self, old: Row | None, row: Row) -> Row:
+        """A long wait gets a copy in the delay queues, so that a lost store loses no delayed job."""
+        due_later = row.state is State.SCHEDULED and row.publication is Publication.NONE and row.due_at is not None
         if not due_later or row.copy_until is not None or (row.due_at or 0.0) <= self._now + HORIZON_SECONDS:
             return row
         if old is not None and old.state is State.SCHEDULED and old.due_at == row.due_at and old.copy_until is None:
             return row
-        copy = ladder_copy(row, self._now)
+        copy = delay_copy(row, self._now)
         if copy is None:
             return row
         message, step = copy
         self._effects.messages.append(message)
-        return row.evolve(copy_until=self._now + step_seconds(step) + COPY_SLACK_SECONDS)
+        return row.evolve(copy_until=self._now + level_seconds(step) + COPY_SLACK_SECONDS)
 
     def _follow(self, old: Row | None, row: Row) -> None:
-        if row.wire is Wire.SENDING and (old is None or old.epoch != row.epoch):
+        if row.publication is Publication.PUBLISHING and (old is None or old.epoch != row.epoch):
             self._effects.releases.append(row)
             self._effects.release_messages.append(release(row, self._envelope(row)))
             if row.due_at is not None:
                 self._effects.late.append(max(0.0, self._now - row.due_at))
-        elif row.state is State.SCHEDULED and row.wire is Wire.NONE:
+        elif row.state is State.SCHEDULED and row.publication is Publication.NONE:
             if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((row.id, row.due_at))
         if row.fence > (old.fence if old is not None else 0):
-            self._news.fences.append(Fence(id=row.id, epoch=row.fence))
+            self._broadcasts.fences.append(Fence(id=row.id, epoch=row.fence))
         if row.state.is_final:
-            self._answers.ended(row)
+            self._query_replies.ended(row)
 
-    def _park(self, unread: Unread) -> None:
+    def _dead_letter(self, unread: Unreadable) -> None:
         delivery = unread.delivery
-        self._tx.park(
+        self._tx.add_dead_letter(
             unread.id, at=self._now, origin=unread.origin, reason=unread.reason, body=delivery.body,
             exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
         )  # fmt: skip
-        self._effects.parked.append((unread.origin, unread.reason))
+        self._effects.dead_letters.append((unread.origin, unread.reason))
 
     # ---- log time and workers
 
@@ -707,8 +726,8 @@ class _Batch:
         self._effects.caught_up |= tick.coordinator == self._engine.id
         if self._engine.shows(tick.coordinator, tick.sent_at):
             active = tick.coordinator == self._engine.id  # who reads the log is it
-            self._tx.save_part(
-                PartRow(tick.coordinator, "coordinator", tick.host, tick.pid, tick.version, active, tick.sent_at)
+            self._tx.save_component(
+                ComponentRow(tick.coordinator, "coordinator", tick.host, tick.pid, tick.version, active, tick.sent_at)
             )
         if self._is_ahead(tick):
             self._effects.went_back = max(tick.serial, self._effects.went_back or 0)
@@ -733,7 +752,7 @@ class _Batch:
             reason = "its worker lives but no longer has it"
             self._effects.next += [LeaseOver(job, id, reason) for job in missing]
 
-    def _heartbeat(self, beaten: Beaten) -> None:
+    def _heartbeat(self, beaten: HeartbeatReceived) -> None:
         ref, beat = beaten.worker, beaten.heartbeat
         leases = self._engine.leases
         leases.heard(ref.id, self._at.log_now, ref, beaten.sent_at)
@@ -749,34 +768,34 @@ class _Batch:
         if beat.leaving:
             leases.leaving(ref.id, beaten.sent_at)
         elif beat.control_version < self._tx.meta.control_version:
-            self._news.missed = True
+            self._broadcasts.missed = True
 
     # ---- asking
 
-    def _asked(self, asked: Asked) -> None:
+    def _asked(self, asked: CommandReceived) -> None:
         command = asked.command
         match command:
-            case AskJob() | AskBatch() | AskFailures():
-                self._answers.ask(asked)
-            case AskSchedules():
+            case GetJob() | GetBatch() | ListFailures():
+                self._query_replies.ask(asked)
+            case ListSchedules():
                 detail = {
                     "schedules": [v.model_dump(mode="json") for v in commands.views(self._tx)],
                     "version": self._tx.meta.schedules_version,
                 }
-                self._answers.reply(asked, Reply(id=command.id, detail=detail))
+                self._query_replies.reply(asked, Reply(id=command.id, detail=detail))
             case Hello():
                 self._hello(asked, command)
-            case Sighting():
-                commands.sighted(self._tx, command)
+            case BeatHeartbeat():
+                commands.beat_heartbeat(self._tx, command)
             case DeclareFunctions():
                 commands.declare_functions(self._tx, command)
-                self._answers.reply(asked, Reply(id=command.id))
+                self._query_replies.reply(asked, Reply(id=command.id))
             case Fire():
                 self._fired(asked, command)
             case _:
                 self._once(asked)
 
-    def _fired(self, asked: Asked, fire: Fire) -> None:
+    def _fired(self, asked: CommandReceived, fire: Fire) -> None:
         """Make the runs of a schedule that are due; those beyond the page are left to the next transaction."""
         page = max(1, PAGE - self._made_up_for)
         made, more = commands.fire(self._tx, fire, self._now, self._unended, page)
@@ -787,19 +806,19 @@ class _Batch:
         if more:
             self._effects.next.append(asked)
 
-    def _once(self, asked: Asked) -> None:
+    def _once(self, asked: CommandReceived) -> None:
         """A command that changes something is applied once: its id is the key of the audit."""
         command = asked.command
         before = self._tx.audited(command.id)
         if before is not None:
-            self._answers.reply(asked, Reply.model_validate_json(before))
+            self._query_replies.reply(asked, Reply.model_validate_json(before))
             return
         subject, given = self._command(asked)
         text = given.model_dump_json(exclude_none=True)
         self._tx.audit(command.id, at=self._now, by=command.by, kind=command.kind, subject=subject, detail=text)
-        self._answers.reply(asked, given)
+        self._query_replies.reply(asked, given)
 
-    def _command(self, asked: Asked) -> tuple[str, Reply]:
+    def _command(self, asked: CommandReceived) -> tuple[str, Reply]:
         command, now = asked.command, self._now
         refused: str | None = None
         detail: dict[str, object] = {}
@@ -849,15 +868,15 @@ class _Batch:
                 else:
                     detail = {"job": made.envelope.job}
                     refused = self._run(made)
-            case ReplayParked():
-                refused, subject = self._replay(command.parked_id), command.parked_id
-            case DeleteParked():
-                subject = command.parked_id
-                refused = None if self._tx.unpark(subject) else _NO_PARKED
+            case ReplayDeadLetter():
+                refused, subject = self._replay(command.dead_letter_id), command.dead_letter_id
+            case DeleteDeadLetter():
+                subject = command.dead_letter_id
+                refused = None if self._tx.drop_dead_letter(subject) else _NO_DEAD_LETTER
             case AcceptStore():
                 detail, subject = {"waiting": self._accept()}, "store"
             case PauseQueue():
-                self._news.pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
+                self._broadcasts.pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
                 detail, subject = {"paused": command.paused}, command.queue
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
@@ -871,19 +890,19 @@ class _Batch:
         self._make(made)
         return None
 
-    def _replay(self, parked_id: str) -> str | None:
-        """Decide a parked message now; the refusal, or None."""
-        row = self._tx.parked_message(parked_id)
+    def _replay(self, dead_letter_id: str) -> str | None:
+        """Decide a dead letter now; the refusal, or None."""
+        row = self._tx.dead_letter(dead_letter_id)
         if row is None:
-            return _NO_PARKED
+            return _NO_DEAD_LETTER
         inputs = read_again(row)
         for one in inputs:
-            if isinstance(one, Unread):
+            if isinstance(one, Unreadable):
                 return f"it still cannot be read: {one.reason}"
         self._load(inputs)
         for one in inputs:
             self._input(one)
-        self._tx.unpark(parked_id)
+        self._tx.drop_dead_letter(dead_letter_id)
         return None
 
     def _accept(self) -> int:
@@ -897,21 +916,21 @@ class _Batch:
             self._old[id] = row
         return waiting
 
-    def _hello(self, asked: Asked, hello: Hello) -> None:
+    def _hello(self, asked: CommandReceived, hello: Hello) -> None:
         leases = self._engine.leases
         leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
         leases.replaced(hello.worker, hello.at)
         if asked.reply_to:
             self._see(id for id, _ in hello.running)
-            detail, before = self._news.for_hello(hello, self._rows)
-            self._answers.messages += [Message("", asked.reply_to, body, type="control") for body in before]
-            self._answers.reply(asked, Reply(id=hello.id, detail=detail))
+            detail, before = self._broadcasts.for_hello(hello, self._rows)
+            self._query_replies.messages += [Message("", asked.reply_to, body, type="control") for body in before]
+            self._query_replies.reply(asked, Reply(id=hello.id, detail=detail))
 
     def _tell(self) -> None:
         engine = self._engine
-        wanted = self._news.missed or engine.untold
-        all_of_it = wanted and abs(self._now - engine.told_all_at) >= ALL_NEWS_SECONDS
-        controls = self._news.controls(all_of_it=all_of_it)
+        wanted = self._broadcasts.missed or engine.untold
+        all_of_it = wanted and abs(self._now - engine.told_all_at) >= ALL_BROADCASTS_SECONDS
+        controls = self._broadcasts.controls(all_of_it=all_of_it)
         if controls:
             *self._effects.control_before, self._effects.control = controls
         if all_of_it:

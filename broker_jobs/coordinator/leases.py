@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.envelope import made_at
-from broker_jobs.outcome.event import Heartbeat, WorkerRef
+from broker_jobs.messages.envelope import made_at
+from broker_jobs.messages.events import Heartbeat, WorkerRef
 
 LEASE_SECONDS = 30.0
 VANISHED = "its worker vanished"

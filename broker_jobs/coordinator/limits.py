@@ -14,26 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from broker_jobs.clock import Instant
-from broker_jobs.coordinator.record import (
-    Bell,
+from broker_jobs.coordinator.records import (
+    DueNotice,
     Duplicate,
     Fired,
-    Held,
-    InLine,
     JobRecord,
+    LimitReached,
     Postponed,
     Replaced,
-    SlotFree,
+    SlotFreed,
+    WaitingCopy,
 )
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, LimitKey, UniqueKey
-from broker_jobs.job.state import State
-from broker_jobs.store.limited import Entry, Holder, Stage
-from broker_jobs.store.row import Row, Why, Wire
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Envelope, LimitKey, UniqueKey
+from broker_jobs.messages.state import State
+from broker_jobs.store.limits import Entry, KeyHolder, Stage
+from broker_jobs.store.row import Publication, Reason, Row
 from broker_jobs.store.write import Transaction
 
 
-class Limits:
+class LimitRules:
     """Limits and unique keys, in one transaction.
 
     Args:
@@ -64,7 +64,7 @@ class Limits:
 
     # ---- what arrives
 
-    def held(self, record: Held | Fired | Bell) -> None:
+    def held(self, record: WaitingCopy | Fired | DueNotice) -> None:
         """A new job: who has its unique key, and its place in ordered lines."""
         envelope = record.envelope
         if envelope.unique is not None and not self._is_the_one(envelope.id, envelope.unique):
@@ -81,7 +81,11 @@ class Limits:
         if holder is not None and holder.job_id != id and self._lives(holder):
             self._see([holder.job_id])
             other = self._rows.get(holder.job_id)
-            waits = other is not None and other.state in (State.AWAITING, State.SCHEDULED) and other.wire is Wire.NONE
+            waits = (
+                other is not None
+                and other.state in (State.AWAITING, State.SCHEDULED)
+                and other.publication is Publication.NONE
+            )
             if not (unique.replace and waits):
                 self._decide(Duplicate(id, holder.job_id))
                 self._tx.retarget(id, holder.job_id)
@@ -91,7 +95,7 @@ class Limits:
         self._tx.save_unique(unique.key, id, unique.scope, until)
         return True
 
-    def _lives(self, holder: Holder) -> bool:
+    def _lives(self, holder: KeyHolder) -> bool:
         """Whether a job still has its key."""
         if holder.scope == "window":
             return holder.until is not None and self._now < holder.until
@@ -139,7 +143,7 @@ class Limits:
             return True
         self._tx.stand_in_line(key, row.id, limit.limit)
         what = "its turn" if limit.kind == "ordered" else f"one of {most} slots"
-        self._decide(InLine(row.id, f"waits for {what} of {limit.key!r}"))
+        self._decide(LimitReached(row.id, f"waits for {what} of {limit.key!r}"))
         return False
 
     def _is_next(self, row: Row, limit: LimitKey) -> bool:
@@ -151,7 +155,7 @@ class Limits:
         if not self._others_before(key, entry) and self._has_start(limit):
             return True
         self._tx.stand_in_line(key, row.id, limit.limit)
-        self._decide(InLine(row.id, f"waits for the rate of {limit.key!r}"))
+        self._decide(LimitReached(row.id, f"waits for the rate of {limit.key!r}"))
         return False
 
     def _others_before(self, key: str, entry: Entry | None) -> bool:
@@ -219,15 +223,15 @@ class Limits:
         started: list[str] = []
         cleared: dict[str, bool] = {}
         for changed, before in changes:
-            row = self._rows[changed.id]  # handed back and released again in one go it keeps its slot
+            row = self._rows[changed.id]  # returned and released again in one go it keeps its slot
             if row.state.is_final:
                 ended.append(row.id)
             elif before is not None and before.state.is_final:
                 if row.envelope:  # it was ended and goes on: as one that was just accepted
                     self._take_places(codec.decode(row.envelope))
             elif before is not None and _is_out(before) and not _is_out(row):
-                cleared[row.id] = row.why == Why.RESCHEDULED and self._is_later(row)
-            elif before is not None and before.wire is Wire.NONE and row.state is State.PROCESSING:
+                cleared[row.id] = row.reason_code == Reason.RESCHEDULED and self._is_later(row)
+            elif before is not None and before.publication is Publication.NONE and row.state is State.PROCESSING:
                 started.append(row.id)  # its last run goes on: it asks for no other start
         if not (ended or started or cleared) or not self._tx.any_slots():
             return
@@ -273,7 +277,7 @@ class Limits:
             if not self._is_free(key, first):
                 return
             self._tx.take_slot(key, first.job_id, first.most)
-            self._decide(SlotFree(first.job_id))
+            self._decide(SlotFreed(first.job_id))
 
     def _only_waits(self, key: str, id: str) -> bool:
         """Whether who is first in line waits for nothing else; who does keeps only its place."""
@@ -282,7 +286,7 @@ class Limits:
         if row is None or row.state.is_final:
             self._tx.free_slot(key, id)
             return False
-        waits = row.state is State.AWAITING and bool(self._tx.holds_of([id]))
+        waits = row.state is State.AWAITING and bool(self._tx.dependencies_of([id]))
         if waits or (row.state is State.SCHEDULED and self._is_later(row)):
             self._tx.move(key, id, Stage.PLACE)
             return False
@@ -328,4 +332,4 @@ def _order(limit: LimitKey) -> tuple[int, str]:
 
 def _is_out(row: Row) -> bool:
     """Whether something of a job may be running: a message is out, or a grace runs."""
-    return row.wire is not Wire.NONE or row.grace_until is not None
+    return row.publication is not Publication.NONE or row.grace_until is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Observer:
+class CoordinatorObserver:
     """Callbacks from the coordinator's thread; they must be quick and must not raise."""
 
     def records(self, kind: str, count: int) -> None:
@@ -15,7 +15,7 @@ class Observer:
     def released(self, count: int, late_seconds: list[float]) -> None:
         """Jobs were released; how late each was against its due time (0 and more)."""
 
-    def parked(self, origin: str) -> None:
+    def dead_letters(self, origin: str) -> None:
         """A message could not be decided and was put aside."""
 
     def lag(self, seconds: float) -> None:
@@ -33,8 +33,8 @@ class Observer:
     def paused(self, queue: str, paused: bool) -> None:
         """Whether a person has paused a queue."""
 
-    def kept(self, parked: int, overdue_seconds: float) -> None:
-        """How many parked messages the store holds; for how long a recurring job has been due that no beat fired."""
+    def kept(self, dead_letters: int, overdue_seconds: float) -> None:
+        """How many dead letters the store holds; for how long a recurring job has been due that no beat fired."""
 
     def states(self, counts: dict[str, int]) -> None:
         """How many jobs the store holds in each state."""

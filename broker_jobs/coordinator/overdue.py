@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker_jobs.beat import schedule as cron
+from broker_jobs.beat import cron as cron
 from broker_jobs.clock import Instant
 from broker_jobs.errors import OptionError
-from broker_jobs.store.kept import ScheduleRow
+from broker_jobs.store.records import ScheduleRow
 
 
 class Overdue:

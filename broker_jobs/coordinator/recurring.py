@@ -12,13 +12,13 @@ import hashlib
 import uuid
 from typing import NamedTuple
 
-from broker_jobs.beat import schedule as cron
+from broker_jobs.beat import cron as cron
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.coordinator.record import Fired
-from broker_jobs.job import codec
-from broker_jobs.outcome.command import Fire, Schedule
-from broker_jobs.outcome.published import Published
-from broker_jobs.store.kept import ScheduleRow, SubscriptionRow
+from broker_jobs.coordinator.records import Fired
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import Fire, Schedule
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.store.records import ScheduleRow, SubscriptionRow
 
 EARLY_SECONDS = 60.0
 """A beat's clock may be ahead by this much; its fires are taken, and their jobs scheduled for the planned time."""
@@ -101,7 +101,7 @@ def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, i
     return Fired(envelope, codec.encode(envelope).decode(), waits)
 
 
-def answered(row: SubscriptionRow, event: Published) -> Fired:
+def answered(row: SubscriptionRow, event: PublishedEvent) -> Fired:
     """The job a subscription gets for an event; however often the event comes, it is the same one."""
     job_id = _seeded_id(event.created_at.timestamp(), f"{event.id}>{row.origin}>{row.job}")
     template = codec.decode(row.call)

@@ -1,17 +1,17 @@
-"""Turns rows into the messages the coordinator publishes: releases, and copies for the next step of the ladder."""
+"""Turns rows into the messages the coordinator publishes: releases, and copies for the next delay level."""
 
 from __future__ import annotations
 
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import level_for
+from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.coordinator.listen import LOOK, MARK
-from broker_jobs.exchange import names
-from broker_jobs.exchange.delay import step_for
-from broker_jobs.exchange.port import Message
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, new_id
-from broker_jobs.outcome.command import Control
-from broker_jobs.outcome.event import Tick
-from broker_jobs.outcome.whereabouts import Whereabouts
+from broker_jobs.coordinator.inputs import CHECKPOINT, LOOK
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import Control
+from broker_jobs.messages.envelope import Envelope, new_id
+from broker_jobs.messages.events import Tick
+from broker_jobs.messages.process_info import ProcessInfo
 from broker_jobs.store.row import Row
 
 LOOKED_AT = 1_000
@@ -31,9 +31,9 @@ def release(row: Row, envelope: Envelope | None = None) -> Message:
     return Message(names.WORK, row.queue, codec.encode(envelope), type="job", message_id=row.id)
 
 
-def ladder_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
-    """The message for the ladder's next step and the step; None when what is left is for the timer alone."""
-    step = None if row.due_at is None else step_for(row.due_at - now)
+def delay_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
+    """The message for the delay queues's next step and the step; None when what is left is for the timer alone."""
+    step = None if row.due_at is None else level_for(row.due_at - now)
     if step is None or not row.envelope or row.due_at is None:
         return None
     envelope = codec.decode(row.envelope).evolve(epoch=row.epoch, attempt=row.attempt, due_at=as_datetime(row.due_at))
@@ -41,19 +41,19 @@ def ladder_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
     return Message(names.DELAY, key, codec.encode(envelope), type="job", message_id=row.id), step
 
 
-def tick(coordinator: str, store: str, serial: int, now: Instant, whereabouts: Whereabouts) -> Message:
+def tick(coordinator: str, store: str, serial: int, now: Instant, process_info: ProcessInfo) -> Message:
     """The coordinator's mark in the log."""
-    host, pid, version = whereabouts
-    mark = Tick(
+    host, pid, version = process_info
+    checkpoint = Tick(
         coordinator=coordinator, store=store, serial=serial, sent_at=now, host=host, pid=pid, version=version
     )  # fmt: skip
-    body = mark.model_dump_json().encode()
+    body = checkpoint.model_dump_json().encode()
     return Message(names.REPORT, names.LOG_KEY, body, type="tick", message_id=new_id())
 
 
-def mark(tick: Message) -> Message:
+def checkpoint(tick: Message) -> Message:
     """A tick that the command queue keeps: with its coordinator it is not read away, as those in the log are."""
-    return tick._replace(key=names.COMMAND_KEY, type=MARK, message_id=new_id())
+    return tick._replace(key=names.COMMAND_KEY, type=CHECKPOINT, message_id=new_id())
 
 
 def broadcast(control: Control) -> Message:

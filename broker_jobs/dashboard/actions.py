@@ -14,34 +14,34 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.lookup import Lookup
-from broker_jobs.dashboard.runnable import check_arguments, check_json
+from broker_jobs.dashboard.argument_validation import check_arguments, check_json
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import JobsQuery
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
 from broker_jobs.function.options import JobOptions, job_options
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import (
+from broker_jobs.messages.commands import (
     BulkDelete,
     BulkRequeue,
     Command,
     DeleteBatch,
-    DeleteParked,
-    Filter,
+    DeleteDeadLetter,
+    JobFilter,
     Misfire,
     Overlap,
     PutRecurring,
-    ReplayParked,
+    ReplayDeadLetter,
     RequeueJob,
     RunJob,
     Schedule,
 )
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.state import State
 from broker_jobs.producer.limits import Limits
 from broker_jobs.producer.queues import Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
 from broker_jobs.producer.remote import RemoteJob
-from broker_jobs.producer.submit import body_of, later
+from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.routing import body_of, later
 
 MOST_IDS = 1_000
 """Jobs one command may name."""
@@ -50,23 +50,23 @@ MOST_IDS = 1_000
 class Actions:
     """What can be done from pages and API; the same methods serve both."""
 
-    def __init__(self, asker: Asker, lookup: Lookup) -> None:
+    def __init__(self, requests: RequestClient, queries: Queries) -> None:
         """Args:
         asker: asks the coordinator.
         lookup: knows what functions take, and how recurring jobs are called now.
         """
-        self._asker = asker
-        self._lookup = lookup
+        self._requests = requests
+        self._queries = queries
 
     # --- jobs ---
 
     def delete_job(self, who: str, id: str) -> bool:
         """Delete a job, or ask one that runs to stop. False: it had already ended."""
-        return Receipt[Any](id, self._asker.on_behalf(who)).delete()
+        return Receipt[Any](id, self._requests.on_behalf(who)).delete()
 
     def requeue_job(self, who: str, id: str) -> None:
         """Run a job again; a scheduled one now."""
-        Receipt[Any](id, self._asker.on_behalf(who)).requeue()
+        Receipt[Any](id, self._requests.on_behalf(who)).requeue()
 
     def requeue_with(self, who: str, id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Run a job again with other arguments.
@@ -75,12 +75,12 @@ class Actions:
             ArgumentsError: they are no JSON.
         """
         check_json(args, kwargs)
-        asker = self._asker.on_behalf(who)
-        self._ask(asker, lambda: RequeueJob(**asker.stamp(), job_id=id, args=args, kwargs=kwargs))
+        requests = self._requests.on_behalf(who)
+        self._ask(requests, lambda: RequeueJob(**requests.stamp(), job_id=id, args=args, kwargs=kwargs))
 
     def reschedule_job(self, who: str, id: str, due_at: float) -> None:
         """Give a job another time; a past one means now."""
-        Receipt[Any](id, self._asker.on_behalf(who)).reschedule(_moment(due_at))
+        Receipt[Any](id, self._requests.on_behalf(who)).reschedule(_moment(due_at))
 
     def delete_matching(self, who: str, query: JobsQuery) -> str:
         """Delete all jobs that match now, by one command; without a state those that have not ended.
@@ -112,7 +112,7 @@ class Actions:
             UsageError: no such command is known.
         """
         del who
-        progress = self._lookup.bulk(id)
+        progress = self._queries.bulk(id)
         if progress is None:
             raise UsageError(f"no command {id} about many jobs is known")
         return progress.model_dump()
@@ -121,15 +121,15 @@ class Actions:
 
     def pause_queue(self, who: str, name: str) -> None:
         """Have no more jobs of a queue started."""
-        Queues(self._asker.on_behalf(who)).pause(name)
+        Queues(self._requests.on_behalf(who)).pause(name)
 
     def resume_queue(self, who: str, name: str) -> None:
         """Have jobs of a queue started again."""
-        Queues(self._asker.on_behalf(who)).resume(name)
+        Queues(self._requests.on_behalf(who)).resume(name)
 
     def set_limit(self, who: str, key: str, limit: int | None) -> None:
         """Have this number count for a key; None: the one its jobs are enqueued with."""
-        limits = Limits(self._asker.on_behalf(who))
+        limits = Limits(self._requests.on_behalf(who))
         if limit is None:
             limits.clear(key)
         else:
@@ -152,66 +152,66 @@ class Actions:
         queue: str | None = None,
     ) -> None:
         """Add a recurring job, or replace the one of this name; `change_schedule` keeps the call."""
-        asker = self._asker.on_behalf(who)
-        call = self._remote(asker, job, args, kwargs, queue).bind(*args, **kwargs)
+        requests = self._requests.on_behalf(who)
+        call = self._remote(requests, job, args, kwargs, queue).bind(*args, **kwargs)
         options = cast("RecurringOptions", {"tz": tz, "misfire": misfire, "overlap": overlap})
-        self._recurring(asker).put(name, cron, call, **options)
+        self._recurring(requests).put(name, cron, call, **options)
 
     def change_schedule(self, who: str, name: str, cron: str, *, tz: str, misfire: str, overlap: str) -> None:
         """Give a recurring job other times; one that code declares has its own again when that program starts anew."""
-        row = self._lookup.schedule_row(name)
+        row = self._queries.schedule_row(name)
         if row is None:
             raise UsageError(f"no recurring job is named {name!r}")
-        asker = self._asker.on_behalf(who)
+        requests = self._requests.on_behalf(who)
 
         def make() -> PutRecurring:
             schedule = Schedule(
                 name=name, cron=cron, tz=tz, misfire=cast("Misfire", misfire), overlap=cast("Overlap", overlap),
                 call=row.call, origin=row.origin,
             )  # fmt: skip
-            return PutRecurring(**asker.stamp(), schedule=schedule)
+            return PutRecurring(**requests.stamp(), schedule=schedule)
 
-        self._ask(asker, make)
+        self._ask(requests, make)
 
     def pause_schedule(self, who: str, name: str) -> None:
         """Plan no more times of it."""
-        self._recurring(self._asker.on_behalf(who)).pause(name)
+        self._recurring(self._requests.on_behalf(who)).pause(name)
 
     def resume_schedule(self, who: str, name: str) -> None:
         """Plan its times again."""
-        self._recurring(self._asker.on_behalf(who)).resume(name)
+        self._recurring(self._requests.on_behalf(who)).resume(name)
 
     def trigger_schedule(self, who: str, name: str) -> str:
         """Run it now, beside its schedule; the id of the job it makes."""
-        return self._recurring(self._asker.on_behalf(who)).trigger(name).id
+        return self._recurring(self._requests.on_behalf(who)).trigger(name).id
 
     def remove_schedule(self, who: str, name: str) -> None:
         """Forget it; its jobs stay."""
-        self._recurring(self._asker.on_behalf(who)).remove(name)
+        self._recurring(self._requests.on_behalf(who)).remove(name)
 
     # --- batches ---
 
     def delete_batch(self, who: str, id: str) -> bool:
         """Delete all jobs of a batch that have not ended. False: it had already ended."""
-        asker = self._asker.on_behalf(who)
-        detail = self._ask(asker, lambda: DeleteBatch(**asker.stamp(), batch_id=id))
+        requests = self._requests.on_behalf(who)
+        detail = self._ask(requests, lambda: DeleteBatch(**requests.stamp(), batch_id=id))
         return not detail.get("ended", False)
 
     def requeue_failures(self, who: str, batch_id: str) -> str:
         """Run all failed jobs of a batch again, by one command; returns its id."""
         return self._bulk(BulkRequeue, who, {"batch": batch_id, "state": State.FAILED})
 
-    # --- parked messages ---
+    # --- dead letters ---
 
-    def replay_parked(self, who: str, id: str) -> None:
-        """Decide a parked message again."""
-        asker = self._asker.on_behalf(who)
-        self._ask(asker, lambda: ReplayParked(**asker.stamp(), parked_id=id))
+    def replay_dead_letter(self, who: str, id: str) -> None:
+        """Decide a dead letter again."""
+        requests = self._requests.on_behalf(who)
+        self._ask(requests, lambda: ReplayDeadLetter(**requests.stamp(), dead_letter_id=id))
 
-    def delete_parked(self, who: str, id: str) -> None:
-        """Forget a parked message for good."""
-        asker = self._asker.on_behalf(who)
-        self._ask(asker, lambda: DeleteParked(**asker.stamp(), parked_id=id))
+    def delete_dead_letter(self, who: str, id: str) -> None:
+        """Forget a dead letter for good."""
+        requests = self._requests.on_behalf(who)
+        self._ask(requests, lambda: DeleteDeadLetter(**requests.stamp(), dead_letter_id=id))
 
     # --- running a job ---
 
@@ -231,20 +231,22 @@ class Actions:
             ArgumentsError: the arguments do not fit what its program declared, or are no JSON.
             EnqueueError: it is too large.
         """
-        asker = self._asker.on_behalf(who)
-        remote = self._remote(asker, job, args, kwargs, queue)
-        meant = None if due_at is None else later(_moment(due_at), asker.now())
-        envelope = remote.draft(remote.bound(tuple(args), kwargs), asker.now(), meant)
-        body = body_of(envelope, asker.sender.settings.max_body)
-        self._ask(asker, lambda: RunJob(**asker.stamp(), call=body.decode()))
+        requests = self._requests.on_behalf(who)
+        remote = self._remote(requests, job, args, kwargs, queue)
+        meant = None if due_at is None else later(_moment(due_at), requests.now())
+        envelope = remote.draft(remote.bound(tuple(args), kwargs), requests.now(), meant)
+        body = body_of(envelope, requests.connection.settings.max_body)
+        self._ask(requests, lambda: RunJob(**requests.stamp(), call=body.decode()))
         return envelope.id
 
     # --- inside ---
 
-    def _remote(self, asker: Asker, job: str, args: list[Any], kwargs: dict[str, Any], queue: str | None) -> RemoteJob:
+    def _remote(
+        self, requests: RequestClient, job: str, args: list[Any], kwargs: dict[str, Any], queue: str | None
+    ) -> RemoteJob:
         """The job of this name as another program enqueues it, its arguments checked."""
         check_json(args, kwargs)
-        function = self._lookup.function(job)
+        function = self._queries.function(job)
         if function is not None:
             check_arguments(function, args, kwargs)
         wanted = queue or (function.queue if function is not None else None)
@@ -252,15 +254,15 @@ class Actions:
         chosen = job_options(options)
         if function is not None:  # as its code says: a job that must not be tried again is not
             chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
-        return RemoteJob(job, chosen, asker)
+        return RemoteJob(job, chosen, requests)
 
     def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], who: str, given: dict[str, Any]) -> str:
-        asker = self._asker.on_behalf(who)
-        stamp = asker.stamp()
-        self._ask(asker, lambda: kind(**stamp, filter=Filter.model_validate(given)))
+        requests = self._requests.on_behalf(who)
+        stamp = requests.stamp()
+        self._ask(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
         return stamp["id"]
 
-    def _ask(self, asker: Asker, make: Callable[[], Command]) -> dict[str, Any]:
+    def _ask(self, requests: RequestClient, make: Callable[[], Command]) -> dict[str, Any]:
         """Have a command carried out; what does not fit into one is the caller's mistake."""
         try:
             command = make()
@@ -268,10 +270,10 @@ class Actions:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "command"
             raise OptionError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-        return asker.command(command).detail
+        return requests.command(command).detail
 
-    def _recurring(self, asker: Asker) -> Recurring:
-        return Recurring(asker, _declares_nothing)
+    def _recurring(self, requests: RequestClient) -> Recurring:
+        return Recurring(requests, _declares_nothing)
 
 
 def _declares_nothing() -> None:

@@ -16,7 +16,7 @@ class Role(IntEnum):
     OPERATOR = 2
     """Act on jobs, queues, batches and recurring jobs."""
     ADMIN = 3
-    """Set limits, replay and delete parked messages, run jobs from a form and add recurring jobs too."""
+    """Set limits, replay and delete dead letters, run jobs from a form and add recurring jobs too."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import uvicorn
 
-from broker_jobs.dashboard.access import is_loopback
-from broker_jobs.dashboard.dashboard import Dashboard
+from broker_jobs.dashboard.app import Dashboard
+from broker_jobs.dashboard.auth import is_loopback
 from broker_jobs.errors import UsageError
 from broker_jobs.settings import Settings
 
@@ -61,7 +61,7 @@ class DashboardServer:
         port = listener.getsockname()[1]
         shown = "127.0.0.1" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104 - compared, not bound
         self.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{self._path}/"
-        app = Below(self._dashboard, self._path) if self._path else self._dashboard
+        app = UnderPath(self._dashboard, self._path) if self._path else self._dashboard
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -120,7 +120,7 @@ class DashboardServer:
         return listener
 
 
-class Below:
+class UnderPath:
     """An ASGI application below a path, whether the proxy before it takes the path off or leaves it on."""
 
     def __init__(self, app: Dashboard, path: str) -> None:

@@ -11,24 +11,30 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker_jobs.dashboard import live as live_events
 from broker_jobs.dashboard import pages
-from broker_jobs.dashboard.access import PASS, Access
+from broker_jobs.dashboard import sse as live_events
 from broker_jobs.dashboard.api.app import api
 from broker_jobs.dashboard.assets import ASSETS
-from broker_jobs.dashboard.desk import Desk as Desk
-from broker_jobs.dashboard.guard import HEADERS, Guard, below, is_page
-from broker_jobs.dashboard.house import House
-from broker_jobs.dashboard.live import Live
+from broker_jobs.dashboard.auth import AUTH, Authentication
+from broker_jobs.dashboard.context import RequestContext as RequestContext
+from broker_jobs.dashboard.middleware import HEADERS, SecurityMiddleware, below, is_page
 from broker_jobs.dashboard.pages import frame
 from broker_jobs.dashboard.problem import problem
+from broker_jobs.dashboard.sse import EventStreams
+from broker_jobs.dashboard.store_access import StoreAccess
 from broker_jobs.errors import BrokerJobsError, UsageError
 
 FOR_EVER = "public, max-age=31536000, immutable"
 NEEDS_NO_STORE = ("/static/", "/login", "/logout")
 
 
-def site(desk: Desk, access: Access, *, house: House | None = None, live: Live | None = None) -> Starlette:
+def site(
+    context: RequestContext,
+    access: Authentication,
+    *,
+    house: StoreAccess | None = None,
+    live: EventStreams | None = None,
+) -> Starlette:
     """The dashboard.
 
     Args:
@@ -42,9 +48,9 @@ def site(desk: Desk, access: Access, *, house: House | None = None, live: Live |
         Route("/live", live_events.stream, name="live"),
         Route("/static/{path:path}", static, name="static"),
         Route("/healthz", healthz, name="healthz"),
-        Mount("/api/v1", app=api(lambda: app.state.desk), name="api"),
+        Mount("/api/v1", app=api(lambda: app.state.context), name="api"),
     ]
-    middleware = [Middleware(Guard, access=access)]
+    middleware = [Middleware(SecurityMiddleware, access=access)]
     if house is not None:
         middleware.append(Middleware(Opened, house=house))
     app = Starlette(
@@ -52,28 +58,28 @@ def site(desk: Desk, access: Access, *, house: House | None = None, live: Live |
         middleware=middleware,
         exception_handlers={HTTPException: _refused, BrokerJobsError: _troubled, Exception: _broken},
     )
-    app.state.desk = desk
-    app.state.live = live or Live(desk.lookup.pulse)
+    app.state.context = context
+    app.state.live = live or EventStreams(context.queries.pulse)
     return app
 
 
 class Opened:
     """An ASGI middleware: the store is open for what comes after it."""
 
-    def __init__(self, app: ASGIApp, house: House) -> None:
+    def __init__(self, app: ASGIApp, house: StoreAccess) -> None:
         self._app = app
-        self._house = house
+        self._store_access = house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not below(scope).startswith(NEEDS_NO_STORE):
-            if not self._house.is_open:
+            if not self._store_access.is_open:
                 try:
-                    await run_in_threadpool(self._house.open)
+                    await run_in_threadpool(self._store_access.open)
                 except BrokerJobsError as error:
                     response = await run_in_threadpool(_troubled, Request(scope), error)
                     await response(scope, receive, send)
                     return
-            scope["app"].state.desk = self._house.desk
+            scope["app"].state.context = self._store_access.context
         await self._app(scope, receive, send)
 
 
@@ -88,7 +94,7 @@ async def static(request: Request) -> Response:
 def healthz(request: Request) -> Response:
     """Whether the store can be read."""
     try:
-        frame.desk(request).lookup.pulse()
+        frame.context(request).queries.pulse()
     except BrokerJobsError as error:
         return _troubled(request, error)
     return JSONResponse({"ok": True})
@@ -108,7 +114,7 @@ def _broken(request: Request, _error: Exception) -> Response:
     """A mistake of ours. This comes from outside of the guard, and is raised again for the server's log."""
     why = "This is a mistake of the dashboard. Its log says more."
     # A program's own login may be what is broken: then nobody knows who asks, and there is no page to draw.
-    response = _say(request, 500, why) if PASS in request.scope else Response(why, 500, media_type="text/plain")
+    response = _say(request, 500, why) if AUTH in request.scope else Response(why, 500, media_type="text/plain")
     response.headers.update(HEADERS)
     return response
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker_jobs.job.envelope import Policy
-from broker_jobs.job.state import State
+from broker_jobs.messages.envelope import Policy
+from broker_jobs.messages.state import State
 
 Severity = Literal["error", "warning"]
 End = Literal["succeeded", "failed", "finished"]
@@ -35,7 +35,7 @@ class JobLine(View):
     call: str = Field(description="the call as code, cut to one line of at most 200 characters")
     queue: str
     state: State
-    why: str = Field(description="why it is in this state: retry, crash, alias, unmet, cancel, …; or empty")
+    why: str = Field(description="why it is in this state: retry, crash, alias, unsatisfied, cancel, …; or empty")
     reason: str
     attempt: int
     retries: int
@@ -47,14 +47,14 @@ class JobLine(View):
     wait_seconds: float | None = Field(description="from due or created to started")
     run_seconds: float | None = Field(description="from started to ended, or to now")
     worker: str | None
-    progress: Progress | None
+    progress: ProgressView | None
     error: str | None = Field(description="ValueError: first line of the message")
     tags: list[str]
     batch: str | None
     recurring: str | None
 
 
-class Progress(View):
+class ProgressView(View):
     """How far a running job says it is."""
 
     done: float
@@ -118,7 +118,7 @@ class Frame(View):
     code: str
 
 
-class Raised(View):
+class RaisedView(View):
     """One of the errors that led to one another."""
 
     error: str = Field(description="as the traceback ends: type and message")
@@ -135,10 +135,10 @@ class ErrorView(View):
     message: str
     traceback: str
     frames: list[Frame] = Field(description="the same for reading; empty where the text is no Python stack")
-    chain: list[Raised] = Field(description="all errors in it, the first one first; its last has the frames above")
+    chain: list[RaisedView] = Field(description="all errors in it, the first one first; its last has the frames above")
 
 
-class LogLine(View):
+class LogLineView(View):
     """What a job wrote while it ran."""
 
     at: datetime
@@ -154,7 +154,7 @@ class Relative(View):
     title: str = Field(description="a job's name or a batch's title")
     state: str = Field(description="a job's or batch's state; unknown: it was never seen, or is past its retention")
     on: End
-    unmet: bool = False
+    unsatisfied: bool = False
 
 
 class JobView(JobLine):
@@ -167,7 +167,7 @@ class JobView(JobLine):
     result_lost: str | None = Field(description="why there is no result though it succeeded")
     failure: ErrorView | None
     steps: list[Step] = Field(description="oldest first")
-    lines: list[LogLine]
+    lines: list[LogLineView]
     parents: list[Relative]
     children: list[Relative]
     waits_for: list[str] = Field(description="in words: 'slot of concurrency smtp', 'batch import', …")
@@ -295,7 +295,7 @@ class WorkerView(View):
     jobs: list[JobLine] = Field(description="in flight now, as far as told: a job shorter than a moment is not")
 
 
-class PartView(View):
+class ComponentView(View):
     """A coordinator or beat."""
 
     kind: Literal["coordinator", "beat"]
@@ -319,7 +319,7 @@ class LimitView(View):
     is_set: bool = Field(description="a person has set the number")
 
 
-class ParkedLine(View):
+class DeadLetterLine(View):
     """A message that could not be read, routed or decided."""
 
     id: str
@@ -330,7 +330,7 @@ class ParkedLine(View):
     type: str
 
 
-class ParkedView(ParkedLine):
+class DeadLetterView(DeadLetterLine):
     """The same with the message itself."""
 
     body: str = Field(description="as text; bytes that are no text as \\xNN; masked where it is JSON")
@@ -360,8 +360,8 @@ class BatchesPage(Page):
     batches: list[BatchLine]
 
 
-class ParkedPage(Page):
-    parked: list[ParkedLine]
+class DeadLettersPage(Page):
+    dead_letters: list[DeadLetterLine]
     total: int
 
 
@@ -397,7 +397,7 @@ class FunctionView(View):
 # --- overview ---
 
 
-class Trouble(View):
+class Alert(View):
     """What is wrong now, and what to do about it."""
 
     severity: Severity
@@ -425,8 +425,8 @@ class Overview(View):
     recurring: int
     workers: int
     queues: int
-    parked: int
-    troubles: list[Trouble]
+    dead_letters: int
+    alerts: list[Alert]
     latencies: Latencies
     coordinator_behind_seconds: float | None
 
@@ -448,11 +448,11 @@ class Graph(View):
     points: list[Point]
 
 
-class Pulse(View):
+class ChangeView(View):
     """The little that open pages are told whenever something changed."""
 
     serial: int = Field(description="grows with every change of the store")
     at: datetime
     counts: dict[State, int]
     ended: dict[str, int] = Field(description="succeeded, failed, deleted: so many ever, for the live graph")
-    troubles: int
+    alerts: int

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from a2wsgi import ASGIMiddleware
 
-from broker_jobs.dashboard.live import NO_STREAMS
+from broker_jobs.dashboard.sse import NO_STREAMS
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment

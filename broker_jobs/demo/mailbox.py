@@ -157,7 +157,7 @@ class _Clerk:
         self._mailbox.end(id(session))
 
 
-class _Line(SMTP):
+class _SmtpConnection(SMTP):
     """A connection of one client."""
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -194,7 +194,7 @@ class MailServer:
     async def _listen(self) -> asyncio.Server:
         clerk = _Clerk(self._mailbox)
         return await self._loop.create_server(
-            lambda: _Line(clerk, hostname="mailroom.example", enable_SMTPUTF8=True, loop=self._loop), HOST, 0
+            lambda: _SmtpConnection(clerk, hostname="mailroom.example", enable_SMTPUTF8=True, loop=self._loop), HOST, 0
         )
 
     async def _close(self, server: asyncio.Server) -> None:

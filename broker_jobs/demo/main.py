@@ -39,8 +39,8 @@ from broker_jobs.demo.mailbox import Mail, Mailbox, MailServer
 from broker_jobs.demo.screen import Screen
 from broker_jobs.demo.subscribers import SAMPLE, Roll, domain_of, read_subscribers
 from broker_jobs.demo.tally import DIGEST_CRON, Digest, Verdict, left_out, verdict
-from broker_jobs.job import codec
-from broker_jobs.processes.http import HttpDoor
+from broker_jobs.messages import codec
+from broker_jobs.processes.http import HttpServer
 from broker_jobs.settings import mask
 from broker_jobs.store import Store
 
@@ -103,7 +103,7 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedMail:
     """A mail that was asked for, and the job that owes it. `says`: what it must say, where that is known by now."""
 
     to: str
@@ -121,7 +121,7 @@ class Room:
         self._mailbox = mailbox
         self._store = store
         self._addresses = addresses
-        self._asked: dict[str, list[Asked]] = {kind: [] for kind in KINDS if kind != DIGEST}
+        self._asked: dict[str, list[RequestedMail]] = {kind: [] for kind in KINDS if kind != DIGEST}
         self._began = time.monotonic()
         self._patience = BASE_SECONDS + SECONDS_PER_SUBSCRIBER * len(roll.subscribers)
         self._deadline = self._began + self._patience
@@ -158,18 +158,18 @@ class Room:
         everybody = [Recipient(who.name, who.email, domain_of(who.email)) for who in self._roll.subscribers]
         for who in everybody:
             welcome = letters.welcome.enqueue(run, who)
-            asked[WELCOME].append(Asked(who.email, welcome))
+            asked[WELCOME].append(RequestedMail(who.email, welcome))
             receipt = letters.receipt.enqueue(run, result_of(welcome))
-            asked[RECEIPT].append(Asked(OFFICE, receipt, says=who.email))
+            asked[RECEIPT].append(RequestedMail(OFFICE, receipt, says=who.email))
             follow_up = letters.follow_up.schedule(FOLLOW_UP_AFTER, run, who)
-            asked[FOLLOW_UP].append(Asked(who.email, follow_up))
+            asked[FOLLOW_UP].append(RequestedMail(who.email, follow_up))
             self._draw(screen)
         with self._newsletter as batch:
             for who in everybody:
                 newsletter = batch.enqueue(letters.newsletter, run, who)
-                asked[NEWSLETTER].append(Asked(who.email, newsletter))
+                asked[NEWSLETTER].append(RequestedMail(who.email, newsletter))
         report = letters.report.after(batch, on="finished").enqueue(run, len(asked[NEWSLETTER]))
-        asked[REPORT].append(Asked(OFFICE, report))  # what it must say is known when the newsletters have ended
+        asked[REPORT].append(RequestedMail(OFFICE, report))  # what it must say is known when the newsletters have ended
         self._draw(screen)
 
     def _wait_for_mail(self, screen: Screen) -> None:
@@ -268,7 +268,7 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
             jobs.configure({"store": f"sqlite:///{Path(folder) / 'store.db'}"})
         stack.callback(jobs.stop, STOP_SECONDS)
         jobs.start()
-        door = HttpDoor("127.0.0.1", 0, expose=jobs.metrics, health=jobs.health)
+        door = HttpServer("127.0.0.1", 0, expose=jobs.metrics, health=jobs.health)
         door.start()
         stack.callback(door.stop)
         dashboard = stack.enter_context(_dashboard())

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from broker_jobs.demo.tally import Line
+from broker_jobs.demo.tally import TallyLine
 
 PLAIN_SECONDS = 1.0
 """Between two plain lines."""
@@ -66,7 +66,7 @@ class Screen:
             self._shown, self._shown_at = parts, seconds
             self.say(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
 
-    def table(self, lines: Sequence[Line], sent_by: Mapping[str, str]) -> None:
+    def table(self, lines: Sequence[TallyLine], sent_by: Mapping[str, str]) -> None:
         """Print what was asked and what was delivered, and by which kind of job."""
         table = Table(box=box.SIMPLE_HEAD, title=None)
         table.add_column("mail")

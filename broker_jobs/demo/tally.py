@@ -26,7 +26,7 @@ class Digest:
 
 
 @dataclass(frozen=True)
-class Line:
+class TallyLine:
     """One line of the table at the end, in mails."""
 
     kind: str
@@ -39,7 +39,7 @@ class Line:
 class Verdict:
     """What the demo ends with: a table, and every way in which it is not exact (empty: it is)."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[TallyLine, ...]
     wrong: tuple[str, ...]
 
 
@@ -96,7 +96,7 @@ def verdict(
     arrived_by_kind: Counter[str] = Counter()
     for mail, times in delivered.items():
         arrived_by_kind[mail.kind] += times
-    lines = tuple(Line(kind, asked_by_kind[kind], arrived_by_kind[kind], retried.get(kind, 0)) for kind in kinds)
+    lines = tuple(TallyLine(kind, asked_by_kind[kind], arrived_by_kind[kind], retried.get(kind, 0)) for kind in kinds)
     wrong = [f"the {kinds[-1]} of {at:.0f} was never enqueued" for at in missed_digests]
     wrong += [
         f"{_shown(mail)} is missing: {unsuccessful.get(mail.job_id, f'job {mail.job_id} succeeded')}"

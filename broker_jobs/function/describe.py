@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import adapter_of, read_hints, type_text
 from broker_jobs.function.registry import Function
-from broker_jobs.outcome.command import FunctionInfo, ParameterInfo, ParameterKind
+from broker_jobs.messages.commands import FunctionInfo, ParameterInfo, ParameterKind
 
 DOC_CHARS = 1_000
 TYPE_CHARS = 300

@@ -15,8 +15,8 @@ from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import ArgumentsError, OptionError, nearest
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.signature import Signature
-from broker_jobs.function.template import Place, Unrenderable, template_of, unkeepable
-from broker_jobs.job.envelope import MAX_DELAY_SECONDS, MAX_KEY_CHARS, MAX_LIMITS, LimitKey, UniqueKey
+from broker_jobs.function.template import Placeholder, Unrenderable, template_of, unkeepable
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, MAX_KEY_CHARS, MAX_LIMITS, LimitKey, UniqueKey
 
 MAX_LIMIT = 1_000_000
 
@@ -186,7 +186,7 @@ def _key(option: str, text: str, signature: Signature, args: list[Any], kwargs: 
         try:
             value = signature.argument(name, args, kwargs)
         except KeyError:
-            raise Unrenderable(_no_parameter(Place(name), signature, kwargs)) from None
+            raise Unrenderable(_no_parameter(Placeholder(name), signature, kwargs)) from None
         if type(value) is Pending:
             raise Unrenderable(f"{name} is not known yet, as it is a result to come")
         return value
@@ -198,7 +198,7 @@ def _key(option: str, text: str, signature: Signature, args: list[Any], kwargs: 
         raise ArgumentsError(f"{title}: {error}{end}") from None
 
 
-def _no_parameter(place: Place, signature: Signature, more: Iterable[str] = ()) -> str:
+def _no_parameter(place: Placeholder, signature: Signature, more: Iterable[str] = ()) -> str:
     known = [*signature.named, *more]
     near = nearest(place.name, known)
     if not near:

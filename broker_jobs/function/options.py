@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NoReturn, TypedDict
 
+from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import DefinitionError, OptionError, nearest
-from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
 from broker_jobs.function.template import unkeepable
-from broker_jobs.job.envelope import (
+from broker_jobs.messages.envelope import (
     BATCH_HOLDER,
     JOB_ID_RULE,
     MAX_BACKOFFS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from broker_jobs.job.envelope import Fill
+from broker_jobs.messages.envelope import ResultArgument
 
 
 class Pending:
@@ -53,22 +53,25 @@ class Pending:
     __neg__ = __pos__ = __abs__ = __invert__ = __round__ = __reduce_ex__ = _use
 
 
-def take_out(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any], tuple[Fill, ...]]:
+def take_out(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any], tuple[ResultArgument, ...]]:
     """Bound arguments with null where a result is to be filled in, and what to fill in there."""
     if not has_pending(args, kwargs):
         return args, kwargs, ()
-    fills = [_fill(place, value) for place, value in enumerate(args) if type(value) is Pending]
-    fills += [_fill(place, value) for place, value in kwargs.items() if type(value) is Pending]
+    result_args = [_result_argument(place, value) for place, value in enumerate(args) if type(value) is Pending]
+    result_args += [_result_argument(place, value) for place, value in kwargs.items() if type(value) is Pending]
     return (
         [None if type(value) is Pending else value for value in args],
         {name: None if type(value) is Pending else value for name, value in kwargs.items()},
-        tuple(fills),
+        tuple(result_args),
     )
 
 
-def put_in(fills: tuple[Fill, ...]) -> dict[int | str, Pending]:
+def put_in(result_args: tuple[ResultArgument, ...]) -> dict[int | str, Pending]:
     """The placeholders of an envelope, by their places: what `take_out` took out."""
-    return {fill.place: Pending(fill.parents, _title(fill.parents), many=fill.many) for fill in fills}
+    return {
+        result_arg.place: Pending(result_arg.parents, _title(result_arg.parents), many=result_arg.many)
+        for result_arg in result_args
+    }
 
 
 def has_pending(args: list[Any] | tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -84,8 +87,8 @@ def shape(value: object) -> object:
     return (Pending, value._parents, value._many) if type(value) is Pending else value  # noqa: SLF001
 
 
-def _fill(place: int | str, pending: Pending) -> Fill:
-    return Fill(place=place, parents=pending._parents, many=pending._many)  # noqa: SLF001
+def _result_argument(place: int | str, pending: Pending) -> ResultArgument:
+    return ResultArgument(place=place, parents=pending._parents, many=pending._many)  # noqa: SLF001
 
 
 def _title(parents: tuple[str, ...]) -> str:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from broker_jobs.errors import OptionError
-from broker_jobs.job.envelope import MAX_KEY_CHARS
+from broker_jobs.messages.envelope import MAX_KEY_CHARS
 
 
-class Place(NamedTuple):
+class Placeholder(NamedTuple):
     """Where an argument stands in a template: its parameter, and the field of it if one is wanted."""
 
     name: str
@@ -31,11 +31,11 @@ class Unrenderable(Exception):  # becomes an ArgumentsError, which names the job
 class Template(NamedTuple):
     """A key with places for arguments."""
 
-    parts: tuple[tuple[str, Place | None], ...]
+    parts: tuple[tuple[str, Placeholder | None], ...]
     """Text, and the place behind it."""
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Placeholder]:
         """The places, in their order."""
         return [place for _, place in self.parts if place is not None]
 
@@ -83,22 +83,22 @@ def template_of(text: str) -> Template:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
         raise OptionError(f"{text!r} is no key: {error} (a brace that is meant is written twice)") from None
-    parts: list[tuple[str, Place | None]] = []
+    parts: list[tuple[str, Placeholder | None]] = []
     for literal, field, format_spec, conversion in pieces:
         parts.append((literal, None if field is None else _place(text, field, plain=not (format_spec or conversion))))
     return Template(tuple(parts))
 
 
-def _place(text: str, field: str, *, plain: bool) -> Place:
+def _place(text: str, field: str, *, plain: bool) -> Placeholder:
     name, *fields = field.split(".")
     if not plain or len(fields) > 1 or not all(part.isidentifier() for part in (name, *fields)):
         raise OptionError(
             f"{text!r} is no key: in braces stands a parameter or one field of it, as {{user_id}} or {{user.id}}"
         )
-    return Place(name, *fields)
+    return Placeholder(name, *fields)
 
 
-def _text(place: Place, argument: Callable[[str], Any]) -> str:
+def _text(place: Placeholder, argument: Callable[[str], Any]) -> str:
     value = argument(place.name)
     if place.field:
         if not isinstance(value, dict) or place.field not in value:

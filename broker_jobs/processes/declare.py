@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Delivery, Message
 from broker_jobs.clock import Clock
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Exchange, Message
 from broker_jobs.function.describe import chunks
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply, Subscription
+from broker_jobs.messages.commands import DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply, Subscription
+from broker_jobs.messages.envelope import new_id
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Declarer:
 
     def __init__(
         self,
-        exchange: Exchange,
+        broker: Broker,
         clock: Clock,
         origin: str,
         subscriptions: Sequence[Subscription],
@@ -49,7 +49,7 @@ class Declarer:
         *,
         functions: Callable[[], Sequence[FunctionInfo]] | None = None,
     ) -> None:
-        self._exchange = exchange
+        self._broker = broker
         self._clock = clock
         self._origin = origin
         self._by = by
@@ -80,14 +80,14 @@ class Declarer:
 
     def _run(self) -> None:
         try:
-            reply_to, subscription = self._exchange.subscribe_private(self._receive)
+            reply_to, subscription = self._broker.subscribe_private(self._receive)
         except Exception:
             log.exception("what this program subscribes to and can run could not be declared; start it again")
             return
         pause = FIRST_PAUSE_SECONDS
         try:
             while not self._over.is_set():
-                if self._exchange.connected and not self._exchange.blocked:
+                if self._broker.connected and not self._broker.blocked:
                     self._publish(list(self._unanswered.values()), reply_to)
                     waited, pause = pause, min(2 * pause, LAST_PAUSE_SECONDS)
                     if self._functions is not None:
@@ -120,7 +120,7 @@ class Declarer:
 
     def _publish(self, told: Sequence[DeclareSubscriptions | DeclareFunctions], reply_to: str) -> None:
         if told:
-            self._exchange.publish([self._message(command, reply_to) for command in told])
+            self._broker.publish([self._message(command, reply_to) for command in told])
 
     def _message(self, command: DeclareSubscriptions | DeclareFunctions, reply_to: str) -> Message:
         body = command.model_dump_json().encode()

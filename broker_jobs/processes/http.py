@@ -25,7 +25,7 @@ IDLE_SECONDS = 30.0
 """After this a connection that asks nothing is closed."""
 
 
-class HttpDoor:
+class HttpServer:
     """The HTTP server of one process."""
 
     def __init__(
@@ -82,7 +82,7 @@ class HttpDoor:
 
     def _healthz(self) -> tuple[int, bytes, str]:
         health = self._health()
-        body = json.dumps({"ok": health.ok, **health.parts}, default=str)
+        body = json.dumps({"ok": health.ok, **health.components}, default=str)
         return 200 if health.ok else 503, body.encode(), "application/json"
 
 

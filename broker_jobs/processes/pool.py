@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Literal, TypeAlias
 
-from broker_jobs.job.envelope import new_id
+from broker_jobs.messages.envelope import new_id
 from broker_jobs.metrics import PROCESSES, RESTARTS, Metrics, Snapshot
 from broker_jobs.processes.program import Health
 from broker_jobs.processes.signals import Broken
@@ -167,8 +167,8 @@ class Pool:
                 healthy = alive and not silent and child.report is not None and child.report[1].ok
                 ok = ok and healthy
                 pid = child.process.pid if alive and child.process is not None else None
-                parts = child.report[1].parts if child.report is not None else {}
-                children.append({"slot": child.slot, "pid": pid, "ok": healthy, **parts})
+                components = child.report[1].components if child.report is not None else {}
+                children.append({"slot": child.slot, "pid": pid, "ok": healthy, **components})
         return Health(ok, {"processes": children})
 
     def _spawn(self, child: _Child) -> None:

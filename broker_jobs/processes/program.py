@@ -15,23 +15,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from broker_jobs.broker.interface import Broker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import UsageError
-from broker_jobs.exchange.port import Exchange
-from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.extras import require, store_extras
 from broker_jobs.function.describe import describe
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.envelope import new_id
+from broker_jobs.messages.commands import FunctionInfo, Schedule, Subscription
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.events import WorkerRef
 from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
-from broker_jobs.outcome.command import FunctionInfo, Schedule, Subscription
-from broker_jobs.outcome.event import WorkerRef
 from broker_jobs.processes.declare import Declarer
-from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts, watch_exchange
+from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics, watch_broker
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from broker_jobs.beat.tick import Beat
+    from broker_jobs.beat.beat import Beat
     from broker_jobs.consumer.worker import Worker
     from broker_jobs.coordinator.coordinator import Coordinator
     from broker_jobs.store import Store
@@ -55,7 +55,7 @@ class Health:
     """What is up. `ok` decides between 200 and 503; `parts` says why."""
 
     ok: bool
-    parts: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict)
 
 
 class Program:
@@ -65,7 +65,7 @@ class Program:
         self,
         registry: Registry | None,
         settings: Settings,
-        exchange: Exchange,
+        broker: Broker,
         recurring: Sequence[Schedule] = (),
         *,
         subscriptions: Sequence[Subscription] = (),
@@ -101,8 +101,8 @@ class Program:
             raise UsageError("a worker needs the registry of the jobs it is to run")
         require_roles(roles, settings)
         self.metrics = metrics or Metrics()
-        self.exchange = exchange
-        watch_exchange(self.metrics, exchange)
+        self.broker = broker
+        watch_broker(self.metrics, broker)
         self.settings = settings
         self.id = new_id()
         self._registry = registry
@@ -203,7 +203,7 @@ class Program:
                 self._declarer.stop(0)
             functions = None if self._registry is None else self._described
             self._declarer = Declarer(
-                self.exchange, self._clock, self._origin, subscriptions, self.id, functions=functions
+                self.broker, self._clock, self._origin, subscriptions, self.id, functions=functions
             )
             self._declarer.start()
             if subscriptions and self.coordinator is not None:
@@ -222,21 +222,21 @@ class Program:
     def health(self) -> Health:
         """What is up, for /healthz. Asks nobody over the network."""
         worker, coordinator, beat = self.worker, self.coordinator, self.beat
-        parts: dict[str, Any] = {
-            "broker": {"connected": self.exchange.connected, "blocked": self.exchange.blocked},
+        components: dict[str, Any] = {
+            "broker": {"connected": self.broker.connected, "blocked": self.broker.blocked},
         }
         made = {"worker": worker, "coordinator": coordinator, "beat": beat}
         # While it starts it is not well yet: a coordinator may wait for its store.
-        ok = self.started and self.exchange.connected and all(made[role] is not None for role in self._roles)
+        ok = self.started and self.broker.connected and all(made[role] is not None for role in self._roles)
         if worker is not None:
-            parts["worker"] = {"running": worker.running}
+            components["worker"] = {"running": worker.running}
         if coordinator is not None:
             healthy, why = coordinator.healthy()
-            parts["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": why}
+            components["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": why}
             ok = ok and healthy
         if beat is not None:
-            parts["beat"] = {"started": True}
-        return Health(ok, parts)
+            components["beat"] = {"started": True}
+        return Health(ok, components)
 
     def expose(self) -> tuple[bytes, str]:
         """What these parts have counted, as Prometheus reads it, and its content type."""
@@ -247,11 +247,11 @@ class Program:
         self.metrics.observe(BEAT_LATENESS, late_seconds)
 
     def _start_parts(self) -> None:
-        self.exchange.start(CONNECT_SECONDS)
+        self.broker.start(CONNECT_SECONDS)
         if self.settings.declare:
-            self.exchange.apply(fixed_topology())
+            self.broker.apply(fixed_topology())
             if "worker" in self._roles:
-                self.exchange.apply(work_topology(*self.settings.queues))
+                self.broker.apply(work_topology(*self.settings.queues))
         # Each part is imported by the one who runs it: a worker has no database, a coordinator no functions.
         if "coordinator" in self._roles:
             from broker_jobs.coordinator.coordinator import Coordinator  # noqa: PLC0415
@@ -262,12 +262,12 @@ class Program:
             self.store.open()
             claim(self.store, self.settings.url)
             self.coordinator = Coordinator(
-                self.exchange,
+                self.broker,
                 self.store,
                 self.settings,
                 self._clock,
                 id=self.id,
-                observer=CoordinatorCounts(self.metrics),
+                observer=CoordinatorMetrics(self.metrics),
                 on_fatal=self._on_fatal,
             )
             self.coordinator.start()
@@ -277,19 +277,19 @@ class Program:
             assert self._registry is not None
             self.worker = Worker(
                 self._registry,
-                self.exchange,
+                self.broker,
                 queues=self.settings.queues,
                 concurrency=self.settings.concurrency,
                 settings=self.settings,
                 clock=self._clock,
                 ref=self._ref,
-                observer=WorkerCounts(self.metrics),
+                observer=WorkerMetrics(self.metrics),
             )
             self.worker.start()
         if "beat" in self._roles:
-            from broker_jobs.beat.tick import Beat  # noqa: PLC0415
+            from broker_jobs.beat.beat import Beat  # noqa: PLC0415
 
-            self.beat = Beat(self.exchange, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
+            self.beat = Beat(self.broker, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
             log.info("beat started", extra={"declared": len(self._recurring)})
         self.subscribe(self._subscriptions)

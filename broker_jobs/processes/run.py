@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
+from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError, UsageError
-from broker_jobs.exchange.open import exchange_for
 from broker_jobs.function.registry import Registry
+from broker_jobs.messages.commands import Schedule, Subscription
 from broker_jobs.metrics import Metrics, expose
-from broker_jobs.outcome.command import Schedule, Subscription
 from broker_jobs.processes.connect import wait_for_broker
-from broker_jobs.processes.http import HttpDoor
+from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
 from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, Refused
 from broker_jobs.processes.program import ROLES, Health, Program, require_roles
-from broker_jobs.processes.signals import Broken, LeaveNow, Signalled, Wishes, leave_now, leave_soon, serve
+from broker_jobs.processes.signals import Broken, LeaveNow, ShutdownSignals, Signalled, leave_now, leave_soon, serve
 from broker_jobs.settings import Settings, unknown_environment
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,15 @@ class Application:
     close: Callable[[], None] | None = None
 
 
-Beside: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
+ServedBeside: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
 """What runs beside a started program, from its start to its end: its dashboard."""
 
 
 def run_roles(
-    application: Application | None, settings: Settings, roles: Collection[str] = ROLES, beside: Beside | None = None
+    application: Application | None,
+    settings: Settings,
+    roles: Collection[str] = ROLES,
+    beside: ServedBeside | None = None,
 ) -> int:
     """Run these roles in this process until it is told to leave; the exit code.
 
@@ -63,7 +66,7 @@ def run_roles(
     """
     refuse_shared_memory(settings, roles)
     warn_of_environment()
-    with Wishes() as wishes:
+    with ShutdownSignals() as wishes:
         return _run_one(application, settings, roles, wishes, beside=beside)
 
 
@@ -77,9 +80,9 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
     refuse_shared_memory(settings, ["worker"])
     require_roles(["worker"], settings)
     warn_of_environment()
-    with Wishes() as wishes, ExitStack() as stack:
+    with ShutdownSignals() as wishes, ExitStack() as stack:
         pool = Pool(run_child, (load, settings), settings.processes, on_broken=wishes.put)
-        stack.enter_context(_door(settings, lambda: expose(pool.snapshots()), pool.health))
+        stack.enter_context(_http_server(settings, lambda: expose(pool.snapshots()), pool.health))
         pool.start()
         return serve(pool, wishes, settings.shutdown_timeout)
 
@@ -87,7 +90,7 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
 def run_child(load: Callable[[], Application], settings: Settings, slot: str, pipe: Connection) -> None:
     """One worker process of a pool: it obeys its parent, and reports to it."""
     set_up(settings.log_level)
-    with Wishes(has_parent=True) as wishes:
+    with ShutdownSignals(has_parent=True) as wishes:
         threading.Thread(target=_obey, args=(pipe, wishes), name="parent", daemon=True).start()
         try:
             code = _run_one(load(), settings, ["worker"], wishes, slot=slot, report_to=pipe)
@@ -119,18 +122,18 @@ def _run_one(
     application: Application | None,
     settings: Settings,
     roles: Collection[str],
-    wishes: Wishes,
+    wishes: ShutdownSignals,
     *,
     slot: str = "",
     report_to: Connection | None = None,
-    beside: Beside | None = None,
+    beside: ServedBeside | None = None,
 ) -> int:
     metrics = Metrics()
-    exchange = exchange_for(settings, "+".join(role for role in ROLES if role in roles))
+    broker = broker_for(settings, "+".join(role for role in ROLES if role in roles))
     program = Program(
         application.registry if application is not None else None,
         settings,
-        exchange,
+        broker,
         application.recurring if application is not None else (),
         subscriptions=application.subscriptions if application is not None else (),
         roles=roles,
@@ -143,11 +146,11 @@ def _run_one(
         if application is not None and application.close is not None:
             stack.callback(application.close)
         if report_to is None:
-            stack.enter_context(_door(settings, lambda: expose([metrics.snapshot()]), program.health))
+            stack.enter_context(_http_server(settings, lambda: expose([metrics.snapshot()]), program.health))
         else:
             stack.enter_context(_reporting(report_to, program))
-        stack.callback(exchange.stop)
-        if not wait_for_broker(program.start, exchange.stop, wishes.wait_asked):
+        stack.callback(broker.stop)
+        if not wait_for_broker(program.start, broker.stop, wishes.wait_asked):
             return 0
         stack.callback(program.stop, 0.0)
         if beside is not None:
@@ -159,14 +162,14 @@ def _run_one(
 
 
 @contextmanager
-def _door(
+def _http_server(
     settings: Settings, expose_all: Callable[[], tuple[bytes, str]], health: Callable[[], Health]
 ) -> Iterator[None]:
     """/metrics and /healthz, where a port is set."""
     if settings.metrics_port is None:
         yield
         return
-    door = HttpDoor(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
+    door = HttpServer(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
     door.start()
     try:
         yield
@@ -203,7 +206,7 @@ def _reporting(pipe: Connection, program: Program) -> Iterator[None]:
         yield
 
 
-def _obey(pipe: Connection, wishes: Wishes) -> None:
+def _obey(pipe: Connection, wishes: ShutdownSignals) -> None:
     try:
         while True:
             wishes.put(LeaveNow() if pipe.recv() == "now" else Signalled(signal.SIGTERM))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import NoReturn, Protocol, Self
 
-from broker_jobs.exchange import io_threads
+from broker_jobs.broker import io_threads
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.5 if sys.platform == "win32" else 3600.0
 """Windows runs no handler while a lock is waited for, so the wait is cut in pieces there."""
 
 
-class Part(Protocol):
+class Component(Protocol):
     """What a process runs; it has two ways to end."""
 
     def stop(self, timeout: float) -> bool:
@@ -74,18 +74,18 @@ class Broken:
     code: int = EXIT_BROKEN
 
 
-News = Signalled | LeaveNow | Stopped | Broken
+Signal = Signalled | LeaveNow | Stopped | Broken
 
 
-class Wishes:
+class ShutdownSignals:
     """What is asked of this process, in the order it came. `with` it, signals are among it."""
 
     def __init__(self, *, has_parent: bool = False) -> None:
         """`has_parent`: Ctrl-C is the parent's, who passes on what it means; and as a service manager may send SIGTERM
         to both, no number of signals means "now" here, only the parent's LeaveNow.
         """
-        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        self._kept: list[News] = []
+        self._news: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+        self._kept: list[Signal] = []
         self._before: dict[signal.Signals, object] = {}
         self.has_parent = has_parent
 
@@ -102,11 +102,11 @@ class Wishes:
             number, handler = self._before.popitem()
             signal.signal(number, handler)  # type: ignore[arg-type]  # as getsignal() gave it
 
-    def put(self, news: News) -> None:
+    def put(self, news: Signal) -> None:
         """Tell the main thread. From any thread, and from a handler."""
         self._news.put(news)
 
-    def get(self) -> News:
+    def get(self) -> Signal:
         """Wait for the next news."""
         if self._kept:
             return self._kept.pop(0)
@@ -125,7 +125,7 @@ class Wishes:
         self._news.put(Signalled(number))
 
 
-def serve(part: Part, wishes: Wishes, timeout: float) -> int:
+def serve(part: Component, wishes: ShutdownSignals, timeout: float) -> int:
     """Wait for the end of a started part, and bring it about as asked.
 
     The first signal stops it gracefully in a thread of its own, so that this one stays free to hear the second, upon
@@ -169,7 +169,7 @@ def serve(part: Part, wishes: Wishes, timeout: float) -> int:
                 return code
 
 
-def leave_now(part: Part, code: int) -> NoReturn:
+def leave_now(part: Component, code: int) -> NoReturn:
     """End the process without waiting for threads, which nothing can stop. Does not return."""
     aside = threading.Thread(target=part.stop_now, name="leave now", daemon=True)
     aside.start()
@@ -205,7 +205,7 @@ def _flush() -> None:
     sys.stdout.flush()
 
 
-def _stop_aside(part: Part, wishes: Wishes, timeout: float) -> None:
+def _stop_aside(part: Component, wishes: ShutdownSignals, timeout: float) -> None:
     def stop() -> None:
         try:
             in_time = part.stop(timeout)

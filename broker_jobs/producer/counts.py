@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker_jobs.outcome.command import BatchView
+from broker_jobs.messages.commands import BatchReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,6 @@ class BatchCounts:
         return self.succeeded + self.failed + self.deleted
 
 
-def counts_of(view: BatchView) -> BatchCounts:
+def counts_of(view: BatchReply) -> BatchCounts:
     """The numbers in the coordinator's answer."""
     return BatchCounts(view.total, view.open, view.succeeded, view.failed, view.deleted)

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker_jobs.errors import ArgumentsError
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import AskFailures, BulkDelete, BulkRequeue, Filter, JobView
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter, JobReply, ListFailures
+from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.receipt import Receipt
+from broker_jobs.producer.requests import RequestClient
 
 PAGE = 100
 FIRST_PAUSE_SECONDS = 0.1
@@ -46,54 +46,54 @@ class Failure:
         self.receipt.requeue()
 
 
-def failures(asker: Asker, batch_id: str) -> Iterator[Failure]:
+def failures(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     """The failed jobs of a batch, asked for page by page as they are taken."""
-    asker.batch_view(batch_id)  # a batch made just now is first waited for
-    return _pages(asker, batch_id)
+    requests.batch_view(batch_id)  # a batch made just now is first waited for
+    return _pages(requests, batch_id)
 
 
-def requeue_failures(asker: Asker, batch_id: str, error_text: str) -> int:
+def requeue_failures(requests: RequestClient, batch_id: str, error_text: str) -> int:
     """Have the failed jobs of a batch run again; how many that were."""
     try:
-        meant = Filter(batch=batch_id, error_text=error_text or None)
+        meant = JobFilter(batch=batch_id, error_text=error_text or None)
     except ValidationError:
         raise ArgumentsError("the text to look for in errors has at most 1,000 characters, and no NUL") from None
-    asker.batch_view(batch_id)  # a batch made just now is first waited for
-    command = BulkRequeue(id=new_id(), at=asker.now(), by=asker.by, filter=meant)
-    return int(worked_off(asker, command)["done"])
+    requests.batch_view(batch_id)  # a batch made just now is first waited for
+    command = BulkRequeue(id=new_id(), at=requests.now(), by=requests.by, filter=meant)
+    return int(worked_off(requests, command)["done"])
 
 
-def worked_off(asker: Asker, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
+def worked_off(requests: RequestClient, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
     """Give a bulk command and stay until it is worked off; its last reply's detail.
 
     The same command again changes nothing; its reply says how far the first one is.
     """
     pause = FIRST_PAUSE_SECONDS
-    while not (detail := asker.command(command).detail)["finished"]:
+    while not (detail := requests.command(command).detail)["finished"]:
         time.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
     return detail
 
 
-def _pages(asker: Asker, batch_id: str) -> Iterator[Failure]:
+def _pages(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     after = ""
     while True:
-        question = AskFailures(
-            id=new_id(), at=asker.now(), by=asker.by, batch_id=batch_id, after=after, limit=PAGE
+        question = ListFailures(
+            id=new_id(), at=requests.now(), by=requests.by, batch_id=batch_id, after=after, limit=PAGE
         )  # fmt: skip
-        page = [JobView.model_validate(view) for view in asker.command(question).detail.get("failures", [])]
+        page = [JobReply.model_validate(view) for view in requests.command(question).detail.get("failures", [])]
         if not page:
             return
         for view in page:
-            yield _failure(asker, view)
+            yield _failure(requests, view)
         after = page[-1].id
 
 
-def _failure(asker: Asker, view: JobView) -> Failure:
+def _failure(requests: RequestClient, view: JobReply) -> Failure:
     error = view.error
     return Failure(
         job=view.job,
-        receipt=Receipt(view.id, asker, view.job),
+        receipt=Receipt(view.id, requests, view.job),
         args=tuple(view.args),
         kwargs=view.kwargs,
         attempts=view.attempt,

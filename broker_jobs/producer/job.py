@@ -23,24 +23,24 @@ from typing import (
     overload,
 )
 
+from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
 from broker_jobs.errors import EnqueueError, EnqueueUnknown, OptionError
-from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.depends import filled, filled_async
 from broker_jobs.function.keys import limit_keys, unique_key, wrong_name
 from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
 from broker_jobs.function.pending import take_out
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
-from broker_jobs.job.envelope import End, Envelope, Parent, new_id
-from broker_jobs.producer import beside
-from broker_jobs.producer.addition import Addition
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.envelope import End, Envelope, Parent, new_id
+from broker_jobs.producer import stray_enqueues
+from broker_jobs.producer.batch_submission import BatchSubmission
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call, call_shown
-from broker_jobs.producer.parents import hold_of, joined, parents_of
+from broker_jobs.producer.dependencies import dependencies_of, joined, parents_of
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.submit import Later, later, message_for
+from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.routing import Later, later, message_for
 
 if TYPE_CHECKING:
     from broker_jobs.producer.batch import Batch
@@ -74,7 +74,7 @@ class Job(Generic[P, R_co]):
         name: str,
         signature: Signature,
         options: FunctionOptions,
-        asker: Asker,
+        requests: RequestClient,
         call_options: CallOptions | None = None,
         *,
         parents: tuple[Parent, ...] = (),
@@ -82,7 +82,7 @@ class Job(Generic[P, R_co]):
         self.name = name
         self._signature = signature
         self._options = options
-        self._asker = asker
+        self._requests = requests
         self._call_options: CallOptions = call_options or {}
         self._parents = parents
 
@@ -100,19 +100,19 @@ class Job(Generic[P, R_co]):
         """
         warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
         prepared = self.prepare(self._signature.bind(args, kwargs))
-        failure = self._asker.sender.send([prepared.message])[0]
+        failure = self._requests.connection.send([prepared.message])[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("enqueue", args, kwargs))
-        beside.note(self.name)
+        stray_enqueues.note(self.name)
         return prepared.receipt
 
     async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """As `enqueue`; the event loop goes on meanwhile. Cancelled, what is not on its way yet never goes out."""
         prepared = self.prepare(self._signature.bind(args, kwargs))
-        failure = (await self._asker.sender.send_async([prepared.message]))[0]
+        failure = (await self._requests.connection.send_async([prepared.message]))[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("enqueue_async", args, kwargs))
-        beside.note(self.name)
+        stray_enqueues.note(self.name)
         return prepared.receipt
 
     def schedule(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
@@ -126,22 +126,22 @@ class Job(Generic[P, R_co]):
             As `enqueue`.
         """
         warn_if_blocking(f"{self.name}.schedule()", f"{self.name}.schedule_async(…)")
-        meant = later(when, self._asker.now())
+        meant = later(when, self._requests.now())
         prepared = self.prepare(self._signature.bind(args, kwargs), meant)
-        failure = self._asker.sender.send([prepared.message])[0]
+        failure = self._requests.connection.send([prepared.message])[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("schedule", (when, *args), kwargs))
-        beside.note(self.name)
+        stray_enqueues.note(self.name)
         return prepared.receipt
 
     async def schedule_async(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """As `schedule`; the event loop goes on meanwhile."""
-        meant = later(when, self._asker.now())
+        meant = later(when, self._requests.now())
         prepared = self.prepare(self._signature.bind(args, kwargs), meant)
-        failure = (await self._asker.sender.send_async([prepared.message]))[0]
+        failure = (await self._requests.connection.send_async([prepared.message]))[0]
         if failure is not None:
             self._raise(failure, prepared, call_shown("schedule_async", (when, *args), kwargs))
-        beside.note(self.name)
+        stray_enqueues.note(self.name)
         return prepared.receipt
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
@@ -164,7 +164,12 @@ class Job(Generic[P, R_co]):
         if (wrong := wrong_name(changed.unique, changed.limits, self._signature)) is not None:
             raise OptionError(wrong)
         return Job(
-            self.name, self._signature, changed, self._asker, {**self._call_options, **options}, parents=self._parents
+            self.name,
+            self._signature,
+            changed,
+            self._requests,
+            {**self._call_options, **options},
+            parents=self._parents,
         )
 
     def after(
@@ -181,11 +186,11 @@ class Job(Generic[P, R_co]):
             ArgumentsError: no receipt or batch, no such end, or over 1,000 of them.
         """
         parents = joined(self._parents, parents_of((parent, *more), on, self.name))
-        return Job(self.name, self._signature, self._options, self._asker, self._call_options, parents=parents)
+        return Job(self.name, self._signature, self._options, self._requests, self._call_options, parents=parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, as from an id in a database."""
-        return Receipt(check_id(id, "the id of a job"), self._asker, self.name, self._signature.decode_result)
+        return Receipt(check_id(id, "the id of a job"), self._requests, self.name, self._signature.decode_result)
 
     def prepare(self, bound: tuple[list[Any], dict[str, Any]], meant: Later | None = None) -> Prepared:
         """The message of one call.
@@ -194,10 +199,10 @@ class Job(Generic[P, R_co]):
             ArgumentsError: a result is wanted of a parent that need not have one.
             EnqueueError: the message is too large.
         """
-        options, asker = self._options, self._asker
-        now = asker.now()
+        options, requests = self._options, self._requests
+        now = requests.now()
         envelope = self.draft(bound, now, meant)
-        message = message_for(envelope, now, asker.sender.settings.max_body, own_id=options.id is not None)
+        message = message_for(envelope, now, requests.connection.settings.max_body, own_id=options.id is not None)
         return Prepared(message, self.fresh_receipt(envelope.id))
 
     def draft(self, bound: tuple[list[Any], dict[str, Any]], now: Instant, meant: Later | None = None) -> Envelope:
@@ -216,10 +221,10 @@ class Job(Generic[P, R_co]):
         options, signature = self._options, self._signature
         unique = unique_key(options.unique, signature, *bound)
         limits = limit_keys(options.limits, signature, *bound) if options.limits else ()
-        args, kwargs, fills = take_out(*bound)
+        args, kwargs, result_args = take_out(*bound)
         due_at, delay = (None, None) if meant is None else meant
-        hold = hold_of(self._parents, fills, delay) if fills or self._parents else None
-        if due_at is not None and hold is not None and delay is not None:
+        after = dependencies_of(self._parents, result_args, delay) if result_args or self._parents else None
+        if due_at is not None and after is not None and delay is not None:
             due_at = None  # it counts from the end of the parents
         return Envelope(
             id=job_id,
@@ -229,8 +234,8 @@ class Job(Generic[P, R_co]):
             queue=options.queue,
             created_at=created_at,
             due_at=None if due_at is None else as_datetime(due_at),
-            hold=hold,
-            fills=fills,
+            after=after,
+            result_args=result_args,
             unique=unique,
             limits=limits,
             policy=options.policy,
@@ -241,9 +246,11 @@ class Job(Generic[P, R_co]):
         """The arguments of a call, checked. Raises ArgumentsError."""
         return self._signature.bind(args, kwargs)
 
-    def fresh_receipt(self, job_id: str, addition: Addition | None = None) -> Receipt[R_co]:
-        """The receipt of a job enqueued just now, in an addition to a batch if one is given."""
-        return Receipt(job_id, self._asker, self.name, self._signature.decode_result, fresh=True, addition=addition)
+    def fresh_receipt(self, job_id: str, submission: BatchSubmission | None = None) -> Receipt[R_co]:
+        """The receipt of a job enqueued just now, in a submission to a batch if one is given."""
+        return Receipt(
+            job_id, self._requests, self.name, self._signature.decode_result, fresh=True, submission=submission
+        )
 
     @property
     def waits(self) -> bool:
@@ -265,13 +272,13 @@ class Job(Generic[P, R_co]):
         """The parameters a call must give; no annotation is evaluated."""
         return self._signature.required()
 
-    def belongs_to(self, asker: Asker) -> bool:
+    def belongs_to(self, requests: RequestClient) -> bool:
         """Whether the job was made by the program that has this asker."""
-        return self._asker is asker
+        return self._requests is requests
 
-    def _raise(self, failure: Failure, prepared: Prepared, call: str) -> NoReturn:
+    def _raise(self, failure: PublishFailure, prepared: Prepared, call: str) -> NoReturn:
         title = f"{self.name} {prepared.receipt.id}"
-        if failure.kind is Unsent.NOT_SENT:
+        if failure.kind is Unconfirmed.NOT_SENT:
             raise EnqueueError(f"{title} was not enqueued: {failure.reason}")
         after = ".after(…)" if self._parents else ""
         raise EnqueueUnknown(
@@ -291,8 +298,8 @@ class Job(Generic[P, R_co]):
 class _LocalJob(Job[P, R_co]):
     """A job whose function is here."""
 
-    def __init__(self, function: Function, asker: Asker) -> None:
-        super().__init__(function.name, function.signature, function.options, asker)
+    def __init__(self, function: Function, requests: RequestClient) -> None:
+        super().__init__(function.name, function.signature, function.options, requests)
         self._function = function
         functools.update_wrapper(cast("Any", self), function.fn, updated=())  # its attributes must not hide ours
 

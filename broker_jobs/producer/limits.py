@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from broker_jobs.function.keys import check_key, check_limit
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import SetLimit
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.commands import SetLimit
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.producer.requests import RequestClient
 
 
 class Limits:
     """The limits, by their keys. All methods block until the coordinator has answered."""
 
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
+    def __init__(self, requests: RequestClient) -> None:
+        self._requests = requests
 
     def set(self, key: str, limit: int, /) -> None:
         """Have this number count for a key from now on, whatever its jobs are enqueued with; until `clear`.
@@ -35,5 +35,5 @@ class Limits:
 
     def _set(self, key: object, limit: int | None) -> None:
         check_key(key, "the key of a limit")
-        asker = self._asker
-        asker.command(SetLimit(id=new_id(), at=asker.now(), by=asker.by, key=str(key), limit=limit))
+        requests = self._requests
+        requests.command(SetLimit(id=new_id(), at=requests.now(), by=requests.by, key=str(key), limit=limit))

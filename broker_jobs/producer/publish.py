@@ -13,39 +13,39 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import as_datetime
 from broker_jobs.errors import ArgumentsError, EnqueueError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.secret import holds_secret, revealed
 from broker_jobs.function.template import unkeepable
-from broker_jobs.job.envelope import MAX_NAME_CHARS, new_id
-from broker_jobs.outcome.published import Published
-from broker_jobs.producer.sender import Sender
+from broker_jobs.messages.envelope import MAX_NAME_CHARS, new_id
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.producer.connection import Connection
 
 TRIES = 3
 """How often an event is sent whose confirm does not come, each for the publish timeout."""
 
 
-def publish(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def publish(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Publish an event; its id. See `BrokerJobs.publish`."""
-    message = _message(sender, event, args, kwargs)
-    failure: Failure | None = None
+    message = _message(connection, event, args, kwargs)
+    failure: PublishFailure | None = None
     for _ in range(TRIES):
-        failure = sender.send([message])[0]
-        if failure is None or failure.kind is Unsent.NOT_SENT:
+        failure = connection.send([message])[0]
+        if failure is None or failure.kind is Unconfirmed.NOT_SENT:
             break
     return _taken(event, message, failure)
 
 
-async def publish_async(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+async def publish_async(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """As `publish`; the event loop goes on meanwhile."""
-    message = _message(sender, event, args, kwargs)
-    failure: Failure | None = None
+    message = _message(connection, event, args, kwargs)
+    failure: PublishFailure | None = None
     for _ in range(TRIES):
-        failure = (await sender.send_async([message]))[0]
-        if failure is None or failure.kind is Unsent.NOT_SENT:
+        failure = (await connection.send_async([message]))[0]
+        if failure is None or failure.kind is Unconfirmed.NOT_SENT:
             break
     return _taken(event, message, failure)
 
@@ -57,12 +57,12 @@ def check_event(event: object) -> None:
         raise ArgumentsError(f"the name of an event is a str of 1 to {MAX_NAME_CHARS} characters, not {shown}")
 
 
-def _message(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
+def _message(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
     check_event(event)
-    published = Published(
+    published = PublishedEvent(
         id=new_id(),
         event=event,
-        created_at=_now(sender),
+        created_at=_now(connection),
         args=[_json(event, f"argument {place}", value) for place, value in enumerate(args, 1)],
         kwargs={name: _json(event, name, value) for name, value in kwargs.items()},
     )
@@ -70,7 +70,7 @@ def _message(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[st
         body = published.model_dump_json().encode()
     except (PydanticSerializationError, UnicodeEncodeError) as error:  # half a surrogate pair
         raise ArgumentsError(f"{event}: its arguments cannot travel as JSON: {error}. Nothing was published.") from None
-    most = sender.settings.max_body
+    most = connection.settings.max_body
     if len(body) > most:
         raise EnqueueError(
             f"{event} was not published: its message has {len(body):_} bytes, the limit is {most:_} "
@@ -79,8 +79,8 @@ def _message(sender: Sender, event: str, args: Sequence[Any], kwargs: Mapping[st
     return Message(names.REPORT, names.LOG_KEY, body, "published", published.id)
 
 
-def _now(sender: Sender) -> datetime:
-    return as_datetime(sender.clock.now())
+def _now(connection: Connection) -> datetime:
+    return as_datetime(connection.clock.now())
 
 
 def _json(event: str, name: str, value: object) -> Any:
@@ -112,9 +112,9 @@ def _check_survives(value: object) -> None:
             pass
 
 
-def _taken(event: str, message: Message, failure: Failure | None) -> str:
+def _taken(event: str, message: Message, failure: PublishFailure | None) -> str:
     if failure is None:
         return message.message_id
-    if failure.kind is Unsent.NOT_SENT:
+    if failure.kind is Unconfirmed.NOT_SENT:
         raise EnqueueError(f"{event} {message.message_id} was not published: {failure.reason}")
     raise EnqueueError(f"{event} {message.message_id} may be published or not: {failure.reason}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
+from broker_jobs.broker.topology import work_topology
 from broker_jobs.errors import OptionError
-from broker_jobs.exchange.names import QUEUE_NAME_RULE, is_queue_name
-from broker_jobs.exchange.topology import work_topology
-from broker_jobs.job.envelope import new_id
-from broker_jobs.outcome.command import PauseQueue
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.commands import PauseQueue
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.producer.requests import RequestClient
 
 SHOWN_CHARS = 200
 
@@ -15,8 +15,8 @@ SHOWN_CHARS = 200
 class Queues:
     """The queues, by name. All methods block until RabbitMQ or the coordinator has answered."""
 
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
+    def __init__(self, requests: RequestClient) -> None:
+        self._requests = requests
 
     def declare(self, name: str, /) -> None:
         """Make a queue that no worker serves yet; a worker makes its own. Tolerates twice.
@@ -26,8 +26,8 @@ class Queues:
             BrokerError: RabbitMQ refuses, or cannot be reached.
         """
         _check(name)
-        sender = self._asker.sender
-        sender.exchange().apply(work_topology(name), sender.settings.publish_timeout)
+        connection = self._requests.connection
+        connection.broker().apply(work_topology(name), connection.settings.publish_timeout)
 
     def pause(self, name: str, /) -> None:
         """Have no more jobs of this queue started, on any worker; running ones go on, and jobs may be enqueued.
@@ -45,8 +45,8 @@ class Queues:
 
     def _pause(self, name: str, *, paused: bool) -> None:
         _check(name)
-        asker = self._asker
-        asker.command(PauseQueue(id=new_id(), at=asker.now(), by=asker.by, queue=name, paused=paused))
+        requests = self._requests
+        requests.command(PauseQueue(id=new_id(), at=requests.now(), by=requests.by, queue=name, paused=paused))
 
 
 def _check(name: str) -> None:

@@ -10,19 +10,19 @@ from pydantic_core import from_json
 from broker_jobs.clock import Seconds, When, as_seconds
 from broker_jobs.errors import BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
 from broker_jobs.function.current import inside_job
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import NO_SUCH_JOB, Command, DeleteJob, JobView, RequeueJob, RescheduleJob
-from broker_jobs.producer.addition import Addition
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.commands import NO_SUCH_JOB, Command, DeleteJob, JobReply, RequeueJob, RescheduleJob
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.state import State
+from broker_jobs.producer.batch_submission import BatchSubmission
 from broker_jobs.producer.blocking import warn_if_blocking
-from broker_jobs.producer.parents import Awaited
-from broker_jobs.producer.submit import due_after
+from broker_jobs.producer.dependencies import DependencyTarget
+from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.routing import due_after
 
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Receipt(Awaited, Generic[R_co]):
+class Receipt(DependencyTarget, Generic[R_co]):
     """A job that was enqueued, by its id. Nothing is asked before a method is called.
 
     All methods but `state_async` and `result_async` block until the coordinator has answered.
@@ -31,18 +31,18 @@ class Receipt(Awaited, Generic[R_co]):
     def __init__(
         self,
         id: str,
-        asker: Asker,
+        requests: RequestClient,
         job: str = "",
         decode: Callable[[str], Any] = from_json,
         *,
         fresh: bool = False,
-        addition: Addition | None = None,
+        submission: BatchSubmission | None = None,
     ) -> None:
         self.id = id
-        self._asker = asker
+        self._requests = requests
         self._job = job
         self._decode = decode
-        self._addition = addition
+        self._submission = submission
         self._fresh = fresh  # enqueued just now: the coordinator may not have read of it yet
 
     @property
@@ -72,15 +72,15 @@ class Receipt(Awaited, Generic[R_co]):
             BrokerError: RabbitMQ cannot be reached.
         """
         warn_if_blocking("receipt.state()", "receipt.state_async()", "the coordinator answers")
-        if self._addition is not None and self._addition.is_open:
+        if self._submission is not None and self._submission.is_open:
             return State.AWAITING
-        return State(self._asker.view(self.id).state)
+        return State(self._requests.view(self.id).state)
 
     async def state_async(self) -> State:
         """As `state`; the event loop goes on meanwhile."""
-        if self._addition is not None and self._addition.is_open:
+        if self._submission is not None and self._submission.is_open:
             return State.AWAITING
-        return State((await self._asker.view_async(self.id)).state)
+        return State((await self._requests.view_async(self.id)).state)
 
     def result(self, timeout: Seconds | None = None) -> R_co:
         """Wait for the job to end and return what it returned.
@@ -98,13 +98,13 @@ class Receipt(Awaited, Generic[R_co]):
         self._refuse_to_wait()
         warn_if_blocking("receipt.result()", "receipt.result_async()", "the job has ended")
         seconds = None if timeout is None else as_seconds(timeout)
-        return self._outcome(self._asker.ended(self.id, seconds), seconds)
+        return self._outcome(self._requests.ended(self.id, seconds), seconds)
 
     async def result_async(self, timeout: Seconds | None = None) -> R_co:  # noqa: ASYNC109  # as result()
         """As `result`; the event loop goes on meanwhile."""
         self._refuse_to_wait()
         seconds = None if timeout is None else as_seconds(timeout)
-        return self._outcome(await self._asker.ended_async(self.id, seconds), seconds)
+        return self._outcome(await self._requests.ended_async(self.id, seconds), seconds)
 
     def delete(self) -> bool:
         """Delete the job; one that runs is asked to stop (`current_job().cancelled()`). False: it had already ended.
@@ -113,8 +113,8 @@ class Receipt(Awaited, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        asker = self._asker
-        reply = asker.command(DeleteJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
+        requests = self._requests
+        reply = requests.command(DeleteJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
         return not reply.detail.get("ended", False)
 
     def requeue(self) -> None:
@@ -125,8 +125,8 @@ class Receipt(Awaited, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        asker = self._asker
-        self._on_known(lambda: RequeueJob(id=new_id(), at=asker.now(), by=asker.by, job_id=self.id))
+        requests = self._requests
+        self._on_known(lambda: RequeueJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
 
     def reschedule(self, when: When, /) -> None:
         """Give the job another time: a timedelta from now, or an aware datetime; a past one means now.
@@ -137,28 +137,28 @@ class Receipt(Awaited, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        asker = self._asker
-        now = asker.now()
+        requests = self._requests
+        now = requests.now()
         due_at = due_after(when, now, "reschedule") or now
-        self._on_known(lambda: RescheduleJob(id=new_id(), at=now, by=asker.by, job_id=self.id, due_at=due_at))
+        self._on_known(lambda: RescheduleJob(id=new_id(), at=now, by=requests.by, job_id=self.id, due_at=due_at))
 
     def _on_known(self, make: Callable[[], Command]) -> None:
         """Have a command carried out; commands overtake the log, so a job enqueued just now is first waited for."""
         try:
-            self._asker.command(make())
+            self._requests.command(make())
         except UsageError as error:
             if not self._fresh or str(error) != NO_SUCH_JOB:
                 raise
-            self._asker.view(self.id)
-            self._asker.command(make())
+            self._requests.view(self.id)
+            self._requests.command(make())
 
     def _refuse_to_wait(self) -> None:
         if inside_job():
             raise UsageError("a job that waits for a job can stop every worker; use child.after(receipt)")
-        if self._addition is not None:
-            self._addition.refuse_to_wait(self.title)
+        if self._submission is not None:
+            self._submission.refuse_to_wait(self.title)
 
-    def _outcome(self, view: JobView, seconds: float | None) -> R_co:
+    def _outcome(self, view: JobReply, seconds: float | None) -> R_co:
         """What `result` returns or raises for an answer."""
         title = f"{view.job or self._job or 'job'} {self.id}"
         match view.state:

@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
-from broker_jobs.beat.schedule import check
+from broker_jobs.beat.cron import check
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError, nearest
 from broker_jobs.function.options import check_name
 from broker_jobs.function.pending import has_pending
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import MAX_RECORDS, new_id
-from broker_jobs.outcome.command import (
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.commands import (
     MAX_CRON_CHARS,
     MAX_ZONE_CHARS,
     Misfire,
@@ -31,10 +30,11 @@ from broker_jobs.outcome.command import (
     Schedule,
     TriggerRecurring,
 )
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.envelope import MAX_RECORDS, new_id
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.receipt import Receipt
+from broker_jobs.producer.requests import RequestClient
 
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ class RecurringOptions(TypedDict, total=False):
     overlap: Overlap
 
 
-class Ready(Protocol):
+class BindableJob(Protocol):
     """A job that needs no arguments; a protocol, as ParamSpec is invariant."""
 
     def bind(self) -> Call[object]: ...
@@ -72,13 +72,13 @@ class _Declared(NamedTuple):
 class Recurring:
     """The recurring jobs of a program. Called, it declares one; its methods act at once and block until answered."""
 
-    def __init__(self, asker: Asker, on_declared: Callable[[], None]) -> None:
-        self._asker = asker
+    def __init__(self, requests: RequestClient, on_declared: Callable[[], None]) -> None:
+        self._requests = requests
         self._on_declared = on_declared
         self._declared: dict[str, _Declared] = {}
 
     def __call__(
-        self, name: str, cron: str, call: Call[object] | Ready, /, **options: Unpack[RecurringOptions]
+        self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
     ) -> None:
         """Declare a recurring job; the beat that loads this code sends it, at once if it runs in this program.
 
@@ -107,7 +107,9 @@ class Recurring:
         self._declared[name] = _Declared(where, lambda: _schedule(name, cron, call, options))
         self._on_declared()
 
-    def put(self, name: str, cron: str, call: Call[object] | Ready, /, **options: Unpack[RecurringOptions]) -> None:
+    def put(
+        self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
+    ) -> None:
         """Add a recurring job now, or replace the one of this name; returns when the coordinator has it.
 
         Raises:
@@ -118,16 +120,16 @@ class Recurring:
         """
         _check_options(name, cron, options)
         _check_call(call, "recurring.put")
-        asker = self._asker
+        requests = self._requests
         schedule = _schedule(name, cron, call, options)
-        asker.command(PutRecurring(id=new_id(), at=asker.now(), by=asker.by, schedule=schedule))
+        requests.command(PutRecurring(id=new_id(), at=requests.now(), by=requests.by, schedule=schedule))
 
     def trigger(self, name: str, /) -> Receipt[Any]:
         """Run a recurring job now, beside its schedule. Raises as `put`; UsageError names an unknown one."""
         check_name(name, _NAME)
-        asker, job_id = self._asker, new_id()
-        asker.command(TriggerRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, job_id=job_id))
-        return Receipt(job_id, asker, fresh=True)
+        requests, job_id = self._requests, new_id()
+        requests.command(TriggerRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name, job_id=job_id))
+        return Receipt(job_id, requests, fresh=True)
 
     def pause(self, name: str, /) -> None:
         """Plan no more times of it until `resume`. Raises as `trigger`."""
@@ -140,8 +142,8 @@ class Recurring:
     def remove(self, name: str, /) -> None:
         """Forget it; its jobs stay. One that code declares comes back with the next start of that program."""
         check_name(name, _NAME)
-        asker = self._asker
-        asker.command(RemoveRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name))
+        requests = self._requests
+        requests.command(RemoveRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name))
 
     def declared(self, origin: str) -> list[Schedule]:
         """What the code declares, as schedules of this origin; what a beat sends.
@@ -153,8 +155,8 @@ class Recurring:
 
     def _pause(self, name: str, *, paused: bool) -> None:
         check_name(name, _NAME)
-        asker = self._asker
-        asker.command(PauseRecurring(id=new_id(), at=asker.now(), by=asker.by, name=name, paused=paused))
+        requests = self._requests
+        requests.command(PauseRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name, paused=paused))
 
 
 _CHOICES = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
@@ -203,7 +205,7 @@ def _check_call(call: object, method: str) -> None:
             raise ArgumentsError(f"{method}() takes a job or job.bind(…), not {call!r}")
 
 
-def _schedule(name: str, cron: str, call: Call[object] | Ready, options: RecurringOptions) -> Schedule:
+def _schedule(name: str, cron: str, call: Call[object] | BindableJob, options: RecurringOptions) -> Schedule:
     bound = call if isinstance(call, Call) else call.bind()
     template = bound.source.envelope(bound.bound, TEMPLATE_ID, TEMPLATE_CREATED_AT)
     text = encode(template.evolve(epoch=0, recurring=name)).decode()

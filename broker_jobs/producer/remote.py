@@ -14,8 +14,8 @@ from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_early
 from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
-from broker_jobs.producer.ask import Asker
 from broker_jobs.producer.job import Job
+from broker_jobs.producer.requests import RequestClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,8 +29,8 @@ def _anything(*args: Any, **kwargs: Any) -> Any:
 class RemoteJob(Job[..., Any]):
     """A job of another service, its arguments unchecked; used as a decorator it takes the signature of a stub."""
 
-    def __init__(self, name: str, options: FunctionOptions, asker: Asker) -> None:
-        super().__init__(name, Signature(_anything, name, loose=True), options, asker)
+    def __init__(self, name: str, options: FunctionOptions, requests: RequestClient) -> None:
+        super().__init__(name, Signature(_anything, name, loose=True), options, requests)
 
     @overload
     def __call__(self, stub: Callable[P, Coroutine[Any, Any, R]], /) -> Job[P, R]: ...
@@ -47,14 +47,16 @@ class RemoteJob(Job[..., Any]):
         if inspect.isgeneratorfunction(stub) or stub.__name__ == "<lambda>":
             raise DefinitionError(f"{self.name}: the stub of a remote job is a def with annotations")
         check_early(stub, self.name, ())
-        return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._asker, stub.__name__)
+        return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._requests, stub.__name__)
 
 
 class _StubbedJob(Job[P, R]):
     """A remote job with a stub; calling it is answered, but hidden from type checkers."""
 
-    def __init__(self, name: str, signature: Signature, options: FunctionOptions, asker: Asker, variable: str) -> None:
-        super().__init__(name, signature, options, asker)
+    def __init__(
+        self, name: str, signature: Signature, options: FunctionOptions, requests: RequestClient, variable: str
+    ) -> None:
+        super().__init__(name, signature, options, requests)
         self._variable = variable
 
     if not TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.pending import Pending
-from broker_jobs.job.envelope import MAX_PARENTS
-from broker_jobs.producer.parents import Awaited
+from broker_jobs.messages.envelope import MAX_PARENTS
+from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.receipt import Receipt
 
 R = TypeVar("R")
@@ -33,7 +33,7 @@ def results_of(parents: Iterable[Receipt[R]], /) -> list[R]:
     Raises:
         ArgumentsError: something is no receipt, or there are over 1,000: enqueue jobs that sum up some of them each.
     """
-    if isinstance(parents, Awaited | str) or not isinstance(parents, Iterable):
+    if isinstance(parents, DependencyTarget | str) or not isinstance(parents, Iterable):
         raise ArgumentsError(f"results_of() takes receipts: write results_of([…]), not results_of({parents!r})")
     receipts = list(parents)
     for receipt in receipts:
@@ -49,7 +49,7 @@ def results_of(parents: Iterable[Receipt[R]], /) -> list[R]:
 def _check(parent: Any, function: str) -> None:
     if isinstance(parent, Receipt):
         return
-    if isinstance(parent, Awaited):
+    if isinstance(parent, DependencyTarget):
         hint = "a batch has no result; take those of its jobs"
     elif isinstance(parent, list | tuple):
         hint = "for several write results_of([…])"

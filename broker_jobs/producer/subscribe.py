@@ -11,19 +11,19 @@ from typing import Any
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.template import template_of
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import MAX_RECORDS
-from broker_jobs.outcome.command import Subscription
-from broker_jobs.producer.ask import Asker
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.commands import Subscription
+from broker_jobs.messages.envelope import MAX_RECORDS
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
+from broker_jobs.producer.requests import RequestClient
 
 
 class Subscriptions:
     """The subscriptions of a program."""
 
-    def __init__(self, asker: Asker, on_declared: Callable[[], None]) -> None:
-        self._asker = asker
+    def __init__(self, requests: RequestClient, on_declared: Callable[[], None]) -> None:
+        self._requests = requests
         self._on_declared = on_declared
         self._declared: dict[tuple[str, str], Job[..., Any]] = {}
 
@@ -34,7 +34,7 @@ class Subscriptions:
             DefinitionError: the job is another program's or waits for others, or has a key that is made of arguments,
                 which the coordinator does not look at.
         """
-        if not job.belongs_to(self._asker):
+        if not job.belongs_to(self._requests):
             raise DefinitionError(f"{job.name} belongs to another BrokerJobs; subscribe it there")
         if job.waits:
             raise DefinitionError(f"{job.name} subscribes to {event!r} and waits for nothing else: leave out .after(…)")

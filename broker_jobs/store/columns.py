@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from broker_jobs.job.state import State
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication, Row
 
 COLUMNS = tuple(field.name for field in fields(Row))
-EMPTY_AS_NULL = ("job", "why", "envelope", "reason", "tags")
+EMPTY_AS_NULL = ("job", "reason_code", "envelope", "reason", "tags")
 HISTORY_MAX = 200
 """Transitions a row keeps; the oldest go first."""
 HISTORY_CHARS = 65_536
@@ -26,20 +26,20 @@ HISTORY_CHARS = 65_536
 REASON_CHARS = 200
 
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
-_STATE, _WIRE, _OWNED, _HISTORY = (_PLACE[name] for name in ("state", "wire", "owned", "history"))
+_STATE, _PUBLICATION, _OWNED, _HISTORY = (_PLACE[name] for name in ("state", "publication", "owned", "history"))
 _EMPTY = tuple(_PLACE[name] for name in EMPTY_AS_NULL)
 _TEXT = tuple(place for place, field in enumerate(fields(Row)) if "str" in str(field.type))
 _get = attrgetter(*COLUMNS)
 _STATES = {state.value: state for state in State}
 _STATE_TEXT: dict[State, str] = {state: state.value for state in State}
-_WIRES = (Wire.NONE, Wire.SENDING, Wire.OUT)
+_PUBLICATIONS = (Publication.NONE, Publication.PUBLISHING, Publication.PUBLISHED)
 
 
 def values_of(row: Row) -> list[Any]:
     """The columns of a row, in the order of COLUMNS, as both databases take them."""
     values = list(_get(row))
     values[_STATE] = _STATE_TEXT[row.state]
-    values[_WIRE] = int(row.wire)
+    values[_PUBLICATION] = int(row.publication)
     values[_OWNED] = 1 if row.owned else 0
     values[_HISTORY] = _history_text(row.history) if row.history else None
     for place in _EMPTY:
@@ -52,7 +52,7 @@ def row_of(values: Sequence[Any]) -> Row:
     """The row of a tuple in the order of COLUMNS."""
     changed = list(values)
     changed[_STATE] = _STATES[changed[_STATE]]
-    changed[_WIRE] = _WIRES[changed[_WIRE]]
+    changed[_PUBLICATION] = _PUBLICATIONS[changed[_PUBLICATION]]
     changed[_OWNED] = bool(changed[_OWNED])
     history = changed[_HISTORY]
     changed[_HISTORY] = [*map(tuple, from_json(history))] if history else []
@@ -108,7 +108,7 @@ def _history_text(history: list[tuple[float, str, str]]) -> str:
 
 
 def _type_of(column: str) -> str:
-    if column in {"wire", "epoch", "attempt", "fence", "owned", "retries"}:
+    if column in {"publication", "epoch", "attempt", "fence", "owned", "retries"}:
         return "int8"
     if column in {"crashes", "returns", "unknowns", "interruptions"}:
         return "int8"
@@ -121,8 +121,8 @@ _ASSIGN = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "
 SELECT = f"SELECT {_NAMES} FROM jobs"  # noqa: S608  # names of our own columns
 LOAD_SQLITE = f"{SELECT} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 LOAD_POSTGRESQL = f"{SELECT} WHERE id = ANY(%s)"
-KNOWN_SQLITE = "SELECT id, state, queue, why FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-KNOWN_POSTGRESQL = "SELECT id, state, queue, why FROM jobs WHERE id = ANY(%s)"
+KNOWN_SQLITE = "SELECT id, state, queue, reason_code FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+KNOWN_POSTGRESQL = "SELECT id, state, queue, reason_code FROM jobs WHERE id = ANY(%s)"
 SAVE_SQLITE = (
     f"INSERT INTO jobs ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # as above
     f" ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"

@@ -20,7 +20,7 @@ MOST_CHARS = 2_000
 BAD = "this cursor cannot be used: take the one of the page before, with the same search, or begin without one"
 
 
-class Place(NamedTuple):
+class CursorPosition(NamedTuple):
     """The last thing a page showed or looked at: its sort key and id."""
 
     key: float | str
@@ -35,14 +35,14 @@ def fingerprint(*search: object) -> str:
     return hashlib.blake2s(repr(search).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
-def cursor_of(search: str, place: Place | None) -> str | None:
+def cursor_of(search: str, place: CursorPosition | None) -> str | None:
     """The text for a place in a search; None: there is no more."""
     if place is None:
         return None
     return urlsafe_b64encode(to_json([search, place.key, place.id])).decode().rstrip("=")
 
 
-def place_of(search: str, cursor: str | None, *, kind: type[float] | type[str] = float) -> Place | None:
+def place_of(search: str, cursor: str | None, *, kind: type[float] | type[str] = float) -> CursorPosition | None:
     """The place a cursor names; None: the beginning.
 
     Raises:
@@ -59,7 +59,7 @@ def place_of(search: str, cursor: str | None, *, kind: type[float] | type[str] =
         raise UsageError(BAD) from None
     if of != search or not _is_place(key, id, kind):
         raise UsageError(BAD)
-    return Place(key, id)
+    return CursorPosition(key, id)
 
 
 def _is_place(key: float | str, id: str, kind: type[float] | type[str]) -> bool:

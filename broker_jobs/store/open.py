@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from broker_jobs.errors import StoreError
-from broker_jobs.store import connect
+from broker_jobs.store import database
 from broker_jobs.store.migrate import check, migrate, schema_of
 from broker_jobs.store.migrations import STEPS, Step
 from broker_jobs.store.read import Reader
@@ -32,7 +32,7 @@ class Store:
     """
 
     def __init__(self, url: str, steps: Sequence[Step] = STEPS) -> None:
-        self._address = connect.address_of(url)
+        self._address = database.address_of(url)
         self._steps = tuple(steps)
         self._engines: tuple[Engine, Engine] | None = None
         self._shared: Connection | None = None  # in memory: the one connection
@@ -51,8 +51,8 @@ class Store:
             if self._engines is not None:
                 return
             if self._address.path is not None:
-                connect.prepare_file(self._address.path)
-            self._engines = connect.engines(self._address)
+                database.prepare_file(self._address.path)
+            self._engines = database.engines(self._address)
             try:
                 with self._failing():
                     self._migrate(self._engines[0])
@@ -95,8 +95,8 @@ class Store:
         if not self._address.is_sqlite:
             yield
             return
-        if not self._turn.acquire(timeout=connect.LOCK_SECONDS):
-            raise StoreError(f"the store {self.url_masked} was busy for {connect.LOCK_SECONDS} seconds: try again")
+        if not self._turn.acquire(timeout=database.LOCK_SECONDS):
+            raise StoreError(f"the store {self.url_masked} was busy for {database.LOCK_SECONDS} seconds: try again")
         try:
             if self._inside:
                 raise RuntimeError("this thread is inside a transaction of the store already")

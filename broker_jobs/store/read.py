@@ -12,32 +12,32 @@ from dataclasses import replace
 from sqlalchemy import Connection, case, func, or_, select, text, tuple_
 
 from broker_jobs.clock import Instant
-from broker_jobs.job import codec
-from broker_jobs.job.state import State
-from broker_jobs.store import columns, ledger, tables
-from broker_jobs.store.count import RETRY
-from broker_jobs.store.kept import (
+from broker_jobs.messages import codec
+from broker_jobs.messages.state import State
+from broker_jobs.store import administration, columns, schema
+from broker_jobs.store.counters import RETRY
+from broker_jobs.store.dependencies import UNKNOWN_PARENTS, dependency_of
+from broker_jobs.store.limits import Stage
+from broker_jobs.store.lists import Lists
+from broker_jobs.store.records import (
     AuditRow,
     BatchRow,
-    HoldRow,
+    DeadLetterRow,
+    DependencyRow,
     LimitRow,
-    LineRow,
+    LogLineRow,
     Meta,
-    ParkedRow,
     ScheduleRow,
     SubscriptionRow,
     WorkerRow,
 )
-from broker_jobs.store.limited import Stage
-from broker_jobs.store.listed import Listed
-from broker_jobs.store.measured import OLDEST, Measured
-from broker_jobs.store.related import Related
+from broker_jobs.store.relations import Relations
 from broker_jobs.store.row import Row
-from broker_jobs.store.search import Searching
-from broker_jobs.store.waiting import ORPHANS, hold_of
+from broker_jobs.store.search import JobSearch
+from broker_jobs.store.statistics import OLDEST, Statistics
 from broker_jobs.store.write import read_installation, read_meta
 
-_JOB_COLUMNS = [tables.jobs.c[name] for name in columns.COLUMNS]
+_JOB_COLUMNS = [schema.jobs.c[name] for name in columns.COLUMNS]
 _LATEST_OF_RATES = text(
     "SELECT latest.key, min(jobs.envelope) FROM (SELECT key, max(at) AS at FROM rates GROUP BY key) AS latest"
     " JOIN rates ON rates.key = latest.key AND rates.at = latest.at JOIN jobs ON jobs.id = rates.job_id"
@@ -53,14 +53,14 @@ def _carried(key: str, envelope: str) -> tuple[int | None, float | None]:
     return None, None
 
 
-class Reader(Searching, Measured, Related, Listed):
+class Reader(JobSearch, Statistics, Relations, Lists):
     """What can be asked of the store. Each method is one short read of its own."""
 
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
-        Searching.__init__(self, reading)
-        Measured.__init__(self, reading)
-        Related.__init__(self, reading)
-        Listed.__init__(self, reading)
+        JobSearch.__init__(self, reading)
+        Statistics.__init__(self, reading)
+        Relations.__init__(self, reading)
+        Lists.__init__(self, reading)
         self._reading = reading
 
     def meta(self) -> Meta:
@@ -75,8 +75,8 @@ class Reader(Searching, Measured, Related, Listed):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state: the kept counters."""
-        query = select(tables.counts.c.state, func.sum(tables.counts.c.n)).group_by(tables.counts.c.state)
-        query = query.where(tables.counts.c.state != RETRY)
+        query = select(schema.counts.c.state, func.sum(schema.counts.c.n)).group_by(schema.counts.c.state)
+        query = query.where(schema.counts.c.state != RETRY)
         with self._reading() as connection:
             kept = {State(state): int(n) for state, n in connection.execute(query)}
         return {state: kept.get(state, 0) for state in State}
@@ -84,15 +84,15 @@ class Reader(Searching, Measured, Related, Listed):
     def counts_by_queue(self) -> dict[str, dict[State, int]]:
         """How many jobs are in each state of each known queue: the kept counters."""
         with self._reading() as connection:
-            found = {name: dict.fromkeys(State, 0) for name in connection.execute(ledger.QUEUES).scalars()}
-            query = select(tables.counts).where(tables.counts.c.state != RETRY)
+            found = {name: dict.fromkeys(State, 0) for name in connection.execute(administration.QUEUES).scalars()}
+            query = select(schema.counts).where(schema.counts.c.state != RETRY)
             for queue, state, n in connection.execute(query):
                 found.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
         return found
 
     def throughput(self, since: Instant, until: Instant | None = None) -> list[tuple[Instant, State, int]]:
         """(start of the minute, final state, jobs that came to it) of each minute in a span, oldest first."""
-        kept = tables.outcomes.c
+        kept = schema.outcomes.c
         query = select(kept.minute, kept.state, kept.n).where(kept.minute >= since).order_by(kept.minute, kept.state)
         if until is not None:
             query = query.where(kept.minute < until)
@@ -102,7 +102,7 @@ class Reader(Searching, Measured, Related, Listed):
     def job(self, id: str) -> Row | None:
         """One job, or None."""
         with self._reading() as connection:
-            values = connection.execute(select(*_JOB_COLUMNS).where(tables.jobs.c.id == id)).first()
+            values = connection.execute(select(*_JOB_COLUMNS).where(schema.jobs.c.id == id)).first()
         return None if values is None else columns.row_of(values)
 
     def jobs(
@@ -126,7 +126,7 @@ class Reader(Searching, Measured, Related, Listed):
             limit: at most so many.
             before_id: the last id of the page before.
         """
-        jobs = tables.jobs.c
+        jobs = schema.jobs.c
         equal = {
             jobs.state: None if state is None else State(state).value,
             jobs.queue: queue,
@@ -146,45 +146,48 @@ class Reader(Searching, Measured, Related, Listed):
             found = connection.execute(query.order_by(jobs.id.desc()).limit(limit)).all()
         return [columns.row_of(values) for values in found]
 
-    def lines(self, id: str, limit: int | None = None) -> list[LineRow]:
+    def lines(self, id: str, limit: int | None = None) -> list[LogLineRow]:
         """What a job wrote while it ran, in order; with `limit` the last so many lines."""
-        lines = tables.lines.c
+        lines = schema.log_lines.c
         query = select(lines.at, lines.attempt, lines.text).where(lines.job_id == id)
         newest_first = query.order_by(lines.attempt.desc(), lines.at.desc(), lines.n.desc()).limit(limit)
         with self._reading() as connection:
-            return [LineRow(*line) for line in connection.execute(newest_first)][::-1]
+            return [LogLineRow(*line) for line in connection.execute(newest_first)][::-1]
 
     def schedules(self) -> list[ScheduleRow]:
         """All recurring jobs, by name."""
         with self._reading() as connection:
-            return [ledger.schedule_of(row) for row in connection.execute(ledger.SCHEDULES)]
+            return [administration.schedule_of(row) for row in connection.execute(administration.SCHEDULES)]
 
     def workers(self) -> list[WorkerRow]:
         """All workers known, by host and slot."""
         with self._reading() as connection:
-            return [ledger.worker_of(row) for row in connection.execute(ledger.WORKERS)]
+            return [administration.worker_of(row) for row in connection.execute(administration.WORKERS)]
 
-    def parked(self, limit: int = 100) -> list[ParkedRow]:
-        """Parked messages, the oldest first."""
+    def dead_letters(self, limit: int = 100) -> list[DeadLetterRow]:
+        """Dead letters, the oldest first."""
         with self._reading() as connection:
-            return [ledger.parked_of(row) for row in connection.execute(ledger.PARKED.limit(limit))]
+            return [
+                administration.dead_letter_of(row)
+                for row in connection.execute(administration.DEAD_LETTERS.limit(limit))
+            ]
 
-    def parked_newer(self, *, after: ParkedRow | None = None, limit: int) -> list[ParkedRow]:
-        """Of parked messages those a newer version may have written, the oldest first, a page."""
-        query = ledger.PARKED_NEWER.limit(limit)
+    def parked_newer(self, *, after: DeadLetterRow | None = None, limit: int) -> list[DeadLetterRow]:
+        """Of dead letters those a newer version may have written, the oldest first, a page."""
+        query = administration.PARKED_NEWER.limit(limit)
         if after is not None:
-            query = query.where(tuple_(tables.parked.c.at, tables.parked.c.id) > (after.at, after.id))
+            query = query.where(tuple_(schema.dead_letters.c.at, schema.dead_letters.c.id) > (after.at, after.id))
         with self._reading() as connection:
-            return [ledger.parked_of(row) for row in connection.execute(query)]
+            return [administration.dead_letter_of(row) for row in connection.execute(query)]
 
-    def parked_count(self) -> int:
+    def dead_letter_count(self) -> int:
         """How many messages are parked."""
         with self._reading() as connection:
-            return int(connection.execute(select(func.count()).select_from(tables.parked)).scalar_one())
+            return int(connection.execute(select(func.count()).select_from(schema.dead_letters)).scalar_one())
 
     def audit(self, limit: int = 100) -> list[AuditRow]:
         """The commands last applied, the newest first."""
-        query = select(tables.audit).order_by(tables.audit.c.at.desc(), tables.audit.c.id.desc()).limit(limit)
+        query = select(schema.audit).order_by(schema.audit.c.at.desc(), schema.audit.c.id.desc()).limit(limit)
         with self._reading() as connection:
             return [AuditRow(*row) for row in connection.execute(query)]
 
@@ -195,7 +198,7 @@ class Reader(Searching, Measured, Related, Listed):
 
     def queues(self) -> dict[str, bool]:
         """Every known queue, and whether it is paused."""
-        query = select(tables.queues.c.name, tables.queues.c.paused).order_by(tables.queues.c.name)
+        query = select(schema.queues.c.name, schema.queues.c.paused).order_by(schema.queues.c.name)
         with self._reading() as connection:
             return {name: bool(paused) for name, paused in connection.execute(query)}
 
@@ -207,8 +210,8 @@ class Reader(Searching, Measured, Related, Listed):
             limit: at most so many.
             before: the last id of the page before.
         """
-        batches = tables.batches.c
-        query = select(tables.batches).order_by(batches.id.desc()).limit(limit)
+        batches = schema.batches.c
+        query = select(schema.batches).order_by(batches.id.desc()).limit(limit)
         if state is not None:
             query = query.where(batches.state == state)
         if before is not None:
@@ -219,19 +222,19 @@ class Reader(Searching, Measured, Related, Listed):
     def batch(self, id: str) -> BatchRow | None:
         """One batch, or None."""
         with self._reading() as connection:
-            row = connection.execute(select(tables.batches).where(tables.batches.c.id == id)).first()
+            row = connection.execute(select(schema.batches).where(schema.batches.c.id == id)).first()
         return None if row is None else BatchRow(**row._asdict())
 
     def sub_batches(self, id: str) -> list[BatchRow]:
         """The batches made inside a batch, in the order of their ids."""
-        batches = tables.batches.c
-        query = select(tables.batches).where(batches.parent == id).order_by(batches.id)
+        batches = schema.batches.c
+        query = select(schema.batches).where(batches.parent == id).order_by(batches.id)
         with self._reading() as connection:
             return [BatchRow(**row._asdict()) for row in connection.execute(query)]
 
     def limits(self, limit: int = 1_000) -> list[LimitRow]:
         """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
-        slots = tables.slots.c
+        slots = schema.slots.c
         taken, waiting = (
             func.sum(case((slots.taken == int(stage), 1), else_=0)) for stage in (Stage.TAKEN, Stage.WAITS)
         )
@@ -239,7 +242,7 @@ class Reader(Searching, Measured, Related, Listed):
         with self._reading() as connection:
             lines = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
             carried = {key: _carried(key, envelope) for key, envelope in connection.execute(_LATEST_OF_RATES)}
-            changed = {key: int(most) for key, most in connection.execute(select(tables.limits).limit(limit))}
+            changed = {key: int(most) for key, most in connection.execute(select(schema.limits).limit(limit))}
         rates = {row.key: row for row in lines if row.key.startswith("rate:")}
         used = [row for row in lines if row.key not in rates]
         for key in {**rates, **carried}:  # of a rate, who is first in line waits too
@@ -255,13 +258,16 @@ class Reader(Searching, Measured, Related, Listed):
                 found[key] = LimitRow(key, most, 0, 0, is_set=True)
         return sorted(found.values(), key=lambda row: row.key)[:limit]
 
-    def holds(self, job_id: str) -> list[HoldRow]:
+    def dependencies(self, job_id: str) -> list[DependencyRow]:
         """What a job waits for, or has waited for in vain."""
-        query = select(tables.holds).where(tables.holds.c.holder == job_id).order_by("kind", "target")
+        query = select(schema.dependencies).where(schema.dependencies.c.holder == job_id).order_by("kind", "target")
         with self._reading() as connection:
-            return [HoldRow(**row._asdict() | {"unmet": bool(row.unmet)}) for row in connection.execute(query)]
+            return [
+                DependencyRow(**row._asdict() | {"unsatisfied": bool(row.unsatisfied)})
+                for row in connection.execute(query)
+            ]
 
-    def orphans(self, *, since: Instant, made: Instant, limit: int) -> list[HoldRow]:
+    def unknown_parents(self, *, since: Instant, made: Instant, limit: int) -> list[DependencyRow]:
         """Holds on a job or batch that is not known, and hardly comes any more.
 
         Args:
@@ -272,10 +278,10 @@ class Reader(Searching, Measured, Related, Listed):
         oldest = f"{max(0, int(made * 1_000)):012x}"
         values = {"since": since, "made": f"{oldest[:8]}-{oldest[8:]}", "limit": limit}
         with self._reading() as connection:
-            return [hold_of(row) for row in connection.execute(ORPHANS, values)]
+            return [dependency_of(row) for row in connection.execute(UNKNOWN_PARENTS, values)]
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Which jobs events make, by event."""
-        query = select(tables.subscriptions).order_by("event", "origin", "job")
+        query = select(schema.subscriptions).order_by("event", "origin", "job")
         with self._reading() as connection:
             return [SubscriptionRow(*row) for row in connection.execute(query)]

@@ -12,25 +12,25 @@ from operator import attrgetter
 from typing import Self
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 
-class Wire(IntEnum):
+class Publication(IntEnum):
     """Whether a message of the job is out in a work queue or with a worker."""
 
     NONE = 0
-    SENDING = 1
+    PUBLISHING = 1
     """A release is committed and may or may not have been published: these rows are the outbox."""
-    OUT = 2
+    PUBLISHED = 2
 
 
-class Why:
+class Reason:
     """Why a job is scheduled, enqueued again or being cancelled; kept in the row, decided upon in transitions."""
 
     NONE = ""
     RETRY = "retry"
     CRASH = "crash"
-    CAME_BACK = "came back"
+    RETURNED = "returned"
     REPEAT = "repeat"
     NOW = "now"
     RESCHEDULED = "rescheduled"
@@ -40,7 +40,7 @@ class Why:
     CANCEL = "cancel"
     ALIAS = "alias"
     """A duplicate: what is asked of it is answered by the job its `parent` names."""
-    UNMET = "unmet"
+    UNSATISFIED = "unsatisfied"
     """Deleted because what it waited for ended otherwise; comes back when that is requeued and ends as it should."""
 
 
@@ -52,8 +52,8 @@ class Row:
     job: str = ""
     queue: str = "default"
     state: State = State.ENQUEUED
-    why: str = Why.NONE
-    wire: Wire = Wire.NONE
+    reason_code: str = Reason.NONE
+    publication: Publication = Publication.NONE
     epoch: int = 0
     attempt: int = 1
     crashes: int = 0
@@ -75,7 +75,7 @@ class Row:
     started_at: Instant | None = None
     ended_at: Instant | None = None
     copy_until: Instant | None = None
-    """Until then a copy may be in the ladder; such a row is not purged."""
+    """Until then a copy may be in the delay queues; such a row is not purged."""
     retries: int = 10
     envelope: str = ""
     """The envelope's JSON as the producer sent it; empty while only a tombstone or an event is known."""

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.errors import UsageError
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from broker_jobs.store import columns
-from broker_jobs.store.cursor import Place, cursor_of, fingerprint, place_of
+from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
 from broker_jobs.store.row import Row
 
 Sort = Literal["newest", "oldest", "changed", "due"]
@@ -38,7 +38,7 @@ BRANCHES = 10
 """Of so many batches each is read in order; more are sorted."""
 SORTED = 5_000
 """Jobs that may be read and sorted for one page; ten times as many where an index alone is read."""
-RETRY = "state = 'scheduled' AND why IN ('retry', 'crash')"
+RETRY = "state = 'scheduled' AND reason_code IN ('retry', 'crash')"
 """Runs again after a failure."""
 NAMES = ("queue", "job", "recurring", "owner")
 """Columns that are asked for whole."""
@@ -47,7 +47,7 @@ TOLD = "(reason IS NOT NULL OR error IS NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchQuery:
     """Which jobs: all that is given must be so."""
 
     states: tuple[State, ...] = ()
@@ -95,13 +95,13 @@ class Found:
     """False: only so many were looked at; the next page goes on from there, even if this one is empty."""
 
 
-class Searching:
+class JobSearch:
     """The part of a reader that searches jobs."""
 
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
         self._reading = reading
 
-    def search(self, search: Search, says: Says | None = None) -> Found:
+    def search(self, search: SearchQuery, says: Says | None = None) -> Found:
         """A page of the jobs that match.
 
         Args:
@@ -130,7 +130,7 @@ class _Source(NamedTuple):
 class _Look:
     """One page's work."""
 
-    def __init__(self, connection: Connection, search: Search, says: Says | None) -> None:
+    def __init__(self, connection: Connection, search: SearchQuery, says: Says | None) -> None:
         self._connection = connection
         self._search = search
         self._says = says
@@ -224,12 +224,12 @@ class _Look:
             return _Source("jobs_batch", key, [part], sure)
         return None
 
-    def _next(self, source: _Source, place: Place | None, count: int) -> list[Place]:
+    def _next(self, source: _Source, place: CursorPosition | None, count: int) -> list[CursorPosition]:
         """The next candidates behind a place."""
         rows = self._connection.execute(text(self._ordered(source, place)), self._values | {"count": count})
-        return [Place(key, id) for key, id in rows]
+        return [CursorPosition(key, id) for key, id in rows]
 
-    def _ordered(self, source: _Source, place: Place | None, more: str = "") -> str:
+    def _ordered(self, source: _Source, place: CursorPosition | None, more: str = "") -> str:
         key, (order, behind) = source.key, ("DESC", "<") if self._down else ("ASC", ">")
         span = ""
         if place is not None:
@@ -251,13 +251,13 @@ class _Look:
     # ---- what is tried on each
 
     def _tried(
-        self, source: _Source, place: Place | None, conditions: list[str]
-    ) -> tuple[list[Place], Place | None, int, bool]:
+        self, source: _Source, place: CursorPosition | None, conditions: list[str]
+    ) -> tuple[list[CursorPosition], CursorPosition | None, int, bool]:
         """(what matches, at most one more than is shown; the last one looked at, None: there are no more; how many were
         looked at; whether that was enough)."""
         now = time.monotonic()
         until = now + LOOK_SECONDS
-        hits: list[Place] = []
+        hits: list[CursorPosition] = []
         looked, count = 0, FIRST_CHUNK
         most = LOOK_AT * (10 if self._is_covered(source) else 1)
         while True:
@@ -286,8 +286,8 @@ class _Look:
         return search.retries or any(tried)
 
     def _hits(
-        self, source: _Source, place: Place | None, conditions: list[str], count: int
-    ) -> list[tuple[Place, bool]]:
+        self, source: _Source, place: CursorPosition | None, conditions: list[str], count: int
+    ) -> list[tuple[CursorPosition, bool]]:
         """The next candidates, and whether each matches."""
         order = "DESC" if self._down else "ASC"
         every = " AND ".join(["1 = 1", *conditions])
@@ -305,7 +305,7 @@ class _Look:
         rows = self._connection.execute(text(statement), self._values | {"count": count}).all()
         unsure = [id for _, id, hit in rows if hit == 2]
         said = self._said_in_arguments(unsure) if unsure else frozenset()
-        return [(Place(key, id), hit == 1 or id in said) for key, id, hit in rows]
+        return [(CursorPosition(key, id), hit == 1 or id in said) for key, id, hit in rows]
 
     def _conditions(self, sure: frozenset[str]) -> Iterator[str]:
         search = self._search
@@ -368,7 +368,7 @@ class _Look:
 
     # ---- what is shown
 
-    def _rows(self, shown: Sequence[Place]) -> list[Row]:
+    def _rows(self, shown: Sequence[CursorPosition]) -> list[Row]:
         return rows_of(self._connection, [place.id for place in shown])
 
     def _total(self) -> int | None:
@@ -422,7 +422,7 @@ def _in(*states: State) -> str:
     return f"state IN ({', '.join(repr(state.value) for state in states)})"
 
 
-def _states(search: Search) -> tuple[State, ...]:
+def _states(search: SearchQuery) -> tuple[State, ...]:
     """The states jobs of a search can be in."""
     states = tuple(dict.fromkeys(search.states)) or tuple(State)
     if search.sort == "due" and search.states and set(states) != {State.SCHEDULED}:
@@ -442,7 +442,7 @@ def _as_json(wanted: str) -> str:
 MOST_CHARS = 1_000
 
 
-def _check(search: Search) -> None:
+def _check(search: SearchQuery) -> None:
     if not 1 <= search.limit <= MOST_LIMIT:
         raise UsageError(f"a page has 1 to {MOST_LIMIT} jobs, not {search.limit}")
     for field in fields(search):

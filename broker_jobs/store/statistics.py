@@ -1,43 +1,116 @@
-"""Says into which bucket a length of time goes, and what buckets tell of many: the shape of the kept statistics.
+"""Reads the statistics that are kept while jobs are saved: what ended when, how long jobs waited and ran, rates, ages.
 
-Buckets are a fifth wide (four to each doubling), so a few dozen numbers a minute tell waits from a millisecond to a
-year, and two minutes are added by adding their numbers.
+Nothing is counted here: every read adds a few rows of one minute or one queue each.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-PER_DOUBLING = 4
-UNIT_SECONDS = 0.001
-"""What is shorter is in the first bucket."""
-LAST = 36 * PER_DOUBLING
-"""Two years; what is longer is in the last."""
+from sqlalchemy import Connection, text
+
+from broker_jobs.clock import Instant
+from broker_jobs.messages.state import FINAL, State
+from broker_jobs.store.buckets import quantile
+from broker_jobs.store.counters import MINUTE_SECONDS, RETRY
+from broker_jobs.store.views import EndedRow, Latency, QueueRow
+
+RATE_MINUTES = 5
+"""A queue's rate is that of so many whole minutes."""
+
+_RETRIES = text("SELECT coalesce(sum(n), 0) FROM counts WHERE state = 'retry'")
+_ENDED = text("SELECT state, n FROM ended")
+_HISTORY = text(
+    "SELECT (minute - :since) / :step, state, sum(n) FROM outcomes WHERE minute >= :since AND minute < :until"
+    " GROUP BY 1, 2"
+)
+_DURATIONS = text(
+    "SELECT kind, bucket, sum(n) FROM durations WHERE minute >= :since AND minute < :until GROUP BY kind, bucket"
+)
+_RATES = text("SELECT queue, sum(n) FROM queue_outcomes WHERE minute >= :since AND minute < :until GROUP BY queue")
+_QUEUES = text("SELECT name, paused FROM queues ORDER BY name")
+_COUNTS = text("SELECT queue, state, n FROM counts")
+OLDEST = text(
+    "SELECT coalesce(released_at, created_at) FROM jobs WHERE publication = 2 AND queue = :queue"
+    " AND coalesce(state, '') = 'enqueued' ORDER BY coalesce(released_at, created_at) LIMIT 1"
+)
+"""Written so that SQLite takes the index of what is out, not that of the states."""
 
 
-def bucket_of(seconds: float) -> int:
-    """The bucket of a length of time."""
-    if seconds <= UNIT_SECONDS:
-        return 0
-    return min(LAST, math.ceil(math.log2(seconds / UNIT_SECONDS) * PER_DOUBLING))
+class Statistics:
+    """The part of a reader that tells figures."""
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._reading = reading
+
+    def retries(self) -> int:
+        """How many jobs are scheduled to run again after a failure, or after their worker died."""
+        with self._reading() as connection:
+            return int(connection.execute(_RETRIES).scalar_one())
+
+    def ended(self) -> dict[State, int]:
+        """How many jobs came to each final state, ever; a job that was run again and ended again counts again."""
+        with self._reading() as connection:
+            kept = {State(state): int(n) for state, n in connection.execute(_ENDED)}
+        return {state: kept.get(state, 0) for state in State if state in FINAL}
+
+    def history(self, since: Instant, until: Instant, step_seconds: int) -> list[EndedRow]:
+        """What ended in equal stretches from `since` (taken down to its minute) to `until`, oldest first, without gaps.
+
+        Args:
+            since: not more than eight days ago, as minutes are kept so long.
+            until: the last stretch may reach beyond it.
+            step_seconds: the length of one, a multiple of 60.
+
+        Raises:
+            ValueError: the step is no multiple of a minute.
+        """
+        if step_seconds < MINUTE_SECONDS or step_seconds % MINUTE_SECONDS:
+            raise ValueError(f"a step is a multiple of {MINUTE_SECONDS} seconds, not {step_seconds}")
+        start = int(since // MINUTE_SECONDS) * MINUTE_SECONDS
+        steps = max(0, -int((start - until) // step_seconds))
+        values = {"since": start, "until": start + steps * step_seconds, "step": step_seconds}
+        found: dict[int, dict[str, int]] = defaultdict(dict)
+        with self._reading() as connection:
+            for place, state, n in connection.execute(_HISTORY, values):
+                found[int(place)][state] = int(n)
+        return [EndedRow(float(start + place * step_seconds), **found.get(place, {})) for place in range(steps)]
+
+    def latency(self, since: Instant, until: Instant) -> Latency:
+        """How long the jobs that ended in a span (in whole minutes) waited for a worker and ran."""
+        values = {"since": _minute(since), "until": _minute(until) + MINUTE_SECONDS}
+        buckets: dict[str, Counter[int]] = {"wait": Counter(), "run": Counter()}
+        with self._reading() as connection:
+            for kind, bucket, n in connection.execute(_DURATIONS, values):
+                buckets[kind][int(bucket)] += int(n)
+        wait, run = buckets["wait"], buckets["run"]
+        return Latency(
+            quantile(wait, 0.5), quantile(wait, 0.95), quantile(run, 0.5), quantile(run, 0.95), sum(run.values())
+        )
+
+    def queue_rows(self, now: Instant) -> list[QueueRow]:
+        """Every known queue as it stands, by name."""
+        until = _minute(now)
+        values = {"since": until - RATE_MINUTES * MINUTE_SECONDS, "until": until}
+        with self._reading() as connection:
+            paused = {name: bool(flag) for name, flag in connection.execute(_QUEUES)}
+            counts = {name: dict.fromkeys(State, 0) for name in paused}
+            for queue, state, n in connection.execute(_COUNTS):
+                if state != RETRY:
+                    counts.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
+            rates = {queue: int(n) / RATE_MINUTES for queue, n in connection.execute(_RATES, values)}
+            oldest = {
+                queue: connection.execute(OLDEST, {"queue": queue}).scalar_one_or_none()
+                for queue, states in counts.items()
+                if states[State.ENQUEUED]
+            }
+        return [
+            QueueRow(name, paused.get(name, False), counts[name], oldest.get(name), rates.get(name, 0.0))
+            for name in sorted(counts)
+        ]
 
 
-def upper_seconds(bucket: int) -> float:
-    """The longest time of a bucket."""
-    return UNIT_SECONDS * math.pow(2.0, bucket / PER_DOUBLING)
-
-
-def quantile(buckets: Mapping[int, int], share: float) -> float | None:
-    """The time that a share (0 to 1) of those counted did not exceed, interpolated inside its bucket; None: nobody."""
-    total = sum(buckets.values())
-    if total <= 0:
-        return None
-    wanted, below = share * total, 0
-    for bucket in sorted(buckets):
-        n = buckets[bucket]
-        if n > 0 and below + n >= wanted:
-            lower = 0.0 if bucket == 0 else upper_seconds(bucket - 1)
-            return lower + (upper_seconds(bucket) - lower) * max(0.0, wanted - below) / n
-        below += n
-    return upper_seconds(max(buckets))
+def _minute(at: Instant) -> int:
+    return int(at // MINUTE_SECONDS) * MINUTE_SECONDS

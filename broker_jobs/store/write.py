@@ -10,17 +10,17 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from broker_jobs.store import columns
-from broker_jobs.store.count import FINAL_TEXT, Counters
-from broker_jobs.store.find import Lookout
-from broker_jobs.store.kept import Meta
-from broker_jobs.store.ledger import Ledger
-from broker_jobs.store.limited import Limited
-from broker_jobs.store.retain import forget_old, purgeable
-from broker_jobs.store.row import Row, Why
-from broker_jobs.store.select import Selecting
-from broker_jobs.store.waiting import Waiting
+from broker_jobs.store.administration import Administration
+from broker_jobs.store.counters import FINAL_TEXT, Counters
+from broker_jobs.store.dependencies import DependencyStore
+from broker_jobs.store.due import DueJobs
+from broker_jobs.store.limits import LimitStore
+from broker_jobs.store.records import Meta
+from broker_jobs.store.retention import forget_old, purgeable
+from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.selection import JobSelector
 
 CHUNK = 2_000
 """Rows of one statement."""
@@ -36,13 +36,13 @@ _SAVE_META = text(
     " control_version = :control_version, schedules_version = :schedules_version, accepted_serial = :accepted_serial"
     " WHERE id = 1"
 )
-_CONFIRM = text("UPDATE jobs SET wire = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND wire = 1")
+_CONFIRM = text("UPDATE jobs SET publication = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND publication = 1")
 _LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
 _INSTALLATION = text("SELECT name FROM installation WHERE id = 1")
 _SAVE_INSTALLATION = text(
     "INSERT INTO installation (id, name) VALUES (1, :name) ON CONFLICT (id) DO UPDATE SET name = excluded.name"
 )
-AGAIN = frozenset({Why.RETRY, Why.CRASH})
+AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
 """Why a scheduled job runs again after a failure."""
 SCHEDULED = State.SCHEDULED.value
 EPOCH_LEAP = 1_000
@@ -59,15 +59,15 @@ def read_installation(connection: Connection) -> str:
     return str(connection.execute(_INSTALLATION).scalar_one_or_none() or "")
 
 
-class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
+class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelector):
     """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
-        Lookout.__init__(self, connection)
-        Ledger.__init__(self, connection)
-        Waiting.__init__(self, connection)
-        Limited.__init__(self, connection)
-        Selecting.__init__(self, connection)
+        DueJobs.__init__(self, connection)
+        Administration.__init__(self, connection)
+        DependencyStore.__init__(self, connection)
+        LimitStore.__init__(self, connection)
+        JobSelector.__init__(self, connection)
         self.meta = meta
         self._meta_before = astuple(meta)
         self._counters = Counters()
@@ -107,7 +107,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
     def purge(self, *, now: Instant, keep_succeeded: float, keep_deleted: float, keep_failed: float, limit: int) -> int:
         """Remove jobs that ended longer ago than is kept (seconds, by state), at most `limit`; returns how many.
 
-        Never one with something on the wire, in a grace, or with a copy still in the ladder.
+        Never one with something on the wire, in a grace, or with a copy still in the delay queues.
         """
         keep = {"succeeded": keep_succeeded, "deleted": keep_deleted, "failed": keep_failed}
         ids = []
@@ -155,8 +155,8 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
         if not ids:
             return
         self._known.update(dict.fromkeys(ids))
-        for job_id, state, queue, why in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
-            self._known[job_id] = (queue, state, state == SCHEDULED and why in AGAIN)
+        for job_id, state, queue, reason_code in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
+            self._known[job_id] = (queue, state, state == SCHEDULED and reason_code in AGAIN)
 
     def _count(self, row: Row) -> None:
         before, after = self._known[row.id], _counted(row)
@@ -198,7 +198,7 @@ class Transaction(Lookout, Ledger, Waiting, Limited, Selecting):
 def _counted(row: Row) -> tuple[str, str, bool]:
     """Where the counters count a row."""
     state = row.state.value
-    return row.queue, state, state == SCHEDULED and row.why in AGAIN
+    return row.queue, state, state == SCHEDULED and row.reason_code in AGAIN
 
 
 def _chunks(items: list[Any]) -> Iterable[list[Any]]:

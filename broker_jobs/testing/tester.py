@@ -13,28 +13,28 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from broker_jobs.app import BrokerJobs
-from broker_jobs.beat.tick import Metronome
+from broker_jobs.beat.beat import ScheduleTimer
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message
 from broker_jobs.clock import ManualClock
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.engine import Engine
-from broker_jobs.coordinator.listen import Asked, Input, Unread, Work, read_command, read_log
-from broker_jobs.coordinator.record import Due, Released
+from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, WorkItemsWaiting, read_command, read_log
+from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.coordinator.release import release
 from broker_jobs.errors import UsageError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Message
 from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.pending import put_in, shape
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, new_id
-from broker_jobs.job.state import State
-from broker_jobs.outcome.batch import CHUNK
-from broker_jobs.outcome.command import AskBatch, AskJob, DeclareRecurring, DeclareSubscriptions, DeleteJob, Fire
+from broker_jobs.messages import codec
+from broker_jobs.messages.batch import CHUNK
+from broker_jobs.messages.commands import DeclareRecurring, DeclareSubscriptions, DeleteJob, Fire, GetBatch, GetJob
+from broker_jobs.messages.envelope import Envelope, new_id
+from broker_jobs.messages.state import State
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.job import Job
 from broker_jobs.store import Store
-from broker_jobs.testing.exchange import StillExchange
-from broker_jobs.testing.runs import StillWorker
+from broker_jobs.testing.broker import ManualBroker
+from broker_jobs.testing.worker import ManualWorker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,11 +57,11 @@ class Tester:
         self.clock = ManualClock()
         self._jobs = jobs
         self._inline = inline
-        self._exchange = StillExchange()
+        self._broker = ManualBroker()
         self._store = Store("sqlite://")
         self._engine = Engine(self._store, "tester", chance=lambda: 0.5)
-        self._metronome = Metronome()
-        self._worker = StillWorker(jobs.registry, self._exchange, self.clock)
+        self._metronome = ScheduleTimer()
+        self._worker = ManualWorker(jobs.registry, self._broker, self.clock)
         self._borrowed: AbstractContextManager[None] | None = None
         self._depth = 0
 
@@ -72,11 +72,11 @@ class Tester:
         if self._borrowed is not None:
             raise UsageError("this Tester is open already")
         self._store.open()
-        self._exchange.taken_over = self._taken_over
-        self._borrowed = self._jobs.borrowed(self._exchange, self.clock)
+        self._broker.taken_over = self._taken_over
+        self._borrowed = self._jobs.borrowed(self._broker, self.clock)
         self._borrowed.__enter__()
         self._jobs.load_modules()
-        self._worker = StillWorker(self._jobs.registry, self._exchange, self.clock)  # with what the modules put around
+        self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with what the modules put around
         self._declare()
         return self
 
@@ -113,7 +113,7 @@ class Tester:
         self._require_open()
         runs = 0
         self._pump()
-        while (delivery := self._exchange.first_ready(self._worker.paused)) is not None:
+        while (delivery := self._broker.first_ready(self._worker.paused)) is not None:
             runs += self._worker.run(delivery)
             self._pump()
         return runs
@@ -150,18 +150,18 @@ class Tester:
         elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_set_free(message)):
             self._depth += 1
             try:
-                self._run_inline(None if message.type in ("seal", "published") else message.message_id)
+                self._run_inline(None if message.type in ("commit", "published") else message.message_id)
             finally:
                 self._depth -= 1
 
     def _refuse_to_wait(self, message: Message) -> None:
-        asked = read_command(self._exchange.delivery(message, names.COMMAND))
+        asked = read_command(self._broker.delivery(message, names.COMMAND))
         match asked:
-            case Asked(command=AskJob(job_id=job_id, until_ended=True)):
+            case CommandReceived(command=GetJob(job_id=job_id, until_ended=True)):
                 row = self._store.reader.job(job_id)
                 what, state = f"job {job_id}", None if row is None else row.state.value
                 ended = row is not None and row.state.is_final
-            case Asked(command=AskBatch(batch_id=batch_id, until_ended=True)):
+            case CommandReceived(command=GetBatch(batch_id=batch_id, until_ended=True)):
                 with self._store.transaction() as tx:
                     batch = tx.batches([batch_id]).get(batch_id)
                 what, state = f"batch {batch_id}", None if batch is None else batch.state
@@ -180,22 +180,24 @@ class Tester:
         self.run()
         raised = [id for id in self._worker.errors if job_id is None or id == job_id]
         for id in raised:
-            self._apply([Asked(DeleteJob(id=new_id(), at=self.clock.now(), by="Tester", job_id=id), None, None)])
+            self._apply(
+                [CommandReceived(DeleteJob(id=new_id(), at=self.clock.now(), by="Tester", job_id=id), None, None)]
+            )
         if raised:
             raise self._worker.errors[raised[0]]
 
     def _pump(self) -> None:
         """Let the coordinator decide all that was told it, and publish what follows."""
         while True:
-            inputs: list[Input] = [read_command(d) for d in self._exchange.take(names.COMMAND)]
-            inputs += [one for d in self._exchange.take(names.LOG) for one in read_log(d)]
+            inputs: list[Input] = [read_command(d) for d in self._broker.take(names.COMMAND)]
+            inputs += [one for d in self._broker.take(names.LOG) for one in read_log(d)]
             if not inputs:
                 return
             self._apply(inputs)
 
     def _apply(self, inputs: list[Input]) -> None:
         for one in inputs:
-            if isinstance(one, Unread):
+            if isinstance(one, Unreadable):
                 raise AssertionError(  # noqa: TRY004  # a broken promise, not a type
                     f"the coordinator cannot read what was published: {one.reason}"
                 )
@@ -204,10 +206,10 @@ class Tester:
             self._worker.told(effects.control)
         released: list[Input] = []
         for row in effects.releases:
-            self._exchange.publish([release(row)])
+            self._broker.publish([release(row)])
             released.append(Released(row.id, row.epoch))
-        self._exchange.publish(effects.messages)
-        more: list[Input] = [Work()] if effects.more else []
+        self._broker.publish(effects.messages)
+        more: list[Input] = [WorkItemsWaiting()] if effects.more else []
         if released or effects.next or more:
             self._apply([*released, *effects.next, *more])
 
@@ -215,11 +217,13 @@ class Tester:
         now = self.clock.now()
         self._learn()
         fires: list[Input] = [
-            Asked(Fire(id=new_id(), at=now, name=due.name, version=due.version, planned_at=due.planned_at), None, None)
+            CommandReceived(
+                Fire(id=new_id(), at=now, name=due.name, version=due.version, planned_at=due.planned_at), None, None
+            )
             for due in self._metronome.due(now)
         ]
         with self._store.transaction() as tx:
-            fires += [Due(job_id) for _, job_id in tx.due(now, limit=100_000)]
+            fires += [TimerDue(job_id) for _, job_id in tx.due(now, limit=100_000)]
         if fires:
             self._apply(fires)
         return self.run()
@@ -253,13 +257,13 @@ class Tester:
         subscribed = DeclareSubscriptions(
             id=new_id(), at=now, by="Tester", origin=origin, subscriptions=subscriptions
         )  # fmt: skip
-        self._apply([Asked(recurring, None, None), Asked(subscribed, None, None)])
+        self._apply([CommandReceived(recurring, None, None), CommandReceived(subscribed, None, None)])
 
     # ---- what was enqueued
 
     def _calls(self, job: Job[..., Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls = []
-        for message in self._exchange.published:
+        for message in self._broker.published:
             for body in _enqueued(message):
                 envelope = codec.decode(body)
                 if envelope.job == job.name:
@@ -269,11 +273,11 @@ class Tester:
     def _arguments(self, envelope: Envelope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         function = self._jobs.registry.get(envelope.job)
         if function is None:  # a job of another service: as it travels
-            pending = put_in(envelope.fills)
+            pending = put_in(envelope.result_args)
             args = tuple(pending.get(place, arg) for place, arg in enumerate(envelope.args))
             return args, {name: pending.get(name, value) for name, value in envelope.kwargs.items()}
-        if envelope.fills:
-            return function.signature.decode_around(envelope.args, envelope.kwargs, put_in(envelope.fills))
+        if envelope.result_args:
+            return function.signature.decode_around(envelope.args, envelope.kwargs, put_in(envelope.result_args))
         return function.signature.decode(body)
 
 
@@ -289,7 +293,7 @@ def _enqueued(message: Message) -> list[bytes]:
 
 def _may_set_free(message: Message) -> bool:
     """Whether a producer's message may start jobs beside the work queues: a held job, a batch's end, an event."""
-    return message.exchange == names.REPORT and message.type in ("job", "seal", "published")
+    return message.exchange == names.REPORT and message.type in ("job", "commit", "published")
 
 
 def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker_jobs.exchange.names import is_queue_name
-from broker_jobs.exchange.topology import Topology, fixed_topology, work_topology
+from broker_jobs.broker.names import is_queue_name
+from broker_jobs.broker.topology import Topology, fixed_topology, work_topology
 
 VHOST = "jobs"
 SALT_BYTES = 4
@@ -55,15 +55,15 @@ ROLES = {
     "coordinator": Role(
         OWN_QUEUES,
         r"^(amq\.default|jobs\.v1\.(work|delay|report|control|reply\..*))$",
-        _only("log", "command", "due", "parked", "control", r"reply\..*"),
+        _only("log", "command", "due", "dead", "control", r"reply\..*"),
     ),
     "producer": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
     # To bind a queue of one's own takes write on the queue and read on the exchange.
-    "worker": Role(OWN_QUEUES, _only("report", "parked", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")),
+    "worker": Role(OWN_QUEUES, _only("report", "dead", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")),
     # For workers whose jobs enqueue jobs.
     "worker-producer": Role(
         OWN_QUEUES,
-        _only("submit", "delay", "report", "parked", r"reply\..*"),
+        _only("submit", "delay", "report", "dead", r"reply\..*"),
         _only(r"work\..*", "control", r"reply\..*"),
     ),
     "beat": Role(OWN_QUEUES, _only("report", r"reply\..*"), _only("control", r"reply\..*")),

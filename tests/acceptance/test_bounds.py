@@ -15,11 +15,11 @@ import pytest
 
 from broker_jobs import BrokerJobs, Concurrency, Ordered, RateLimit, Unique, result_of
 from broker_jobs.errors import UsageError
-from broker_jobs.job.state import State
-from broker_jobs.store.kept import ParkedRow
-from tests.support.house import House
+from broker_jobs.messages.state import State
+from broker_jobs.store.records import DeadLetterRow
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Broker
+from tests.support.system import House
 from tests.support.wait import eventually
 
 REPORT, LOG, COMMAND = "jobs.v1.report", "log", "command"
@@ -64,9 +64,9 @@ OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
     "5,001 ids": (LOG, "look", ["j"] * 5_001),
     "a text where a batch's jobs belong": (LOG, "chunk", part(number=0, jobs="x" * 1_000_000)),
     "5,001 jobs of a batch": (LOG, "chunk", part(number=0, jobs=[CALL] * 5_001)),
-    "a text where sub-batches belong": (LOG, "seal", part(chunks=1, batches="x" * 1_000_000)),
-    "a batch of no time": (LOG, "seal", part(chunks=1, created_at=1e300)),
-    "more chunks than any database counts": (LOG, "seal", part(chunks=10**30)),
+    "a text where sub-batches belong": (LOG, "commit", part(chunks=1, batches="x" * 1_000_000)),
+    "a batch of no time": (LOG, "commit", part(chunks=1, created_at=1e300)),
+    "more chunks than any database counts": (LOG, "commit", part(chunks=10**30)),
     "a tick of a long name": (LOG, "tick", {"coordinator": LONG, "store": "s", "serial": 1, "sent_at": AT}),
     "an event of the year 9999": (
         LOG, "published", {"v": 1, "id": "e", "event": "e", "created_at": "9999-12-31T00:00:00Z"}),
@@ -80,10 +80,10 @@ OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
     "a job with a zero in its name": (LOG, "job", envelope("x6", job="wo\x00rk")),
     "a job named like a batch": (LOG, "job", envelope("batch:42")),
     "a job that waits for a job named like a batch": (
-        LOG, "job", envelope("x7", hold={"parents": [{"id": "batch:42"}]})),
+        LOG, "job", envelope("x7", after={"parents": [{"id": "batch:42"}]})),
     "a result for an argument that is not there": (
         LOG, "job",
-        envelope("x8", args=[None], hold={"parents": [{"id": "p"}]}, fills=[{"place": 3, "parents": ["p"]}])),
+        envelope("x8", args=[None], after={"parents": [{"id": "p"}]}, result_args=[{"place": 3, "parents": ["p"]}])),
     "a limit of a long key is set": (COMMAND, "command", command("limit set", key=LONG, limit=1)),
     "a limit of a key with a zero is set": (COMMAND, "command", command("limit set", key="a\x00b", limit=2, v=1)),
     "subscriptions of a long name": (
@@ -101,7 +101,7 @@ OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
     "a worker that serves a text": (
         COMMAND, "command", command("hello", worker={"id": "w"}, queues="x" * 1_000_000)),
     "a batch of a long id is deleted": (COMMAND, "command", command("batch delete", batch_id=LONG)),
-    "a parked message of a long id is replayed": (COMMAND, "command", command("parked replay", parked_id=LONG)),
+    "a dead letter of a long id is replayed": (COMMAND, "command", command("dead letter replay", dead_letter_id=LONG)),
 }  # fmt: skip
 
 
@@ -150,15 +150,15 @@ def cli(house: House, *arguments: str) -> str:
     return done.stdout
 
 
-def parked_with(house: House, text: str, count: int = 1) -> list[ParkedRow]:
-    """Wait for so many parked messages that have a text in their bodies."""
+def parked_with(house: House, text: str, count: int = 1) -> list[DeadLetterRow]:
+    """Wait for so many dead letters that have a text in their bodies."""
 
-    def there() -> list[ParkedRow]:
-        found = [row for row in house.store.reader.parked(limit=10_000) if text.encode() in row.body]
+    def there() -> list[DeadLetterRow]:
+        found = [row for row in house.store.reader.dead_letters(limit=10_000) if text.encode() in row.body]
         assert len(found) == count, [row.id for row in found]
         return found
 
-    return eventually(there, 60, f"{count} parked with {text}")
+    return eventually(there, 60, f"{count} dead-lettered with {text}")
 
 
 @pytest.mark.rabbitmq
@@ -169,14 +169,14 @@ def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(ho
     house.succeeded(ids)
 
     def all_kept() -> bool:
-        kept = {row.body: row.reason for row in house.store.reader.parked(limit=1_000)}
+        kept = {row.body: row.reason for row in house.store.reader.dead_letters(limit=1_000)}
         missing = [name for name, body in bodies.items() if body not in kept]
         assert not missing, missing
         assert all(kept[body] for body in bodies.values())
         return True
 
     eventually(all_kept, 60, "all are kept")
-    listed = cli(house, "parked", "--limit", "1000")
+    listed = cli(house, "dead", "--limit", "1000")
     assert listed.count("should have at most") >= 10
     assert "begin with" in listed
 
@@ -199,13 +199,13 @@ def test_the_longest_names_and_keys_fit_into_every_store(house: House) -> None:
         command("subscriptions declare", origin=WIDE[:255], subscriptions=[{"event": name, "call": call}]),
         command("functions declare", origin=WIDE[:255], functions=[{"name": name, "queue": "q" * 100}]),
         command("recurring put", schedule={"name": name, "cron": "0 0 1 1 *", "call": call}),
-        command("sighting", by=WIDE[:300]),
+        command("beat heartbeat", by=WIDE[:300]),
     ):
         send(house, COMMAND, "command", one)
     send(house, LOG, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
     eventually(lambda: house.row("longest"), 60)
     eventually(lambda: any(row.job == name and row.parent == "e" for row in house.rows().values()), 60)
-    assert not [row for row in house.store.reader.parked(limit=1_000) if name.encode() in row.body
+    assert not [row for row in house.store.reader.dead_letters(limit=1_000) if name.encode() in row.body
                 or json.dumps(name).encode()[1:-1] in row.body]  # fmt: skip
 
 
@@ -250,21 +250,21 @@ def test_two_messages_of_one_message_id_are_both_kept(house: House) -> None:
 def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_deleted_is_gone(house: House) -> None:
     sound, unsound = envelope("replayed", epoch=1), {"v": 2, "id": "deleted"}
     for body in (sound, unsound):
-        properties = pika.BasicProperties(type="parked:a worker could not read it", delivery_mode=2)
-        house.vhost.publish_raw("jobs.v1.parked", "default", json.dumps(body).encode(), properties)
+        properties = pika.BasicProperties(type="dead_letters:a worker could not read it", delivery_mode=2)
+        house.vhost.publish_raw("jobs.v1.dead", "default", json.dumps(body).encode(), properties)
     (one,) = parked_with(house, '"replayed"')
     (other,) = parked_with(house, '"deleted"')
     assert one.reason == "a worker could not read it"
-    cli(house, "parked", "replay", one.id)
+    cli(house, "dead-letters", "replay", one.id)
     house.succeeded_soon(["replayed"])
     refused = subprocess.run(
-        [sys.executable, "-m", "broker_jobs.cli", "parked", "replay", other.id, "--url", house.url],
+        [sys.executable, "-m", "broker_jobs.cli", "dead-letters", "replay", other.id, "--url", house.url],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert refused.returncode != 0
     assert "version 2" in refused.stderr
-    cli(house, "parked", "delete", other.id)
-    listed = cli(house, "parked", "--json", "--limit", "10000")
+    cli(house, "dead-letters", "delete", other.id)
+    listed = cli(house, "dead", "--json", "--limit", "10000")
     assert not {one.id, other.id} & {row["id"] for row in json.loads(listed)}
 
 

@@ -26,7 +26,19 @@ from tests.support.process import Lodging
 
 BELOW = "/admin/jobs"
 PATHS = (
-    *("/", "/jobs", "/jobs/x", "/queues", "/workers", "/recurring", "/batches", "/limits", "/parked", "/audit", "/run"),
+    *(
+        "/",
+        "/jobs",
+        "/jobs/x",
+        "/queues",
+        "/workers",
+        "/recurring",
+        "/batches",
+        "/limits",
+        "/dead-letters",
+        "/audit",
+        "/run",
+    ),
     *("/retries", "/live", "/healthz", "/login", "/metrics", "/nothing", "/static/style.css", "/api/v1/jobs"),
     *("/api/v1/queues", "/api/v1/openapi.json", "//jobs", "/static/../jobs", "/%6aobs"),
 )

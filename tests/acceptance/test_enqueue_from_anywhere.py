@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from broker_jobs import BrokerJobs, EnqueueError, UsageError
-from broker_jobs.exchange.port import Message
+from broker_jobs.broker.interface import Message
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -126,7 +126,7 @@ def test_a_call_in_the_io_thread_is_refused_and_says_what_to_do(where: str, call
 
     try:
         message = Message("jobs.v1.report", "log", b"{}")
-        jobs._sender.exchange().publish([message], 5.0).add_done_callback(in_the_io_thread)
+        jobs._connection.broker().publish([message], 5.0).add_done_callback(in_the_io_thread)
         assert "QueueHandler" in refused.result(30)
     finally:
         jobs.stop()

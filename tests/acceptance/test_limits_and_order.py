@@ -337,7 +337,7 @@ def write_on_lines_in_another_order(envelope: dict[str, Any]) -> str:
 
 def write_escaped(envelope: dict[str, Any]) -> str:
     text = json.dumps(envelope)
-    for name in ("limits", "fills", "hold", "delay", "unique", "concurrency"):
+    for name in ("limits", "result_args", "hold", "delay", "unique", "concurrency"):
         text = text.replace(f'"{name}"', '"' + "".join(f"\\u{ord(letter):04x}" for letter in name) + '"')
     return text
 
@@ -407,20 +407,23 @@ def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer:
 
     parent = producer.publish("plain", "result")
     child = producer.publish(
-        "plain", None, hold={"parents": [{"id": parent}], "delay": 0.3}, fills=[{"place": 0, "parents": [parent]}]
+        "plain",
+        None,
+        after={"parents": [{"id": parent}], "delay": 0.3},
+        result_args=[{"place": 0, "parents": [parent]}],
     )
     assert gates.jobs.receipt(child).result(timeout=30) == "result"
     first, second = (moment for name, moment in zip(gates.started, gates.at, strict=True) if name == "result")
     assert second - first > 0.3
 
-    batch, addition = str(uuid.uuid4()), str(uuid.uuid4())
-    made = {"v": 1, "batch": batch, "addition": addition, "created_at": time.time()}
+    batch, submission = str(uuid.uuid4()), str(uuid.uuid4())
+    made = {"v": 1, "batch": batch, "addition": submission, "created_at": time.time()}
     members = [producer.envelope("mail", f"x{n}", limits=two, batch=batch) for n in range(4)]
     for n in range(4):
         gates.hold(f"x{n}")
     chunk = made | {"number": 0, "jobs": [producer._write(member) for member in members]}
-    producer.send(json.dumps(chunk), "chunk", f"{addition}.0")
-    producer.send(json.dumps(made | {"chunks": 1}), "seal", addition)
+    producer.send(json.dumps(chunk), "chunk", f"{submission}.0")
+    producer.send(json.dumps(made | {"chunks": 1}), "commit", submission)
     eventually(lambda: len([name for name in gates.started if name[0] == "x"]) == 2, what="two members run")
     states = [gates.jobs.receipt(member["id"]) for member in members]
     eventually(lambda: [one.state() for one in states].count(State.AWAITING) == 2, what="two members wait")

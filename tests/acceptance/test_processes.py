@@ -68,7 +68,7 @@ def test_the_first_signal_lets_running_jobs_end_and_takes_no_more(
     assert running.exit_code() == 0
     assert held.result(timeout=20) == "first"
     assert "hello later" not in terminal.marks()
-    # What had not started was handed back, and runs where there is room.
+    # What had not started was returned, and runs where there is room.
     worker(terminal, vhost)
     assert waiting.result(timeout=30) == "hello later"
     assert coordinator.process.poll() is None

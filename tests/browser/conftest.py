@@ -133,7 +133,7 @@ def address(system: System) -> Iterator[str]:
 class Watched:
     """What went wrong in a browser's pages: none of it may."""
 
-    troubles: list[str] = field(default_factory=list)
+    alerts: list[str] = field(default_factory=list)
     received: int = 0
     """Bytes that came over the network, headers included."""
 
@@ -160,26 +160,26 @@ def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
     yield open_page
     for context in contexts:
         context.close()
-    assert watched.troubles == []
+    assert watched.alerts == []
 
 
 def watch(page: Any, watched: Watched) -> None:
     """Note dialogs (a script of a hostile text would open one), errors, refusals of the policy, and failed requests."""
 
     def dialog(shown: Any) -> None:
-        watched.troubles.append(f"a dialog: {shown.message}")
+        watched.alerts.append(f"a dialog: {shown.message}")
         shown.dismiss()
 
     def said(message: Any) -> None:
         if message.type in {"error", "warning"} and "status of 4" not in message.text:
-            watched.troubles.append(f"console: {message.text} at {page.url}")
+            watched.alerts.append(f"console: {message.text} at {page.url}")
 
     page.on("dialog", dialog)
     page.on("console", said)
-    page.on("pageerror", lambda error: watched.troubles.append(f"an error: {error} at {page.url}"))
+    page.on("pageerror", lambda error: watched.alerts.append(f"an error: {error} at {page.url}"))
     page.on("response", lambda answer: _answered(answer, watched))
 
 
 def _answered(answer: Any, watched: Watched) -> None:
     if answer.status >= 500:
-        watched.troubles.append(f"{answer.status} of {answer.url}")
+        watched.alerts.append(f"{answer.status} of {answer.url}")

@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Callable
 from typing import Protocol
 
-from broker_jobs.exchange.embedded import EmbeddedExchange
-from broker_jobs.exchange.port import Delivery, Exchange, Failure, Message, Subscription
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure
+from broker_jobs.broker.memory import MemoryBroker
+from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -16,19 +16,19 @@ from tests.support.wait import eventually
 class Side(Protocol):
     """One broker of one kind, and as many exchanges on it as a test wants."""
 
-    def exchange(self) -> Exchange:
+    def broker(self) -> Broker:
         """Start one more exchange on the same broker, with the topology and the queues `mail` and `bulk` applied."""
 
     def close(self) -> None:
         """Stop them all."""
 
 
-def applied(exchange: Exchange) -> Exchange:
+def applied(broker: Broker) -> Broker:
     """Start an exchange and declare on it what the suite uses."""
-    exchange.start()
-    exchange.apply(fixed_topology())
-    exchange.apply(work_topology("mail", "bulk"))
-    return exchange
+    broker.start()
+    broker.apply(fixed_topology())
+    broker.apply(work_topology("mail", "bulk"))
+    return broker
 
 
 class RabbitSide:
@@ -36,34 +36,34 @@ class RabbitSide:
 
     def __init__(self, vhost: Vhost) -> None:
         self._url = vhost.url
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[Broker] = []
 
-    def exchange(self) -> Exchange:
-        made = RabbitExchange(self._url, name="conformance")
+    def broker(self) -> Broker:
+        made = RabbitBroker(self._url, name="conformance")
         self._exchanges.append(made)
         return applied(made)
 
     def close(self) -> None:
-        for exchange in self._exchanges:
-            exchange.stop()
+        for broker in self._exchanges:
+            broker.stop()
 
 
 class EmbeddedSide:
     """A broker in memory, of a name of its own."""
 
     def __init__(self) -> None:
-        self._make: Callable[[str], Exchange] = EmbeddedExchange
+        self._make: Callable[[str], Broker] = MemoryBroker
         self._url = f"memory://{uuid.uuid4().hex}"
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[Broker] = []
 
-    def exchange(self) -> Exchange:
+    def broker(self) -> Broker:
         made = self._make(self._url)
         self._exchanges.append(made)
         return applied(made)
 
     def close(self) -> None:
-        for exchange in self._exchanges:
-            exchange.stop()
+        for broker in self._exchanges:
+            broker.stop()
 
 
 class Inbox:
@@ -79,9 +79,9 @@ class Inbox:
         with self._lock:
             self.deliveries.extend(deliveries)
 
-    def subscribe(self, exchange: Exchange, *queues: str, prefetch: int = 100) -> Subscription:
+    def subscribe(self, broker: Broker, *queues: str, prefetch: int = 100) -> Consumer:
         """Take deliveries of these queues into this inbox; returns when that has begun."""
-        subscription = exchange.subscribe(
+        subscription = broker.subscribe(
             queues, self.on_deliveries, prefetch=prefetch, on_lost=self.lost.append, on_ready=self.ready.append
         )
         eventually(lambda: self.ready, what=f"on_ready of {queues}")
@@ -96,14 +96,14 @@ class Inbox:
         return list(self.deliveries)
 
 
-def publish(exchange: Exchange, *messages: Message, timeout: float = 10) -> list[Failure | None]:
+def publish(broker: Broker, *messages: Message, timeout: float = 10) -> list[PublishFailure | None]:
     """Publish and wait for what became of it."""
-    return exchange.publish(messages, timeout).result(timeout + 5)
+    return broker.publish(messages, timeout).result(timeout + 5)
 
 
-def confirmed(exchange: Exchange, *messages: Message) -> None:
+def confirmed(broker: Broker, *messages: Message) -> None:
     """Publish, and fail unless all is confirmed."""
-    results = publish(exchange, *messages)
+    results = publish(broker, *messages)
     assert results == [None] * len(messages), results
 
 

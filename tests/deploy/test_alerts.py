@@ -45,7 +45,7 @@ class Case:
     fires: Sequence[Fires] = ()
 
 
-def family(of: m.Family, suffix: str = "", **labels: str) -> str:
+def family(of: m.MetricFamily, suffix: str = "", **labels: str) -> str:
     """A series of ours as Prometheus has it."""
     known = {*of.labels, *(["le"] if suffix == "_bucket" else []), "instance", "job"}
     assert set(labels) <= known, (of.name, labels)
@@ -75,7 +75,7 @@ DEPTH, CONSUMERS = family(m.DEPTH, queue="mail"), family(m.CONSUMERS, queue="mai
 OLDEST, PAUSED = family(m.OLDEST, queue="mail"), family(m.PAUSED, queue="mail")
 FAILED = family(m.JOBS, job_name="render", queue="mail", outcome="failed")
 SUCCEEDED = family(m.JOBS, job_name="render", queue="mail", outcome="succeeded")
-UNKNOWN = family(m.HANDED_BACK, reason="unknown job", queue="mail")
+UNKNOWN = family(m.RETURNED, reason="unknown job", queue="mail")
 WORKER_UP = 'up{job="broker_jobs_worker",instance="a:9100"}'
 WORKER_SINCE = 'process_start_time_seconds{job="broker_jobs_worker",instance="a:9100"}'
 RABBIT_UP = 'up{job="rabbitmq",instance="r:15692"}'
@@ -130,16 +130,16 @@ CASES = [
         "8m",
         [Fires("The oldest job in queue mail has waited 15m 0s", {"queue": "mail"})],
     ),
-    Case("BrokerJobsParked", {family(m.PARKED_KEPT): "0x9", family(m.PARKED_BACKLOG): "0 3 0x9"}, "8m"),
+    Case("BrokerJobsParked", {family(m.DEAD_LETTERS): "0x9", family(m.DEAD_LETTER_BACKLOG): "0 3 0x9"}, "8m"),
     Case(
         "BrokerJobsParked",
-        {family(m.PARKED_KEPT): "2x9", family(m.PARKED_BACKLOG): "0x9"},
+        {family(m.DEAD_LETTERS): "2x9", family(m.DEAD_LETTER_BACKLOG): "0x9"},
         "8m",
         [Fires("2 messages that nobody could read, decide or route")],
     ),
     Case(
         "BrokerJobsParked",
-        {family(m.PARKED_KEPT): "0x9", family(m.PARKED_BACKLOG): "4x9"},
+        {family(m.DEAD_LETTERS): "0x9", family(m.DEAD_LETTER_BACKLOG): "4x9"},
         "8m",
         [Fires("4 messages that nobody could read, decide or route")],
     ),

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from broker_jobs.exchange import names
+from broker_jobs.broker import names
 from broker_jobs.settings import PREFIX, Settings
 from tests.deploy.test_compose import DOCKERFILE, services
 from tests.support.shipped import ROOT, ShippedBroker

@@ -15,10 +15,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackError, UnroutableError
 
 from broker_jobs import BrokerJobs, GiveUp, State, current_job
+from broker_jobs.broker import names
+from broker_jobs.broker.factory import broker_for
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import EnqueueError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.open import exchange_for
-from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
 from tests.support.process import ServerFailedError
@@ -96,7 +96,7 @@ class Parts:
             url=self._node.address(role), store=self._store, declare=False, queues=("default", "mail"),
             worker_heartbeat=0.2,
         )  # fmt: skip
-        exchange = exchange_for(settings, part)
+        exchange = broker_for(settings, part)
         program = Program(
             None if jobs is None else jobs.registry,
             settings,
@@ -166,7 +166,10 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     assert greet.enqueue("now").result(timeout=20) == "hello now"
     assert greet.using(queue="mail").enqueue("mail").result(timeout=20) == "hello mail"
     assert greet.schedule(timedelta(seconds=0.2), "soon").result(timeout=20) == "hello soon"
-    assert greet.schedule(timedelta(seconds=2.5), "over the ladder").result(timeout=20) == "hello over the ladder"
+    assert (
+        greet.schedule(timedelta(seconds=2.5), "over the delay queues").result(timeout=20)
+        == "hello over the delay queues"
+    )
     assert greet.using(backoff=[0.1]).enqueue("stumble").result(timeout=20) == "hello stumble"
     first = greet.schedule(timedelta(hours=1), "first")
     second = greet.after(first).enqueue("second")
@@ -191,7 +194,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     # Nobody can read it: the worker parks it, the coordinator takes it in.
     with ExitStack() as stack:
         opened(stack, shipped, "admin").basic_publish("", names.work_queue("default"), b"not an envelope")
-        eventually(lambda: coordinator.store and coordinator.store.reader.parked(limit=1), 20, "parked")
+        eventually(lambda: coordinator.store and coordinator.store.reader.dead_letters(limit=1), 20, "dead")
 
     # The command line and the dashboard act as the dashboard's user.
     board = parts.producer("dashboard")
@@ -209,7 +212,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
 def why(coordinator: Program) -> str:
     """Why messages were parked."""
     assert coordinator.store is not None
-    return " ".join(row.reason for row in coordinator.store.reader.parked(limit=10))
+    return " ".join(row.reason for row in coordinator.store.reader.dead_letters(limit=10))
 
 
 def test_jobs_that_enqueue_jobs_take_the_user_that_may(shipped: ShippedBroker, parts: Parts) -> None:
@@ -232,7 +235,7 @@ def test_jobs_that_enqueue_jobs_take_the_user_that_may(shipped: ShippedBroker, p
 
 def test_the_admin_declares_a_queue_and_looks_at_all(shipped: ShippedBroker) -> None:
     settings = Settings(url=shipped.address("admin"))
-    exchange = exchange_for(settings, "admin")
+    exchange = broker_for(settings, "admin")
     exchange.start()
     try:
         exchange.apply(fixed_topology(), 60)
@@ -297,8 +300,8 @@ DEFAULT_QUEUE = names.work_queue("default")
 PUBLISHES = {
     "producer": {names.SUBMIT, names.DELAY, names.REPORT},
     "dashboard": {names.REPORT},
-    "worker": {names.REPORT, names.PARKED},
-    "worker-producer": {names.SUBMIT, names.DELAY, names.REPORT, names.PARKED},
+    "worker": {names.REPORT, names.DEAD_LETTERS},
+    "worker-producer": {names.SUBMIT, names.DELAY, names.REPORT, names.DEAD_LETTERS},
     "beat": {names.REPORT},
     "coordinator": {names.WORK, names.DELAY, names.REPORT, names.CONTROL, ""},
     "monitoring": set[str](),
@@ -309,12 +312,12 @@ READS = {
     "worker": {DEFAULT_QUEUE},
     "worker-producer": {DEFAULT_QUEUE},
     "beat": set[str](),
-    "coordinator": {names.LOG, names.COMMAND, names.DUE, names.PARKED},
+    "coordinator": {names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS},
     "monitoring": set[str](),
 }
 LISTENERS = {"worker", "worker-producer", "beat", "coordinator"}
-EXCHANGES = (names.SUBMIT, names.WORK, names.DELAY, names.REPORT, names.CONTROL, names.PARKED, "")
-QUEUES = (names.LOG, names.COMMAND, names.DUE, names.PARKED, DEFAULT_QUEUE, names.delay_queue(3))
+EXCHANGES = (names.SUBMIT, names.WORK, names.DELAY, names.REPORT, names.CONTROL, names.DEAD_LETTERS, "")
+QUEUES = (names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS, DEFAULT_QUEUE, names.delay_queue(3))
 
 
 def opened(stack: ExitStack, node: ShippedBroker, role: str) -> BlockingChannel:
@@ -351,9 +354,9 @@ def test_a_role_reads_its_queues_and_no_other(shipped: ShippedBroker, role: str)
 
 @pytest.mark.parametrize("role", sorted(set(PUBLISHES) - {"monitoring"}))
 def test_a_role_overhears_control_at_most(shipped: ShippedBroker, role: str) -> None:
-    # The exchange `parked` has the name of its queue, so the coordinator, who reads that, may listen to it too.
+    # The exchange `dead-lettered` has the name of its queue, so the coordinator, who reads that, may listen to it too.
     heard = {exchange for exchange in EXCHANGES if exchange and may(shipped, role, listen(exchange))}
-    assert heard - (READS[role] & {names.PARKED}) == ({names.CONTROL} if role in LISTENERS else set())
+    assert heard - (READS[role] & {names.DEAD_LETTERS}) == ({names.CONTROL} if role in LISTENERS else set())
 
 
 @pytest.mark.parametrize("role", sorted(PUBLISHES))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message
+from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.errors import BrokerRefused
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Message
-from broker_jobs.exchange.rabbit import RabbitExchange
 from tests.conftest import made
 from tests.support.process import free_port
 from tests.support.shipped import ShippedBroker
@@ -73,16 +73,16 @@ def node() -> Iterator[TlsBroker]:
 
 def test_the_authority_is_named_in_the_address(node: TlsBroker) -> None:
     options = f"?ssl_options={{'ca_certs':'{node.authority}'}}"
-    exchange = RabbitExchange(node.tls_address("producer", options), declare=False)
-    exchange.start(30)
+    broker = RabbitBroker(node.tls_address("producer", options), declare=False)
+    broker.start(30)
     try:
-        sent = exchange.publish([Message(names.SUBMIT, "default", b"x")], timeout=30).result(30)
+        sent = broker.publish([Message(names.SUBMIT, "default", b"x")], timeout=30).result(30)
         assert sent == [None]
     finally:
-        exchange.stop()
+        broker.stop()
 
 
 def test_a_certificate_of_an_unknown_authority_is_not_believed(node: TlsBroker) -> None:
-    exchange = RabbitExchange(node.tls_address("producer", ""), declare=False)
+    broker = RabbitBroker(node.tls_address("producer", ""), declare=False)
     with pytest.raises(BrokerRefused, match="is not accepted"):
-        exchange.start(30)
+        broker.start(30)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.house import House
 from tests.support.rabbitmq import Vhost
+from tests.support.system import House
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from broker_jobs import BrokerJobs, Depends, JobFailed, ResultTimeout, State, UsageError, current_job
-from broker_jobs.exchange import names
-from broker_jobs.job.codec import decode
+from broker_jobs.broker import names
+from broker_jobs.messages.codec import decode
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 

@@ -10,22 +10,22 @@ from typing import Any
 import pika
 import pytest
 
-from broker_jobs.coordinator import engine, transition
-from broker_jobs.coordinator.record import JobRecord, job_id
-from broker_jobs.coordinator.transition import At, Said
+from broker_jobs.broker import names
+from broker_jobs.coordinator import engine, state_machine
+from broker_jobs.coordinator.records import JobRecord, job_id
+from broker_jobs.coordinator.state_machine import Context, Decision
 from broker_jobs.errors import BrokerJobsError, JobFailed
-from broker_jobs.exchange import names
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import ReplayParked
-from broker_jobs.store.row import Row, Wire
-from tests.support.house import Here, House
+from broker_jobs.messages.commands import ReplayDeadLetter
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication, Row
+from tests.support.system import Here, House
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
 
 WORK = names.work_queue("default")
-OURS = (WORK, names.LOG, names.COMMAND, names.DUE, names.PARKED)
+OURS = (WORK, names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS)
 
 
 def envelope(**fields: object) -> bytes:
@@ -43,7 +43,7 @@ UNSOUND = {
     "too deep": b"[" * 100_000,
     "wrong types": envelope(args=7, epoch="one"),
     "a newer version": envelope(v=2),
-    "an unknown field": envelope(hold={"parent": "x"}),
+    "an unknown field": envelope(after={"parent": "x"}),
     "a wrong queue": envelope(queue="a b"),
     "half a character": b'{"v": 1, "id": "x", "job": "\\ud800", "created_at": "2026-01-01T00:00:00Z"}',
     "a wrong time": envelope(created_at="yesterday"),
@@ -51,7 +51,7 @@ UNSOUND = {
     "a rate without end": envelope(limits=[{"kind": "rate", "key": "k", "limit": 1, "per": float("inf")}]),
     "a unique key without a name": envelope(unique={"key": ""}),
     "a scope nobody knows": envelope(unique={"key": "k", "scope": "for ever"}),
-    "a hold without parents": envelope(hold={"parents": []}),
+    "a hold without parents": envelope(after={"parents": []}),
 }
 ROADS = {
     "work": (names.WORK, "default"),
@@ -59,7 +59,7 @@ ROADS = {
     "log": (names.REPORT, names.LOG_KEY),
     "command": (names.REPORT, names.COMMAND_KEY),
     "due": ("", names.DUE),
-    "parked": (names.PARKED, "anything"),
+    "dead": (names.DEAD_LETTERS, "anything"),
     "delay": (names.DELAY, names.delay_key(0, new=True)),
     "nowhere": (names.WORK, "no.such.queue"),
 }
@@ -90,26 +90,26 @@ def nothing_waits(house: House) -> bool:
 
 
 @pytest.mark.parametrize("road", ROADS)
-def test_what_cannot_be_read_is_parked_with_its_reason_whichever_way_it_comes(
+def test_what_cannot_be_read_is_dead_lettered_with_its_reason_whichever_way_it_comes(
     served: tuple[House, Here], road: str
 ) -> None:
     house, _ = served
-    exchange, key = ROADS[road]
+    broker, key = ROADS[road]
     for body in UNSOUND.values():
-        house.vhost.publish_raw(exchange, key, body)
+        house.vhost.publish_raw(broker, key, body)
     ways = 2 if road in {"submit", "delay"} else 1  # there the log has a copy
-    eventually(lambda: house.store.reader.parked_count() == ways * len(UNSOUND), what=road)
-    parked = house.store.reader.parked(limit=1000)
-    assert {row.body for row in parked} == set(UNSOUND.values())
-    assert all(row.reason for row in parked)
-    reasons = {row.body: row.reason for row in parked}
+    eventually(lambda: house.store.reader.dead_letter_count() == ways * len(UNSOUND), what=road)
+    dead_letters = house.store.reader.dead_letters(limit=1000)
+    assert {row.body for row in dead_letters} == set(UNSOUND.values())
+    assert all(row.reason for row in dead_letters)
+    reasons = {row.body: row.reason for row in dead_letters}
     if road != "command":
         assert "version 2; this program reads version 1" in reasons[UNSOUND["a newer version"]]
         assert "hold" in reasons[UNSOUND["an unknown field"]]
 
 
 @pytest.mark.parametrize("kind", ["events", "tick", "look", "repeat", "job", "what is this"])
-def test_a_wrong_body_of_each_type_of_record_is_parked(served: tuple[House, Here], kind: str) -> None:
+def test_a_wrong_body_of_each_type_of_record_is_dead_lettered(served: tuple[House, Here], kind: str) -> None:
     house, _ = served
     properties = pika.BasicProperties(type=kind, delivery_mode=2)
     bodies = list(UNSOUND.values())
@@ -117,7 +117,7 @@ def test_a_wrong_body_of_each_type_of_record_is_parked(served: tuple[House, Here
         bodies.remove(UNSOUND["a list"])
     for body in bodies:
         house.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, properties)
-    eventually(lambda: house.store.reader.parked_count() == len(bodies))
+    eventually(lambda: house.store.reader.dead_letter_count() == len(bodies))
 
 
 def test_strange_properties_harm_nothing(served: tuple[House, Here]) -> None:
@@ -132,11 +132,11 @@ def test_strange_properties_harm_nothing(served: tuple[House, Here]) -> None:
         {"timestamp": 2**62},
     ]
     for number, one in enumerate(strange):
-        for road, (exchange, key) in ROADS.items():
+        for road, (broker, key) in ROADS.items():
             body = f"\x80 garbage {number} {road}".encode("latin-1")
-            house.vhost.publish_raw(exchange, key, body, pika.BasicProperties(delivery_mode=2, **one))
+            house.vhost.publish_raw(broker, key, body, pika.BasicProperties(delivery_mode=2, **one))
     expired = 1  # may be gone before anybody reads it
-    eventually(lambda: house.store.reader.parked_count() >= (len(ROADS) - 1) * (len(strange) - expired))
+    eventually(lambda: house.store.reader.dead_letter_count() >= (len(ROADS) - 1) * (len(strange) - expired))
 
 
 EDGES: dict[str, dict[str, object]] = {
@@ -156,18 +156,22 @@ EDGES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("road", ["submit", "log", "due", "parked", "delay"])
+@pytest.mark.parametrize("road", ["submit", "log", "due", "dead", "delay"])
 def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[House, Here], road: str) -> None:
     house, _ = served
-    exchange, key = ROADS[road]
+    broker, key = ROADS[road]
     ids = {name: new_id() for name in EDGES}
     for name, fields in EDGES.items():
-        house.vhost.publish_raw(exchange, key, envelope(**({"id": ids[name]} | fields)))
+        house.vhost.publish_raw(broker, key, envelope(**({"id": ids[name]} | fields)))
 
     def all_seen() -> bool:
         known = house.rows(ids.values())
-        parked = b"".join(row.body for row in house.store.reader.parked(limit=1000)).decode(errors="replace")
-        assert not (missing := [name for name, id in ids.items() if id not in known and id not in parked]), missing
+        dead_letters = b"".join(row.body for row in house.store.reader.dead_letters(limit=1000)).decode(
+            errors="replace"
+        )
+        assert not (missing := [name for name, id in ids.items() if id not in known and id not in dead_letters]), (
+            missing
+        )
         return True
 
     eventually(all_seen)
@@ -194,10 +198,10 @@ def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[House, Here
     eventually(lambda: house.row("later"))
     key, kind, body = RECORDS[name]
     house.vhost.publish_raw(names.REPORT, key, json.dumps(body).encode(), pika.BasicProperties(type=kind))
-    (parked,) = eventually(house.store.reader.parked)
-    assert "Input should be less than" in parked.reason
+    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    assert "Input should be less than" in dead_letters.reason
     if name == "an epoch no database holds":
-        assert b"before" not in parked.body
+        assert b"before" not in dead_letters.body
         assert set(house.rows(["before", "x", "after"])) == {"before", "after"}
         with house.store.transaction() as transaction:  # these two are of no worker that lives
             transaction.save([row.evolve(**ENDED) for row in house.rows(["before", "after"]).values()])
@@ -207,9 +211,9 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message is known that brings a decision to raise; here one is made to, as a mistake of ours would."""
-    decide = transition.decide
+    decide = state_machine.decide
 
-    def mistaken(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+    def mistaken(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
         if job_id(record) == "poison":
             raise ZeroDivisionError("a mistake of ours")
         return decide(row, record, at)
@@ -219,8 +223,8 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     ids = house.enqueue(20)
     house.jobs.work.using(id="poison").enqueue()
     ids += house.enqueue(20)
-    (parked,) = eventually(house.store.reader.parked)
-    assert "a mistake of ours" in parked.reason
+    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    assert "a mistake of ours" in dead_letters.reason
     house.succeeded(ids)
     assert house.starts() == dict.fromkeys(ids, 1)
     assert parts.fatal == []
@@ -228,27 +232,29 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     monkeypatch.setattr(engine, "decide", decide)
     house.here("coordinator", "worker", concurrency=2)
     house.succeeded(house.enqueue(1))
-    assert [row.id for row in house.store.reader.parked()] == [parked.id]  # its time has passed: a person decides
+    assert [row.id for row in house.store.reader.dead_letters()] == [
+        dead_letters.id
+    ]  # its time has passed: a person decides
     assert house.starts()["poison"] == 0
-    replay(house, parked.id)
+    replay(house, dead_letters.id)
     house.succeeded(["poison"])
-    assert house.store.reader.parked() == []
+    assert house.store.reader.dead_letters() == []
     assert house.starts()["poison"] == 1
 
 
 def replay(house: House, id: str) -> None:
     """Have a message that was put aside decided again."""
-    asker = house.jobs.program._asker
-    asker.command(ReplayParked(**asker.stamp(), parked_id=id))
+    requests = house.jobs.program._requests
+    requests.command(ReplayDeadLetter(**requests.stamp(), dead_letter_id=id))
 
 
 def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_because_of_it(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others of the bundle were applied; decided again when its jobs are forgotten, one would run once more."""
-    decide = transition.decide
+    decide = state_machine.decide
 
-    def mistaken(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+    def mistaken(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
         if job_id(record) == "poison":
             raise ZeroDivisionError("a mistake of ours")
         return decide(row, record, at)
@@ -263,11 +269,11 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     body = json.dumps({"v": 1, "worker": {"id": "w"}, "sent_at": 1.0, "events": [failed, poison]}).encode()
     house.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, pika.BasicProperties(type="events", delivery_mode=2))
     eventually(lambda: house.row("j").error)
-    (parked,) = eventually(house.store.reader.parked)
-    assert b"poison" in parked.body
-    assert b'"j"' not in parked.body
-    assert "a mistake of ours" in parked.reason.partition("\n")[0]
-    assert "mistaken" in parked.reason
+    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    assert b"poison" in dead_letters.body
+    assert b'"j"' not in dead_letters.body
+    assert "a mistake of ours" in dead_letters.reason.partition("\n")[0]
+    assert "mistaken" in dead_letters.reason
     parts.stop()
     monkeypatch.setattr(engine, "decide", decide)
     with house.store.transaction() as transaction:  # it ended, and is forgotten by now
@@ -276,7 +282,7 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     house.here("coordinator", "worker", concurrency=2)
     house.succeeded(house.enqueue(1))
     assert "j" not in house.rows()
-    replay(house, parked.id)
+    replay(house, dead_letters.id)
     assert house.is_in("poison", State.SUCCEEDED).id == "poison"
     assert house.starts()["j"] == 0
 
@@ -293,21 +299,21 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
     with house.store.transaction() as transaction:
         transaction.save([Row(id=known, state=State.SUCCEEDED, epoch=1, created_at=now, ended_at=now)])
         for name, at in kept.items():
-            transaction.park(
+            transaction.add_dead_letter(
                 f"{origin}:newer:{name}", at=at, origin=origin, reason="unknown field",
                 body=envelope(id=ids[name], epoch=0), exchange=names.REPORT, key=names.LOG_KEY, type="job",
             )  # fmt: skip
-        transaction.park(
+        transaction.add_dead_letter(
             "command:newer:requeue", at=now, origin="command", reason="unknown field",
             body=json.dumps({"kind": "requeue", "id": "c", "at": now, "job_id": known}).encode(),
         )  # fmt: skip
     house.here("coordinator", "worker", concurrency=2)
     house.succeeded([ids["fresh"]])
-    assert {row.id for row in house.store.reader.parked()} == {f"{origin}:newer:old", "command:newer:requeue"}
+    assert {row.id for row in house.store.reader.dead_letters()} == {f"{origin}:newer:old", "command:newer:requeue"}
     assert house.starts() == {ids["fresh"]: 1}
 
 
-ENDED: dict[str, object] = {"state": State.DELETED, "wire": Wire.NONE, "owner": None, "ended_at": 1.0}
+ENDED: dict[str, object] = {"state": State.DELETED, "wire": Publication.NONE, "owner": None, "ended_at": 1.0}
 
 
 @pytest.mark.parametrize("how", ["huge", "unprintable", "not text", "exit"])
@@ -348,7 +354,7 @@ def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[House, Here
             road = chance.choice([*ROADS.values()])
             kind = chance.choice(["", "events", "job", "repeat"])
             channel.basic_publish(*road, bytes(body), pika.BasicProperties(type=kind, delivery_mode=2))
-    eventually(lambda: house.store.reader.parked_count() > 100)
+    eventually(lambda: house.store.reader.dead_letter_count() > 100)
     eventually(lambda: nothing_waits(house))
     strange = [row for row in house.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
     with house.store.transaction() as transaction:  # what came through: jobs of a worker that never was

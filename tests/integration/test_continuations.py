@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker_jobs import BrokerJobs, JobDeleted, JobFailed, State, current_job, result_of, results_of
-from broker_jobs.exchange import names
+from broker_jobs.broker import names
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -117,11 +117,11 @@ def test_how_the_parent_ends_decides(shop: Shop) -> None:
     bad, good = shop.fragile.enqueue(1), shop.note.enqueue("good")
     on_failed = shop.note.after(bad, on="failed").enqueue("on failed")
     on_finished = shop.note.after(bad, good, on="finished").enqueue("on finished")
-    unmet = shop.note.after(bad).enqueue("unmet")
+    unsatisfied = shop.note.after(bad).enqueue("unmet")
     never = shop.note.after(good, on="failed").enqueue("never")
     assert on_failed.result(LONG) == "on failed"
     assert on_finished.result(LONG) == "on finished"
-    for receipt in (unmet, never):
+    for receipt in (unsatisfied, never):
         with pytest.raises(JobDeleted):
             receipt.result(LONG)
     assert {"unmet", "never"}.isdisjoint(shop.did)

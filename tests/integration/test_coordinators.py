@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from broker_jobs.exchange import names
-from broker_jobs.job.state import State
-from tests.support.house import House, Lodger
+from broker_jobs.broker import names
+from broker_jobs.messages.state import State
 from tests.support.rabbitmq import Vhost
+from tests.support.system import House, Lodger
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -130,7 +130,7 @@ def test_a_rolling_restart_of_everything_runs_nothing_twice(house: House) -> Non
     house.succeeded(ids)
     assert {mark.pid for mark in house.marks("started")} == {worker.pid for worker in workers}
     assert set(house.starts().values()) == {1}
-    assert not any("came back" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
+    assert not any("returned" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
     house.nothing_broken()
 
 
@@ -175,7 +175,7 @@ def test_retries_go_on_with_the_next_coordinator(house: House) -> None:
     active, standby = active_and_standby(house)
     house.here("worker", concurrency=2)
     receipt = house.jobs.stumble.using(backoff=[4]).enqueue(1)
-    eventually(lambda: house.row(receipt.id).why == "retry")
+    eventually(lambda: house.row(receipt.id).reason_code == "retry")
     active.kill9()
     standby.said(ACTIVE)
     row = house.is_in(receipt.id, State.SUCCEEDED)

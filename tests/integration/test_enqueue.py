@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from broker_jobs import BrokerJobs, EnqueueError, EnqueueUnknown, Receipt, ResultTimeout, State
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Message
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.job.codec import decode
-from broker_jobs.job.envelope import Envelope
-from broker_jobs.outcome.command import COMMAND, AskJob, Command, JobView, Reply
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.messages.codec import decode
+from broker_jobs.messages.commands import COMMAND, Command, GetJob, JobReply, Reply
+from broker_jobs.messages.envelope import Envelope
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.wait import eventually
 
@@ -140,9 +140,9 @@ def test_a_wrong_queue_name_is_refused_before_anything_is_published(vhost: Vhost
     assert vhost.ready(names.LOG) == 0
 
 
-def test_a_queue_nobody_declared_is_taken_and_parked(vhost: Vhost, welcome: Any) -> None:
+def test_a_queue_nobody_declared_is_taken_and_dead_lettered(vhost: Vhost, welcome: Any) -> None:
     receipt = welcome.using(queue="nobody").enqueue(42)
-    assert ids(vhost, names.PARKED) == [receipt.id]
+    assert ids(vhost, names.DEAD_LETTERS) == [receipt.id]
     assert [envelope.id for _, envelope in logged(vhost, 1)] == [receipt.id]
 
 
@@ -233,17 +233,17 @@ class Answering:
     """Reads the command queue and answers; what a coordinator does, and nothing else of it."""
 
     def __init__(self, url: str, answer: Callable[[Command], Reply | None]) -> None:
-        self.exchange = RabbitExchange(url, name="answering")
+        self.broker = RabbitBroker(url, name="answering")
         self.answer = answer
         self.seen: list[Command] = []
 
     def __enter__(self) -> "Answering":
-        self.exchange.start()
-        self.subscription = self.exchange.subscribe([names.COMMAND], self._on_deliveries, prefetch=100)
+        self.broker.start()
+        self.subscription = self.broker.subscribe([names.COMMAND], self._on_deliveries, prefetch=100)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.exchange.stop()
+        self.broker.stop()
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -253,14 +253,14 @@ class Answering:
             reply = self.answer(command)
             if reply is not None and delivery.reply_to is not None:
                 body = reply.model_dump_json().encode()
-                self.exchange.publish(
+                self.broker.publish(
                     [Message("", delivery.reply_to, body, "reply", reply.id, correlation_id=delivery.correlation_id)]
                 )
 
 
 def view(command: Command, **fields: Any) -> Reply:
-    assert isinstance(command, AskJob)
-    found = JobView(id=command.job_id, **{"known": True, "job": "welcome", **fields})
+    assert isinstance(command, GetJob)
+    found = JobReply(id=command.job_id, **{"known": True, "job": "welcome", **fields})
     return Reply(id=command.id, detail=found.model_dump())
 
 

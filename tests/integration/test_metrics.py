@@ -10,8 +10,8 @@ import pytest
 
 from broker_jobs import BrokerJobs
 from broker_jobs import metrics as m
-from broker_jobs.exchange import names
-from broker_jobs.exchange.open import exchange_for
+from broker_jobs.broker import names
+from broker_jobs.broker.factory import broker_for
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
 from tests.support.rabbitmq import Vhost
@@ -28,8 +28,8 @@ class Parts:
         self._programs: list[Program] = []
 
     def start(self, jobs: BrokerJobs | None, *roles: str) -> Program:
-        exchange = exchange_for(self.settings, "metrics test")
-        program = Program(None if jobs is None else jobs.registry, self.settings, exchange, roles=roles)
+        broker = broker_for(self.settings, "metrics test")
+        program = Program(None if jobs is None else jobs.registry, self.settings, broker, roles=roles)
         self._programs.append(program)
         program.start()
         return program
@@ -37,7 +37,7 @@ class Parts:
     def end(self) -> None:
         for program in reversed(self._programs):
             program.stop(0)
-            program.exchange.stop()
+            program.broker.stop()
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def double(n: int) -> int:
     return 2 * n
 
 
-def value(program: Program, family: m.Family, *labels: str) -> float | None:
+def value(program: Program, family: m.MetricFamily, *labels: str) -> float | None:
     return program.metrics.snapshot().values.get(family.name, {}).get(labels)
 
 
-def count(program: Program, family: m.Family, *labels: str) -> float:
+def count(program: Program, family: m.MetricFamily, *labels: str) -> float:
     return sum(program.metrics.snapshot().histograms.get(family.name, {}).get(labels, [0.0])[:-1])
 
 
@@ -129,10 +129,10 @@ def test_what_a_person_has_paused_and_what_no_beat_fires_is_seen(parts: Parts, j
     jobs.remote("double").enqueue(1)
     eventually(lambda: value(coordinator, m.PAUSED, "default") == 0, 30, "the queue is seen, not paused")
     jobs.queues.pause("default")
-    vhost.publish_raw(names.PARKED, "x", b"not an envelope")
+    vhost.publish_raw(names.DEAD_LETTERS, "x", b"not an envelope")
     jobs.recurring.put("each-second", "* * * * * *", jobs.remote("double").bind(1))
     eventually(lambda: value(coordinator, m.PAUSED, "default") == 1, 30, "paused")
-    eventually(lambda: value(coordinator, m.PARKED_KEPT) == 1, 30, "parked")
+    eventually(lambda: value(coordinator, m.DEAD_LETTERS) == 1, 30, "dead")
     eventually(lambda: (value(coordinator, m.OVERDUE) or 0) > 1, 30, "no beat fires it")
     parts.start(jobs, "beat")
     eventually(lambda: (value(coordinator, m.OVERDUE) or 0) < 3, 30, "a beat fires it")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from broker_jobs.job.state import State
-from tests.support.house import House, Lodger
-from tests.support.house_jobs import NARROW
+from broker_jobs.messages.state import State
 from tests.support.rabbitmq import Vhost
+from tests.support.system import House, Lodger
+from tests.support.system_jobs import NARROW
 from tests.support.wait import eventually
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
@@ -40,7 +40,7 @@ class Trees:
         self.twice: list[str] = []
         """Jobs that stumble once and succeed."""
         self.failing: list[str] = []
-        self.unmet: list[str] = []
+        self.unsatisfied: list[str] = []
         self.batches: dict[str, tuple[str, int, int, int]] = {}
         """By id: how it ends, and how many members succeed, fail and are deleted."""
 
@@ -65,14 +65,14 @@ class Trees:
         for batch, bad in [*inners, (outer, fails)]:
             met = work.after(batch, on="failed" if bad else "succeeded").enqueue(seconds)
             once += [met, work.after(met).enqueue(seconds), work.after(batch, on="finished").enqueue(seconds)]
-            self.unmet.append(work.after(batch, on="succeeded" if bad else "failed").enqueue(seconds).id)
+            self.unsatisfied.append(work.after(batch, on="succeeded" if bad else "failed").enqueue(seconds).id)
         self.once += [receipt.id for receipt in once]
 
     def settled(self, what: str) -> None:
         """Wait for the end, while log time passes quickly; then look at every job and batch."""
         house, wanted = self.house, dict[str, State]()
         wanted |= dict.fromkeys([*self.once, *self.twice], State.SUCCEEDED)
-        wanted |= dict.fromkeys(self.failing, State.FAILED) | dict.fromkeys(self.unmet, State.DELETED)
+        wanted |= dict.fromkeys(self.failing, State.FAILED) | dict.fromkeys(self.unsatisfied, State.DELETED)
 
         def ended() -> bool:
             rows = house.rows(wanted)
@@ -115,13 +115,13 @@ def test_batches_end_once_while_coordinators_and_beats_are_killed(house: House) 
         role, lodger = parts.pop(chance.randrange(len(parts)))
         lodger.kill9()
         parts.append((role, house.start(role)))
-    eventually(lambda: out(house), 40, f"all runs are settled ({what})", poll=0.1)
+    eventually(lambda: out(house), 40, f"all runs are acknowledged ({what})", poll=0.1)
     trees.settled(what)
     starts = house.starts()
     assert {id: starts[id] for id in trees.once} == dict.fromkeys(trees.once, 1), what
     assert {id: starts[id] for id in trees.twice} == dict.fromkeys(trees.twice, 2), what
     assert {id: starts[id] for id in trees.failing} == dict.fromkeys(trees.failing, 1), what
-    assert not set(trees.unmet) & set(starts), what
+    assert not set(trees.unsatisfied) & set(starts), what
     house.nothing_broken()
 
 
@@ -149,7 +149,7 @@ def test_each_continuation_fires_once_though_a_worker_is_killed(house: House) ->
     starts = house.starts()
     assert {id for id in trees.once if starts[id] > 1} <= running
     assert {starts[id] for id in trees.once} <= {1, 2}
-    assert not set(trees.unmet) & set(starts)
+    assert not set(trees.unsatisfied) & set(starts)
     house.nothing_broken()
 
 

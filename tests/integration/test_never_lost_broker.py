@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from broker_jobs.broker import names
 from broker_jobs.errors import EnqueueError, EnqueueUnknown
-from broker_jobs.exchange import names
-from broker_jobs.job.state import State
-from tests.support.house import House
+from broker_jobs.messages.state import State
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Broker, Vhost
+from tests.support.system import House
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -66,7 +66,7 @@ def test_closed_connections_under_load_lose_nothing_and_run_nothing_twice(house:
         house.succeeded(ids)
         house.succeeded(list(house.starts()))  # those too whose enqueue could not say
     assert set(house.starts().values()) == {1}
-    assert any("came back" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
+    assert any("returned" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
     house.nothing_broken()
 
 
@@ -127,7 +127,7 @@ def test_a_repeat_whose_first_message_never_came_runs_once(house: House) -> None
     for _ in range(3):
         house.jobs.work.using(id=lost).enqueue()
     row = house.is_in(lost, State.SCHEDULED)
-    assert row.why == "repeat"
+    assert row.reason_code == "repeat"
     with house.log_time_passes():
         house.succeeded([lost])
     assert house.starts() == {lost: 1}

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from broker_jobs.broker import names
 from broker_jobs.errors import JobDeleted, UsageError
-from broker_jobs.exchange import names
-from broker_jobs.store.row import Wire
-from tests.support.house import House
+from broker_jobs.store.row import Publication
+from tests.support.system import House
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -30,7 +30,7 @@ def test_a_job_deleted_before_it_starts_does_not_run(house: House) -> None:
     house.succeeded([ids[0], ids[4]])
     deleted = [receipt.id for receipt in [*victims, *early]]
     assert house.states(deleted) == {"deleted": len(deleted)}
-    eventually(lambda: {row.wire for row in house.rows(deleted).values()} == {Wire.NONE})
+    eventually(lambda: {row.publication for row in house.rows(deleted).values()} == {Publication.NONE})
     assert house.starts() == {ids[0]: 1, ids[4]: 1}
     house.nothing_broken()
 
@@ -104,18 +104,16 @@ def test_a_paused_queue_runs_nothing_until_it_is_resumed(house: House) -> None:
     house.jobs.program.queues.pause("default")
     eventually(
         lambda: (
-            any("handed back: pause" in row.reason or row.returns for row in house.rows(prefetched).values())
+            any("returned: pause" in row.reason or row.returns for row in house.rows(prefetched).values())
             or any(
-                "handed back: pause" in reason
-                for row in house.rows(prefetched).values()
-                for _, _, reason in row.history
+                "returned: pause" in reason for row in house.rows(prefetched).values() for _, _, reason in row.history
             )
         )
     )
     late = house.here("worker", concurrency=1)
     worker = late.program.worker
     assert worker is not None
-    eventually(lambda: worker._fences.paused == {"default"})
+    eventually(lambda: worker._revocations.paused == {"default"})
     more = house.enqueue(10)
     house.go("running")
     house.succeeded([running.id])
@@ -133,7 +131,7 @@ def test_the_first_job_of_a_queue_nobody_declared_waits_for_its_worker(house: Ho
     ids = [house.jobs.work.using(queue="brand.new").enqueue().id for _ in range(5)]
     ids.append(house.jobs.work.using(queue="brand.new").schedule(timedelta(seconds=0.5)).id)
     eventually(lambda: house.vhost.ready(names.work_queue("brand.new")) == 6)
-    assert house.store.reader.parked() == []
+    assert house.store.reader.dead_letters() == []
     assert house.states(ids) == {"enqueued": 6}
     house.here("worker", concurrency=2, queues=("brand.new",))
     house.succeeded(ids)
@@ -146,7 +144,7 @@ def test_jobs_of_a_purged_queue_come_back_by_proof_and_run_once(house: House) ->
     coordinator = house.here("coordinator")
     ids = house.enqueue(20)
     eventually(lambda: house.states(ids) == {"enqueued": 20})
-    house.exchange.purge(names.work_queue("default"))
+    house.broker.purge(names.work_queue("default"))
     with house.log_time_passes(40):
         eventually(lambda: {row.epoch for row in house.rows(ids).values()} == {2}, 40)
     assert house.vhost.ready(names.work_queue("default")) == 20

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from broker_jobs.job.state import State
-from tests.support.house import House
+from broker_jobs.messages.state import State
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Vhost
+from tests.support.system import House
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq

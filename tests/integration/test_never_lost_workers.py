@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from broker_jobs.job.state import State
-from tests.support.house import House
+from broker_jobs.messages.state import State
+from tests.support.system import House
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Failure, Message, Subscription, Unsent
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.exchange.topology import fixed_topology, work_topology
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from tests.conformance.sides import Inbox, applied, confirmed, numbered, publish
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Vhost
@@ -22,8 +22,8 @@ MAIL = names.work_queue("mail")
 
 
 @pytest.fixture
-def exchange(vhost: Vhost) -> Iterator[RabbitExchange]:
-    made = RabbitExchange(vhost.url, name="outages")
+def broker(vhost: Vhost) -> Iterator[RabbitBroker]:
+    made = RabbitBroker(vhost.url, name="outages")
     applied(made)
     yield made
     made.stop()
@@ -36,23 +36,23 @@ def proxy(vhost: Vhost) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture
-def far(vhost: Vhost, proxy: TcpProxy) -> Iterator[RabbitExchange]:
+def far(vhost: Vhost, proxy: TcpProxy) -> Iterator[RabbitBroker]:
     """An exchange that reaches the broker through the proxy."""
-    made = RabbitExchange(vhost.url_through(proxy.port), name="far")
+    made = RabbitBroker(vhost.url_through(proxy.port), name="far")
     applied(made)
     yield made
     proxy.behave()
     made.stop()
 
 
-def kinds(results: list[Failure | None]) -> set[Unsent | None]:
+def kinds(results: list[PublishFailure | None]) -> set[Unconfirmed | None]:
     return {None if result is None else result.kind for result in results}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["restart", "kill9"])
 def test_every_confirmed_message_outlives_the_broker_and_publishing_goes_on(
-    vhost: Vhost, exchange: RabbitExchange, way: str
+    vhost: Vhost, broker: RabbitBroker, way: str
 ) -> None:
     time.sleep(3)  # RabbitMQ 3.10 may lose a quorum queue that is younger than this when it is killed
     confirmed_ids: set[bytes] = set()
@@ -62,7 +62,7 @@ def test_every_confirmed_message_outlives_the_broker_and_publishing_goes_on(
         first = 0
         while not stopped.is_set():
             messages = numbered(names.WORK, "mail", 50, first)
-            results = publish(exchange, *messages, timeout=30)
+            results = publish(broker, *messages, timeout=30)
             confirmed_ids.update(m.body for m, result in zip(messages, results, strict=True) if result is None)
             first += 50
 
@@ -81,33 +81,31 @@ def test_every_confirmed_message_outlives_the_broker_and_publishing_goes_on(
         stopped.set()
         thread.join()
     inbox = Inbox()
-    inbox.subscribe(exchange, MAIL, prefetch=65_535)
+    inbox.subscribe(broker, MAIL, prefetch=65_535)
     eventually(lambda: confirmed_ids <= set(inbox.bodies()), what="all that was confirmed is there")
 
 
 @pytest.mark.slow
 def test_a_subscription_comes_back_after_a_restart_and_says_so_once(
-    vhost: Vhost, exchange: RabbitExchange, caplog: pytest.LogCaptureFixture
+    vhost: Vhost, broker: RabbitBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox, private = Inbox(), Inbox()
     with caplog.at_level(logging.INFO):
-        subscription = inbox.subscribe(exchange, MAIL)
-        name, _ = exchange.subscribe_private(
-            private.on_deliveries, bind_to=names.CONTROL, on_ready=private.ready.append
-        )
+        subscription = inbox.subscribe(broker, MAIL)
+        name, _ = broker.subscribe_private(private.on_deliveries, bind_to=names.CONTROL, on_ready=private.ready.append)
         eventually(lambda: private.ready, what="the private queue is there")
-        confirmed(exchange, *numbered(names.WORK, "mail", 2))
+        confirmed(broker, *numbered(names.WORK, "mail", 2))
         old = inbox.wait(2)[1]
         vhost.broker.restart()
         eventually(lambda: len(inbox.ready) == 2 and len(private.ready) == 2, what="both are back")
-        eventually(lambda: exchange.connected, what="so is the connection to publish")
-    assert exchange.reconnects == 2
+        eventually(lambda: broker.connected, what="so is the connection to publish")
+    assert broker.reconnects == 2
     assert inbox.lost == inbox.ready[:1]
     came = inbox.wait(4)[2:]
     assert [(delivery.body, delivery.redelivered) for delivery in came] == [(b"0", True), (b"1", True)]
     assert {delivery.channel for delivery in came} == {inbox.ready[1]}
     subscription.ack(old.channel, old.tag, multiple=True)  # of a channel that is gone: must do nothing
-    confirmed(exchange, Message("", name, b"same name"), Message(names.CONTROL, "", b"bound again"))
+    confirmed(broker, Message("", name, b"same name"), Message(names.CONTROL, "", b"bound again"))
     eventually(lambda: private.bodies() == [b"same name", b"bound again"], what="the private queue works")
     assert len(inbox.deliveries) == 4
     lines = [record.getMessage() for record in caplog.records]
@@ -117,74 +115,74 @@ def test_a_subscription_comes_back_after_a_restart_and_says_so_once(
 
 
 @pytest.mark.slow
-def test_what_waits_while_the_broker_is_down_is_sent_when_it_is_back(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_what_waits_while_the_broker_is_down_is_sent_when_it_is_back(vhost: Vhost, broker: RabbitBroker) -> None:
     vhost.broker.stop()
-    eventually(lambda: not exchange.connected, what="the loss is seen")
-    future = exchange.publish(numbered(names.WORK, "mail", 10), timeout=60)
+    eventually(lambda: not broker.connected, what="the loss is seen")
+    future = broker.publish(numbered(names.WORK, "mail", 10), timeout=60)
     vhost.broker.start()
     assert future.result(60) == [None] * 10
 
 
 @pytest.mark.slow
 def test_what_waits_until_its_deadline_is_not_sent_and_does_not_arrive_later(
-    vhost: Vhost, exchange: RabbitExchange
+    vhost: Vhost, broker: RabbitBroker
 ) -> None:
     vhost.broker.stop()
-    eventually(lambda: not exchange.connected, what="the loss is seen")
-    [result] = publish(exchange, Message(names.WORK, "mail", b"late"), timeout=0.3)
+    eventually(lambda: not broker.connected, what="the loss is seen")
+    [result] = publish(broker, Message(names.WORK, "mail", b"late"), timeout=0.3)
     assert result is not None
-    assert result.kind is Unsent.NOT_SENT
+    assert result.kind is Unconfirmed.NOT_SENT
     assert result.reason.startswith("RabbitMQ at amqp://guest:***@127.0.0.1:")
     assert result.reason.endswith("did not answer in 0.3 s")
     vhost.broker.start()
-    confirmed(exchange, Message(names.WORK, "mail", b"next"))
+    confirmed(broker, Message(names.WORK, "mail", b"next"))
     assert vhost.drain(MAIL) == [b"next"]
 
 
-def test_under_an_alarm_nothing_is_sent_once_the_broker_has_said_so(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_under_an_alarm_nothing_is_sent_once_the_broker_has_said_so(vhost: Vhost, broker: RabbitBroker) -> None:
     inbox = Inbox()
-    confirmed(exchange, *numbered(names.WORK, "bulk", 10))
+    confirmed(broker, *numbered(names.WORK, "bulk", 10))
     vhost.broker.alarm(memory=True)
-    first = exchange.publish([Message(names.WORK, "mail", b"first")], timeout=1)
-    eventually(lambda: exchange.blocked, what="blocked")
-    results = publish(exchange, *numbered(names.WORK, "mail", 3), timeout=0.3)
+    first = broker.publish([Message(names.WORK, "mail", b"first")], timeout=1)
+    eventually(lambda: broker.blocked, what="blocked")
+    results = publish(broker, *numbered(names.WORK, "mail", 3), timeout=0.3)
     assert {result and (result.kind, result.reason) for result in results} == {
-        (Unsent.NOT_SENT, "RabbitMQ has blocked publishing: memory or disk alarm")
+        (Unconfirmed.NOT_SENT, "RabbitMQ has blocked publishing: memory or disk alarm")
     }
-    assert kinds(first.result(5)) == {Unsent.UNKNOWN}, "it was written before the broker said that it blocks"
-    # The other connection goes on: taking, settling, asking.
-    subscription = inbox.subscribe(exchange, names.work_queue("bulk"), prefetch=1)
+    assert kinds(first.result(5)) == {Unconfirmed.UNKNOWN}, "it was written before the broker said that it blocks"
+    # The other connection goes on: taking, acknowledging, asking.
+    subscription = inbox.subscribe(broker, names.work_queue("bulk"), prefetch=1)
     for n in range(10):
         delivery = inbox.wait(n + 1)[n]
         subscription.ack(delivery.channel, delivery.tag)
-    assert exchange.depth(MAIL) == (0, 0)
-    waits = exchange.publish([Message(names.WORK, "mail", b"waits")], timeout=30)
+    assert broker.depth(MAIL) == (0, 0)
+    waits = broker.publish([Message(names.WORK, "mail", b"waits")], timeout=30)
     vhost.broker.alarm(memory=False)
     assert waits.result(30) == [None]
-    assert not exchange.blocked
+    assert not broker.blocked
     assert vhost.drain(MAIL) == [b"first", b"waits"]
 
 
 def test_stop_is_quick_though_the_broker_is_blocked(vhost: Vhost) -> None:
-    exchange = RabbitExchange(vhost.url)
-    applied(exchange)
+    broker = RabbitBroker(vhost.url)
+    applied(broker)
     vhost.broker.alarm(memory=True)
-    future = exchange.publish(numbered(names.WORK, "mail", 3), timeout=60)
-    eventually(lambda: exchange.blocked, what="blocked")
-    waits = exchange.publish(numbered(names.WORK, "mail", 3), timeout=60)
+    future = broker.publish(numbered(names.WORK, "mail", 3), timeout=60)
+    eventually(lambda: broker.blocked, what="blocked")
+    waits = broker.publish(numbered(names.WORK, "mail", 3), timeout=60)
     started = time.monotonic()
-    exchange.stop(timeout=0.2)
+    broker.stop(timeout=0.2)
     assert time.monotonic() - started < 8
-    assert kinds(future.result(0)) == {Unsent.UNKNOWN}
-    assert kinds(waits.result(0)) == {Unsent.NOT_SENT}
+    assert kinds(future.result(0)) == {Unconfirmed.UNKNOWN}
+    assert kinds(waits.result(0)) == {Unconfirmed.NOT_SENT}
 
 
-def test_what_was_written_is_unknown_at_once_when_the_connection_breaks(far: RabbitExchange, proxy: TcpProxy) -> None:
+def test_what_was_written_is_unknown_at_once_when_the_connection_breaks(far: RabbitBroker, proxy: TcpProxy) -> None:
     confirmed(far, *numbered(names.WORK, "mail", 1))
     proxy.cut_after(100_000)
     results = publish(far, *[Message(names.WORK, "mail", b"x" * 1_000, message_id=str(n)) for n in range(1_000)])
     # Those written when the line was cut are unknown; the others waited for the next connection.
-    assert kinds(results) <= {None, Unsent.UNKNOWN}
+    assert kinds(results) <= {None, Unconfirmed.UNKNOWN}
     unknown = [result for result in results if result is not None]
     assert unknown
     assert all("channel was lost" in result.reason for result in unknown)
@@ -192,73 +190,71 @@ def test_what_was_written_is_unknown_at_once_when_the_connection_breaks(far: Rab
 
 
 def test_a_broker_that_goes_silent_is_unknown_for_what_was_written_and_not_sent_for_the_rest(
-    far: RabbitExchange, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+    far: RabbitBroker, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_jobs.exchange.rabbit.publisher.WINDOW_MESSAGES", 20)
+    monkeypatch.setattr("broker_jobs.broker.rabbitmq.publisher.WINDOW_MESSAGES", 20)
     proxy.half_open()
     results = publish(far, *numbered(names.WORK, "mail", 30), timeout=0.5)
-    assert [result and result.kind for result in results] == [Unsent.UNKNOWN] * 20 + [Unsent.NOT_SENT] * 10
+    assert [result and result.kind for result in results] == [Unconfirmed.UNKNOWN] * 20 + [Unconfirmed.NOT_SENT] * 10
 
 
 @pytest.mark.slow
 def test_a_silent_connection_is_given_up_after_its_heartbeats(vhost: Vhost, proxy: TcpProxy) -> None:
-    exchange = RabbitExchange(vhost.url_through(proxy.port), heartbeat=1)
-    applied(exchange)
+    broker = RabbitBroker(vhost.url_through(proxy.port), heartbeat=1)
+    applied(broker)
     inbox = Inbox()
-    inbox.subscribe(exchange, MAIL)
+    inbox.subscribe(broker, MAIL)
     proxy.half_open()
     eventually(lambda: inbox.lost == inbox.ready[:1], what="the loss is seen")
     proxy.behave()
-    eventually(lambda: len(inbox.ready) == 2 and exchange.connected, what="back")
-    confirmed(exchange, Message(names.WORK, "mail", b"x"))
-    exchange.stop()
+    eventually(lambda: len(inbox.ready) == 2 and broker.connected, what="back")
+    confirmed(broker, Message(names.WORK, "mail", b"x"))
+    broker.stop()
 
 
 def test_of_several_hosts_one_that_answers_is_enough(vhost: Vhost, proxy: TcpProxy) -> None:
     proxy.refuse()
     for _ in range(4):  # the order is random
-        exchange = RabbitExchange(f"{vhost.url_through(proxy.port)}, {vhost.url}")
-        exchange.start()
-        assert exchange.connected
-        exchange.stop()
+        broker = RabbitBroker(f"{vhost.url_through(proxy.port)}, {vhost.url}")
+        broker.start()
+        assert broker.connected
+        broker.stop()
 
 
-def test_a_deleted_queue_is_a_loss_and_is_taken_again_when_it_is_back(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_a_deleted_queue_is_a_loss_and_is_taken_again_when_it_is_back(vhost: Vhost, broker: RabbitBroker) -> None:
     inbox = Inbox()
-    subscription = inbox.subscribe(exchange, MAIL, names.work_queue("bulk"))
-    confirmed(exchange, Message(names.WORK, "bulk", b"unsettled"))
+    subscription = inbox.subscribe(broker, MAIL, names.work_queue("bulk"))
+    confirmed(broker, Message(names.WORK, "bulk", b"unsettled"))
     old = inbox.wait(1)[0]
     with vhost.channel() as channel:
         channel.queue_delete(MAIL)
     eventually(lambda: inbox.lost == inbox.ready[:1], what="the loss is seen")
-    again = inbox.wait(2)[1]  # the channel is new: what was unsettled on the old one comes again
+    again = inbox.wait(2)[1]  # the channel is new: what was unacknowledged on the old one comes again
     assert (again.body, again.redelivered) == (b"unsettled", True)
     subscription.ack(old.channel, old.tag)
     subscription.ack(again.channel, again.tag)
-    exchange.apply(work_topology("mail"))
-    confirmed(exchange, Message(names.WORK, "mail", b"back"))
+    broker.apply(work_topology("mail"))
+    confirmed(broker, Message(names.WORK, "mail", b"back"))
     assert inbox.wait(3)[2].body == b"back"
 
 
-def test_what_was_declared_is_declared_again_on_a_broker_that_has_lost_it(
-    vhost: Vhost, exchange: RabbitExchange
-) -> None:
+def test_what_was_declared_is_declared_again_on_a_broker_that_has_lost_it(vhost: Vhost, broker: RabbitBroker) -> None:
     with vhost.channel() as channel:
         channel.queue_delete(names.DUE)
         channel.queue_delete(MAIL)
         channel.exchange_delete(names.SUBMIT)
     vhost.close_connections()
-    eventually(lambda: exchange.reconnects == 2, what="both connections were lost and made again")
-    confirmed(exchange, Message(names.SUBMIT, "mail", b"x"))
+    eventually(lambda: broker.reconnects == 2, what="both connections were lost and made again")
+    confirmed(broker, Message(names.SUBMIT, "mail", b"x"))
     assert vhost.drain(MAIL) == [b"x"]
-    assert exchange.depth(names.DUE) == (0, 0)
+    assert broker.depth(names.DUE) == (0, 0)
 
 
 @pytest.mark.slow
-def test_an_errand_is_done_again_after_an_outage(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_an_errand_is_done_again_after_an_outage(vhost: Vhost, broker: RabbitBroker) -> None:
     vhost.broker.stop()
     depths: list[tuple[int, int] | None] = []
-    thread = threading.Thread(target=lambda: depths.append(exchange.depth(MAIL, timeout=60)))
+    thread = threading.Thread(target=lambda: depths.append(broker.depth(MAIL, timeout=60)))
     thread.start()
     vhost.broker.start()
     thread.join()
@@ -266,22 +262,22 @@ def test_an_errand_is_done_again_after_an_outage(vhost: Vhost, exchange: RabbitE
 
 
 @pytest.mark.slow
-def test_a_step_of_the_ladder_rings_in_due(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_a_step_of_the_delay_queues_rings_in_due(vhost: Vhost, broker: RabbitBroker) -> None:
     inbox = Inbox()
-    inbox.subscribe(exchange, names.DUE)
+    inbox.subscribe(broker, names.DUE)
     started = time.monotonic()
-    confirmed(exchange, Message(names.DELAY, names.delay_key(1, new=True), b"bell", "envelope", "id-1"))
+    confirmed(broker, Message(names.DELAY, names.delay_key(1, new=True), b"bell", "envelope", "id-1"))
     [bell] = inbox.wait(1)
     assert time.monotonic() - started >= 1.9
     assert (bell.body, bell.type, bell.message_id) == (b"bell", "envelope", "id-1")
     assert bell.key == names.DUE
 
 
-def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: Vhost, exchange: RabbitExchange) -> None:
+def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: Vhost, broker: RabbitBroker) -> None:
     # Accepted on each version the suite runs on; that it means what it says shows in a record given back many times.
-    confirmed(exchange, Message(names.REPORT, names.LOG_KEY, b"record"))
+    confirmed(broker, Message(names.REPORT, names.LOG_KEY, b"record"))
     inbox = Inbox()
-    subscription = inbox.subscribe(exchange, names.LOG)
+    subscription = inbox.subscribe(broker, names.LOG)
     for n in range(30):  # RabbitMQ 4's own limit would be 20
         delivery = inbox.wait(n + 1)[n]
         assert delivery.delivery_count == n
@@ -292,19 +288,19 @@ def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: V
 
 @pytest.mark.parametrize("change", ["lower", "pause", "cancel"])
 def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_flowing(
-    vhost: Vhost, exchange: RabbitExchange, change: str
+    vhost: Vhost, broker: RabbitBroker, change: str
 ) -> None:
     """What they let through is under way inside the node for as long as its disk takes."""
-    confirmed(exchange, *numbered(names.WORK, "mail", 1_000))
+    confirmed(broker, *numbered(names.WORK, "mail", 1_000))
     first, second = Inbox(), Inbox()
-    subscription: Subscription
+    subscription: Consumer
 
     def take(deliveries: list[Delivery]) -> None:
         first.on_deliveries(deliveries)
         for delivery in deliveries:
             subscription.ack(delivery.channel, delivery.tag)
 
-    subscription = exchange.subscribe([MAIL], take, prefetch=20)
+    subscription = broker.subscribe([MAIL], take, prefetch=20)
     eventually(lambda: len(first.deliveries) > 100)
     vhost.broker.slow_disk(0.2)
     match change:
@@ -315,6 +311,6 @@ def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_fl
         case _:
             subscription.cancel()
             eventually(lambda: not subscription.taking, what="nothing comes any more")
-    second.subscribe(exchange, MAIL, prefetch=1_000)
+    second.subscribe(broker, MAIL, prefetch=1_000)
     eventually(lambda: len(first.deliveries) + len(second.deliveries) >= 1_000, what="all")
     assert not any(delivery.redelivered for delivery in first.deliveries + second.deliveries)

@@ -5,11 +5,11 @@ import time
 import pika
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message, Unconfirmed
+from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import BrokerError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Message, Unsent
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.exchange.topology import fixed_topology, work_topology
 from tests.conformance.sides import applied, publish
 from tests.support.process import free_port
 from tests.support.rabbitmq import Vhost
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.rabbitmq
 
 def refusal_at_start(url: str, timeout: float = 10) -> str:
     """Start an exchange that must be refused; return what it said."""
-    exchange = RabbitExchange(url)
+    broker = RabbitBroker(url)
     with pytest.raises(BrokerError) as caught:
-        exchange.start(timeout)
-    assert not exchange.connected
-    exchange.stop()
+        broker.start(timeout)
+    assert not broker.connected
+    broker.stop()
     return str(caught.value)
 
 
@@ -66,115 +66,115 @@ def test_http_is_no_broker(vhost: Vhost) -> None:
 
 def test_an_address_that_cannot_be_read_is_refused_before_anything_is_tried() -> None:
     with pytest.raises(BrokerError, match="no broker address") as caught:
-        RabbitExchange("amqp://guest:s3cret@host:notaport/")
+        RabbitBroker("amqp://guest:s3cret@host:notaport/")
     assert "s3cret" not in str(caught.value)
     with pytest.raises(BrokerError, match="no broker address is given"):
-        RabbitExchange(" , ")
+        RabbitBroker(" , ")
 
 
 @pytest.mark.slow
 def test_a_start_that_failed_may_be_repeated(vhost: Vhost) -> None:
-    exchange = RabbitExchange(vhost.url)
+    broker = RabbitBroker(vhost.url)
     vhost.broker.stop()
     with pytest.raises(BrokerError):
-        exchange.start(0.2)
-    [result] = exchange.publish([Message("", "q", b"x")]).result(0)
+        broker.start(0.2)
+    [result] = broker.publish([Message("", "q", b"x")]).result(0)
     assert result is not None
-    assert result.kind is Unsent.NOT_SENT
+    assert result.kind is Unconfirmed.NOT_SENT
     vhost.broker.start()
-    exchange.start()
-    assert exchange.connected
-    exchange.stop()
+    broker.start()
+    assert broker.connected
+    broker.stop()
 
 
 def test_a_queue_with_other_arguments_is_named_with_what_to_do(vhost: Vhost) -> None:
     with vhost.channel() as channel:
         channel.queue_declare(names.work_queue("mail"), durable=True)
-    exchange = RabbitExchange(vhost.url)
-    exchange.start()
-    exchange.apply(fixed_topology())
+    broker = RabbitBroker(vhost.url)
+    broker.start()
+    broker.apply(fixed_topology())
     with pytest.raises(BrokerError) as caught:
-        exchange.apply(work_topology("mail", "bulk"))
+        broker.apply(work_topology("mail", "bulk"))
     said = str(caught.value)
     assert said.startswith("queue jobs.v1.work.mail exists with other arguments (broker says: PRECONDITION_FAILED")
     assert "use another vhost" in said
-    assert exchange.connected, "only the errand's channel was closed"
-    assert publish(exchange, Message("", names.LOG, b"x")) == [None]
-    exchange.stop()
+    assert broker.connected, "only the errand's channel was closed"
+    assert publish(broker, Message("", names.LOG, b"x")) == [None]
+    broker.stop()
 
 
 def test_a_user_without_permission_is_named_with_what_to_do(vhost: Vhost) -> None:
     url = vhost.add_user("worker", "s3cret", configure="^$", write=".*", read=".*")
-    exchange = RabbitExchange(url)
-    exchange.start()
+    broker = RabbitBroker(url)
+    broker.start()
     with pytest.raises(BrokerError) as caught:
-        exchange.apply(fixed_topology())
+        broker.apply(fixed_topology())
     said = str(caught.value)
     assert f"the user 'worker-{vhost.name}' lacks a permission" in said
     assert "BROKER_JOBS_DECLARE=false" in said
     assert "s3cret" not in said
-    exchange.stop()
+    broker.stop()
 
 
 def test_with_declare_off_a_user_without_that_permission_works(vhost: Vhost) -> None:
-    applied(admin := RabbitExchange(vhost.url))
+    applied(admin := RabbitBroker(vhost.url))
     url = vhost.add_user("worker", "s3cret", configure="^$", write=".*", read=".*")
-    exchange = RabbitExchange(url, declare=False)
-    applied(exchange)
+    broker = RabbitBroker(url, declare=False)
+    applied(broker)
     came: list[object] = []
-    exchange.subscribe([names.work_queue("mail")], came.extend, prefetch=1)
-    assert publish(exchange, Message(names.SUBMIT, "mail", b"x")) == [None]
+    broker.subscribe([names.work_queue("mail")], came.extend, prefetch=1)
+    assert publish(broker, Message(names.SUBMIT, "mail", b"x")) == [None]
     eventually(lambda: came, what="the delivery")
-    exchange.stop()
+    broker.stop()
     admin.stop()
 
 
 def test_a_user_who_may_not_write_is_told_that_nothing_was_sent(vhost: Vhost) -> None:
-    applied(admin := RabbitExchange(vhost.url))
+    applied(admin := RabbitBroker(vhost.url))
     url = vhost.add_user("reader", "s3cret", configure="^$", write="^$", read=".*")
-    exchange = RabbitExchange(url, declare=False)
-    exchange.start()
+    broker = RabbitBroker(url, declare=False)
+    broker.start()
     for _ in range(2):  # the second time on a new channel
-        [result] = publish(exchange, Message(names.SUBMIT, "mail", b"x"))
+        [result] = publish(broker, Message(names.SUBMIT, "mail", b"x"))
         assert result is not None
-        assert result.kind is Unsent.NOT_SENT
+        assert result.kind is Unconfirmed.NOT_SENT
         assert "ACCESS_REFUSED" in result.reason
-    exchange.stop()
+    broker.stop()
     admin.stop()
 
 
 def test_the_blocking_calls_refuse_to_run_in_a_callback(vhost: Vhost) -> None:
-    applied(exchange := RabbitExchange(vhost.url))
+    applied(broker := RabbitBroker(vhost.url))
     errors: list[BaseException] = []
 
     def ask(_: object) -> None:
         try:
-            exchange.depth(names.LOG)
+            broker.depth(names.LOG)
         except RuntimeError as error:
             errors.append(error)
 
-    exchange.publish([Message("", names.LOG, b"x")]).add_done_callback(ask)
+    broker.publish([Message("", names.LOG, b"x")]).add_done_callback(ask)
     eventually(lambda: errors, what="the error")
-    exchange.stop()
+    broker.stop()
 
 
 def test_connections_carry_their_name(vhost: Vhost) -> None:
-    exchange = RabbitExchange(vhost.url, name="worker host-1")
-    exchange.start()
+    broker = RabbitBroker(vhost.url, name="worker host-1")
+    broker.start()
 
     def names_seen() -> set[str]:
         found = vhost.broker.http("GET", f"/vhosts/{vhost.name}/connections")
         return {each.get("client_properties", {}).get("connection_name", "") for each in found}
 
     eventually(lambda: names_seen() == {"worker host-1"}, what="the name on RabbitMQ's page")
-    exchange.stop()
+    broker.stop()
     eventually(lambda: vhost.connections() == 0, what="no connection is left")
 
 
 def test_what_is_published_is_persistent_and_carries_no_headers(vhost: Vhost) -> None:
-    applied(exchange := RabbitExchange(vhost.url))
-    assert publish(exchange, Message("", names.DUE, b"{}", "envelope", "id-1", "r", "c")) == [None]
-    exchange.stop()
+    applied(broker := RabbitBroker(vhost.url))
+    assert publish(broker, Message("", names.DUE, b"{}", "envelope", "id-1", "r", "c")) == [None]
+    broker.stop()
     found = vhost.get(names.DUE)
     assert found is not None
     properties: pika.BasicProperties = found[1]

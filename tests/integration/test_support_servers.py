@@ -79,7 +79,7 @@ class TestRabbitmq:
 
     def test_a_confirmed_message_survives_kill9(self, broker: Broker, vhost: Vhost) -> None:
         declare(vhost, "q")
-        # A quorum queue declared within a second or so before RabbitMQ 3.10 dies does not come back; see `settle`.
+        # A quorum queue declared within a second or so before RabbitMQ 3.10 dies does not come back; see `acknowledge`.
         broker.settle()
         vhost.publish_raw("", "q", b"kept")
         broker.kill9()
@@ -351,10 +351,10 @@ def test_a_port_is_handed_out_once_among_all_processes_until_its_process_ends() 
 
 def test_every_group_of_tests_goes_out_once_and_what_is_shared_stays_together() -> None:
     tests = [
-        "tests/unit/job/test_codec.py::test_a",
-        "tests/unit/job/test_codec.py::test_b",
+        "tests/unit/messages/test_codec.py::test_a",
+        "tests/unit/messages/test_codec.py::test_b",
         "tests/browser/test_pages.py::test_a",
-        "tests/browser/test_deeds.py::test_b",
+        "tests/browser/test_actions.py::test_b",
         "tests/deploy/test_nginx.py::test_a",
         "tests/deploy/test_alerts.py::test_a",
         "tests/integration/test_limits.py::test_a",

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.memory import MemoryBroker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.exchange import names
-from broker_jobs.exchange.embedded import EmbeddedExchange
-from broker_jobs.exchange.port import Delivery, Message
-from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import Envelope, new_id
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 
@@ -42,20 +42,20 @@ def wait_for_gate() -> None:
 
 
 @pytest.fixture
-def exchange() -> Iterator[EmbeddedExchange]:
+def broker() -> Iterator[MemoryBroker]:
     gate.clear()
     entered.clear()
-    exchange = EmbeddedExchange()
-    exchange.start()
-    exchange.apply(fixed_topology())
-    exchange.apply(work_topology("default"))
-    yield exchange
+    broker = MemoryBroker()
+    broker.start()
+    broker.apply(fixed_topology())
+    broker.apply(work_topology("default"))
+    yield broker
     gate.set()
-    exchange.stop()
+    broker.stop()
 
 
 @pytest.fixture
-def told(exchange: EmbeddedExchange) -> list[dict[str, Any]]:
+def told(broker: MemoryBroker) -> list[dict[str, Any]]:
     """The events that reach the log."""
     events: list[dict[str, Any]] = []
 
@@ -64,45 +64,43 @@ def told(exchange: EmbeddedExchange) -> list[dict[str, Any]]:
             events.extend(json.loads(delivery.body).get("events", []))
             subscription.ack(delivery.channel, delivery.tag)
 
-    subscription = exchange.subscribe([names.LOG], read, prefetch=100)
+    subscription = broker.subscribe([names.LOG], read, prefetch=100)
     return events
 
 
-def start(exchange: EmbeddedExchange, concurrency: int) -> Worker:
+def start(broker: MemoryBroker, concurrency: int) -> Worker:
     registry = Registry()
     for function in (add, fetch, wait_for_gate):
         registry.add(define(function, {}))
-    worker = Worker(registry, exchange, queues=["default"], concurrency=concurrency, settings=Settings())
+    worker = Worker(registry, broker, queues=["default"], concurrency=concurrency, settings=Settings())
     worker._control.answered.set()
     worker.start()
     return worker
 
 
-def submit(exchange: EmbeddedExchange, name: str, *args: Any) -> str:
+def submit(broker: MemoryBroker, name: str, *args: Any) -> str:
     envelope = Envelope(id=new_id(), job=name, args=list(args), created_at=datetime.now(UTC))
     message = Message(names.SUBMIT, "default", encode(envelope))
-    assert exchange.publish([message]).result(10) == [None]
+    assert broker.publish([message]).result(10) == [None]
     return envelope.id
 
 
-def test_jobs_run_are_told_and_acknowledged(exchange: EmbeddedExchange, told: list[dict[str, Any]]) -> None:
-    worker = start(exchange, 4)
-    ids = [submit(exchange, "add", n, n) for n in range(50)] + [submit(exchange, "fetch", "u") for _ in range(50)]
+def test_jobs_run_are_told_and_acknowledged(broker: MemoryBroker, told: list[dict[str, Any]]) -> None:
+    worker = start(broker, 4)
+    ids = [submit(broker, "add", n, n) for n in range(50)] + [submit(broker, "fetch", "u") for _ in range(50)]
     eventually(lambda: {e["id"] for e in told if e["kind"] == "succeeded"} == set(ids))
     assert worker.stop(10)
     assert told[-1]["leaving"]
-    assert exchange.depth(names.work_queue("default")) == (0, 0)
+    assert broker.depth(names.work_queue("default")) == (0, 0)
 
 
-def test_a_stop_hands_back_and_leaves_nothing_in_the_queue(
-    exchange: EmbeddedExchange, told: list[dict[str, Any]]
-) -> None:
-    worker = start(exchange, 1)
-    running, held = submit(exchange, "wait_for_gate"), submit(exchange, "add", 1, 1)
+def test_a_stop_hands_back_and_leaves_nothing_in_the_queue(broker: MemoryBroker, told: list[dict[str, Any]]) -> None:
+    worker = start(broker, 1)
+    running, held = submit(broker, "wait_for_gate"), submit(broker, "add", 1, 1)
     assert entered.wait(20)
     eventually(lambda: len(worker._ready) == 1)
     threading.Timer(0.3, gate.set).start()
     assert worker.stop(20)
-    kinds = {e["id"]: e["kind"] for e in told if e["kind"] in {"succeeded", "handed back"}}
-    assert kinds == {running: "succeeded", held: "handed back"}
-    assert exchange.depth(names.work_queue("default")) == (0, 0)
+    kinds = {e["id"]: e["kind"] for e in told if e["kind"] in {"succeeded", "returned"}}
+    assert kinds == {running: "succeeded", held: "returned"}
+    assert broker.depth(names.work_queue("default")) == (0, 0)

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Message
-from broker_jobs.exchange.rabbit import RabbitExchange
-from broker_jobs.exchange.topology import fixed_topology, work_topology
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import Envelope, new_id
-from broker_jobs.outcome.command import Control, Fence, Reply
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.commands import Control, Fence, Reply
+from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
 from tests.support.process import Lodging
 from tests.support.rabbitmq import Broker, Vhost
@@ -63,10 +63,10 @@ class Stage:
         self.vhost = vhost
         self._ends: list[Callable[[], object]] = []
         self._events: list[dict[str, Any]] = []
-        self.exchange = self.connect("test")
-        self.exchange.apply(fixed_topology(), 60)
-        self.exchange.apply(work_topology("default", "mail"), 60)
-        self._log = self.exchange.subscribe([names.LOG], self._read_log, prefetch=100)
+        self.broker = self.connect("test")
+        self.broker.apply(fixed_topology(), 60)
+        self.broker.apply(work_topology("default", "mail"), 60)
+        self._log = self.broker.subscribe([names.LOG], self._read_log, prefetch=100)
 
     def _read_log(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -75,11 +75,11 @@ class Stage:
                     self._events.append(event)
             self._log.ack(delivery.channel, delivery.tag)
 
-    def connect(self, name: str) -> RabbitExchange:
-        exchange = RabbitExchange(self.vhost.url, name=name)
-        exchange.start(30)
-        self._ends.append(exchange.stop)
-        return exchange
+    def connect(self, name: str) -> RabbitBroker:
+        broker = RabbitBroker(self.vhost.url, name=name)
+        broker.start(30)
+        self._ends.append(broker.stop)
+        return broker
 
     def worker(self, *, concurrency: int = 4, coordinator: bool = False, **settings: Any) -> Worker:
         registry = Registry()
@@ -100,14 +100,14 @@ class Stage:
 
     def submit(self, *envelopes: Envelope) -> None:
         messages = [Message(names.SUBMIT, envelope.queue, encode(envelope)) for envelope in envelopes]
-        assert self.exchange.publish(messages).result(30) == [None] * len(messages)
+        assert self.broker.publish(messages).result(30) == [None] * len(messages)
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """All that was told until now."""
         return [event for event in list(self._events) if event["kind"] in kinds]
 
     def outcomes(self, job_id: str) -> list[dict[str, Any]]:
-        return [e for e in self.events("succeeded", "failed", "handed back") if e["id"] == job_id]
+        return [e for e in self.events("succeeded", "failed", "returned") if e["id"] == job_id]
 
     def settled(self) -> bool:
         """Whether no work queue has a message ready or unacknowledged."""
@@ -146,17 +146,17 @@ def test_sync_and_async_jobs_run_are_told_and_acknowledged(stage: Stage) -> None
     eventually(stage.settled)
 
 
-def test_garbage_is_parked_and_the_worker_goes_on(stage: Stage) -> None:
+def test_garbage_is_dead_lettered_and_the_worker_goes_on(stage: Stage) -> None:
     stage.worker()
     stage.vhost.publish_raw(names.WORK, "default", b"\xff garbage")
     good = job("add", 1, 2)
     stage.submit(good)
     eventually(lambda: stage.outcomes(good.id))
-    found = eventually(lambda: stage.vhost.get(names.PARKED))
+    found = eventually(lambda: stage.vhost.get(names.DEAD_LETTERS))
     assert found is not None
     body, properties = found
     assert body == b"\xff garbage"
-    assert str(properties.type).startswith("parked:")
+    assert str(properties.type).startswith("dead-lettered:")
     eventually(stage.settled)
 
 
@@ -179,7 +179,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_rerun(stage: Stage
     stage.worker()
     for envelope in (running, prefetched):
         (outcome,) = eventually(partial(stage.outcomes, envelope.id))
-        assert (outcome["kind"], outcome["reason"], outcome["redelivered"]) == ("handed back", "redelivered", True)
+        assert (outcome["kind"], outcome["reason"], outcome["redelivered"]) == ("returned", "redelivered", True)
     eventually(stage.settled)
     assert len(list(tmp_path.glob("*.started.*"))) == 1
     assert list(tmp_path.glob("*.ended")) == []
@@ -195,9 +195,9 @@ def test_a_broker_restart_in_mid_run_reruns_nothing(stage: Stage, broker: Broker
     broker.restart()
     gate.set()
     eventually(lambda: len(stage.outcomes(first.id)) == 2, 60)
-    assert sorted(event["kind"] for event in stage.outcomes(first.id)) == ["handed back", "succeeded"]
+    assert sorted(event["kind"] for event in stage.outcomes(first.id)) == ["returned", "succeeded"]
     eventually(lambda: stage.outcomes(second.id), 60)
-    assert [event["kind"] for event in stage.outcomes(second.id)] == ["handed back"]
+    assert [event["kind"] for event in stage.outcomes(second.id)] == ["returned"]
     eventually(stage.settled, 60)
     assert ran == [1]
     assert worker.stop(10)
@@ -212,8 +212,8 @@ def test_a_blip_of_the_connections_reruns_nothing(stage: Stage) -> None:
     eventually(lambda: [e["reason"] for e in stage.outcomes(first.id)] == ["redelivered"], 30)
     gate.set()
     eventually(lambda: len(stage.outcomes(first.id)) == 2, 30)
-    assert [e["kind"] for e in stage.outcomes(first.id)] == ["handed back", "succeeded"]
-    assert [e["kind"] for e in stage.outcomes(second.id)] == ["handed back"]
+    assert [e["kind"] for e in stage.outcomes(first.id)] == ["returned", "succeeded"]
+    assert [e["kind"] for e in stage.outcomes(second.id)] == ["returned"]
     assert ran == [1]
     third = job("add", 3, 3)
     stage.submit(third)
@@ -265,20 +265,20 @@ def test_hello_fences_and_pauses_travel(stage: Stage) -> None:
             snapshot = Control(version=1, snapshot=True, fences=[Fence(id=fenced.id, epoch=1)], paused=["mail"])
             reply = Reply(id=hello["id"], detail=snapshot.model_dump())
             body = reply.model_dump_json().encode()
-            stage.exchange.publish([Message("", delivery.reply_to, body, type="reply")])
+            stage.broker.publish([Message("", delivery.reply_to, body, type="reply")])
             subscription.ack(delivery.channel, delivery.tag)
 
     heard: list[dict[str, Any]] = []
     paused = job("add", 2, 2, queue="mail")
     stage.submit(fenced, paused)
-    subscription = stage.exchange.subscribe([names.COMMAND], coordinate, prefetch=10)
+    subscription = stage.broker.subscribe([names.COMMAND], coordinate, prefetch=10)
     stage.worker(coordinator=True)
     eventually(lambda: [e["reason"] for e in stage.outcomes(fenced.id)] == ["fenced"])
     assert heard[0]["kind"] == "hello"
     assert stage.outcomes(paused.id) in ([], [e for e in stage.outcomes(paused.id) if e["reason"] == "pause"])
     after = job("add", 3, 3, queue="mail")
     news = Control(version=2, paused=[]).model_dump_json().encode()
-    stage.exchange.publish([Message(names.CONTROL, "", news, type="control")]).result(10)
+    stage.broker.publish([Message(names.CONTROL, "", news, type="control")]).result(10)
     stage.submit(after)
     eventually(lambda: [e["kind"] for e in stage.outcomes(after.id)] == ["succeeded"])
     assert (1, 1) not in ran

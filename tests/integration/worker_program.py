@@ -9,8 +9,8 @@ import time
 import uuid
 from pathlib import Path
 
+from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.exchange.rabbit import RabbitExchange
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
 from broker_jobs.settings import Settings
@@ -27,9 +27,9 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     registry = Registry()
     registry.add(define(mark, {}))
-    exchange = RabbitExchange(sys.argv[1], name="worker to be killed")
-    exchange.start()
-    worker = Worker(registry, exchange, queues=["default"], concurrency=1, settings=Settings())
+    broker = RabbitBroker(sys.argv[1], name="worker to be killed")
+    broker.start()
+    worker = Worker(registry, broker, queues=["default"], concurrency=1, settings=Settings())
     worker._control.answered.set()  # no coordinator here
     worker.start()
     time.sleep(600)

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from broker_jobs import BrokerJobs, Concurrency, GiveUp, Ordered, RateLimit, current_job
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Message
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message
 from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.receipt import Receipt
 from tests.support.wait import eventually
@@ -156,7 +156,7 @@ def fill(house: Hostile) -> Hostile:
     made["triggered"] = program.recurring.trigger(SLASHED)
     program.recurring.pause("every second")
     program.limits.set("api", 50)
-    _park(program)
+    _dead_letter(program)
 
     for word in ("succeeded", "long", "failed", "triggered", "ordered 2"):
         _ended(made[word])
@@ -172,10 +172,10 @@ def _ended(receipt: Receipt[Any]) -> None:
     eventually(lambda: receipt.state().is_final, what=f"the end of {receipt.id}")
 
 
-def _park(program: BrokerJobs) -> None:
+def _dead_letter(program: BrokerJobs) -> None:
     """Send what nobody can read, to everybody who reads."""
-    sender = program._sender
-    sent = sender.exchange().publish(
+    connection = program._connection
+    sent = connection.broker().publish(
         [
             Message(names.REPORT, names.LOG_KEY, GARBAGE, type="bundle", message_id=f"log/{SCRIPT}"),
             Message(names.REPORT, names.COMMAND_KEY, b'{"kind":"drop tables","password":"hunter2"}', "command", "c 1"),

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from broker_jobs.job import codec
-from broker_jobs.job.state import State
-from broker_jobs.store import Store, tables
-from broker_jobs.store.limited import Stage
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.messages import codec
+from broker_jobs.messages.state import State
+from broker_jobs.store import Store, schema
+from broker_jobs.store.limits import Stage
+from broker_jobs.store.row import Publication, Row
 
 
 def broken(store: Store) -> list[str]:
@@ -29,15 +29,20 @@ def broken(store: Store) -> list[str]:
 
 def _of_row(row: Row) -> list[str]:
     found = []
-    if not row.state.is_final and row.wire is Wire.NONE and row.due_at is None and row.state is not State.AWAITING:
+    if (
+        not row.state.is_final
+        and row.publication is Publication.NONE
+        and row.due_at is None
+        and row.state is not State.AWAITING
+    ):
         found.append(f"{row.id} is {row.state} and nothing will move it")
-    if row.state is State.ENQUEUED and row.wire is Wire.NONE:
+    if row.state is State.ENQUEUED and row.publication is Publication.NONE:
         found.append(f"{row.id} is enqueued and nothing of it is out")
-    if row.state is State.PROCESSING and (row.owner is None or row.wire is not Wire.OUT):
+    if row.state is State.PROCESSING and (row.owner is None or row.publication is not Publication.PUBLISHED):
         found.append(f"{row.id} runs nowhere")
-    if (row.wire is Wire.SENDING) != (row.sender is not None):
+    if (row.publication is Publication.PUBLISHING) != (row.sender is not None):
         found.append(f"{row.id} is sent by nobody, or not sent and has a sender")
-    if row.wire is Wire.NONE and row.state is State.ENQUEUED:
+    if row.publication is Publication.NONE and row.state is State.ENQUEUED:
         found.append(f"{row.id} waits in a queue that does not have it")
     if row.state.is_final != (row.ended_at is not None):
         found.append(f"{row.id} is {row.state} and its end is {row.ended_at}")
@@ -64,31 +69,34 @@ def _of_counters(store: Store, rows: list[Row]) -> list[str]:
 def _of_holds(store: Store, rows: dict[str, Row]) -> list[str]:
     """What waits has something that it waits for, and what has run waits for nothing.
 
-    Holds may stay of a job that was deleted: unmet ones, as it comes back with its parent, and all of one that a person
-    deleted, as nobody looks at them again.
+    Holds may stay of a job that was deleted: unsatisfied ones, as it comes back with its parent, and all of one that a
+    person deleted, as nobody looks at them again.
     """
     found = []
     of: dict[str, list[Any]] = defaultdict(list)
     marked = {(mark.kind, mark.target) for mark in _all(store, "marks")}
     over = {("job", id) for id, row in rows.items() if row.state.is_final}
     over |= {("batch", batch.id) for batch in _all(store, "batches") if batch.ended_at is not None}
-    over |= {("open", addition.id) for addition in _all(store, "additions") if addition.opened}
-    for hold in _all(store, "holds"):
-        of[hold.holder].append(hold)
-        holder = rows.get(hold.holder)
-        waits = hold.holder.startswith("batch:") or (holder is not None and holder.state is State.AWAITING)
-        target = (hold.kind, hold.target)
-        if waits and not hold.unmet and target in over - marked:
-            found.append(f"{hold.holder} waits for {hold.kind} {hold.target}, which is over, and nobody will tell it")
+    over |= {("open", submission.id) for submission in _all(store, "additions") if submission.opened}
+    for dependency in _all(store, "holds"):
+        of[dependency.holder].append(dependency)
+        holder = rows.get(dependency.holder)
+        waits = dependency.holder.startswith("batch:") or (holder is not None and holder.state is State.AWAITING)
+        target = (dependency.kind, dependency.target)
+        if waits and not dependency.unsatisfied and target in over - marked:
+            found.append(
+                f"{dependency.holder} waits for {dependency.kind} {dependency.target}, which is over, and nobody "
+                "will tell it"
+            )
     in_line = {slot.job_id for slot in _all(store, "slots") if slot.taken == Stage.WAITS}
     for id, row in rows.items():
-        unmet = [hold for hold in of[id] if hold.unmet]
+        unsatisfied = [dependency for dependency in of[id] if dependency.unsatisfied]
         if row.state in (State.SUCCEEDED, State.FAILED) and of[id]:
             found.append(f"{id} has {row.state} and waits for {of[id][0].target} still")
         if row.state is not State.AWAITING:
             continue
-        if unmet:
-            found.append(f"{id} waits though {unmet[0].target} ended otherwise")
+        if unsatisfied:
+            found.append(f"{id} waits though {unsatisfied[0].target} ended otherwise")
         before = row.recurring and any(
             other.recurring == row.recurring and other.id != id and not other.state.is_final for other in rows.values()
         )
@@ -140,7 +148,7 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         if key not in changed and len(slots) > most:
             found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
     for row in rows.values():
-        if row.wire is Wire.NONE or row.fence >= row.epoch or not row.envelope:
+        if row.publication is Publication.NONE or row.fence >= row.epoch or not row.envelope:
             continue
         for limit in codec.decode(row.envelope).limits:
             name = f"{limit.kind}:{limit.key}"
@@ -151,4 +159,4 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
 
 def _all(store: Store, table: str) -> list[Any]:
     with store.reader._reading() as connection:
-        return list(connection.execute(select(tables.metadata.tables[table])))
+        return list(connection.execute(select(schema.metadata.tables[table])))

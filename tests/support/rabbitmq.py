@@ -283,7 +283,7 @@ class Broker:
         time.sleep(SETTLED_SECONDS)
 
     def _let_young_queues_settle(self) -> None:
-        """Before the node is killed, give the queues of the newest virtual host their time: see `settle`."""
+        """Before the node is killed, give the queues of the newest virtual host their time: see `acknowledge`."""
         if self.is_running() and not self._frozen:
             time.sleep(max(0.0, self._vhost_made + SETTLED_SECONDS - time.monotonic()))
 

@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from broker_jobs.dashboard.access import SESSION_COOKIE
-from broker_jobs.dashboard.api import deeds, reads
+from broker_jobs.dashboard.api import actions, reads
 from broker_jobs.dashboard.api.problem import answers
-from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.auth import SESSION_COOKIE
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.problem import MEDIA_TYPE
 
 VERSION = "1"
@@ -32,13 +32,13 @@ TAGS = {
     "batches": "Jobs that start together and end together.",
     "processes": "Workers, coordinators and beats.",
     "limits": "How many of a key run at once, or start in a time.",
-    "parked": "Messages that could not be read, routed or decided.",
+    "dead-letters": "Messages that could not be read, routed or decided.",
     "functions": "What can be run as a job.",
     "audit": "Who did what.",
 }
 
 
-def api(desk: Callable[[], Desk]) -> FastAPI:
+def api(context: Callable[[], RequestContext]) -> FastAPI:
     """The API, to be mounted at /api/v1 behind the guard of the dashboard.
 
     Args:
@@ -55,9 +55,9 @@ def api(desk: Callable[[], Desk]) -> FastAPI:
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    app.state.find_desk = desk
+    app.state.find_desk = context
     app.include_router(reads.router)
-    app.include_router(deeds.router)
+    app.include_router(actions.router)
     answers(app)
     described: dict[str, Any] = {}
 

@@ -39,7 +39,7 @@ PROBLEMS: dict[int, str] = {
 OF_ALL = frozenset({401, 403, 503})
 
 
-class Unknown(BrokerJobsError):  # a fact about a request, answered with 404
+class NotFound(BrokerJobsError):  # a fact about a request, answered with 404
     """What a request is about is not there."""
 
 
@@ -59,7 +59,7 @@ def answers(app: FastAPI) -> None:
 def status_of(error: BrokerJobsError) -> int:
     """What an error of ours is in HTTP."""
     match error:
-        case Unknown():
+        case NotFound():
             return 404
         case ArgumentsError() | OptionError():
             return 422

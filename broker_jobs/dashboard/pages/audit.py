@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages.frame import desk, show, sought, url
+from broker_jobs.dashboard.pages.frame import context, show, sought, url
 from broker_jobs.dashboard.views import AuditLine
 
 WORDS = {
@@ -26,8 +26,8 @@ WORDS = {
     "recurring pause": "paused or resumed a recurring job",
     "recurring trigger": "ran a recurring job",
     "queue pause": "paused or resumed a queue",
-    "parked replay": "replayed a parked message",
-    "parked delete": "deleted a parked message",
+    "dead letter replay": "replayed a dead letter",
+    "dead letter delete": "deleted a dead letter",
     "limit set": "set a limit",
     "subscriptions declare": "declared the subscriptions of a program",
     "store accept": "accepted a restored store",
@@ -48,7 +48,7 @@ _PAGES = {
 """Where the subject of a command is shown: route, and what of it the subject is."""
 
 
-class Said(NamedTuple):
+class AuditText(NamedTuple):
     """A line of the audit in words."""
 
     what: str
@@ -56,22 +56,22 @@ class Said(NamedTuple):
     refused: bool
 
 
-def said(line: AuditLine) -> Said:
+def audit_text(line: AuditLine) -> AuditText:
     """What was done, from what the coordinator answered."""
     try:
         answer = json.loads(line.detail)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        return Said(WORDS.get(line.kind, line.kind), line.detail, refused=False)
+        return AuditText(WORDS.get(line.kind, line.kind), line.detail, refused=False)
     detail = answer.get("detail")
     facts = detail if isinstance(detail, dict) else {}
     what = WORDS.get(line.kind, line.kind)
     if "paused" in facts and line.kind in _PAUSES:
         what = f"{'paused' if facts['paused'] else 'resumed'} a {_PAUSES[line.kind]}"
     if not answer.get("ok", True):
-        return Said(what, str(answer.get("refused") or ""), refused=True)
-    return Said(what, "; ".join(_facts(line.kind, facts)), refused=False)
+        return AuditText(what, str(answer.get("refused") or ""), refused=True)
+    return AuditText(what, "; ".join(_facts(line.kind, facts)), refused=False)
 
 
 def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
@@ -100,10 +100,10 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
 
 def page(request: Request) -> Response:
     """A page of the audit, filtered by who and by text."""
-    it, asked = desk(request), request.query_params
+    it, asked = context(request), request.query_params
     by, text = sought(request, "by"), sought(request, "text")
-    found = it.lookup.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
-    lines = [(line, said(line), _page_of(request, line)) for line in found.audit]
+    found = it.queries.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
+    lines = [(line, audit_text(line), _page_of(request, line)) for line in found.audit]
     return show(request, "audit.html", lines=lines, next=found.next, by=by, text=text)
 
 

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, not_found, show, sought, url, who
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, not_found, show, sought, url, who
 from broker_jobs.dashboard.pages.jobs import follow
 from broker_jobs.dashboard.views import FailureGroup
 
@@ -16,9 +16,9 @@ STATES = ("awaiting", "processing", "succeeded", "failed", "deleted")
 
 def page(request: Request) -> Response:
     """A page of batches, the newest first."""
-    it, asked = desk(request), request.query_params
+    it, asked = context(request), request.query_params
     state, text = asked.get("state", ""), sought(request, "text")
-    found = it.lookup.batches(
+    found = it.queries.batches(
         state=state if state in STATES else None,
         text=text or None,
         cursor=asked.get("cursor"),
@@ -31,7 +31,7 @@ def page(request: Request) -> Response:
 
 def one(request: Request) -> Response:
     """One batch."""
-    batch = desk(request).lookup.batch(request.path_params["id"])
+    batch = context(request).queries.batch(request.path_params["id"])
     if batch is None:
         raise not_found(f"batch {request.path_params['id']}")
     return show(request, "batch.html", batch=batch, sought=part_of, page_name="batches")
@@ -47,14 +47,14 @@ def part_of(group: FailureGroup) -> str:
 def requeue(request: Request, _: Form) -> Done:
     """Run all failed jobs of a batch again, also those of the batches inside it."""
     id = request.path_params["id"]
-    command = desk(request).actions.requeue_failures(who(request), id)
+    command = context(request).actions.requeue_failures(who(request), id)
     return follow(request, command, "requeue", url(request, "batch", id=id))
 
 
 @acts(Role.OPERATOR)
 def delete(request: Request, _: Form) -> Done:
     """Delete what has not ended of a batch."""
-    if desk(request).actions.delete_batch(who(request), request.path_params["id"]):
+    if context(request).actions.delete_batch(who(request), request.path_params["id"]):
         return Done("Deleted: what waited is deleted, what runs is asked to stop.")
     return Done("It had ended already: nothing is left to delete.", wrong=True)
 

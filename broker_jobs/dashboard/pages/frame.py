@@ -30,11 +30,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard import access, words
-from broker_jobs.dashboard.access import Role, Visitor
+from broker_jobs.dashboard import auth, formatting
 from broker_jobs.dashboard.assets import ASSETS
-from broker_jobs.dashboard.desk import Desk
-from broker_jobs.dashboard.views import Pulse
+from broker_jobs.dashboard.auth import Role, Visitor
+from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.views import ChangeView
 from broker_jobs.errors import BrokerJobsError
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ NAV = (
     ("batches", "Batches"),
     ("workers", "Workers"),
     ("limits", "Limits"),
-    ("parked", "Parked"),
+    ("dead_letters", "Dead letters"),
     ("run", "Run a job"),
     ("audit", "Audit"),
 )
@@ -78,15 +78,15 @@ FOR_ADMINS = frozenset({"run"})
 """Of these pages: what nobody else may open."""
 
 
-def desk(request: Request) -> Desk:
+def context(request: Request) -> RequestContext:
     """Where to read and how to act."""
-    found: Desk = request.app.state.desk
+    found: RequestContext = request.app.state.context
     return found
 
 
 def visitor(request: Request) -> Visitor:
     """Who asks."""
-    return access.visitor_of(request)
+    return auth.visitor_of(request)
 
 
 def who(request: Request) -> str:
@@ -139,13 +139,13 @@ def show(request: Request, template: str, /, *, status: int = 200, **context: An
     """
     response = HTMLResponse(_TEMPLATES.get_template(template).render(_frame(request) | context), status)
     if context.get("flash") is None and request.headers.get("x-live") is None:
-        access.forget_flash(request, response)
+        auth.forget_flash(request, response)
     return response
 
 
 def _frame(request: Request) -> dict[str, Any]:
     """What every template may use."""
-    it = desk(request)
+    it = context(request)
     person = visitor(request)
     role = person.role
     known = {getattr(route, "name", None) for route in request.app.routes}
@@ -168,16 +168,16 @@ def _frame(request: Request) -> dict[str, Any]:
         "may_see": role >= Role.VIEWER,
         "may_act": role >= Role.OPERATOR,
         "may_admin": role >= Role.ADMIN,
-        "csrf": access.csrf_of(request),
-        "can_log_out": access.can_log_out(request),
-        "flash": access.flash_of(request),
+        "csrf": auth.csrf_of(request),
+        "can_log_out": auth.can_log_out(request),
+        "flash": auth.flash_of(request),
     }
 
 
-def _pulse(request: Request) -> Pulse | None:
+def _pulse(request: Request) -> ChangeView | None:
     """Counts for the menu; none while the store cannot be read, as then the page itself says so."""
     try:
-        return desk(request).lookup.pulse()
+        return context(request).queries.pulse()
     except BrokerJobsError:
         return None
 
@@ -228,9 +228,9 @@ def acts(role: Role) -> Callable[[Deed], Callable[[Request], Awaitable[Response]
     def with_rights(do: Deed) -> Callable[[Request], Awaitable[Response]]:
         @functools.wraps(do)
         async def answer(request: Request) -> Response:
-            access.demand(request, role)
-            data = await request.form(max_files=0, max_fields=MOST_FIELDS, max_part_size=access.MAX_BODY_BYTES)
-            access.demand_token(request, str(data.get("csrf", "")))
+            auth.demand(request, role)
+            data = await request.form(max_files=0, max_fields=MOST_FIELDS, max_part_size=auth.MAX_BODY_BYTES)
+            auth.demand_token(request, str(data.get("csrf", "")))
             form = Form(data)
             try:
                 done = await run_in_threadpool(do, request, form)
@@ -240,7 +240,7 @@ def acts(role: Role) -> Callable[[Deed], Callable[[Request], Awaitable[Response]
             if isinstance(done, Response):
                 return done
             response = RedirectResponse(done.to or way_back(request, form), 303)
-            access.put_flash(request, response, done.text, wrong=done.wrong)
+            auth.put_flash(request, response, done.text, wrong=done.wrong)
             return response
 
         return answer
@@ -254,7 +254,7 @@ def sees(role: Role) -> Callable[[Callable[[Request], Response]], Callable[[Requ
     def with_rights(draw: Callable[[Request], Response]) -> Callable[[Request], Response]:
         @functools.wraps(draw)
         def answer(request: Request) -> Response:
-            access.demand(request, role)
+            auth.demand(request, role)
             return draw(request)
 
         return answer
@@ -295,9 +295,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for word in (words.exact, words.iso, words.relative, words.roughly, words.lasting, words.size, words.number):
+    for word in (
+        formatting.exact,
+        formatting.iso,
+        formatting.relative,
+        formatting.roughly,
+        formatting.lasting,
+        formatting.size,
+        formatting.number,
+    ):
         environment.filters[word.__name__] = word
-    environment.filters["short_number"] = words.short
+    environment.filters["short_number"] = formatting.short
     environment.globals["Role"] = Role
     return environment
 

@@ -135,7 +135,7 @@ Kind = Literal["job", "batch", "more", "this"]
 
 
 @dataclass(frozen=True)
-class Box:
+class PlotArea:
     """A job or batch in the drawing."""
 
     kind: Kind
@@ -148,7 +148,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Line:
+class SeriesLine:
     """What leads from one box to another; `dashed`: nothing waits for it."""
 
     path: str
@@ -156,29 +156,43 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Family:
+class Series:
     """A job among its relatives, drawn: what it waited for to the left, what waits for it to the right."""
 
-    boxes: list[Box]
-    lines: list[Line]
+    boxes: list[PlotArea]
+    lines: list[SeriesLine]
     width: int
     height: int
 
 
-def family_of(job: JobView, maker: JobView | None = None) -> Family | None:
+def family_of(job: JobView, maker: JobView | None = None) -> Series | None:
     """A job among its relatives, or None where it has none; maker: the job that made it."""
     before = [
-        _Plan("batch" if near.is_batch else "job", near.id, near.title, near.state, _note(near.on, near.unmet), False)
+        _Layout(
+            "batch" if near.is_batch else "job",
+            near.id,
+            near.title,
+            near.state,
+            _note(near.on, near.unsatisfied),
+            False,
+        )
         for near in job.parents
     ]
     if maker is not None:
-        before.append(_Plan("job", maker.id, maker.job, maker.state.value, "made this one", True))
+        before.append(_Layout("job", maker.id, maker.job, maker.state.value, "made this one", True))
     if job.stands_for and all(plan.id != job.stands_for for plan in before):
-        before.append(_Plan("job", job.stands_for, job.stands_for, "", "this is its duplicate", True))
+        before.append(_Layout("job", job.stands_for, job.stands_for, "", "this is its duplicate", True))
     if job.batch:
-        before.append(_Plan("batch", job.batch, job.batch, "", "this is part of it", True))
+        before.append(_Layout("batch", job.batch, job.batch, "", "this is part of it", True))
     after = [
-        _Plan("batch" if near.is_batch else "job", near.id, near.title, near.state, _note(near.on, near.unmet), False)
+        _Layout(
+            "batch" if near.is_batch else "job",
+            near.id,
+            near.title,
+            near.state,
+            _note(near.on, near.unsatisfied),
+            False,
+        )
         for near in job.children
     ]
     if not before and not after:
@@ -188,19 +202,19 @@ def family_of(job: JobView, maker: JobView | None = None) -> Family | None:
     middle = (height - BOX_HEIGHT) / 2
     columns = [bool(before), True, bool(after)]
     here = COLUMN if before else 0
-    boxes = [Box("this", job.id, job.job or job.id, job.state.value, "this job", here + 2, middle)]
+    boxes = [PlotArea("this", job.id, job.job or job.id, job.state.value, "this job", here + 2, middle)]
     lines = []
     for plans, x in ((before, 0), (after, here + COLUMN)):
         top = (height - len(plans) * ROW) / 2 + (ROW - BOX_HEIGHT) / 2
         for index, plan in enumerate(plans):
             y = top + index * ROW
-            boxes.append(Box(plan.kind, plan.id, plan.title or plan.id, plan.state, plan.note, x + 2, y))
+            boxes.append(PlotArea(plan.kind, plan.id, plan.title or plan.id, plan.state, plan.note, x + 2, y))
             start, end = ((x, y), (here, middle)) if x < here else ((here, middle), (x, y))
-            lines.append(Line(_curve(start, end), plan.dashed))
-    return Family(boxes, lines, sum(columns) * COLUMN - (COLUMN - BOX_WIDTH) + 4, int(height))
+            lines.append(SeriesLine(_curve(start, end), plan.dashed))
+    return Series(boxes, lines, sum(columns) * COLUMN - (COLUMN - BOX_WIDTH) + 4, int(height))
 
 
-class _Plan(NamedTuple):
+class _Layout(NamedTuple):
     kind: Kind
     id: str
     title: str
@@ -209,15 +223,15 @@ class _Plan(NamedTuple):
     dashed: bool
 
 
-def _note(on: str, unmet: bool) -> str:
+def _note(on: str, unsatisfied: bool) -> str:
     text = {"succeeded": "if it succeeds", "failed": "if it fails", "finished": "when it has ended"}[on]
-    return f"{text}: did not" if unmet else text
+    return f"{text}: did not" if unsatisfied else text
 
 
-def _cut(plans: list[_Plan]) -> list[_Plan]:
+def _cut(plans: list[_Layout]) -> list[_Layout]:
     if len(plans) <= MOST:
         return plans
-    return [*plans[: MOST - 1], _Plan("more", "", f"{len(plans) - MOST + 1} more", "", "in the list below", True)]
+    return [*plans[: MOST - 1], _Layout("more", "", f"{len(plans) - MOST + 1} more", "", "in the list below", True)]
 
 
 def _curve(start: tuple[float, float], end: tuple[float, float]) -> str:

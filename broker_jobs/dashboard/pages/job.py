@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.edited import Edited, boxes_of, edited
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, may, sees, show, url, way_back, who
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.forms.argument_form import ArgumentForm, boxes_of, edited
+from broker_jobs.dashboard.forms.when import When, due_of
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, may, sees, show, url, way_back, who
 from broker_jobs.dashboard.pages.graph import family_of
-from broker_jobs.dashboard.pages.when import When, due_of
 from broker_jobs.dashboard.views import Frame, JobView
 from broker_jobs.errors import ArgumentsError, UsageError
 
@@ -29,11 +29,11 @@ MOST_FRAMES = 40
 def job(request: Request) -> Response:
     """The page of a job."""
     id = request.path_params["id"]
-    it = desk(request)
-    found = it.lookup.job(id)
+    it = context(request)
+    found = it.queries.job(id)
     if found is None:
         return show(request, "job_unknown.html", status=404, id=id)
-    maker = it.lookup.job(found.made_by) if found.made_by else None  # none: an event made it
+    maker = it.queries.job(found.made_by) if found.made_by else None  # none: an event made it
     return show(
         request, "job.html", job=found, family=family_of(found, maker), maker=maker, as_json=as_json, cut=cut,
         result=None if found.result is None else indented(found.result), frames=frames, is_ours=is_ours,
@@ -85,21 +85,21 @@ def is_ours(frame: Frame) -> bool:
 @acts(Role.OPERATOR)
 def requeue(request: Request, form: Form) -> Done:  # noqa: ARG001
     """Run an ended job again."""
-    desk(request).actions.requeue_job(who(request), request.path_params["id"])
+    context(request).actions.requeue_job(who(request), request.path_params["id"])
     return Done("Requeued: it runs again from the beginning.", to=_page(request))
 
 
 @acts(Role.OPERATOR)
 def run_now(request: Request, form: Form) -> Done:  # noqa: ARG001
     """Run a waiting job now."""
-    desk(request).actions.requeue_job(who(request), request.path_params["id"])
+    context(request).actions.requeue_job(who(request), request.path_params["id"])
     return Done("It runs as soon as a worker is free.", to=_page(request))
 
 
 @acts(Role.OPERATOR)
 def delete(request: Request, form: Form) -> Done:
     """Delete a job, or ask a running one to stop."""
-    deleted = desk(request).actions.delete_job(who(request), request.path_params["id"])
+    deleted = context(request).actions.delete_job(who(request), request.path_params["id"])
     if form.text("cancel"):
         return Done(
             "It was asked to stop; its outcome decides." if deleted else "It had already ended.",
@@ -111,7 +111,7 @@ def delete(request: Request, form: Form) -> Done:
 @acts(Role.OPERATOR)
 def reschedule(request: Request, form: Form) -> Done:
     """Give a job another time."""
-    it = desk(request)
+    it = context(request)
     due_at = due_of(When.of(form), it.clock.now())
     if due_at is None:
         raise UsageError("nothing was changed: choose after how long, or at what time, it is to run")
@@ -146,7 +146,7 @@ def edit(request: Request, form: Form) -> Done | Response:
     if not read.is_right:
         return _show_form(request, found, read, status=422)
     try:
-        desk(request).actions.requeue_with(who(request), found.id, read.args, read.kwargs)
+        context(request).actions.requeue_with(who(request), found.id, read.args, read.kwargs)
     except ArgumentsError as error:
         return _show_form(request, found, read, str(error), status=422)
     except UsageError as error:
@@ -154,17 +154,19 @@ def edit(request: Request, form: Form) -> Done | Response:
     return Done("Requeued with these arguments.", to=_page(request))
 
 
-def _form_of(request: Request) -> tuple[JobView | None, Edited | None]:
-    lookup = desk(request).lookup
+def _form_of(request: Request) -> tuple[JobView | None, ArgumentForm | None]:
+    queries = context(request).queries
     id = request.path_params["id"]
-    found = lookup.job(id)
-    raw = None if found is None else lookup.raw_arguments(id)
+    found = queries.job(id)
+    raw = None if found is None else queries.raw_arguments(id)
     if found is None or raw is None:
         return found, None
-    return found, Edited(boxes_of(found.arguments, *raw), "", "", *raw)
+    return found, ArgumentForm(boxes_of(found.arguments, *raw), "", "", *raw)
 
 
-def _show_form(request: Request, found: JobView, form: Edited | None, refused: str = "", status: int = 200) -> Response:
+def _show_form(
+    request: Request, found: JobView, form: ArgumentForm | None, refused: str = "", status: int = 200
+) -> Response:
     return show(
         request,
         "job_edit.html",

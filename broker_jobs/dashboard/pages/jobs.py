@@ -13,13 +13,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.forms.job_query import (
+    NOT_FOR_ALL,
+    JobQuery,
+    chips_of,
+    fields_of,
+    input_value,
+    query_of,
+    text_of,
+)
 from broker_jobs.dashboard.pages.frame import (
     Done,
     Form,
     acts,
-    desk,
+    context,
     is_ours,
     not_found,
     sees,
@@ -29,10 +37,10 @@ from broker_jobs.dashboard.pages.frame import (
     who,
 )
 from broker_jobs.dashboard.pages.job import OF_ONE
-from broker_jobs.dashboard.pages.query import NOT_FOR_ALL, Asked, chips_of, fields_of, input_value, query_of, text_of
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import JobsPage, JobsQuery
 from broker_jobs.errors import UsageError
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 NOT_ENDED = tuple(state for state in State if not state.is_final)
 ENDED = tuple(state for state in State if state.is_final)
@@ -48,10 +56,10 @@ DONE = {"requeue": "requeued", "delete": "deleted"}
 
 def jobs(request: Request) -> Response:
     """The list."""
-    it = desk(request)
-    asked, page = listed(it.lookup, query_of(request.query_params, it.page_size))
+    it = context(request)
+    asked, page = listed(it.queries, query_of(request.query_params, it.page_size))
     query = asked.query
-    known = it.lookup.functions()[:SUGGESTED]
+    known = it.queries.functions()[:SUGGESTED]
     return show(
         request, "jobs.html", known_jobs=[one.name for one in known], known_queues=sorted({one.queue for one in known}),
         page=page, query=query, mistakes=asked.mistakes, states=list(State),
@@ -61,16 +69,16 @@ def jobs(request: Request) -> Response:
     )  # fmt: skip
 
 
-def listed(lookup: Lookup, asked: Asked) -> tuple[Asked, JobsPage]:
+def listed(queries: Queries, asked: JobQuery) -> tuple[JobQuery, JobsPage]:
     """The page that is asked for; the first one where the place it is to go on from is not known any more, and the
     newest first where the sort is none of this state, as after a click on the tab of another."""
     for name, plain in (("cursor", None), ("sort", "newest")):
         try:
-            return asked, lookup.jobs(asked.query)
+            return asked, queries.jobs(asked.query)
         except UsageError as error:
             if getattr(asked.query, name) != plain:
-                asked = Asked(asked.query.model_copy(update={name: plain}), [*asked.mistakes, str(error)])
-    return asked, lookup.jobs(asked.query)
+                asked = JobQuery(asked.query.model_copy(update={name: plain}), [*asked.mistakes, str(error)])
+    return asked, queries.jobs(asked.query)
 
 
 def bulk_links(request: Request, query: JobsQuery) -> dict[str, str]:
@@ -108,14 +116,14 @@ def meant(action: str, state: State | None) -> tuple[State, ...]:
 @sees(Role.OPERATOR)
 def ask_bulk(request: Request) -> Response:
     """Before a command about all that match: what will happen to how many. Needs no JavaScript."""
-    it = desk(request)
+    it = context(request)
     asked = query_of(request.query_params, COUNTED)
     query = asked.query.model_copy(update={"limit": COUNTED, "sort": "newest", "cursor": None})
     action = "delete" if request.query_params.get("action") == "delete" else "requeue"
     states = meant(action, query.state)
     counts = []
     for state in states:
-        page = it.lookup.jobs(query.model_copy(update={"state": state}))
+        page = it.queries.jobs(query.model_copy(update={"state": state}))
         known = page.total if page.total is not None else len(page.jobs)
         counts.append(Count(state, known, page.total is not None or page.next is None))
     return show(
@@ -129,7 +137,7 @@ def ask_bulk(request: Request) -> Response:
 @acts(Role.OPERATOR)
 def bulk(request: Request, form: Form) -> Done:
     """Requeue or delete the selected jobs, or all that match."""
-    it = desk(request)
+    it = context(request)
     action = form.text("action")
     if action not in DONE:
         raise UsageError("nothing was done: the form did not say whether to requeue or to delete")
@@ -155,7 +163,7 @@ def follow(request: Request, command: str, action: str, back: str) -> Done:
         command: its id.
         back: the page to go to where it has ended.
     """
-    it = desk(request)
+    it = context(request)
     until = it.clock.monotonic() + WAIT_SECONDS
     while True:
         seen = it.actions.bulk(who(request), command)
@@ -181,9 +189,9 @@ def bulk_progress(request: Request) -> Response:
     """How far a command about many has come."""
     id = request.path_params["id"]
     action = "delete" if request.query_params.get("action") == "delete" else "requeue"
-    if desk(request).lookup.bulk(id) is None:
+    if context(request).queries.bulk(id) is None:
         raise not_found(f"command {id} about many jobs")
-    seen = desk(request).actions.bulk(who(request), id)
+    seen = context(request).actions.bulk(who(request), id)
     back = request.query_params.get("back", "")
     back = back if is_ours(request, back) else url(request, "jobs")
     return show(request, "bulk.html", command=id, action=action, seen=seen, text=ended_text(action, seen), back=back)

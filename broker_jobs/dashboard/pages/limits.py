@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, show, who
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, show, who
 from broker_jobs.errors import OptionError
 
 
 def page(request: Request) -> Response:
     """All limits that hold anything, or whose number a person has set."""
-    return show(request, "limits.html", limits=desk(request).lookup.limits())
+    return show(request, "limits.html", limits=context(request).queries.limits())
 
 
 @acts(Role.ADMIN)
@@ -21,12 +21,12 @@ def change(request: Request, form: Form) -> Done:
     """Set the number of a key, or let the number count again that its jobs come with."""
     key, action = form.raw("key"), form.text("do")
     if action == "unset":
-        desk(request).actions.set_limit(who(request), key, None)
+        context(request).actions.set_limit(who(request), key, None)
         return Done(f"The number of {key} is again the one its jobs are enqueued with.")
     number = form.text("limit")
     if not (number.isascii() and number.isdecimal()):
         raise OptionError(f"a limit is a whole number from 1, not {number!r}; to stop its jobs pause their queue")
-    desk(request).actions.set_limit(who(request), key, int(number))
+    context(request).actions.set_limit(who(request), key, int(number))
     return Done(f"{key}: {number} from now on, whatever its jobs are enqueued with.")
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard import access
+from broker_jobs.dashboard import auth
 from broker_jobs.dashboard.pages.frame import Form, acts, is_ours, root, show
 from broker_jobs.dashboard.role import Role
 
@@ -18,8 +18,8 @@ MOST_FIELDS = 10
 
 def login_page(request: Request) -> Response:
     """The form; who is in already goes on."""
-    rules = access.pass_of(request).access
-    if access.visitor_of(request).role >= Role.VIEWER:
+    rules = auth.auth_of(request).access
+    if auth.visitor_of(request).role >= Role.VIEWER:
         return RedirectResponse(_next(request, request.query_params.get("next", "")), 303)
     if not rules.credentials:
         raise HTTPException(404, "Nobody logs in here: the program this dashboard belongs to says who may come in.")
@@ -28,7 +28,7 @@ def login_page(request: Request) -> Response:
 
 async def log_in(request: Request) -> Response:
     """The form sent. Where it came from was looked at by the guard."""
-    rules = access.pass_of(request).access
+    rules = auth.auth_of(request).access
     form = Form(await request.form(max_files=0, max_fields=MOST_FIELDS))
     if not rules.credentials:
         raise HTTPException(404, "Nobody logs in here.")
@@ -53,12 +53,12 @@ def log_out(request: Request, form: Form) -> Response:
     """End the session."""
     del form
     response = RedirectResponse(f"{root(request)}/login", 303)
-    access.pass_of(request).access.close_session(request, response)
+    auth.auth_of(request).access.close_session(request, response)
     return response
 
 
 def _form(request: Request, then: str, wrong: str = "", status: int = 200) -> Response:
-    credentials = access.pass_of(request).access.credentials
+    credentials = auth.auth_of(request).access.credentials
     return show(
         request,
         "login.html",

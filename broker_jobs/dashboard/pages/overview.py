@@ -6,17 +6,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages.frame import desk, root, show
+from broker_jobs.dashboard.pages.frame import context, root, show
 from broker_jobs.dashboard.pages.graph import bars_of
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 
 def overview(request: Request) -> Response:
     """The page."""
-    lookup = desk(request).lookup
-    seen = lookup.overview()
+    queries = context(request).queries
+    seen = queries.overview()
     week = request.query_params.get("span") == "week"
-    graph = lookup.graph("week" if week else "day")
+    graph = queries.graph("week" if week else "day")
     return show(
         request, "overview.html", seen=seen, states=list(State), bars=bars_of(graph), graph=graph,
         is_empty=not any(seen.counts.values()), inside=lambda path: f"{root(request)}/{path.lstrip('/')}",

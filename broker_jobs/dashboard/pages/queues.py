@@ -6,20 +6,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, show, who
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, show, who
 
 
 def page(request: Request) -> Response:
     """All queues."""
-    return show(request, "queues.html", queues=desk(request).lookup.queues())
+    return show(request, "queues.html", queues=context(request).queries.queues())
 
 
 @acts(Role.OPERATOR)
 def pause(request: Request, _: Form) -> Done:
     """Have no more jobs of a queue started."""
     name = request.path_params["name"]
-    desk(request).actions.pause_queue(who(request), name)
+    context(request).actions.pause_queue(who(request), name)
     return Done(f"Queue {name} is paused: jobs wait in it until it is resumed; what runs goes on.")
 
 
@@ -27,7 +27,7 @@ def pause(request: Request, _: Form) -> Done:
 def resume(request: Request, _: Form) -> Done:
     """Have jobs of a queue started again."""
     name = request.path_params["name"]
-    desk(request).actions.resume_queue(who(request), name)
+    context(request).actions.resume_queue(who(request), name)
     return Done(f"Queue {name} goes on.")
 
 

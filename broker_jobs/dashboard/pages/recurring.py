@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.fields import Input, blamed, filled, inputs_of
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, not_found, sees, show, url, who
-from broker_jobs.dashboard.pages.planned import NOTHING, Preview, Times, planned, preview, times_of, typed, zones
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.forms.cron_form import NOTHING, CronFields, Preview, planned, preview, times_of, typed, zones
+from broker_jobs.dashboard.forms.fields import Input, blamed, filled, inputs_of
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, not_found, sees, show, url, who
 from broker_jobs.dashboard.pages.run import sent, signature
 from broker_jobs.dashboard.views import FunctionView, ScheduleView
 from broker_jobs.errors import OptionError, UsageError
@@ -25,7 +25,7 @@ def page(request: Request) -> Response:
     text = request.query_params.get("text", "").strip()
     found = [
         one
-        for one in desk(request).lookup.schedules()
+        for one in context(request).queries.schedules()
         if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.tz}\n{one.origin}".casefold()
     ]
     more = max(0, len(found) - MOST_SHOWN)
@@ -43,10 +43,10 @@ def change(request: Request, form: Form) -> Done | Response:
     """Change its times and rules, or show what they would be."""
     schedule = _schedule(request)
     times = typed(form)
-    seen = preview(times.cron, times.tz, desk(request).lookup.preview)
+    seen = preview(times.cron, times.tz, context(request).queries.preview)
     if form.text("do") == "preview" or seen.mistake:
         return _one(request, schedule, times, seen, status=422 if seen.mistake else 200)
-    desk(request).actions.change_schedule(
+    context(request).actions.change_schedule(
         who(request), schedule.name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap
     )
     until = f", until a beat of {schedule.origin} starts again" if schedule.origin else ""
@@ -56,7 +56,7 @@ def change(request: Request, form: Form) -> Done | Response:
 @acts(Role.OPERATOR)
 def do(request: Request, form: Form) -> Done:
     """Run one now, pause, resume or remove it; the name is a field, as it may hold anything."""
-    name, actions, by = form.raw("name"), desk(request).actions, who(request)
+    name, actions, by = form.raw("name"), context(request).actions, who(request)
     match form.text("do"):
         case "trigger":
             id = actions.trigger_schedule(by, name)
@@ -81,7 +81,9 @@ def new(request: Request) -> Response:
     if name:
         function = _function(request, name)
         return _new(request, function, inputs_of(function.parameters))
-    found = [one for one in desk(request).lookup.functions() if text.casefold() in f"{one.name} {one.doc}".casefold()]
+    found = [
+        one for one in context(request).queries.functions() if text.casefold() in f"{one.name} {one.doc}".casefold()
+    ]
     more = max(0, len(found) - MOST_SHOWN)
     return show(
         request, "recurring_choose.html", functions=found[:MOST_SHOWN], more=more, text=text, signature=signature,
@@ -92,10 +94,10 @@ def new(request: Request) -> Response:
 @acts(Role.ADMIN)  # as it takes to run a job from its form: this runs it again and again
 def add(request: Request, form: Form) -> Done | Response:
     """Add it, or show its times, or what is wrong."""
-    it = desk(request)
+    it = context(request)
     function = _function(request, request.query_params.get("job", ""))
     name, queue, times = form.text("name"), form.text("queue"), typed(form)
-    seen = preview(times.cron, times.tz, it.lookup.preview)
+    seen = preview(times.cron, times.tz, it.queries.preview)
     call = filled(function.parameters, sent(function, form))
     again: dict[str, Any] = {"name": name, "queue": queue, "times": times, "seen": seen}
     if form.text("do") == "preview":
@@ -103,7 +105,7 @@ def add(request: Request, form: Form) -> Done | Response:
     mistake = ""
     if not name:
         mistake = "Give it a name."
-    elif it.lookup.schedule(name) is not None:
+    elif it.queries.schedule(name) is not None:
         mistake = f"There is a recurring job {name} already: change that one, or choose another name."
     if mistake or seen.mistake or not call.is_right:
         return _new(request, function, call.inputs, mistake=mistake, status=422, **again)
@@ -121,26 +123,26 @@ def add(request: Request, form: Form) -> Done | Response:
 def next_times(request: Request) -> Response:
     """The next times of what is being typed, as a piece of a page."""
     asked = request.query_params
-    seen = preview(asked.get("cron", ""), asked.get("tz", "UTC"), desk(request).lookup.preview)
+    seen = preview(asked.get("cron", ""), asked.get("tz", "UTC"), context(request).queries.preview)
     return show(request, "parts/preview.html", seen=seen)
 
 
 def _schedule(request: Request) -> ScheduleView:
     name = request.path_params["name"]
-    schedule = desk(request).lookup.schedule(name)
+    schedule = context(request).queries.schedule(name)
     if schedule is None:
         raise not_found(f"recurring job {name}")
     return schedule
 
 
 def _function(request: Request, name: str) -> FunctionView:
-    function = desk(request).lookup.function(name)
+    function = context(request).queries.function(name)
     if function is None:
         raise not_found(f"function {name[:200]}")
     return function
 
 
-def _one(request: Request, schedule: ScheduleView, form: Times, seen: Preview, status: int = 200) -> Response:
+def _one(request: Request, schedule: ScheduleView, form: CronFields, seen: Preview, status: int = 200) -> Response:
     coming = planned(schedule.next_times, schedule.tz)
     return show(
         request, "recurring_one.html", status=status, one=schedule, times=coming, form=form, seen=seen, zones=zones(),
@@ -155,14 +157,14 @@ def _new(
     *,
     name: str = "",
     queue: str = "",
-    times: Times | None = None,
+    times: CronFields | None = None,
     seen: Preview = NOTHING,
     mistake: str = "",
     status: int = 200,
 ) -> Response:
     return show(
         request, "recurring_new.html", status=status, function=function, inputs=inputs, name=name, queue=queue,
-        form=times or Times(), seen=seen, mistake=mistake, zones=zones(), page_name="recurring",
+        form=times or CronFields(), seen=seen, mistake=mistake, zones=zones(), page_name="recurring",
     )  # fmt: skip
 
 

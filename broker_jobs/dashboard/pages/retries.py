@@ -6,19 +6,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, show, url, way_back, who
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.forms.job_query import chips_of, query_of, text_of
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, show, url, way_back, who
 from broker_jobs.dashboard.pages.jobs import follow, listed
-from broker_jobs.dashboard.pages.query import chips_of, query_of, text_of
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 
 
 def retries(request: Request) -> Response:
     """The list, what runs next first."""
-    it = desk(request)
+    it = context(request)
     sort = {"sort": "due"} if "sort" not in request.query_params else {}
     fixed = {"state": State.SCHEDULED, "why": "retry"}
-    asked, page = listed(it.lookup, query_of(request.query_params, it.page_size, **fixed, **sort))
+    asked, page = listed(it.queries, query_of(request.query_params, it.page_size, **fixed, **sort))
     return show(
         request, "retries.html", page=page, query=asked.query, mistakes=asked.mistakes,
         chips=chips_of(asked.query, "state", "why"),
@@ -29,7 +29,7 @@ def retries(request: Request) -> Response:
 @acts(Role.OPERATOR)
 def act_on(request: Request, form: Form) -> Done:
     """Run the selected ones now, or delete them."""
-    actions = desk(request).actions
+    actions = context(request).actions
     ids = form.all("ids")
     if not ids:
         return Done("Nothing was selected: tick the jobs first.", wrong=True)

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.access import Role
-from broker_jobs.dashboard.pages.fields import NULL_PREFIX, PREFIX, Input, blamed, filled, inputs_of
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, desk, not_found, sees, show, url, who
-from broker_jobs.dashboard.pages.when import When, due_of
+from broker_jobs.dashboard.auth import Role
+from broker_jobs.dashboard.forms.fields import NULL_PREFIX, PREFIX, Input, blamed, filled, inputs_of
+from broker_jobs.dashboard.forms.when import When, due_of
+from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, not_found, sees, show, url, who
 from broker_jobs.dashboard.views import FunctionView
 from broker_jobs.errors import OptionError, UsageError
 
@@ -23,7 +23,7 @@ SHOWN = 200
 def functions(request: Request) -> Response:
     """What can be run."""
     text = request.query_params.get("text", "").strip()
-    known = desk(request).lookup.functions()
+    known = context(request).queries.functions()
     wanted = text.casefold()
     found = [one for one in known if wanted in f"{one.name} {one.queue} {one.origin} {one.doc}".casefold()]
     return show(
@@ -51,7 +51,7 @@ def form(request: Request) -> Response:
 @acts(Role.ADMIN)
 def run(request: Request, form: Form) -> Done | Response:
     """Enqueue what the form says; what is wrong is told beside what was typed."""
-    it = desk(request)
+    it = context(request)
     one = _function(request)
     read = filled(one.parameters, sent(one, form))
     when, queue = When.of(form), form.text("queue")
@@ -77,7 +77,7 @@ def sent(one: FunctionView, form: Form) -> dict[str, str]:
 
 def _function(request: Request) -> FunctionView:
     name = request.path_params["name"]
-    one = desk(request).lookup.function(name)
+    one = context(request).queries.function(name)
     if one is None:
         raise not_found(f"function {name[:200]}")
     return one

@@ -6,16 +6,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages.frame import desk, show
+from broker_jobs.dashboard.pages.frame import context, show
 
 
 def page(request: Request) -> Response:
     """All workers, coordinators and beats that the store knows."""
-    lookup = desk(request).lookup
-    workers = sorted(lookup.workers(), key=lambda worker: (worker.lost, worker.silent, worker.host, worker.pid))
-    parts = sorted(lookup.parts(), key=lambda part: (part.silent, part.kind, not part.active, part.host, part.pid))
+    queries = context(request).queries
+    workers = sorted(queries.workers(), key=lambda worker: (worker.lost, worker.silent, worker.host, worker.pid))
+    components = sorted(
+        queries.components(), key=lambda part: (part.silent, part.kind, not part.active, part.host, part.pid)
+    )
     alive = [worker for worker in workers if not worker.lost and not worker.silent]
-    return show(request, "workers.html", workers=workers, parts=parts, alive=alive)
+    return show(request, "workers.html", workers=workers, components=components, alive=alive)
 
 
 ROUTES = [Route("/workers", page, name="workers")]

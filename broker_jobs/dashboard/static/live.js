@@ -116,7 +116,7 @@ function poll() {
 }
 
 function count(pulse) {
-  const numbers = { ...pulse.counts, troubles: pulse.troubles };
+  const numbers = { ...pulse.counts, alerts: pulse.alerts };
   for (const place of all("[data-count]")) {
     const n = numbers[place.dataset.count] ?? 0;
     place.textContent = n < 10000 ? n : n < 1e6 ? `${Math.floor(n / 1000)}k` : `${(n / 1e6).toFixed(1)}M`;

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from sqlalchemy import Connection
 
-from broker_jobs.store.migrations import step_0001, step_0002, step_0003, step_0004, step_0005
+from broker_jobs.store.migrations import step_0001
 
 Step: TypeAlias = Callable[[Connection], None]
 
-STEPS: tuple[Step, ...] = (step_0001.apply, step_0002.apply, step_0003.apply, step_0004.apply, step_0005.apply)
+STEPS: tuple[Step, ...] = (step_0001.apply,)

@@ -1,8 +1,9 @@
-"""Makes the first tables.
+"""Makes the tables and indexes.
 
-The partial indexes keep the hot path cheap: a job that merely runs touches the index of its state and that of what is
-out, nothing else. SQLite uses a partial index only when the query repeats its condition literally, so the queries do;
-and it prefers the index of the state to a partial one that does not begin with the state, so those do.
+A job that merely runs touches three orders: its state by creation and by change, and what is published. The orders of
+its name and queue never change. The partial indexes hold only jobs that failed, wait, recur or carry tags. SQLite uses
+a partial index only when the query repeats its condition literally, so the queries do; and it prefers the index of the
+state to a partial one that does not begin with the state, so those do.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ TABLES = (
         log_time {real} NOT NULL, last_tick_at {real} NOT NULL, control_version {int} NOT NULL,
         schedules_version {int} NOT NULL, accepted_serial {int} NOT NULL)""",
     """CREATE TABLE jobs (
-        id {key} PRIMARY KEY, job TEXT, queue {key} NOT NULL, state {key} NOT NULL, why TEXT, wire {int} NOT NULL,
-        epoch {int} NOT NULL, attempt {int} NOT NULL, crashes {int} NOT NULL, returns {int} NOT NULL,
-        fence {int} NOT NULL, owner {key}, owned {int} NOT NULL, sender {key}, due_at {real}, grace_until {real},
-        created_at {real} NOT NULL, changed_at {real} NOT NULL, released_at {real}, started_at {real}, ended_at {real},
-        copy_until {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT,
-        error TEXT, parent {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT)""",
+        id {key} PRIMARY KEY, job TEXT, queue {key} NOT NULL, state {key} NOT NULL, reason_code TEXT, publication {int}
+        NOT NULL, epoch {int} NOT NULL, attempt {int} NOT NULL, crashes {int} NOT NULL, returns {int} NOT NULL, fence
+        {int} NOT NULL, owner {key}, owned {int} NOT NULL, sender {key}, due_at {real}, grace_until {real}, created_at
+        {real} NOT NULL, changed_at {real} NOT NULL, released_at {real}, started_at {real}, ended_at {real}, copy_until
+        {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
+        {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
+        unknowns {int} NOT NULL, interruptions {int} NOT NULL)""",
     "CREATE TABLE counts (queue {key} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (queue, state))",
     """CREATE TABLE outcomes (
         minute {int} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, state))""",
@@ -41,29 +43,90 @@ TABLES = (
         concurrency {int} NOT NULL, running {int} NOT NULL, done {int} NOT NULL, cpu_percent {real} NOT NULL,
         rss_bytes {int} NOT NULL, version TEXT NOT NULL, started_at {real} NOT NULL, seen_at {real} NOT NULL,
         lost {int} NOT NULL)""",
-    """CREATE TABLE parked (
+    """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,
         exchange TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL, message_id TEXT NOT NULL)""",
-    """CREATE TABLE lines (
+    """CREATE TABLE log_lines (
         n {serial}, job_id {key} NOT NULL, attempt {int} NOT NULL, at {real} NOT NULL, digest {int} NOT NULL,
         text TEXT NOT NULL)""",
+    """CREATE TABLE dependencies (
+        holder {key} NOT NULL, kind {key} NOT NULL, target {key} NOT NULL, on_end {key} NOT NULL, unsatisfied {int} NOT
+        NULL, since {real} NOT NULL, PRIMARY KEY (holder, kind, target))""",
+    """CREATE TABLE batches (
+        id {key} PRIMARY KEY, title TEXT NOT NULL, parent {key}, state {key} NOT NULL, total {int} NOT NULL,
+        open {int} NOT NULL, succeeded {int} NOT NULL, failed {int} NOT NULL, deleted {int} NOT NULL,
+        created_at {real} NOT NULL, ended_at {real})""",
+    """CREATE TABLE batch_submissions (
+        id {key} PRIMARY KEY, batch {key} NOT NULL, parent_submission {key}, chunks {int}, seen {int} NOT NULL,
+        opened {int} NOT NULL, created_at {real} NOT NULL)""",
+    "CREATE TABLE chunks (submission {key} NOT NULL, number {int} NOT NULL, PRIMARY KEY (submission, number))",
+    """CREATE TABLE work_items (
+        kind {key} NOT NULL, target {key} NOT NULL, outcome {key} NOT NULL, PRIMARY KEY (kind, target))""",
+    "CREATE TABLE unique_keys (key {key} PRIMARY KEY, job_id {key} NOT NULL, scope {key} NOT NULL, until {real})",
+    """CREATE TABLE slots (
+        key {key} NOT NULL, job_id {key} NOT NULL, n {int} NOT NULL, taken {int} NOT NULL, most {int} NOT NULL,
+        PRIMARY KEY (key, job_id))""",
+    "CREATE TABLE rates (key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, used {int} NOT NULL)",
+    """CREATE TABLE subscriptions (
+        origin {key} NOT NULL, event {key} NOT NULL, job {key} NOT NULL, call TEXT NOT NULL,
+        PRIMARY KEY (origin, event, job))""",
+    "CREATE TABLE limits (key {key} PRIMARY KEY, most {int} NOT NULL)",
+    "CREATE TABLE ended (state {key} PRIMARY KEY, n {int} NOT NULL)",
+    """CREATE TABLE queue_outcomes (
+        minute {int} NOT NULL, queue {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, queue))""",
+    """CREATE TABLE durations (
+        minute {int} NOT NULL, kind {key} NOT NULL, bucket {int} NOT NULL, n {int} NOT NULL,
+        PRIMARY KEY (minute, kind, bucket))""",
+    """CREATE TABLE relations (
+        child {key} NOT NULL, parent {key} NOT NULL, on_end {key} NOT NULL, PRIMARY KEY (child, parent))""",
+    """CREATE TABLE functions (
+        name {key} NOT NULL, origin {key} NOT NULL, queue {key} NOT NULL, doc TEXT NOT NULL, parameters TEXT NOT NULL,
+        seen_at {real} NOT NULL, PRIMARY KEY (name, origin))""",
+    """CREATE TABLE components (
+        id {key} NOT NULL, kind {key} NOT NULL, host TEXT NOT NULL, pid {int} NOT NULL, version TEXT NOT NULL,
+        active {int} NOT NULL, seen_at {real} NOT NULL, PRIMARY KEY (id, kind))""",
+    "CREATE TABLE installation (id {int} PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL)",
 )
 
 INDEXES = (
     "CREATE INDEX jobs_state ON jobs (state, id)",
-    "CREATE INDEX jobs_due ON jobs (state, due_at, id) WHERE state = 'scheduled' AND wire = 0",
     "CREATE INDEX jobs_grace ON jobs (state, grace_until) WHERE state = 'scheduled' AND grace_until IS NOT NULL",
-    "CREATE INDEX jobs_sending ON jobs (id, sender) WHERE wire = 1",
+    "CREATE INDEX jobs_publishing ON jobs (id, sender) WHERE publication = 1",
     "CREATE INDEX jobs_owner ON jobs (state, owner, id) WHERE state = 'processing'",
-    "CREATE INDEX jobs_cancel ON jobs (state, why, id) WHERE state = 'processing' AND why = 'cancel'",
+    "CREATE INDEX jobs_cancel ON jobs (state, reason_code, id) WHERE state = 'processing' AND reason_code = 'cancel'",
     "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0",
-    "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE wire = 2",
-    "CREATE INDEX jobs_fragile ON jobs (queue, crashes) WHERE crashes >= 2 AND wire <> 0",
-    "CREATE INDEX jobs_recurring ON jobs (recurring, state) WHERE recurring IS NOT NULL",
-    """CREATE INDEX jobs_ended ON jobs (state, (coalesce(ended_at, changed_at)))
-        WHERE state IN ('succeeded', 'failed', 'deleted')""",
-    "CREATE INDEX audit_at ON audit (at)",
-    "CREATE UNIQUE INDEX lines_job ON lines (job_id, attempt, at, digest)",
+    "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE publication = 2",
+    "CREATE INDEX jobs_fragile ON jobs (queue, crashes) WHERE crashes >= 2 AND publication <> 0",
+    "CREATE UNIQUE INDEX log_lines_job ON log_lines (job_id, attempt, at, digest)",
+    "CREATE INDEX dependencies_target ON dependencies (kind, target, unsatisfied, on_end)",
+    "CREATE INDEX batches_parent ON batches (parent) WHERE parent IS NOT NULL",
+    "CREATE INDEX batch_submissions_batch ON batch_submissions (batch)",
+    """CREATE INDEX batch_submissions_parent ON batch_submissions (parent_submission)
+        WHERE parent_submission IS NOT NULL""",
+    "CREATE INDEX batch_submissions_open ON batch_submissions (created_at) WHERE opened = 0",
+    "CREATE INDEX subscriptions_event ON subscriptions (event)",
+    "CREATE INDEX slots_line ON slots (key, taken, n)",
+    "CREATE INDEX slots_job ON slots (job_id)",
+    "CREATE INDEX rates_at ON rates (key, at)",
+    "CREATE INDEX rates_job ON rates (job_id)",
+    "CREATE INDEX jobs_batch ON jobs (batch, state, id) WHERE batch IS NOT NULL",
+    "CREATE INDEX jobs_made ON jobs (state, created_at, id, queue, job)",
+    "CREATE INDEX jobs_changed ON jobs (state, changed_at, id)",
+    "CREATE INDEX jobs_queue ON jobs (queue, created_at, id)",
+    "CREATE INDEX jobs_job ON jobs (job, created_at, id)",
+    "CREATE INDEX jobs_recurring_made ON jobs (recurring, state, created_at, id) WHERE recurring IS NOT NULL",
+    "CREATE INDEX jobs_tagged ON jobs (created_at, id) WHERE tags IS NOT NULL",
+    "CREATE INDEX jobs_told ON jobs (state, created_at, id) WHERE (reason IS NOT NULL OR error IS NOT NULL)",
+    "CREATE INDEX jobs_soon ON jobs (state, due_at, id, publication) WHERE state = 'scheduled'",
+    """CREATE INDEX jobs_retry ON jobs (state, due_at, id)
+        WHERE state = 'scheduled' AND reason_code IN ('retry', 'crash')""",
+    "CREATE INDEX relations_parent ON relations (parent, child)",
+    "CREATE INDEX functions_origin ON functions (origin)",
+    "CREATE INDEX batches_made ON batches (created_at, id)",
+    "CREATE INDEX batches_state ON batches (state, created_at, id)",
+    "CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL",
+    "CREATE INDEX dead_letters_at ON dead_letters (at, id)",
+    "CREATE INDEX audit_made ON audit (at, id)",
 )
 
 

@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from broker_jobs.exchange.open import exchange_for
+from broker_jobs.broker.factory import broker_for
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
-from tests.support.house_jobs import HouseJobs
+from tests.support.system_jobs import HouseJobs
 
 
 def main(url: str, store: str, folder: str, roles: list[str], slot: str, **settings: object) -> None:
@@ -24,14 +24,14 @@ def main(url: str, store: str, folder: str, roles: list[str], slot: str, **setti
     signal.signal(signal.SIGTERM, on_signal)
     registry = HouseJobs(url, store, Path(folder)).program.registry
     loaded = Settings.load(url=url, store=store, **settings)
-    exchange = exchange_for(loaded, "+".join(roles))
-    program = Program(registry, loaded, exchange, roles=roles, slot=slot, on_fatal=lambda _: leave.set())
-    exchange.start(60)
+    broker = broker_for(loaded, "+".join(roles))
+    program = Program(registry, loaded, broker, roles=roles, slot=slot, on_fatal=lambda _: leave.set())
+    broker.start(60)
     program.start()
     while not leave.wait(0.1):
         pass
     program.stop()
-    exchange.stop()
+    broker.stop()
 
 
 if __name__ == "__main__":

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_jobs.beat.tick import Beat
+from broker_jobs.beat.beat import Beat
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message, Unconfirmed
+from broker_jobs.broker.memory import MemoryBroker
+from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import ManualClock, SystemClock
-from broker_jobs.exchange import names
-from broker_jobs.exchange.embedded import EmbeddedExchange
-from broker_jobs.exchange.port import Delivery, Message, Unsent
-from broker_jobs.exchange.topology import fixed_topology
-from broker_jobs.outcome.command import (
+from broker_jobs.messages.commands import (
     COMMAND,
-    AskSchedules,
+    BeatHeartbeat,
     Command,
     Control,
     DeclareRecurring,
     Fire,
+    ListSchedules,
     Reply,
     Schedule,
-    ScheduleView,
-    Sighting,
+    ScheduleReply,
 )
 from tests.support.wait import eventually
 
@@ -32,14 +32,14 @@ DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]
 class Coordinator:
     """Takes commands, keeps them, and answers with the schedules it was given."""
 
-    def __init__(self, exchange: EmbeddedExchange) -> None:
-        self.exchange = exchange
-        self.views: list[ScheduleView] = []
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.broker = broker
+        self.views: list[ScheduleReply] = []
         self.silent = False
         self.refuses: str | None = None
         self.got: list[Command] = []
         self.reply_to = ""
-        self.subscription = exchange.subscribe([names.COMMAND], self.take, prefetch=100)
+        self.subscription = broker.subscribe([names.COMMAND], self.take, prefetch=100)
 
     def take(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -51,38 +51,38 @@ class Coordinator:
             if self.silent or delivery.reply_to is None:
                 continue
             reply = Reply(id=command.id, ok=self.refuses is None, refused=self.refuses)
-            if isinstance(command, AskSchedules):
+            if isinstance(command, ListSchedules):
                 reply = Reply(
                     id=command.id, detail={"schedules": [v.model_dump(mode="json") for v in self.views], "version": 1}
                 )
-            self.exchange.publish([Message("", delivery.reply_to, reply.model_dump_json().encode(), "reply")])
+            self.broker.publish([Message("", delivery.reply_to, reply.model_dump_json().encode(), "reply")])
 
     def tell(self, *, schedules_changed: bool) -> None:
         news = Control(version=1, schedules_changed=schedules_changed)
-        self.exchange.publish([Message(names.CONTROL, "", news.model_dump_json().encode(), "control")]).result(5)
+        self.broker.publish([Message(names.CONTROL, "", news.model_dump_json().encode(), "control")]).result(5)
 
     def fires(self) -> list[tuple[str, int, float]]:
         return [(c.name, c.version, c.planned_at) for c in list(self.got) if isinstance(c, Fire)]
 
     def asked(self) -> int:
-        return sum(isinstance(command, AskSchedules) for command in list(self.got))
+        return sum(isinstance(command, ListSchedules) for command in list(self.got))
 
     def declared(self) -> list[DeclareRecurring]:
         return [command for command in list(self.got) if isinstance(command, DeclareRecurring)]
 
 
 @pytest.fixture
-def exchange() -> Iterator[EmbeddedExchange]:
-    exchange = EmbeddedExchange()
-    exchange.start()
-    exchange.apply(fixed_topology())
-    yield exchange
-    exchange.stop()
+def broker() -> Iterator[MemoryBroker]:
+    broker = MemoryBroker()
+    broker.start()
+    broker.apply(fixed_topology())
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture
-def coordinator(exchange: EmbeddedExchange) -> Coordinator:
-    return Coordinator(exchange)
+def coordinator(broker: MemoryBroker) -> Coordinator:
+    return Coordinator(broker)
 
 
 @pytest.fixture
@@ -91,14 +91,14 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def beat(exchange: EmbeddedExchange, clock: ManualClock) -> Iterator[Beat]:
-    beat = Beat(exchange, clock, "", [], "beat-1")
+def beat(broker: MemoryBroker, clock: ManualClock) -> Iterator[Beat]:
+    beat = Beat(broker, clock, "", [], "beat-1")
     yield beat
     beat.stop()
 
 
-def view(clock: ManualClock, name: str = "a", cron: str = "* * * * *", version: int = 1) -> ScheduleView:
-    return ScheduleView(name=name, cron=cron, tz="UTC", version=version, paused=False, last_planned_at=clock.now())
+def view(clock: ManualClock, name: str = "a", cron: str = "* * * * *", version: int = 1) -> ScheduleReply:
+    return ScheduleReply(name=name, cron=cron, tz="UTC", version=version, paused=False, last_planned_at=clock.now())
 
 
 def advance(beat: Beat, clock: ManualClock, seconds: float) -> None:
@@ -122,10 +122,10 @@ def test_it_fires_when_the_time_has_come_and_not_before(
 
 
 def test_it_says_what_the_code_declares_until_it_is_answered(
-    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+    broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
     coordinator.silent = True
-    beat = Beat(exchange, clock, "shop", DECLARED, "beat-1")
+    beat = Beat(broker, clock, "shop", DECLARED, "beat-1")
     beat.start()
     eventually(coordinator.declared)
     advance(beat, clock, 2.0)
@@ -144,9 +144,9 @@ def test_it_says_what_the_code_declares_until_it_is_answered(
 
 
 def test_a_program_that_declares_nothing_any_more_says_that_too(
-    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+    broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
-    beat = Beat(exchange, clock, "shop", [], "beat-1")
+    beat = Beat(broker, clock, "shop", [], "beat-1")
     beat.start()
     assert eventually(coordinator.declared)[0].schedules == []
     beat.stop()
@@ -159,14 +159,14 @@ def test_a_beat_without_a_program_declares_nothing_and_cannot(coordinator: Coord
     with pytest.raises(ValueError, match="name of their program"):
         beat.declare(DECLARED)
     with pytest.raises(ValueError, match="name of their program"):
-        Beat(coordinator.exchange, SystemClock(), "", DECLARED, "beat-2")
+        Beat(coordinator.broker, SystemClock(), "", DECLARED, "beat-2")
 
 
 def test_a_refused_declaration_is_logged_and_not_repeated(
-    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator.refuses = "cron is wrong"
-    beat = Beat(exchange, clock, "shop", DECLARED, "beat-1")
+    beat = Beat(broker, clock, "shop", DECLARED, "beat-1")
     beat.start()
     eventually(lambda: "cron is wrong" in caplog.text)
     beat.stop()
@@ -189,10 +189,10 @@ def test_an_answer_that_is_older_than_the_news_is_not_the_last_word(coordinator:
     coordinator.silent = True
     beat.start()
     eventually(lambda: coordinator.asked() == 1, what="its first question")
-    question = next(command for command in coordinator.got if isinstance(command, AskSchedules))
+    question = next(command for command in coordinator.got if isinstance(command, ListSchedules))
     stale = Reply(id=question.id, detail={"schedules": [], "version": 1})
     news = Control(version=1, schedules_changed=True)
-    coordinator.exchange.publish(
+    coordinator.broker.publish(
         [
             Message(names.CONTROL, "", news.model_dump_json().encode(), "control"),
             Message("", coordinator.reply_to, stale.model_dump_json().encode(), "reply"),
@@ -222,19 +222,19 @@ def test_a_reconnect_makes_it_ask_again(coordinator: Coordinator, beat: Beat) ->
     beat.start()
     eventually(coordinator.asked)
     eventually(lambda: beat._question == "")
-    coordinator.exchange.lose_connections()
+    coordinator.broker.lose_connections()
     eventually(lambda: coordinator.asked() == 2)
 
 
-@pytest.mark.parametrize("kind", list(Unsent))
+@pytest.mark.parametrize("kind", list(Unconfirmed))
 def test_a_fire_without_a_confirm_is_repeated(
-    coordinator: Coordinator, beat: Beat, clock: ManualClock, kind: Unsent
+    coordinator: Coordinator, beat: Beat, clock: ManualClock, kind: Unconfirmed
 ) -> None:
     start = clock.now()
     coordinator.views = [view(clock, cron="*/30 * * * * *")]
     beat.start()
     eventually(beat._metronome.next_at)
-    coordinator.exchange.fail_next(kind)
+    coordinator.broker.fail_next(kind)
     advance(beat, clock, 30)
     eventually(lambda: beat._unsent)
     assert coordinator.fires() == []
@@ -246,18 +246,18 @@ def test_a_fire_without_a_confirm_is_repeated(
 def test_a_beat_without_schedules_says_every_ten_seconds_that_it_lives(
     coordinator: Coordinator, beat: Beat, clock: ManualClock
 ) -> None:
-    def sighted() -> list[Sighting]:
-        return [command for command in list(coordinator.got) if isinstance(command, Sighting)]
+    def beat_heartbeat() -> list[BeatHeartbeat]:
+        return [command for command in list(coordinator.got) if isinstance(command, BeatHeartbeat)]
 
     beat.start()
-    eventually(lambda: len(sighted()) == 1)
+    eventually(lambda: len(beat_heartbeat()) == 1)
     for times in range(2, 5):
         advance(beat, clock, 9)
         eventually(lambda: beat._sight_at - clock.monotonic() == 1)
-        assert len(sighted()) == times - 1
+        assert len(beat_heartbeat()) == times - 1
         advance(beat, clock, 1)
-        eventually(lambda times=times: len(sighted()) == times)  # type: ignore[misc]
-    told = sighted()[-1]
+        eventually(lambda times=times: len(beat_heartbeat()) == times)  # type: ignore[misc]
+    told = beat_heartbeat()[-1]
     assert (told.by, told.at, told.pid) == ("beat-1", clock.now(), os.getpid())
     assert told.host
 
@@ -269,10 +269,10 @@ def test_after_an_outage_one_late_fire_comes_not_a_heap(
     coordinator.views = [view(clock)]
     beat.start()
     eventually(beat._metronome.next_at)
-    coordinator.exchange.disconnect()
+    coordinator.broker.disconnect()
     for _ in range(10):
         advance(beat, clock, 60)
-    coordinator.exchange.reconnect()
+    coordinator.broker.reconnect()
     eventually(lambda: coordinator.fires() == [("a", 1, start + 600)])
 
 
@@ -282,8 +282,8 @@ def test_what_cannot_be_read_is_left_out_and_the_beat_goes_on(
     coordinator.views = [view(clock, "bad", "0 9 * * MO"), view(clock)]
     beat.start()
     eventually(coordinator.asked)
-    for exchange, key in ((names.CONTROL, ""), ("", beat._reply_to)):
-        coordinator.exchange.publish([Message(exchange, key, b"\xff{")]).result(5)
+    for broker, key in ((names.CONTROL, ""), ("", beat._reply_to)):
+        coordinator.broker.publish([Message(broker, key, b"\xff{")]).result(5)
     eventually(lambda: caplog.text.count("cannot be read") == 2)
     assert "'MO' is no weekday" in caplog.text
     advance(beat, clock, 60)
@@ -291,10 +291,10 @@ def test_what_cannot_be_read_is_left_out_and_the_beat_goes_on(
 
 
 def test_every_fire_is_told_with_its_lateness(
-    exchange: EmbeddedExchange, coordinator: Coordinator, clock: ManualClock
+    broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
     told: list[tuple[str, float]] = []
-    beat = Beat(exchange, clock, "", [], "beat-1", on_fired=lambda name, late: told.append((name, late)))
+    beat = Beat(broker, clock, "", [], "beat-1", on_fired=lambda name, late: told.append((name, late)))
     coordinator.views = [view(clock)]
     beat.start()
     eventually(beat._metronome.next_at)
@@ -304,11 +304,11 @@ def test_every_fire_is_told_with_its_lateness(
 
 
 def test_by_the_real_clock_it_fires_every_second_within_a_moment(
-    exchange: EmbeddedExchange, coordinator: Coordinator
+    broker: MemoryBroker, coordinator: Coordinator
 ) -> None:
     clock = SystemClock()
-    coordinator.views = [ScheduleView(name="s", cron="* * * * * *", tz="UTC", version=1, paused=False)]
-    beat = Beat(exchange, clock, "", [], "beat-1")
+    coordinator.views = [ScheduleReply(name="s", cron="* * * * * *", tz="UTC", version=1, paused=False)]
+    beat = Beat(broker, clock, "", [], "beat-1")
     beat.start()
     eventually(lambda: len(coordinator.fires()) >= 3)
     beat.stop()

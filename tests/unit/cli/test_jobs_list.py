@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from broker_jobs.cli import main
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope
-from broker_jobs.job.state import State
-from broker_jobs.outcome.event import ErrorInfo
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Envelope
+from broker_jobs.messages.events import ErrorInfo
+from broker_jobs.messages.state import State
 from broker_jobs.store import Row, Store
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

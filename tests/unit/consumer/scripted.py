@@ -12,15 +12,15 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.topology import Topology
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Failure, Message, Unsent
-from broker_jobs.exchange.topology import Topology
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import Envelope, Policy, new_id
-from broker_jobs.outcome.command import Control, Reply
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.commands import Control, Reply
+from broker_jobs.messages.envelope import Envelope, Policy, new_id
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 
@@ -43,7 +43,7 @@ class ScriptedSubscription:
         self.acks.append((channel, tag, multiple))
 
     def requeue(self, channel: int, tag: int) -> None:
-        raise AssertionError("a worker hands back by an event, never by requeue")
+        raise AssertionError("a worker returns by an event, never by requeue")
 
     def set_prefetch(self, count: int) -> None:
         self.prefetch = count
@@ -72,7 +72,7 @@ class ScriptedExchange:
         self.hold = False
         self.answer_hello = True
         self.published: list[Message] = []
-        self.held: list[tuple[Sequence[Message], Future[list[Failure | None]]]] = []
+        self.held: list[tuple[Sequence[Message], Future[list[PublishFailure | None]]]] = []
         self.subscription = ScriptedSubscription()
         self.subscribed = threading.Event()
         self.private = ScriptedSubscription()
@@ -93,8 +93,8 @@ class ScriptedExchange:
 
     def apply(self, topology: Topology, timeout: float = 10.0) -> None: ...
 
-    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
-        future: Future[list[Failure | None]] = Future()
+    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
+        future: Future[list[PublishFailure | None]] = Future()
         self.published.extend(messages)
         if self.hold and messages[0].type == "events":
             self.held.append((messages, future))
@@ -176,10 +176,10 @@ class ScriptedExchange:
         messages, future = self.held.pop(0)
         future.set_result([None] * len(messages))
 
-    def fail(self, kind: Unsent = Unsent.UNKNOWN) -> None:
+    def fail(self, kind: Unconfirmed = Unconfirmed.UNKNOWN) -> None:
         """End the oldest held publish without a confirm."""
         messages, future = self.held.pop(0)
-        future.set_result([Failure(kind, "a test said so")] * len(messages))
+        future.set_result([PublishFailure(kind, "a test said so")] * len(messages))
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """All events that were published, of these kinds."""
@@ -210,11 +210,11 @@ def registry_of(*functions: Callable[..., Any], **options: Any) -> Registry:
     return registry
 
 
-def start_worker(registry: Registry, exchange: ScriptedExchange, **given: Any) -> Worker:
+def start_worker(registry: Registry, broker: ScriptedExchange, **given: Any) -> Worker:
     given.setdefault("queues", ["default"])
     given.setdefault("concurrency", 4)
     given.setdefault("settings", Settings(publish_timeout=1.0))
-    worker = Worker(registry, exchange, **given)
+    worker = Worker(registry, broker, **given)
     worker.start()
-    assert exchange.subscribed.wait(10)
+    assert broker.subscribed.wait(10)
     return worker

@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Unconfirmed
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.errors import UsageError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Delivery, Unsent
 from broker_jobs.function.current import current_job
-from broker_jobs.outcome.command import Control, Fence
+from broker_jobs.messages.commands import Control, Fence
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
@@ -61,7 +61,7 @@ REGISTRY = registry_of(note, note_async, wait_for_gate, wait_until_told, wait_fo
 
 
 @pytest.fixture
-def exchange() -> Iterator[ScriptedExchange]:
+def broker() -> Iterator[ScriptedExchange]:
     ran.clear()
     gate.clear()
     entered.clear()
@@ -70,8 +70,8 @@ def exchange() -> Iterator[ScriptedExchange]:
 
 
 @pytest.fixture
-def worker(exchange: ScriptedExchange) -> Iterator[Worker]:
-    worker = start_worker(REGISTRY, exchange, concurrency=1)
+def worker(broker: ScriptedExchange) -> Iterator[Worker]:
+    worker = start_worker(REGISTRY, broker, concurrency=1)
     yield worker
     gate.set()
     worker.stop_now()
@@ -80,108 +80,106 @@ def worker(exchange: ScriptedExchange) -> Iterator[Worker]:
 # --- hello ---
 
 
-def test_hello_is_said_before_jobs_are_taken_and_names_the_private_queue(exchange: ScriptedExchange) -> None:
-    exchange.answer_hello = False
-    worker = Worker(REGISTRY, exchange, queues=["mail"], concurrency=1, settings=Settings())
+def test_hello_is_said_before_jobs_are_taken_and_names_the_private_queue(broker: ScriptedExchange) -> None:
+    broker.answer_hello = False
+    worker = Worker(REGISTRY, broker, queues=["mail"], concurrency=1, settings=Settings())
     worker.start()
-    hello = eventually(lambda: next((m for m in exchange.published if m.type == "command"), None))
+    hello = eventually(lambda: next((m for m in broker.published if m.type == "command"), None))
     assert hello is not None
     assert (hello.exchange, hello.key, hello.reply_to) == (names.REPORT, names.COMMAND_KEY, "private-1")
     said = json.loads(hello.body)
     assert (said["kind"], said["queues"], said["worker"]["id"]) == ("hello", ["mail"], worker.ref.id)
-    assert not exchange.subscribed.wait(0.3)
+    assert not broker.subscribed.wait(0.3)
     assert worker.stop(1)
 
 
-def test_without_an_answer_it_works_all_the_same(exchange: ScriptedExchange, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_answer_it_works_all_the_same(broker: ScriptedExchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker_jobs.consumer.worker.HELLO_SECONDS", 0.1)
-    exchange.answer_hello = False
-    worker = start_worker(REGISTRY, exchange)
+    broker.answer_hello = False
+    worker = start_worker(REGISTRY, broker)
     job = envelope("note", 1)
-    exchange.deliver(job)
-    exchange.event("succeeded", job.id)
+    broker.deliver(job)
+    broker.event("succeeded", job.id)
     worker.stop_now()
 
 
-def test_hello_is_repeated_at_each_reconnect_with_what_runs(exchange: ScriptedExchange, worker: Worker) -> None:
+def test_hello_is_repeated_at_each_reconnect_with_what_runs(broker: ScriptedExchange, worker: Worker) -> None:
     job = envelope("wait_for_gate", 1, epoch=5)
-    exchange.deliver(job)
+    broker.deliver(job)
     assert entered.wait(20)
-    exchange.reconnect_private()
-    hellos = [json.loads(m.body) for m in exchange.published if m.type == "command"]
+    broker.reconnect_private()
+    hellos = [json.loads(m.body) for m in broker.published if m.type == "command"]
     assert [hello["running"] for hello in hellos] == [[], [[job.id, 5]]]
 
 
 # --- fences and pauses ---
 
 
-def test_a_fenced_epoch_is_not_run_and_a_later_one_is(exchange: ScriptedExchange, worker: Worker) -> None:
+def test_a_fenced_epoch_is_not_run_and_a_later_one_is(broker: ScriptedExchange, worker: Worker) -> None:
     old = envelope("note", 1, epoch=3)
-    exchange.say(Control(version=2, fences=[Fence(id=old.id, epoch=3)]))
-    (tag,) = exchange.deliver(old)
-    assert exchange.event("handed back", old.id)["reason"] == "fenced"
-    exchange.deliver(old.evolve(epoch=4, args=[2]))
-    exchange.event("succeeded", old.id)
+    broker.say(Control(version=2, fences=[Fence(id=old.id, epoch=3)]))
+    (tag,) = broker.deliver(old)
+    assert broker.event("returned", old.id)["reason"] == "fenced"
+    broker.deliver(old.evolve(epoch=4, args=[2]))
+    broker.event("succeeded", old.id)
     assert ran == [2]
-    assert exchange.subscription.acked(tag)
+    assert broker.subscription.acked(tag)
 
 
-def test_a_fence_counts_at_the_start_not_at_the_receipt(exchange: ScriptedExchange, worker: Worker) -> None:
+def test_a_fence_counts_at_the_start_not_at_the_receipt(broker: ScriptedExchange, worker: Worker) -> None:
     waiting = envelope("note", 2)
-    exchange.deliver(envelope("wait_for_gate", 1), waiting)
+    broker.deliver(envelope("wait_for_gate", 1), waiting)
     assert entered.wait(20)
-    exchange.say(Control(version=2, fences=[Fence(id=waiting.id, epoch=1)]))
+    broker.say(Control(version=2, fences=[Fence(id=waiting.id, epoch=1)]))
     gate.set()
-    assert exchange.event("handed back", waiting.id)["reason"] == "fenced"
+    assert broker.event("returned", waiting.id)["reason"] == "fenced"
     assert ran == [1]
 
 
 def test_a_paused_queue_gives_its_unstarted_jobs_back_and_takes_no_more(
-    exchange: ScriptedExchange, worker: Worker
+    broker: ScriptedExchange, worker: Worker
 ) -> None:
     held = envelope("note", 2)
-    exchange.deliver(envelope("wait_for_gate", 1), held)
+    broker.deliver(envelope("wait_for_gate", 1), held)
     assert entered.wait(20)
-    exchange.say(Control(version=2, paused=["default"]))
-    assert exchange.event("handed back", held.id)["reason"] == "pause"
-    assert exchange.subscription.paused == {names.work_queue("default")}
+    broker.say(Control(version=2, paused=["default"]))
+    assert broker.event("returned", held.id)["reason"] == "pause"
+    assert broker.subscription.paused == {names.work_queue("default")}
     late = envelope("note", 3)
-    exchange.deliver(late)
-    assert exchange.event("handed back", late.id)["reason"] == "pause"
-    exchange.say(Control(version=3, paused=[]))
-    assert exchange.subscription.paused == set()
+    broker.deliver(late)
+    assert broker.event("returned", late.id)["reason"] == "pause"
+    broker.say(Control(version=3, paused=[]))
+    assert broker.subscription.paused == set()
     gate.set()
     after = envelope("note", 4)
-    exchange.deliver(after)
-    exchange.event("succeeded", after.id)
+    broker.deliver(after)
+    broker.event("succeeded", after.id)
     assert ran == [1, 4]
 
 
-def test_older_news_does_not_undo_a_pause(exchange: ScriptedExchange, worker: Worker) -> None:
-    exchange.say(Control(version=7, snapshot=True, paused=["default"]))
-    exchange.say(Control(version=6, snapshot=True, paused=[]))
-    assert exchange.subscription.paused == {names.work_queue("default")}
+def test_older_news_does_not_undo_a_pause(broker: ScriptedExchange, worker: Worker) -> None:
+    broker.say(Control(version=7, snapshot=True, paused=["default"]))
+    broker.say(Control(version=6, snapshot=True, paused=[]))
+    assert broker.subscription.paused == {names.work_queue("default")}
 
 
-def test_after_a_lost_broadcast_the_heartbeat_asks_by_its_version(exchange: ScriptedExchange) -> None:
-    worker = start_worker(REGISTRY, exchange, settings=Settings(worker_heartbeat=0.1))
-    exchange.say(Control(version=4))  # 2 and 3 never came
-    eventually(lambda: len(exchange.events("heartbeat")) > 3)
-    assert {e["control_version"] for e in exchange.events("heartbeat")} <= {0, 1}
-    exchange.say(Control(version=4, snapshot=True, paused=[]))
-    eventually(lambda: exchange.events("heartbeat")[-1]["control_version"] == 4)
+def test_after_a_lost_broadcast_the_heartbeat_asks_by_its_version(broker: ScriptedExchange) -> None:
+    worker = start_worker(REGISTRY, broker, settings=Settings(worker_heartbeat=0.1))
+    broker.say(Control(version=4))  # 2 and 3 never came
+    eventually(lambda: len(broker.events("heartbeat")) > 3)
+    assert {e["control_version"] for e in broker.events("heartbeat")} <= {0, 1}
+    broker.say(Control(version=4, snapshot=True, paused=[]))
+    eventually(lambda: broker.events("heartbeat")[-1]["control_version"] == 4)
     worker.stop_now()
 
 
-def test_what_cannot_be_understood_of_the_coordinator_changes_nothing(
-    exchange: ScriptedExchange, worker: Worker
-) -> None:
-    assert exchange._hear is not None
-    before = exchange.deliver(envelope("note", 1))
-    exchange._hear([exchange_delivery(b"\xff"), exchange_delivery(b'{"version":"x"}'), exchange_delivery(b"[]")])
+def test_what_cannot_be_understood_of_the_coordinator_changes_nothing(broker: ScriptedExchange, worker: Worker) -> None:
+    assert broker._hear is not None
+    before = broker.deliver(envelope("note", 1))
+    broker._hear([exchange_delivery(b"\xff"), exchange_delivery(b'{"version":"x"}'), exchange_delivery(b"[]")])
     job = envelope("note", 2)
-    exchange.deliver(job)
-    exchange.event("succeeded", job.id)
+    broker.deliver(job)
+    broker.event("succeeded", job.id)
     assert before
 
 
@@ -192,167 +190,167 @@ def exchange_delivery(body: bytes) -> Delivery:
 # --- waiting, leases, floods ---
 
 
-def test_what_waits_too_long_is_handed_back(exchange: ScriptedExchange) -> None:
+def test_what_waits_too_long_is_returned(broker: ScriptedExchange) -> None:
     clock = ManualClock()
-    worker = start_worker(REGISTRY, exchange, concurrency=1, clock=clock)
+    worker = start_worker(REGISTRY, broker, concurrency=1, clock=clock)
     first, second = envelope("wait_for_gate", 1), envelope("note", 2)
-    exchange.deliver(first, second)
+    broker.deliver(first, second)
     assert entered.wait(20)
     clock.advance(11)
-    assert exchange.event("handed back", second.id)["reason"] == "waited too long"
+    assert broker.event("returned", second.id)["reason"] == "waited too long"
     gate.set()
-    exchange.event("succeeded", first.id)
+    broker.event("succeeded", first.id)
     assert ran == [1]
     worker.stop_now()
 
 
-def test_owned_runs_are_asked_to_stop_before_the_lease_ends(exchange: ScriptedExchange) -> None:
+def test_owned_runs_are_asked_to_stop_before_the_lease_ends(broker: ScriptedExchange) -> None:
     clock = ManualClock()
-    worker = start_worker(REGISTRY, exchange, clock=clock)
+    worker = start_worker(REGISTRY, broker, clock=clock)
     job = envelope("wait_until_told")
-    (tag,) = exchange.deliver(job)
+    (tag,) = broker.deliver(job)
     assert entered.wait(20)
     clock.advance(61)
-    eventually(lambda: exchange.subscription.acked(tag))
-    assert exchange.events("started")[0]["owned"]
-    eventually(lambda: exchange.events("heartbeat")[-1]["running"])
-    exchange.hold = True
+    eventually(lambda: broker.subscription.acked(tag))
+    assert broker.events("started")[0]["owned"]
+    eventually(lambda: broker.events("heartbeat")[-1]["running"])
+    broker.hold = True
     clock.advance(6)
-    eventually(lambda: exchange.held)
+    eventually(lambda: broker.held)
     for _ in range(3):
         clock.advance(8)
-        eventually(lambda: exchange.held)
-        exchange.fail(Unsent.NOT_SENT)
-    exchange.hold = False
-    eventually(lambda: exchange.held == [])
+        eventually(lambda: broker.held)
+        broker.fail(Unconfirmed.NOT_SENT)
+    broker.hold = False
+    eventually(lambda: broker.held == [])
     clock.advance(1)
-    assert exchange.event("handed back", job.id)["reason"] == "shutdown"
+    assert broker.event("returned", job.id)["reason"] == "shutdown"
     worker.stop_now()
 
 
-def test_prefetch_grows_while_jobs_are_short(exchange: ScriptedExchange, worker: Worker) -> None:
-    assert exchange.prefetch == 2
+def test_prefetch_grows_while_jobs_are_short(broker: ScriptedExchange, worker: Worker) -> None:
+    assert broker.prefetch == 2
     for number in range(20):
-        exchange.deliver(envelope("note", number))
+        broker.deliver(envelope("note", number))
         eventually(partial(seen_more_than, number))
         time.sleep(0.05)
-    eventually(lambda: exchange.subscription.prefetch > 2)
+    eventually(lambda: broker.subscription.prefetch > 2)
 
 
 # --- stop ---
 
 
 def test_a_graceful_stop_hands_back_what_has_not_started_and_waits_for_the_rest(
-    exchange: ScriptedExchange, worker: Worker
+    broker: ScriptedExchange, worker: Worker
 ) -> None:
     running, held = envelope("wait_for_gate", 1), envelope("note", 2)
-    tags = exchange.deliver(running, held)
+    tags = broker.deliver(running, held)
     assert entered.wait(20)
     results: list[bool] = []
     stopping = threading.Thread(target=lambda: results.append(worker.stop(20)))
     stopping.start()
-    assert exchange.event("handed back", held.id)["reason"] == "shutdown"
-    assert exchange.subscription.cancelled
+    assert broker.event("returned", held.id)["reason"] == "shutdown"
+    assert broker.subscription.cancelled
     late = envelope("note", 3)
-    tags += exchange.deliver(late)
-    assert exchange.event("handed back", late.id)["reason"] == "shutdown"
+    tags += broker.deliver(late)
+    assert broker.event("returned", late.id)["reason"] == "shutdown"
     gate.set()
     stopping.join()
     assert results == [True]
     assert ran == [1]
-    exchange.event("succeeded", running.id)
-    assert all(exchange.subscription.acked(tag) for tag in tags)
-    assert exchange.events()[-1]["kind"] == "heartbeat"
-    assert exchange.events()[-1]["leaving"]
-    assert exchange.subscription.closed
+    broker.event("succeeded", running.id)
+    assert all(broker.subscription.acked(tag) for tag in tags)
+    assert broker.events()[-1]["kind"] == "heartbeat"
+    assert broker.events()[-1]["leaving"]
+    assert broker.subscription.closed
 
 
 @pytest.mark.parametrize("kind", ["note", "note_async"])
-def test_a_careful_job_whose_start_is_not_confirmed_at_a_stop_is_handed_back(
-    exchange: ScriptedExchange, worker: Worker, kind: str
+def test_a_careful_job_whose_start_is_not_confirmed_at_a_stop_is_returned(
+    broker: ScriptedExchange, worker: Worker, kind: str
 ) -> None:
-    eventually(lambda: exchange.events("heartbeat"))
-    exchange.hold = True
+    eventually(lambda: broker.events("heartbeat"))
+    broker.hold = True
     careful = envelope(kind, 1, careful=True)
-    exchange.deliver(careful)
-    eventually(lambda: exchange.held)
+    broker.deliver(careful)
+    eventually(lambda: broker.held)
     stopping = threading.Thread(target=worker.stop, args=(60,))
     stopping.start()
     eventually(lambda: len(worker._running) == 0)
-    exchange.hold = False
-    exchange.confirm()
-    assert exchange.event("handed back", careful.id)["reason"] == "shutdown"
+    broker.hold = False
+    broker.confirm()
+    assert broker.event("returned", careful.id)["reason"] == "shutdown"
     stopping.join()
     assert ran == []
 
 
 @pytest.mark.parametrize("job", ["wait_until_told", "wait_for_ever"])
 def test_a_job_that_stops_as_told_at_shutdown_is_interrupted_and_not_lost(
-    exchange: ScriptedExchange, worker: Worker, job: str
+    broker: ScriptedExchange, worker: Worker, job: str
 ) -> None:
     running = envelope(job)
-    exchange.deliver(running)
+    broker.deliver(running)
     assert entered.wait(20)
     assert worker.stop(0.1)
-    assert exchange.event("interrupted", running.id)
-    assert exchange.events()[-1]["leaving"]
+    assert broker.event("interrupted", running.id)
+    assert broker.events()[-1]["leaving"]
 
 
 def test_a_job_that_does_not_stop_is_told_as_interrupted_and_comes_back_when_the_process_has_ended(
-    exchange: ScriptedExchange,
+    broker: ScriptedExchange,
 ) -> None:
-    worker = start_worker(REGISTRY, exchange, settings=Settings(url="amqp://outlives.us"))
+    worker = start_worker(REGISTRY, broker, settings=Settings(url="amqp://outlives.us"))
     running = envelope("wait_for_gate", 1)
-    exchange.deliver(running)
+    broker.deliver(running)
     assert entered.wait(20)
     assert not worker.stop(0.1)
-    assert exchange.event("interrupted", running.id)
-    assert exchange.events()[-1]["leaving"]
-    assert exchange.subscription.acks == []
-    assert not exchange.subscription.closed
+    assert broker.event("interrupted", running.id)
+    assert broker.events()[-1]["leaving"]
+    assert broker.subscription.acks == []
+    assert not broker.subscription.closed
     gate.set()
-    exchange.event("succeeded", running.id)  # that it ended well after all overtakes what was told
+    broker.event("succeeded", running.id)  # that it ended well after all overtakes what was told
 
 
 def test_a_job_that_outlasts_its_timeout_and_the_shutdown_has_timed_out(
-    exchange: ScriptedExchange, worker: Worker
+    broker: ScriptedExchange, worker: Worker
 ) -> None:
     running = envelope("wait_for_gate", 1, timeout=0.05)
-    exchange.deliver(running)
+    broker.deliver(running)
     assert entered.wait(20)
     assert not worker.stop(0.5)
-    assert exchange.event("failed", running.id)["error"]["type"] == "TimedOut"
-    assert not exchange.events("interrupted")
+    assert broker.event("failed", running.id)["error"]["type"] == "TimedOut"
+    assert not broker.events("interrupted")
 
 
-def test_at_a_second_signal_what_runs_is_told_and_what_waits_is_handed_back(
-    exchange: ScriptedExchange, worker: Worker
+def test_at_a_second_signal_what_runs_is_told_and_what_waits_is_returned(
+    broker: ScriptedExchange, worker: Worker
 ) -> None:
     running, held = envelope("wait_for_gate", 1), envelope("note", 2)
-    exchange.deliver(running, held)
+    broker.deliver(running, held)
     assert entered.wait(20)
     worker.stop_now()
-    assert exchange.event("interrupted", running.id)
-    assert exchange.event("handed back", held.id)["reason"] == "shutdown"
+    assert broker.event("interrupted", running.id)
+    assert broker.event("returned", held.id)["reason"] == "shutdown"
 
 
-def test_stop_waits_for_the_confirms_of_the_last_outcomes(exchange: ScriptedExchange, worker: Worker) -> None:
-    eventually(lambda: exchange.events("heartbeat"))
-    exchange.hold = True
-    (tag,) = exchange.deliver(envelope("note", 1))
-    eventually(lambda: exchange.held)
+def test_stop_waits_for_the_confirms_of_the_last_outcomes(broker: ScriptedExchange, worker: Worker) -> None:
+    eventually(lambda: broker.events("heartbeat"))
+    broker.hold = True
+    (tag,) = broker.deliver(envelope("note", 1))
+    eventually(lambda: broker.held)
     stopping = threading.Thread(target=worker.stop, args=(20,))
     stopping.start()
-    exchange.fail()
-    eventually(lambda: exchange.held)
+    broker.fail()
+    eventually(lambda: broker.held)
     assert stopping.is_alive()
-    exchange.hold = False
-    exchange.confirm()
+    broker.hold = False
+    broker.confirm()
     stopping.join()
-    assert exchange.subscription.acked(tag)
+    assert broker.subscription.acked(tag)
 
 
-def test_stop_tolerates_twice_and_never(exchange: ScriptedExchange, worker: Worker) -> None:
+def test_stop_tolerates_twice_and_never(broker: ScriptedExchange, worker: Worker) -> None:
     assert worker.running
     assert worker.stop(1)
     assert worker.stop(1)
@@ -365,19 +363,19 @@ def test_stop_tolerates_twice_and_never(exchange: ScriptedExchange, worker: Work
         never.start()
 
 
-def test_stop_now_does_not_wait(exchange: ScriptedExchange, worker: Worker) -> None:
-    exchange.deliver(envelope("wait_for_gate", 1))
+def test_stop_now_does_not_wait(broker: ScriptedExchange, worker: Worker) -> None:
+    broker.deliver(envelope("wait_for_gate", 1))
     assert entered.wait(20)
     before = time.monotonic()
     worker.stop_now()
     assert time.monotonic() - before < 2
-    assert exchange.subscription.closed
+    assert broker.subscription.closed
 
 
-def test_a_stopped_worker_leaves_no_thread(exchange: ScriptedExchange) -> None:
+def test_a_stopped_worker_leaves_no_thread(broker: ScriptedExchange) -> None:
     before = set(threading.enumerate())
-    worker = start_worker(REGISTRY, exchange)
-    exchange.deliver(envelope("note", 1), envelope("note", 2))
+    worker = start_worker(REGISTRY, broker)
+    broker.deliver(envelope("note", 1), envelope("note", 2))
     eventually(lambda: len(ran) == 2)
     worker.stop(5)
     eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("broker-jobs")])

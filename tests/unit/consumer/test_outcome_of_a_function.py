@@ -17,8 +17,8 @@ from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.current import current_job
 from broker_jobs.function.depends import Depends
 from broker_jobs.function.registry import Registry
-from broker_jobs.outcome.command import Control
-from broker_jobs.outcome.event import MAX_ERROR_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
+from broker_jobs.messages.commands import Control
+from broker_jobs.messages.events import MAX_ERROR_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
 
@@ -32,21 +32,19 @@ def clean() -> None:
 
 
 def outcome_of(function: Callable[..., Any], *args: Any, registry: Registry | None = None, **fields: Any) -> Outcome:
-    """Run one job; the succeeded, failed or handed back event of it. The worker must live on."""
+    """Run one job; the succeeded, failed or returned event of it. The worker must live on."""
     options = fields.pop("options", {})
     registry = registry_of(function, **options) if registry is None else registry
-    exchange = ScriptedExchange()
-    worker = start_worker(registry, exchange, concurrency=1)
+    broker = ScriptedExchange()
+    worker = start_worker(registry, broker, concurrency=1)
     try:
         job = envelope(function.__name__, *args, **fields)
-        (tag,) = exchange.deliver(job)
-        found = eventually(
-            lambda: [e for e in exchange.events("succeeded", "failed", "handed back") if e["id"] == job.id]
-        )
-        eventually(lambda: exchange.subscription.acked(tag))
+        (tag,) = broker.deliver(job)
+        found = eventually(lambda: [e for e in broker.events("succeeded", "failed", "returned") if e["id"] == job.id])
+        eventually(lambda: broker.subscription.acked(tag))
         again = envelope("nobody")
-        exchange.deliver(again)
-        exchange.event("handed back", again.id)
+        broker.deliver(again)
+        broker.event("returned", again.id)
         assert len(found) == 1
         return found[0]
     finally:
@@ -250,13 +248,13 @@ def wait_until_told() -> None:
 
 @pytest.mark.parametrize("function", [wait_for_ever, wait_until_told])
 def test_a_running_job_that_is_deleted_stops_as_cancelled(function: Callable[..., Any]) -> None:
-    exchange = ScriptedExchange()
-    worker = start_worker(registry_of(function), exchange)
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(function), broker)
     job = envelope(function.__name__)
-    exchange.deliver(job)
+    broker.deliver(job)
     eventually(lambda: seen)
-    exchange.say(Control(version=2, cancel=["another", job.id]))
-    outcome = exchange.event("failed", job.id)
+    broker.say(Control(version=2, cancel=["another", job.id]))
+    outcome = broker.event("failed", job.id)
     assert outcome["cancelled"]
     worker.stop_now()
 
@@ -271,16 +269,16 @@ def tell() -> None:
 
 
 def test_a_job_knows_itself_and_tells_lines_and_its_last_progress() -> None:
-    exchange = ScriptedExchange()
-    worker = start_worker(registry_of(tell), exchange)
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(tell), broker)
     job = envelope("tell", attempt=4)
-    exchange.deliver(job)
-    exchange.event("succeeded", job.id)
+    broker.deliver(job)
+    broker.event("succeeded", job.id)
     assert seen == [(job.id, 4)]
-    assert len(exchange.events("line")) == 100
-    assert exchange.events("line")[0]["text"] == "line number=0"
-    assert [(e["done"], e["total"]) for e in exchange.events("progress")][-1] == (3.0, 3.0)
-    assert [e["kind"] for e in exchange.events("line", "progress", "succeeded")][-1] == "succeeded"
+    assert len(broker.events("line")) == 100
+    assert broker.events("line")[0]["text"] == "line number=0"
+    assert [(e["done"], e["total"]) for e in broker.events("progress")][-1] == (3.0, 3.0)
+    assert [e["kind"] for e in broker.events("line", "progress", "succeeded")][-1] == "succeeded"
     worker.stop_now()
 
 
@@ -294,11 +292,11 @@ def leak() -> str:
 
 
 def test_context_variables_do_not_leak_into_the_next_job() -> None:
-    exchange = ScriptedExchange()
-    worker = start_worker(registry_of(leak), exchange, concurrency=1)
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(leak), broker, concurrency=1)
     jobs = [envelope("leak") for _ in range(3)]
-    exchange.deliver(*jobs)
-    assert {exchange.event("succeeded", job.id)["result"] for job in jobs} == {'"clean"'}
+    broker.deliver(*jobs)
+    assert {broker.event("succeeded", job.id)["result"] for job in jobs} == {'"clean"'}
     worker.stop_now()
 
 
@@ -376,10 +374,10 @@ def test_async_jobs_run_beside_each_other_up_to_the_concurrency() -> None:
         await asyncio.sleep(0.05)
         now -= 1
 
-    exchange = ScriptedExchange()
-    worker = start_worker(registry_of(meet), exchange, concurrency=3)
-    exchange.deliver(*(envelope("meet") for _ in range(12)))
-    eventually(lambda: len(exchange.events("succeeded")) == 12)
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(meet), broker, concurrency=3)
+    broker.deliver(*(envelope("meet") for _ in range(12)))
+    eventually(lambda: len(broker.events("succeeded")) == 12)
     assert peak == 3
     worker.stop_now()
 
@@ -390,8 +388,8 @@ def test_sync_jobs_run_beside_each_other_up_to_the_concurrency() -> None:
     def meet() -> None:
         barrier.wait(20)
 
-    exchange = ScriptedExchange()
-    worker = start_worker(registry_of(meet), exchange, concurrency=3)
-    exchange.deliver(*(envelope("meet") for _ in range(6)))
-    eventually(lambda: len(exchange.events("succeeded")) == 6)
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(meet), broker, concurrency=3)
+    broker.deliver(*(envelope("meet") for _ in range(6)))
+    eventually(lambda: len(broker.events("succeeded")) == 6)
     worker.stop_now()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import ManualClock
-from broker_jobs.consumer.fences import KEEP_SECONDS, Fences
+from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
+from broker_jobs.consumer.event_sender import DeliveryTag
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
-from broker_jobs.consumer.settle import GAP_SECONDS, Settler
-from broker_jobs.exchange.port import Delivery
-from broker_jobs.outcome.command import Control, Fence
-from broker_jobs.outcome.emit import Place
+from broker_jobs.consumer.revocations import KEEP_SECONDS, Revocations
+from broker_jobs.messages.commands import Control, Fence
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
 
@@ -19,55 +19,55 @@ def delivery(tag: int, channel: int = 1) -> Delivery:
     return Delivery(channel, tag, "q", b"", False, "", "", "", "", None, None, 0)
 
 
-# --- settle ---
+# --- acknowledge ---
 
 
 @given(st.permutations(range(1, 21)), st.integers(1, 20), st.lists(st.integers(0, 20), max_size=5))
-def test_exactly_what_was_settled_is_acknowledged(order: list[int], count: int, looks: list[int]) -> None:
+def test_exactly_what_was_acknowledged_is_acknowledged(order: list[int], count: int, looks: list[int]) -> None:
     clock, subscription = ManualClock(), ScriptedSubscription()
-    settler = Settler(clock)
-    settler.use(subscription)
-    settler.took([delivery(tag) for tag in range(1, 21)])
+    acknowledger = Acknowledger(clock)
+    acknowledger.use(subscription)
+    acknowledger.took([delivery(tag) for tag in range(1, 21)])
     for index, tag in enumerate(order[:count]):
-        settler.settle([Place(1, tag)])
+        acknowledger.acknowledge([DeliveryTag(1, tag)])
         if index in looks:
             clock.advance(2 * GAP_SECONDS)
-            settler.look()
+            acknowledger.look()
     clock.advance(2 * GAP_SECONDS)
-    settler.look()
+    acknowledger.look()
     acked: list[int] = []
     for _, tag, multiple in subscription.acks:
         acked += [t for t in range(1, tag + 1) if t not in acked] if multiple else [tag]
     assert sorted(acked) == sorted(order[:count])
     assert len(acked) == len(set(acked))
-    assert settler.unsettled == 20 - count
+    assert acknowledger.unacknowledged == 20 - count
 
 
 def test_beyond_a_gap_acknowledgements_wait_a_tenth_of_a_second() -> None:
     clock, subscription = ManualClock(), ScriptedSubscription()
-    settler = Settler(clock)
-    settler.use(subscription)
-    settler.took([delivery(1), delivery(2), delivery(3)])
-    settler.settle([Place(1, 2), Place(1, 3)])
+    acknowledger = Acknowledger(clock)
+    acknowledger.use(subscription)
+    acknowledger.took([delivery(1), delivery(2), delivery(3)])
+    acknowledger.acknowledge([DeliveryTag(1, 2), DeliveryTag(1, 3)])
     clock.advance(GAP_SECONDS / 2)
-    settler.look()
+    acknowledger.look()
     assert subscription.acks == []
     clock.advance(GAP_SECONDS)
-    settler.look()
+    acknowledger.look()
     assert subscription.acks == [(1, 2, False), (1, 3, False)]
-    settler.settle([Place(1, 1)])
+    acknowledger.acknowledge([DeliveryTag(1, 1)])
     assert subscription.acks[2:] == [(1, 1, True)]
 
 
 def test_tags_of_a_lost_channel_are_forgotten() -> None:
     clock, subscription = ManualClock(), ScriptedSubscription()
-    settler = Settler(clock)
-    settler.use(subscription)
-    settler.took([delivery(1), delivery(1, channel=2)])
-    settler.lost(1)
-    settler.settle([Place(1, 1)])
+    acknowledger = Acknowledger(clock)
+    acknowledger.use(subscription)
+    acknowledger.took([delivery(1), delivery(1, channel=2)])
+    acknowledger.lost(1)
+    acknowledger.acknowledge([DeliveryTag(1, 1)])
     assert subscription.acks == []
-    settler.settle([Place(2, 1), Place(2, 1), Place(2, 9)])
+    acknowledger.acknowledge([DeliveryTag(2, 1), DeliveryTag(2, 1), DeliveryTag(2, 9)])
     assert subscription.acks == [(2, 1, True)]
 
 
@@ -101,7 +101,7 @@ def test_prefetch_does_not_swing_at_a_steady_run_time(start: int, mean: float, c
 
 
 def test_fences_only_grow_and_are_forgotten_after_an_hour() -> None:
-    fences, job = Fences(), envelope("note", epoch=3)
+    fences, job = Revocations(), envelope("note", epoch=3)
     fences.learn(Control(version=1, fences=[Fence(id=job.id, epoch=3)]), 0.0)
     fences.learn(Control(version=2, fences=[Fence(id=job.id, epoch=1)]), 0.0)
     assert fences.refuses(job, "default") == "fenced"
@@ -113,14 +113,14 @@ def test_fences_only_grow_and_are_forgotten_after_an_hour() -> None:
 
 
 def test_news_without_a_word_on_pauses_changes_none() -> None:
-    fences = Fences()
+    fences = Revocations()
     fences.learn(Control(version=1, paused=["mail"]), 0.0)
     fences.learn(Control(version=2), 0.0)
     assert fences.paused == {"mail"}
 
 
 def test_the_answer_to_our_own_hello_is_the_newest_truth() -> None:
-    fences = Fences()
+    fences = Revocations()
     fences.learn(Control(version=50, snapshot=True, paused=["mail"]), 0.0)
     fences.learn(Control(version=3, snapshot=True, paused=[]), 0.0, asked=True)
     assert (fences.version, fences.paused) == (3, frozenset())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 LAST = 5
 """Desks that are looked at; a property test makes hundreds."""

@@ -16,23 +16,23 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from broker_jobs.coordinator.record import (
-    Due,
+from broker_jobs.coordinator.records import (
+    FromWorker,
     JobRecord,
     LeaseOver,
-    Ready,
+    ProvenLost,
+    ReadyCopy,
     Released,
+    ReleaseUnknown,
     Repeat,
-    Swept,
-    Told,
-    Unsure,
+    TimerDue,
 )
-from broker_jobs.coordinator.transition import At, decide
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, Policy
-from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
-from broker_jobs.outcome.event import ErrorInfo, Failed, HandBackReason, HandedBack, Interrupted, Started, Succeeded
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.coordinator.state_machine import Context, decide
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.envelope import Envelope, Policy
+from broker_jobs.messages.events import ErrorInfo, Failed, Interrupted, Returned, ReturnReason, Started, Succeeded
+from broker_jobs.store.row import Publication, Row
 
 ENVELOPE = Envelope(
     id="j", job="work", created_at=datetime(2026, 1, 1, tzinfo=UTC), policy=Policy(retries=1, backoff=(0.0,))
@@ -61,7 +61,7 @@ class Worker(NamedTuple):
     """A modelled worker; `cut`: the broker took its delivery back while it goes on running."""
 
     alive: bool = True
-    holds: Held | None = None
+    dependencies: Held | None = None
     unsent: tuple[Log, ...] = ()
     cut: bool = False
 
@@ -128,22 +128,24 @@ def record_of(entry: Log) -> JobRecord:
     name = f"w{worker}"
     match what:
         case "copy":
-            return Ready(ENVELOPE, BODY)
+            return ReadyCopy(ENVELOPE, BODY)
         case "repeat":
             return Repeat(ENVELOPE, BODY)
         case "started" | "handed over":
-            return Told(name, Started(id="j", epoch=epoch, at=0.0, owned=what == "handed over"))
+            return FromWorker(name, Started(id="j", epoch=epoch, at=0.0, owned=what == "handed over"))
         case "ok":
-            return Told(name, Succeeded(id="j", epoch=epoch, started_at=0.0, ended_at=0.0))
+            return FromWorker(name, Succeeded(id="j", epoch=epoch, started_at=0.0, ended_at=0.0))
         case "fail":
             error = ErrorInfo(type="E", message="")
-            return Told(name, Failed(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, error=error, envelope=BODY))
+            return FromWorker(
+                name, Failed(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, error=error, envelope=BODY)
+            )
         case "back":
-            reason: HandBackReason = "redelivered" if redelivered else "fenced"
-            back = HandedBack(id="j", epoch=epoch, at=0.0, reason=reason, redelivered=redelivered, envelope=BODY)
-            return Told(name, back)
+            reason: ReturnReason = "redelivered" if redelivered else "fenced"
+            back = Returned(id="j", epoch=epoch, at=0.0, reason=reason, redelivered=redelivered, envelope=BODY)
+            return FromWorker(name, back)
         case "interrupted":
-            return Told(name, Interrupted(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, envelope=BODY))
+            return FromWorker(name, Interrupted(id="j", epoch=epoch, started_at=0.0, ended_at=0.0, envelope=BODY))
         case "delete":
             return DeleteJob(id="c1", at=0.0, job_id="j")
         case "requeue":
@@ -157,10 +159,10 @@ def record_of(entry: Log) -> JobRecord:
 def decided(world: World, record: JobRecord, *, grace_over: bool = False) -> World:
     """The world after the coordinator decided a record and committed."""
     before = unpack(world.row)
-    after, _ = decide(before, record, At(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
+    after, _ = decide(before, record, Context(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
     publishing, fence = world.publishing, world.fence
     if after is not None:
-        if after.wire is Wire.SENDING and (before is None or after.epoch != before.epoch):
+        if after.publication is Publication.PUBLISHING and (before is None or after.epoch != before.epoch):
             publishing = (*publishing, after.epoch)
         fence = max(fence, after.fence)
     return replace(world, row=pack(after), publishing=publishing, fence=fence)
@@ -192,14 +194,19 @@ def _coordinator(world: World) -> Iterator[tuple[str, World]]:
         spent = world.spend("coordinator dies")
         if spent is not None:
             lost = replace(spent, publishing=rest_out)
-            yield f"dies before publishing {epoch}", decided(lost, Unsure("j", epoch))
+            yield f"dies before publishing {epoch}", decided(lost, ReleaseUnknown("j", epoch))
             there = replace(lost, work=(*lost.work, (epoch, False)))
-            yield f"dies after publishing {epoch}", decided(there, Unsure("j", epoch))
-    if row is not None and row.state == "scheduled" and row.wire is Wire.NONE:
+            yield f"dies after publishing {epoch}", decided(there, ReleaseUnknown("j", epoch))
+    if row is not None and row.state == "scheduled" and row.publication is Publication.NONE:
         if (row.grace_until is None or not _busy(world, row.epoch)) and not _leaving(world, row.epoch):
-            yield "due", decided(world, Due("j"), grace_over=True)
-    if row is not None and row.wire is not Wire.NONE and row.state != "processing" and _nothing_out(world):
-        yield "sweep", decided(world, Swept("j", row.epoch))
+            yield "due", decided(world, TimerDue("j"), grace_over=True)
+    if (
+        row is not None
+        and row.publication is not Publication.NONE
+        and row.state != "processing"
+        and _nothing_out(world)
+    ):
+        yield "sweep", decided(world, ProvenLost("j", row.epoch))
 
 
 def _busy(world: World, epoch: int) -> bool:
@@ -207,7 +214,7 @@ def _busy(world: World, epoch: int) -> bool:
     for worker in world.workers:
         if not worker.alive:
             continue
-        if worker.holds is not None and worker.holds.epoch == epoch and worker.holds.phase in RUNS:
+        if worker.dependencies is not None and worker.dependencies.epoch == epoch and worker.dependencies.phase in RUNS:
             return True
         if any(entry[1] == epoch for entry in worker.unsent):
             return True
@@ -216,12 +223,14 @@ def _busy(world: World, epoch: int) -> bool:
 
 def _leaving(world: World, epoch: int) -> bool:
     """A process is about to end that runs what RabbitMQ does not back: the job waits long enough for its end."""
-    return any(w.alive and w.cut and w.holds and w.holds[0::2] == (epoch, "leaving") for w in world.workers)
+    return any(
+        w.alive and w.cut and w.dependencies and w.dependencies[0::2] == (epoch, "leaving") for w in world.workers
+    )
 
 
 def _nothing_out(world: World) -> bool:
     quiet = not (world.work or world.log or world.publishing or world.copy_pending)
-    return quiet and not any(w.alive and (w.holds or w.unsent) for w in world.workers)
+    return quiet and not any(w.alive and (w.dependencies or w.unsent) for w in world.workers)
 
 
 def _people(world: World) -> Iterator[tuple[str, World]]:
@@ -243,8 +252,8 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
         if mine and not told:
             yield f"lease of {number} over", decided(world, LeaseOver("j", f"w{number}", "vanished"))
         return
-    has = me.holds is not None and row is not None and me.holds.epoch == row.epoch
-    runs = has and me.holds is not None and me.holds.phase in RUNS
+    has = me.dependencies is not None and row is not None and me.dependencies.epoch == row.epoch
+    runs = has and me.dependencies is not None and me.dependencies.phase in RUNS
     if mine and not told and not me.unsent and not runs:
         yield f"{number} does not list it", decided(world, LeaseOver("j", f"w{number}", "not listed"))
     if me.unsent:
@@ -253,35 +262,40 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
             f"{number} tells {entry}",
             replace(world, log=(*world.log, entry)).worker(number, me._replace(unsent=me.unsent[1:])),
         )
-    if me.holds is None and not me.unsent and world.work:
+    if me.dependencies is None and not me.unsent and world.work:
         epoch, redelivered = world.work[0]
-        taken = me._replace(holds=Held(epoch, redelivered, "held"), cut=False)
+        taken = me._replace(dependencies=Held(epoch, redelivered, "held"), cut=False)
         yield f"{number} gets {epoch}", replace(world, work=world.work[1:]).worker(number, taken)
-    if me.holds is not None:
-        yield from _delivery(world, number, me, me.holds)
+    if me.dependencies is not None:
+        yield from _delivery(world, number, me, me.dependencies)
     spent = world.spend("worker dies")
-    if spent is not None and (me.holds or me.unsent) and _stays(world.workers[1 - number]):
-        back = ((me.holds.epoch, True), *spent.work) if me.holds is not None and not me.cut else spent.work
+    if spent is not None and (me.dependencies or me.unsent) and _stays(world.workers[1 - number]):
+        back = (
+            ((me.dependencies.epoch, True), *spent.work) if me.dependencies is not None and not me.cut else spent.work
+        )
         yield f"{number} dies", replace(spent, work=back).worker(number, Worker(alive=False))
 
 
 def _stays(worker: Worker) -> bool:
     """Somebody is left to go on with."""
-    return worker.alive and (worker.holds is None or worker.holds.phase != "leaving")
+    return worker.alive and (worker.dependencies is None or worker.dependencies.phase != "leaving")
 
 
 def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tuple[str, World]]:
     done = None if me.cut else held._replace(phase="done")
     if held.phase == "held":
         if held.redelivered or held.epoch <= world.fence:
-            back = me._replace(holds=done, unsent=(("back", held.epoch, number, held.redelivered),))
-            yield f"{number} hands back {held.epoch}", world.worker(number, back)
+            back = me._replace(dependencies=done, unsent=(("back", held.epoch, number, held.redelivered),))
+            yield f"{number} returns {held.epoch}", world.worker(number, back)
         else:
             runs = replace(world, runs=(*world.runs, (held.epoch, number)))
-            yield f"{number} runs {held.epoch}", runs.worker(number, me._replace(holds=held._replace(phase="runs")))
+            yield (
+                f"{number} runs {held.epoch}",
+                runs.worker(number, me._replace(dependencies=held._replace(phase="runs"))),
+            )
     if held.phase == "runs" and not me.unsent:
         for what in ("ok", "fail"):
-            ended = me._replace(holds=done, unsent=((what, held.epoch, number, False),))
+            ended = me._replace(dependencies=done, unsent=((what, held.epoch, number, False),))
             yield f"{number} ends {what}", world.worker(number, ended)
         spent = world.spend("started is told")
         if spent is not None:
@@ -290,30 +304,30 @@ def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tup
         spent = world.spend("handover")
         if spent is not None and not me.cut:
             handing = me._replace(
-                holds=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
+                dependencies=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
             )
             yield f"{number} hands over", spent.worker(number, handing)
         spent = world.spend("interrupt")
         if spent is not None and _stays(world.workers[1 - number]):
             leaving = me._replace(
-                holds=held._replace(phase="leaving"), unsent=(("interrupted", held.epoch, number, False),)
+                dependencies=held._replace(phase="leaving"), unsent=(("interrupted", held.epoch, number, False),)
             )
             yield f"{number} has to leave", spent.worker(number, leaving)
     if held.phase == "leaving" and not me.unsent:
         gone = world.work if me.cut else ((held.epoch, True), *world.work)
         yield f"{number} has left", replace(world, work=gone).worker(number, Worker(alive=False))
-        late = me._replace(holds=done, unsent=(("ok", held.epoch, number, False),))
+        late = me._replace(dependencies=done, unsent=(("ok", held.epoch, number, False),))
         yield f"{number} ends ok after all", world.worker(number, late)
     if held.phase == "hands over" and not me.unsent:
-        owned = me._replace(holds=held._replace(phase="runs"), cut=True)
+        owned = me._replace(dependencies=held._replace(phase="runs"), cut=True)
         yield f"{number} acks what it handed over", world.worker(number, owned)
     if held.phase == "done" and not me.unsent:
-        yield f"{number} acks", world.worker(number, me._replace(holds=None))
+        yield f"{number} acks", world.worker(number, me._replace(dependencies=None))
     spent = world.spend("blip")
     if spent is not None and not me.cut:
         phase = "leaving" if held.phase == "leaving" else "runs"
         still = held._replace(phase=phase) if held.phase in RUNS else None
-        cut = me._replace(holds=still, cut=still is not None)
+        cut = me._replace(dependencies=still, cut=still is not None)
         yield f"{number} is cut off", replace(spent, work=((held.epoch, True), *spent.work)).worker(number, cut)
 
 
@@ -376,7 +390,7 @@ def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list
 
 
 def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
-    running = [w for w in world.workers if w.holds is not None and w.holds.phase in RUNS]
+    running = [w for w in world.workers if w.dependencies is not None and w.dependencies.phase in RUNS]
     if len(running) > 1:
         yield "two runs at once"
     epochs = [epoch for epoch, _ in world.runs]
@@ -388,8 +402,8 @@ def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
     if not following:
         if row is None or not row.state.is_final:
             yield "stuck"
-        elif row.wire is not Wire.NONE:
-            yield "ended, but its wire never settles"
+        elif row.publication is not Publication.NONE:
+            yield "ended, but its wire never acknowledges"
     if row is None:
         return
     for label, after in following:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from broker_jobs.coordinator.record import Released
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import BulkDelete, BulkRequeue, DeleteJob, Filter, Reply, RequeueJob
-from broker_jobs.store import select
+from broker_jobs.coordinator.records import Released
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
+from broker_jobs.messages.state import State
+from broker_jobs.store import selection
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def progress(desk: Desk, id: str) -> dict[str, Any]:
 
 
 def requeue(desk: Desk, id: str = "bulk", **given: Any) -> Any:
-    return desk.ask(BulkRequeue, reply_to="me", id=id, by="ann", filter=Filter(**given))
+    return desk.ask(BulkRequeue, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
 
 
 def delete(desk: Desk, id: str = "bulk", **given: Any) -> Any:
-    return desk.ask(BulkDelete, reply_to="me", id=id, by="ann", filter=Filter(**given))
+    return desk.ask(BulkDelete, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
 
 
 def test_2500_failed_jobs_are_requeued_by_one_command_in_pages(desk: Desk) -> None:
@@ -145,8 +145,8 @@ def test_the_time_a_job_was_made_may_bound_it(desk: Desk) -> None:
 
 
 def test_waiting_members_of_a_batch_and_of_those_inside_it_are_deleted(desk: Desk) -> None:
-    desk.apply(desk.chunk("in", ["i"]), desk.seal("in", parent="out", parent_addition="out.1"))
-    desk.apply(desk.chunk("out", ["1", "2"]), desk.seal("out", batches=["in"]), desk.ready("other"))
+    desk.apply(desk.chunk("in", ["i"]), desk.commit("in", parent="out", parent_submission="out.1"))
+    desk.apply(desk.chunk("out", ["1", "2"]), desk.commit("out", batches=["in"]), desk.ready("other"))
     desk.apply(desk.succeeded("1"), desk.started("2"))
     effects = desk.apply(delete(desk, batch="out"))
     assert effects.control is not None
@@ -180,7 +180,7 @@ def test_a_duplicate_is_not_requeued(desk: Desk) -> None:
 
 
 def test_a_page_looks_at_so_many_jobs_however_few_match(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "SCAN", 100)
+    monkeypatch.setattr(selection, "SCAN", 100)
     fail(desk, *(f"j{n:05}" for n in range(250)))
     fail(desk, "k", queue="mail")
     assert [row.id for row in desk.apply(requeue(desk, queue="mail")).releases] == []
@@ -192,7 +192,7 @@ def test_a_page_looks_at_so_many_jobs_however_few_match(desk: Desk, monkeypatch:
 def test_a_large_batch_goes_on_while_a_bulk_command_is_worked_off(desk: Desk) -> None:
     fail(desk, *(f"j{n:05}" for n in range(3_000)))
     desk.apply(requeue(desk, "0-first"))
-    desk.apply(desk.chunk("b", [f"m{n:05}" for n in range(1_500)]), desk.seal("b"))
+    desk.apply(desk.chunk("b", [f"m{n:05}" for n in range(1_500)]), desk.commit("b"))
     desk.apply_work()
     assert all(desk.row(f"m{n:05}").state is State.ENQUEUED for n in range(1_500))
     desk.work()
@@ -210,7 +210,7 @@ def test_more_ends_than_one_transaction_takes_up_are_all_worked_off(desk: Desk) 
 
 def test_a_sub_batch_whose_outer_block_never_ended_is_given_up_too(desk: Desk) -> None:
     desk.apply(
-        desk.chunk("in", ["i"]), desk.seal("in", parent="out", parent_addition="out.1"), desk.chunk("out", ["o"])
+        desk.chunk("in", ["i"]), desk.commit("in", parent="out", parent_submission="out.1"), desk.chunk("out", ["o"])
     )
     desk.now += 86_401.0
     desk.work()

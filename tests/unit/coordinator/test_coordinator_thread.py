@@ -11,21 +11,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message
+from broker_jobs.broker.memory import MemoryBroker
+from broker_jobs.broker.topology import Topology, work_topology
 from broker_jobs.clock import SystemClock
 from broker_jobs.coordinator import coordinator as module
 from broker_jobs.coordinator.coordinator import Coordinator
 from broker_jobs.errors import BrokerError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.embedded import EmbeddedExchange
-from broker_jobs.exchange.port import Message
-from broker_jobs.exchange.topology import Topology, work_topology
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope, Hold, Parent
-from broker_jobs.job.state import State
-from broker_jobs.outcome.event import Bundle, HandedBack, Heartbeat, Started, Succeeded, WorkerRef
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Dependencies, Envelope, Parent
+from broker_jobs.messages.events import Bundle, Heartbeat, Returned, Started, Succeeded, WorkerRef
+from broker_jobs.messages.state import State
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.store.row import Publication, Row
 from tests.support.wait import eventually
 
 
@@ -34,27 +34,27 @@ class Room:
 
     def __init__(self) -> None:
         self.settings = Settings.load(url=f"memory://{uuid.uuid4().hex}", store="sqlite://")
-        self.exchange = EmbeddedExchange(self.settings.url)
+        self.broker = MemoryBroker(self.settings.url)
         self.store = Store("sqlite://")
         self.fatal: list[str] = []
-        self.exchange.start()
+        self.broker.start()
         self.store.open()
         self.coordinator = Coordinator(
-            self.exchange, self.store, self.settings, SystemClock(), on_fatal=self.fatal.append
+            self.broker, self.store, self.settings, SystemClock(), on_fatal=self.fatal.append
         )
 
     def start(self) -> None:
         self.coordinator.start()
-        self.exchange.apply(work_topology("default"))
+        self.broker.apply(work_topology("default"))
         eventually(lambda: self.coordinator.active)
 
     def close(self) -> None:
         self.coordinator.stop()
-        self.exchange.stop()
+        self.broker.stop()
         self.store.close()
 
     def publish(self, *messages: Message) -> None:
-        assert self.exchange.publish(list(messages)).result(5) == [None] * len(messages)
+        assert self.broker.publish(list(messages)).result(5) == [None] * len(messages)
 
     def envelope(self, id: str = "j", delay: float = 0.0, **fields: object) -> Envelope:
         now = datetime.now(UTC)
@@ -65,7 +65,7 @@ class Room:
         """Give the coordinator jobs to release."""
         self.publish(*(Message(names.REPORT, names.LOG_KEY, codec.encode(one), "job", one.id) for one in envelopes))
 
-    def tell(self, *events: HandedBack | Heartbeat | Started | Succeeded) -> None:
+    def tell(self, *events: Returned | Heartbeat | Started | Succeeded) -> None:
         """Speak as a worker."""
         bundle = Bundle(worker=WorkerRef(id="w1"), sent_at=time.time(), events=list(events))
         self.publish(Message(names.REPORT, names.LOG_KEY, bundle.model_dump_json().encode(), "events"))
@@ -96,17 +96,17 @@ def test_during_an_alarm_nothing_is_released_and_all_of_it_after(room: Room) -> 
     ids = [f"j{n}" for n in range(20)]
     room.hold(*(room.envelope(id, delay=0.5) for id in ids))
     eventually(lambda: all(room.row(id).state is State.SCHEDULED for id in ids))
-    room.exchange.block()
+    room.broker.block()
     time.sleep(1.5)  # that nothing is released can only be waited for
     assert {room.row(id).epoch for id in ids} == {0}
-    room.exchange.unblock()
-    eventually(lambda: all(room.row(id).wire is Wire.OUT for id in ids))
+    room.broker.unblock()
+    eventually(lambda: all(room.row(id).publication is Publication.PUBLISHED for id in ids))
     assert {room.row(id).epoch for id in ids} == {1}
 
 
 def test_an_event_with_an_envelope_that_cannot_be_read_ends_no_coordinator(room: Room) -> None:
     room.start()
-    room.tell(HandedBack(id="bad", epoch=1, at=time.time(), reason="no queue", envelope="{not json"))
+    room.tell(Returned(id="bad", epoch=1, at=time.time(), reason="no queue", envelope="{not json"))
     room.hold(room.envelope())
     room.is_in(State.ENQUEUED)
     assert room.fatal == []
@@ -116,14 +116,14 @@ def test_a_queue_that_was_deleted_is_declared_again(room: Room) -> None:
     room.start()
     for id in ("first", "second"):
         room.hold(room.envelope(id, queue="shop"))
-        eventually(lambda: room.exchange.depth(names.work_queue("shop")) == (1, 0))
-        eventually(lambda id=id: room.row(id).wire is Wire.OUT)  # type: ignore[misc]
+        eventually(lambda: room.broker.depth(names.work_queue("shop")) == (1, 0))
+        eventually(lambda id=id: room.row(id).publication is Publication.PUBLISHED)  # type: ignore[misc]
         _delete(room, "shop")
 
 
 def _delete(room: Room, queue: str) -> None:
     """As an operator may; the embedded exchange has no word for it."""
-    broker, name = room.exchange._reach(), names.work_queue(queue)
+    broker, name = room.broker._reach(), names.work_queue(queue)
 
     def delete() -> None:
         broker._routes.forget(name)
@@ -137,32 +137,32 @@ def test_a_queue_that_cannot_be_declared_now_fails_no_job(room: Room, monkeypatc
     room.start()
     away = threading.Event()
     away.set()
-    apply = room.exchange.apply
+    apply = room.broker.apply
 
     def sometimes(topology: Topology, timeout: float = 10.0) -> None:
         if away.is_set():
             raise BrokerError("RabbitMQ does not answer")
         apply(topology, timeout)
 
-    monkeypatch.setattr(room.exchange, "apply", sometimes)
+    monkeypatch.setattr(room.broker, "apply", sometimes)
     room.hold(room.envelope(queue="shop"))
     eventually(lambda: room.row().epoch >= 2)
     assert room.row().state is not State.FAILED
     away.clear()
-    eventually(lambda: room.exchange.depth(names.work_queue("shop")) == (1, 0))
+    eventually(lambda: room.broker.depth(names.work_queue("shop")) == (1, 0))
 
 
 def test_a_stop_notes_what_became_of_the_last_releases(room: Room) -> None:
     for n in range(10):
         if n:
-            room.coordinator = Coordinator(room.exchange, room.store, room.settings, SystemClock())
+            room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
         room.start()
         ids = [f"j{n}-{m}" for m in range(50)]
         room.hold(*(room.envelope(id) for id in ids))
         eventually(lambda: room.store.reader.job(ids[-1]))  # noqa: B023  # called at once
         room.coordinator.stop()
         known = [row for id in ids if (row := room.store.reader.job(id)) is not None]
-        assert {row.wire for row in known if row.state is State.ENQUEUED} <= {Wire.OUT}
+        assert {row.publication for row in known if row.state is State.ENQUEUED} <= {Publication.PUBLISHED}
 
 
 def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, mon
     try:
         eventually(lambda: room.fatal, 10)
         assert "leaving it to another coordinator" in room.fatal[0]
-        eventually(lambda: room.exchange.depth(names.LOG, 5.0)[1] == 0)  # type: ignore[index]
+        eventually(lambda: room.broker.depth(names.LOG, 5.0)[1] == 0)  # type: ignore[index]
     finally:
         stuck.set()
 
@@ -190,7 +190,7 @@ def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
 ) -> None:
     monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(module, "WEDGED_SECONDS", 1.5)
-    other = Coordinator(room.exchange, room.store, room.settings, SystemClock(), on_fatal=room.fatal.append)
+    other = Coordinator(room.broker, room.store, room.settings, SystemClock(), on_fatal=room.fatal.append)
     room.start()
     other.start()
     time.sleep(2.0)  # it stands by, without a transaction
@@ -209,7 +209,7 @@ def test_trouble_of_a_look_at_queues_does_not_end_the_looks(room: Room, monkeypa
         looks.append(queue)
         raise RuntimeError("a metric has gone wrong")
 
-    monkeypatch.setattr(room.exchange, "depth", breaks)
+    monkeypatch.setattr(room.broker, "depth", breaks)
     room.start()
     eventually(lambda: len(looks) > 3)
 
@@ -229,7 +229,7 @@ def test_one_bad_record_among_thousands_costs_a_few_transactions(room: Room, mon
     with room.store.transaction():  # the coordinator waits; all of these meet in its next batch
         room.hold(*(room.envelope(f"j{n}") if n != 300 else room.envelope("bad") for n in range(600)))
     eventually(lambda: room.store.reader.job("j599"))
-    assert [row.origin for row in room.store.reader.parked()] == ["log"]
+    assert [row.origin for row in room.store.reader.dead_letters()] == ["log"]
     assert len(calls) < 100
 
 
@@ -237,7 +237,14 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
     judged = room.coordinator._found
     now, seconds = time.time(), 70.0
     with room.store.transaction() as tx:
-        row = Row(id="j", queue="default", state=State.ENQUEUED, wire=Wire.OUT, epoch=1, released_at=now - 1_000.0)
+        row = Row(
+            id="j",
+            queue="default",
+            state=State.ENQUEUED,
+            publication=Publication.PUBLISHED,
+            epoch=1,
+            released_at=now - 1_000.0,
+        )
         tx.save([row])
         tx.meta.log_time = 100.0
     for look in range(2):
@@ -267,7 +274,7 @@ def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
     monkeypatch.setattr(engine, "apply", slowly)
     ids = [f"j{n}" for n in range(1_500)]
     room.hold(*(room.envelope(id) for id in ids))
-    eventually(lambda: room.exchange.depth(names.work_queue("default"))[0] == 1_500, 20)  # type: ignore[index]
+    eventually(lambda: room.broker.depth(names.work_queue("default"))[0] == 1_500, 20)  # type: ignore[index]
 
 
 def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: Room) -> None:
@@ -276,15 +283,15 @@ def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: 
         tx._connection.exec_driver_sql("UPDATE meta SET schema = 99")
     eventually(lambda: room.fatal)
     assert "upgrade this program" in room.fatal[0]
-    eventually(lambda: room.exchange.depth(names.LOG)[1] == 0)  # type: ignore[index]
+    eventually(lambda: room.broker.depth(names.LOG)[1] == 0)  # type: ignore[index]
 
 
 def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "ORPHANS_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(module, "UNKNOWN_PARENTS_EVERY_SECONDS", 0.1)
     monkeypatch.setattr(module, "NEVER_SEEN_SECONDS", 0.1)
     room.start()
-    room.hold(room.envelope("child", due_at=None, hold=Hold(parents=(Parent(id="typo"),))))
+    room.hold(room.envelope("child", due_at=None, after=Dependencies(parents=(Parent(id="typo"),))))
     assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")
 
 

@@ -18,21 +18,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker_jobs.coordinator import waits
+from broker_jobs.coordinator import dependencies
 from broker_jobs.coordinator.engine import Effects, Engine
-from broker_jobs.coordinator.listen import Asked, Chunked, Input, Work
-from broker_jobs.coordinator.record import Due, Held, Ready, Released, Swept, Told
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import End, Envelope, Hold, LimitKey, Parent, Policy
-from broker_jobs.job.state import State
-from broker_jobs.outcome.batch import Chunk, Seal
-from broker_jobs.outcome.command import Command, DeleteBatch, DeleteJob, RequeueJob
-from broker_jobs.outcome.event import ErrorInfo, Failed, HandBackReason, HandedBack, Started, Succeeded, Tick
+from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, Input, WorkItemsWaiting
+from broker_jobs.coordinator.records import FromWorker, ProvenLost, ReadyCopy, Released, TimerDue, WaitingCopy
+from broker_jobs.messages import codec
+from broker_jobs.messages.batch import BatchCommit, Chunk
+from broker_jobs.messages.commands import Command, DeleteBatch, DeleteJob, RequeueJob
+from broker_jobs.messages.envelope import Dependencies, End, Envelope, LimitKey, Parent, Policy
+from broker_jobs.messages.events import ErrorInfo, Failed, Returned, ReturnReason, Started, Succeeded, Tick
+from broker_jobs.messages.state import State
 from broker_jobs.store import Store
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.write import Transaction
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import EPOCH, Desk
+from tests.unit.coordinator.engine_desk import EPOCH, Desk
 
 POLICY = Policy(retries=1, backoff=(1.0,))
 LIMIT = LimitKey(kind="concurrency", key="k", limit=1)
@@ -120,7 +120,7 @@ def plans(draw: st.DrawFn) -> Plan:
         on: End = draw(st.sampled_from(("succeeded", "finished", "failed"))) if ids else "finished"
         return [Parent(id=id, batch=id in plan.batches, on=on) for id in ids]
 
-    def fill(batch: Batch | None, depth: int) -> None:
+    def result_arg(batch: Batch | None, depth: int) -> None:
         for kind in draw(st.lists(st.sampled_from(["job", "batch"] if depth else ["job"]), max_size=4)):
             if kind == "job":
                 outcome = draw(st.sampled_from(["ok", "fail", "stumble"]))
@@ -134,10 +134,10 @@ def plans(draw: st.DrawFn) -> Plan:
                 inner = plan.batches[id] = Batch(id, batch.id if batch else None, waited)
                 if batch:
                     batch.batches.append(id)
-                fill(inner, depth - 1)
+                result_arg(inner, depth - 1)
                 closed.append(id)
 
-    fill(None, 2)
+    result_arg(None, 2)
     plan.order = draw(st.lists(st.integers(0, 5), max_size=8))
     return plan
 
@@ -149,29 +149,30 @@ def records(plan: Plan) -> list[Input]:
     def envelope(job: Job, epoch: int) -> Envelope:
         return Envelope(
             id=job.id, job="work", created_at=EPOCH, policy=POLICY, epoch=epoch, batch=job.batch,
-            hold=Hold(parents=tuple(job.parents)) if job.parents else None, limits=(LIMIT,) if job.limited else (),
+            after=Dependencies(parents=tuple(job.parents)) if job.parents else None,
+            limits=(LIMIT,) if job.limited else (),
         )  # fmt: skip
 
-    def held(job: Job) -> Held:
+    def held(job: Job) -> WaitingCopy:
         made = envelope(job, 0)
-        return Held(made, codec.encode(made).decode(), waits=bool(job.parents or job.batch))
+        return WaitingCopy(made, codec.encode(made).decode(), waits=bool(job.parents or job.batch))
 
     def of_batch(batch: Batch) -> None:
         for below in batch.batches:
             of_batch(plan.batches[below])
-        addition = f"{batch.id}.1"
+        submission = f"{batch.id}.1"
         members = [held(job) for job in batch.jobs]
         pieces = [members[start : start + 2] for start in range(0, len(members), 2)]
         for number, piece in enumerate(pieces):
             chunk = Chunk(
-                batch=batch.id, addition=addition, created_at=EPOCH.timestamp(), number=number,
+                batch=batch.id, submission=submission, created_at=EPOCH.timestamp(), number=number,
                 jobs=[member.body for member in piece],
             )  # fmt: skip
-            sent.append(Chunked(chunk, piece))
+            sent.append(ChunkReceived(chunk, piece))
         sent.append(
-            Seal(
-                batch=batch.id, addition=addition, created_at=EPOCH.timestamp(), chunks=len(pieces),
-                parent=batch.parent, parent_addition=f"{batch.parent}.1" if batch.parent else None,
+            BatchCommit(
+                batch=batch.id, submission=submission, created_at=EPOCH.timestamp(), chunks=len(pieces),
+                parent=batch.parent, parent_submission=f"{batch.parent}.1" if batch.parent else None,
                 batches=batch.batches, parents=tuple(batch.parents),
             )
         )  # fmt: skip
@@ -183,7 +184,7 @@ def records(plan: Plan) -> list[Input]:
         if job.batch is None:
             free = not job.parents and not job.limited
             made = envelope(job, 1)
-            sent.append(Ready(made, codec.encode(made).decode()) if free else held(job))
+            sent.append(ReadyCopy(made, codec.encode(made).decode()) if free else held(job))
     for place in plan.order:
         if sent:
             sent.append(sent.pop(place % len(sent)))  # each number moves a record to the end
@@ -191,12 +192,12 @@ def records(plan: Plan) -> list[Input]:
 
 
 def _seals_last(sent: list[Input]) -> list[Input]:
-    """A producer seals when its chunks, and the batches inside, are confirmed; all else comes in any order."""
+    """A producer commits when its chunks, and the batches inside, are confirmed; all else comes in any order."""
 
     def is_early(record: Input, left: list[Input]) -> bool:
-        return isinstance(record, Seal) and any(
-            (isinstance(other, Chunked) and other.chunk.batch == record.batch)
-            or (isinstance(other, Seal) and other.batch in record.batches)
+        return isinstance(record, BatchCommit) and any(
+            (isinstance(other, ChunkReceived) and other.chunk.batch == record.batch)
+            or (isinstance(other, BatchCommit) and other.batch in record.batches)
             for other in left
         )
 
@@ -311,7 +312,7 @@ class World:
         for _ in range(min(count, len(self.coming))):
             record = self.coming.popleft()
             self.log.append(record)
-            if isinstance(record, Ready):
+            if isinstance(record, ReadyCopy):
                 self._publish(Sent(record.envelope.id, 1, 1))
             else:
                 self._repeatable.append(record)
@@ -343,7 +344,7 @@ class World:
             return
         job = self.plan.jobs[sent.id]
         self.runs[sent.id] += 1
-        self.log.append(Told("w", Started(id=sent.id, epoch=sent.epoch, at=self.now)))
+        self.log.append(FromWorker("w", Started(id=sent.id, epoch=sent.epoch, at=self.now)))
         if job.outcome == "ok" or (job.outcome == "stumble" and sent.attempt > 1):
             end: Succeeded | Failed = Succeeded(
                 id=sent.id, epoch=sent.epoch, started_at=self.now, ended_at=self.now, result=None
@@ -354,14 +355,14 @@ class World:
                 id=sent.id, epoch=sent.epoch, started_at=self.now, ended_at=self.now, error=error,
                 final=job.outcome == "fail", envelope=self._body(sent),
             )  # fmt: skip
-        self.log.append(Told("w", end))
+        self.log.append(FromWorker("w", end))
 
-    def _hand_back(self, sent: Sent, reason: HandBackReason) -> None:
-        event = HandedBack(
+    def _hand_back(self, sent: Sent, reason: ReturnReason) -> None:
+        event = Returned(
             id=sent.id, epoch=sent.epoch, at=self.now, reason=reason, redelivered=reason == "redelivered",
             envelope=self._body(sent),
         )  # fmt: skip
-        self.log.append(Told("w", event))
+        self.log.append(FromWorker("w", event))
 
     def _body(self, sent: Sent) -> str:
         envelope = Envelope(
@@ -398,14 +399,14 @@ class World:
         one.own += [Released(row.id, row.epoch) for row in effects.releases]
         one.own += effects.next
         if effects.more:
-            one.own.append(Work())
+            one.own.append(WorkItemsWaiting())
         return effects
 
     def look(self, which: int) -> None:
         """A coordinator looks at what nobody tells of any more, and at what is due."""
         one = self.coordinators[which]
         one.own += one.engine.unsure_releases(self.now, self.store.reader.meta().log_time)
-        one.own += [Due(row.id) for row in self.rows() if row.state is State.SCHEDULED]
+        one.own += [TimerDue(row.id) for row in self.rows() if row.state is State.SCHEDULED]
 
     def ask(self, what: str, which: int, number: int) -> None:
         """A person's command: it comes by a queue of its own, so that it may overtake the log."""
@@ -424,7 +425,7 @@ class World:
                 asked = DeleteJob(id=command, at=self.now, job_id=id)
             case _:
                 asked = RequeueJob(id=command, at=self.now, job_id=id)
-        self.coordinators[which].own.append(Asked(asked, None, None))
+        self.coordinators[which].own.append(CommandReceived(asked, None, None))
 
     # ---- the end
 
@@ -445,16 +446,22 @@ class World:
             while self.work:
                 self.run(0)
             if not self.log and not self.work:  # the sweep's proof: nothing of them is anywhere
-                swept = [Swept(row.id, row.epoch) for row in self.rows() if row.wire is Wire.OUT]
+                swept = [
+                    ProvenLost(row.id, row.epoch) for row in self.rows() if row.publication is Publication.PUBLISHED
+                ]
                 self.coordinators[which].own += swept
             moving = self.log or any(one.own for one in self.coordinators)
-            moving = moving or any(row.wire is not Wire.NONE or row.state is State.SCHEDULED for row in self.rows())
+            moving = moving or any(
+                row.publication is not Publication.NONE or row.state is State.SCHEDULED for row in self.rows()
+            )
             quiet = 0 if moving else quiet + 1
             if quiet == 3:
                 return
             self.time(6)
             self.look(which)
-        stuck = [(row.id, row.state.value, row.wire, row.reason) for row in self.rows() if not row.state.is_final]
+        stuck = [
+            (row.id, row.state.value, row.publication, row.reason) for row in self.rows() if not row.state.is_final
+        ]
         raise AssertionError(f"it never comes to rest: {stuck}, {self.log}")
 
     def check(self) -> None:
@@ -465,7 +472,7 @@ class World:
         }
         with self.store.transaction() as tx:
             batches = tx.batches(list(self.plan.batches))
-            assert list(tx.marks(limit=10)) == [], "something is marked and nobody works it off"
+            assert list(tx.work_items(limit=10)) == [], "something is marked and nobody works it off"
         assert {id: batches[id].state if id in batches else None for id in self.plan.batches} == {
             id: ends[id].value for id in self.plan.batches
         }
@@ -485,7 +492,7 @@ class World:
         rows = {row.id: row for row in self.rows()}
         with self.store.transaction() as tx:
             batches = tx.batches(list(self.plan.batches))
-            assert list(tx.marks(limit=10)) == [], "something is marked and nobody works it off"
+            assert list(tx.work_items(limit=10)) == [], "something is marked and nobody works it off"
         assert {
             id: rows[id].reason if id in rows else "unknown"
             for id in self.plan.jobs
@@ -507,7 +514,7 @@ def desk() -> Desk:
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waits, "PAGE", PAGE)
+    monkeypatch.setattr(dependencies, "PAGE", PAGE)
 
 
 ALWAYS = settings(
@@ -549,21 +556,21 @@ def a_wide_tree(desk: Desk) -> list[Input]:
 def test_a_page_that_was_left_is_worked_off_though_a_transaction_failed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waits, "PAGE", 2)
+    monkeypatch.setattr(dependencies, "PAGE", 2)
     mortal = Mortal(desk.store)
     engine = Engine(cast(Store, mortal), "c2")
     assert engine.apply(a_wide_tree(desk), desk.now).more
     mortal.fails = True
     with pytest.raises(PowerCutError):
-        engine.apply([Work()], desk.now)
+        engine.apply([WorkItemsWaiting()], desk.now)
     mortal.fails = False
-    engine.apply([Work()], desk.now)
+    engine.apply([WorkItemsWaiting()], desk.now)
     assert {desk.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}
 
 
 def test_a_page_that_another_coordinator_left_is_worked_off(desk: Desk) -> None:
     other = Engine(desk.store, "c2")
-    desk.apply(Work())
+    desk.apply(WorkItemsWaiting())
     assert other.apply(a_wide_tree(desk), desk.now).more
     desk.work()
     assert {desk.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}

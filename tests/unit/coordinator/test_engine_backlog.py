@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator.listen import Asked, Input
-from broker_jobs.coordinator.record import LeaseOver, Told
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import Hello
-from broker_jobs.outcome.event import Progress, Tick, WorkerRef
-from broker_jobs.store.row import Wire
+from broker_jobs.coordinator.inputs import CommandReceived, Input
+from broker_jobs.coordinator.records import FromWorker, LeaseOver
+from broker_jobs.messages.commands import Hello
+from broker_jobs.messages.events import Progress, Tick, WorkerRef
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_what_a_predecessor_said_before_does_not_end_its_successor(desk: Desk) -
     last_words = desk.beat(old.id)
     desk.apply(last_words)
     desk.now += 5.0
-    desk.apply(Asked(Hello(id="hi", at=desk.now, worker=new, queues=["default"]), None, None))
+    desk.apply(CommandReceived(Hello(id="hi", at=desk.now, worker=new, queues=["default"]), None, None))
     desk.apply(last_words)  # the log is behind the command queue
     leases = desk.engine.leases
     log_now = desk.store.reader.meta().log_time
@@ -79,16 +79,16 @@ def test_how_far_the_log_is_read_is_told_by_our_own_ticks(desk: Desk) -> None:
 
 def test_a_release_whose_fate_was_never_told_is_not_waited_for_for_ever(desk: Desk) -> None:
     desk.apply(desk.held())
-    assert desk.row().wire is Wire.SENDING
+    assert desk.row().publication is Publication.PUBLISHING
     assert desk.engine.unsure_releases(desk.now + 10.0, 0.0) == []
     found = desk.engine.unsure_releases(desk.now + 120.0, 0.0)
     desk.apply(*found)
-    assert (desk.row().state, desk.row().wire) == (State.SCHEDULED, Wire.NONE)
+    assert (desk.row().state, desk.row().publication) == (State.SCHEDULED, Publication.NONE)
 
 
 def test_a_release_that_a_restored_store_was_making_is_nobodys_once_a_later_one_is_heard_of(desk: Desk) -> None:
     desk.apply(desk.held())
-    assert desk.row().wire is Wire.SENDING
-    desk.apply(Told("w1", Progress(id="j", epoch=5, at=desk.now, done=1.0)))
-    assert (desk.row().epoch, desk.row().wire, desk.row().sender) == (5, Wire.OUT, None)
+    assert desk.row().publication is Publication.PUBLISHING
+    desk.apply(FromWorker("w1", Progress(id="j", epoch=5, at=desk.now, done=1.0)))
+    assert (desk.row().epoch, desk.row().publication, desk.row().sender) == (5, Publication.PUBLISHED, None)
     assert broken(desk.store) == []

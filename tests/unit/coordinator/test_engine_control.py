@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator import news
-from broker_jobs.coordinator.listen import Asked, Input, Unread
-from broker_jobs.coordinator.record import LeaseOver
-from broker_jobs.exchange.port import Delivery
-from broker_jobs.job.envelope import new_id
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import AcceptStore, Control, DeleteJob, Hello, ReplayParked, Reply
-from broker_jobs.outcome.event import WorkerRef
-from broker_jobs.store.find import Lookout
-from broker_jobs.store.ledger import Ledger
-from tests.unit.coordinator.desk import Desk
+from broker_jobs.broker.interface import Delivery
+from broker_jobs.coordinator import broadcasts
+from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable
+from broker_jobs.coordinator.records import LeaseOver
+from broker_jobs.messages.commands import AcceptStore, Control, DeleteJob, Hello, ReplayDeadLetter, Reply
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.events import WorkerRef
+from broker_jobs.messages.state import State
+from broker_jobs.store.administration import Administration
+from broker_jobs.store.due import DueJobs
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def desk() -> Desk:
     return Desk()
 
 
-def hello(desk: Desk, worker: str = "w1", running: list[tuple[str, int]] | None = None) -> Asked:
+def hello(desk: Desk, worker: str = "w1", running: list[tuple[str, int]] | None = None) -> CommandReceived:
     said = Hello(id=new_id(), at=desk.now, worker=WorkerRef(id=worker), queues=["default"], running=running or [])
-    return Asked(said, f"reply-{worker}", said.id)
+    return CommandReceived(said, f"reply-{worker}", said.id)
 
 
 def fenced(desk: Desk, count: int) -> None:
@@ -33,7 +33,7 @@ def fenced(desk: Desk, count: int) -> None:
 
 
 def test_many_fences_travel_in_several_messages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(news, "MOST_FENCES", 10)
+    monkeypatch.setattr(broadcasts, "MOST_FENCES", 10)
     fenced(desk, 25)
     *before, answer = desk.apply(hello(desk)).messages
     told = [Control.model_validate_json(message.body) for message in before]
@@ -51,13 +51,13 @@ def test_many_fences_travel_in_several_messages(desk: Desk, monkeypatch: pytest.
 def test_a_hundred_hellos_of_one_transaction_read_the_fences_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     fenced(desk, 3)
     reads: list[int] = []
-    read = Lookout.fences
+    read = DueJobs.fences
 
-    def counted(self: Lookout) -> list[tuple[str, int]]:
+    def counted(self: DueJobs) -> list[tuple[str, int]]:
         reads.append(1)
         return read(self)
 
-    monkeypatch.setattr(Lookout, "fences", counted)
+    monkeypatch.setattr(DueJobs, "fences", counted)
     assert len(desk.apply(*(hello(desk, f"w{n}") for n in range(100))).messages) == 100
     assert len(reads) == 1
 
@@ -93,17 +93,17 @@ def test_replaying_one_message_does_not_read_the_others(desk: Desk, monkeypatch:
     unread = []
     for n, body in enumerate((b"one", desk.body("k").encode(), b"another")):
         arrived = Delivery(1, n, "jobs.v1.log", body, False, "jobs.v1.submit", "default", "", "m", None, None, 0)
-        unread.append(Unread("parked", "a worker could not read it", arrived))
+        unread.append(Unreadable("dead", "a worker could not read it", arrived))
         desk.apply(unread[-1])
-    monkeypatch.setattr(Ledger, "parked", None)
-    desk.apply(desk.ask(ReplayParked, parked_id=unread[1].id))
+    monkeypatch.setattr(Administration, "dead_letters", None)
+    desk.apply(desk.ask(ReplayDeadLetter, dead_letter_id=unread[1].id))
     assert desk.row("k").state is State.ENQUEUED
 
 
 def test_what_changes_in_the_transaction_of_an_accepted_store_leaps_too(desk: Desk) -> None:
     desk.apply(desk.held("a", delay=3_600.0), desk.held("b", delay=3_600.0))
     again: list[Input] = [desk.ask(AcceptStore), desk.held("a"), desk.ask(DeleteJob, job_id="b")]
-    desk.apply(*again, desk.handed_back("redelivered", "a", epoch=0))
+    desk.apply(*again, desk.returned("redelivered", "a", epoch=0))
     assert {desk.row(id).epoch for id in ("a", "b")} == {1_000}
 
 

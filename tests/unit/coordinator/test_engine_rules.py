@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from broker_jobs.coordinator.record import Due, LeaseOver, Released, Swept, Unreleased, Unsure
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import DeleteJob, RequeueJob, RescheduleJob
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.coordinator.records import LeaseOver, ProvenLost, Released, ReleaseFailed, ReleaseUnknown, TimerDue
+from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication, Row
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -64,20 +64,20 @@ class Records(RuleBasedStateMachine):
             ["redelivered", "fenced", "shutdown", "pause", "unknown job", "delivery limit", "no queue"]
         ),
     )
-    def handed_back(self, id: str, behind: int, worker: str, reason: str) -> None:
-        self.desk.apply(self.desk.handed_back(reason, id, self.epoch_of(id, behind), worker))  # type: ignore[arg-type]
+    def returned(self, id: str, behind: int, worker: str, reason: str) -> None:
+        self.desk.apply(self.desk.returned(reason, id, self.epoch_of(id, behind), worker))  # type: ignore[arg-type]
 
     @rule(id=ids, worker=workers)
     def lease_over(self, id: str, worker: str) -> None:
         self.desk.apply(LeaseOver(id, worker, "its worker vanished"))
 
-    @rule(id=ids, kind=st.sampled_from([Released, Unsure, Swept]))
-    def wire(self, id: str, kind: type) -> None:
+    @rule(id=ids, kind=st.sampled_from([Released, ReleaseUnknown, ProvenLost]))
+    def publication(self, id: str, kind: type) -> None:
         self.desk.apply(kind(id, self.epoch_of(id, 0)))
 
     @rule(id=ids)
     def unreleased(self, id: str) -> None:
-        self.desk.apply(Unreleased(id, self.epoch_of(id, 0), "RabbitMQ is away"))
+        self.desk.apply(ReleaseFailed(id, self.epoch_of(id, 0), "RabbitMQ is away"))
 
     @rule(id=ids, kind=st.sampled_from([DeleteJob, RequeueJob]))
     def command(self, id: str, kind: type) -> None:
@@ -92,7 +92,7 @@ class Records(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 15))
     def time_passes(self, seconds: int) -> None:
         self.desk.ticks(seconds)
-        self.desk.apply(*(Due(id) for id in ("a", "b", "c")))
+        self.desk.apply(*(TimerDue(id) for id in ("a", "b", "c")))
 
     @rule(id=ids, worker=workers)
     def heartbeat(self, id: str, worker: str) -> None:
@@ -127,7 +127,7 @@ class Records(RuleBasedStateMachine):
     def what_is_released_is_out(self) -> None:
         for effects in self.desk.effects[-1:]:
             for row in effects.releases:
-                assert row.wire is Wire.SENDING
+                assert row.publication is Publication.PUBLISHING
                 assert row.state is State.ENQUEUED
                 assert row.due_at is None or row.due_at <= self.desk.now
 

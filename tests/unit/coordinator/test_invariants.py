@@ -7,21 +7,24 @@ import contextlib
 import pytest
 from sqlalchemy import text
 
-from broker_jobs.job.envelope import LimitKey
+from broker_jobs.messages.envelope import LimitKey
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 ONE = LimitKey(kind="concurrency", key="k", limit=1)
 
 BREAKS = [
-    ("DELETE FROM holds WHERE holder = 'c'", "c waits for nothing"),
-    ("UPDATE holds SET unmet = 1 WHERE holder = 'c'", "c waits though p ended otherwise"),
-    ("UPDATE holds SET holder = 'done' WHERE holder = 'c'", "done has succeeded and waits for p still"),
+    ("DELETE FROM dependencies WHERE holder = 'c'", "c waits for nothing"),
+    ("UPDATE dependencies SET unsatisfied = 1 WHERE holder = 'c'", "c waits though p ended otherwise"),
+    ("UPDATE dependencies SET holder = 'done' WHERE holder = 'c'", "done has succeeded and waits for p still"),
     ("UPDATE batches SET open = 7", "batch b keeps {'open': 7"),
     ("UPDATE batches SET state = 'succeeded'", "batch b is succeeded and its end is None"),
     ("UPDATE slots SET taken = 1", "2 slots of concurrency:k are taken, it has 1"),
     ("DELETE FROM slots WHERE taken = 1", "x is out (enqueued) and has no slot of concurrency:k"),
-    ("UPDATE holds SET target = 'done' WHERE holder = 'c'", "c waits for job done, which is over, and nobody will"),
+    (
+        "UPDATE dependencies SET target = 'done' WHERE holder = 'c'",
+        "c waits for job done, which is over, and nobody will",
+    ),
     ("DELETE FROM slots WHERE taken = 0", "y waits for nothing"),
     ("UPDATE slots SET job_id = 'done' WHERE taken = 1", "done has succeeded and has or waits for a slot"),
 ]
@@ -35,7 +38,7 @@ class PurposeError(Exception):
 def test_a_store_that_is_not_sound_is_noticed(statement: str, says: str) -> None:
     desk = Desk()
     desk.apply(desk.ready("p"), desk.child("c", "p"), desk.ready("done"), desk.succeeded("done"))
-    desk.apply(desk.chunk("b", ["m"]), desk.seal("b"), desk.held("x", limits=(ONE,)), desk.held("y", limits=(ONE,)))
+    desk.apply(desk.chunk("b", ["m"]), desk.commit("b"), desk.held("x", limits=(ONE,)), desk.held("y", limits=(ONE,)))
     assert broken(desk.store) == []
     with contextlib.suppress(PurposeError), desk.store.transaction() as tx:
         tx._connection.execute(text(statement))

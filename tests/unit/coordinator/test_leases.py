@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from broker_jobs.coordinator.leases import LEASE_SECONDS, LEFT, REPLACED, VANISHED, Leases
-from broker_jobs.job.envelope import made_at, new_id
-from broker_jobs.outcome.event import WorkerRef
+from broker_jobs.messages.envelope import made_at, new_id
+from broker_jobs.messages.events import WorkerRef
 
 LOG_NOW = 100.0
 

@@ -9,17 +9,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from broker_jobs.coordinator import engine, transition
-from broker_jobs.coordinator.limits import Limits
-from broker_jobs.coordinator.listen import Input
-from broker_jobs.coordinator.record import Bell, Due, LeaseOver, Released, Unsure
+from broker_jobs.coordinator import engine, state_machine
+from broker_jobs.coordinator.inputs import Input
+from broker_jobs.coordinator.limits import LimitRules
+from broker_jobs.coordinator.records import DueNotice, LeaseOver, Released, ReleaseUnknown, TimerDue
 from broker_jobs.coordinator.release import release
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import LimitKey, Policy, UniqueKey
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import (
-    AskJob,
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import (
     DeleteJob,
+    GetJob,
     PutRecurring,
     Reply,
     RequeueJob,
@@ -28,9 +26,11 @@ from broker_jobs.outcome.command import (
     SetLimit,
     TriggerRecurring,
 )
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication, Row
 from tests.support.invariants import broken
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 SMTP = LimitKey(kind="concurrency", key="smtp", limit=2)
 
@@ -70,7 +70,7 @@ def test_a_retry_gives_its_slot_back_and_takes_another_when_due(desk: Desk) -> N
     desk.apply(limited(desk, "a", one), limited(desk, "b", one))
     assert ids(desk.apply(desk.failed("a")).releases) == ["b"]
     desk.now += 5.0
-    assert desk.apply(Due("a")).releases == []
+    assert desk.apply(TimerDue("a")).releases == []
     effects = desk.apply(desk.succeeded("b"))
     assert [(row.id, row.attempt) for row in effects.releases] == [("a", 2)]
 
@@ -79,19 +79,19 @@ def test_a_crashed_worker_s_slot_comes_back_after_the_grace(desk: Desk) -> None:
     one = LimitKey(kind="concurrency", key="k", limit=1)
     desk.apply(limited(desk, "a", one), limited(desk, "b", one))
     desk.apply(desk.started("a"), LeaseOver("a", "w1", "gone"))
-    assert desk.apply(desk.handed_back("redelivered", "a")).releases == []
+    assert desk.apply(desk.returned("redelivered", "a")).releases == []
     assert desk.row("b").state is State.AWAITING
     desk.ticks(11)
-    assert ids(desk.apply(Due("a")).releases) == ["a"]
+    assert ids(desk.apply(TimerDue("a")).releases) == ["a"]
     assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
 
 
 def test_a_release_that_may_have_been_published_keeps_its_slot(desk: Desk) -> None:
     one = LimitKey(kind="concurrency", key="k", limit=1)
     desk.apply(limited(desk, "a", one), limited(desk, "b", one))
-    assert desk.apply(Unsure("a", 1)).releases == []
+    assert desk.apply(ReleaseUnknown("a", 1)).releases == []
     desk.ticks(11)
-    assert ids(desk.apply(Due("a"), Due("b")).releases) == ["a"]
+    assert ids(desk.apply(TimerDue("a"), TimerDue("b")).releases) == ["a"]
 
 
 def test_deleting_who_waits_or_who_is_out_lets_the_next_go(desk: Desk) -> None:
@@ -124,10 +124,10 @@ def test_a_person_s_run_now_still_waits_for_a_slot(desk: Desk) -> None:
     assert ids(desk.apply(desk.succeeded("a")).releases) == ["b"]
 
 
-def test_a_job_that_is_handed_back_and_released_again_keeps_its_slot(desk: Desk) -> None:
+def test_a_job_that_is_returned_and_released_again_keeps_its_slot(desk: Desk) -> None:
     one = LimitKey(kind="concurrency", key="k", limit=1)
     desk.apply(limited(desk, "a", one), limited(desk, "b", one))
-    assert ids(desk.apply(desk.handed_back("no queue", "a")).releases) == ["a"]
+    assert ids(desk.apply(desk.returned("no queue", "a")).releases) == ["a"]
     assert desk.row("b").state is State.AWAITING
     assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
 
@@ -141,7 +141,7 @@ def test_ordered_jobs_run_one_at_a_time_in_order_of_acceptance_through_retries(d
     assert [desk.row(id).state for id in "abc"] == [State.ENQUEUED, State.AWAITING, State.AWAITING]
     assert desk.apply(desk.failed("a")).releases == []
     desk.now += 5.0
-    assert ids(desk.apply(Due("a")).releases) == ["a"]
+    assert ids(desk.apply(TimerDue("a")).releases) == ["a"]
     assert ids(desk.apply(desk.succeeded("a", 2)).releases) == ["b"]
     assert ids(desk.apply(desk.failed("b", final=True)).releases) == ["c"]
 
@@ -151,7 +151,7 @@ def test_an_ordered_job_that_is_not_due_lets_others_go_and_keeps_its_place(desk:
     desk.apply(limited(desk, "a", line, delay=60.0), *(limited(desk, id, line) for id in "bc"))
     assert [desk.row(id).state for id in "abc"] == [State.SCHEDULED, State.ENQUEUED, State.AWAITING]
     desk.now += 60.0
-    assert desk.apply(Due("a")).releases == []
+    assert desk.apply(TimerDue("a")).releases == []
     assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
     assert ids(desk.apply(desk.succeeded("a")).releases) == ["c"]
 
@@ -164,7 +164,7 @@ def test_a_free_place_does_not_move_an_ordered_job_that_waits_for_something_else
         "batch": desk.chunk("b", ["w"], limits=[line]),
         "time": desk.held("w", delay=60.0, limits=[line]),
     }
-    come: dict[str, Input] = {"parent": desk.succeeded("p"), "batch": desk.seal("b"), "time": Due("w")}
+    come: dict[str, Input] = {"parent": desk.succeeded("p"), "batch": desk.commit("b"), "time": TimerDue("w")}
     desk.apply(desk.ready("p"), limited(desk, "a", line), waiting[waits], limited(desk, "z", line))
     assert ids(desk.apply(desk.succeeded("a")).releases) == ["z"]
     assert ids(desk.apply(desk.ask(DeleteJob, job_id="z")).releases) == []
@@ -183,7 +183,7 @@ def test_an_ordered_job_that_is_rescheduled_gives_the_place_back_and_keeps_its_r
     effects = desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
     assert ids(effects.releases) == ["b"]
     desk.now += 3600.0
-    assert desk.apply(Due("a")).releases == []
+    assert desk.apply(TimerDue("a")).releases == []
     assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
 
 
@@ -192,21 +192,21 @@ def test_an_ordered_job_rescheduled_with_its_message_out_gives_the_place_back_wh
     desk.apply(*(limited(desk, id, line) for id in "ab"))
     desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
     assert desk.row("b").state is State.AWAITING
-    assert ids(desk.apply(desk.handed_back("fenced", "a")).releases) == ["b"]
+    assert ids(desk.apply(desk.returned("fenced", "a")).releases) == ["b"]
 
 
 @pytest.mark.parametrize("kind", ["ordered", "concurrency"])
 def test_a_job_rescheduled_within_its_grace_gives_its_slot_back_when_that_is_over(desk: Desk, kind: Any) -> None:
     limit = LimitKey(kind=kind, key="k")
     desk.apply(*(limited(desk, id, limit) for id in "ab"))
-    desk.apply(desk.handed_back("redelivered", "a"))
+    desk.apply(desk.returned("redelivered", "a"))
     desk.apply(desk.ask(RescheduleJob, job_id="a", due_at=desk.now + 3600.0))
     assert desk.row("b").state is State.AWAITING, "a may be running still"
     desk.ticks(11)
     with desk.store.transaction() as tx:
         over = tx.grace_over(tx.meta.log_time, limit=10, due_before=desk.now)
     assert over == ["a"]
-    assert ids(desk.apply(*map(Due, over)).releases) == ["b"]
+    assert ids(desk.apply(*map(TimerDue, over)).releases) == ["b"]
     with desk.store.transaction() as tx:
         assert tx.grace_over(tx.meta.log_time, limit=10, due_before=desk.now) == []
 
@@ -227,15 +227,15 @@ def test_a_person_does_not_run_a_member_of_a_batch_that_is_not_complete(desk: De
         refused = desk.ask(RequeueJob, reply_to="me", job_id=id)
         answer = desk.apply(refused).messages[-1]
         assert "its batch is not complete" in (Reply.model_validate_json(answer.body).refused or "")
-    assert ids(desk.apply(desk.seal("b")).releases) == ["m"]
+    assert ids(desk.apply(desk.commit("b")).releases) == ["m"]
 
 
 @pytest.mark.parametrize("copy_comes", [True, False])
-def test_a_bell_that_is_read_before_the_copy_of_its_job_takes_key_and_place(desk: Desk, copy_comes: bool) -> None:
+def test_a_due_notice_that_is_read_before_the_copy_of_its_job_takes_key_and_place(desk: Desk, copy_comes: bool) -> None:
     line = LimitKey(kind="ordered", key="k")
     held = desk.held("late", unique=UniqueKey(key="user:1", scope="running"), limits=[line])
     desk.apply(limited(desk, "a", line))
-    desk.apply(Bell(held.envelope, held.body), *([held] if copy_comes else []), limited(desk, "b", line))
+    desk.apply(DueNotice(held.envelope, held.body), *([held] if copy_comes else []), limited(desk, "b", line))
     desk.apply(unique(desk, "other"))
     assert desk.row("other").reason == "duplicate of late"
     assert ids(desk.apply(desk.succeeded("a")).releases) == ["late"]
@@ -254,7 +254,7 @@ def run_out(desk: Desk, names: list[str], seconds: float = 200.0) -> list[tuple[
             due = tx.due(desk.now + seconds, limit=1)
         if due:
             desk.now = max(desk.now, due[0][0] - ahead * 0.9)
-        effects = desk.engine.apply([Due(name) for name in names], desk.now, ahead=ahead)
+        effects = desk.engine.apply([TimerDue(name) for name in names], desk.now, ahead=ahead)
         starts += [(row.id, round((row.released_at or 0.0) - begun, 3)) for row in effects.releases]
     return starts
 
@@ -313,7 +313,7 @@ def test_who_waits_for_a_rate_keeps_no_slot_from_others(desk: Desk) -> None:
     desk.apply(*(limited(desk, id, slot, rate) for id in "ab"))
     assert ids(desk.apply(desk.succeeded("a"), limited(desk, "c", slot)).releases) == ["c"]
     desk.now += 60.0
-    assert desk.apply(Due("b")).releases == []
+    assert desk.apply(TimerDue("b")).releases == []
     assert ids(desk.apply(desk.succeeded("c")).releases) == ["b"]
 
 
@@ -330,15 +330,15 @@ def test_a_job_whose_conditions_never_settle_is_set_aside_and_its_neighbours_go(
 ) -> None:
     rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
     moments = iter(range(10**9))
-    monkeypatch.setattr(Limits, "_next_moment", lambda *_: desk.now + 5.0 + next(moments))
-    monkeypatch.setattr(Limits, "_is_later", lambda *_: False)
-    monkeypatch.setattr(transition, "is_due", lambda row, _: row.state is State.SCHEDULED)
+    monkeypatch.setattr(LimitRules, "_next_moment", lambda *_: desk.now + 5.0 + next(moments))
+    monkeypatch.setattr(LimitRules, "_is_later", lambda *_: False)
+    monkeypatch.setattr(state_machine, "is_due", lambda row, _: row.state is State.SCHEDULED)
     monkeypatch.setattr(engine, "is_due", lambda row, _: row.state is State.SCHEDULED)
     effects = desk.apply(limited(desk, "a", rate), desk.ready("n"), limited(desk, "s", SMTP))
     assert ids(effects.releases) == ["s"]
     assert (desk.row("a").state, desk.row("n").state) == (State.FAILED, State.ENQUEUED)
     assert "requeue it" in desk.row("a").reason
-    assert [row.message_id for row in desk.store.reader.parked()] == ["a"]
+    assert [row.message_id for row in desk.store.reader.dead_letters()] == ["a"]
 
 
 # ---- unique keys
@@ -352,7 +352,7 @@ def test_a_second_job_of_a_key_becomes_an_alias_whose_result_is_the_first_s(desk
     desk.apply(unique(desk, "a"))
     assert desk.apply(unique(desk, "b")).releases == []
     assert (desk.row("b").state, desk.row("b").reason) == (State.DELETED, "duplicate of a")
-    asked = desk.ask(AskJob, reply_to="me", id="q", job_id="b", until_ended=True)
+    asked = desk.ask(GetJob, reply_to="me", id="q", job_id="b", until_ended=True)
     assert desk.apply(asked).messages == []
     answer = desk.apply(desk.succeeded("a", result="7")).messages[-1]
     assert Reply.model_validate_json(answer.body).detail["result"] == "7"
@@ -433,11 +433,11 @@ def test_the_same_job_again_is_no_duplicate_of_itself(desk: Desk) -> None:
 
 def test_keys_count_for_members_of_batches_and_for_recurring_jobs_too(desk: Desk) -> None:
     key = UniqueKey(key="user:1")
-    desk.apply(desk.chunk("b", ["1", "2"], unique=key), desk.seal("b"))
+    desk.apply(desk.chunk("b", ["1", "2"], unique=key), desk.commit("b"))
     assert desk.row("2").reason == "duplicate of 1"
     assert (desk.batch("b").open, desk.batch("b").deleted) == (1, 1)
     line = LimitKey(kind="ordered", key="o")
-    desk.apply(desk.chunk("c", ["3", "4"], limits=[line]), desk.seal("c"))
+    desk.apply(desk.chunk("c", ["3", "4"], limits=[line]), desk.commit("c"))
     assert [desk.row(id).state for id in "34"] == [State.ENQUEUED, State.AWAITING]
     call = codec.encode(desk.envelope("t", epoch=0, unique=key)).decode()
     desk.apply(desk.ask(PutRecurring, schedule=Schedule(name="s", cron="0 * * * *", call=call)))
@@ -451,7 +451,7 @@ def test_a_job_deleted_and_requeued_while_its_message_is_out_takes_a_slot_when_i
     desk.apply(desk.ask(DeleteJob, job_id="a"))
     assert ids(desk.apply(limited(desk, "b", slot)).releases) == ["b"]
     desk.apply(desk.ask(RequeueJob, job_id="a"))
-    desk.apply(desk.handed_back("fenced", "a"))
+    desk.apply(desk.returned("fenced", "a"))
     assert desk.row("a").state is State.AWAITING
     assert ids(desk.apply(desk.succeeded("b")).releases) == ["a"]
 
@@ -491,7 +491,7 @@ class Slots(RuleBasedStateMachine):
         if row is None:
             return
         desk, id, epoch = self.desk, row.id, row.epoch
-        out = row.wire is not Wire.NONE
+        out = row.publication is not Publication.NONE
         match what:
             case "ok" if out:
                 desk.apply(Released(id, epoch), desk.succeeded(id, epoch))
@@ -500,9 +500,9 @@ class Slots(RuleBasedStateMachine):
             case "started" if out:
                 desk.apply(Released(id, epoch), desk.started(id, epoch))
             case "back" if out:
-                desk.apply(Released(id, epoch), desk.handed_back("redelivered", id, epoch))
+                desk.apply(Released(id, epoch), desk.returned("redelivered", id, epoch))
             case "handed" if out:
-                desk.apply(Released(id, epoch), desk.handed_back("shutdown", id, epoch))
+                desk.apply(Released(id, epoch), desk.returned("shutdown", id, epoch))
             case "lease":
                 desk.apply(LeaseOver(id, "w1", "gone"))
             case "delete":
@@ -510,14 +510,14 @@ class Slots(RuleBasedStateMachine):
             case "requeue":
                 desk.apply(desk.ask(RequeueJob, job_id=id))
             case "unsure":
-                desk.apply(Unsure(id, epoch))
+                desk.apply(ReleaseUnknown(id, epoch))
             case _:
                 pass
 
     @rule(seconds=st.integers(1, 12))
     def time_passes(self, seconds: int) -> None:
         self.desk.ticks(seconds)
-        self.desk.apply(*(Due(f"j{n}") for n in range(1, self.made + 1)))
+        self.desk.apply(*(TimerDue(f"j{n}") for n in range(1, self.made + 1)))
 
     def rows(self) -> list[Row]:
         return self.desk.store.reader.jobs(limit=500)
@@ -529,7 +529,11 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def never_more_than_the_limit_are_out(self) -> None:
         # What is fenced must not run: its job takes a slot when it is released again.
-        out = [r for r in self.rows() if not r.state.is_final and r.wire is not Wire.NONE and r.fence < r.epoch]
+        out = [
+            r
+            for r in self.rows()
+            if not r.state.is_final and r.publication is not Publication.NONE and r.fence < r.epoch
+        ]
         for key in ("x", "y"):
             using = [row.id for row in out if f"concurrency:{key}" in limits_of(row)]
             assert len(using) <= 2, f"{using} are out under {key}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator.record import Due, Told, Unsure
-from broker_jobs.outcome.event import Failed, Tick
-from tests.unit.coordinator.desk import Desk
+from broker_jobs.coordinator.records import FromWorker, ReleaseUnknown, TimerDue
+from broker_jobs.messages.events import Failed, Tick
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -66,14 +66,14 @@ def test_a_grace_does_not_end_in_the_moment_a_broker_thaws(desk: Desk) -> None:
     desk.ticks(1)
     desk.apply(desk.held())
     row = desk.row()
-    desk.apply(Unsure("j", row.epoch))
+    desk.apply(ReleaseUnknown("j", row.epoch))
     buffered = [desk.tick(desk.now + second) for second in range(1, 61)]
     desk.now += 61.0
     for tick in buffered:
         desk.apply(tick)
-        assert desk.apply(Due("j")).releases == []
+        assert desk.apply(TimerDue("j")).releases == []
     desk.ticks(10)
-    assert len(desk.apply(Due("j")).releases) == 1
+    assert len(desk.apply(TimerDue("j")).releases) == 1
 
 
 def test_a_store_that_went_back_releases_nothing_of_the_same_batch(desk: Desk) -> None:
@@ -89,5 +89,5 @@ def test_a_delay_a_job_asks_for_is_bounded_as_all_delays_are(desk: Desk) -> None
     told = desk.failed()
     event = told.event.model_copy(update={"retry_after": 1e300})
     assert isinstance(event, Failed)
-    desk.apply(desk.ready(), Told(told.worker, event))
+    desk.apply(desk.ready(), FromWorker(told.worker, event))
     assert desk.row().due_at == desk.now + 315_360_000

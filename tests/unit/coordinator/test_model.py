@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from broker_jobs.coordinator.record import Due, JobRecord, Unsure
-from broker_jobs.coordinator.transition import At, Said, decide
-from broker_jobs.job.state import State
-from broker_jobs.store.row import Row, Wire
+from broker_jobs.coordinator.records import JobRecord, ReleaseUnknown, TimerDue
+from broker_jobs.coordinator.state_machine import Context, Decision, decide
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Publication, Row
 from tests.unit.coordinator import model
 
 FAULTS: list[dict[str, int]] = [
@@ -58,9 +58,9 @@ def test_no_interleaving_breaks_the_law(faults: dict[str, int]) -> None:
 
 
 def test_the_walk_finds_a_coordinator_that_publishes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def naive(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
-        if isinstance(record, Unsure) and row is not None:  # "it may not have been sent, so send it again"
-            record, row = Due(row.id), row.evolve(state=State.SCHEDULED, wire=Wire.NONE)
+    def naive(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
+        if isinstance(record, ReleaseUnknown) and row is not None:  # "it may not have been sent, so send it again"
+            record, row = TimerDue(row.id), row.evolve(state=State.SCHEDULED, publication=Publication.NONE)
             after, said = decide(row, record, at)
             return (after.evolve(fence=0) if after is not None else None), said
         return decide(row, record, at)
@@ -70,10 +70,10 @@ def test_the_walk_finds_a_coordinator_that_publishes_twice(monkeypatch: pytest.M
     assert {"two runs at once", "two runnable messages in the queue"} & set(found.broken)
 
 
-def test_the_walk_finds_a_wire_that_is_never_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(row: Row | None, record: JobRecord, at: At) -> tuple[Row | None, Said]:
+def test_the_walk_finds_a_wire_that_is_never_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
         after, said = decide(row, record, at)
-        settled = after is not None and row is not None and row.state.is_final and after.wire is Wire.NONE
+        settled = after is not None and row is not None and row.state.is_final and after.publication is Publication.NONE
         return (row if settled else after), said
 
     monkeypatch.setattr(model, "decide", forgetful)

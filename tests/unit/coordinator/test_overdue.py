@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker_jobs.coordinator.overdue import Overdue
-from broker_jobs.store.kept import ScheduleRow
+from broker_jobs.store.records import ScheduleRow
 
 MINUTELY = ScheduleRow(name="minutely", cron="* * * * *", last_planned_at=6_000.0)
 HOURLY = ScheduleRow(name="hourly", cron="0 * * * *", last_planned_at=3_600.0)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker_jobs.job import codec
-from broker_jobs.outcome.command import DeclareSubscriptions, Subscription
-from broker_jobs.outcome.published import Published
-from tests.unit.coordinator.desk import Desk
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import DeclareSubscriptions, Subscription
+from broker_jobs.messages.published import PublishedEvent
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def subscribe(desk: Desk, origin: str, *jobs: str, event: str = "user.registered
     desk.apply(desk.ask(DeclareSubscriptions, origin=origin, subscriptions=made))
 
 
-def published(desk: Desk, id: str = "e1") -> Published:
+def published(desk: Desk, id: str = "e1") -> PublishedEvent:
     at = datetime.fromtimestamp(desk.now, UTC)
-    return Published(id=id, event="user.registered", created_at=at, args=[7], kwargs={"name": "x"})
+    return PublishedEvent(id=id, event="user.registered", created_at=at, args=[7], kwargs={"name": "x"})
 
 
 def test_each_subscription_gets_one_job_with_the_event_s_arguments(desk: Desk) -> None:

@@ -6,18 +6,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker_jobs.beat.tick import Metronome
+from broker_jobs.beat.beat import ScheduleTimer
 from broker_jobs.coordinator.commands import views
-from broker_jobs.coordinator.listen import Input
-from broker_jobs.coordinator.record import Due, HoldOver, Released
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import MAX_RECORDS, looks_generated
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import (
-    AskSchedules,
+from broker_jobs.coordinator.inputs import Input
+from broker_jobs.coordinator.records import DependencyMet, Released, TimerDue
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import (
     DeclareRecurring,
     DeleteJob,
     Fire,
+    ListSchedules,
     Misfire,
     Overlap,
     PauseRecurring,
@@ -28,8 +26,10 @@ from broker_jobs.outcome.command import (
     Schedule,
     TriggerRecurring,
 )
+from broker_jobs.messages.envelope import MAX_RECORDS, looks_generated
+from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
-from tests.unit.coordinator.desk import Desk
+from tests.unit.coordinator.engine_desk import Desk
 
 HOUR = 3_600.0
 MANY = 10_000
@@ -81,7 +81,7 @@ def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(desk
     job = desk.store.reader.jobs()[0]
     assert (job.state, job.due_at) == (State.SCHEDULED, desk.now + 5.0)
     desk.now += 5.0
-    assert len(desk.apply(Due(job.id)).releases) == 1
+    assert len(desk.apply(TimerDue(job.id)).releases) == 1
 
 
 def test_a_fire_of_an_older_version_or_a_paused_schedule_is_ignored(desk: Desk) -> None:
@@ -207,7 +207,7 @@ def test_all_that_was_missed_is_made_up_for_in_pages(desk: Desk) -> None:
 
 def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(desk: Desk) -> None:
     put(desk, cron="* * * * * *", misfire="all")
-    metronomes = [Metronome()]
+    metronomes = [ScheduleTimer()]
     desk.now += 1_500.0
     assert len(beats(desk, metronomes)) == 1_000  # what is left of the fires is lost
     desk.now += 60.0
@@ -216,7 +216,7 @@ def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(desk: Desk) -> N
 
 def test_times_of_a_clock_that_was_ahead_do_not_stop_the_schedule(desk: Desk) -> None:
     put(desk, cron="* * * * *")
-    metronomes = [Metronome()]
+    metronomes = [ScheduleTimer()]
     desk.now += 86_400.0
     assert len(beats(desk, metronomes)) == 1
     desk.now -= 86_400.0 - 10 * MINUTE
@@ -257,7 +257,7 @@ def test_overlap_queue_runs_them_one_after_the_other(desk: Desk) -> None:
     assert [row.id for row in second] == [waiting[0]]
     third = desk.apply(desk.failed(waiting[0], final=True)).releases
     assert [row.id for row in third] == [waiting[1]]
-    assert desk.apply(HoldOver(waiting[1])).releases == []
+    assert desk.apply(DependencyMet(waiting[1])).releases == []
 
 
 def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(desk: Desk) -> None:
@@ -306,7 +306,7 @@ def test_a_schedule_that_cannot_be_planned_is_refused(desk: Desk) -> None:
 
 def test_a_beat_gets_the_list(desk: Desk) -> None:
     put(desk)
-    reply = Reply.model_validate_json(desk.apply(desk.ask(AskSchedules, reply_to="me")).messages[0].body)
+    reply = Reply.model_validate_json(desk.apply(desk.ask(ListSchedules, reply_to="me")).messages[0].body)
     assert [(view["name"], view["cron"], view["paused"]) for view in reply.detail["schedules"]] == [
         ("s", "0 * * * *", False)
     ]
@@ -354,7 +354,7 @@ def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_t
 # ---- together with what beats
 
 
-def beats(desk: Desk, metronomes: list[Metronome]) -> list[Row]:
+def beats(desk: Desk, metronomes: list[ScheduleTimer]) -> list[Row]:
     """What all beats fire now; the jobs that are released."""
     with desk.store.transaction() as tx:
         known = views(tx)
@@ -388,7 +388,7 @@ def test_two_beats_and_a_coordinator_take_the_times_of_a_night_in_which_clocks_c
     desk.now = datetime.fromisoformat(starts).timestamp() - 60.0
     for name, cron in (("nightly", "30 2 * * *"), ("often", "*/30 * * * *")):
         desk.apply(desk.ask(PutRecurring, schedule=schedule(desk, name, cron).model_copy(update={"tz": tz})))
-    metronomes, ran = [Metronome(), Metronome()], list[str]()
+    metronomes, ran = [ScheduleTimer(), ScheduleTimer()], list[str]()
     for _ in range(63):
         ran += [f"{row.recurring} {datetime.fromtimestamp(desk.now, UTC):%H:%M}" for row in beats(desk, metronomes)]
         desk.now += 60.0
@@ -399,7 +399,7 @@ def test_ten_thousand_schedules_fire_at_once_and_once_each(desk: Desk) -> None:
     declared = [schedule(desk, f"tenant-{number}") for number in range(MANY)]
     for origin, part in (("shop", declared[:MAX_RECORDS]), ("billing", declared[MAX_RECORDS:])):
         desk.apply(desk.ask(DeclareRecurring, origin=origin, schedules=part))
-    metronomes = [Metronome(), Metronome()]
+    metronomes = [ScheduleTimer(), ScheduleTimer()]
     assert beats(desk, metronomes) == []
     desk.now += HOUR
     released = beats(desk, metronomes)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from broker_jobs.coordinator.engine import Effects
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Hold, LimitKey, Parent
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import PauseQueue, Reply, RescheduleJob, RunJob, SetLimit
-from tests.unit.coordinator.desk import Desk
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import PauseQueue, Reply, RescheduleJob, RunJob, SetLimit
+from broker_jobs.messages.envelope import Dependencies, LimitKey, Parent
+from broker_jobs.messages.state import State
+from tests.unit.coordinator.engine_desk import Desk
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_call_that_cannot_be_read_is_refused(desk: Desk, call: str) -> None:
 
 
 def test_a_described_job_does_not_wait_for_others(desk: Desk) -> None:
-    effects = run(desk, hold=Hold(parents=(Parent(id="p"),)))
+    effects = run(desk, after=Dependencies(parents=(Parent(id="p"),)))
     assert said(effects).refused == "a person's job waits for its time and for nothing else"
     assert desk.store.reader.jobs() == []
 

@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials
-from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.site import site
 
 LOCAL = "http://localhost"
@@ -25,10 +25,10 @@ def client_of(app: Any, base_url: str = LOCAL, peer: str = "127.0.0.1", **header
 def browse() -> Callable[..., TestClient]:
     """Opens a site: browse(desk), or browse(desk, token="…", read_only=True, authorize=…)."""
 
-    def opened(desk: Desk, **given: Any) -> TestClient:
+    def opened(context: RequestContext, **given: Any) -> TestClient:
         credentials = Credentials(**{k: given.pop(k) for k in ("token", "user", "password") if k in given})
         local = given.get("authorize") is None
-        access = Access(credentials, local=local, key=lambda: b"k" * 32, clock=SystemClock(), **given)
-        return client_of(site(desk, access))
+        access = Authentication(credentials, local=local, key=lambda: b"k" * 32, clock=SystemClock(), **given)
+        return client_of(site(context, access))
 
     return opened

@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 from broker_jobs import BrokerJobs, Receipt, State, current_job
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.desk import Desk
-from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.masking import Masking
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.site import site
 from broker_jobs.store import Store
@@ -94,15 +94,15 @@ class Shop:
             welcome, charge, flaky, waits, pay, repeat
         )  # fmt: skip
         self.site: Any = None
-        self.desk: Desk | None = None
+        self.context: RequestContext | None = None
 
     def open(self) -> None:
         """Start all parts, and the dashboard."""
         self.jobs.start(queues=["default", "mail"], concurrency=4)
         self.store.open()
         keep = dict.fromkeys(("succeeded", "failed", "deleted"), 86400.0)
-        lookup = Lookup(self.store.reader, Masking(("password", "token")), SystemClock(), keep)
-        self.desk = Desk(lookup, Actions(self.jobs._asker, lookup), SystemClock())
+        queries = Queries(self.store.reader, Masking(("password", "token")), SystemClock(), keep)
+        self.context = RequestContext(queries, Actions(self.jobs._requests, queries), SystemClock())
 
     def close(self) -> None:
         """Stop everything."""
@@ -112,11 +112,11 @@ class Shop:
 
     def visitor(self, role: Role = Role.ADMIN, **given: Any) -> Person:
         """A person of this role."""
-        assert self.desk is not None
-        access = Access(
+        assert self.context is not None
+        access = Authentication(
             Credentials(), authorize=lambda _request: role, key=lambda: b"k" * 32, clock=SystemClock(), **given
         )
-        return Person(site(self.desk, access))
+        return Person(site(self.context, access))
 
     def ends(self, *receipts: Receipt[Any], as_: State | None = None) -> None:
         """Wait until these jobs stand as told in the store (None: have ended)."""

@@ -10,27 +10,27 @@ import pytest
 
 from broker_jobs.clock import SystemClock
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.lookup import Lookup
+from broker_jobs.dashboard.argument_validation import check_arguments
 from broker_jobs.dashboard.masking import Masking
-from broker_jobs.dashboard.runnable import check_arguments
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import FunctionView, JobsQuery, Parameter
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
-from broker_jobs.job.state import State
-from broker_jobs.outcome.command import BulkDelete, BulkRequeue, Command, Filter, Reply
-from broker_jobs.producer.ask import Asker
-from broker_jobs.producer.sender import Sender
+from broker_jobs.messages.commands import BulkDelete, BulkRequeue, Command, JobFilter, Reply
+from broker_jobs.messages.state import State
+from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.requests import RequestClient
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
 
 
-class Heard(Asker):
+class Heard(RequestClient):
     """Keeps what is asked instead of asking it."""
 
     def __init__(self) -> None:
-        super().__init__(Sender(Settings.load, lambda _: pytest.fail("nothing is published here")))
+        super().__init__(Connection(Settings.load, lambda _: pytest.fail("nothing is published here")))
         self.heard: list[Command] = []
 
-    def on_behalf(self, who: str) -> Asker:
+    def on_behalf(self, who: str) -> RequestClient:
         self.by = who
         return self
 
@@ -40,51 +40,51 @@ class Heard(Asker):
 
 
 @pytest.fixture
-def asker() -> Heard:
+def requests() -> Heard:
     return Heard()
 
 
 @pytest.fixture
-def actions(asker: Heard) -> Iterator[Actions]:
+def actions(requests: Heard) -> Iterator[Actions]:
     store = Store("sqlite://")
     store.open()
-    yield Actions(asker, Lookup(store.reader, Masking(()), SystemClock(), {}))
+    yield Actions(requests, Queries(store.reader, Masking(()), SystemClock(), {}))
     store.close()
 
 
-def test_all_that_match_is_one_command_in_a_name(asker: Heard, actions: Actions) -> None:
+def test_all_that_match_is_one_command_in_a_name(requests: Heard, actions: Actions) -> None:
     query = JobsQuery(state=State.FAILED, queue="mail", error_text="card", sort="changed", limit=10)
     id = actions.requeue_matching("ann", query)
-    (command,) = asker.heard
+    (command,) = requests.heard
     assert isinstance(command, BulkRequeue)
     assert (command.id, command.by) == (id, "ann")
-    assert command.filter == Filter(state=State.FAILED, queue="mail", error_text="card")
+    assert command.filter == JobFilter(state=State.FAILED, queue="mail", error_text="card")
 
 
 @pytest.mark.parametrize("given", [{"text": "x"}, {"worker": "w"}, {"why": "retry"}])
-def test_what_a_command_cannot_mean_is_refused(asker: Heard, actions: Actions, given: dict[str, Any]) -> None:
+def test_what_a_command_cannot_mean_is_refused(requests: Heard, actions: Actions, given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(given))):
         actions.delete_matching("ann", JobsQuery(**given))
-    assert asker.heard == []
+    assert requests.heard == []
 
 
-def test_chosen_jobs_are_named_in_one_command(asker: Heard, actions: Actions) -> None:
+def test_chosen_jobs_are_named_in_one_command(requests: Heard, actions: Actions) -> None:
     actions.delete_many("ann", ["a", "b"])
-    (command,) = asker.heard
+    (command,) = requests.heard
     assert isinstance(command, BulkDelete)
-    assert command.filter == Filter(ids=["a", "b"])
+    assert command.filter == JobFilter(ids=["a", "b"])
     for wrong in ([], ["x"] * 1_001, ["no id"]):
         with pytest.raises(OptionError):
             actions.delete_many("ann", wrong)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", {"deep": [math.nan]}])
-def test_arguments_that_json_cannot_carry_are_refused(asker: Heard, actions: Actions, value: Any) -> None:
+def test_arguments_that_json_cannot_carry_are_refused(requests: Heard, actions: Actions, value: Any) -> None:
     with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
         actions.requeue_with("ann", "j", [value], {})
     with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
         actions.enqueue("ann", "job", [], {"x": value})
-    assert asker.heard == []
+    assert requests.heard == []
 
 
 def test_what_is_not_known_is_told(actions: Actions) -> None:
@@ -116,7 +116,7 @@ FUNCTION = FunctionView(
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs", "why"),
+    ("args", "kwargs", "reason_code"),
     [
         ([], {}, "pay: order is missing"),
         (["7"], {}, "pay: order must be int"),
@@ -127,10 +127,12 @@ FUNCTION = FunctionView(
         ([7], {"lines": [1, 2]}, "pay: lines[1] must have enum [1]"),
     ],
 )
-def test_arguments_are_checked_against_what_was_declared(args: list[Any], kwargs: dict[str, Any], why: str) -> None:
+def test_arguments_are_checked_against_what_was_declared(
+    args: list[Any], kwargs: dict[str, Any], reason_code: str
+) -> None:
     with pytest.raises(ArgumentsError) as error:
         check_arguments(FUNCTION, args, kwargs)
-    assert str(error.value) == why
+    assert str(error.value) == reason_code
 
 
 def test_arguments_that_fit_or_cannot_be_checked_here_pass() -> None:

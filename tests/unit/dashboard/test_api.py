@@ -12,14 +12,14 @@ from starlette.testclient import TestClient
 
 from broker_jobs import Receipt
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials
 from broker_jobs.dashboard.api.app import api
 from broker_jobs.dashboard.api.problem import status_of
-from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.site import site
 from broker_jobs.errors import BrokerError, ResultTimeout, StoreError
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from tests.support.wait import eventually
 from tests.unit.dashboard.shop import SECRET, Shop, filled, shop_in
 
@@ -29,9 +29,11 @@ ROOT = "/api/v1"
 class Caller:
     """A program that calls the API with a role."""
 
-    def __init__(self, desk: Desk, role: Role = Role.ADMIN, **given: Any) -> None:
-        access = Access(Credentials(), authorize=lambda _: role, key=lambda: b"k" * 32, clock=SystemClock(), **given)
-        self.client = TestClient(site(desk, access), base_url="http://localhost", client=("127.0.0.1", 50_000))
+    def __init__(self, context: RequestContext, role: Role = Role.ADMIN, **given: Any) -> None:
+        access = Authentication(
+            Credentials(), authorize=lambda _: role, key=lambda: b"k" * 32, clock=SystemClock(), **given
+        )
+        self.client = TestClient(site(context, access), base_url="http://localhost", client=("127.0.0.1", 50_000))
 
     def call(self, method: str, path: str, status: int = 200, **given: Any) -> Any:
         """The JSON of an answer of this status."""
@@ -62,8 +64,8 @@ def made(shop: Shop) -> dict[str, Receipt[Any]]:
 
 @pytest.fixture
 def caller(shop: Shop) -> Caller:
-    assert shop.desk is not None
-    return Caller(shop.desk)
+    assert shop.context is not None
+    return Caller(shop.context)
 
 
 def test_jobs_are_listed_page_by_page(caller: Caller, made: dict[str, Receipt[Any]]) -> None:
@@ -117,11 +119,11 @@ def test_how_far_a_search_came_tells_nothing_of_what_is_masked(shop: Shop, calle
 def test_arguments_to_be_changed_are_told_to_operators_alone_and_what_is_hidden_to_nobody(
     shop: Shop, made: dict[str, Receipt[Any]]
 ) -> None:
-    assert shop.desk is not None
+    assert shop.context is not None
     path = f"/jobs/{made['paid'].id}/arguments"
-    told = Caller(shop.desk, Role.OPERATOR).call("GET", path)
+    told = Caller(shop.context, Role.OPERATOR).call("GET", path)
     assert told == {"args": [12.5], "kwargs": {"token": "***", "card": {"holder": "Ann", "password": "***"}}}
-    assert "operator" in Caller(shop.desk, Role.VIEWER).call("GET", path, 403)["detail"]
+    assert "operator" in Caller(shop.context, Role.VIEWER).call("GET", path, 403)["detail"]
 
 
 def test_what_is_hidden_keeps_its_value_where_its_mark_is_sent_back(shop: Shop, caller: Caller) -> None:
@@ -133,8 +135,8 @@ def test_what_is_hidden_keeps_its_value_where_its_mark_is_sent_back(shop: Shop, 
     caller.call("POST", f"/jobs/{paid.id}/requeue", json=sent | {"args": [2.0]})
     kept = ([2.0], {"token": SECRET, "card": {"holder": "Ann", "password": SECRET}})
     assert shop.store.reader.job(paid.id) is not None
-    assert shop.desk is not None
-    assert shop.desk.lookup.raw_arguments(paid.id) == kept
+    assert shop.context is not None
+    assert shop.context.queries.raw_arguments(paid.id) == kept
 
 
 @pytest.mark.parametrize("depth", [120, 300, 900])
@@ -156,8 +158,8 @@ def test_a_failed_job_is_requeued_with_other_arguments(shop: Shop, caller: Calle
 
 
 def _error(shop: Shop, id: str) -> str:
-    assert shop.desk is not None
-    job = shop.desk.lookup.job(id)
+    assert shop.context is not None
+    job = shop.context.queries.job(id)
     return "" if job is None or job.failure is None else job.failure.message
 
 
@@ -248,7 +250,8 @@ def test_a_limit_is_set_and_taken_back(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/jobs/none", "/batches/none", "/recurring/none", "/parked/none", "/functions/none", "/bulk/none", "/none"]
+    "path",
+    ["/jobs/none", "/batches/none", "/recurring/none", "/dead-letters/none", "/functions/none", "/bulk/none", "/none"],
 )
 def test_what_is_not_there_is_told(caller: Caller, path: str) -> None:
     caller.call("GET", path, 404)
@@ -271,26 +274,31 @@ def test_what_the_coordinator_refuses_is_told(shop: Shop, caller: Caller, made: 
 
 
 def test_viewers_act_on_nothing_and_operators_not_on_all(shop: Shop) -> None:
-    assert shop.desk is not None
-    document = api(lambda: shop.desk).openapi()  # type: ignore[arg-type,return-value]  # asserted above
-    viewer, operator = Caller(shop.desk, Role.VIEWER), Caller(shop.desk, Role.OPERATOR)
+    assert shop.context is not None
+    document = api(lambda: shop.context).openapi()  # type: ignore[arg-type,return-value]  # asserted above
+    viewer, operator = Caller(shop.context, Role.VIEWER), Caller(shop.context, Role.OPERATOR)
     acting = [(path, method) for path, of in document["paths"].items() for method in of if method != "get"]
     assert len(acting) > 15
     for path, method in acting:
         viewer.call(method.upper(), path.replace("{id}", "none").replace("{name}", "none"), 403)
-    for path, method in (("/jobs", "POST"), ("/limits", "PUT"), ("/parked/x/replay", "POST"), ("/parked/x", "DELETE")):
+    for path, method in (
+        ("/jobs", "POST"),
+        ("/limits", "PUT"),
+        ("/dead-letters/x/replay", "POST"),
+        ("/dead-letters/x", "DELETE"),
+    ):
         assert "admin" in operator.call(method, path, 403)["detail"]
 
 
 def test_a_read_only_dashboard_does_nothing(shop: Shop) -> None:
-    assert shop.desk is not None
-    assert "read-only" in Caller(shop.desk, read_only=True).call("POST", "/queues/mail/pause", 403)["detail"]
+    assert shop.context is not None
+    assert "read-only" in Caller(shop.context, read_only=True).call("POST", "/queues/mail/pause", 403)["detail"]
 
 
 def test_who_does_not_come_in_is_told_how(shop: Shop) -> None:
-    assert shop.desk is not None
-    access = Access(Credentials(token="right"), key=lambda: b"k" * 32, clock=SystemClock())
-    client = TestClient(site(shop.desk, access), base_url="http://localhost")
+    assert shop.context is not None
+    access = Authentication(Credentials(token="right"), key=lambda: b"k" * 32, clock=SystemClock())
+    client = TestClient(site(shop.context, access), base_url="http://localhost")
     for headers in ({}, {"authorization": "Bearer wrong"}):
         answer = client.get(f"{ROOT}/queues", headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
@@ -307,20 +315,20 @@ def test_what_is_away_may_be_asked_again(error: Any) -> None:
 
 
 def test_when_no_coordinator_answers_it_says_when_to_ask_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shop.desk is not None
+    assert shop.context is not None
 
     def nobody(*_: object) -> None:
         raise ResultTimeout("no coordinator answered within 1 s")
 
-    monkeypatch.setattr(shop.desk.actions, "pause_queue", nobody)
-    caller = Caller(shop.desk)
+    monkeypatch.setattr(shop.context.actions, "pause_queue", nobody)
+    caller = Caller(shop.context)
     assert caller.call("POST", "/queues/mail/pause", 503)["detail"] == "no coordinator answered within 1 s"
     assert int(caller.client.post(f"{ROOT}/queues/mail/pause").headers["retry-after"]) > 0
 
 
 def test_the_document_names_and_describes_every_operation(shop: Shop) -> None:
-    assert shop.desk is not None
-    document = Caller(shop.desk).call("GET", "/openapi.json")
+    assert shop.context is not None
+    document = Caller(shop.context).call("GET", "/openapi.json")
     seen = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

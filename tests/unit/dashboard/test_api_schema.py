@@ -13,9 +13,9 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials
 from broker_jobs.dashboard.api.app import api
-from broker_jobs.dashboard.desk import Desk
+from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.site import site
 from tests.unit.dashboard.shop import Shop, filled, shop_in
 
@@ -25,7 +25,7 @@ EXAMPLES = 10
 """Of each operation, of what fits and of what does not."""
 
 
-def no_desk() -> Desk:
+def no_desk() -> RequestContext:
     raise AssertionError("the document needs no desk")
 
 
@@ -33,8 +33,8 @@ OPERATIONS = [
     (method.upper(), path) for path, operations in api(no_desk).openapi()["paths"].items() for method in operations
 ]
 MEANT = (
-    "GET /jobs", "GET /batches", "GET /audit", "GET /parked", "GET /times", "POST /jobs", "POST /jobs/{id}/requeue",
-    "POST /jobs/{id}/reschedule",
+    "GET /jobs", "GET /batches", "GET /audit", "GET /dead-letters", "GET /times", "POST /jobs",
+    "POST /jobs/{id}/requeue", "POST /jobs/{id}/reschedule",
     "POST /bulk/delete", "POST /bulk/requeue", "PUT /recurring/{name}", "PATCH /recurring/{name}", "PUT /limits",
 )  # fmt: skip
 """A schema cannot say which cursor, cron expression or pair of fields means something: these may answer 422 to all."""
@@ -55,9 +55,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def described(shop: Shop) -> Any:
-    assert shop.desk is not None
-    access = Access(Credentials(token=TOKEN), key=lambda: b"k" * 32, clock=SystemClock())
-    app = site(shop.desk, access)
+    assert shop.context is not None
+    access = Authentication(Credentials(token=TOKEN), key=lambda: b"k" * 32, clock=SystemClock())
+    app = site(shop.context, access)
     return schemathesis.openapi.from_asgi(
         "/api/v1/openapi.json", app, config=SchemathesisConfig.from_dict(CONFIG), headers=RIGHT
     )

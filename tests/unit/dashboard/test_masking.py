@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_jobs.clock import ManualClock
-from broker_jobs.dashboard.lookup import Lookup
 from broker_jobs.dashboard.masking import MASKED, MOST_DEPTH, Masking, Named
+from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import JobsQuery
-from broker_jobs.job import codec
-from broker_jobs.job.envelope import Envelope
-from broker_jobs.job.state import State
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Envelope
+from broker_jobs.messages.state import State
 from broker_jobs.settings import MASK
 from broker_jobs.store import Row, ScheduleRow, Store
 
@@ -129,21 +129,24 @@ def test_a_masked_value_is_in_no_view(store: Store, args: list[Any], value: Any,
         changed_at=at.timestamp(), ended_at=at.timestamp(), batch="b", recurring="night",
         history=[(at.timestamp(), "failed", "boom")],
     )  # fmt: skip
-    parked = json.dumps({"kind": "bundle", "events": [{"kind": "failed", "envelope": body}], "call": body}).encode()
+    dead_letters = json.dumps(
+        {"kind": "bundle", "events": [{"kind": "failed", "envelope": body}], "call": body}
+    ).encode()
     with store.transaction() as tx:
         tx.save([row])
         tx.save_schedule(ScheduleRow("night", "0 0 * * *", call=body))
-        tx.unpark("p")
-        tx.park("p", at=1.0, origin="log", reason="unreadable", body=parked)
-    lookup = Lookup(store.reader, MASKING, ManualClock(), KEEP)
+        tx.drop_dead_letter("p")
+        tx.add_dead_letter("p", at=1.0, origin="log", reason="unreadable", body=dead_letters)
+    queries = Queries(store.reader, MASKING, ManualClock(), KEEP)
     shown = [
-        lookup.jobs(JobsQuery()), lookup.job("j"), *lookup.schedules(), lookup.schedule("night"), lookup.parked(),
-        lookup.parked_message("p"), lookup.audit(), lookup.overview(), *lookup.queues(), lookup.batch("b"),
+        queries.jobs(JobsQuery()), queries.job("j"), *queries.schedules(), queries.schedule("night"),
+        queries.dead_letters(), queries.dead_letter("p"), queries.audit(), queries.overview(),
+        *queries.queues(), queries.batch("b"),
     ]  # fmt: skip
     for view in shown:
         assert SECRET not in (view.model_dump_json() if view is not None else "")
-    assert lookup.jobs(JobsQuery(text=SECRET)).jobs == []
-    assert lookup.raw_arguments("j") == (args, {"order": value, name: SECRET})
+    assert queries.jobs(JobsQuery(text=SECRET)).jobs == []
+    assert queries.raw_arguments("j") == (args, {"order": value, name: SECRET})
 
 
 @pytest.mark.parametrize(

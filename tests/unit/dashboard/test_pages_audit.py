@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
-from broker_jobs.dashboard.pages.audit import WORDS, said
+from broker_jobs.dashboard.pages.audit import WORDS, audit_text
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import AuditLine
 from tests.support.hostile import SLASHED
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,19 @@ def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: obje
 
 
 def test_pausing_is_told_from_resuming_and_a_refusal_from_a_deed() -> None:
-    assert said(_line("queue pause", paused=True)).what == "paused a queue"
-    assert said(_line("queue pause", paused=False)).what == "resumed a queue"
-    assert said(_line("recurring pause", paused=False)).what == "resumed a recurring job"
-    assert said(_line("limit set", limit=5)).detail == "to 5"
-    assert said(_line("limit set", limit=None)).detail == "unset"
-    refused = said(_line("requeue", ok=False, refused="it runs"))
+    assert audit_text(_line("queue pause", paused=True)).what == "paused a queue"
+    assert audit_text(_line("queue pause", paused=False)).what == "resumed a queue"
+    assert audit_text(_line("recurring pause", paused=False)).what == "resumed a recurring job"
+    assert audit_text(_line("limit set", limit=5)).detail == "to 5"
+    assert audit_text(_line("limit set", limit=None)).detail == "unset"
+    refused = audit_text(_line("requeue", ok=False, refused="it runs"))
     assert (refused.refused, refused.detail) == (True, "it runs")
 
 
 def test_what_is_no_answer_is_shown_as_it_is() -> None:
     line = _line("something newer")
     for text in ("", "plain words", "[1]", '"x"', "{"):
-        told = said(line.model_copy(update={"detail": text}))
+        told = audit_text(line.model_copy(update={"detail": text}))
         assert (told.what, told.detail) == ("something newer", text)
 
 
@@ -72,7 +72,7 @@ def test_it_is_found_by_who_and_by_what(house: House) -> None:
 
 def test_a_long_audit_goes_on(house: House) -> None:
     viewer = house.person(Role.VIEWER)
-    object.__setattr__(house.desk, "page_size", 3)
+    object.__setattr__(house.context, "page_size", 3)
     try:
         seen: list[str] = []
         address = "/audit"
@@ -82,5 +82,5 @@ def test_a_long_audit_goes_on(house: House) -> None:
             older = re.search(r'href="([^"]*cursor=[^"]*)"', page)
             address = older.group(1).replace("&amp;", "&") if older else ""
     finally:
-        object.__setattr__(house.desk, "page_size", 50)
+        object.__setattr__(house.context, "page_size", 50)
     assert len(seen) == len(house.store.reader.audit(500))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.dashboard.role import Role
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from tests.support.hostile import ALL, SCRIPT
 from tests.support.wait import eventually
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def test_the_list_is_found_by_state_and_title(house: House) -> None:
 
 def test_a_long_list_goes_on(house: House) -> None:
     viewer = house.person(Role.VIEWER)
-    object.__setattr__(house.desk, "page_size", 2)
+    object.__setattr__(house.context, "page_size", 2)
     try:
         first = viewer.see("/batches")
         older = re.search(r'href="([^"]*cursor=[^"]*)"', first)
         assert older
         second = viewer.see(older.group(1).replace("&amp;", "&"))
     finally:
-        object.__setattr__(house.desk, "page_size", 50)
+        object.__setattr__(house.context, "page_size", 50)
     seen = [re.findall(r'<th scope="row"><a href="/batches/([^"]+)"', page) for page in (first, second)]
     assert [len(ids) for ids in seen] == [2, 2]
     assert len({*seen[0], *seen[1]}) == 4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from broker_jobs import Receipt, State
 from broker_jobs.clock import as_datetime
+from broker_jobs.dashboard.forms.argument_form import boxes_of, edited, restored
 from broker_jobs.dashboard.masking import MASKED
-from broker_jobs.dashboard.pages.edited import boxes_of, edited, restored
 from broker_jobs.dashboard.pages.graph import MOST, bars_of, family_of, nice, short
 from broker_jobs.dashboard.pages.job import frames, indented, is_ours
 from broker_jobs.dashboard.role import Role
@@ -80,8 +80,8 @@ def test_what_is_secret_is_on_no_page(shop: Shop, made: dict[str, Receipt[object
 
 
 def test_what_is_secret_by_its_place_is_hidden_too(shop: Shop) -> None:
-    assert shop.desk is not None
-    eventually(lambda: shop.desk.lookup.function("pay"), what="the worker has told what pay takes")  # type: ignore[union-attr]
+    assert shop.context is not None
+    eventually(lambda: shop.context.queries.function("pay"), what="the worker has told what pay takes")  # type: ignore[union-attr]
     receipt = shop.pay.enqueue(1.0, SECRET, {})
     shop.ends(receipt)
     for path in ("", "/edit"):
@@ -96,8 +96,8 @@ def test_relatives_are_drawn_and_listed(shop: Shop, made: dict[str, Receipt[obje
     assert '<svg class="family"' in page
     assert page.count(f'href="/jobs/{made["running"].id}"') >= 2
     assert "if it succeeds" in page
-    unmet = shop.visitor().see(f"/jobs/{made['unmet'].id}")
-    assert "did not" in unmet
+    unsatisfied = shop.visitor().see(f"/jobs/{made['unsatisfied'].id}")
+    assert "did not" in unsatisfied
 
 
 def test_a_member_leads_to_its_batch(shop: Shop, made: dict[str, Receipt[object]]) -> None:
@@ -294,7 +294,7 @@ def test_an_empty_history_is_drawn_too() -> None:
 
 
 def test_many_relatives_are_drawn_as_few_and_more(shop: Shop, made: dict[str, Receipt[object]]) -> None:
-    job = shop.desk.lookup.job(made["succeeded"].id)  # type: ignore[union-attr]
+    job = shop.context.queries.job(made["succeeded"].id)  # type: ignore[union-attr]
     assert isinstance(job, JobView)
     assert family_of(job) is None
     many = [Relative(id=str(n), is_batch=n == 0, title="t", state="failed", on="finished") for n in range(40)]

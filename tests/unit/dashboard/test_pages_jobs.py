@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from broker_jobs import Receipt, State
 from broker_jobs.clock import as_datetime
+from broker_jobs.dashboard.forms.job_query import chips_of, fields_of, moment_of, query_of, text_of
 from broker_jobs.dashboard.pages.jobs import ended_text, meant
-from broker_jobs.dashboard.pages.query import chips_of, fields_of, moment_of, query_of, text_of
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import JobsQuery
 from tests.support.wait import eventually
@@ -158,7 +158,7 @@ def test_nonsense_in_the_address_is_told_and_harmless(shop: Shop) -> None:
         ("/jobs/%00", 404),
         ("/recurring/a%00", 404),
         ("/batches?cursor=x", 422),
-        ("/parked?cursor=x", 422),
+        ("/dead-letters?cursor=x", 422),
     ],
 )
 def test_an_address_that_cannot_be_is_no_trouble_of_the_house(shop: Shop, path: str, status: int) -> None:
@@ -255,7 +255,7 @@ def test_what_takes_longer_has_a_page_of_its_own(shop: Shop) -> None:
     person = shop.visitor()
     receipt = shop.charge.enqueue(3)
     shop.ends(receipt, as_=State.FAILED)
-    command = shop.desk.actions.delete_many("me", [receipt.id])  # type: ignore[union-attr]
+    command = shop.context.actions.delete_many("me", [receipt.id])  # type: ignore[union-attr]
     page = eventually(
         lambda: (
             page

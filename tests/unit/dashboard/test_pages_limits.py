@@ -7,7 +7,7 @@ import pytest
 from broker_jobs.dashboard.role import Role
 from tests.support.hostile import SCRIPT
 from tests.support.wait import eventually
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 KEY = f"smtp {SCRIPT}"
 
@@ -54,4 +54,4 @@ def test_only_an_administrator_sets_limits(house: House) -> None:
 
 
 def _limit(house: House, key: str) -> tuple[int, int]:
-    return next(((one.taken, one.waiting) for one in house.lookup.limits() if one.key == key), (0, 0))
+    return next(((one.taken, one.waiting) for one in house.queries.limits() if one.key == key), (0, 0))

@@ -7,7 +7,7 @@ import pytest
 from broker_jobs.dashboard.role import Role
 from tests.support.hostile import LONG_QUEUE, UNSERVED
 from tests.support.wait import eventually
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 
 @pytest.fixture(scope="module")
@@ -70,4 +70,4 @@ def _with_workers(house: House) -> str:
 
 
 def _waits(house: House, queue: str) -> bool:
-    return next(view.enqueued for view in house.lookup.queues() if view.name == queue) > 0
+    return next(view.enqueued for view in house.queries.queues() if view.name == queue) > 0

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.pages.planned import planned, preview
+from broker_jobs.dashboard.forms.cron_form import planned, preview
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import ScheduleView
 from broker_jobs.errors import OptionError
 from tests.support.hostile import ALL, JOB, SCRIPT, SLASHED
 from tests.support.wait import eventually
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 DECLARED = "declared/in/code"
 ITS_PAGE = f"/recurring/{quote(SLASHED)}"
@@ -185,7 +185,7 @@ def test_one_is_removed_and_its_jobs_stay(house: House) -> None:
     assert "data-confirm=" in person.see("/recurring/short-lived/x")
     shown = person.send("/recurring-do", page="/recurring/short-lived/x", name="short-lived/x", do="remove")
     assert "short-lived/x is removed" in words_of(shown)
-    assert house.lookup.schedule("short-lived/x") is None
+    assert house.queries.schedule("short-lived/x") is None
     shown = person.send("/recurring-do", page="/queues", name="short-lived/x", do="trigger")
     assert "no recurring job is named" in words_of(shown)
 
@@ -205,7 +205,7 @@ def test_a_piece_of_a_page_shows_the_next_times_while_they_are_typed(house: Hous
 
 def test_a_new_one_is_made_of_a_declared_function(house: House) -> None:
     person = house.person()
-    eventually(lambda: house.lookup.function(JOB), what="the functions of the program")
+    eventually(lambda: house.queries.function(JOB), what="the functions of the program")
     chosen = person.see("/recurring-new?text=GREET")
     assert_harmless(chosen)
     page_of = f"/recurring-new?job={quote(JOB)}"
@@ -217,14 +217,14 @@ def test_a_new_one_is_made_of_a_declared_function(house: House) -> None:
     page = person.send(page_of, {}, page=page_of, do="add", status=422, **fields)
     assert_harmless(page)
     assert "Nothing was added" in words_of(page)
-    assert house.lookup.schedule(fields["name"]) is None
+    assert house.queries.schedule(fields["name"]) is None
     page = person.send(page_of, typed, page=page_of, do="add", **fields)
     assert "Added. The next time: " in words_of(page)
     made = _schedule(house, fields["name"])
     assert [(one.name, one.value) for one in made.arguments] == [("who", ALL)]
     page = person.send(page_of, typed, page=page_of, do="add", status=422, **fields)
     assert "There is a recurring job" in words_of(page), "a name that is taken overwrites nothing"
-    id = house.desk.actions.trigger_schedule("test", fields["name"])
+    id = house.context.actions.trigger_schedule("test", fields["name"])
     assert house.hostile.program.receipt(id).result(timeout=20) == f"hello {ALL}"
 
 
@@ -241,6 +241,6 @@ def test_who_may_do_what(house: House) -> None:
 
 
 def _schedule(house: House, name: str) -> ScheduleView:
-    found = house.lookup.schedule(name)
+    found = house.queries.schedule(name)
     assert found is not None
     return found

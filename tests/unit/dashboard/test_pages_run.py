@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_jobs.dashboard.pages.fields import blamed, filled, inputs_of
-from broker_jobs.dashboard.pages.when import When, due_of
+from broker_jobs.dashboard.forms.fields import blamed, filled, inputs_of
+from broker_jobs.dashboard.forms.when import When, due_of
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import Parameter
 from broker_jobs.errors import OptionError
@@ -160,8 +160,8 @@ def test_when_it_is_to_run() -> None:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with shop_in(tmp_path_factory.mktemp("shop")) as shop:
-        assert shop.desk is not None
-        eventually(shop.desk.lookup.functions, what="the worker has told which jobs there are")
+        assert shop.context is not None
+        eventually(shop.context.queries.functions, what="the worker has told which jobs there are")
         yield shop
 
 

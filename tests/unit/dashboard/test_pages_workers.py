@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.views import PartView
+from broker_jobs.dashboard.views import ComponentView
 from tests.support.wait import eventually
-from tests.unit.dashboard.house import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_a_worker_says_what_it_runs_now(house: House) -> None:
-    worker = eventually(house.lookup.workers, what="a heartbeat")[0]
+    worker = eventually(house.queries.workers, what="a heartbeat")[0]
     page = house.person(Role.VIEWER).see("/workers")
     assert_harmless(page)
     row = row_of(page, str(worker.pid))
@@ -30,12 +30,12 @@ def test_a_worker_says_what_it_runs_now(house: House) -> None:
 
 
 def test_silent_and_lost_workers_are_told_apart(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = eventually(house.lookup.workers, what="a heartbeat")[0]
+    known = eventually(house.queries.workers, what="a heartbeat")[0]
     told = [
         known.model_copy(update={"id": "a", "host": "silent-host", "silent": True, "jobs": []}),
         known.model_copy(update={"id": "b", "host": "lost-host", "silent": True, "lost": True, "jobs": []}),
     ]
-    monkeypatch.setattr(house.lookup, "workers", lambda: told)
+    monkeypatch.setattr(house.queries, "workers", lambda: told)
     page = house.person().see("/workers")
     assert "! silent" in row_of(page, "silent-host")
     assert "✕ lost" in row_of(page, "lost-host")
@@ -45,19 +45,19 @@ def test_silent_and_lost_workers_are_told_apart(house: House, monkeypatch: pytes
 
 
 def test_of_parts_one_is_active_and_others_stand_by(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = house.lookup.workers()[0].seen_at
-    parts = [
-        PartView(
+    seen = house.queries.workers()[0].seen_at
+    components = [
+        ComponentView(
             kind="coordinator", id=f"{n}", host=f"<b>host-{n}</b>", pid=n, version="1", active=n == 1, seen_at=seen,
             silent=n == 3,
         )
         for n in (1, 2, 3)
     ]  # fmt: skip
-    monkeypatch.setattr(house.lookup, "parts", lambda: parts)
+    monkeypatch.setattr(house.queries, "components", lambda: components)
     page = house.person().see("/workers")
     assert_harmless(page)
     assert "active" in row_of(page, "host-1")
     assert "standby" in row_of(page, "host-2")
     assert "silent" in row_of(page, "host-3")
-    monkeypatch.setattr(house.lookup, "parts", list)
+    monkeypatch.setattr(house.queries, "components", list)
     assert "Without a coordinator nothing is retried" in words_of(house.person().see("/workers"))

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.access import Access, Credentials, Role
 from broker_jobs.dashboard.api.app import api
+from broker_jobs.dashboard.auth import Authentication, Credentials, Role
 from broker_jobs.dashboard.pages import routes
 from broker_jobs.dashboard.site import site
 from tests.unit.dashboard.conftest import LOCAL
-from tests.unit.dashboard.desks import Acts, desk_of
-from tests.unit.dashboard.test_access import token_in
+from tests.unit.dashboard.contexts import Acts, context_of
+from tests.unit.dashboard.test_auth import token_in
 
 FORMS = {
     "batch_delete": Role.OPERATOR,
@@ -29,8 +29,8 @@ FORMS = {
     "job_run_now": Role.OPERATOR,
     "jobs_bulk_do": Role.OPERATOR,
     "limits_set": Role.ADMIN,
-    "parked_delete": Role.ADMIN,
-    "parked_replay": Role.ADMIN,
+    "dead_letter_delete": Role.ADMIN,
+    "dead_letter_replay": Role.ADMIN,
     "queue_pause": Role.OPERATOR,
     "queue_resume": Role.OPERATOR,
     "recurring_add": Role.ADMIN,
@@ -76,7 +76,7 @@ FIELDS = {"name": "default", "do": "remove", "key": "api", "limit": "1", "action
 POSTS = {str(route.name): str(route.path) for route in routes() if "POST" in (route.methods or ())}
 DESCRIBED = {
     operation["operationId"]: (method.upper(), "/api/v1" + path)
-    for path, operations in api(desk_of).openapi()["paths"].items()
+    for path, operations in api(context_of).openapi()["paths"].items()
     for method, operation in operations.items()
 }
 LESSER = [(role, False) for role in (Role.VIEWER, Role.OPERATOR)] + [(Role.ADMIN, True)]
@@ -93,11 +93,13 @@ class Visit:
     def __init__(self) -> None:
         self.acts = Acts()
         access, watched = (
-            Access(Credentials(), authorize=role_of, key=lambda: b"k" * 32, clock=SystemClock(), read_only=read_only)
+            Authentication(
+                Credentials(), authorize=role_of, key=lambda: b"k" * 32, clock=SystemClock(), read_only=read_only
+            )
             for read_only in (False, True)
         )
-        desk = desk_of(self.acts)
-        self._apps = {False: site(desk, access), True: site(desk, watched)}
+        context = context_of(self.acts)
+        self._apps = {False: site(context, access), True: site(context, watched)}
         self._first = self._browser(Role.ADMIN, read_only=False)
         self._token = token_in(self._first)
 

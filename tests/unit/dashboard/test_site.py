@@ -10,14 +10,14 @@ from starlette.testclient import TestClient
 
 from broker_jobs.dashboard.assets import ASSETS, FOLDER
 from broker_jobs.errors import ResultTimeout, StoreError, UsageError
-from tests.unit.dashboard.desks import Acts, Sees, desk_of
+from tests.unit.dashboard.contexts import Acts, Sees, context_of
 
 Browse = Callable[..., TestClient]
 
 
 @pytest.mark.parametrize("path", ["/queues", "/nothing", "/login", "/healthz", "/static/nothing.css", "/live?"])
 def test_every_answer_has_the_headers_that_keep_it_safe(browse: Browse, path: str) -> None:
-    client = browse(desk_of(), token="t")
+    client = browse(context_of(), token="t")
     headers = client.get(path).headers
     policy = headers["content-security-policy"]
     for rule in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"):
@@ -29,14 +29,14 @@ def test_every_answer_has_the_headers_that_keep_it_safe(browse: Browse, path: st
 
 
 def test_a_page_has_no_script_or_style_in_it(browse: Browse) -> None:
-    text = browse(desk_of()).get("/queues").text
+    text = browse(context_of()).get("/queues").text
     assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:", text)
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in text
 
 
 def test_a_static_file_is_kept_for_ever_as_its_address_has_its_hash(browse: Browse) -> None:
-    client = browse(desk_of(), token="t")
+    client = browse(context_of(), token="t")
     page = client.get("/login").text
     found = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
     assert len(found) >= 4
@@ -51,7 +51,7 @@ def test_a_static_file_is_kept_for_ever_as_its_address_has_its_hash(browse: Brow
     "path", ["../site.py", "..%2fsite.py", "%2e%2e/site.py", "/etc/passwd", "%00", "style.css%00.css"]
 )
 def test_no_other_file_is_given_out(browse: Browse, path: str) -> None:
-    answer = browse(desk_of()).get(f"/static/{path}")
+    answer = browse(context_of()).get(f"/static/{path}")
     assert answer.status_code == 404
     assert "import" not in answer.text
 
@@ -66,7 +66,7 @@ def test_pages_are_light() -> None:
 
 
 def test_what_is_not_there_is_said_to_people_as_a_page_and_to_programs_as_json(browse: Browse) -> None:
-    client = browse(desk_of())
+    client = browse(context_of())
     page = client.get("/nothing")
     assert (page.status_code, "<nav" in page.text) == (404, True)
     assert client.get("/api/v1/nothing").json().keys() >= {"detail"}
@@ -74,12 +74,12 @@ def test_what_is_not_there_is_said_to_people_as_a_page_and_to_programs_as_json(b
 
 def test_a_store_that_is_away_is_said_on_the_page_and_to_the_probe(browse: Browse) -> None:
     sees = Sees()
-    client = browse(desk_of(sees=sees))
+    client = browse(context_of(sees=sees))
     assert client.get("/healthz").json() == {"ok": True}
-    sees.trouble = StoreError("the store x cannot be used: <b>gone</b>")
+    sees.alert = StoreError("the store x cannot be used: <b>gone</b>")
 
     def away() -> list[object]:
-        raise sees.trouble  # type: ignore[misc]
+        raise sees.alert  # type: ignore[misc]
 
     sees.queues = away  # type: ignore[method-assign, assignment]
     page = client.get("/queues")
@@ -90,13 +90,13 @@ def test_a_store_that_is_away_is_said_on_the_page_and_to_the_probe(browse: Brows
 
 
 def test_the_probe_needs_no_login(browse: Browse) -> None:
-    assert browse(desk_of(), token="t").get("/healthz").status_code == 200
+    assert browse(context_of(), token="t").get("/healthz").status_code == 200
 
 
 def test_a_mistake_of_ours_shows_nothing_of_itself(browse: Browse) -> None:
     sees = Sees()
     sees.queues = lambda: 1 // 0  # type: ignore[method-assign, assignment, return-value]
-    client = browse(desk_of(sees=sees))
+    client = browse(context_of(sees=sees))
     client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
     answer = client.get("/queues")
     assert answer.status_code == 500
@@ -111,12 +111,12 @@ def _pause(client: TestClient, back: str = "/queues") -> TestClient:
     return client
 
 
-@pytest.mark.parametrize("trouble", [UsageError("no <such> queue"), ResultTimeout("no coordinator answered")])
-def test_what_was_refused_is_said_once_on_the_page_it_was_asked_on(browse: Browse, trouble: Exception) -> None:
+@pytest.mark.parametrize("alert", [UsageError("no <such> queue"), ResultTimeout("no coordinator answered")])
+def test_what_was_refused_is_said_once_on_the_page_it_was_asked_on(browse: Browse, alert: Exception) -> None:
     acts = Acts()
-    acts.trouble = trouble
-    client = _pause(browse(desk_of(acts)))
-    said = str(trouble).replace("<", "&lt;").replace(">", "&gt;")
+    acts.alert = alert
+    client = _pause(browse(context_of(acts)))
+    said = str(alert).replace("<", "&lt;").replace(">", "&gt;")
     page = client.get("/queues").text
     assert said in page
     assert 'role="alert"' in page
@@ -125,15 +125,15 @@ def test_what_was_refused_is_said_once_on_the_page_it_was_asked_on(browse: Brows
 
 def test_a_page_that_refreshes_itself_takes_no_message_from_the_one_that_waits_for_it(browse: Browse) -> None:
     acts = Acts()
-    acts.trouble = UsageError("refused so")
-    client = _pause(browse(desk_of(acts)))
+    acts.alert = UsageError("refused so")
+    client = _pause(browse(context_of(acts)))
     client.get("/queues", headers={"x-live": "1"})
     assert "refused so" in client.get("/queues").text
 
 
 @pytest.mark.parametrize("back", ["https://evil.example/", "//evil.example/", "/\\evil.example", "queues", "/a\nb"])
 def test_the_way_back_is_one_of_ours(browse: Browse, back: str) -> None:
-    client = browse(desk_of())
+    client = browse(context_of())
     found = re.search(r'name="csrf" value="(\w+)"', client.get("/queues").text)
     assert found is not None
     answer = client.post("/queues/mail/pause", data={"csrf": found.group(1), "back": back})

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from broker_jobs.demo.mailbox import Mail
-from broker_jobs.demo.tally import Digest, Line, left_out, verdict
+from broker_jobs.demo.tally import Digest, TallyLine, left_out, verdict
 
 KINDS = ("welcome", "digest")
 ANN, BOB = Mail("welcome", "1", "ann@example.com"), Mail("welcome", "2", "bob@example.com")
@@ -11,20 +11,20 @@ ANN, BOB = Mail("welcome", "1", "ann@example.com"), Mail("welcome", "2", "bob@ex
 
 def test_what_was_asked_and_came_once_is_right() -> None:
     found = verdict(KINDS, [ANN, BOB], Counter([ANN, BOB]), retried={"welcome": 1})
-    assert found.lines == (Line("welcome", 2, 2, 1), Line("digest", 0, 0, 0))
+    assert found.lines == (TallyLine("welcome", 2, 2, 1), TallyLine("digest", 0, 0, 0))
     assert found.wrong == ()
 
 
 def test_a_missing_mail_is_wrong_and_says_why() -> None:
     found = verdict(KINDS, [ANN, BOB], Counter([ANN]), retried={}, unsuccessful={"2": "it is still enqueued"})
     assert found.wrong == ("welcome to bob@example.com is missing: it is still enqueued",)
-    assert found.lines[0] == Line("welcome", 2, 1, 0)
+    assert found.lines[0] == TallyLine("welcome", 2, 1, 0)
 
 
 def test_a_mail_that_comes_twice_is_wrong() -> None:
     found = verdict(KINDS, [ANN], Counter([ANN, ANN]), retried={})
     assert found.wrong == ("welcome to ann@example.com came 2 times (job 1)",)
-    assert found.lines[0] == Line("welcome", 1, 2, 0)
+    assert found.lines[0] == TallyLine("welcome", 1, 2, 0)
 
 
 def test_one_missing_and_one_double_do_not_make_up_for_each_other() -> None:
@@ -58,7 +58,7 @@ def test_a_job_that_failed_after_its_mail_had_come_is_wrong() -> None:
 
 def test_a_planned_time_without_a_job_is_owed_to_every_reader() -> None:
     found = verdict(KINDS, [], Counter(), retried={}, missed_digests=[104.0], readers=9)
-    assert found.lines[1] == Line("digest", 9, 0, 0)
+    assert found.lines[1] == TallyLine("digest", 9, 0, 0)
     assert found.wrong == ("the digest of 104 was never enqueued",)
 
 

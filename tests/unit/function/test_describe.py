@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretBytes, SecretStr
 from broker_jobs import Depends
 from broker_jobs.function.definition import define
 from broker_jobs.function.describe import CHUNK_BYTES, chunks, describe
-from broker_jobs.outcome.command import FunctionInfo, ParameterInfo
+from broker_jobs.messages.commands import FunctionInfo, ParameterInfo
 
 
 class Address(BaseModel):

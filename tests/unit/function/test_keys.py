@@ -17,7 +17,7 @@ from broker_jobs.function.definition import define
 from broker_jobs.function.keys import Limit, limit_keys, limit_option, unique_key, unique_option
 from broker_jobs.function.signature import Signature
 from broker_jobs.function.template import Unrenderable, template_of
-from broker_jobs.job.envelope import MAX_KEY_CHARS, LimitKey, UniqueKey
+from broker_jobs.messages.envelope import MAX_KEY_CHARS, LimitKey, UniqueKey
 
 
 class User(BaseModel):

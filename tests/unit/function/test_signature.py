@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from broker_jobs import Depends
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.signature import Signature
-from broker_jobs.job.codec import encode
-from broker_jobs.job.envelope import Envelope
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.envelope import Envelope
 
 
 class Order(BaseModel):

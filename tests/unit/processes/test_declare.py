@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Consumer, Delivery, Message
+from broker_jobs.broker.memory import MemoryBroker
+from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import SystemClock
-from broker_jobs.exchange import names
-from broker_jobs.exchange.embedded import EmbeddedExchange
-from broker_jobs.exchange.port import Delivery, Message, Subscription
-from broker_jobs.exchange.topology import fixed_topology
-from broker_jobs.outcome.command import COMMAND, DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply
-from broker_jobs.outcome.command import Subscription as Subscribed
+from broker_jobs.messages.commands import COMMAND, DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply
+from broker_jobs.messages.commands import Subscription as Subscribed
 from broker_jobs.processes import declare
 from broker_jobs.processes.declare import Declarer
 from tests.support.wait import eventually
@@ -22,13 +22,13 @@ from tests.support.wait import eventually
 class Coordinator:
     """Reads commands, and answers as it is told."""
 
-    def __init__(self, exchange: EmbeddedExchange) -> None:
+    def __init__(self, broker: MemoryBroker) -> None:
         self.heard: list[DeclareSubscriptions] = []
         self.functions: list[DeclareFunctions] = []
         self.silent = 0
         self.refused: str | None = None
-        self._exchange = exchange
-        self._subscription: Subscription = exchange.subscribe([names.COMMAND], self._receive, prefetch=10)
+        self._broker = broker
+        self._subscription: Consumer = broker.subscribe([names.COMMAND], self._receive, prefetch=10)
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -43,23 +43,23 @@ class Coordinator:
                 continue
             reply = Reply(id=command.id, ok=self.refused is None, refused=self.refused).model_dump_json().encode()
             assert delivery.reply_to is not None
-            self._exchange.publish([Message("", delivery.reply_to, reply, "reply", correlation_id=command.id)])
+            self._broker.publish([Message("", delivery.reply_to, reply, "reply", correlation_id=command.id)])
 
 
 @pytest.fixture
-def exchange() -> Iterator[EmbeddedExchange]:
-    exchange = EmbeddedExchange("memory://")
-    exchange.start()
-    exchange.apply(fixed_topology())
-    yield exchange
-    exchange.stop()
+def broker() -> Iterator[MemoryBroker]:
+    broker = MemoryBroker("memory://")
+    broker.start()
+    broker.apply(fixed_topology())
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture
-def declarer(exchange: EmbeddedExchange, monkeypatch: pytest.MonkeyPatch) -> Iterator[Declarer]:
+def declarer(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Declarer]:
     monkeypatch.setattr(declare, "FIRST_PAUSE_SECONDS", 0.01)
     subscribed = [Subscribed(event="user.registered", call="{}")]
-    declarer = Declarer(exchange, SystemClock(), "shop", subscribed, "me")
+    declarer = Declarer(broker, SystemClock(), "shop", subscribed, "me")
     yield declarer
     declarer.stop()
 
@@ -69,8 +69,8 @@ def threads_of(declarer: Declarer) -> bool:
     return thread is not None and thread.is_alive()
 
 
-def test_it_is_said_until_it_is_answered_and_then_no_more(exchange: EmbeddedExchange, declarer: Declarer) -> None:
-    coordinator = Coordinator(exchange)
+def test_it_is_said_until_it_is_answered_and_then_no_more(broker: MemoryBroker, declarer: Declarer) -> None:
+    coordinator = Coordinator(broker)
     coordinator.silent = 2
     declarer.start()
     declarer.start()
@@ -83,9 +83,9 @@ def test_it_is_said_until_it_is_answered_and_then_no_more(exchange: EmbeddedExch
 
 
 def test_a_refusal_is_for_a_person_and_is_not_repeated(
-    exchange: EmbeddedExchange, declarer: Declarer, caplog: pytest.LogCaptureFixture
+    broker: MemoryBroker, declarer: Declarer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    coordinator = Coordinator(exchange)
+    coordinator = Coordinator(broker)
     coordinator.refused = "not of this version"
     with caplog.at_level(logging.ERROR):
         declarer.start()
@@ -103,11 +103,11 @@ def test_nobody_there_is_no_error_and_stop_ends_it(declarer: Declarer) -> None:
     assert not threads_of(declarer)
 
 
-def test_what_the_code_can_run_is_said_too_until_it_is_answered(exchange: EmbeddedExchange, declarer: Declarer) -> None:
-    coordinator = Coordinator(exchange)
+def test_what_the_code_can_run_is_said_too_until_it_is_answered(broker: MemoryBroker, declarer: Declarer) -> None:
+    coordinator = Coordinator(broker)
     coordinator.silent = 3
     functions = [FunctionInfo(name=f"f{n}", queue="q", doc="x" * 100_000) for n in range(3)]
-    both = Declarer(exchange, SystemClock(), "shop", [], "me", functions=lambda: functions)
+    both = Declarer(broker, SystemClock(), "shop", [], "me", functions=lambda: functions)
     both.start()
     eventually(lambda: not threads_of(both), what="its thread ends")
     told = {command.id: command for command in coordinator.functions}
@@ -118,14 +118,14 @@ def test_what_the_code_can_run_is_said_too_until_it_is_answered(exchange: Embedd
 
 
 def test_functions_that_cannot_be_described_keep_nobody_from_subscribing(
-    exchange: EmbeddedExchange, declarer: Declarer, caplog: pytest.LogCaptureFixture
+    broker: MemoryBroker, declarer: Declarer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    coordinator = Coordinator(exchange)
+    coordinator = Coordinator(broker)
 
     def fails() -> list[FunctionInfo]:
         raise RuntimeError("no")
 
-    broken = Declarer(exchange, SystemClock(), "shop", [], "me", functions=fails)
+    broken = Declarer(broker, SystemClock(), "shop", [], "me", functions=fails)
     broken.start()
     assert broken.wait(20)
     eventually(lambda: not threads_of(broken), what="its thread ends")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.errors import UsageError
-from broker_jobs.processes.http import HttpDoor
+from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.program import Health
 
 
@@ -36,8 +36,8 @@ def state() -> State:
 
 
 @pytest.fixture
-def door(state: State) -> Iterator[HttpDoor]:
-    door = HttpDoor("127.0.0.1", 0, expose=state.expose, health=lambda: state.health)
+def door(state: State) -> Iterator[HttpServer]:
+    door = HttpServer("127.0.0.1", 0, expose=state.expose, health=lambda: state.health)
     door.start()
     door.start()
     yield door
@@ -55,7 +55,7 @@ def get(url: str) -> tuple[int, str, str]:
             return refused.code, refused.headers["content-type"], refused.read().decode()
 
 
-def test_metrics_and_health_are_answered(door: HttpDoor, state: State) -> None:
+def test_metrics_and_health_are_answered(door: HttpServer, state: State) -> None:
     assert get(f"{door.address}/metrics") == (200, "text/plain; version=0.0.4", "a 1\n")
     status, _, body = get(f"{door.address}/healthz")
     assert (status, json.loads(body)) == (200, {"ok": True, "broker": {"connected": True}})
@@ -64,14 +64,14 @@ def test_metrics_and_health_are_answered(door: HttpDoor, state: State) -> None:
     assert get(f"{door.address}/nothing")[0] == 404
 
 
-def test_a_taken_port_is_said_with_what_to_do(door: HttpDoor, state: State) -> None:
+def test_a_taken_port_is_said_with_what_to_do(door: HttpServer, state: State) -> None:
     port = int(door.address.rpartition(":")[2])
     with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port} for /metrics.*--metrics-port"):
-        HttpDoor("127.0.0.1", port, expose=state.expose, health=lambda: state.health).start()
+        HttpServer("127.0.0.1", port, expose=state.expose, health=lambda: state.health).start()
 
 
 def test_health_is_answered_while_a_scrape_hangs_and_the_stop_does_not_wait_for_it(
-    door: HttpDoor, state: State
+    door: HttpServer, state: State
 ) -> None:
     state.hang.clear()
     with socket.create_connection(("127.0.0.1", int(door.address.rpartition(":")[2]))) as scrape:

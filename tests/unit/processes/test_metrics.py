@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker_jobs import metrics as m
-from broker_jobs.processes.observe import CoordinatorCounts, WorkerCounts
+from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics
 
 
 def read(*snapshots: m.Snapshot) -> dict[str, float]:
@@ -29,7 +29,7 @@ def read(*snapshots: m.Snapshot) -> dict[str, float]:
 
 def test_an_ended_attempt_is_counted_timed_and_numbered() -> None:
     metrics = m.Metrics()
-    WorkerCounts(metrics).finished("succeeded", "mail", "default", 0.02, 4.0, 3)
+    WorkerMetrics(metrics).finished("succeeded", "mail", "default", 0.02, 4.0, 3)
     seen = read(metrics.snapshot())
     of = "|job_name=mail|queue=default"
     assert seen["broker_jobs_jobs_total|job_name=mail|outcome=succeeded|queue=default"] == 1
@@ -54,7 +54,7 @@ def test_a_value_on_a_bound_is_in_that_bucket() -> None:
 def test_processes_add_up_and_one_that_is_gone_leaves_its_counters_but_not_its_gauges() -> None:
     alive, gone = m.Metrics(), m.Metrics()
     for metrics in (alive, gone):
-        counts = WorkerCounts(metrics)
+        counts = WorkerMetrics(metrics)
         counts.finished("failed", "mail", "default", 1.0, 1.0, 1)
         counts.in_flight(3, 0, 0)
     left = m.Snapshot()
@@ -87,7 +87,7 @@ def test_a_gauge_that_cannot_be_read_does_not_hide_the_others() -> None:
 
 def test_a_coordinator_that_stands_by_shows_no_depths() -> None:
     metrics = m.Metrics()
-    counts = CoordinatorCounts(metrics)
+    counts = CoordinatorMetrics(metrics)
     counts.active(True)
     counts.depth("jobs.v1.work.mail", 7, 2)
     counts.depth("sms", 1, 0)
@@ -114,7 +114,7 @@ def test_names_follow_the_conventions() -> None:
 
 def test_nothing_is_lost_between_threads() -> None:
     metrics = m.Metrics()
-    counts = WorkerCounts(metrics)
+    counts = WorkerMetrics(metrics)
 
     def work() -> None:
         for _ in range(5_000):
@@ -132,7 +132,7 @@ def test_an_ended_attempt_costs_a_fraction_of_labelled_metrics() -> None:
     # In ratio, as tests share their machine; alone it is 1 µs with the folding in.
     registry = CollectorRegistry()
     theirs = [Histogram(name, name, ("job_name", "queue"), registry=registry) for name in ("run", "wait", "attempts")]
-    counts = WorkerCounts(m.Metrics())
+    counts = WorkerMetrics(m.Metrics())
 
     def ours_once() -> None:
         counts.finished("succeeded", "mail", "default", 0.0004, 0.02, 1)

@@ -49,7 +49,7 @@ def pools(tmp_path: Path) -> Iterator[Pools]:
     pools.end()
 
 
-def total(pool: Pool, family: m.Family) -> float:
+def total(pool: Pool, family: m.MetricFamily) -> float:
     whole = m.Snapshot()
     for snapshot in pool.snapshots():
         whole.add(snapshot)

@@ -9,9 +9,9 @@ import threading
 from broker_jobs.processes.signals import (
     EXIT_BROKEN,
     Broken,
+    ShutdownSignals,
     Signalled,
     Stopped,
-    Wishes,
     serve,
 )
 
@@ -35,7 +35,7 @@ class Part:
 
 def test_a_signal_stops_gracefully_in_another_thread() -> None:
     part = Part()
-    with Wishes() as wishes:
+    with ShutdownSignals() as wishes:
         os.kill(os.getpid(), signal.SIGTERM)
         assert serve(part, wishes, 7.0) == 0
     assert part.stopped_with == [7.0]
@@ -44,13 +44,13 @@ def test_a_signal_stops_gracefully_in_another_thread() -> None:
 
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with Wishes():
+    with ShutdownSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_a_broken_part_is_stopped_and_ends_with_its_code() -> None:
-    part, wishes = Part(), Wishes()
+    part, wishes = Part(), ShutdownSignals()
     wishes.put(Broken("the store is another one's"))
     assert serve(part, wishes, 1.0) == EXIT_BROKEN
     assert part.stopped_with == [1.0]
@@ -58,7 +58,7 @@ def test_a_broken_part_is_stopped_and_ends_with_its_code() -> None:
 
 def test_a_child_leaves_ctrl_c_to_its_parent_and_takes_sigterm_twice_as_once() -> None:
     part = Part()
-    with Wishes(has_parent=True) as wishes:
+    with ShutdownSignals(has_parent=True) as wishes:
         os.kill(os.getpid(), signal.SIGINT)
         assert not wishes.wait_asked(0.05)
         wishes.put(Signalled(signal.SIGTERM))
@@ -68,7 +68,7 @@ def test_a_child_leaves_ctrl_c_to_its_parent_and_takes_sigterm_twice_as_once() -
 
 
 def test_news_that_was_waited_for_is_not_lost() -> None:
-    wishes = Wishes()
+    wishes = ShutdownSignals()
     assert not wishes.wait_asked(0)
     wishes.put(Stopped(True))
     assert wishes.wait_asked(0)

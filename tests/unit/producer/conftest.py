@@ -5,10 +5,10 @@ from tests.unit.producer.recording import RecordingExchange, program
 
 
 @pytest.fixture
-def exchange() -> RecordingExchange:
+def broker() -> RecordingExchange:
     return RecordingExchange()
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch, exchange: RecordingExchange) -> BrokerJobs:
-    return program(monkeypatch, exchange, publish_timeout=0.2, max_body=4096)
+def jobs(monkeypatch: pytest.MonkeyPatch, broker: RecordingExchange) -> BrokerJobs:
+    return program(monkeypatch, broker, publish_timeout=0.2, max_body=4096)

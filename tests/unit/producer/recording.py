@@ -5,18 +5,18 @@ from concurrent.futures import Future
 from typing import Any
 
 from broker_jobs import BrokerJobs
+from broker_jobs.broker.interface import Delivery, Message, PublishFailure
+from broker_jobs.broker.topology import Topology
 from broker_jobs.errors import BrokerError
-from broker_jobs.exchange.port import Delivery, Failure, Message
-from broker_jobs.exchange.topology import Topology
-from broker_jobs.job.codec import decode
-from broker_jobs.job.envelope import Envelope
-from broker_jobs.outcome.command import COMMAND, Command, Reply
+from broker_jobs.messages.codec import decode
+from broker_jobs.messages.commands import COMMAND, Command, Reply
+from broker_jobs.messages.envelope import Envelope
 
 REPLIES = "jobs.v1.reply.test"
 
 
 class NoSubscription:
-    """A subscription nothing is settled on."""
+    """A subscription nothing is acknowledged on."""
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -30,7 +30,7 @@ class RecordingExchange:
         self.topologies: list[Topology] = []
         self.batches: list[int] = []
         self.unreachable: str | None = None
-        self.fail: Callable[[Message], Failure | None] = lambda _: None
+        self.fail: Callable[[Message], PublishFailure | None] = lambda _: None
         self.answer: Callable[[Command], Reply | None] = lambda _: None
         self.started = 0
         self.stopped = 0
@@ -50,10 +50,10 @@ class RecordingExchange:
     def apply(self, topology: Topology, timeout: float = 10.0) -> None:
         self.topologies.append(topology)
 
-    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
+    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
         self.messages.extend(messages)
         self.batches.append(len(messages))
-        future: Future[list[Failure | None]] = Future()
+        future: Future[list[PublishFailure | None]] = Future()
         future.set_result([self.fail(message) for message in messages])
         for message in messages:
             if message.type == "command" and message.reply_to is not None:
@@ -105,9 +105,9 @@ class RecordingExchange:
         return [COMMAND.validate_json(message.body) for message in self.messages if message.type == "command"]
 
 
-def program(monkeypatch: Any, exchange: RecordingExchange, **settings: Any) -> BrokerJobs:
+def program(monkeypatch: Any, broker: RecordingExchange, **settings: Any) -> BrokerJobs:
     """A BrokerJobs that publishes into `exchange`."""
-    monkeypatch.setattr("broker_jobs.app.exchange_for", lambda _settings, _name: exchange)
+    monkeypatch.setattr("broker_jobs.app.broker_for", lambda _settings, _name: broker)
     for name, value in settings.items():
         monkeypatch.setenv(f"BROKER_JOBS_{name.upper()}", str(value))
     return BrokerJobs("amqp://user:secret@host/")

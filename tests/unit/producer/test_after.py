@@ -6,86 +6,86 @@ from typing import Any, cast
 import pytest
 
 from broker_jobs import BrokerJobs, EnqueueUnknown
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Failure, Unsent
-from broker_jobs.job.envelope import Parent
+from broker_jobs.messages.envelope import Parent
 from tests.unit.producer.recording import RecordingExchange
 
 
-def held(exchange: RecordingExchange) -> tuple[Parent, ...]:
-    hold = exchange.envelope.hold
-    assert hold is not None
-    return hold.parents
+def held(broker: RecordingExchange) -> tuple[Parent, ...]:
+    after = broker.envelope.after
+    assert after is not None
+    return after.parents
 
 
-def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> str:
         return str(user_id)
 
     parent = welcome.enqueue(1)
     child = welcome.after(parent, on="failed").enqueue(2)
-    message, envelope = exchange.last, exchange.envelope
+    message, envelope = broker.last, broker.envelope
     assert (message.exchange, message.key, message.type) == (names.REPORT, names.LOG_KEY, "job")
     assert (envelope.id, envelope.epoch, envelope.args) == (child.id, 0, [2])
-    assert held(exchange) == (Parent(id=parent.id, on="failed"),)
+    assert held(broker) == (Parent(id=parent.id, on="failed"),)
 
 
-def test_several_parents_and_after_of_after_wait_for_all(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_several_parents_and_after_of_after_wait_for_all(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> None: ...
 
     a, b, batch = ping.enqueue(), ping.enqueue(), jobs.batch()
     ping.after(a, batch).using(queue="slow").after(b, a, on="finished").enqueue()
-    assert held(exchange) == (
+    assert held(broker) == (
         Parent(id=a.id),
         Parent(id=a.id, on="finished"),
         Parent(id=batch.id, batch=True),
         Parent(id=b.id, on="finished"),
     )
-    assert exchange.envelope.queue == "slow"
+    assert broker.envelope.queue == "slow"
 
 
-def test_after_publishes_nothing_and_leaves_the_job_as_it_is(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_after_publishes_nothing_and_leaves_the_job_as_it_is(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> None: ...
 
     ping.after(jobs.receipt("0190"))
-    assert exchange.messages == []
+    assert broker.messages == []
     ping.enqueue()
-    assert exchange.envelope.hold is None
-    assert exchange.last.exchange == names.SUBMIT
+    assert broker.envelope.after is None
+    assert broker.last.exchange == names.SUBMIT
 
 
-def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> None: ...
 
     later = ping.after(jobs.receipt("0190"))
     later.schedule(timedelta(hours=1))
-    assert exchange.envelope.hold is not None
-    assert (exchange.envelope.hold.delay, exchange.envelope.due_at) == (3600, None)
-    assert exchange.last.exchange == names.REPORT
+    assert broker.envelope.after is not None
+    assert (broker.envelope.after.delay, broker.envelope.due_at) == (3600, None)
+    assert broker.last.exchange == names.REPORT
     at = datetime.now(UTC) + timedelta(days=2)
     later.schedule(at)
-    assert exchange.envelope.hold.delay is None
-    assert exchange.envelope.due_at is not None
-    assert abs((exchange.envelope.due_at - at).total_seconds()) < 0.001
-    assert exchange.last.exchange == names.REPORT
+    assert broker.envelope.after.delay is None
+    assert broker.envelope.due_at is not None
+    assert abs((broker.envelope.due_at - at).total_seconds()) < 0.001
+    assert broker.last.exchange == names.REPORT
     later.schedule(timedelta(0))
-    soon = exchange.envelope
-    assert soon.hold is not None
-    assert (soon.hold.delay, soon.due_at) == (None, None)
+    soon = broker.envelope
+    assert soon.after is not None
+    assert (soon.after.delay, soon.due_at) == (None, None)
 
 
-def test_many_continuations_go_out_together(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_many_continuations_go_out_together(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
     parent = welcome.enqueue(1)
     jobs.enqueue_many([welcome.after(parent).bind(2), welcome.bind(3)])
-    assert [message.exchange for message in exchange.messages[1:]] == [names.REPORT, names.SUBMIT]
+    assert [message.exchange for message in broker.messages[1:]] == [names.REPORT, names.SUBMIT]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_many_continuations_go_out_together(jobs: BrokerJobs, exchange: Recordin
     ],
 )
 def test_what_is_no_parent_is_told_what_to_write(
-    jobs: BrokerJobs, exchange: RecordingExchange, parent: Any, hint: str
+    jobs: BrokerJobs, broker: RecordingExchange, parent: Any, hint: str
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
@@ -107,7 +107,7 @@ def test_what_is_no_parent_is_told_what_to_write(
     with pytest.raises(ArgumentsError) as caught:
         welcome.after(parent)
     assert str(caught.value) == f"after() waits for a receipt or a batch{hint}"
-    assert exchange.messages == []
+    assert broker.messages == []
 
 
 def test_no_such_end_names_the_nearest(jobs: BrokerJobs) -> None:
@@ -133,17 +133,17 @@ def test_a_recurring_job_waits_for_nothing_else(jobs: BrokerJobs) -> None:
 
 
 def test_a_continuation_without_confirm_is_repeated_with_its_parents(
-    jobs: BrokerJobs, exchange: RecordingExchange
+    jobs: BrokerJobs, broker: RecordingExchange
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
     parent = welcome.enqueue(1)
-    exchange.fail = lambda _: Failure(Unsent.UNKNOWN, "no confirm")
+    broker.fail = lambda _: PublishFailure(Unconfirmed.UNKNOWN, "no confirm")
     with pytest.raises(EnqueueUnknown, match=r'welcome\.using\(id="[^"]+"\)\.after\(…\)\.enqueue\(2\)') as caught:
         welcome.after(parent).enqueue(2)
-    exchange.fail = lambda _: None
+    broker.fail = lambda _: None
     welcome.using(id=caught.value.receipt.id).after(parent).enqueue(2)
-    first, second = exchange.messages[-2:]
+    first, second = broker.messages[-2:]
     assert (first.key, first.type, first.message_id) == (second.key, second.type, second.message_id)
-    assert exchange.envelope.epoch == 0
+    assert broker.envelope.epoch == 0

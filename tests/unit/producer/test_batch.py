@@ -1,4 +1,4 @@
-"""A batch travels while its block runs, starts when it is sealed, and not at all when the block raises."""
+"""A batch travels while its block runs, starts when it is committed, and not at all when the block raises."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from broker_jobs import Batch, BatchUnknown, BrokerJobs, EnqueueError, Receipt, State, SyncJob
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError, ResultTimeout, UsageError
-from broker_jobs.exchange import names
-from broker_jobs.exchange.port import Failure, Message, Unsent
 from broker_jobs.function.current import CurrentJob, current_job, running
-from broker_jobs.job.codec import decode
-from broker_jobs.job.envelope import Envelope, Parent
-from broker_jobs.outcome.batch import CHUNK_BYTES, CHUNK_JOBS, Chunk, Seal
-from broker_jobs.outcome.command import AskBatch, AskFailures, BulkRequeue, Command, DeleteBatch, Reply, RequeueJob
+from broker_jobs.messages.batch import CHUNK_BYTES, CHUNK_JOBS, BatchCommit, Chunk
+from broker_jobs.messages.codec import decode
+from broker_jobs.messages.commands import BulkRequeue, Command, DeleteBatch, GetBatch, ListFailures, Reply, RequeueJob
+from broker_jobs.messages.envelope import Envelope, Parent
 from tests.support.wait import eventually
 from tests.unit.producer.recording import RecordingExchange, program
 
@@ -35,31 +35,31 @@ def load(jobs: BrokerJobs) -> Load:
     return load
 
 
-def chunks(exchange: RecordingExchange) -> list[Chunk]:
-    return [Chunk.model_validate_json(message.body) for message in exchange.messages if message.type == "chunk"]
+def chunks(broker: RecordingExchange) -> list[Chunk]:
+    return [Chunk.model_validate_json(message.body) for message in broker.messages if message.type == "chunk"]
 
 
-def seals(exchange: RecordingExchange) -> list[Seal]:
-    return [seal for seal in _all_seals(exchange) if not seal.given_up]
+def seals(broker: RecordingExchange) -> list[BatchCommit]:
+    return [commit for commit in _all_seals(broker) if not commit.abandoned]
 
 
-def given_up(exchange: RecordingExchange) -> list[str]:
+def abandoned(broker: RecordingExchange) -> list[str]:
     """Additions of which the coordinator was told that their block raised."""
-    return [seal.addition for seal in _all_seals(exchange) if seal.given_up]
+    return [commit.submission for commit in _all_seals(broker) if commit.abandoned]
 
 
-def _all_seals(exchange: RecordingExchange) -> list[Seal]:
-    return [Seal.model_validate_json(message.body) for message in exchange.messages if message.type == "seal"]
+def _all_seals(broker: RecordingExchange) -> list[BatchCommit]:
+    return [BatchCommit.model_validate_json(message.body) for message in broker.messages if message.type == "commit"]
 
 
-def members(exchange: RecordingExchange) -> list[Envelope]:
-    return [decode(text) for chunk in chunks(exchange) for text in chunk.jobs]
+def members(broker: RecordingExchange) -> list[Envelope]:
+    return [decode(text) for chunk in chunks(broker) for text in chunk.jobs]
 
 
-def first_times(kind: str, failure: Failure, times: int) -> Callable[[Message], Failure | None]:
+def first_times(kind: str, failure: PublishFailure, times: int) -> Callable[[Message], PublishFailure | None]:
     seen: list[Message] = []
 
-    def fail(message: Message) -> Failure | None:
+    def fail(message: Message) -> PublishFailure | None:
         if message.type == kind and len(seen) < times:
             seen.append(message)
             return failure
@@ -75,44 +75,50 @@ def break_in(batch: Batch, load: Load) -> None:
         raise ZeroDivisionError
 
 
-UNKNOWN = Failure(Unsent.UNKNOWN, "no confirm in time")
-NOT_SENT = Failure(Unsent.NOT_SENT, "unreachable")
+UNKNOWN = PublishFailure(Unconfirmed.UNKNOWN, "no confirm in time")
+NOT_SENT = PublishFailure(Unconfirmed.NOT_SENT, "unreachable")
 
 
-def test_members_travel_in_chunks_and_the_seal_counts_them(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+def test_members_travel_in_chunks_and_the_commit_counts_them(
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
     with jobs.batch("import") as batch:
         receipts = [batch.enqueue(load, row) for row in range(CHUNK_JOBS + 2)]
-        assert len(chunks(exchange)) == 1
-        assert seals(exchange) == []
-    assert sum(len(chunk.jobs) for chunk in chunks(exchange)) == CHUNK_JOBS + 2
-    assert all(len(chunk.jobs) <= CHUNK_JOBS for chunk in chunks(exchange))
-    assert [chunk.number for chunk in chunks(exchange)] == [0, 1]
-    (seal,) = seals(exchange)
-    assert (seal.chunks, seal.title, seal.batch, seal.parents, seal.parent) == (2, "import", batch.id, (), None)
-    assert {chunk.addition for chunk in chunks(exchange)} == {seal.addition}
-    assert [message.type for message in exchange.messages] == ["chunk", "chunk", "seal"]
-    assert {(message.exchange, message.key) for message in exchange.messages} == {(names.REPORT, names.LOG_KEY)}
-    found = members(exchange)
+        assert len(chunks(broker)) == 1
+        assert seals(broker) == []
+    assert sum(len(chunk.jobs) for chunk in chunks(broker)) == CHUNK_JOBS + 2
+    assert all(len(chunk.jobs) <= CHUNK_JOBS for chunk in chunks(broker))
+    assert [chunk.number for chunk in chunks(broker)] == [0, 1]
+    (commit,) = seals(broker)
+    assert (commit.chunks, commit.title, commit.batch, commit.parents, commit.parent) == (
+        2,
+        "import",
+        batch.id,
+        (),
+        None,
+    )
+    assert {chunk.submission for chunk in chunks(broker)} == {commit.submission}
+    assert [message.type for message in broker.messages] == ["chunk", "chunk", "commit"]
+    assert {(message.exchange, message.key) for message in broker.messages} == {(names.REPORT, names.LOG_KEY)}
+    found = members(broker)
     assert [each.id for each in found] == [receipt.id for receipt in receipts]
     assert {(each.epoch, each.batch, each.job) for each in found} == {(0, batch.id, "load")}
     assert [each.args for each in found] == [[row] for row in range(CHUNK_JOBS + 2)]
 
 
-def test_a_chunk_is_closed_by_its_bytes_too(exchange: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_chunk_is_closed_by_its_bytes_too(broker: RecordingExchange, jobs: BrokerJobs) -> None:
     @jobs.job
     def say(text: str) -> None: ...
 
     with jobs.batch() as batch:
         for _ in range(100):
             batch.enqueue(say, "x" * 3000)
-    assert len(chunks(exchange)) > 2
-    assert all(sum(map(len, chunk.jobs)) <= CHUNK_BYTES for chunk in chunks(exchange))
-    assert len(members(exchange)) == 100
+    assert len(chunks(broker)) > 2
+    assert all(sum(map(len, chunk.jobs)) <= CHUNK_BYTES for chunk in chunks(broker))
+    assert len(members(broker)) == 100
 
 
-def test_every_way_to_add_makes_members(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_every_way_to_add_makes_members(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     outside = load.enqueue(0)
     with jobs.batch() as batch:
         batch.enqueue(load.using(queue="slow"), 1)
@@ -120,19 +126,19 @@ def test_every_way_to_add_makes_members(jobs: BrokerJobs, exchange: RecordingExc
         many = batch.enqueue_many(load.bind(row) for row in (3, 4))
         batch.enqueue(load.after(outside, many[0]), row=5)
         batch.schedule(load.after(outside), timedelta(hours=1), 6)
-    one, two, *rest, five, six = members(exchange)
+    one, two, *rest, five, six = members(broker)
     assert one.queue == "slow"
     assert two.due_at is not None
     assert [each.id for each in rest] == [receipt.id for receipt in many]
-    assert five.hold is not None
-    assert [parent.id for parent in five.hold.parents] == [outside.id, many[0].id]
+    assert five.after is not None
+    assert [parent.id for parent in five.after.parents] == [outside.id, many[0].id]
     assert (five.kwargs, five.epoch) == ({"row": 5}, 0)
-    assert six.hold is not None
-    assert (six.hold.delay, six.due_at) == (3600, None)
+    assert six.after is not None
+    assert (six.after.delay, six.due_at) == (3600, None)
 
 
-def test_a_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
-    def fill(wrong: Any) -> Receipt[str]:
+def test_a_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+    def result_arg(wrong: Any) -> Receipt[str]:
         receipt: Receipt[str] | None = None
         with jobs.batch("import") as batch:
             for row in range(CHUNK_JOBS):
@@ -144,10 +150,10 @@ def test_a_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: Recording
 
     kept: list[tuple[Batch, Receipt[str]]] = []
     with pytest.raises(ArgumentsError, match="row must be an int, not 'x'"):
-        fill("x")
-    (chunk,) = chunks(exchange)
-    assert seals(exchange) == []
-    assert given_up(exchange) == [chunk.addition]
+        result_arg("x")
+    (chunk,) = chunks(broker)
+    assert seals(broker) == []
+    assert abandoned(broker) == [chunk.submission]
     batch, receipt = kept[-1]
     with pytest.raises(UsageError, match=rf"^load {receipt.id} never starts: the with block of batch 'import' did not"):
         receipt.result()
@@ -155,24 +161,24 @@ def test_a_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: Recording
         batch.wait()
 
 
-def test_each_with_is_one_addition(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_each_with_is_one_submission(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     batch = jobs.batch("import")
     for row in range(2):
         with batch:
             batch.enqueue(load, row)
-    first, second = seals(exchange)
+    first, second = seals(broker)
     assert first.batch == second.batch
-    assert first.addition != second.addition
-    assert [chunk.number for chunk in chunks(exchange)] == [0, 0]
+    assert first.submission != second.submission
+    assert [chunk.number for chunk in chunks(broker)] == [0, 0]
 
 
-def test_a_failed_block_may_be_followed_by_another(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_a_failed_block_may_be_followed_by_another(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     batch = jobs.batch()
     break_in(batch, load)
     with batch:
         batch.enqueue(load, 2)
-    (seal,) = seals(exchange)
-    sealed = [chunk for chunk in chunks(exchange) if chunk.addition == seal.addition]
+    (commit,) = seals(broker)
+    sealed = [chunk for chunk in chunks(broker) if chunk.submission == commit.submission]
     assert [decode(text).args for chunk in sealed for text in chunk.jobs] == [[2]]
 
 
@@ -211,7 +217,7 @@ def test_a_result_is_not_waited_for_inside_the_block(jobs: BrokerJobs, load: Loa
 
 
 def test_an_empty_batch_beside_enqueued_jobs_is_pointed_at(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load, caplog: pytest.LogCaptureFixture
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     with jobs.batch("import"):
         load.enqueue(1)
@@ -219,7 +225,7 @@ def test_an_empty_batch_beside_enqueued_jobs_is_pointed_at(
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "batch 'import' is empty; 3 jobs were enqueued beside it: write batch.enqueue(load, …)"
     ]
-    assert seals(exchange)[0].chunks == 0
+    assert seals(broker)[0].chunks == 0
     caplog.clear()
     load.enqueue(4)
     with jobs.batch() as batch:
@@ -231,16 +237,16 @@ def test_an_empty_batch_beside_enqueued_jobs_is_pointed_at(
     assert caplog.records == []
 
 
-def test_what_a_batch_waits_for_stands_in_its_seal(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_what_a_batch_waits_for_stands_in_its_commit(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     first = jobs.batch()
     receipt = load.enqueue(1)
     for after in (first, [first], (each for each in [first])):
         with jobs.batch(after=after):
             pass
-        assert seals(exchange)[-1].parents == (Parent(id=first.id, batch=True),)
+        assert seals(broker)[-1].parents == (Parent(id=first.id, batch=True),)
     with jobs.batch("x", after=[first, receipt], on="finished"):
         pass
-    assert seals(exchange)[-1].parents == (
+    assert seals(broker)[-1].parents == (
         Parent(id=first.id, batch=True, on="finished"),
         Parent(id=receipt.id, on="finished"),
     )
@@ -252,23 +258,23 @@ def test_what_a_batch_waits_for_stands_in_its_seal(jobs: BrokerJobs, exchange: R
         jobs.batch(after=cast("Any", [timedelta(1)]))
 
 
-def test_batches_nest(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_batches_nest(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     with jobs.batch("import") as batch:
         with batch.batch("part") as part:
             part.enqueue(load, 1)
         batch.enqueue(load, 2)
-    inner, outer = seals(exchange)
-    assert (inner.title, inner.parent, inner.parent_addition) == ("part", batch.id, outer.addition)
+    inner, outer = seals(broker)
+    assert (inner.title, inner.parent, inner.parent_submission) == ("part", batch.id, outer.submission)
     assert (outer.batches, outer.parent) == ([part.id], None)
-    assert [each.batch for each in members(exchange)] == [part.id, batch.id]
+    assert [each.batch for each in members(broker)] == [part.id, batch.id]
 
 
-def test_a_part_that_was_given_up_is_not_waited_for(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_a_part_that_was_given_up_is_not_waited_for(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     with jobs.batch() as batch:
         break_in(batch.batch(), load)
         batch.batch("never filled")
-    (seal,) = seals(exchange)
-    assert seal.batches == []
+    (commit,) = seals(broker)
+    assert commit.batches == []
 
 
 def test_a_part_opens_inside_its_batch_only(jobs: BrokerJobs, load: Load) -> None:
@@ -283,7 +289,7 @@ def test_a_part_opens_inside_its_batch_only(jobs: BrokerJobs, load: Load) -> Non
 
 
 def test_a_batch_does_not_end_before_the_blocks_of_its_parts(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
     batch = jobs.batch()
     batch.__enter__()
@@ -291,7 +297,7 @@ def test_a_batch_does_not_end_before_the_blocks_of_its_parts(
     part.__enter__()
     with pytest.raises(UsageError, match="sub-batch whose with block has not ended"):
         batch.__exit__()
-    assert seals(exchange) == []
+    assert seals(broker) == []
 
 
 def test_a_member_cannot_wait_for_its_own_batch(jobs: BrokerJobs, load: Load) -> None:
@@ -334,7 +340,7 @@ def test_what_is_no_job_of_this_program_is_refused(jobs: BrokerJobs, load: Load)
             pass
 
 
-def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def say(text: str) -> None: ...
 
@@ -342,13 +348,13 @@ def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, exchange: Re
         with pytest.raises(EnqueueError, match="the limit is 4_096"):
             batch.enqueue(say, "x" * 5000)
         batch.enqueue(say, "y")
-    assert len(members(exchange)) == 1
+    assert len(members(broker)) == 1
 
 
 def test_a_job_that_grows_over_the_broker_s_limit_in_a_chunk_is_refused(
-    monkeypatch: pytest.MonkeyPatch, exchange: RecordingExchange
+    monkeypatch: pytest.MonkeyPatch, broker: RecordingExchange
 ) -> None:
-    jobs = program(monkeypatch, exchange, max_body=8 * 1024 * 1024)
+    jobs = program(monkeypatch, broker, max_body=8 * 1024 * 1024)
 
     @jobs.job
     def say(text: str) -> None: ...
@@ -357,35 +363,35 @@ def test_a_job_that_grows_over_the_broker_s_limit_in_a_chunk_is_refused(
         with pytest.raises(EnqueueError, match="too large for a batch"):
             batch.enqueue(say, '"' * 4_000_000)
         batch.enqueue(say, "x" * 8_000_000)
-    assert max(len(message.body) for message in exchange.messages) < 16 * 1024 * 1024
+    assert max(len(message.body) for message in broker.messages) < 16 * 1024 * 1024
 
 
 # ---- confirms
 
 
-def test_a_chunk_without_confirm_is_sent_again_before_the_seal(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+def test_a_chunk_without_confirm_is_sent_again_before_the_commit(
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
-    exchange.fail = first_times("chunk", UNKNOWN, 2)
+    broker.fail = first_times("chunk", UNKNOWN, 2)
     with jobs.batch() as batch:
         batch.enqueue(load, 1)
-    assert [message.type for message in exchange.messages] == ["chunk", "chunk", "chunk", "seal"]
-    assert len({message.body for message in exchange.messages[:3]}) == 1
+    assert [message.type for message in broker.messages] == ["chunk", "chunk", "chunk", "commit"]
+    assert len({message.body for message in broker.messages[:3]}) == 1
 
 
-def test_a_chunk_that_is_lost_starts_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_a_chunk_that_is_lost_starts_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     for failure in (UNKNOWN, NOT_SENT):
-        exchange.fail = first_times("chunk", failure, 99)
+        broker.fail = first_times("chunk", failure, 99)
         text = "^batch 'import' was not enqueued, and nothing of it starts: "
         with pytest.raises(EnqueueError, match=text), jobs.batch("import") as batch:
             batch.enqueue(load, 1)
-    assert seals(exchange) == []
+    assert seals(broker) == []
 
 
 def test_a_lost_chunk_in_a_long_block_cannot_be_overlooked(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
-    exchange.fail = first_times("chunk", NOT_SENT, 1)
+    broker.fail = first_times("chunk", NOT_SENT, 1)
     refused = 0
     with pytest.raises(EnqueueError, match="nothing of it starts"), jobs.batch() as batch:  # noqa: PT012  # it ends it
         for row in range(CHUNK_JOBS * 3):
@@ -394,49 +400,49 @@ def test_a_lost_chunk_in_a_long_block_cannot_be_overlooked(
             except EnqueueError:
                 refused += 1
     assert refused > CHUNK_JOBS
-    assert seals(exchange) == []
+    assert seals(broker) == []
 
 
-def test_an_unreachable_broker_is_told_at_the_end(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
-    exchange.unreachable = "nobody answers"
+def test_an_unreachable_broker_is_told_at_the_end(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+    broker.unreachable = "nobody answers"
     with pytest.raises(EnqueueError, match="nothing of it starts: nobody answers"), jobs.batch() as batch:
         batch.enqueue(load, 1)
 
 
-def test_a_seal_without_confirm_can_be_repeated(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
-    exchange.fail = first_times("seal", UNKNOWN, 1)
+def test_a_commit_without_confirm_can_be_repeated(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+    broker.fail = first_times("commit", UNKNOWN, 1)
     with jobs.batch() as batch:
         batch.enqueue(load, 1)
-    assert len(seals(exchange)) == 2
-    exchange.messages.clear()
-    exchange.fail = first_times("seal", UNKNOWN, 99)
+    assert len(seals(broker)) == 2
+    broker.messages.clear()
+    broker.fail = first_times("commit", UNKNOWN, 99)
     with pytest.raises(BatchUnknown, match="may start or not") as caught, jobs.batch("import") as batch:
         batch.enqueue(load, 1)
-    first = seals(exchange)[0]
-    exchange.fail = lambda _: None
+    first = seals(broker)[0]
+    broker.fail = lambda _: None
     with caught.value.batch:
         pass
-    assert seals(exchange)[-2] == first
-    assert seals(exchange)[-1].addition != first.addition
+    assert seals(broker)[-2] == first
+    assert seals(broker)[-1].submission != first.submission
 
 
-def test_a_seal_that_was_not_sent_starts_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
-    exchange.fail = first_times("seal", NOT_SENT, 99)
+def test_a_commit_that_was_not_sent_starts_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+    broker.fail = first_times("commit", NOT_SENT, 99)
     with pytest.raises(EnqueueError, match="nothing of it starts") as caught, jobs.batch() as batch:
         batch.enqueue(load, 1)
     assert not isinstance(caught.value, BatchUnknown)
 
 
 def test_a_part_that_may_have_started_takes_its_batch_with_it(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
-    exchange.fail = first_times("seal", UNKNOWN, 3)
+    broker.fail = first_times("commit", UNKNOWN, 3)
     outer = jobs.batch()
     with pytest.raises(BatchUnknown, match="batch 'part'"), outer:  # noqa: PT012  # one within the other
         part = outer.batch("part")
         with pytest.raises(BatchUnknown), part:
             part.enqueue(load, 1)
-    assert {seal.title for seal in seals(exchange)} == {"part"}
+    assert {commit.title for commit in seals(broker)} == {"part"}
 
 
 class SlowExchange(RecordingExchange):
@@ -444,12 +450,12 @@ class SlowExchange(RecordingExchange):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[Future[list[Failure | None]]] = []
+        self.waiting: list[Future[list[PublishFailure | None]]] = []
         self.most = 0
 
-    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[Failure | None]]:
+    def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
         self.messages.extend(messages)
-        future: Future[list[Failure | None]] = Future()
+        future: Future[list[PublishFailure | None]] = Future()
         self.waiting.append(future)
         self.most = max(self.most, len(self.waiting))
         return future
@@ -461,68 +467,68 @@ class SlowExchange(RecordingExchange):
 
 class TestOnASlowBroker:
     @pytest.fixture
-    def exchange(self) -> RecordingExchange:
+    def broker(self) -> RecordingExchange:
         return SlowExchange()
 
-    def test_few_chunks_are_unconfirmed_and_the_seal_waits_for_all(
-        self, jobs: BrokerJobs, exchange: SlowExchange, load: Load
+    def test_few_chunks_are_unconfirmed_and_the_commit_waits_for_all(
+        self, jobs: BrokerJobs, broker: SlowExchange, load: Load
     ) -> None:
-        def fill() -> None:
+        def result_arg() -> None:
             with jobs.batch() as batch:
                 for row in range(CHUNK_JOBS * 10):
                     batch.enqueue(load, row)
 
-        thread = threading.Thread(target=fill)
+        thread = threading.Thread(target=result_arg)
         thread.start()
-        eventually(lambda: len(exchange.waiting) == 5)
-        assert [message.type for message in exchange.messages] == ["chunk"] * 5
+        eventually(lambda: len(broker.waiting) == 5)
+        assert [message.type for message in broker.messages] == ["chunk"] * 5
         while thread.is_alive():
-            exchange.confirm_all()
+            broker.confirm_all()
             thread.join(0.01)
-        assert exchange.most <= 5
-        assert [message.type for message in exchange.messages] == ["chunk"] * seals(exchange)[0].chunks + ["seal"]
-        assert seals(exchange)[0].chunks >= 10
+        assert broker.most <= 5
+        assert [message.type for message in broker.messages] == ["chunk"] * seals(broker)[0].chunks + ["commit"]
+        assert seals(broker)[0].chunks >= 10
 
-    def test_the_jobs_of_a_large_batch_are_not_held(self, jobs: BrokerJobs, exchange: SlowExchange, load: Load) -> None:
+    def test_the_jobs_of_a_large_batch_are_not_held(self, jobs: BrokerJobs, broker: SlowExchange, load: Load) -> None:
         tracemalloc.start()
         with jobs.batch() as batch:
             for row in range(20_000):
                 batch.enqueue(load, row)
-                if exchange.waiting:
-                    exchange.confirm_all()
-                    exchange.messages.clear()
+                if broker.waiting:
+                    broker.confirm_all()
+                    broker.messages.clear()
             held, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            threading.Timer(0.05, lambda: eventually(self.all_confirmed(exchange))).start()
+            threading.Timer(0.05, lambda: eventually(self.all_confirmed(broker))).start()
         assert held < 2_000_000
 
-    def all_confirmed(self, exchange: SlowExchange) -> Callable[[], bool]:
+    def all_confirmed(self, broker: SlowExchange) -> Callable[[], bool]:
         def confirmed() -> bool:
-            exchange.confirm_all()
-            return any(message.type == "seal" for message in exchange.messages)
+            broker.confirm_all()
+            return any(message.type == "commit" for message in broker.messages)
 
         return confirmed
 
-    def test_an_async_block_leaves_the_loop_free(self, jobs: BrokerJobs, exchange: SlowExchange, load: Load) -> None:
-        async def fill() -> None:
+    def test_an_async_block_leaves_the_loop_free(self, jobs: BrokerJobs, broker: SlowExchange, load: Load) -> None:
+        async def result_arg() -> None:
             async with jobs.batch() as batch:
                 for row in range(CHUNK_JOBS * 10):
                     batch.enqueue(load, row)
-                assert len(exchange.messages) >= 10
-            assert exchange.messages[-1].type == "seal"
+                assert len(broker.messages) >= 10
+            assert broker.messages[-1].type == "commit"
 
         async def confirm() -> None:
-            while not exchange.messages or exchange.messages[-1].type != "seal" or exchange.waiting:
-                exchange.confirm_all()
+            while not broker.messages or broker.messages[-1].type != "commit" or broker.waiting:
+                broker.confirm_all()
                 await asyncio.sleep(0)
 
         async def both() -> None:
-            await asyncio.wait_for(asyncio.gather(fill(), confirm()), 30)
+            await asyncio.wait_for(asyncio.gather(result_arg(), confirm()), 30)
 
         asyncio.run(both())
 
 
-def test_threads_of_a_block_add_together(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_threads_of_a_block_add_together(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     with jobs.batch() as batch:
         threads = [
             threading.Thread(target=lambda: [batch.enqueue(load, row) for row in range(700)]) for _ in range(4)
@@ -531,29 +537,29 @@ def test_threads_of_a_block_add_together(jobs: BrokerJobs, exchange: RecordingEx
             thread.start()
         for thread in threads:
             thread.join()
-    assert len({each.id for each in members(exchange)}) == 2800
-    assert seals(exchange)[0].chunks == len({chunk.number for chunk in chunks(exchange)})
+    assert len({each.id for each in members(broker)}) == 2800
+    assert seals(broker)[0].chunks == len({chunk.number for chunk in chunks(broker)})
 
 
 def test_a_with_block_on_an_event_loop_warns(jobs: BrokerJobs, load: Load) -> None:
-    async def fill() -> None:
+    async def result_arg() -> None:
         with pytest.warns(RuntimeWarning, match="write async with batch"), jobs.batch() as batch:
             batch.enqueue(load, 1)
         async with jobs.batch() as batch, batch.batch() as part:
             part.enqueue(load, 1)
 
-    asyncio.run(fill())
+    asyncio.run(result_arg())
 
 
-def test_an_async_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
-    async def fill() -> None:
+def test_an_async_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+    async def result_arg() -> None:
         async with jobs.batch() as batch:
             batch.enqueue(load, 1)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(fill())
-    assert seals(exchange) == []
+        asyncio.run(result_arg())
+    assert seals(broker) == []
 
 
 # ---- asking
@@ -562,7 +568,7 @@ def test_an_async_block_that_raises_seals_nothing(jobs: BrokerJobs, exchange: Re
 def asked(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command], Reply | None]:
     def answer(command: Command) -> Reply | None:
         match command:
-            case AskBatch():
+            case GetBatch():
                 detail = {"id": command.batch_id, "known": known, "state": state, "total": 10, "open": left}
                 return Reply(id=command.id, detail=detail)
             case DeleteBatch():
@@ -573,35 +579,35 @@ def asked(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command
     return answer
 
 
-def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     with jobs.batch("import") as batch:
         pass
-    exchange.answer = asked("failed")
+    broker.answer = asked("failed")
     assert batch.state() is State.FAILED
     assert batch.wait(5) is State.FAILED
     assert asyncio.run(batch.state_async()) is State.FAILED
     assert asyncio.run(batch.wait_async(5)) is State.FAILED
-    assert [c.until_ended for c in exchange.commands if isinstance(c, AskBatch)] == [False, True, False, True]
-    exchange.answer = asked("processing", left=7)
+    assert [c.until_ended for c in broker.commands if isinstance(c, GetBatch)] == [False, True, False, True]
+    broker.answer = asked("processing", left=7)
     with pytest.raises(ResultTimeout, match=r"batch 'import' is still processing \(3 of 10 ended\) after 0.05 s"):
         batch.wait(timedelta(seconds=0.05))
-    exchange.answer = asked("", known=False)
+    broker.answer = asked("", known=False)
     with pytest.raises(ResultTimeout, match="still unknown"):
         batch.state()
     with running(CurrentJob("0191", 1)), pytest.raises(UsageError, match=r"use child.after\(batch\)"):
         batch.wait()
 
 
-def test_delete_says_whether_it_came_in_time(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_delete_says_whether_it_came_in_time(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     with jobs.batch() as batch:
         pass
-    exchange.answer = asked("processing")
+    broker.answer = asked("processing")
     assert batch.delete() is True
-    exchange.answer = asked("succeeded")
+    broker.answer = asked("succeeded")
     assert batch.delete() is False
 
 
-def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     with jobs.batch() as batch:
         pass
     ids = [f"id-{number:03}" for number in range(250)]
@@ -609,7 +615,7 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange:
 
     def answer(command: Command) -> Reply | None:
         match command:
-            case AskFailures():
+            case ListFailures():
                 page = [id for id in ids if id > command.after][: command.limit]
                 error = {"type": "ValueError", "message": "boom", "traceback": "Traceback…"}
                 view = {"known": True, "job": "load", "state": "failed", "attempt": 3, "error": error, "args": [1]}
@@ -620,7 +626,7 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange:
             case _:
                 return asked("failed")(command)
 
-    exchange.answer = answer
+    broker.answer = answer
     found = list(batch.failures())
     assert [failure.id for failure in found] == ids
     first = found[0]
@@ -632,10 +638,10 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, exchange:
         first.job = "x"  # type: ignore[misc]
 
 
-def test_counts_are_a_value(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_counts_are_a_value(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     with jobs.batch() as batch, pytest.raises(UsageError, match="complete when its with block has ended"):
         batch.counts()
-    exchange.answer = asked("processing", left=7)
+    broker.answer = asked("processing", left=7)
     counts = batch.counts()
     assert counts == asyncio.run(batch.counts_async())
     assert (counts.total, counts.open, counts.ended) == (10, 7, counts.succeeded + counts.failed + counts.deleted)
@@ -644,37 +650,37 @@ def test_counts_are_a_value(jobs: BrokerJobs, exchange: RecordingExchange) -> No
 
 
 def test_a_block_that_raises_before_anything_left_it_says_nothing(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
     with pytest.raises(ArgumentsError), jobs.batch() as batch:
         batch.enqueue_many(load.bind(cast(Any, row)) for row in (1, "x"))
-    assert exchange.messages == []
+    assert broker.messages == []
 
 
-def test_a_block_that_raises_after_a_sub_batch_was_sealed_says_so(
-    jobs: BrokerJobs, exchange: RecordingExchange, load: Load
+def test_a_block_that_raises_after_a_sub_batch_was_committed_says_so(
+    jobs: BrokerJobs, broker: RecordingExchange, load: Load
 ) -> None:
     with pytest.raises(ZeroDivisionError), jobs.batch() as batch:  # noqa: PT012  # what raises stands behind it
         with batch.batch() as part:
             part.enqueue(load, 1)
         raise ZeroDivisionError
-    (seal,) = seals(exchange)
-    assert given_up(exchange) == [seal.parent_addition]
+    (commit,) = seals(broker)
+    assert abandoned(broker) == [commit.parent_submission]
 
 
-def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     batch = jobs.batch_receipt("0190")
-    exchange.answer = asked("failed")
+    broker.answer = asked("failed")
     assert batch.wait(5) is State.FAILED
     assert batch.counts().total == 10
     with batch:
         batch.enqueue(load, 7)
-    (seal,) = seals(exchange)
-    assert seal.batch == "0190"
+    (commit,) = seals(broker)
+    assert commit.batch == "0190"
 
 
 def test_all_failures_are_requeued_by_one_command(
-    jobs: BrokerJobs, exchange: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker_jobs.producer.failure.FIRST_PAUSE_SECONDS", 0.001)
     with jobs.batch() as batch:
@@ -688,7 +694,7 @@ def test_all_failures_are_requeued_by_one_command(
         detail = {"started": True, "finished": len(given) == 3, "done": 10 * len(given), "refused": 0}
         return Reply(id=command.id, detail=detail)
 
-    exchange.answer = answer
+    broker.answer = answer
     assert batch.requeue_failures("no route") == 30
     assert {(command.id, command.filter.batch, command.filter.error_text) for command in given} == {
         (given[0].id, batch.id, "no route")
@@ -700,7 +706,7 @@ def test_all_failures_are_requeued_by_one_command(
 # ---- inside a job
 
 
-def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, exchange: RecordingExchange, load: Load) -> None:
+def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
     batch_of = jobs.registry.batch_of
     assert batch_of is not None
     with running(CurrentJob("0191", 1, batch=batch_of("0190"))):
@@ -709,9 +715,9 @@ def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, exchange: Recordi
         assert mine is current_job().batch
         with mine:
             mine.enqueue(load, 7)
-    (seal,) = seals(exchange)
-    assert (seal.batch, seal.title, seal.chunks) == ("0190", "", 1)
-    assert members(exchange)[0].batch == "0190"
+    (commit,) = seals(broker)
+    assert (commit.batch, commit.title, commit.chunks) == ("0190", "", 1)
+    assert members(broker)[0].batch == "0190"
     with running(CurrentJob("0191", 1)):
         assert current_job().batch is None
     with pytest.raises(UsageError, match=r"current_job\(\).batch: no job runs here"):

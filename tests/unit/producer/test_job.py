@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from broker_jobs import AsyncJob, BrokerJobs, Depends, EnqueueUnknown, Receipt, SyncJob
+from broker_jobs.broker.interface import PublishFailure, Unconfirmed
 from broker_jobs.errors import (
     ArgumentsError,
     BrokerError,
@@ -23,11 +24,10 @@ from broker_jobs.errors import (
     OptionError,
     UsageError,
 )
-from broker_jobs.exchange.port import Failure, Unsent
 from tests.unit.producer.recording import RecordingExchange
 
 
-def test_a_sync_job_stays_an_ordinary_function(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_sync_job_stays_an_ordinary_function(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int, greeting: str = Depends(lambda: "hello")) -> str:
         """Greets."""
@@ -38,7 +38,7 @@ def test_a_sync_job_stays_an_ordinary_function(jobs: BrokerJobs, exchange: Recor
     assert welcome(42, "hi") == "hi 42"
     assert welcome.__doc__ == "Greets."
     assert list(inspect.signature(welcome).parameters) == ["user_id", "greeting"]
-    assert exchange.messages == []
+    assert broker.messages == []
 
 
 def test_an_async_job_stays_a_coroutine_function(jobs: BrokerJobs) -> None:
@@ -51,45 +51,45 @@ def test_an_async_job_stays_a_coroutine_function(jobs: BrokerJobs) -> None:
     assert inspect.iscoroutinefunction(type(fetch).__call__)
 
 
-def test_importing_and_defining_connects_to_nothing(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_importing_and_defining_connects_to_nothing(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> None: ...
 
     jobs.recurring("ping", "* * * * *", ping)
-    assert exchange.started == 0
+    assert broker.started == 0
     ping.enqueue()
     ping.enqueue()
-    assert exchange.started == 1
-    assert exchange.topologies != []
+    assert broker.started == 1
+    assert broker.topologies != []
 
 
-def test_our_own_parameters_do_not_clash_with_a_jobs(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_our_own_parameters_do_not_clash_with_a_jobs(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def odd(when: int, job: int, self: int) -> None: ...
 
     odd.schedule(timedelta(0), when=1, job=2, self=3)
-    assert exchange.envelope.kwargs == {"when": 1, "job": 2, "self": 3}
+    assert broker.envelope.kwargs == {"when": 1, "job": 2, "self": 3}
 
 
-def test_arguments_are_refused_before_anything_is_published(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_arguments_are_refused_before_anything_is_published(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
     for wrong in (lambda: welcome.enqueue("x"), lambda: welcome.bind("x"), lambda: welcome.schedule(timedelta(1), "x")):  # type: ignore[arg-type]
         with pytest.raises(ArgumentsError, match="user_id must be an int"):
             wrong()
-    assert exchange.messages == []
+    assert broker.messages == []
 
 
-def test_of_two_using_the_later_wins(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_of_two_using_the_later_wins(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job(queue="mail", retries=5)
     def welcome(user_id: int) -> None: ...
 
     welcome.using(queue="slow", tags=["a"]).using(queue="slower").enqueue(42)
-    envelope = exchange.envelope
+    envelope = broker.envelope
     assert (envelope.queue, envelope.tags, envelope.policy.retries) == ("slower", ("a",), 5)
     welcome.enqueue(42)
-    assert exchange.envelope.queue == "mail"
+    assert broker.envelope.queue == "mail"
 
 
 def test_using_names_the_nearest_option(jobs: BrokerJobs) -> None:
@@ -119,29 +119,31 @@ def test_a_name_in_place_of_a_function_is_explained(jobs: BrokerJobs) -> None:
         jobs.job("mail")  # type: ignore[call-overload]
 
 
-def test_not_sent_is_an_enqueue_error(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_not_sent_is_an_enqueue_error(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
-    exchange.fail = lambda _: Failure(Unsent.NOT_SENT, "RabbitMQ at amqp://user:***@host did not answer in 10 s")
+    broker.fail = lambda _: PublishFailure(
+        Unconfirmed.NOT_SENT, "RabbitMQ at amqp://user:***@host did not answer in 10 s"
+    )
     with pytest.raises(EnqueueError) as caught:
         welcome.enqueue(42)
-    job_id = exchange.envelope.id
+    job_id = broker.envelope.id
     assert str(caught.value) == (
         f"welcome {job_id} was not enqueued: RabbitMQ at amqp://user:***@host did not answer in 10 s"
     )
     assert not isinstance(caught.value, EnqueueUnknown)
 
 
-def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
-    exchange.fail = lambda _: Failure(Unsent.UNKNOWN, "no confirm came")
+    broker.fail = lambda _: PublishFailure(Unconfirmed.UNKNOWN, "no confirm came")
     with pytest.raises(EnqueueUnknown) as caught:
         welcome.enqueue(42)
-    job_id = exchange.envelope.id
-    assert caught.value.receipt == Receipt(job_id, jobs._asker)
+    job_id = broker.envelope.id
+    assert caught.value.receipt == Receipt(job_id, jobs._requests)
     assert str(caught.value) == (
         f"welcome {job_id} may be enqueued or not: no confirm came; "
         f'repeat with the same id: welcome.using(id="{job_id}").enqueue(42)'
@@ -149,20 +151,20 @@ def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, exchange: RecordingExch
 
 
 def test_an_unreachable_broker_is_an_enqueue_error_and_the_next_call_tries_again(
-    jobs: BrokerJobs, exchange: RecordingExchange
+    jobs: BrokerJobs, broker: RecordingExchange
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
-    exchange.unreachable = "RabbitMQ at amqp://user:***@host cannot be reached"
+    broker.unreachable = "RabbitMQ at amqp://user:***@host cannot be reached"
     with pytest.raises(EnqueueError, match=r"was not enqueued: RabbitMQ at amqp://user:\*\*\*@host cannot be reached"):
         welcome.enqueue(42)
-    exchange.unreachable = None
+    broker.unreachable = None
     welcome.enqueue(42)
 
 
 def test_threads_that_wait_for_one_failed_attempt_do_not_wait_for_another(
-    jobs: BrokerJobs, exchange: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @jobs.job
     def ping() -> None: ...
@@ -182,7 +184,7 @@ def test_threads_that_wait_for_one_failed_attempt_do_not_wait_for_another(
             ping.enqueue()
         return str(caught.value)
 
-    monkeypatch.setattr(exchange, "start", start)
+    monkeypatch.setattr(broker, "start", start)
     with ThreadPoolExecutor(8) as pool:
         assert len([*pool.map(lambda _: enqueue(), range(8))]) == 8
     assert len(attempts) == 1
@@ -205,7 +207,7 @@ def test_blocking_calls_warn_in_an_event_loop(jobs: BrokerJobs) -> None:
     assert seen[0].filename == __file__
 
 
-def test_the_async_twins_do_not_warn(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_the_async_twins_do_not_warn(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -215,23 +217,23 @@ def test_the_async_twins_do_not_warn(jobs: BrokerJobs, exchange: RecordingExchan
         await jobs.enqueue_many_async([welcome.bind(3)])
 
     asyncio.run(handler())
-    assert [message.type for message in exchange.messages] == ["job"] * 3
+    assert [message.type for message in broker.messages] == ["job"] * 3
 
 
 # ---- many ----
 
 
-def test_many_go_out_in_chunks_in_order(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_many_go_out_in_chunks_in_order(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
     receipts = jobs.enqueue_many(welcome.bind(i) for i in range(2500))
-    assert exchange.batches == [1000, 1000, 500]
-    assert [message.message_id for message in exchange.messages] == [receipt.id for receipt in receipts]
+    assert broker.batches == [1000, 1000, 500]
+    assert [message.message_id for message in broker.messages] == [receipt.id for receipt in receipts]
     assert jobs.enqueue_many([]) == []
 
 
-def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -239,20 +241,25 @@ def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, ex
         jobs.enqueue_many(welcome.bind(i if i < 9 else "x") for i in range(10))  # type: ignore[arg-type]
     with pytest.raises(ArgumentsError, match=r"takes calls: write welcome\.bind"):
         jobs.enqueue_many([welcome.bind(1), 3])  # type: ignore[arg-type]
-    assert exchange.messages == []
+    assert broker.messages == []
 
 
-def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
-    fates = [None, Failure(Unsent.NOT_SENT, "blocked"), Failure(Unsent.UNKNOWN, "no confirm"), None]
+    fates = [
+        None,
+        PublishFailure(Unconfirmed.NOT_SENT, "blocked"),
+        PublishFailure(Unconfirmed.UNKNOWN, "no confirm"),
+        None,
+    ]
     calls = [welcome.bind(i) for i in range(4)]
     seen = iter(fates)
-    exchange.fail = lambda _: next(seen)
+    broker.fail = lambda _: next(seen)
     with pytest.raises(EnqueueManyError) as caught:
         jobs.enqueue_many(calls)
-    ids = [message.message_id for message in exchange.messages]
+    ids = [message.message_id for message in broker.messages]
     error = caught.value
     assert [receipt.id for receipt in error.enqueued] == [ids[0], ids[3]]
     assert [receipt.id for receipt in error.not_enqueued] == [ids[1]]
@@ -260,14 +267,14 @@ def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, exchange: RecordingE
     assert str(error).startswith("1 of 4 jobs were not enqueued, 1 of 4 may be enqueued or not: blocked (")
 
 
-def test_many_stop_at_the_first_chunk_that_fails(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_many_stop_at_the_first_chunk_that_fails(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
-    exchange.fail = lambda _: Failure(Unsent.NOT_SENT, "away")
+    broker.fail = lambda _: PublishFailure(Unconfirmed.NOT_SENT, "away")
     with pytest.raises(EnqueueManyError, match=r"^9_000 of 9_000 jobs were not enqueued: away"):
         jobs.enqueue_many(welcome.bind(i) for i in range(9000))
-    assert len(exchange.messages) <= 5000
+    assert len(broker.messages) <= 5000
 
 
 def test_a_call_of_another_program_is_refused(jobs: BrokerJobs) -> None:
@@ -283,13 +290,13 @@ def test_a_call_of_another_program_is_refused(jobs: BrokerJobs) -> None:
 # ---- other services ----
 
 
-def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.remote("billing.charge", queue="billing")
     def charge(order_id: int, *, note: str = "") -> str:
         raise NotImplementedError
 
     charge.enqueue(7, note="x")
-    envelope = exchange.envelope
+    envelope = broker.envelope
     assert (envelope.job, envelope.queue, envelope.args, envelope.kwargs) == (
         "billing.charge",
         "billing",
@@ -304,11 +311,11 @@ def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, exchange: Recordi
     assert str(caught.value) == "billing.charge runs in another service; write charge.enqueue(…)"
 
 
-def test_a_remote_job_without_a_stub_takes_anything(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_a_remote_job_without_a_stub_takes_anything(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     charge = jobs.remote("billing.charge")
     charge.enqueue(order_id=7, parts=(1, 2))
-    assert exchange.envelope.kwargs == {"order_id": 7, "parts": [1, 2]}
-    assert exchange.envelope.queue == "default"
+    assert broker.envelope.kwargs == {"order_id": 7, "parts": [1, 2]}
+    assert broker.envelope.queue == "default"
     call: Any = charge
     with pytest.raises(TypeError, match=r"billing\.charge runs in another service"):
         call(7)
@@ -353,7 +360,7 @@ def test_started_before_a_fork_is_refused(jobs: BrokerJobs, monkeypatch: pytest.
     @jobs.job
     def ping() -> None: ...
 
-    jobs._sender.mark_started(started=True)
+    jobs._connection.mark_started(started=True)
     parent = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: 15)
     for use in (ping.enqueue, jobs.start):
@@ -366,7 +373,7 @@ def test_started_before_a_fork_is_refused(jobs: BrokerJobs, monkeypatch: pytest.
 
 
 def test_a_child_of_a_producer_gets_a_connection_of_its_own(
-    jobs: BrokerJobs, exchange: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @jobs.job
     def ping() -> None: ...
@@ -374,11 +381,11 @@ def test_a_child_of_a_producer_gets_a_connection_of_its_own(
     ping.enqueue()
     monkeypatch.setattr(os, "getpid", lambda: 15)
     ping.enqueue()
-    assert exchange.started == 2
-    assert exchange.stopped == 0
+    assert broker.started == 2
+    assert broker.stopped == 0
 
 
-def test_stop_tolerates_twice_and_never(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_stop_tolerates_twice_and_never(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> None: ...
 
@@ -386,4 +393,4 @@ def test_stop_tolerates_twice_and_never(jobs: BrokerJobs, exchange: RecordingExc
     ping.enqueue()
     jobs.stop()
     jobs.stop()
-    assert exchange.stopped == 1
+    assert broker.stopped == 1

@@ -7,8 +7,15 @@ import pytest
 
 from broker_jobs import BrokerJobs
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError, UsageError
-from broker_jobs.job.codec import decode
-from broker_jobs.outcome.command import PauseRecurring, PutRecurring, RemoveRecurring, Reply, Schedule, TriggerRecurring
+from broker_jobs.messages.codec import decode
+from broker_jobs.messages.commands import (
+    PauseRecurring,
+    PutRecurring,
+    RemoveRecurring,
+    Reply,
+    Schedule,
+    TriggerRecurring,
+)
 from tests.unit.producer.recording import RecordingExchange
 
 
@@ -28,9 +35,9 @@ def welcome(jobs: BrokerJobs) -> Any:
     return welcome
 
 
-def test_declaring_remembers_and_sends_nothing(jobs: BrokerJobs, exchange: RecordingExchange, report: Any) -> None:
+def test_declaring_remembers_and_sends_nothing(jobs: BrokerJobs, broker: RecordingExchange, report: Any) -> None:
     jobs.recurring("weekly", "0 9 * * MON", report, tz="Europe/Istanbul", misfire="skip", overlap="queue")
-    assert exchange.started == 0
+    assert broker.started == 0
     (schedule,) = jobs.recurring.declared("shop")
     assert schedule.model_dump(exclude={"call"}) == {
         "name": "weekly", "cron": "0 9 * * MON", "tz": "Europe/Istanbul", "misfire": "skip", "overlap": "queue",
@@ -93,23 +100,23 @@ def test_the_same_line_run_again_declares_again(jobs: BrokerJobs, report: Any) -
     assert [schedule.cron for schedule in jobs.recurring.declared("shop")] == ["2 * * * *"]
 
 
-def test_putting_acts_at_once(jobs: BrokerJobs, exchange: RecordingExchange, welcome: Any) -> None:
-    exchange.answer = lambda command: Reply(id=command.id)
+def test_putting_acts_at_once(jobs: BrokerJobs, broker: RecordingExchange, welcome: Any) -> None:
+    broker.answer = lambda command: Reply(id=command.id)
     jobs.recurring.put("tenant-7", "*/5 * * * * *", welcome.bind(7))
-    command = exchange.commands[-1]
+    command = broker.commands[-1]
     assert isinstance(command, PutRecurring)
     assert command.schedule.origin == ""
     assert decode(command.schedule.call).args == [7]
     assert jobs.recurring.declared("shop") == []
 
 
-def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
-    exchange.answer = lambda command: Reply(id=command.id)
+def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+    broker.answer = lambda command: Reply(id=command.id)
     receipt = jobs.recurring.trigger("weekly")
     jobs.recurring.pause("weekly")
     jobs.recurring.resume("weekly")
     jobs.recurring.remove("weekly")
-    trigger, pause, resume, remove = exchange.commands
+    trigger, pause, resume, remove = broker.commands
     assert isinstance(trigger, TriggerRecurring)
     assert trigger.job_id == receipt.id
     assert isinstance(pause, PauseRecurring)
@@ -119,9 +126,9 @@ def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, exchange: Record
 
 
 def test_an_unknown_recurring_job_is_refused_in_the_coordinators_words(
-    jobs: BrokerJobs, exchange: RecordingExchange
+    jobs: BrokerJobs, broker: RecordingExchange
 ) -> None:
-    exchange.answer = lambda command: Reply(id=command.id, ok=False, refused="no recurring job 'weekli'")
+    broker.answer = lambda command: Reply(id=command.id, ok=False, refused="no recurring job 'weekli'")
     with pytest.raises(UsageError, match="no recurring job 'weekli'"):
         jobs.recurring.trigger("weekli")
 

@@ -12,7 +12,7 @@ import pytest
 from broker_jobs import BrokerJobs, Receipt, SyncJob, result_of, results_of
 from broker_jobs.errors import ArgumentsError, UsageError
 from broker_jobs.function.pending import has_pending
-from broker_jobs.job.envelope import Fill, Parent
+from broker_jobs.messages.envelope import Parent, ResultArgument
 from tests.unit.producer.recording import RecordingExchange
 
 
@@ -35,17 +35,20 @@ def resize(jobs: BrokerJobs) -> SyncJob[..., str]:
 
 
 def test_a_result_travels_as_a_place_to_fill_and_implies_its_parent(
-    exchange: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
     resize.enqueue(result_of(image), 100, crop=result_of(image))
-    envelope = exchange.envelope
+    envelope = broker.envelope
     assert (envelope.args, envelope.kwargs, envelope.epoch) == ([None, 100], {"crop": None}, 0)
-    assert envelope.fills == (Fill(place=0, parents=(image.id,)), Fill(place="crop", parents=(image.id,)))
-    assert envelope.hold is not None
-    assert envelope.hold.parents == (Parent(id=image.id),)
+    assert envelope.result_args == (
+        ResultArgument(place=0, parents=(image.id,)),
+        ResultArgument(place="crop", parents=(image.id,)),
+    )
+    assert envelope.after is not None
+    assert envelope.after.parents == (Parent(id=image.id),)
 
 
-def test_results_are_one_list(jobs: BrokerJobs, exchange: RecordingExchange) -> None:
+def test_results_are_one_list(jobs: BrokerJobs, broker: RecordingExchange) -> None:
     @jobs.job
     def ping() -> int:
         return 1
@@ -57,35 +60,35 @@ def test_results_are_one_list(jobs: BrokerJobs, exchange: RecordingExchange) -> 
     counts = [ping.enqueue() for _ in range(3)]
     total.after(counts[0]).enqueue(counts=results_of(counts))
     ids = tuple(receipt.id for receipt in counts)
-    assert exchange.envelope.fills == (Fill(place="counts", parents=ids, many=True),)
-    assert exchange.envelope.hold is not None
-    assert exchange.envelope.hold.parents == tuple(Parent(id=id) for id in ids)
+    assert broker.envelope.result_args == (ResultArgument(place="counts", parents=ids, many=True),)
+    assert broker.envelope.after is not None
+    assert broker.envelope.after.parents == tuple(Parent(id=id) for id in ids)
     total.enqueue(results_of([]))
-    assert exchange.envelope.args == [[]]
-    assert not exchange.envelope.fills
+    assert broker.envelope.args == [[]]
+    assert not broker.envelope.result_args
 
 
-def test_it_fits_every_kind_of_parameter(jobs: BrokerJobs, exchange: RecordingExchange, image: Receipt[bytes]) -> None:
+def test_it_fits_every_kind_of_parameter(jobs: BrokerJobs, broker: RecordingExchange, image: Receipt[bytes]) -> None:
     @jobs.job
     def odd(a: int, /, *more: bytes, **named: list[int]) -> None: ...
 
     anything = cast("Any", result_of(image))
     odd.enqueue(anything, b"x", anything, z=anything)
-    assert [fill.place for fill in exchange.envelope.fills] == [0, 2, "z"]
-    assert exchange.envelope.args == [None, "eA==", None]
+    assert [result_arg.place for result_arg in broker.envelope.result_args] == [0, 2, "z"]
+    assert broker.envelope.args == [None, "eA==", None]
     jobs.remote("other").enqueue(anything, x=anything)
-    assert [fill.place for fill in exchange.envelope.fills] == [0, "x"]
+    assert [result_arg.place for result_arg in broker.envelope.result_args] == [0, "x"]
 
 
 def test_the_other_arguments_are_checked_as_ever(
-    exchange: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
-    published = len(exchange.messages)
+    published = len(broker.messages)
     with pytest.raises(ArgumentsError, match="width must be an int, not 'x'"):
         resize.enqueue(result_of(image), "x")
     with pytest.raises(ArgumentsError, match="width is missing"):
         resize.enqueue(result_of(image))
-    assert len(exchange.messages) == published
+    assert len(broker.messages) == published
 
 
 def test_inside_a_list_it_is_refused_with_what_to_write(jobs: BrokerJobs, image: Receipt[bytes]) -> None:
@@ -109,13 +112,13 @@ def test_a_failed_job_has_no_result(image: Receipt[bytes], resize: SyncJob[..., 
 
 
 def test_a_call_carries_it_until_it_is_enqueued(
-    jobs: BrokerJobs, exchange: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    jobs: BrokerJobs, broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
     call = resize.using(queue="slow").bind(result_of(image), 100)
     assert "result_of(fetch " in repr(call)
     jobs.enqueue_many([call])
-    assert exchange.envelope.fills == (Fill(place=0, parents=(image.id,)),)
-    assert exchange.envelope.queue == "slow"
+    assert broker.envelope.result_args == (ResultArgument(place=0, parents=(image.id,)),)
+    assert broker.envelope.queue == "slow"
     assert has_pending(*call.bound)
     with pytest.raises(ArgumentsError, match="waits for its time"):
         jobs.recurring("x", "* * * * *", call)
@@ -164,7 +167,7 @@ def test_it_takes_receipts(jobs: BrokerJobs, wrong: Callable[[Any], Any], text: 
 
 
 def test_a_member_of_a_batch_may_take_the_result_of_another(
-    jobs: BrokerJobs, exchange: RecordingExchange, resize: SyncJob[..., str]
+    jobs: BrokerJobs, broker: RecordingExchange, resize: SyncJob[..., str]
 ) -> None:
     @jobs.job
     def fetch() -> bytes:

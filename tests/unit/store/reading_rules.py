@@ -10,24 +10,23 @@ import pytest
 from sqlalchemy import text
 
 from broker_jobs.errors import UsageError
-from broker_jobs.job.state import State
+from broker_jobs.messages.state import State
 from broker_jobs.store import (
-    BondRow,
+    ComponentRow,
     FunctionRow,
     Latency,
-    PartRow,
+    Publication,
+    RelationRow,
     Row,
-    Search,
+    SearchQuery,
     Store,
-    Wire,
     WorkerRow,
-    retain,
+    retention,
 )
 from broker_jobs.store import (
     search as searching,
 )
-from broker_jobs.store.kept import BatchRow, HoldRow, ScheduleRow
-from broker_jobs.store.migrations import STEPS
+from broker_jobs.store.records import BatchRow, DependencyRow, ScheduleRow
 
 MINUTE = 60.0
 NAMES = ("mail.send", "shop.sync", "image.resize")
@@ -58,13 +57,13 @@ def a_row(n: int, chance: random.Random) -> Row:
         row.owner = chance.choice(["w1", "w2"])
     if state is State.SCHEDULED:
         row.due_at = float(chance.randint(0, 40))
-        row.why = chance.choice(["", "retry", "crash", "now"])
+        row.reason_code = chance.choice(["", "retry", "crash", "now"])
     if chance.random() < 0.3:
         row.error = json.dumps({"type": "ValueError", "message": f"bad {chance.choice(WORDS)}\nmore", "traceback": ""})
     return row
 
 
-def a_search(chance: random.Random) -> Search:
+def a_search(chance: random.Random) -> SearchQuery:
     """Any search."""
 
     def maybe(*values: Any) -> Any:
@@ -72,7 +71,7 @@ def a_search(chance: random.Random) -> Search:
 
     sort: Any = chance.choice(["newest", "newest", "oldest", "changed", "due"])
     states = tuple(chance.sample(list(State), chance.choice([0, 0, 1, 2])))
-    return Search(
+    return SearchQuery(
         states=(State.SCHEDULED,) if sort == "due" and states else states,
         retries=chance.random() < 0.1,
         queue=maybe(*QUEUES),
@@ -90,10 +89,10 @@ def a_search(chance: random.Random) -> Search:
     )
 
 
-def expected(rows: list[Row], search: Search) -> set[str]:
+def expected(rows: list[Row], search: SearchQuery) -> set[str]:
     """The ids a search means, by reading everything."""
     inside = {"b-2": {"b-2", "b-2a", "b-2b"}}.get(search.batch or "", {search.batch})
-    retrying = {row.id for row in rows if row.state is State.SCHEDULED and row.why in ("retry", "crash")}
+    retrying = {row.id for row in rows if row.state is State.SCHEDULED and row.reason_code in ("retry", "crash")}
 
     def said(row: Row, wanted: str) -> bool:
         call = json.loads(row.envelope)
@@ -124,13 +123,13 @@ def expected(rows: list[Row], search: Search) -> set[str]:
     }
 
 
-def walk(store: Store, search: Search) -> list[Row]:
+def walk(store: Store, search: SearchQuery) -> list[Row]:
     """All pages, one after the other."""
     found: list[Row] = []
     cursor = None
     for _ in range(5_000):
         page = store.reader.search(
-            Search(**{name: getattr(search, name) for name in Search.__slots__} | {"cursor": cursor})
+            SearchQuery(**{name: getattr(search, name) for name in SearchQuery.__slots__} | {"cursor": cursor})
         )
         assert len(page.rows) <= search.limit
         found += page.rows
@@ -187,7 +186,7 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.save_batches([BatchRow("b", total=15), *(BatchRow(f"b{n}", parent="b", total=1) for n in range(15))])
             tx.save([Row(id=f"j{n:02}", batch=f"b{n}", created_at=n) for n in range(15)] + [Row(id="no")])
-        search = Search(batch="b", limit=4)
+        search = SearchQuery(batch="b", limit=4)
         assert [row.id for row in walk(store, search)] == [f"j{n:02}" for n in reversed(range(15))]
         monkeypatch.setattr(searching, "SORTED", 1)  # too many to sort: looked for among all
         assert {row.id for row in walk(store, search)} == {f"j{n:02}" for n in range(15)}
@@ -195,10 +194,10 @@ class ReadingRules:
     def test_jobs_that_come_and_go_between_pages_neither_repeat_nor_hide_one(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save([Row(id=f"j{n}", created_at=n) for n in range(6)])
-        first = store.reader.search(Search(limit=3))
+        first = store.reader.search(SearchQuery(limit=3))
         with store.transaction() as tx:
             tx.save([Row(id="newer", created_at=9.0), Row(id="j3", created_at=3.0, state=State.FAILED)])
-        second = store.reader.search(Search(limit=3, cursor=first.next))
+        second = store.reader.search(SearchQuery(limit=3, cursor=first.next))
         assert [row.id for row in first.rows + second.rows] == ["j5", "j4", "j3", "j2", "j1", "j0"]
         assert (second.next, second.complete) == (None, True)
 
@@ -206,7 +205,7 @@ class ReadingRules:
         row = Row(id="j", envelope="{}", error="{}", result="1" * 99, history=[(1.0, "failed", "")], state=State.FAILED)
         with store.transaction() as tx:
             tx.save([row])
-        assert store.reader.search(Search()).rows == [row.evolve(result=None, history=[])]
+        assert store.reader.search(SearchQuery()).rows == [row.evolve(result=None, history=[])]
 
     @pytest.mark.parametrize(
         "cursor",
@@ -214,10 +213,10 @@ class ReadingRules:
     )
     def test_a_bad_cursor_is_refused_with_what_to_do(self, store: Store, cursor: str) -> None:
         for ask in (
-            lambda: store.reader.search(Search(cursor=cursor)),
+            lambda: store.reader.search(SearchQuery(cursor=cursor)),
             lambda: store.reader.batches_page(cursor=cursor),
             lambda: store.reader.audit_page(cursor=cursor),
-            lambda: store.reader.parked_page(cursor=cursor),
+            lambda: store.reader.dead_letters_page(cursor=cursor),
         ):
             with pytest.raises(UsageError, match="begin without one"):
                 ask()
@@ -225,22 +224,22 @@ class ReadingRules:
     def test_a_cursor_of_another_search_is_refused(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save([Row(id=f"j{n}", created_at=n) for n in range(3)])
-        cursor = store.reader.search(Search(limit=1)).next
-        assert store.reader.search(Search(limit=2, cursor=cursor)).rows  # the size of a page may change
+        cursor = store.reader.search(SearchQuery(limit=1)).next
+        assert store.reader.search(SearchQuery(limit=2, cursor=cursor)).rows  # the size of a page may change
         with pytest.raises(UsageError, match="same search"):
-            store.reader.search(Search(limit=1, queue="mail", cursor=cursor))
+            store.reader.search(SearchQuery(limit=1, queue="mail", cursor=cursor))
         with pytest.raises(UsageError, match="same search"):
-            store.reader.search(Search(limit=1, states=(State.FAILED,), cursor=cursor))
+            store.reader.search(SearchQuery(limit=1, states=(State.FAILED,), cursor=cursor))
 
     def test_what_cannot_be_searched_for_is_refused_in_words(self, store: Store) -> None:
         for search in (
-            Search(text="a\x00b"),
-            Search(job="\ud800"),
-            Search(text="x" * 1_001),
-            Search(limit=0),
-            Search(limit=501),
-            Search(sort="due", states=(State.FAILED,)),
-            Search(sort="random"),  # type: ignore[arg-type]
+            SearchQuery(text="a\x00b"),
+            SearchQuery(job="\ud800"),
+            SearchQuery(text="x" * 1_001),
+            SearchQuery(limit=0),
+            SearchQuery(limit=501),
+            SearchQuery(sort="due", states=(State.FAILED,)),
+            SearchQuery(sort="random"),  # type: ignore[arg-type]
         ):
             with pytest.raises(UsageError):
                 store.reader.search(search)
@@ -248,19 +247,19 @@ class ReadingRules:
     def test_states_that_exclude_each_other_find_nothing(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save([Row(id="j", state=State.PROCESSING, owner="w")])
-        page = store.reader.search(Search(states=(State.FAILED,), owner="w"))
+        page = store.reader.search(SearchQuery(states=(State.FAILED,), owner="w"))
         assert (page.rows, page.next, page.complete) == ([], None, True)
 
     def test_the_total_is_told_where_counters_know_it(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save([Row(id=f"f{n}", state=State.FAILED, queue="mail") for n in range(3)])
-            tx.save([Row(id="r", state=State.SCHEDULED, why="retry"), Row(id="s", state=State.SCHEDULED)])
+            tx.save([Row(id="r", state=State.SCHEDULED, reason_code="retry"), Row(id="s", state=State.SCHEDULED)])
         total = {
-            (): store.reader.search(Search()).total,
-            "failed": store.reader.search(Search(states=(State.FAILED,), queue="mail")).total,
-            "other queue": store.reader.search(Search(states=(State.FAILED,), queue="slow")).total,
-            "retries": store.reader.search(Search(retries=True)).total,
-            "text": store.reader.search(Search(text="f")).total,
+            (): store.reader.search(SearchQuery()).total,
+            "failed": store.reader.search(SearchQuery(states=(State.FAILED,), queue="mail")).total,
+            "other queue": store.reader.search(SearchQuery(states=(State.FAILED,), queue="slow")).total,
+            "retries": store.reader.search(SearchQuery(retries=True)).total,
+            "text": store.reader.search(SearchQuery(text="f")).total,
         }
         assert total == {(): 5, "failed": 3, "other queue": 0, "retries": 1, "text": None}
 
@@ -324,9 +323,11 @@ class ReadingRules:
         ]
         with store.transaction() as tx:
             tx.save(ended)
-            tx.save([Row(id="w1", queue="mail", wire=Wire.OUT, released_at=500.0, created_at=1.0)])
-            tx.save([Row(id="w2", queue="mail", wire=Wire.OUT, released_at=400.0, created_at=2.0)])
-            tx.save([Row(id="w3", queue="mail", wire=Wire.OUT, released_at=3.0, state=State.SCHEDULED)])
+            tx.save([Row(id="w1", queue="mail", publication=Publication.PUBLISHED, released_at=500.0, created_at=1.0)])
+            tx.save([Row(id="w2", queue="mail", publication=Publication.PUBLISHED, released_at=400.0, created_at=2.0)])
+            tx.save(
+                [Row(id="w3", queue="mail", publication=Publication.PUBLISHED, released_at=3.0, state=State.SCHEDULED)]
+            )
             tx.pause_queue("slow", paused=True)
         mail, slow = store.reader.queue_rows(now=900.0)
         assert (mail.name, mail.paused, mail.oldest, mail.ended_per_minute) == ("mail", False, 400.0, 2.0)
@@ -335,31 +336,33 @@ class ReadingRules:
         assert store.reader.queue_rows(now=2_000.0)[0].ended_per_minute == 0.0
 
     def test_retries_are_counted_as_they_come_and_go(self, store: Store) -> None:
-        retrying = Row(id="r", state=State.SCHEDULED, why="retry")
+        retrying = Row(id="r", state=State.SCHEDULED, reason_code="retry")
         with store.transaction() as tx:
-            tx.save([retrying, Row(id="c", state=State.SCHEDULED, why="crash"), Row(id="s", state=State.SCHEDULED)])
+            tx.save(
+                [retrying, Row(id="c", state=State.SCHEDULED, reason_code="crash"), Row(id="s", state=State.SCHEDULED)]
+            )
         assert store.reader.retries() == 2
         assert store.reader.counts()[State.SCHEDULED] == 3
         assert store.reader.counts_by_queue()["default"][State.SCHEDULED] == 3
         with store.transaction() as tx:
-            tx.save([retrying.evolve(why="now")])
+            tx.save([retrying.evolve(reason_code="now")])
         assert store.reader.retries() == 1
         with store.transaction() as tx:
             tx.save([retrying.evolve(queue="mail")])
         assert store.reader.retries() == 2
         with store.transaction() as tx:
-            tx.save([retrying.evolve(state=State.ENQUEUED, queue="mail", why="retry")])
+            tx.save([retrying.evolve(state=State.ENQUEUED, queue="mail", reason_code="retry")])
         assert store.reader.retries() == 1
 
     def test_old_statistics_and_silent_parts_are_forgotten(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.save([Row(id="j", state=State.FAILED, started_at=1.0, ended_at=2.0, changed_at=2.0)])
-            tx.save_part(PartRow("b", "beat", "host", 1, "1", active=True, seen_at=10.0))
+            tx.save_component(ComponentRow("b", "beat", "host", 1, "1", active=True, seen_at=10.0))
         keep = {"keep_succeeded": 1e9, "keep_deleted": 1e9, "keep_failed": 1e9}
         for kept, *of in (
-            (retain.KEEP_PARTS_SECONDS, "parts"),
-            (retain.KEEP_RATES_SECONDS, "queue_outcomes", "durations"),
-            (retain.KEEP_OUTCOMES_SECONDS, "outcomes"),
+            (retention.KEEP_COMPONENTS_SECONDS, "parts"),
+            (retention.KEEP_RATES_SECONDS, "queue_outcomes", "durations"),
+            (retention.KEEP_OUTCOMES_SECONDS, "outcomes"),
         ):
             with store.transaction() as tx:
                 counts = [text(f"SELECT count(*) FROM {table}") for table in of]  # names above
@@ -374,14 +377,14 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.save([Row(id="parent", job="make"), Row(id="child", job="use", state=State.AWAITING)])
             tx.save_batches([BatchRow("b", title="import", state="succeeded")])
-            tx.bond("child", [("parent", "succeeded"), ("batch:b", "finished"), ("gone", "failed")])
-            tx.bond("child", [("parent", "succeeded")])
-            tx.hold([HoldRow("child", "job", "gone", "failed", unmet=True, since=1.0)])
-            tx.bond("batch:b", [("parent", "failed")])
+            tx.relate("child", [("parent", "succeeded"), ("batch:b", "finished"), ("gone", "failed")])
+            tx.relate("child", [("parent", "succeeded")])
+            tx.add_dependencies([DependencyRow("child", "job", "gone", "failed", unsatisfied=True, since=1.0)])
+            tx.relate("batch:b", [("parent", "failed")])
         assert store.reader.parents("child") == [
-            BondRow("b", is_batch=True, title="import", state="succeeded", on="finished", unmet=False),
-            BondRow("gone", is_batch=False, title="", state="unknown", on="failed", unmet=True),
-            BondRow("parent", is_batch=False, title="make", state="enqueued", on="succeeded", unmet=False),
+            RelationRow("b", is_batch=True, title="import", state="succeeded", on="finished", unsatisfied=False),
+            RelationRow("gone", is_batch=False, title="", state="unknown", on="failed", unsatisfied=True),
+            RelationRow("parent", is_batch=False, title="make", state="enqueued", on="succeeded", unsatisfied=False),
         ]
         assert [(one.id, one.is_batch, one.on) for one in store.reader.children("parent")] == [
             ("b", True, "failed"),
@@ -389,15 +392,15 @@ class ReadingRules:
         ]
         assert [one.id for one in store.reader.children("b", is_batch=True)] == ["child"]
         assert [one.id for one in store.reader.parents("b", is_batch=True)] == ["parent"]
-        assert [(one.id, one.unmet) for one in store.reader.children("gone")] == [("child", True)]
+        assert [(one.id, one.unsatisfied) for one in store.reader.children("gone")] == [("child", True)]
 
     def test_a_bond_goes_with_its_child(self, store: Store) -> None:
         gone = Row(id="child", state=State.SUCCEEDED, ended_at=1.0, changed_at=1.0)
         with store.transaction() as tx:
             tx.save([gone, Row(id="parent")])
             tx.save_batches([BatchRow("b", ended_at=1.0)])
-            tx.bond("child", [("parent", "succeeded")])
-            tx.bond("batch:b", [("parent", "succeeded")])
+            tx.relate("child", [("parent", "succeeded")])
+            tx.relate("batch:b", [("parent", "succeeded")])
             tx.purge(now=100.0, keep_succeeded=1.0, keep_deleted=1.0, keep_failed=1.0, limit=10)
         assert store.reader.children("parent") == []
 
@@ -427,7 +430,7 @@ class ReadingRules:
     def test_pages_of_a_text_go_on_where_so_many_were_looked_at(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("related", "listed"):
+        for module in ("relations", "lists"):
             monkeypatch.setattr(f"broker_jobs.store.{module}.LOOK_AT", 3)
         with store.transaction() as tx:
             tx.save_batches(BatchRow(f"b{n}", title="old" if n == 0 else "new", created_at=n) for n in range(8))
@@ -486,32 +489,32 @@ class ReadingRules:
 
     # The rest
 
-    def test_commands_and_parked_messages_go_by_pages_newest_first(self, store: Store) -> None:
+    def test_commands_and_dead_lettered_messages_go_by_pages_newest_first(self, store: Store) -> None:
         with store.transaction() as tx:
             for n in range(5):
                 tx.audit(f"c{n}", at=float(n // 2), by=f"p{n % 2}", kind="delete", subject=f"job-{n}")
-                tx.park(
+                tx.add_dead_letter(
                     f"m{n}", at=float(n // 2), origin="log", reason="no JSON", body=b"\x00" * n, exchange="e", key="k",
                     type="t", message_id="i",
                 )  # fmt: skip
-        audit, parked, at, behind = [], [], None, None
+        audit, dead_letters, at, behind = [], [], None, None
         while True:
             page = store.reader.audit_page(cursor=at, limit=2)
             audit += [row.id for row in page.audit]
-            heads = store.reader.parked_page(cursor=behind, limit=2)
-            parked += [(head.id, head.size) for head in heads.parked]
+            heads = store.reader.dead_letters_page(cursor=behind, limit=2)
+            dead_letters += [(head.id, head.size) for head in heads.dead_letters]
             at, behind = page.next, heads.next
             if at is None:
                 assert behind is None
                 break
         assert audit == ["c4", "c3", "c2", "c1", "c0"]
-        assert parked == [("m4", 4), ("m3", 3), ("m2", 2), ("m1", 1), ("m0", 0)]
+        assert dead_letters == [("m4", 4), ("m3", 3), ("m2", 2), ("m1", 1), ("m0", 0)]
         assert [row.id for row in store.reader.audit_page(by="p1").audit] == ["c3", "c1"]
         assert [row.id for row in store.reader.audit_page(text="JOB-2").audit] == ["c2"]
-        message = store.reader.parked_message("m2")
+        message = store.reader.dead_letter("m2")
         assert message is not None
         assert (message.body, message.exchange) == (b"\x00\x00", "e")
-        assert store.reader.parked_message("m9") is None
+        assert store.reader.dead_letter("m9") is None
 
     def test_what_a_job_stands_in_line_for_and_its_keys_are_told(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -522,8 +525,8 @@ class ReadingRules:
             tx.save_unique("key", "j", "queued", None)
             tx.save_unique("other", "k", "window", 9.0)
         assert store.reader.slots_waited_for("j") == ["concurrency:b", "rate:c"]
-        assert [(one.key, one.until) for one in store.reader.uniques()] == [("key", None), ("other", 9.0)]
-        assert [one.key for one in store.reader.uniques(job_id="j")] == ["key"]
+        assert [(one.key, one.until) for one in store.reader.unique_keys()] == [("key", None), ("other", 9.0)]
+        assert [one.key for one in store.reader.unique_keys(job_id="j")] == ["key"]
 
     def test_of_the_lines_of_a_job_the_last_are_told_in_order(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -562,60 +565,16 @@ class ReadingRules:
         assert store.reader.function("charge") is None
 
     def test_one_coordinator_at_most_is_shown_as_active(self, store: Store) -> None:
-        def part(id: str, active: bool, at: float, kind: str = "coordinator") -> PartRow:
-            return PartRow(id, kind, "host", 7, "1.0", active=active, seen_at=at)
+        def part(id: str, active: bool, at: float, kind: str = "coordinator") -> ComponentRow:
+            return ComponentRow(id, kind, "host", 7, "1.0", active=active, seen_at=at)
 
         with store.transaction() as tx:
-            tx.save_part(part("c1", True, 1.0))
-            tx.save_part(part("c1", True, 1.0, "beat"))  # of the same program
-            tx.save_part(part("c2", True, 2.0))
-            tx.save_part(part("c2", True, 1.5))  # read late
-        assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.parts()} == {
+            tx.save_component(part("c1", True, 1.0))
+            tx.save_component(part("c1", True, 1.0, "beat"))  # of the same program
+            tx.save_component(part("c2", True, 2.0))
+            tx.save_component(part("c2", True, 1.5))  # read late
+        assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.components()} == {
             ("beat", "c1", True, 1.0),
             ("coordinator", "c1", False, 1.0),
             ("coordinator", "c2", True, 2.0),
         }
-
-    # How a store of before becomes one of now
-
-    def test_a_store_of_the_step_before_keeps_its_figures(self, url: str) -> None:
-        old = Store(url, steps=STEPS[:2])
-        old.open()
-        jobs = [
-            ("r", "scheduled", "retry", None),
-            ("s", "scheduled", "now", None),
-            ("f", "failed", None, 50.0),
-            ("g", "succeeded", None, 70.0),
-        ]
-        insert = (
-            "INSERT INTO jobs (id, job, queue, state, why, wire, epoch, attempt, crashes, returns, fence, owned,"
-            " created_at, changed_at, ended_at, due_at, retries) VALUES (:id, 'mail', 'q', :state, :why, 0, 1, 1, 0, 3,"
-            " 0, 0, 1, 2, :ended_at, 9, 10)"
-        )
-        with old.transaction() as tx:
-            for id, state, why, ended_at in jobs:
-                tx._connection.execute(text(insert), {"id": id, "state": state, "why": why, "ended_at": ended_at})
-            for state, n in (("scheduled", 2), ("failed", 1), ("succeeded", 1)):
-                tx._connection.execute(text("INSERT INTO counts VALUES ('q', :state, :n)"), {"state": state, "n": n})
-            tx._connection.execute(text("INSERT INTO outcomes VALUES (0, 'failed', 1), (60, 'succeeded', 1)"))
-            tx._connection.execute(text("INSERT INTO outcomes VALUES (120, 'succeeded', 4)"))
-            tx._connection.execute(text("INSERT INTO queues VALUES ('q', 0)"))
-            tx.hold([HoldRow("s", "job", "f", "succeeded", unmet=False, since=1.0)])
-            tx.hold([HoldRow("s", "batch", "b", "finished", unmet=False, since=1.0)])
-            tx.hold([HoldRow("s", "open", "addition", "opened", unmet=False, since=1.0)])
-        old.close()
-        new = Store(url)
-        new.open()
-        reader = new.reader
-        assert reader.ended() == {State.SUCCEEDED: 5, State.FAILED: 1, State.DELETED: 0}
-        assert reader.retries() == 1
-        assert (reader.counts()[State.SCHEDULED], reader.counts()[State.FAILED]) == (2, 1)
-        assert [(one.id, one.is_batch) for one in reader.parents("s")] == [("b", True), ("f", False)]
-        assert {row.id for row in reader.search(Search()).rows} == {"r", "s", "f", "g"}
-        assert [row.id for row in reader.search(Search(retries=True, sort="due")).rows] == ["r"]
-        with new.transaction() as tx:
-            row = tx.load(["r"])["r"]
-            assert (row.returns, row.unknowns) == (3, 0)
-            tx.save([row.evolve(state=State.FAILED, ended_at=80.0, changed_at=80.0, unknowns=2)])
-        assert (reader.retries(), reader.ended()[State.FAILED], reader.counts()[State.SCHEDULED]) == (0, 2, 1)
-        new.close()

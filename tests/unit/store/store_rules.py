@@ -10,19 +10,19 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from broker_jobs.errors import StoreError
-from broker_jobs.job.state import State
-from broker_jobs.store import LineRow, Row, ScheduleRow, Store, Why, Wire, WorkerRow, tables
+from broker_jobs.messages.state import State
+from broker_jobs.store import LogLineRow, Publication, Reason, Row, ScheduleRow, Store, WorkerRow, schema
 from broker_jobs.store.columns import COLUMNS, HISTORY_MAX
-from broker_jobs.store.kept import BatchRow, HoldRow
 from broker_jobs.store.migrations import STEPS
+from broker_jobs.store.records import BatchRow, DependencyRow
 
 FULL = Row(
     id="job-1",
     job="shop.mail",
     queue="mail",
     state=State.PROCESSING,
-    why=Why.CANCEL,
-    wire=Wire.OUT,
+    reason_code=Reason.CANCEL,
+    publication=Publication.PUBLISHED,
     epoch=3,
     attempt=2,
     crashes=1,
@@ -93,7 +93,7 @@ class StoreRules:
             assert getattr(FULL, field.name) != getattr(default, field.name), f"{field.name} is not tried"
         assert store.reader.job("job-1") == FULL
         assert type(loaded["job-1"].state) is State
-        assert type(loaded["job-1"].wire) is Wire
+        assert type(loaded["job-1"].publication) is Publication
 
     def test_a_row_of_defaults_comes_back_as_it_was_saved(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -106,7 +106,7 @@ class StoreRules:
             history = [(1.0, "failed", bad)]
             tx.save([Row(id="good"), Row(id="bad", reason=bad, error=bad, tags=bad, history=history)])
             tx.add_lines([("bad", 1.0, 1, bad)])
-            tx.park(
+            tx.add_dead_letter(
                 "p", at=1.0, origin="log", reason=bad, body=b"\x00\xff", exchange="", key="", type="", message_id=""
             )
         row = store.reader.job("bad")
@@ -115,7 +115,7 @@ class StoreRules:
         assert "\ud800" not in row.reason
         assert "\ud800" not in row.history[0][2]
         assert store.reader.job("good") == Row(id="good")
-        assert store.reader.parked()[0].body == b"\x00\xff"
+        assert store.reader.dead_letters()[0].body == b"\x00\xff"
 
     def test_a_history_keeps_its_newest_entries(self, store: Store) -> None:
         history = [(float(n), "scheduled", "x" * 5000) for n in range(HISTORY_MAX + 50)]
@@ -204,7 +204,7 @@ class StoreRules:
                     Row(id="late", state=scheduled, due_at=30.0),
                     Row(id="second", state=scheduled, due_at=20.0, grace_until=5.0),
                     Row(id="first", state=scheduled, due_at=10.0),
-                    Row(id="out", state=scheduled, due_at=10.0, wire=Wire.OUT),
+                    Row(id="out", state=scheduled, due_at=10.0, publication=Publication.PUBLISHED),
                     Row(id="running", state=State.PROCESSING, due_at=10.0),
                     Row(id="timeless", state=scheduled),
                 ]
@@ -219,16 +219,23 @@ class StoreRules:
         with store.transaction() as tx:
             tx.save(
                 [
-                    Row(id="a", wire=Wire.SENDING, sender="c1", fence=1),
-                    Row(id="b", wire=Wire.OUT, fence=2, released_at=50.0),
+                    Row(id="a", publication=Publication.PUBLISHING, sender="c1", fence=1),
+                    Row(id="b", publication=Publication.PUBLISHED, fence=2, released_at=50.0),
                     Row(id="c", fence=3),
-                    Row(id="d", wire=Wire.OUT, state=processing, owner="w1", created_at=1.0),
-                    Row(id="e", wire=Wire.OUT, state=processing, owner="w2", why=Why.CANCEL, created_at=1.0),
-                    Row(id="f", wire=Wire.OUT, state=State.SUCCEEDED, owner="w3", created_at=10.0),
-                    Row(id="g", wire=Wire.OUT, queue="other", created_at=10.0),
+                    Row(id="d", publication=Publication.PUBLISHED, state=processing, owner="w1", created_at=1.0),
+                    Row(
+                        id="e",
+                        publication=Publication.PUBLISHED,
+                        state=processing,
+                        owner="w2",
+                        reason_code=Reason.CANCEL,
+                        created_at=1.0,
+                    ),
+                    Row(id="f", publication=Publication.PUBLISHED, state=State.SUCCEEDED, owner="w3", created_at=10.0),
+                    Row(id="g", publication=Publication.PUBLISHED, queue="other", created_at=10.0),
                 ]
             )
-            assert tx.sending() == [("a", "c1")]
+            assert tx.publishing() == [("a", "c1")]
             assert tx.fences() == [("a", 1), ("b", 2), ("c", 3)]
             assert tx.owners() == ["w1", "w2"]
             assert tx.owned_by("w2") == ["e"]
@@ -239,9 +246,14 @@ class StoreRules:
 
     def test_a_job_whose_worker_died_twice_is_seen_while_it_is_out(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="a", crashes=2, queue="q"), Row(id="b", crashes=1, wire=Wire.OUT, queue="q")])
+            tx.save(
+                [
+                    Row(id="a", crashes=2, queue="q"),
+                    Row(id="b", crashes=1, publication=Publication.PUBLISHED, queue="q"),
+                ]
+            )
             assert tx.fragile_out("q", 2) is False
-            tx.save([Row(id="a", crashes=2, queue="q", wire=Wire.SENDING)])
+            tx.save([Row(id="a", crashes=2, queue="q", publication=Publication.PUBLISHING)])
             assert tx.fragile_out("q", 2) is True
             assert tx.fragile_out("q", 3) is False
             assert tx.fragile_out("other", 2) is False
@@ -304,20 +316,20 @@ class StoreRules:
             assert tx.pause_queue("paused", False) is True
             assert tx.paused_queues() == []
 
-    def test_the_first_parked_message_of_an_id_stays(self, store: Store) -> None:
+    def test_the_first_dead_lettered_message_of_an_id_stays(self, store: Store) -> None:
         with store.transaction() as tx:
             for body in (b"\xff\x00first", b"second"):
-                tx.park(
+                tx.add_dead_letter(
                     "p", at=1.5, origin="log", reason="r", body=body, exchange="e", key="k", type="t", message_id="m"
                 )
-            (row,) = tx.parked(10)
+            (row,) = tx.dead_letters(10)
         assert (row.at, row.origin, row.body, row.exchange, row.key, row.type, row.message_id) == (
             (1.5, "log", b"\xff\x00first", "e", "k", "t", "m")
         )
-        assert (store.reader.parked(), store.reader.parked_count()) == ([row], 1)
+        assert (store.reader.dead_letters(), store.reader.dead_letter_count()) == ([row], 1)
         with store.transaction() as tx:
-            tx.unpark("p")
-        assert store.reader.parked() == []
+            tx.drop_dead_letter("p")
+        assert store.reader.dead_letters() == []
 
     def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
         worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", 1.25, 2.25, True)
@@ -342,10 +354,10 @@ class StoreRules:
             with store.transaction() as tx:
                 tx.add_lines(lines)
         assert store.reader.lines("j") == [
-            LineRow(1.0, 1, "a"),
-            LineRow(1.0, 1, "a2"),
-            LineRow(2.0, 1, "b"),
-            LineRow(0.5, 2, "again"),
+            LogLineRow(1.0, 1, "a"),
+            LogLineRow(1.0, 1, "a2"),
+            LogLineRow(2.0, 1, "b"),
+            LogLineRow(0.5, 2, "again"),
         ]
 
     # Retention
@@ -361,10 +373,10 @@ class StoreRules:
         stay = [
             ended("new", at=901.0),
             ended("failed is kept longer", State.FAILED),
-            ended("out", wire=Wire.OUT),
-            ended("sending", wire=Wire.SENDING),
+            ended("out", publication=Publication.PUBLISHED),
+            ended("sending", publication=Publication.PUBLISHING),
             ended("in grace", grace_until=11.0),
-            ended("copy in the ladder", copy_until=1000.5),
+            ended("copy in the delay queues", copy_until=1000.5),
             Row(id="requeued", state=State.SCHEDULED, ended_at=100.0),
         ]
         with store.transaction() as tx:
@@ -430,15 +442,15 @@ class StoreRules:
         store.open()
         with store._reading() as connection:
             found = inspect(connection)
-            assert set(found.get_table_names()) == set(tables.metadata.tables)
-            for name, table in tables.metadata.tables.items():
+            assert set(found.get_table_names()) == set(schema.metadata.tables)
+            for name, table in schema.metadata.tables.items():
                 columns = {column["name"]: column["nullable"] for column in found.get_columns(name)}
                 assert list(columns) == [column.name for column in table.columns], name
                 assert found.get_pk_constraint(name)["constrained_columns"] == [c.name for c in table.primary_key], name
                 for column in table.columns:
                     if not column.primary_key:
                         assert columns[column.name] == column.nullable, f"{name}.{column.name}"
-        assert tuple(column.name for column in tables.jobs.columns) == COLUMNS
+        assert tuple(column.name for column in schema.jobs.columns) == COLUMNS
         store.close()
 
     def test_opening_and_closing_twice_is_tolerated(self, url: str) -> None:
@@ -466,26 +478,26 @@ class StoreRules:
     def test_holds_on_what_is_not_there_are_found_by_their_age_or_that_of_the_id(self, store: Store) -> None:
         old, young = "018bcfe5-6800-7000-8000-000000000000", "018bcfe5-6801-7000-8000-000000000000"
         made = 1_700_000_000.001  # the instant of `young`
-        holds = [
-            HoldRow("1", "job", "unknown", "succeeded", False, since=10.0),
-            HoldRow("2", "job", "unknown", "succeeded", False, since=30.0),
-            HoldRow("3", "job", "known", "succeeded", False, since=10.0),
-            HoldRow("4", "job", "unknown", "succeeded", True, since=10.0),
-            HoldRow("5", "job", old, "succeeded", False, since=30.0),
-            HoldRow("6", "job", young, "succeeded", False, since=30.0),
-            HoldRow("7", "job", "0", "succeeded", False, since=30.0),
-            HoldRow("8", "batch", "unknown", "succeeded", False, since=10.0),
-            HoldRow("9", "batch", "known", "succeeded", False, since=10.0),
-            HoldRow("a", "open", "unknown", "opened", False, since=10.0),
+        dependencies = [
+            DependencyRow("1", "job", "unknown", "succeeded", False, since=10.0),
+            DependencyRow("2", "job", "unknown", "succeeded", False, since=30.0),
+            DependencyRow("3", "job", "known", "succeeded", False, since=10.0),
+            DependencyRow("4", "job", "unknown", "succeeded", True, since=10.0),
+            DependencyRow("5", "job", old, "succeeded", False, since=30.0),
+            DependencyRow("6", "job", young, "succeeded", False, since=30.0),
+            DependencyRow("7", "job", "0", "succeeded", False, since=30.0),
+            DependencyRow("8", "batch", "unknown", "succeeded", False, since=10.0),
+            DependencyRow("9", "batch", "known", "succeeded", False, since=10.0),
+            DependencyRow("a", "open", "unknown", "opened", False, since=10.0),
         ]
         with store.transaction() as tx:
             tx.save([Row(id="known")])
             tx.save_batches([BatchRow("known")])
-            tx.hold(holds)
-        found = store.reader.orphans(since=20.0, made=made, limit=10)
-        assert sorted(hold.holder for hold in found) == ["1", "5", "8"]
-        assert next(hold for hold in found if hold.holder == "1") == holds[0]
-        assert len(store.reader.orphans(since=20.0, made=made, limit=2)) == 2
+            tx.add_dependencies(dependencies)
+        found = store.reader.unknown_parents(since=20.0, made=made, limit=10)
+        assert sorted(dependency.holder for dependency in found) == ["1", "5", "8"]
+        assert next(dependency for dependency in found if dependency.holder == "1") == dependencies[0]
+        assert len(store.reader.unknown_parents(since=20.0, made=made, limit=2)) == 2
 
 
 class LastingStoreRules(StoreRules):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 pytest.register_assert_rewrite("tests.unit.store.store_rules")
 
-from broker_jobs.job.state import FINAL, State  # noqa: E402
-from broker_jobs.store import Row, Store, Wire  # noqa: E402
+from broker_jobs.messages.state import FINAL, State  # noqa: E402
+from broker_jobs.store import Publication, Row, Store  # noqa: E402
 from tests.unit.store.store_rules import in_database, kept  # noqa: E402
 
 ids = st.sampled_from([f"j{n}" for n in range(6)])
@@ -17,8 +17,8 @@ rows = st.builds(
     id=ids,
     queue=st.sampled_from(["a", "b"]),
     state=st.sampled_from(State),
-    why=st.sampled_from(["", "retry", "crash", "now"]),
-    wire=st.sampled_from([Wire.NONE, Wire.NONE, Wire.OUT]),
+    reason_code=st.sampled_from(["", "retry", "crash", "now"]),
+    publication=st.sampled_from([Publication.NONE, Publication.NONE, Publication.PUBLISHED]),
     changed_at=st.floats(0, 600),
     ended_at=st.none() | st.floats(0, 600),
 )
@@ -63,7 +63,7 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
             except Undo:
                 outcomes = Counter(before)
             assert kept(store) == in_database(store)
-            again = [row for row in store.reader.jobs(limit=100) if row.why in ("retry", "crash")]
+            again = [row for row in store.reader.jobs(limit=100) if row.reason_code in ("retry", "crash")]
             assert store.reader.retries() == sum(row.state is State.SCHEDULED for row in again)
             assert store.reader.counts() == {
                 state: sum(n for (_, of), n in in_database(store).items() if of == state) for state in State

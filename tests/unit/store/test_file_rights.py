@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_jobs.store.connect import prepare_file
+from broker_jobs.store.database import prepare_file
 
 
 @pytest.mark.skipif(os.name != "posix", reason="rights and locks of files are those of POSIX")

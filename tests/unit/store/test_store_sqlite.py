@@ -10,7 +10,7 @@ from sqlalchemy import text
 pytest.register_assert_rewrite("tests.unit.store.store_rules")
 
 from broker_jobs.errors import StoreError  # noqa: E402
-from broker_jobs.store import Row, Store, connect, find, retain  # noqa: E402
+from broker_jobs.store import Row, Store, database, due, retention  # noqa: E402
 from tests.unit.store.store_rules import LastingStoreRules, StoreRules  # noqa: E402
 
 
@@ -96,18 +96,18 @@ def connection() -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (find._DUE, "jobs_soon"),
-        (find._GRACE_OVER, "jobs_grace"),
-        (find._SENDING, "jobs_sending"),
-        (find._OWNED_BY, "jobs_owner"),
-        (find._OWNERS, "jobs_owner"),
-        (find._FENCES, "jobs_fence"),
-        (find._CANCELS, "jobs_cancel"),
-        (find._OUT_SINCE, "jobs_out"),
-        (find._FRAGILE_OUT, "jobs_fragile"),
-        (find._RUNNING_OF, "jobs_recurring"),
-        (find._WAITING_OF, "jobs_recurring"),
-        *((query, "jobs_changed") for query in retain._PURGEABLE.values()),
+        (due._DUE, "jobs_soon"),
+        (due._GRACE_OVER, "jobs_grace"),
+        (due._PUBLISHING, "jobs_publishing"),
+        (due._OWNED_BY, "jobs_owner"),
+        (due._OWNERS, "jobs_owner"),
+        (due._FENCES, "jobs_fence"),
+        (due._CANCELS, "jobs_cancel"),
+        (due._OUT_SINCE, "jobs_out"),
+        (due._FRAGILE_OUT, "jobs_fragile"),
+        (due._RUNNING_OF, "jobs_recurring"),
+        (due._WAITING_OF, "jobs_recurring"),
+        *((query, "jobs_changed") for query in retention._PURGEABLE.values()),
         (text("SELECT id FROM jobs WHERE state = :state ORDER BY id DESC LIMIT 50"), "jobs_state"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_the_coordinator_looks_for_is_found_by_an_index(connection: Any, qu
     values = dict.fromkeys(query._bindparams, 1)
     plan = [row[3] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query.text}"), values)]
     assert any(f"INDEX {index}" in line for line in plan), plan
-    if query not in (find._GRACE_OVER, find._WAITING_OF, find._OUT_SINCE):
+    if query not in (due._GRACE_OVER, due._WAITING_OF, due._OUT_SINCE):
         assert not any("TEMP B-TREE" in line for line in plan), plan
 
 
@@ -143,11 +143,11 @@ def test_a_store_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     mounts.write_text(
         "/dev/sda / ext4 rw 0 0\nserver:/x /home nfs4 rw 0 0\n/dev/sdb /home/local\\040disk ext4 rw 0 0\nbroken\n"
     )
-    assert connect.file_system_of(Path("/var/lib"), mounts) == "ext4"
-    assert connect.file_system_of(Path("/home/me"), mounts) == "nfs4"
-    assert connect.file_system_of(Path("/homeless"), mounts) == "ext4"
-    assert connect.file_system_of(Path("/home/local disk/me"), mounts) == "ext4"
-    assert connect.file_system_of(Path("/x"), tmp_path / "missing") == ""
-    monkeypatch.setattr(connect, "file_system_of", lambda _folder: "nfs4")
+    assert database.file_system_of(Path("/var/lib"), mounts) == "ext4"
+    assert database.file_system_of(Path("/home/me"), mounts) == "nfs4"
+    assert database.file_system_of(Path("/homeless"), mounts) == "ext4"
+    assert database.file_system_of(Path("/home/local disk/me"), mounts) == "ext4"
+    assert database.file_system_of(Path("/x"), tmp_path / "missing") == ""
+    monkeypatch.setattr(database, "file_system_of", lambda _folder: "nfs4")
     with pytest.raises(StoreError, match="local disk, or use PostgreSQL"):
         Store(f"sqlite:///{tmp_path}/store.db").open()

@@ -121,9 +121,9 @@ def test_the_last_failure_is_final(shop: Shop, tester: Tester) -> None:
 
 def test_a_job_may_ask_for_its_own_delay_and_may_give_up(shop: Shop, tester: Tester) -> None:
     shop.polite.enqueue()
-    given_up = shop.hopeless.enqueue()
+    abandoned = shop.hopeless.enqueue()
     assert tester.run() == 2
-    assert given_up.state() is State.FAILED
+    assert abandoned.state() is State.FAILED
     assert tester.advance(timedelta(seconds=59)) == 0
     assert tester.advance(timedelta(seconds=1)) == 1
     assert shop.did == ["polite"]

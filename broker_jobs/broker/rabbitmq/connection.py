@@ -1,0 +1,263 @@
+"""Keeps one connection up for ever: parameters, reconnecting with back-off, and errors explained."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import pika
+from pika import exceptions
+
+from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, guarded
+from broker_jobs.clock import Clock
+from broker_jobs.errors import BrokerError, BrokerRefused
+from broker_jobs.settings import mask
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
+"""For TCP, TLS and the AMQP handshake with one host; then the next one is tried."""
+
+_CHANCE = random.Random()  # our own: reconnecting in the background must not disturb who seeds the global one
+
+Host: TypeAlias = tuple[pika.connection.Parameters, str]
+"""Where to connect, and its address without the password."""
+
+
+def pause_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row: 0.1 s doubled up to 5 s, less a random part up to a half."""
+    longest: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 16))
+    return longest * _CHANCE.uniform(0.5, 1.0)
+
+
+def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
+    """The hosts of comma-separated amqp:// or amqps:// addresses. Raises BrokerRefused for one that cannot be read."""
+    hosts: list[Host] = []
+    for url in (part.strip() for part in urls.split(",") if part.strip()):
+        try:
+            if not url.startswith(("amqp://", "amqps://")):
+                raise ValueError("it does not begin with amqp:// or amqps://")  # pika takes others for amqp
+            parameters = pika.URLParameters(url)
+        except (ValueError, TypeError, OSError) as error:
+            raise BrokerRefused(
+                f"{mask(url)} is no broker address ({error}); write amqp://user:password@host:5672/vhost"
+            ) from None
+        if "heartbeat=" not in url:
+            parameters.heartbeat = heartbeat
+        parameters.client_properties = {"connection_name": name} if name else None
+        parameters.connection_attempts = 1
+        parameters.retry_delay = 0
+        parameters.socket_timeout = CONNECT_SECONDS
+        parameters.stack_timeout = 2 * CONNECT_SECONDS
+        parameters.blocked_connection_timeout = None  # blocked is no error here: messages wait until their deadlines
+        hosts.append((parameters, mask(url).split("?", 1)[0]))
+    if not hosts:
+        raise BrokerRefused("no broker address is given; write amqp://user:password@host:5672/vhost")
+    return hosts
+
+
+class RabbitConnection:
+    """One connection of the exchange, connected again whenever it is lost. Lives in the I/O thread.
+
+    `on_up(connection)` is called at each connect, `on_down(reason)` once at each loss of a connection that was up,
+    `on_failed(error)` at each try that failed.
+    """
+
+    def __init__(
+        self,
+        loop: IoLoop,
+        hosts: list[Host],
+        purpose: str,
+        clock: Clock,
+        *,
+        on_up: Callable[[pika.SelectConnection], None],
+        on_down: Callable[[str], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        self.connection: pika.SelectConnection | None = None
+        """The connection while it is up."""
+        self.address = hosts[0][1]
+        """Where it is connected to, or was tried last."""
+        self.error: BaseException | None = None
+        """Why it is not up."""
+        self.failures = 0
+        self._loop = loop
+        self._hosts = _CHANCE.sample(hosts, len(hosts))
+        self._next = 0
+        self._purpose = purpose
+        self._clock = clock
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_failed = on_failed
+        self._opening: pika.SelectConnection | None = None
+        self._up_at = 0.0
+        self._announced = True
+        self.reconnects = 0
+        self._closing = False
+        self._timer: Timer | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is open and nothing will be."""
+        return self._closing and self.connection is None and self._opening is None
+
+    def connect(self) -> None:
+        """Connect to the next host; goes on for ever until `close`."""
+        self._timer = None
+        if self._closing:
+            return
+        parameters, self.address = self._hosts[self._next]
+        self._next = (self._next + 1) % len(self._hosts)
+        try:
+            self._opening = pika.SelectConnection(
+                parameters,
+                on_open_callback=lambda connection: guarded(self._opened, connection),
+                on_open_error_callback=lambda _, error: guarded(self._not_opened, error),
+                on_close_callback=lambda _, error: guarded(self._lost, error),
+                custom_ioloop=self._loop.ioloop,
+            )
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next try may do better
+            self._not_opened(error)
+
+    def close(self) -> None:
+        """Close for good, in order. `closed` says when it is done."""
+        self._closing = True
+        if self._timer is not None:
+            self._loop.forget(self._timer)
+            self._timer = None
+        # One that is being opened cannot be closed in pika without an error of its own: its socket is cut later.
+        if self.connection is not None and not self.connection.is_closing:
+            self.connection.close()
+
+    def _opened(self, connection: pika.SelectConnection) -> None:
+        self._opening = None
+        self.connection = connection
+        self.error = None
+        self._up_at = self._clock.monotonic()
+        if self._closing:
+            connection.close()
+            return
+        if not self._announced:
+            self._announced = True
+            self.reconnects += 1
+            log.info("connected again to %s to %s", self.address, self._purpose)
+        self._on_up(connection)
+
+    def _not_opened(self, error: BaseException) -> None:
+        self._opening = None
+        self.error = error
+        guarded(self._on_failed, error)
+        self._again()
+
+    def _lost(self, error: BaseException) -> None:
+        self.connection = None
+        self.error = error
+        reason = in_words(error)
+        if not self._closing:
+            if self._clock.monotonic() - self._up_at > LONGEST_PAUSE_SECONDS:
+                self.failures = 0
+            if self._announced:
+                self._announced = False
+                log.warning(
+                    "lost the connection to %s to %s: %s; connecting again every %g to %g s",
+                    self.address,
+                    self._purpose,
+                    reason,
+                    FIRST_PAUSE_SECONDS,
+                    LONGEST_PAUSE_SECONDS,
+                )
+        guarded(self._on_down, reason)
+        self._again()
+
+    def _again(self) -> None:
+        if self._closing:
+            return
+        self.failures += 1
+        self._timer = self._loop.later(pause_seconds(self.failures), self.connect)
+
+
+def in_words(error: BaseException) -> str:
+    """An error of pika in a few words, without Python's notation where it can be had."""
+    for cause in _causes(error):
+        match cause:
+            case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
+                return f"{cause.reply_code} {cause.reply_text}"
+            case ssl.SSLCertVerificationError():
+                return f"TLS certificate not accepted: {cause.verify_message}"
+            case ssl.SSLError():
+                return f"TLS: {cause.reason or cause}"
+            case exceptions.IncompatibleProtocolError():
+                return "it hung up before it spoke AMQP 0-9-1 (is it the port of TLS, 5671, or of HTTP?)"
+            case socket.gaierror():
+                return f"host name not found ({cause.strerror})"
+            case OSError() if cause.strerror:
+                return cause.strerror.lower()
+    match error:
+        case exceptions.StreamLostError():
+            return "the connection broke"
+        case exceptions.AMQPHeartbeatTimeout():
+            return "no heartbeat came"
+        case _:
+            return repr(error)
+
+
+def refusal(error: BaseException, address: str) -> BrokerRefused | None:
+    """What is wrong and what to do, for an error that trying again would not mend; else None.
+
+    pika calls every connection that breaks during the handshake a probable refusal; a broker that starts or stops
+    breaks them too, so only the broker's own word counts.
+    """
+    for cause in _causes(error):
+        match cause:
+            case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError() if "(403)" in str(
+                cause.args
+            ):
+                return BrokerRefused(
+                    f"RabbitMQ at {address} refused the user name or password; check both in BROKER_JOBS_URL "
+                    "(the user guest may only connect from the broker's own host)"
+                )
+            case exceptions.ProbableAccessDeniedError() if "(530)" in str(cause.args):
+                return BrokerRefused(
+                    f"RabbitMQ at {address} refused the virtual host: it does not exist, or the user has no permission "
+                    "in it; create it (rabbitmqctl add_vhost, set_permissions) or correct the address "
+                    f"(broker says: {_said(cause)})"
+                )
+            case ssl.SSLCertVerificationError():
+                return BrokerRefused(
+                    f"the TLS certificate of RabbitMQ at {address} is not accepted: {cause.verify_message}; correct "
+                    "the host name or name the authority: amqps://…?ssl_options={'ca_certs':'/path/ca.pem'}"
+                )
+            case ssl.SSLError():
+                return BrokerRefused(
+                    f"no TLS with {address}: {cause.reason or cause}; is it the port without TLS (5672)?"
+                )
+            case exceptions.ConnectionClosedByBroker() if cause.reply_code in {403, 530}:
+                return BrokerRefused(f"RabbitMQ at {address} refused: {cause.reply_text}")
+    return None
+
+
+def unreachable(error: BaseException | None, address: str) -> BrokerError:
+    """What to do when nothing answers."""
+    reason = "no answer" if error is None else in_words(error)
+    return BrokerError(f"RabbitMQ at {address} cannot be reached: {reason}; is it running, and is the address right?")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that pika has packed into it, outermost first."""
+    yield error
+    inner: list[object] = [*error.args, getattr(error, "exception", None), *getattr(error, "exceptions", ())]
+    for each in inner:
+        if isinstance(each, BaseException):
+            yield from _causes(each)
+
+
+def _said(error: BaseException) -> str:
+    """The broker's own words in an error that pika has turned into text."""
+    text = str(error.args[0]) if error.args else str(error)
+    return text.partition("(")[2].rstrip(")").strip("'\" ") or text

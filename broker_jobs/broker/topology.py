@@ -1,0 +1,112 @@
+"""Describes exchanges, queues and bindings as values; both exchanges declare what this says. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import LEVELS, level_seconds
+
+NEVER_DROP = 2_000_000_000
+"""A delivery limit for queues that must never drop: an absent one is 20 on RabbitMQ 4, and -1 means "drop at the first
+return" on 3.10 (probed)."""
+WORK_DELIVERY_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class ExchangeSpec:
+    name: str
+    kind: str
+    alternate: str | None = None
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """A durable quorum queue. `dead_letter_to` is a queue's name, reached through the default exchange."""
+
+    name: str
+    delivery_limit: int = NEVER_DROP
+    single_active: bool = False
+    ttl_seconds: int | None = None
+    dead_letter_to: str | None = None
+
+    def arguments(self) -> dict[str, object]:
+        """The x-arguments RabbitMQ is given."""
+        arguments: dict[str, object] = {"x-queue-type": "quorum"}
+        if self.ttl_seconds is None:
+            arguments["x-delivery-limit"] = self.delivery_limit
+        else:
+            arguments["x-message-ttl"] = self.ttl_seconds * 1000
+        if self.single_active:
+            arguments["x-single-active-consumer"] = True
+        if self.dead_letter_to is not None:
+            arguments |= {
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.dead_letter_to,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            }
+        return arguments
+
+
+@dataclass(frozen=True)
+class BindingSpec:
+    """`target` is a queue, or an exchange where `to_exchange`."""
+
+    source: str
+    target: str
+    key: str = ""
+    to_exchange: bool = False
+
+
+@dataclass(frozen=True)
+class Topology:
+    exchanges: tuple[ExchangeSpec, ...] = ()
+    queues: tuple[QueueSpec, ...] = ()
+    bindings: tuple[BindingSpec, ...] = ()
+    meanings: dict[str, str] = field(default_factory=dict, compare=False)
+
+
+def work_topology(*queues: str) -> Topology:
+    """What the given work queues need."""
+    return Topology(
+        queues=tuple(
+            QueueSpec(names.work_queue(q), delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.LOG) for q in queues
+        ),
+        bindings=tuple(BindingSpec(names.WORK, names.work_queue(q), key=q) for q in queues),
+    )
+
+
+def fixed_topology() -> Topology:
+    """Everything but the work queues."""
+    levels = range(LEVELS)
+    return Topology(
+        exchanges=(
+            ExchangeSpec(names.WORK, "direct", alternate=names.DEAD_LETTERS),
+            ExchangeSpec(names.SUBMIT, "fanout"),
+            ExchangeSpec(names.DELAY, "direct"),
+            ExchangeSpec(names.REPORT, "direct"),
+            ExchangeSpec(names.CONTROL, "fanout"),
+            ExchangeSpec(names.DEAD_LETTERS, "fanout"),
+        ),
+        queues=(
+            QueueSpec(names.LOG, single_active=True),
+            QueueSpec(names.COMMAND, single_active=True),
+            QueueSpec(names.DUE),
+            QueueSpec(names.DEAD_LETTERS),
+            *(QueueSpec(names.delay_queue(n), ttl_seconds=level_seconds(n), dead_letter_to=names.DUE) for n in levels),
+        ),
+        bindings=(
+            BindingSpec(names.SUBMIT, names.WORK, to_exchange=True),
+            BindingSpec(names.SUBMIT, names.LOG),
+            BindingSpec(names.REPORT, names.LOG, key=names.LOG_KEY),
+            BindingSpec(names.REPORT, names.COMMAND, key=names.COMMAND_KEY),
+            BindingSpec(names.DEAD_LETTERS, names.DEAD_LETTERS),
+            *(
+                BindingSpec(names.DELAY, names.delay_queue(n), key=names.delay_key(n, new=new))
+                for n in levels
+                for new in (False, True)
+            ),
+            *(BindingSpec(names.DELAY, names.LOG, key=names.delay_key(n, new=True)) for n in levels),
+        ),
+    )

@@ -1,0 +1,69 @@
+"""Puts what cannot be understood where a person can see it, replay it or delete it; never drops, never loops.
+
+The body goes as it is to the dead-lettered exchange, with the reason in the message's type; the delivery is
+acknowledged when that is confirmed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from concurrent.futures import Future
+
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Delivery, Message, PublishFailure
+from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.event_sender import DeliveryTag
+
+logger = logging.getLogger(__name__)
+
+MAX_REASON_BYTES = 200
+
+
+class DeadLetterPublisher:
+    """Parks deliveries, and repeats what was not confirmed while the delivery is still ours."""
+
+    def __init__(self, broker: Broker, acknowledger: Acknowledger, publish_timeout: float) -> None:
+        self._broker = broker
+        self._acknowledger = acknowledger
+        self._publish_timeout = publish_timeout
+        self._again: deque[tuple[Delivery, str]] = deque()
+        self._in_flight = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many are not confirmed yet (approximately)."""
+        return len(self._again) + self._in_flight
+
+    def add_dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """Publish to the dead-lettered exchange; returns at once."""
+        logger.error(
+            "a message of queue %s cannot be understood: %s; it is dead-lettered, to be looked at and replayed",
+            delivery.queue,
+            reason,
+        )
+        self._publish(delivery, reason)
+
+    def repeat(self) -> None:
+        """Publish again what failed. Called a few times a second."""
+        for _ in range(len(self._again)):
+            delivery, reason = self._again.popleft()
+            if self._acknowledger.is_open(DeliveryTag(delivery.channel, delivery.tag)):  # else it comes again by itself
+                self._publish(delivery, reason)
+
+    def _publish(self, delivery: Delivery, reason: str) -> None:
+        def ended(future: Future[list[PublishFailure | None]]) -> None:
+            self._in_flight -= 1
+            failure = future.result()[0]
+            if failure is None:
+                self._acknowledger.acknowledge((DeliveryTag(delivery.channel, delivery.tag),))
+            else:
+                logger.warning("parking is not confirmed (%s); it is repeated", failure.reason)
+                self._again.append((delivery, reason))
+
+        self._in_flight += 1
+        short = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+        message = Message(
+            names.DEAD_LETTERS, delivery.key, delivery.body, "dead-lettered:" + short, delivery.message_id
+        )
+        self._broker.publish([message], timeout=self._publish_timeout).add_done_callback(ended)

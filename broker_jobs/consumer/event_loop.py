@@ -1,0 +1,230 @@
+"""Runs async attempts: one event loop in a thread of its own, at most `concurrency` at once.
+
+The loop outlives what a job does to it: SystemExit and KeyboardInterrupt in a task or a callback, and `loop.stop()`,
+make asyncio leave `run_forever`; it is then entered again, and all other tasks go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from broker_jobs.consumer.local_queue import LocalQueue
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
+from broker_jobs.consumer.running import Run
+
+logger = logging.getLogger(__name__)
+
+BROKEN_PAUSE_SECONDS = 1.0
+"""Before a loop is entered again that ended by an error of its own, which may come again at once."""
+
+
+class LoopStopped(Exception):
+    """The event loop has ended, as its worker has; what was to run on it was not started."""
+
+
+class EventLoop:
+    """An event loop that takes from `ready` and awaits `work`; its thread starts with the first delivery."""
+
+    def __init__(
+        self, ready: LocalQueue, work: Callable[[ReceivedDelivery], Coroutine[Any, Any, None]], concurrency: int
+    ) -> None:
+        self._ready = ready
+        self._work = work
+        self._concurrency = concurrency
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: dict[asyncio.Task[None], ReceivedDelivery] = {}
+        self._for_threads: set[Carried] = set()
+        self._stopping = False
+        self._over = False
+
+    def wake(self) -> None:
+        """Something was put into `ready`."""
+        loop = self._loop or self._start()
+        if loop is not None:
+            loop.call_soon_threadsafe(self._feed)
+
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
+        """Run a coroutine for a sync job, in the context of the calling thread, which waits; its result.
+
+        Raises:
+            LoopStopped: the worker has stopped.
+            BaseException: what the coroutine raised.
+        """
+        carried = Carried(coroutine, run)
+        with self._lock:  # stop() takes it too: what is listed here is waited for
+            stopping = self._stopping
+            if not stopping:
+                self._for_threads.add(carried)
+        loop = None if stopping else self._loop or self._start()
+        if loop is None:
+            self._for_threads.discard(carried)
+            coroutine.close()
+            raise LoopStopped
+        loop.call_soon_threadsafe(carried.begin, loop)
+        try:
+            return carried.wait()
+        finally:
+            self._for_threads.discard(carried)
+
+    def _start(self) -> asyncio.AbstractEventLoop | None:
+        with self._lock:
+            if self._loop is None and not self._stopping:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop,), name="broker-jobs-loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            while not self._over:
+                run_on(loop, lambda: self._over)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+    def _feed(self) -> None:
+        assert self._loop is not None
+        while len(self._tasks) < self._concurrency:
+            received = self._ready.pop()
+            if received is None:
+                return
+            task = self._loop.create_task(self._work(received))
+            self._tasks[task] = received
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        received = self._tasks.pop(task)
+        if task.cancelled():  # from outside, before its first step: the work catches what comes later
+            self._ready.put(received)
+        elif (error := task.exception()) is not None:
+            logger.critical(
+                "the worker itself failed at an async job; its delivery stays unacknowledged and comes back",
+                exc_info=error,
+            )
+        self._feed()
+
+    def stop(self, timeout: float) -> bool:
+        """End the loop when nothing runs on it; whether it has ended (seconds)."""
+        with self._lock:
+            self._stopping = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return True
+        if thread.is_alive() and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stop_when_idle)
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _stop_when_idle(self) -> None:
+        assert self._loop is not None
+        if self._tasks or self._for_threads:
+            self._loop.call_later(0.01, self._stop_when_idle)
+        else:
+            self._over = True
+            self._loop.stop()
+
+
+class Carried:
+    """A coroutine that runs on an event loop while a thread waits for it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> None:
+        self._coroutine = coroutine
+        self._run = run
+        self._context = contextvars.copy_context()
+        self._ended = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start it, on the loop."""
+        task = loop.create_task(self._carry(), context=self._context)
+        task.add_done_callback(self._done)
+        self._run.set_task(task)
+
+    def wait(self) -> Any:
+        """Wait in the thread; what it returned, or raises what it raised."""
+        self._ended.wait()
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._value
+        finally:
+            self._error = None  # its traceback holds this frame: a cycle
+
+    async def _carry(self) -> None:
+        try:
+            self._value = await self._coroutine
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits
+            self._error = error
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step
+            self._coroutine.close()
+            self._error = asyncio.CancelledError()
+        self._run.task = None
+        self._ended.set()
+
+
+def run_on(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool]) -> None:
+    """Run a loop until it is stopped or something ends it; unless it is over, that was a job, which is logged.
+
+    Raises:
+        KeyboardInterrupt: in the main thread, where it is a person's Ctrl-C.
+    """
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        logger.error(
+            "%s was raised on the event loop of the jobs, by a task or a callback that a job started; "
+            "the loop and its other jobs go on",
+            type(error).__name__,
+            exc_info=error,
+        )
+    except BaseException as error:
+        logger.critical("the event loop of the jobs failed; it goes on", exc_info=error)
+        time.sleep(BROKEN_PAUSE_SECONDS)
+    else:
+        if not is_over():
+            logger.error(
+                "a job stopped the event loop of all jobs (loop.stop()); the loop and its jobs go on. "
+                "Remove that call: to end a job, return from it"
+            )
+
+
+def run_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a loop of its own, as `asyncio.run` does, but to its end, whatever its sub-tasks raise."""
+
+    async def carry() -> tuple[Any, BaseException | None]:
+        try:
+            return await coroutine, None
+        except BaseException as error:  # noqa: BLE001  # raised again outside the loop, which it must not end
+            return None, error
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(carry())
+        task.add_done_callback(lambda _: loop.stop())
+        try:
+            while not task.done():
+                run_on(loop, task.done)
+        except KeyboardInterrupt:
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
+            raise
+        value, error = task.result()
+    if error is not None:
+        raise error
+    return value

@@ -1,0 +1,45 @@
+"""A thread that looks after things a few times a second; what a look raises is logged and the next look comes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 0.1
+
+
+class MaintenanceThread:
+    """Calls `begin` until it does not raise, then `look` every tenth of a second until stopped."""
+
+    def __init__(self, begin: Callable[[], None], look: Callable[[], None]) -> None:
+        self._begin = begin
+        self._look = look
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="broker-jobs-pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Look no more; waits up to `timeout` seconds for a look that is under way."""
+        self._stopped.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._begin()
+                break
+            except Exception:
+                logger.exception("the worker could not begin to take jobs; it tries again every second")
+                self._stopped.wait(1.0)
+        while not self._stopped.wait(PERIOD_SECONDS):
+            try:
+                self._look()
+            except Exception:
+                logger.exception("a look after the running jobs failed; the next comes in %s s", PERIOD_SECONDS)

@@ -1,0 +1,117 @@
+"""Looks after what runs and what waits, ten times a second: timeouts, hand-over of long runs, progress, returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.heartbeat import HeartbeatSender
+from broker_jobs.consumer.local_queue import LocalQueue
+from broker_jobs.consumer.reporter import Reporter
+from broker_jobs.consumer.running import Run, Running
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_AFTER_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0
+OUTLIVED_AFTER_SECONDS = 1.0
+"""What a job gets to notice its timeout and to end before it is said to outlive it."""
+MAX_WAIT_SECONDS = 10.0
+"""What waits longer than this behind our own jobs could have run elsewhere."""
+
+
+class Monitor:
+    """Walks over the runs; each look is short and touches only what is due."""
+
+    def __init__(
+        self,
+        *,
+        running: Running,
+        ready: Sequence[LocalQueue],
+        reporter: Reporter,
+        acknowledger: Acknowledger,
+        heartbeat_sender: HeartbeatSender,
+        clock: Clock,
+        handover_after: float,
+    ) -> None:
+        self._running = running
+        self._ready = ready
+        self._reporter = reporter
+        self._acknowledger = acknowledger
+        self._heartbeat_sender = heartbeat_sender
+        self._clock = clock
+        self._handover_after = handover_after
+
+    def look(self) -> None:
+        """One look at everything."""
+        now = self._clock.monotonic()
+        lease_is_ending = self._heartbeat_sender.lease_is_ending()
+        for run in self._running.all():
+            self._look_at(run, now)
+            if run.owned and lease_is_ending and run.cancel_reason is None:
+                logger.error(
+                    "%s %s: no heartbeat was confirmed for 20 s, so it may be started elsewhere; it is asked to stop",
+                    run.received.envelope.job,
+                    run.received.envelope.id,
+                )
+                run.cancel("lease")
+        for ready in self._ready:
+            oldest = ready.oldest_monotonic()
+            if oldest is not None and now - oldest > MAX_WAIT_SECONDS:
+                for received in ready.remove(lambda received: now - received.received_monotonic > MAX_WAIT_SECONDS):
+                    self._reporter.return_delivery(received, "waited too long")
+
+    def _look_at(self, run: Run, now: float) -> None:
+        if run.deadline_monotonic is not None and now >= run.deadline_monotonic:
+            run.cancel("timeout")
+            if now >= run.deadline_monotonic + OUTLIVED_AFTER_SECONDS and not run.outlived:
+                self._say_outlived(run, now)
+        age = now - run.started_monotonic
+        if age >= self._handover_after and not run.handed_over:
+            self._hand_over(run)
+        elif age >= ANNOUNCE_AFTER_SECONDS and not run.announced:
+            self._reporter.started(run, None)
+        if run.progress is not None and now - run.progress_monotonic >= PROGRESS_SECONDS:
+            run.progress_monotonic = now
+            self._reporter.progress(run)
+
+    def _say_outlived(self, run: Run, now: float) -> None:
+        """A job outlives its timeout: nothing can stop it from outside, so a person has to know."""
+        run.outlived = True
+        if run.ended:
+            return
+        envelope = run.received.envelope
+        if run.task is None:
+            advice = (
+                "a thread cannot be stopped from outside, so the job keeps its thread until it returns. Ask "
+                "current_job().cancelled() in the job, and give its calls timeouts of their own; "
+                "if it hangs, restart this worker"
+            )
+        else:
+            advice = (
+                "it caught CancelledError and goes on, or it blocks the event loop. Let CancelledError pass, and put "
+                "what blocks into a thread; if it hangs, restart this worker"
+            )
+        logger.error(
+            "%s %s attempt %d outlives its timeout of %g s: it runs since %s (%.1f s) and was asked to stop: %s",
+            envelope.job,
+            envelope.id,
+            envelope.attempt,
+            envelope.policy.timeout,
+            datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="seconds"),
+            now - run.started_monotonic,
+            advice,
+        )
+
+    def _hand_over(self, run: Run) -> None:
+        """The coordinator is told that it owns the run; when that is confirmed the delivery is acknowledged."""
+        run.handed_over = True
+
+        def confirmed() -> None:
+            run.owned = True
+            self._acknowledger.acknowledge((run.received.place,))
+
+        self._reporter.started(run, confirmed, owned=True)

@@ -1,0 +1,152 @@
+"""Says how an attempt ended, and turns exceptions into that. Pure.
+
+An outcome is what the worker knows; the event made of it (report.py) is what it tells.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from typing import NamedTuple, TypeAlias
+
+from broker_jobs.errors import GiveUp, Retry
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
+from broker_jobs.messages.events import (
+    MAX_ERROR_MESSAGE_CHARS,
+    MAX_RESULT_BYTES,
+    MAX_TRACEBACK_CHARS,
+    ErrorInfo,
+    ReturnReason,
+)
+
+MAX_TYPE_CHARS = 200
+
+
+class Completed(NamedTuple):
+    """The function returned; `result` is JSON text, `lost` says why there is none."""
+
+    result: str | None
+    lost: str | None = None
+
+
+class Raised(NamedTuple):
+    """The function failed, or could not be called."""
+
+    error: ErrorInfo
+    final: bool = False
+    cancelled: bool = False
+    retry_after: float | None = None
+    exception: BaseException | None = None
+    """What was raised, for the log; it does not travel."""
+
+
+class Interruption(NamedTuple):
+    """It was asked to stop because the worker has to leave; it stopped, or ends with the process."""
+
+
+class NotRun(NamedTuple):
+    """It was not run: the coordinator decides what becomes of it."""
+
+    reason: ReturnReason
+    redelivered: bool = False
+
+
+Outcome: TypeAlias = Completed | Raised | Interruption | NotRun
+
+EXPIRED = Raised(
+    ErrorInfo(type="Expired", message="it waited longer than its `expires` and was not started"), final=True
+)
+
+
+def returned(text: str) -> Completed:
+    """The outcome of a result that could be written as JSON; one over the cap is lost, which is no reason to retry."""
+    if len(text) * 4 > MAX_RESULT_BYTES and (size := len(text.encode("utf-8", "replace"))) > MAX_RESULT_BYTES:
+        return Completed(None, f"result too large: {size} bytes, at most {MAX_RESULT_BYTES} are kept")
+    return Completed(text)
+
+
+def unwritable(error: BaseException) -> Completed:
+    """The outcome of a result that cannot be written as JSON: succeeded, as the work is done."""
+    return Completed(None, clip(f"result cannot be written as JSON: {message_of(error)}", 1000))
+
+
+def raised(error: BaseException, retry_on: tuple[type[Exception], ...]) -> Raised:
+    """The outcome of an exception that left the function.
+
+    `Retry` asks for a delay, `GiveUp` is final, and so is what `retry_on` does not name; one that names Exception
+    means everything, SystemExit too.
+    """
+    info = describe(error)
+    if isinstance(error, Retry):
+        return Raised(info, retry_after=_bounded(error.after), exception=error)
+    final = isinstance(error, GiveUp) or not (Exception in retry_on or isinstance(error, retry_on))
+    return Raised(info, final=final, exception=error)
+
+
+def _bounded(after: float | None) -> float | None:
+    """A delay as it can travel: of what is no number the job's back-off, and never more than ten years."""
+    if after is None or math.isnan(after):
+        return None
+    return min(max(after, 0.0), float(MAX_DELAY_SECONDS))
+
+
+def misfit(error: BaseException) -> Raised:
+    """The outcome of arguments that do not fit the function; retried, as a deploy may mend it."""
+    info = ErrorInfo(type="ArgumentsError", message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS))
+    return Raised(info, exception=error)
+
+
+def timed_out(seconds: float, error: BaseException | None = None) -> Raised:
+    """The outcome of an attempt that was stopped at its timeout; `error` shows where it stood."""
+    return Raised(ErrorInfo(type="TimedOut", message=f"timed out after {seconds:g} s"), exception=error)
+
+
+def stopped() -> Raised:
+    """The outcome of a running job that was deleted and stopped as asked."""
+    return Raised(ErrorInfo(type="Cancelled", message="it was deleted while it ran, and stopped"), cancelled=True)
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """An exception as it is shown. Never raises, whatever `str(error)` does."""
+    try:
+        frames = error.__traceback__
+        if frames is not None and frames.tb_next is not None:  # the first is ours, not the job's
+            frames = frames.tb_next
+        lines = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException as unprintable:  # noqa: BLE001  # an exception's own __str__ may raise anything
+        lines = f"(no traceback: {type(unprintable).__name__} while it was written)"
+    return ErrorInfo(
+        type=clip(_type_name(error), MAX_TYPE_CHARS),
+        message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS),
+        traceback=clip_start(lines, MAX_TRACEBACK_CHARS),
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception, or why it has none."""
+    try:
+        text = str(error)
+        if text.__class__ is not str:  # a subclass may misbehave later
+            text = str.__str__(text)
+        return text
+    except BaseException as unprintable:  # noqa: BLE001  # an exception's own __str__ may raise anything
+        return f"(no message: {type(unprintable).__name__} while it was written)"
+
+
+def clip(text: str, chars: int) -> str:
+    """The text's beginning where it is too long, in characters that UTF-8 can carry."""
+    text = text if len(text) <= chars else f"{text[: chars - 1]}…"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def clip_start(text: str, chars: int) -> str:
+    """The text's end where it is too long (of a traceback the end matters)."""
+    text = text if len(text) <= chars else f"…{text[-(chars - 1) :]}"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return (
+        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    )

@@ -1,0 +1,20 @@
+"""Reads how much of the machine this process uses; psutil only here."""
+
+from __future__ import annotations
+
+import psutil
+
+
+class ProcessStats:
+    """CPU and memory of this process."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # the first call only starts the measurement
+
+    def read(self) -> tuple[float, int]:
+        """(CPU in percent of one core since the last call, resident bytes); zeros where the system refuses."""
+        try:
+            return self._process.cpu_percent(), self._process.memory_info().rss
+        except psutil.Error:
+            return 0.0, 0

@@ -1,0 +1,116 @@
+"""Turns deliveries into what can be run; what cannot be run is acknowledged here, before anything else is done.
+
+On the exchange's I/O thread, so quick: one decode and one lookup a delivery.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.names import queue_of
+from broker_jobs.clock import Clock
+from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.dead_letter import DeadLetterPublisher
+from broker_jobs.consumer.local_queue import LocalQueue
+from broker_jobs.consumer.observer import WorkerObserver
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
+from broker_jobs.consumer.reporter import Reporter
+from broker_jobs.consumer.revocations import Revocations
+from broker_jobs.function.registry import Registry
+from broker_jobs.messages.codec import Undecodable, decode
+from broker_jobs.messages.events import ReturnReason
+
+logger = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Sorts deliveries: dead-lettered, returned, or ready for a thread or the event loop."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        acknowledger: Acknowledger,
+        dead_letter_publisher: DeadLetterPublisher,
+        reporter: Reporter,
+        fences: Revocations,
+        clock: Clock,
+        observer: WorkerObserver,
+        sync: LocalQueue,
+        wake_threads: Callable[[int], None],
+        asynchronous: LocalQueue,
+        wake_loop: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._acknowledger = acknowledger
+        self._dead_letter_publisher = dead_letter_publisher
+        self._reporter = reporter
+        self._revocations = fences
+        self._clock = clock
+        self._observer = observer
+        self._sync = sync
+        self._wake_threads = wake_threads
+        self._async = asynchronous
+        self._wake_loop = wake_loop
+        self._closed = False
+
+    def close(self) -> None:
+        """Hand back whatever still comes."""
+        self._closed = True
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries in; nothing leaves this without being ready or on its way to be acknowledged."""
+        self._acknowledger.took(deliveries)
+        for work_queue, count in Counter([delivery.queue for delivery in deliveries]).items():
+            self._observer.received(queue_of(work_queue), count)
+        monotonic = self._clock.monotonic()
+        for_threads = 0
+        for_loop = False
+        for delivery in deliveries:
+            try:
+                received = self._understand(delivery, monotonic)
+            except Exception as error:
+                logger.exception("a delivery broke the intake")
+                self._dead_letter(delivery, f"the worker failed at it: {type(error).__name__}")
+                continue
+            if received is None:
+                continue
+            if received.function.is_async:
+                self._async.put(received)
+                for_loop = True
+            else:
+                self._sync.put(received)
+                for_threads += 1
+        if for_threads:
+            self._wake_threads(for_threads)
+        if for_loop:
+            self._wake_loop()
+
+    def _understand(self, delivery: Delivery, monotonic: float) -> ReceivedDelivery | None:
+        """What can be run, or None when it is acknowledged another way."""
+        try:
+            envelope = decode(delivery.body)
+        except Undecodable as reason:
+            self._dead_letter(delivery, str(reason))
+            return None
+        refused: ReturnReason | None = None
+        function = self._registry.get(envelope.job)
+        if delivery.redelivered:  # never run again: somebody may be running it (rule R3)
+            refused = "redelivered"
+        elif self._closed:
+            refused = "shutdown"
+        elif function is None:
+            refused = "unknown job"
+        elif queue_of(delivery.queue) in self._revocations.paused:
+            refused = "pause"
+        if refused is not None or function is None:
+            self._reporter.returned(delivery, envelope, refused or "unknown job", redelivered=delivery.redelivered)
+            return None
+        return ReceivedDelivery(delivery, envelope, function, monotonic)
+
+    def _dead_letter(self, delivery: Delivery, reason: str) -> None:
+        self._observer.dead_letters(queue_of(delivery.queue))
+        self._dead_letter_publisher.add_dead_letter(delivery, reason)

@@ -1,0 +1,88 @@
+"""Gathers in one transaction what the workers must hear: fences, cancels, pauses; or all of it, for who missed some."""
+
+from __future__ import annotations
+
+from broker_jobs.messages.commands import Control, Fence, Hello
+from broker_jobs.store.row import Row
+from broker_jobs.store.write import Transaction
+
+MOST_FENCES = 10_000
+"""In one message: RabbitMQ 4 refuses those over 16 MiB, and closes the channel over them."""
+
+
+class Broadcasts:
+    """What is new for the workers. A version in it is repeated by their heartbeats: a lost broadcast is sent again."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._schedules_before = tx.meta.schedules_version
+        self._for_hellos: tuple[dict[str, object], list[bytes]] | None = None
+        self.fences: list[Fence] = []
+        self.cancel: list[str] = []
+        """Running jobs that are to stop."""
+        self.pauses_changed = False
+        self.missed = False
+        """Whether a worker has missed news: all of it is told again."""
+
+    def controls(self, *, all_of_it: bool) -> list[Control]:
+        """What is to be broadcast, in order; nothing, where nothing is new.
+
+        Args:
+            all_of_it: everything workers must know, and not only what is new.
+        """
+        schedules_changed = self._tx.meta.schedules_version != self._schedules_before
+        if self.fences or self.cancel or self.pauses_changed:
+            self._tx.meta.control_version += 1
+        elif not schedules_changed and not all_of_it:
+            return []
+        if all_of_it:
+            before, snapshot = self._snapshot()
+            return [*before, snapshot.model_copy(update={"schedules_changed": schedules_changed})]
+        return [
+            Control(
+                version=self._tx.meta.control_version,
+                fences=self.fences,
+                paused=self._tx.paused_queues() if self.pauses_changed else None,
+                cancel=self.cancel,
+                schedules_changed=schedules_changed,
+            )
+        ]
+
+    def for_hello(self, hello: Hello, rows: dict[str, Row]) -> tuple[dict[str, object], list[bytes]]:
+        """What a worker that says hello is answered, and what it is sent before that.
+
+        Args:
+            hello: of the worker.
+            rows: the jobs it runs, as far as they are known.
+        """
+        if self._for_hellos is None:  # made once a batch: after an outage every worker says hello at once
+            before, snapshot = self._snapshot()
+            bodies = [control.model_dump_json(exclude_none=True).encode() for control in before]
+            self._for_hellos = snapshot.model_dump(mode="json"), bodies
+        detail, bodies = self._for_hellos
+        return detail | {"cancel": _not_its_own(hello, detail["cancel"], rows)}, bodies
+
+    def _snapshot(self) -> tuple[list[Control], Control]:
+        """All that workers must know, and before it those of its fences that one message does not hold.
+
+        What goes before has no version: who has heard only that has not heard all.
+        """
+        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
+        before = [
+            Control(version=0, fences=fences[start : start + MOST_FENCES])
+            for start in range(0, len(fences) - MOST_FENCES, MOST_FENCES)
+        ]
+        return before, Control(
+            version=self._tx.meta.control_version,
+            snapshot=True,
+            fences=fences[len(before) * MOST_FENCES :],
+            paused=self._tx.paused_queues(),
+            cancel=self._tx.cancels(),
+        )
+
+
+def _not_its_own(hello: Hello, asked: object, rows: dict[str, Row]) -> list[str]:
+    """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
+    runs = [(id, epoch, row) for id, epoch in hello.running if (row := rows.get(id)) is not None]
+    others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]
+    return [*(asked if isinstance(asked, list) else ()), *others]

@@ -1,0 +1,168 @@
+"""Gathers what a coordinator has to decide next, the most urgent first: own records, commands, the log, due notices.
+
+The exchange's I/O thread puts lists of deliveries in; the coordinator's thread takes pieces out. A delivery is
+acknowledged by `acknowledge` once its transaction is committed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Consumer, Delivery
+from broker_jobs.coordinator.inputs import (
+    CHECKPOINT,
+    ChunkReceived,
+    Input,
+    Unreadable,
+    read_command,
+    read_dead_letter,
+    read_due_notice,
+    read_log,
+)
+
+MOST_DELIVERIES = 1_000
+MOST_INPUTS = 4_000
+"""A transaction is closed at so many log deliveries or inputs; the jobs of a batch's chunk count one by one."""
+CHUNK_TYPE = "chunk"
+DUE_NOTICES_BESIDE = 200
+"""Bells are taken along while fewer log deliveries than this wait: they are not on the critical path."""
+
+
+class QueuedInput(NamedTuple):
+    """One input and the delivery it came in (None: the coordinator's own)."""
+
+    input: Input
+    delivery: Delivery | None
+
+
+class InputQueue:
+    """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
+
+    def __init__(self) -> None:
+        self._arrivals: SimpleQueue[tuple[str, list[Delivery]] | None] = SimpleQueue()
+        self._waiting: dict[str, deque[Delivery]] = {
+            queue: deque() for queue in (names.COMMAND, names.LOG, names.DEAD_LETTERS, names.DUE)
+        }
+        self._own: deque[Input] = deque()
+        self._quiet: deque[Input] = deque()
+        """News that can wait for a transaction that something else is the reason of (each costs a write to disk)."""
+        self._taken: dict[str, tuple[int, int]] = {}
+        self._commands: list[tuple[int, int]] = []
+        """Taken from the command queue, which are acknowledged one by one: the mark among them is kept."""
+        self._checkpoint: tuple[int, int] | None = None
+        """The newest mark: not acknowledged before there is a newer one, so that the broker has it if we are killed."""
+        self._most = MOST_INPUTS
+        self._members = 0
+        """Jobs in the chunks of this transaction: one chunk is one input, and may be thousands of rows."""
+
+    def put(self, queue: str, deliveries: list[Delivery]) -> None:
+        """Deliveries of a queue have come (the exchange's I/O thread)."""
+        self._arrivals.put((queue, deliveries))
+
+    def wake(self) -> None:
+        """Make `wait` return."""
+        self._arrivals.put(None)
+
+    def add(self, inputs: list[Input]) -> None:
+        """News of the coordinator's own; any thread."""
+        self._own.extend(inputs)
+        self._arrivals.put(None)
+
+    def add_quietly(self, inputs: list[Input]) -> None:
+        """News that is taken along with whatever comes next, a second later at most (the next tick); any thread."""
+        self._quiet.extend(inputs)
+
+    def wait(self, timeout: float) -> None:
+        """Return when something is there to be decided, or after `timeout` seconds."""
+        if self._own or any(self._waiting.values()):
+            timeout = 0.0
+        try:
+            self._sort(self._arrivals.get(timeout=timeout) if timeout > 0 else self._arrivals.get_nowait())
+            while True:
+                self._sort(self._arrivals.get_nowait())
+        except Empty:
+            return
+
+    def _sort(self, arrival: tuple[str, list[Delivery]] | None) -> None:
+        if arrival is not None:
+            self._waiting[arrival[0]].extend(arrival[1])
+
+    def has_own(self) -> bool:
+        """Whether news of the coordinator's own waits."""
+        return bool(self._own or self._quiet)
+
+    def log_waits(self) -> int:
+        """Log deliveries that are here and not yet decided."""
+        return len(self._waiting[names.LOG])
+
+    def take(self, most: int = MOST_INPUTS) -> list[QueuedInput]:
+        """The pieces of the next transaction: about `most`, and own news always leave room for commands and the log."""
+        pieces: list[QueuedInput] = []
+        self._most = most
+        self._members = 0
+        while self._own and len(pieces) < most * 3 // 4:
+            pieces.append(QueuedInput(self._own.popleft(), None))
+        while self._quiet and len(pieces) < most * 3 // 4:
+            pieces.append(QueuedInput(self._quiet.popleft(), None))
+        self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
+        self._draw(names.DEAD_LETTERS, DUE_NOTICES_BESIDE, pieces, lambda d: [read_dead_letter(d)])
+        self._draw(names.LOG, MOST_DELIVERIES, pieces, read_log)
+        if self.log_waits() < DUE_NOTICES_BESIDE:
+            self._draw(names.DUE, MOST_DELIVERIES, pieces, lambda d: [read_due_notice(d)])
+        return pieces
+
+    def _draw(self, queue: str, most: int, pieces: list[QueuedInput], read: Callable[[Delivery], list[Input]]) -> None:
+        waiting = self._waiting[queue]
+        for _ in range(min(most, len(waiting))):
+            if len(pieces) + self._members >= self._most:
+                return
+            delivery = waiting.popleft()
+            self._take_note(queue, delivery)
+            found = _read(read, delivery)
+            if delivery.type == CHUNK_TYPE:
+                self._members += sum(len(one.members) for one in found if isinstance(one, ChunkReceived))
+            pieces += [QueuedInput(one, delivery) for one in found]
+
+    def _take_note(self, queue: str, delivery: Delivery) -> None:
+        place = (delivery.channel, delivery.tag)
+        if queue != names.COMMAND:
+            self._taken[queue] = place
+        elif delivery.type != CHECKPOINT:
+            self._commands.append(place)
+        else:
+            if self._checkpoint is not None:
+                self._commands.append(self._checkpoint)
+            self._checkpoint = place
+
+    def lost(self, queue: str, channel: int) -> None:
+        """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
+        if queue == names.COMMAND and self._checkpoint is not None and self._checkpoint[0] == channel:
+            self._checkpoint = None
+        waiting = self._waiting[queue]
+        self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
+
+    def acknowledge(self, subscriptions: dict[str, Consumer]) -> None:
+        """Acknowledge all that was taken: its transaction is durable."""
+        for queue, (channel, tag) in self._taken.items():
+            subscription = subscriptions.get(queue)
+            if subscription is not None:  # else it was closed meanwhile, and all of it comes again
+                subscription.ack(channel, tag, multiple=True)
+        self._taken.clear()
+        commands = subscriptions.get(names.COMMAND)
+        for channel, tag in self._commands:
+            if commands is not None:
+                commands.ack(channel, tag)
+        self._commands.clear()
+
+
+def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery) -> list[Input]:
+    """What a delivery says; whatever is wrong with it, it must not end the thread that reads it."""
+    try:
+        return read(delivery)
+    except Exception as error:  # noqa: BLE001  # as above
+        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(delivery.queue, "dead")
+        return [Unreadable(origin, f"reading it raised {error!r}"[:2_000], delivery)]

@@ -1,0 +1,333 @@
+"""Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure.
+
+A message may carry many records. Each is read by itself: one that cannot be read is set aside alone. The jobs of a
+batch's chunk are one record, as a batch is enqueued as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeGuard
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import LEVELS, level_seconds
+from broker_jobs.broker.interface import Delivery
+from broker_jobs.clock import Instant
+from broker_jobs.consumer.event_sender import event_json
+from broker_jobs.coordinator.records import DueNotice, FromWorker, JobRecord, ReadyCopy, Repeat, TimerDue, WaitingCopy
+from broker_jobs.messages import codec
+from broker_jobs.messages.batch import CHUNK, COMMIT, BatchCommit, Chunk
+from broker_jobs.messages.commands import COMMAND, Command
+from broker_jobs.messages.envelope import MAX_RECORDS, JobId
+from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef
+from broker_jobs.messages.published import PUBLISHED, PublishedEvent
+from broker_jobs.store.records import DeadLetterRow, DependencyRow
+
+COPY_SLACK_SECONDS = 30 * 86_400.0
+"""How late a due notice may still come (the broker was down); the row of its job is kept until then."""
+
+
+CHECKPOINT = "checkpoint"
+"""The type of a tick that is kept in the command queue."""
+LOOK = TypeAdapter(Annotated[list[JobId], Field(max_length=MAX_RECORDS, fail_fast=True)])
+"""A coordinator that is not the active one asks the active one to look at these jobs."""
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+_ID: TypeAdapter[str] = TypeAdapter(JobId)
+NEWER = "newer:"
+"""In the id of what was set aside: a newer version may have written it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    """A worker's heartbeat."""
+
+    worker: WorkerRef
+    heartbeat: Heartbeat
+    sent_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    """A command or a question, and where its answer goes."""
+
+    command: Command
+    reply_to: str | None
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that cannot be read or decided, and why. `delivery` is a message that says this record alone.
+
+    `newer`: a newer version may have written it, so that one may decide it without a person.
+    """
+
+    origin: str
+    reason: str
+    delivery: Delivery
+    newer: bool = False
+
+    @property
+    def id(self) -> str:
+        """Made of what was received, and of nothing its sender chose: the same again is the same, all else another."""
+        delivery = self.delivery
+        way = () if self.origin == "dead" else (delivery.exchange, delivery.key, delivery.type)
+        digest = hashlib.sha256("\0".join(way).encode("utf-8", "surrogateescape") + b"\0" + delivery.body)
+        return f"{self.origin}:{NEWER if self.newer else ''}{digest.hexdigest()[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """What was set aside under this id, as a newer version may have written it, is decided now."""
+
+    dead_letter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReceived:
+    """Some jobs of a batch's submission, held."""
+
+    chunk: Chunk
+    members: list[WaitingCopy]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItemsWaiting:
+    """Go on with what is marked to be worked off."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownParents:
+    """What waits for a parent that was not known a moment ago, and hardly comes any more."""
+
+    dependencies: list[DependencyRow]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRead:
+    """How far a store had come a moment ago: kept by the broker, for whoever decides next."""
+
+    tick: Tick
+
+
+Input = (
+    ReadAgain
+    | CheckpointRead
+    | UnknownParents
+    | JobRecord
+    | HeartbeatReceived
+    | CommandReceived
+    | Tick
+    | Unreadable
+    | ChunkReceived
+    | BatchCommit
+    | PublishedEvent
+    | WorkItemsWaiting
+)
+
+
+def read_log(delivery: Delivery) -> list[Input]:
+    """What a delivery of the log says: an envelope, a bundle of events, or a tick."""
+    try:
+        match delivery.type:
+            case "events":
+                return _events(delivery)
+            case "tick":
+                return [TICK.validate_json(delivery.body)]
+            case "chunk":
+                return [_chunk(delivery)]
+            case "commit":
+                return [COMMIT.validate_json(delivery.body)]
+            case "published":
+                return [PUBLISHED.validate_json(delivery.body)]
+            case "look":
+                return _look(delivery)
+            case "repeat":
+                return [Repeat(codec.decode(delivery.body), delivery.body.decode())]
+            case _:
+                return [_envelope(delivery)]
+    except (codec.Undecodable, ValidationError, UnicodeDecodeError) as error:
+        return [_unread("log", error, delivery)]
+
+
+def _chunk(delivery: Delivery) -> ChunkReceived:
+    chunk = CHUNK.validate_json(delivery.body)
+    members = []
+    for body in chunk.jobs:
+        envelope = codec.decode(body)
+        if envelope.batch != chunk.batch:
+            raise codec.Undecodable(f"job {envelope.id} in a chunk of batch {chunk.batch} is of batch {envelope.batch}")
+        members.append(WaitingCopy(envelope, body, waits=True))
+    return ChunkReceived(chunk, members)
+
+
+def _envelope(delivery: Delivery) -> Input:
+    envelope = codec.decode(delivery.body)
+    body = delivery.body.decode()
+    if delivery.exchange == names.SUBMIT:
+        return ReadyCopy(envelope, body)
+    if delivery.exchange == "" or (delivery.queue == names.LOG and delivery.exchange == names.WORK):
+        # dead-lettered by its work queue: it was returned more often than the delivery limit allows
+        at = envelope.created_at.timestamp()
+        event = Returned(
+            id=envelope.id, epoch=envelope.epoch, at=at, reason="delivery limit", redelivered=True, envelope=body
+        )
+        return FromWorker("", event)
+    copied_until = _copied_until(delivery, envelope.created_at.timestamp())
+    return WaitingCopy(envelope, body, copied_until, waits=envelope.after is not None)
+
+
+def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:
+    if delivery.exchange != names.DELAY:
+        return None
+    step = delivery.key.removesuffix(".new")
+    seconds = level_seconds(int(step)) if step.isdigit() and int(step) < LEVELS else level_seconds(LEVELS - 1)
+    return created_at + seconds + COPY_SLACK_SECONDS
+
+
+def _events(delivery: Delivery) -> list[Input]:
+    try:
+        return _told(BUNDLE.validate_json(delivery.body))
+    except ValidationError as error:
+        head = _json(delivery)
+        events = head.get("events") if isinstance(head, dict) else None
+        if not _is_list(events):
+            raise
+        try:
+            bundle = BUNDLE.validate_python(head | {"events": []})
+        except ValidationError:
+            raise error from None
+
+    def read(event: Any) -> Input:
+        return _told(bundle.model_copy(update={"events": [_EVENT.validate_python(event)]}))[0]
+
+    return _one_by_one(delivery, events, read, lambda event: head | {"events": [event]})
+
+
+def _look(delivery: Delivery) -> list[Input]:
+    try:
+        return [TimerDue(id) for id in LOOK.validate_json(delivery.body)]
+    except ValidationError:
+        ids = _json(delivery)
+        if not _is_list(ids):
+            raise
+    return _one_by_one(delivery, ids, lambda id: TimerDue(_ID.validate_python(id)), lambda id: [id])
+
+
+def _json(delivery: Delivery) -> Any:
+    """What a body that does not fit says all the same; None: it is no JSON."""
+    try:
+        return json.loads(delivery.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_list(records: object) -> TypeGuard[list[Any]]:
+    """Whether these can be read one by one: a text has characters, and too many would fill a transaction."""
+    return isinstance(records, list) and len(records) <= MAX_RECORDS
+
+
+def _one_by_one(
+    delivery: Delivery, records: Iterable[Any], read: Callable[[Any], Input], message: Callable[[Any], object]
+) -> list[Input]:
+    """The records of a message of which one at least does not fit: that is set aside, its neighbours are decided."""
+    inputs: list[Input] = []
+    for record in records:
+        try:
+            inputs.append(read(record))
+        except ValidationError as error:
+            inputs.append(_unread("log", error, _with_body(delivery, message(record))))
+    return inputs
+
+
+def alone(delivery: Delivery, one: Input) -> Delivery:
+    """A message that says this input alone, of those a delivery said."""
+    match one:
+        case Unreadable():
+            return one.delivery
+        case FromWorker(event=event) | HeartbeatReceived(heartbeat=event) if delivery.type == "events":
+            return _with_body(delivery, json.loads(delivery.body) | {"events": [json.loads(event_json(event))]})
+        case TimerDue() if delivery.type == "look":
+            return _with_body(delivery, [one.id])
+        case _:
+            return delivery
+
+
+def _with_body(delivery: Delivery, body: object) -> Delivery:
+    return delivery._replace(body=json.dumps(body, separators=(",", ":")).encode(), message_id="")
+
+
+def _told(bundle: Bundle) -> list[Input]:
+    worker = bundle.worker
+    return [
+        HeartbeatReceived(worker, event, bundle.sent_at)
+        if isinstance(event, Heartbeat)
+        else FromWorker(worker.id, event)
+        for event in bundle.events
+    ]
+
+
+def read_command(delivery: Delivery) -> Input:
+    """What a delivery of the command queue asks, or the mark that is kept there."""
+    try:
+        if delivery.type == CHECKPOINT:
+            return CheckpointRead(TICK.validate_json(delivery.body))
+        return CommandReceived(COMMAND.validate_json(delivery.body), delivery.reply_to, delivery.correlation_id)
+    except ValidationError as error:
+        return _unread("command", error, delivery)
+
+
+def read_due_notice(delivery: Delivery) -> Input:
+    """The due notice in a delivery that came out of the delay queues."""
+    try:
+        return DueNotice(codec.decode(delivery.body), delivery.body.decode())
+    except (codec.Undecodable, UnicodeDecodeError) as error:
+        return _unread("due", error, delivery)
+
+
+def read_dead_letter(delivery: Delivery) -> Input:
+    """An unroutable envelope comes back as returned (its queue is declared by then); all else is for a person."""
+    if delivery.type.startswith("dead-lettered:"):
+        return Unreadable("dead", delivery.type.removeprefix("dead-lettered:").strip(), delivery)
+    try:
+        envelope = codec.decode(delivery.body)
+        body = delivery.body.decode()
+    except (codec.Undecodable, UnicodeDecodeError) as error:
+        return _unread("dead", error, delivery)
+    at = envelope.created_at.timestamp()
+    return FromWorker("", Returned(id=envelope.id, epoch=envelope.epoch, at=at, reason="no queue", envelope=body))
+
+
+def read_again(row: DeadLetterRow) -> list[Input]:
+    """What a dead letter says to this program: an `Unread` when it still cannot be read."""
+    queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin, names.DEAD_LETTERS)
+    delivery = Delivery(
+        channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,
+        type=row.type, message_id=row.message_id, reply_to=None, correlation_id=None, delivery_count=0,
+    )  # fmt: skip
+    match row.origin:
+        case "log":
+            return read_log(delivery)
+        case "command":
+            return [read_command(delivery)]
+        case "due":
+            return [read_due_notice(delivery)]
+        case _:
+            return [read_dead_letter(delivery._replace(type=""))]
+
+
+def _unread(origin: str, error: Exception, delivery: Delivery) -> Unreadable:
+    match error:
+        case ValidationError():
+            first = codec.misfit(error)
+            reason = f"{first.where}: {first.what}" if first.where else first.what
+            return Unreadable(origin, reason, delivery, newer=first.kind in codec.NEWER)
+        case codec.Undecodable():
+            return Unreadable(origin, str(error), delivery, newer=error.newer)
+        case _:
+            return Unreadable(origin, str(error), delivery)

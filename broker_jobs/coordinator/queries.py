@@ -1,0 +1,113 @@
+"""Answers askers: at once, or when the job they wait for has ended. State, but no I/O and no clock of its own.
+
+Waiters live in memory only: askers repeat their question every two seconds, so a failover costs a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from broker_jobs.broker.interface import Message
+from broker_jobs.clock import Instant
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import BatchReply, JobReply, Reply
+from broker_jobs.messages.envelope import BATCH_HOLDER
+from broker_jobs.messages.events import ErrorInfo
+from broker_jobs.messages.state import State
+from broker_jobs.store.records import BatchRow
+from broker_jobs.store.row import Row
+
+FORGET_SECONDS = 30.0
+"""An asker that has not repeated itself for so long is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    reply_to: str
+    id: str
+    until: Instant
+
+
+class Queries:
+    """Who waits for the end of which job."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[tuple[str, str], _Waiter]] = {}
+
+    def wait(self, job_id: str, reply_to: str, id: str, now: Instant) -> None:
+        """Answer this asker when the job ends; asking again renews the wait."""
+        self._waiting.setdefault(job_id, {})[reply_to, id] = _Waiter(reply_to, id, now + FORGET_SECONDS)
+
+    def ended(self, row: Row) -> list[Message]:
+        """The answers to all who wait for this job, which has ended; they wait until they are `told`."""
+        waiters = self._waiting.get(row.id)
+        return [answer(w.reply_to, w.id, view(row)) for w in waiters.values()] if waiters else []
+
+    def batch_ended(self, batch: BatchRow) -> list[Message]:
+        """The answers to all who wait for this batch, which has ended; they wait until they are `told`."""
+        waiters = self._waiting.get(batch_holder(batch.id))
+        detail = batch_view(batch, batch.id).model_dump(mode="json")
+        return [reply(w.reply_to, Reply(id=w.id, detail=detail)) for w in waiters.values()] if waiters else []
+
+    def told(self, ids: Iterable[str]) -> None:
+        """The end of these jobs and batches is committed, and its answers are on their way."""
+        for id in ids:
+            self._waiting.pop(id, None)
+
+    def waits_for(self, job_id: str) -> bool:
+        """Whether anybody does."""
+        return job_id in self._waiting
+
+    def forget(self, now: Instant) -> None:
+        """Drop waiters that have gone."""
+        for job_id, waiters in list(self._waiting.items()):
+            living = {key: w for key, w in waiters.items() if w.until > now}
+            if living:
+                self._waiting[job_id] = living
+            else:
+                del self._waiting[job_id]
+
+
+def batch_holder(batch: str) -> str:
+    """The name under which a batch is waited for, and waits itself."""
+    return f"{BATCH_HOLDER}{batch}"
+
+
+def view(row: Row | None, id: str = "") -> JobReply:
+    """What an asker learns of a job."""
+    if row is None:
+        return JobReply(id=id, known=False)
+    ended = row.state in (State.FAILED, State.DELETED)
+    return JobReply(
+        id=row.id, known=True, job=row.job, state=row.state.value, attempt=row.attempt, reason=row.reason,
+        result=row.result, result_lost=row.result_lost,
+        error=ErrorInfo.model_validate_json(row.error) if row.error and ended else None,
+    )  # fmt: skip
+
+
+def batch_view(batch: BatchRow | None, id: str) -> BatchReply:
+    """What an asker learns of a batch."""
+    if batch is None:
+        return BatchReply(id=id, known=False)
+    return BatchReply(
+        id=batch.id, known=True, title=batch.title, state=batch.state, total=batch.total, open=batch.open,
+        succeeded=batch.succeeded, failed=batch.failed, deleted=batch.deleted,
+    )  # fmt: skip
+
+
+def failure_view(row: Row) -> JobReply:
+    """A failed job with what it was called with."""
+    envelope = codec.decode(row.envelope) if row.envelope else None
+    called = {} if envelope is None else {"args": envelope.args, "kwargs": envelope.kwargs}
+    return view(row).model_copy(update=called)
+
+
+def answer(reply_to: str, id: str, view: JobReply) -> Message:
+    """The message that answers a question about a job."""
+    return reply(reply_to, Reply(id=id, detail=view.model_dump(mode="json", exclude_none=True)))
+
+
+def reply(reply_to: str, reply: Reply) -> Message:
+    """The message that carries a reply to its asker's own queue."""
+    return Message("", reply_to, reply.model_dump_json().encode(), type="reply", correlation_id=reply.id)

@@ -1,0 +1,244 @@
+"""Describes the records that a job's row is decided by, beside the workers' events.
+
+Some come from messages (an envelope, a due notice, a command), some from the coordinator's own knowledge (a confirm
+came, a lease is over, a queue is proven empty). All of them name one job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker_jobs.clock import Instant
+from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.envelope import Envelope
+from broker_jobs.messages.events import Failed, Interrupted, LogLine, Progress, Returned, Started, Succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyCopy:
+    """The log's copy of an envelope a producer published straight to its work queue."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCopy:
+    """An envelope the coordinator is to release.
+
+    `copied_until`: a copy of it is in the delay queues, about until then.
+    """
+
+    envelope: Envelope
+    body: str
+    copied_until: Instant | None = None
+    waits: bool = False
+    """It waits for something other than time: parents, or its batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A producer repeats an envelope whose first message may or may not be in its work queue."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueNotice:
+    """A copy came out of the delay queues: look at this job now."""
+
+    envelope: Envelope
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerDue:
+    """A timer, or the end of a grace, or a change that may let a scheduled job go: apply the due rule."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """RabbitMQ has confirmed the release of this epoch."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseUnknown:
+    """The release of this epoch may have been published: its coordinator died, or the confirm never came."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFailed:
+    """The release of this epoch was certainly not published."""
+
+    id: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unroutable:
+    """The job's queue does not exist and cannot be declared."""
+
+    id: str
+    epoch: int
+    reason: str
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOver:
+    """The worker is dead in log time, or lives and has twice not listed the job."""
+
+    id: str
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenLost:
+    """Proof that no message of this epoch is out (transitions R12)."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A recurring job's planned time was taken, or somebody triggered it; `after`: it waits for the run before it."""
+
+    envelope: Envelope
+    body: str
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyMet:
+    """What the job waited for (other than time) has come."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfied:
+    """What the job waited for can not come any more, as things stand."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitsAgain:
+    """What could not come any more may come again, and something else is still waited for."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyFailed:
+    """What the job waits for or needs was never seen, or is gone: it fails."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached:
+    """The job's time has come and no slot of a limit is free: it stands in line."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFreed:
+    """The job is first in line and a slot is free: it is taken for it."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A rate allows the job's start at a later moment."""
+
+    id: str
+    due_at: Instant
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Another job has the unique key: this one is an alias of it."""
+
+    id: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A later job with the same unique key takes this one's place."""
+
+    id: str
+    by: str
+
+
+WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
+JobCommand = DeleteJob | RequeueJob | RescheduleJob
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """An event of a worker."""
+
+    worker: str
+    event: WorkerEvent
+
+
+JobRecord = (
+    ReadyCopy
+    | WaitingCopy
+    | Repeat
+    | DueNotice
+    | TimerDue
+    | Released
+    | ReleaseUnknown
+    | ReleaseFailed
+    | Unroutable
+    | LeaseOver
+    | ProvenLost
+    | Fired
+    | DependencyMet
+    | Unsatisfied
+    | WaitsAgain
+    | DependencyFailed
+    | LimitReached
+    | SlotFreed
+    | Postponed
+    | Duplicate
+    | Replaced
+    | FromWorker
+    | DeleteJob
+    | RequeueJob
+    | RescheduleJob
+)
+
+
+def job_id(record: JobRecord) -> str:
+    """The job a record is about."""
+    match record:
+        case ReadyCopy() | WaitingCopy() | Repeat() | DueNotice() | Fired():
+            return record.envelope.id
+        case FromWorker():
+            return record.event.id
+        case DeleteJob() | RequeueJob() | RescheduleJob():
+            return record.job_id
+        case _:
+            return record.id

@@ -1,0 +1,117 @@
+"""Answers who asks, in one transaction: from the rows as they are after all of its inputs, or when an end comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from broker_jobs.broker.interface import Message
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.dependencies import DependencyRules
+from broker_jobs.coordinator.inputs import CommandReceived
+from broker_jobs.coordinator.queries import Queries, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.messages.commands import GetBatch, GetJob, ListFailures, Reply
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.write import Transaction
+
+
+class Replies:
+    """Questions and their answers, in one transaction.
+
+    Args:
+        tx: the transaction.
+        questions: who waits for which end, from one transaction to the next.
+        rows: jobs as they have become in it, by id.
+        see: loads jobs into `rows`.
+        waits: knows the batches as they have become.
+        now: wall time.
+    """
+
+    def __init__(
+        self,
+        tx: Transaction,
+        queries: Queries,
+        rows: dict[str, Row],
+        see: Callable[[Iterable[str]], None],
+        *,
+        waits: DependencyRules,
+        now: Instant,
+    ) -> None:
+        self._tx = tx
+        self._queries = queries
+        self._rows = rows
+        self._see = see
+        self._waits = waits
+        self._now = now
+        self._asked: list[CommandReceived] = []
+        self.messages: list[Message] = []
+        """What is published after the commit."""
+        self.told: list[str] = []
+        """Jobs and batches whose end is answered by them."""
+
+    def ask(self, asked: CommandReceived) -> None:
+        """Keep a question about a job or batch until all inputs are decided."""
+        self._asked.append(asked)
+
+    def reply(self, asked: CommandReceived, given: Reply) -> None:
+        """Answer one who wants an answer."""
+        if asked.reply_to:
+            self.messages.append(reply(asked.reply_to, given))
+
+    def ended(self, row: Row) -> None:
+        """A job has ended: who waits for that is answered."""
+        if self._queries.waits_for(row.id):
+            self.messages += self._queries.ended(row)
+            self.told.append(row.id)
+
+    def answer(self) -> None:
+        """Answer the questions that were kept, and who waits for batches that have ended."""
+        for asked in self._asked:
+            match asked.command:
+                case GetJob() as command if asked.reply_to:
+                    self._answer_job(command, asked.reply_to)
+                case GetBatch() as command if asked.reply_to:
+                    self._answer_batch(command, asked.reply_to)
+                case ListFailures() as command if asked.reply_to:
+                    self.reply(asked, Reply(id=command.id, detail={"failures": self._failures(command)}))
+                case _:
+                    pass
+        for batch in self._waits.ended_batches:
+            self.messages += self._queries.batch_ended(batch)
+            self.told.append(batch_holder(batch.id))
+
+    def _answer_job(self, command: GetJob, reply_to: str) -> None:
+        row = self._original(self._rows.get(command.job_id))
+        if command.until_ended and (row is None or not row.state.is_final):
+            self._queries.wait(row.id if row else command.job_id, reply_to, command.id, self._now)
+        else:
+            self.messages.append(answer(reply_to, command.id, view(row, command.job_id)))
+
+    def _original(self, row: Row | None) -> Row | None:
+        """The job an alias stands for; any other job itself."""
+        for _ in range(10):  # aliases of aliases are rare, and a circle must not hold us
+            if row is None or row.reason_code != Reason.ALIAS or row.parent is None:
+                return row
+            self._see([row.parent])
+            row = self._rows.get(row.parent)
+        return row
+
+    def _answer_batch(self, command: GetBatch, reply_to: str) -> None:
+        batch = self._waits.batch(command.batch_id)
+        if command.until_ended and (batch is None or batch.ended_at is None):
+            self._queries.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
+        else:
+            detail = batch_view(batch, command.batch_id).model_dump(mode="json")
+            self.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))
+
+    def _failures(self, command: ListFailures) -> list[dict[str, object]]:
+        """A page of a batch's failed jobs, its sub-batches' among them, with what they were called with."""
+        batches = [command.batch_id]
+        for batch in batches:
+            batches += self._tx.sub_batches(batch)
+        ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
+        ids = ids[: command.limit]
+        self._see(ids)
+        return [
+            failure_view(self._rows[id]).model_dump(mode="json") for id in ids if self._rows[id].state is State.FAILED
+        ]

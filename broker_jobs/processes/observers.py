@@ -1,0 +1,119 @@
+"""Says which callback of worker and coordinator counts as which metric; neither knows of metrics, nor they of them."""
+
+from __future__ import annotations
+
+from broker_jobs import metrics as m
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker
+from broker_jobs.coordinator.observer import CoordinatorObserver
+
+_BACKLOGS = {
+    names.LOG: m.LOG_BACKLOG,
+    names.COMMAND: m.COMMAND_BACKLOG,
+    names.DUE: m.DUE_BACKLOG,
+    names.DEAD_LETTERS: m.DEAD_LETTER_BACKLOG,
+}
+_OF_THE_ACTIVE = (
+    *_BACKLOGS.values(),
+    *(m.LOG_LAG, m.DELAY_BACKLOG, m.DEPTH, m.CONSUMERS, m.OLDEST, m.PAUSED, m.DEAD_LETTERS, m.OVERDUE, m.STORED),
+)
+
+
+class WorkerMetrics:
+    """Counts for a worker."""
+
+    def __init__(self, metrics: m.Metrics) -> None:
+        self._metrics = metrics
+        self._ended = metrics.ended
+
+    def received(self, queue: str, count: int) -> None:
+        self._metrics.count(m.TAKEN, (queue,), count)
+
+    def finished(  # noqa: PLR0917  # the worker's shape
+        self,
+        outcome: str,
+        job: str,
+        queue: str,
+        run_seconds: float,
+        wait_seconds: float,
+        attempt: int,
+    ) -> None:
+        self._ended((outcome, job, queue, run_seconds, wait_seconds, attempt))
+
+    def returned(self, reason: str, queue: str) -> None:
+        self._metrics.count(m.RETURNED, (reason, queue))
+
+    def dead_letters(self, queue: str) -> None:
+        self._metrics.count(m.DEAD_LETTERED, (queue,))
+
+    def in_flight(self, running: int, held: int, unconfirmed: int) -> None:
+        self._metrics.set(m.IN_FLIGHT, running)
+        self._metrics.set(m.WAITING_DELIVERIES, held)
+        self._metrics.set(m.UNCONFIRMED, unconfirmed)
+
+
+class CoordinatorMetrics(CoordinatorObserver):
+    """Counts for a coordinator. What only the active one knows is forgotten when it steps down."""
+
+    def __init__(self, metrics: m.Metrics) -> None:
+        self._metrics = metrics
+        self._delays: dict[str, int] = {}
+        metrics.set(m.ACTIVE, 0)
+
+    def records(self, kind: str, count: int) -> None:
+        self._metrics.count(m.RECORDS, (kind,), count)
+
+    def committed(self, seconds: float, rows: int) -> None:
+        self._metrics.observe(m.COMMIT, seconds)
+        self._metrics.count(m.COMMITTED_ROWS, amount=rows)
+
+    def released(self, count: int, late_seconds: list[float]) -> None:
+        self._metrics.count(m.RELEASES, amount=count)
+        for late in late_seconds:
+            self._metrics.observe(m.RELEASE_LATENESS, late)
+
+    def dead_letters(self, origin: str) -> None:
+        self._metrics.count(m.DEAD_LETTERED, (origin,))
+
+    def lag(self, seconds: float) -> None:
+        self._metrics.set(m.LOG_LAG, seconds)
+
+    def active(self, active: bool) -> None:
+        self._metrics.set(m.ACTIVE, int(active))
+        if not active:
+            self._delays.clear()
+            for family in _OF_THE_ACTIVE:
+                self._metrics.replace(family, {})
+
+    def depth(self, queue: str, ready: int, consumers: int) -> None:
+        if (backlog := _BACKLOGS.get(queue)) is not None:
+            self._metrics.set(backlog, ready)
+        elif queue.startswith(f"{names.DELAY}."):
+            self._delays[queue] = ready
+            self._metrics.set(m.DELAY_BACKLOG, sum(self._delays.values()))
+        else:  # a queue of jobs, under its own name or the broker's
+            self._metrics.set(m.DEPTH, ready, (names.queue_of(queue),))
+            self._metrics.set(m.CONSUMERS, consumers, (names.queue_of(queue),))
+
+    def oldest(self, queue: str, seconds: float) -> None:
+        self._metrics.set(m.OLDEST, seconds, (queue,))
+
+    def paused(self, queue: str, paused: bool) -> None:
+        self._metrics.set(m.PAUSED, int(paused), (queue,))
+
+    def kept(self, dead_letters: int, overdue_seconds: float) -> None:
+        self._metrics.set(m.DEAD_LETTERS, dead_letters)
+        self._metrics.set(m.OVERDUE, overdue_seconds)
+
+    def states(self, counts: dict[str, int]) -> None:
+        self._metrics.replace(m.STORED, {(state,): float(count) for state, count in counts.items()})
+
+    def noted(self, what: str) -> None:
+        self._metrics.count(m.ANOMALIES, (what,))
+
+
+def watch_broker(metrics: m.Metrics, broker: Broker) -> None:
+    """Show at each scrape whether the exchange is connected and blocked."""
+    metrics.watch(m.CONNECTION_UP, lambda: {(): float(broker.connected)})
+    metrics.watch(m.RECONNECTS, lambda: {(): float(broker.reconnects)})
+    metrics.watch(m.BLOCKED, lambda: {(): float(broker.blocked)})

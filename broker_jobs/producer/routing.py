@@ -1,0 +1,111 @@
+"""Decides which message an envelope becomes: now, later, or held until the coordinator knows it is no repeat. Pure.
+
+ready                            submit exchange, routing key = queue: work queue and log
+under 2 s                        the log alone: the coordinator's timer is more exact than a hop
+longer                           the longest delay level that is not longer, and the log
+waiting for parents              the log alone: the coordinator holds it
+with a unique key or limits      the same; a delayed one goes by its delay
+the caller's own id              the log alone: the coordinator releases it once, however often it comes
+an id that we made               the log alone, as a repeat: its first message may be in the work queue
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from pydantic_core import PydanticSerializationError
+
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import level_for
+from broker_jobs.broker.interface import Message
+from broker_jobs.clock import Instant
+from broker_jobs.errors import ArgumentsError, EnqueueError
+from broker_jobs.messages.codec import encode
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, looks_generated
+
+
+class Later(NamedTuple):
+    """When a scheduled job is due, and the delay if that is how it was said: after parents it counts from their end."""
+
+    due_at: Instant | None
+    delay: float | None
+
+
+def later(when: object, now: Instant) -> Later:
+    """What `schedule(when, …)` means. Raises as `due_after`."""
+    due_at = due_after(when, now)
+    return Later(due_at, max(0.0, when.total_seconds()) if isinstance(when, timedelta) else None)
+
+
+def due_after(when: object, now: Instant, method: str = "schedule") -> Instant | None:
+    """The instant a `When` means; None: now, as it has passed.
+
+    Raises:
+        ArgumentsError: a bare number, a datetime without a time zone, more than ten years.
+    """
+    match when:
+        case timedelta():
+            seconds = when.total_seconds()
+        case datetime():
+            if when.tzinfo is None or when.utcoffset() is None:
+                raise ArgumentsError(
+                    f"{when:%Y-%m-%d %H:%M} has no time zone; "
+                    'write datetime(…, tzinfo=ZoneInfo("Europe/Istanbul")), or a timedelta'
+                )
+            seconds = when.timestamp() - now
+        case int() | float() if not isinstance(when, bool):
+            raise ArgumentsError(
+                f"{method}() takes a timedelta or an aware datetime first; "
+                f"for {when:g} seconds write timedelta(seconds={when:g})"
+            )
+        case _:
+            raise ArgumentsError(f"{method}() takes a timedelta or an aware datetime first, not {when!r}")
+    if seconds > MAX_DELAY_SECONDS:
+        raise ArgumentsError(f"{method}() takes at most 10 years, not {when}; for longer use a recurring job")
+    return now + seconds if seconds > 0 else None
+
+
+def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool) -> Message:
+    """The message of an envelope; its epoch is set here, by the way it goes.
+
+    Raises:
+        EnqueueError: the body is over `max_body` bytes.
+    """
+    if envelope.after is not None:
+        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+    if envelope.due_at is not None:
+        step = level_for(envelope.due_at.timestamp() - now)
+        if step is None:
+            return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+        return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(step, new=True))
+    if envelope.unique is not None or envelope.limits:
+        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+    if own_id:
+        if looks_generated(envelope.id):
+            return _message(envelope, max_body, names.REPORT, names.LOG_KEY, "repeat")
+        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+    return _message(envelope, max_body, names.SUBMIT, envelope.queue)
+
+
+def body_of(envelope: Envelope, max_body: int) -> bytes:
+    """The envelope as it travels.
+
+    Raises:
+        ArgumentsError: an argument has no JSON form.
+        EnqueueError: it is over `max_body` bytes.
+    """
+    try:
+        body = encode(envelope)
+    except PydanticSerializationError as error:  # half a surrogate pair in a value of a type nobody has given
+        raise ArgumentsError(f"{envelope.job}: its arguments cannot travel as JSON: {error}") from None
+    if len(body) > max_body:
+        raise EnqueueError(
+            f"{envelope.job} {envelope.id} was not enqueued: its message has {len(body):_} bytes, the limit is "
+            f"{max_body:_} (BROKER_JOBS_MAX_BODY); store it elsewhere and pass a reference"
+        )
+    return body
+
+
+def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: str = "job") -> Message:
+    return Message(exchange, key, body_of(envelope, max_body), kind, envelope.id)

@@ -1,0 +1,105 @@
+"""Keeps the counters the dashboard shows: collects what a transaction changes, and writes the differences once.
+
+A counter changes in the transaction that changes the rows, so it always equals its count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import Connection, text
+
+from broker_jobs.messages.state import FINAL, State
+from broker_jobs.store.buckets import bucket_of
+from broker_jobs.store.row import Row
+
+MINUTE_SECONDS = 60
+RETRY = "retry"
+"""Stands among the states of `counts` for jobs that are scheduled to run again after a failure; they count twice."""
+FINAL_TEXT = frozenset(state.value for state in FINAL)
+
+_ADD_COUNT = text(
+    "INSERT INTO counts (queue, state, n) VALUES (:queue, :state, :n)"
+    " ON CONFLICT (queue, state) DO UPDATE SET n = counts.n + excluded.n"
+)
+_ADD_OUTCOME = text(
+    "INSERT INTO outcomes (minute, state, n) VALUES (:minute, :state, :n)"
+    " ON CONFLICT (minute, state) DO UPDATE SET n = outcomes.n + excluded.n"
+)
+_ADD_ENDED = text(
+    "INSERT INTO ended (state, n) VALUES (:state, :n) ON CONFLICT (state) DO UPDATE SET n = ended.n + excluded.n"
+)
+_ADD_QUEUE_OUTCOME = text(
+    "INSERT INTO queue_outcomes (minute, queue, n) VALUES (:minute, :queue, :n)"
+    " ON CONFLICT (minute, queue) DO UPDATE SET n = queue_outcomes.n + excluded.n"
+)
+_ADD_DURATION = text(
+    "INSERT INTO durations (minute, kind, bucket, n) VALUES (:minute, :kind, :bucket, :n)"
+    " ON CONFLICT (minute, kind, bucket) DO UPDATE SET n = durations.n + excluded.n"
+)
+_ADD_QUEUE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
+
+
+class Counters:
+    """The differences of one transaction."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._outcomes: Counter[tuple[int, str]] = Counter()
+        self._of_queues: Counter[tuple[int, str]] = Counter()
+        self._durations: Counter[tuple[int, str, int]] = Counter()
+
+    def enter(self, queue: str, state: str, retries: bool = False) -> None:
+        """A row is now in this state of this queue; `retries`: as it runs again after a failure."""
+        self._counts[queue, state] += 1
+        if retries:
+            self._counts[queue, RETRY] += 1
+
+    def leave(self, queue: str, state: str, retries: bool = False) -> None:
+        """A row is no longer in this state of this queue."""
+        self._counts[queue, state] -= 1
+        if retries:
+            self._counts[queue, RETRY] -= 1
+
+    def ended(self, row: Row) -> None:
+        """A job has come to the final state it is in."""
+        at = row.ended_at if row.ended_at is not None else row.changed_at
+        minute = int(at // MINUTE_SECONDS) * MINUTE_SECONDS
+        self._outcomes[minute, row.state.value] += 1
+        self._of_queues[minute, row.queue] += 1
+        started_at = row.started_at
+        if started_at is None or row.state is State.DELETED:
+            return
+        began_at = row.created_at if row.due_at is None else row.due_at
+        self._durations[minute, "wait", bucket_of(started_at - began_at)] += 1
+        self._durations[minute, "run", bucket_of(at - started_at)] += 1
+
+    def write(self, connection: Connection) -> None:
+        """Write the differences and forget them."""
+        counts = [{"queue": queue, "state": state, "n": n} for (queue, state), n in self._counts.items() if n]
+        if counts:
+            connection.execute(_ADD_COUNT, counts)
+            connection.execute(_ADD_QUEUE, [{"name": name} for name in sorted({queue for queue, _ in self._counts})])
+        outcomes = [{"minute": minute, "state": state, "n": n} for (minute, state), n in self._outcomes.items()]
+        if outcomes:
+            connection.execute(_ADD_OUTCOME, outcomes)
+            connection.execute(_ADD_ENDED, _totals(self._outcomes))
+            of_queues = [{"minute": minute, "queue": queue, "n": n} for (minute, queue), n in self._of_queues.items()]
+            connection.execute(_ADD_QUEUE_OUTCOME, of_queues)
+        if self._durations:
+            durations = [
+                {"minute": minute, "kind": kind, "bucket": bucket, "n": n}
+                for (minute, kind, bucket), n in self._durations.items()
+            ]
+            connection.execute(_ADD_DURATION, durations)
+        self._counts.clear()
+        self._outcomes.clear()
+        self._of_queues.clear()
+        self._durations.clear()
+
+
+def _totals(outcomes: Counter[tuple[int, str]]) -> list[dict[str, object]]:
+    ended: Counter[str] = Counter()
+    for (_, state), n in outcomes.items():
+        ended[state] += n
+    return [{"state": state, "n": n} for state, n in ended.items()]

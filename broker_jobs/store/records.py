@@ -1,0 +1,185 @@
+"""Describes what the store keeps beside jobs: plain values of schedules, workers, dead letters, commands, marks.
+
+Instants are seconds since the Unix epoch; `log_time` is the coordinators' own (it stands still while none is active).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker_jobs.clock import Instant
+
+
+@dataclass(slots=True)
+class Meta:
+    """The one row behind the lock: whose store this is, and how far it has come."""
+
+    store_id: str
+    schema: int
+    serial: int
+    """Grows by one with every transaction that wrote something."""
+    log_time: float = 0.0
+    last_tick_at: float = 0.0
+    control_version: int = 0
+    schedules_version: int = 0
+    accepted_serial: int = 0
+    """A person has accepted that ticks up to this serial belong to a time the store has lost."""
+
+
+@dataclass(slots=True)
+class ScheduleRow:
+    """A recurring job as it stands."""
+
+    name: str
+    cron: str
+    tz: str = "UTC"
+    misfire: str = "once"
+    overlap: str = "allow"
+    call: str = ""
+    """The envelope of its jobs, JSON text."""
+    origin: str = ""
+    version: int = 1
+    paused: bool = False
+    last_planned_at: Instant | None = None
+    last_job_id: str | None = None
+    created_at: Instant = 0.0
+    changed_at: Instant = 0.0
+
+
+@dataclass(slots=True)
+class WorkerRow:
+    """A worker process as its last heartbeat told."""
+
+    id: str
+    host: str = ""
+    slot: str = ""
+    pid: int = 0
+    queues: tuple[str, ...] = ()
+    concurrency: int = 0
+    running: int = 0
+    done: int = 0
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    version: str = ""
+    started_at: Instant = 0.0
+    seen_at: Instant = 0.0
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class DeadLetterRow:
+    """A message that could not be read or decided, whole, with the reason."""
+
+    id: str
+    at: Instant
+    origin: str
+    """Where it came from: log, command, dead-lettered or due."""
+    reason: str
+    body: bytes
+    exchange: str = ""
+    key: str = ""
+    type: str = ""
+    message_id: str = ""
+
+
+@dataclass(slots=True)
+class AuditRow:
+    """A command that was applied."""
+
+    id: str
+    at: Instant
+    by: str
+    kind: str
+    subject: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class LogLineRow:
+    """A line a job wrote while it ran."""
+
+    at: Instant
+    attempt: int
+    text: str
+
+
+@dataclass(slots=True)
+class BatchRow:
+    """A batch as it stands. `open` members have not ended; a sub-batch is one member of its parent."""
+
+    id: str
+    title: str = ""
+    parent: str | None = None
+    state: str = "awaiting"
+    """awaiting: not complete, or waits for its parents; processing; or how it ended."""
+    total: int = 0
+    open: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    deleted: int = 0
+    created_at: Instant = 0.0
+    ended_at: Instant | None = None
+
+
+@dataclass(slots=True)
+class SubmissionRow:
+    """One `with` block of a batch. It opens when committed, with all its chunks, once its batch waits for nothing."""
+
+    id: str
+    batch: str
+    parent_submission: str | None = None
+    chunks: int | None = None
+    """How many the commit counts; None: not committed."""
+    seen: int = 0
+    opened: bool = False
+    created_at: Instant = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class DependencyRow:
+    """A holder (job, or batch with its prefix) waits for a target to end, or for a submission to open."""
+
+    holder: str
+    kind: str
+    target: str
+    on_end: str
+    unsatisfied: bool
+    since: Instant
+
+
+@dataclass(slots=True, frozen=True)
+class WorkItemRow:
+    """An effect on an unbounded number of rows that is being worked off."""
+
+    kind: str
+    target: str
+    outcome: str
+
+
+@dataclass(slots=True, frozen=True)
+class SubscriptionRow:
+    """A job that is made for every event of a name."""
+
+    origin: str
+    event: str
+    job: str
+    call: str
+    """The envelope of its jobs, JSON text."""
+
+
+@dataclass(slots=True, frozen=True)
+class LimitRow:
+    """A limit as it stands."""
+
+    key: str
+    """Its kind and its key: concurrency:smtp, ordered:account-7, rate:api."""
+    most: int | None
+    """What a person has set, or else the jobs were enqueued with; None: no job of it is known any more."""
+    taken: int
+    """Slots in use."""
+    waiting: int
+    """Jobs in line; of a rate, the one whose start comes next too."""
+    is_set: bool = False
+    """A person has set the number."""
+    per: float | None = None
+    """Seconds, of a rate."""

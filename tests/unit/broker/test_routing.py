@@ -1,0 +1,82 @@
+"""Which queues a message reaches."""
+
+import pytest
+
+from broker_jobs.broker import names
+from broker_jobs.broker.routing import Routes
+from broker_jobs.broker.topology import BindingSpec, ExchangeSpec, QueueSpec, Topology, fixed_topology, work_topology
+from broker_jobs.errors import BrokerError
+
+
+def ours() -> Routes:
+    routes = Routes()
+    routes.declare(fixed_topology())
+    routes.declare(work_topology("mail", "default"))
+    return routes
+
+
+def test_a_submitted_job_reaches_its_work_queue_and_the_log() -> None:
+    assert set(ours().reach(names.SUBMIT, "mail")) == {names.work_queue("mail"), names.LOG}
+
+
+def test_a_submitted_job_of_an_unknown_queue_reaches_dead_lettered_and_the_log() -> None:
+    assert set(ours().reach(names.SUBMIT, "nowhere")) == {names.DEAD_LETTERS, names.LOG}
+
+
+def test_a_released_job_reaches_its_work_queue_alone() -> None:
+    assert ours().reach(names.WORK, "mail") == (names.work_queue("mail"),)
+
+
+def test_a_producers_delayed_job_reaches_its_step_and_the_log() -> None:
+    assert set(ours().reach(names.DELAY, names.delay_key(3, new=True))) == {names.delay_queue(3), names.LOG}
+    assert ours().reach(names.DELAY, names.delay_key(3, new=False)) == (names.delay_queue(3),)
+
+
+def test_a_key_nobody_bound_is_unroutable() -> None:
+    assert ours().reach(names.REPORT, "nothing") == ()
+    assert ours().reach("", "nothing") == ()
+
+
+def test_two_ways_to_a_queue_give_one_copy_and_a_circle_ends() -> None:
+    routes = Routes()
+    routes.declare(
+        Topology(
+            exchanges=(ExchangeSpec("a", "fanout"), ExchangeSpec("b", "fanout")),
+            queues=(QueueSpec("q"),),
+            bindings=(
+                BindingSpec("a", "q"),
+                BindingSpec("a", "b", to_exchange=True),
+                BindingSpec("b", "q"),
+                BindingSpec("b", "a", to_exchange=True),
+            ),
+        )
+    )
+    assert routes.reach("a", "") == ("q",)
+
+
+def test_a_queue_declared_later_is_found_although_its_key_was_asked_before() -> None:
+    routes = ours()
+    assert routes.reach(names.WORK, "late") == (names.DEAD_LETTERS,)
+    routes.declare(work_topology("late"))
+    assert routes.reach(names.WORK, "late") == (names.work_queue("late"),)
+
+
+def test_a_forgotten_queue_is_reached_no_more() -> None:
+    routes = ours()
+    routes.forget(names.work_queue("mail"))
+    assert routes.reach(names.WORK, "mail") == (names.DEAD_LETTERS,)
+    assert routes.reach("", names.work_queue("mail")) == ()
+
+
+def test_another_shape_is_refused_and_nothing_is_declared() -> None:
+    routes = ours()
+    with pytest.raises(BrokerError, match=r"'jobs\.v1\.log' exists in another shape"):
+        routes.declare(Topology(queues=(QueueSpec("new"), QueueSpec(names.LOG))))
+    assert routes.reach("", "new") == ()
+
+
+def test_a_binding_from_or_to_nothing_is_refused() -> None:
+    with pytest.raises(BrokerError, match="no exchange 'x'"):
+        ours().declare(Topology(bindings=(BindingSpec("x", names.LOG),)))
+    with pytest.raises(BrokerError, match="nothing is named 'q'"):
+        ours().declare(Topology(bindings=(BindingSpec(names.WORK, "q"),)))

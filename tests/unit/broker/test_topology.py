@@ -1,0 +1,98 @@
+"""What the topology says, whatever exchange declares it: rules that a change of it must not break."""
+
+import pytest
+
+from broker_jobs.broker import names
+from broker_jobs.broker.delay import LEVELS
+from broker_jobs.broker.topology import NEVER_DROP, QueueSpec, Topology, fixed_topology, work_topology
+
+WHOLE = (fixed_topology(), work_topology("mail", "a.b"))
+QUEUES = [queue for topology in WHOLE for queue in topology.queues]
+BINDINGS = [binding for topology in WHOLE for binding in topology.bindings]
+EXCHANGES = [exchange for topology in WHOLE for exchange in topology.exchanges]
+
+
+@pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: str(queue.name))
+def test_every_queue_is_a_quorum_queue_and_bears_our_name_and_version(queue: QueueSpec) -> None:
+    assert queue.arguments()["x-queue-type"] == "quorum"
+    assert queue.name.startswith("jobs.v1.")
+
+
+@pytest.mark.parametrize("name", [names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS])
+def test_queues_of_the_coordinator_never_drop(name: str) -> None:
+    [queue] = [queue for queue in QUEUES if queue.name == name]
+    arguments = queue.arguments()
+    assert arguments["x-delivery-limit"] == NEVER_DROP
+    assert not {"x-message-ttl", "x-max-length", "x-max-length-bytes", "x-overflow", "x-expires"} & set(arguments)
+
+
+def test_the_log_and_the_commands_have_a_single_active_consumer() -> None:
+    assert {queue.name for queue in QUEUES if queue.single_active} == {names.LOG, names.COMMAND}
+
+
+def test_work_queues_give_up_a_message_that_kills_into_the_log_and_lose_none() -> None:
+    for queue in work_topology("mail").queues:
+        assert queue.arguments() | {"x-delivery-limit": 20} == {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": 20,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": names.LOG,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+
+
+def test_every_step_of_the_delay_queues_ends_in_due_at_least_once() -> None:
+    levels = {queue.name: queue for queue in QUEUES if queue.ttl_seconds is not None}
+    assert len(levels) == LEVELS
+    for step in range(LEVELS):
+        arguments = levels[names.delay_queue(step)].arguments()
+        assert arguments["x-message-ttl"] == 1000 * 2**step
+        assert arguments["x-dead-letter-routing-key"] == names.DUE
+        assert arguments["x-dead-letter-strategy"] == "at-least-once"
+        assert arguments["x-overflow"] == "reject-publish"  # without it the strategy is silently at-most-once
+
+
+def test_whatever_dead_letters_does_so_into_a_queue_that_always_exists() -> None:
+    fixed = {queue.name for queue in fixed_topology().queues}
+    assert {queue.dead_letter_to for queue in QUEUES if queue.dead_letter_to} <= fixed
+
+
+def test_every_binding_joins_what_is_declared() -> None:
+    exchanges = {exchange.name for exchange in EXCHANGES}
+    queues = {queue.name for queue in QUEUES}
+    for binding in BINDINGS:
+        assert binding.source in exchanges
+        assert binding.target in (exchanges if binding.to_exchange else queues)
+
+
+def test_an_alternate_exchange_is_one_of_ours_and_takes_everything() -> None:
+    kinds = {exchange.name: exchange.kind for exchange in EXCHANGES}
+    for exchange in EXCHANGES:
+        if exchange.alternate is not None:
+            assert kinds[exchange.alternate] == "fanout"
+
+
+def test_no_exchange_matches_by_pattern_so_a_queue_name_cannot_catch_the_jobs_of_others() -> None:
+    assert {exchange.kind for exchange in EXCHANGES} == {"direct", "fanout"}
+
+
+def test_every_part_of_the_topology_is_named_once() -> None:
+    for parts in (QUEUES, EXCHANGES, BINDINGS):
+        assert len(set(parts)) == len(parts)
+
+
+def test_topologies_are_values() -> None:
+    assert work_topology("mail") == work_topology("mail") != work_topology("bulk")
+    assert Topology() == Topology(meanings={"a": "b"})
+
+
+@pytest.mark.parametrize("name", ["mail", "a.b-c_9", "A" * 100])
+def test_queue_names_that_are_taken(name: str) -> None:
+    assert names.is_queue_name(name)
+    assert names.queue_of(names.work_queue(name)) == name
+
+
+@pytest.mark.parametrize("name", ["", "a" * 101, "a b", "#", "mail.*", "ü", "a/b", "mail\n"])
+def test_queue_names_that_are_refused(name: str) -> None:
+    assert not names.is_queue_name(name)

@@ -1,0 +1,21 @@
+"""What a process of the command line takes along of a program."""
+
+from broker_jobs import BrokerJobs
+from broker_jobs.cli.program import application_of
+
+
+def test_a_process_takes_along_what_the_code_declares() -> None:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.subscribe("user.registered")
+    def welcome(user_id: int) -> None: ...
+
+    @jobs.job
+    def report() -> None: ...
+
+    jobs.recurring("weekly", "0 9 * * MON", report)
+    application = application_of(jobs, "shop.jobs:jobs", {})
+    assert application.origin == "shop.jobs"
+    assert [each.event for each in application.subscriptions] == ["user.registered"]
+    assert [each.name for each in application.recurring] == ["weekly"]
+    assert application.close == jobs.stop

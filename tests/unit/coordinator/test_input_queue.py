@@ -1,0 +1,111 @@
+"""What waits to be decided is taken in its order, and acknowledged when it has been; the newest mark is kept."""
+
+from __future__ import annotations
+
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.coordinator import release
+from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.inputs import CheckpointRead, CommandReceived
+from broker_jobs.messages.batch import CHUNK, Chunk
+from broker_jobs.messages.commands import AcceptStore
+from broker_jobs.messages.events import Tick
+from tests.unit.coordinator.engine_desk import Desk
+
+
+class Subscribed:
+    """Keeps what was acknowledged."""
+
+    def __init__(self) -> None:
+        self.acked: list[tuple[int, int, bool]] = []
+
+    def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
+        self.acked.append((channel, tag, multiple))
+
+
+def delivery(message: Message, tag: int, channel: int = 1) -> Delivery:
+    return Delivery(
+        channel=channel, tag=tag, queue=names.COMMAND, body=message.body, redelivered=False, exchange=message.exchange,
+        key=message.key, type=message.type, message_id=message.message_id, reply_to=None, correlation_id=None,
+        delivery_count=0,
+    )  # fmt: skip
+
+
+def mark(serial: int) -> Message:
+    tick = Tick(coordinator="c", store="s", serial=serial, sent_at=1.0).model_dump_json().encode()
+    return release.checkpoint(Message(names.REPORT, names.LOG_KEY, tick, "tick"))
+
+
+def command() -> Message:
+    body = AcceptStore(id="a", at=1.0).model_dump_json().encode()
+    return Message(names.REPORT, names.COMMAND_KEY, body, "command")
+
+
+def settled(inbox: InputQueue, *deliveries: Delivery) -> list[tuple[int, int, bool]]:
+    """Take these and acknowledge what may be."""
+    subscribed = Subscribed()
+    inbox.put(names.COMMAND, list(deliveries))
+    inbox.wait(0)
+    assert len(inbox.take()) == len(deliveries)
+    inbox.acknowledge({names.COMMAND: subscribed})  # type: ignore[dict-item]
+    return subscribed.acked
+
+
+def test_the_newest_mark_is_kept_and_all_else_is_acknowledged() -> None:
+    inbox = InputQueue()
+    assert settled(inbox, delivery(mark(1), 1), delivery(command(), 2)) == [(1, 2, False)]
+    assert settled(inbox, delivery(command(), 3)) == [(1, 3, False)]
+    assert settled(inbox, delivery(mark(2), 4), delivery(mark(3), 5)) == [(1, 1, False), (1, 4, False)]
+
+
+def test_a_mark_of_a_lost_channel_is_not_acknowledged_on_another() -> None:
+    inbox = InputQueue()
+    settled(inbox, delivery(mark(1), 1))
+    inbox.lost(names.COMMAND, 1)
+    assert settled(inbox, delivery(mark(1), 1, channel=2)) == []
+
+
+def test_a_mark_and_a_command_are_read_apart() -> None:
+    inbox = InputQueue()
+    inbox.put(names.COMMAND, [delivery(mark(7), 1), delivery(command(), 2)])
+    inbox.wait(0)
+    marked, asked = (piece.input for piece in inbox.take())
+    assert isinstance(marked, CheckpointRead)
+    assert marked.tick.serial == 7
+    assert isinstance(asked, CommandReceived)
+
+
+def test_a_store_that_is_behind_a_mark_releases_nothing() -> None:
+    desk = Desk()
+    meta = desk.store.reader.meta()
+    tick = Tick(coordinator="gone", store=meta.store_id, serial=meta.serial + 100, sent_at=desk.now - 5.0)
+    effects = desk.apply(desk.held(), CheckpointRead(tick))
+    assert (effects.went_back, effects.releases) == (meta.serial + 100, [])
+
+
+def test_a_mark_of_the_past_of_another_store_or_of_an_accepted_one_stops_nothing() -> None:
+    desk = Desk()
+    meta = desk.store.reader.meta()
+    ahead = meta.serial + 100
+    marks = [
+        Tick(coordinator="gone", store="another", serial=ahead, sent_at=desk.now),
+        Tick(coordinator="gone", store=meta.store_id, serial=meta.serial, sent_at=desk.now),
+    ]
+    effects = desk.apply(desk.held(), *map(CheckpointRead, marks))
+    assert (effects.went_back, len(effects.releases), effects.foreign) == (None, 1, None)
+    with desk.store.transaction() as tx:
+        tx.accept_restored()
+    late = Tick(coordinator="gone", store=meta.store_id, serial=ahead, sent_at=desk.now)
+    assert desk.apply(CheckpointRead(late)).went_back is None
+
+
+def test_a_batch_of_many_is_read_in_several_transactions() -> None:
+    desk = Desk()
+    body = desk.body("j", epoch=0, batch="b")
+    inbox = InputQueue()
+    for number in range(5):
+        chunk = Chunk(submission="a", batch="b", number=number, jobs=[body] * 1_500, created_at=desk.now)
+        message = Message(names.REPORT, names.LOG_KEY, CHUNK.dump_json(chunk), "chunk")
+        inbox.put(names.LOG, [delivery(message, number)._replace(queue=names.LOG)])
+    inbox.wait(0)
+    assert [len(inbox.take()) for _ in range(3)] == [3, 2, 0]

@@ -1,0 +1,63 @@
+"""A desk without a house behind it: for what stands before the pages."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from broker_jobs.clock import SystemClock, as_datetime
+from broker_jobs.dashboard.actions import Actions
+from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.queries import Queries
+from broker_jobs.dashboard.views import ChangeView, QueueView
+from broker_jobs.messages.state import State
+
+
+class Sees:
+    """One queue, and pulses that are counted."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+        self.serial = 1
+        self.alert: Exception | None = None
+
+    def pulse(self) -> ChangeView:
+        """One read."""
+        self.looked += 1
+        if self.alert is not None:
+            raise self.alert
+        return ChangeView(
+            serial=self.serial, at=as_datetime(0), counts=dict.fromkeys(State, 0),
+            ended={"succeeded": self.serial, "failed": 0, "deleted": 0}, alerts=0,
+        )  # fmt: skip
+
+    def queues(self) -> list[QueueView]:
+        """The one queue."""
+        return [
+            QueueView(
+                name="mail", paused=False, enqueued=0, processing=0, scheduled=0, failed=0, oldest_seconds=None,
+                ended_per_minute=0, workers=1,
+            )
+        ]  # fmt: skip
+
+
+class Acts:
+    """Writes down what is done."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Any, ...]] = []
+        self.alert: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        def do(*given: Any) -> None:
+            if self.alert is not None:
+                raise self.alert
+            self.done.append((name, *given))
+
+        return do
+
+
+def context_of(acts: Acts | None = None, sees: Sees | None = None, *, read_only: bool = False) -> RequestContext:
+    """A desk with these."""
+    return RequestContext(
+        cast("Queries", sees or Sees()), cast("Actions", acts or Acts()), SystemClock(), read_only=read_only
+    )
