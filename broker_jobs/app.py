@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from broker_jobs.settings import Settings
     from broker_jobs.store import Store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -492,7 +492,7 @@ class BrokerJobs:
         if beat is not None:
             beat.declare(self.recurring.declared(self.origin))
         elif self._connection.used:
-            log.warning(
+            logger.warning(
                 "recurring(…) only declares, and no beat runs in this program to send it; "
                 "to add a recurring job at run time write jobs.recurring.put(…)"
             )

@@ -39,7 +39,7 @@ from broker_jobs.messages.commands import (
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.process_info import ProcessInfo, this_process
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ASK_EVERY_SECONDS = 60.0
 REPEAT_SECONDS = 2.0
@@ -243,7 +243,7 @@ class Beat:
         failed = [(fire, failure) for fire, failure in zip(fires, done.result(), strict=True) if failure is not None]
         if not failed:
             return
-        log.warning("%d fires are not confirmed (%s); repeating them", len(failed), failed[0][1].reason)
+        logger.warning("%d fires are not confirmed (%s); repeating them", len(failed), failed[0][1].reason)
         with self._changed:
             for fire, _ in failed:
                 self._unsent[fire.name] = max(fire, self._unsent.get(fire.name, fire))
@@ -262,7 +262,7 @@ class Beat:
                 self._read(inbox)
                 self._speak()
             except Exception:
-                log.exception("the beat stumbled; it goes on in a second")
+                logger.exception("the beat stumbled; it goes on in a second")
                 self._sleep(LOOK_EVERY_SECONDS)
             else:
                 self._sleep(self._pause())
@@ -334,13 +334,13 @@ class Beat:
                 else:
                     self._answered(Reply.model_validate_json(delivery.body))
             except ValidationError as error:
-                log.warning("a message to the beat cannot be read and is left out: %s", error)
+                logger.warning("a message to the beat cannot be read and is left out: %s", error)
 
     def _answered(self, reply: Reply) -> None:
         if self._declare is not None and reply.id == self._declare.id:
             self._declare = None
             if not reply.ok:
-                log.error("the coordinator refuses what this program declares: %s", reply.refused)
+                logger.error("the coordinator refuses what this program declares: %s", reply.refused)
         elif reply.id == self._question and reply.ok:
             views = [ScheduleReply.model_validate(view) for view in reply.detail.get("schedules", ())]
             refused_before = self._metronome.refused
@@ -349,7 +349,7 @@ class Beat:
             self._ask_at = self._clock.monotonic() + ASK_EVERY_SECONDS
             for name, why in self._metronome.refused.items():
                 if name not in refused_before:
-                    log.error("recurring job %s is not fired by this beat: %s", name, why)
+                    logger.error("recurring job %s is not fired by this beat: %s", name, why)
 
     def _declaration(self, declared: Sequence[Schedule]) -> DeclareRecurring:
         return DeclareRecurring(

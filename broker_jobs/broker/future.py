@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Literal, TypeAlias, TypeVar
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _Outcome: TypeAlias = tuple[Literal["result", "error", "cancelled"], Any]
@@ -102,7 +102,7 @@ class SignalSafeFuture(Future[T]):
             try:
                 callback(self)
             except Exception:
-                log.exception("a callback of a future failed; the others are called")
+                logger.exception("a callback of a future failed; the others are called")
 
     def _wait(self, timeout: float | None) -> None:
         bell = threading.Lock()  # of this call alone: whatever becomes of it hurts nobody

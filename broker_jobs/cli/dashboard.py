@@ -25,7 +25,7 @@ from broker_jobs.settings import Settings
 if TYPE_CHECKING:
     from broker_jobs.processes.program import Program
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 3600.0
 
@@ -89,7 +89,7 @@ def dashboard(
             " jobs.dashboard() in the program"
         )
     if settings.embedded:
-        log.warning("memory:// lives inside one process: what is in the store is shown, but nothing can be changed")
+        logger.warning("memory:// lives inside one process: what is in the store is shown, but nothing can be changed")
     warn_of_environment()
     with ShutdownSignals() as wishes, DashboardServer(jobs.dashboard(local=True), settings) as server:
         typer.echo(f"dashboard  {server.address}", err=True)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from broker_jobs.clock import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST = 10
 """Failed attempts from one address in WINDOW_SECONDS; after that even the right word is not looked at."""
@@ -35,7 +35,7 @@ class LoginAttempts:
         with self._lock:
             self._failed[address] = [*self._recent(address), self._clock.monotonic()][-MOST:]
             if len(self._failed[address]) == MOST:
-                log.warning("%d wrong logins to the dashboard from %r in a minute: it has to wait", MOST, address)
+                logger.warning("%d wrong logins to the dashboard from %r in a minute: it has to wait", MOST, address)
             self._failed.move_to_end(address)
             while len(self._failed) > MOST_ADDRESSES:
                 self._failed.popitem(last=False)

@@ -14,7 +14,7 @@ from broker_jobs.dashboard.auth import is_loopback
 from broker_jobs.errors import UsageError
 from broker_jobs.settings import Settings
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8700
 STOP_SECONDS = 5.0
@@ -75,9 +75,9 @@ class DashboardServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="dashboard", daemon=True)
         self._thread.start()
-        log.info("dashboard on %s", self.address)
+        logger.info("dashboard on %s", self.address)
         if self._is_for_this_machine:
-            log.info(
+            logger.info(
                 "it has no login: who is on this machine is an administrator; before a proxy serves it, set"
                 " BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD"
             )

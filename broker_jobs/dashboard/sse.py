@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from broker_jobs.dashboard.views import ChangeView
 from broker_jobs.errors import BrokerJobsError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
@@ -126,7 +126,7 @@ class EventStreams:
             except BrokerJobsError as error:
                 pulse = None
                 if not troubled:
-                    log.warning("open pages are told nothing for now: %s", error)
+                    logger.warning("open pages are told nothing for now: %s", error)
                 troubled = True
             with self._changed:
                 if pulse is not None and (self._last is None or pulse.serial != self._last.serial):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from broker_jobs.errors import BrokerError, BrokerRefused
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
@@ -40,7 +40,7 @@ def wait_for_broker(start: Callable[[], None], undo: Callable[[], None], leave: 
             raise
         except BrokerError as error:
             undo()
-            log.warning("%s; trying again in %.0f s", error, pause)
+            logger.warning("%s; trying again in %.0f s", error, pause)
             if leave(pause):
                 return False
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -20,7 +20,7 @@ from broker_jobs.function.describe import chunks
 from broker_jobs.messages.commands import DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply, Subscription
 from broker_jobs.messages.envelope import new_id
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 1.0
 LAST_PAUSE_SECONDS = 60.0
@@ -82,7 +82,7 @@ class Declarer:
         try:
             reply_to, subscription = self._broker.subscribe_private(self._receive)
         except Exception:
-            log.exception("what this program subscribes to and can run could not be declared; start it again")
+            logger.exception("what this program subscribes to and can run could not be declared; start it again")
             return
         pause = FIRST_PAUSE_SECONDS
         try:
@@ -106,7 +106,7 @@ class Declarer:
         try:
             parts = list(chunks(functions()))
         except Exception:
-            log.exception("what this program can run could not be described; no form of it will be shown")
+            logger.exception("what this program can run could not be described; no form of it will be shown")
             return []
         now = self._clock.now()
         told = [
@@ -131,13 +131,13 @@ class Declarer:
             try:
                 reply = Reply.model_validate_json(delivery.body)
             except ValidationError as error:
-                log.warning("an answer to what this program declares cannot be read: %s", error)
+                logger.warning("an answer to what this program declares cannot be read: %s", error)
                 continue
             if self._unanswered.pop(reply.id, None) is None:
                 continue
             if not reply.ok or reply.refused is not None:
                 what = "subscribes to" if reply.id == self._subscribing.id else "can run"
-                log.error("the coordinator refuses what this program %s: %s", what, reply.refused)
+                logger.error("the coordinator refuses what this program %s: %s", what, reply.refused)
             if reply.id == self._subscribing.id:
                 self._answered.set()
             if not self._unanswered and self._functions is None:

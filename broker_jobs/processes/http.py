@@ -18,7 +18,7 @@ from typing import Any
 from broker_jobs.errors import UsageError
 from broker_jobs.processes.program import Health
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
 IDLE_SECONDS = 30.0
@@ -65,7 +65,7 @@ class HttpServer:
             target=self._server.serve_forever, args=(0.1,), name="metrics and health", daemon=True
         )
         self._thread.start()
-        log.info("metrics on %s/metrics, health on %s/healthz", self.address, self.address)
+        logger.info("metrics on %s/metrics, health on %s/healthz", self.address, self.address)
 
     def stop(self) -> None:
         """Stop listening. Tolerates twice and never; takes at most STOP_SECONDS, as scrapes are not waited for."""
@@ -110,7 +110,7 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a request from %s was not answered: %r", client_address, sys.exception())
+        logger.debug("a request from %s was not answered: %r", client_address, sys.exception())
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -127,7 +127,7 @@ class _Answer(BaseHTTPRequestHandler):
         try:
             answer = page()
         except Exception:
-            log.exception("%s could not be made", self.path)
+            logger.exception("%s could not be made", self.path)
             answer = 500, b"this page could not be made; see the log\n", "text/plain; charset=utf-8"
         self._send(*answer)
 

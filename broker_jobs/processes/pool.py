@@ -27,7 +27,7 @@ from broker_jobs.metrics import PROCESSES, RESTARTS, Metrics, Snapshot
 from broker_jobs.processes.program import Health
 from broker_jobs.processes.signals import Broken
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Order: TypeAlias = Literal["stop", "now"]
 Report: TypeAlias = tuple[Snapshot, Health]
@@ -188,7 +188,7 @@ class Pool:
         child.process, child.pipe = process, ours
         child.started_at = self._monotonic()
         child.start_again_at = child.refused = None
-        log.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
+        logger.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
 
     def _start_in(self, child: _Child) -> None:
         """Start a child; where the machine has no room for one now (memory, processes, files), try again later."""
@@ -196,7 +196,7 @@ class Pool:
             self._spawn(child)
         except (OSError, MemoryError) as error:
             self._start_later(child, lived_seconds=0.0)
-            log.error(
+            logger.error(
                 "a worker process could not be started: %s; trying again in %.1f s",
                 error,
                 child.pause,
@@ -213,7 +213,7 @@ class Pool:
                 if not self._watch_once():
                     return
             except Exception:
-                log.exception("watching the worker processes failed; going on in 1 s")
+                logger.exception("watching the worker processes failed; going on in 1 s")
                 time.sleep(1.0)
 
     def _watch_once(self) -> bool:
@@ -278,7 +278,7 @@ class Pool:
             return
         self._start_later(child, self._monotonic() - child.started_at)
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
-        log.error(
+        logger.error(
             "worker process %s; starting it again in %.1f s, the jobs it ran come back",
             how,
             child.pause,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from broker_jobs.coordinator.coordinator import Coordinator
     from broker_jobs.store import Store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Role: TypeAlias = Literal["worker", "coordinator", "beat"]
 ROLES: tuple[Role, ...] = ("coordinator", "worker", "beat")
@@ -291,7 +291,7 @@ class Program:
 
             self.beat = Beat(self.broker, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
-            log.info("beat started", extra={"declared": len(self._recurring)})
+            logger.info("beat started", extra={"declared": len(self._recurring)})
         self.subscribe(self._subscriptions)
 
 

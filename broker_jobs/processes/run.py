@@ -30,7 +30,7 @@ from broker_jobs.processes.program import ROLES, Health, Program, require_roles
 from broker_jobs.processes.signals import Broken, LeaveNow, ShutdownSignals, Signalled, leave_now, leave_soon, serve
 from broker_jobs.settings import Settings, unknown_environment
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run_child(load: Callable[[], Application], settings: Settings, slot: str, pi
         try:
             code = _run_one(load(), settings, ["worker"], wishes, slot=slot, report_to=pipe)
         except BrokerJobsError as error:
-            log.error("%s", error)  # our errors say what to do; a traceback would hide it
+            logger.error("%s", error)  # our errors say what to do; a traceback would hide it
             code = EXIT_USAGE
             with contextlib.suppress(OSError):  # the parent is gone
                 pipe.send(Refused(str(error)))
@@ -115,7 +115,7 @@ def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:
 def warn_of_environment() -> None:
     """Log a line for each BROKER_JOBS_* variable that is no setting."""
     for warning in unknown_environment(os.environ):
-        log.warning("%s", warning)
+        logger.warning("%s", warning)
 
 
 def _run_one(
@@ -211,5 +211,5 @@ def _obey(pipe: Connection, wishes: ShutdownSignals) -> None:
         while True:
             wishes.put(LeaveNow() if pipe.recv() == "now" else Signalled(signal.SIGTERM))
     except (EOFError, OSError):
-        log.warning("the parent process is gone")
+        logger.warning("the parent process is gone")
         wishes.put(Signalled(signal.SIGTERM))

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol, Self
 
 from broker_jobs.broker import io_threads
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EXIT_CUT_OFF = 1
 """Jobs still ran when the time for a graceful stop was over."""
@@ -143,10 +143,10 @@ def serve(part: Component, wishes: ShutdownSignals, timeout: float) -> int:
             case Signalled() if stopping and wishes.has_parent:
                 pass
             case Signalled(number) if stopping:
-                log.warning("second %s: leaving now; what still runs comes back to another worker", _name(number))
+                logger.warning("second %s: leaving now; what still runs comes back to another worker", _name(number))
                 leave_now(part, 128 + number)
             case Signalled(number):
-                log.info(
+                logger.info(
                     "%s: taking no more jobs, finishing what runs (at most %.0f s); a second signal leaves at once",
                     _name(number),
                     timeout,
@@ -154,18 +154,18 @@ def serve(part: Component, wishes: ShutdownSignals, timeout: float) -> int:
                 stopping = True
                 _stop_aside(part, wishes, timeout)
             case Broken(reason, broken_code):
-                log.error("cannot go on: %s; leaving", reason)
+                logger.error("cannot go on: %s; leaving", reason)
                 code = broken_code
                 if not stopping:
                     stopping = True
                     _stop_aside(part, wishes, timeout)
             case Stopped(in_time):
                 if not in_time:
-                    log.warning(
+                    logger.warning(
                         "jobs still ran after %.0f s; they are cut off and come back to another worker", timeout
                     )
                     leave_now(part, code or EXIT_CUT_OFF)
-                log.info("stopped")
+                logger.info("stopped")
                 return code
 
 
@@ -185,7 +185,7 @@ def leave_soon(code: int) -> None:
 
     def leave() -> None:
         time.sleep(LEAVE_SECONDS)
-        log.warning("threads still run %.0f s after the end; leaving without them", LEAVE_SECONDS)
+        logger.warning("threads still run %.0f s after the end; leaving without them", LEAVE_SECONDS)
         _end(code)
 
     threading.Thread(target=leave, name="leave soon", daemon=True).start()
@@ -210,7 +210,7 @@ def _stop_aside(part: Component, wishes: ShutdownSignals, timeout: float) -> Non
         try:
             in_time = part.stop(timeout)
         except Exception:
-            log.exception("the stop failed; leaving anyway")
+            logger.exception("the stop failed; leaving anyway")
             in_time = False
         wishes.put(Stopped(in_time))
 

@@ -39,7 +39,7 @@ from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import Later, later
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -349,7 +349,7 @@ class Batch(DependencyTarget):
         if submission is None:
             raise UsageError(f"{self.shown} is not open")
         if watched is not None and watched.count and not submission.count and not submission.batches:
-            log.warning(
+            logger.warning(
                 "%s is empty; %d %s enqueued beside it: write batch.enqueue(%s, …)",
                 self.shown, watched.count, "job was" if watched.count == 1 else "jobs were", watched.last,
             )  # fmt: skip

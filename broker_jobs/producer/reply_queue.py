@@ -14,7 +14,7 @@ from broker_jobs.messages.commands import Reply
 from broker_jobs.producer.blocking import in_thread
 from broker_jobs.producer.connection import Connection
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ReplyQueue:
@@ -70,7 +70,7 @@ class ReplyQueue:
             try:
                 reply = Reply.model_validate_json(delivery.body)
             except ValidationError as error:
-                log.warning("a reply that cannot be read is ignored: %s", error)
+                logger.warning("a reply that cannot be read is ignored: %s", error)
                 continue
             answered = self._waiting.pop(reply.id, None)
             if answered is not None and not answered.done():

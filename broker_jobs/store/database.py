@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 
 from broker_jobs.errors import MissingExtra, StoreError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 30
 """How long a transaction waits for the one before it."""
@@ -126,9 +126,9 @@ def _take_from_all(path: Path) -> None:
         path.chmod(0o600)
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
-            log.warning("all users may read %s, and its rights cannot be changed: %s", path, error.strerror or error)
+            logger.warning("all users may read %s, and its rights cannot be changed: %s", path, error.strerror or error)
         return
-    log.warning("all users could read %s: it is its owner's alone now", path)
+    logger.warning("all users could read %s: it is its owner's alone now", path)
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:

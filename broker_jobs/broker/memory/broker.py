@@ -18,7 +18,7 @@ from broker_jobs.broker.topology import Topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PRIVATE_QUEUE = "jobs.v1.reply.{}"
 ASK_SECONDS = 10.0
@@ -91,7 +91,7 @@ class MemoryBroker:
         try:
             broker.thread.ask(partial(broker.leave, link), timeout)
         except BrokerError as error:
-            log.warning("stopping without waiting for what is being published: %s", error)
+            logger.warning("stopping without waiting for what is being published: %s", error)
         with _servers_lock:
             broker.users -= 1
             if broker.users:

@@ -17,7 +17,7 @@ from broker_jobs.broker import io_threads
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.errors import BrokerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -107,7 +107,7 @@ class IoThread:
         try:
             return self._turn()
         except Exception:
-            log.exception("a turn of the embedded exchange failed; the next one follows in a second")
+            logger.exception("a turn of the embedded exchange failed; the next one follows in a second")
             return 1.0
 
 
@@ -116,4 +116,4 @@ def guarded(callback: Callable[[], object]) -> None:
     try:
         callback()
     except Exception:
-        log.exception("a callback of the embedded exchange failed; what it was given stays unacknowledged")
+        logger.exception("a callback of the embedded exchange failed; what it was given stays unacknowledged")

@@ -19,7 +19,7 @@ from broker_jobs.broker.routing import Routes
 from broker_jobs.broker.topology import BindingSpec, QueueSpec, Topology
 from broker_jobs.errors import BrokerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LIST_MOST = 500
 """The most deliveries of one queue handed over in one turn, so that a full queue does not starve the others."""
@@ -193,7 +193,7 @@ class MemoryServer:
             return
         target = self._queues.get(queue.spec.dead_letter_to or "")
         if target is None:
-            log.error("a message of %s was returned %d times and is dropped: no dead letters", name, held.returns)
+            logger.error("a message of %s was returned %d times and is dropped: no dead letters", name, held.returns)
             return
         target.put(held.message._replace(exchange="", key=target.spec.name))
         self._busy[target.spec.name] = None

@@ -30,7 +30,7 @@ from broker_jobs.broker.topology import Topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 REPLY_QUEUE = "jobs.v1.reply.{}"
 CLOSE_SECONDS = 2.0
@@ -141,7 +141,7 @@ class RabbitBroker:
             try:
                 ended.result(timeout + 2 * CLOSE_SECONDS)
             except TimeoutError:
-                log.warning("the I/O thread does not answer; it is left behind")
+                logger.warning("the I/O thread does not answer; it is left behind")
         self._loop.stop(CLOSE_SECONDS)
         self._links = ()
 
@@ -209,7 +209,7 @@ class RabbitBroker:
             if not connection.is_open:
                 return  # `then` belongs to the next connection
             if isinstance(result, BaseException):
-                log.error("declaring again failed; going on with what exists: %s", self._explained(result))
+                logger.error("declaring again failed; going on with what exists: %s", self._explained(result))
             then()
 
         declarations.run_errand(connection, declarations.declare(self._topology), done)
@@ -357,6 +357,6 @@ def _quieten_pika() -> None:
 
     A level that the program has set for the logger `pika` stays as it is.
     """
-    logger = logging.getLogger("pika")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
+    pika_logger = logging.getLogger("pika")
+    if pika_logger.level == logging.NOTSET:
+        pika_logger.setLevel(logging.CRITICAL)

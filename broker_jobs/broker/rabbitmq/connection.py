@@ -17,7 +17,7 @@ from broker_jobs.clock import Clock
 from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.settings import mask
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
@@ -146,7 +146,7 @@ class RabbitConnection:
         if not self._announced:
             self._announced = True
             self.reconnects += 1
-            log.info("connected again to %s to %s", self.address, self._purpose)
+            logger.info("connected again to %s to %s", self.address, self._purpose)
         self._on_up(connection)
 
     def _not_opened(self, error: BaseException) -> None:
@@ -164,7 +164,7 @@ class RabbitConnection:
                 self.failures = 0
             if self._announced:
                 self._announced = False
-                log.warning(
+                logger.warning(
                     "lost the connection to %s to %s: %s; connecting again every %g to %g s",
                     self.address,
                     self._purpose,

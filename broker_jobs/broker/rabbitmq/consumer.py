@@ -31,7 +31,7 @@ from broker_jobs.broker.rabbitmq import declarations
 from broker_jobs.broker.rabbitmq.connection import in_words, pause_seconds
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, guarded
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
 """When no consumer began, nothing was acknowledged and nothing came for so long, nothing is under way."""
@@ -152,7 +152,7 @@ class RabbitConsumer:
                     self._adjust(channel, queue)
                 return
             if tries == 0:
-                log.info("queue %s does not exist yet; it is looked for every 0.1 to 5 s", queue)
+                logger.info("queue %s does not exist yet; it is looked for every 0.1 to 5 s", queue)
             self._loop.later(pause_seconds(tries + 1), lambda: self._attach(channel, queue, tries + 1))
 
         declarations.run_errand(self._connection, declarations.measure(queue), found)
@@ -226,7 +226,7 @@ class RabbitConsumer:
         self._failures = 0
         if self._lost_before:
             self._lost_before = False
-            log.info("taking %s again", ", ".join(self._queues))
+            logger.info("taking %s again", ", ".join(self._queues))
         if self._on_ready is not None:
             guarded(self._on_ready, self._number)
 
@@ -258,7 +258,7 @@ class RabbitConsumer:
         if self._closed:
             return
         if live and self._connection is not None and self._connection.is_open:
-            log.warning("lost the channel that takes %s: %s; opening another", ", ".join(self._queues), reason)
+            logger.warning("lost the channel that takes %s: %s; opening another", ", ".join(self._queues), reason)
         if live:
             self._lost_before = True
             if self._on_lost is not None:

@@ -19,7 +19,7 @@ from pika.adapters.select_connection import IOLoop
 
 from broker_jobs.broker import io_threads
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Timer = object
 """What `later` returns; only good for `forget`."""
@@ -155,7 +155,7 @@ class IoLoop:
             try:
                 ioloop.start()
             except Exception:
-                log.exception("the I/O thread met an error that nobody caught; it goes on")
+                logger.exception("the I/O thread met an error that nobody caught; it goes on")
         self._running = False
         self._run_calls()
         waker, self._waker = self._waker, None
@@ -178,4 +178,4 @@ def guarded(function: Callable[..., object], *arguments: Any) -> None:
     try:
         function(*arguments)
     except Exception:
-        log.exception("a callback raised an error; the I/O thread goes on")
+        logger.exception("a callback raised an error; the I/O thread goes on")

@@ -23,7 +23,7 @@ from broker_jobs.broker.rabbitmq.connection import in_words, pause_seconds
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, guarded
 from broker_jobs.clock import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WINDOW_MESSAGES = 8_000
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -153,9 +153,9 @@ class Publisher:
     def set_blocked(self, blocked: bool, reason: str = "") -> None:
         """The broker has blocked or unblocked publishing."""
         if blocked and not self.blocked:
-            log.warning("%s has blocked publishing (%s); messages wait until their deadlines", self.address, reason)
+            logger.warning("%s has blocked publishing (%s); messages wait until their deadlines", self.address, reason)
         elif self.blocked and not blocked:
-            log.info("%s takes messages again", self.address)
+            logger.info("%s takes messages again", self.address)
         self.blocked = blocked
         self._write()
 
@@ -193,7 +193,7 @@ class Publisher:
         Where nothing was confirmed on this channel before, no message to that exchange was taken over.
         """
         reason = in_words(error)
-        log.warning("%s refused a message: %s", self.address, reason)
+        logger.warning("%s refused a message: %s", self.address, reason)
         if not self._confirmed_any and error.reply_code in {403, 404}:
             for batch, index in self._written.values():
                 if f"exchange '{batch.messages[index].exchange}'" in error.reply_text:

@@ -23,7 +23,7 @@ from broker_jobs.errors import (
     UsageError,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST_TOLD = 5
 """Mistakes that are told in the sentence; all of them are listed."""
@@ -98,5 +98,5 @@ def _unfit(_request: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    log.error("%s %s broke", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s broke", request.method, request.url.path, exc_info=error)
     return problem(500, "This is a mistake of ours.")

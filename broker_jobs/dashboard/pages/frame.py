@@ -37,7 +37,7 @@ from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.views import ChangeView
 from broker_jobs.errors import BrokerJobsError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST_FIELDS = 2_000
 """Of a form: a page of selected jobs, and more."""
@@ -235,7 +235,7 @@ def acts(role: Role) -> Callable[[Deed], Callable[[Request], Awaitable[Response]
             try:
                 done = await run_in_threadpool(do, request, form)
             except BrokerJobsError as error:
-                log.info("%s: %s was refused: %s", who(request), request.url.path, error)
+                logger.info("%s: %s was refused: %s", who(request), request.url.path, error)
                 done = Done(str(error), wrong=True)
             if isinstance(done, Response):
                 return done
