@@ -1,5 +1,6 @@
 # make demo   run the demo              make check   the gate: lint, format, types, import rules
 # make test   run all tests             make bench   measure against other libraries
+# make docs   write the parts of docs/ that are made from the code
 # make clean  remove what make made     make test-python313   the unit tests on Python 3.13
 #
 # Options for the program behind a target go in ARGS:  make demo ARGS=--stay    make test ARGS="-k delay -x"
@@ -18,7 +19,7 @@ VENV313 := .cache/venv-3.13
 
 .PHONY: help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 # A stamp is left by the last install that succeeded; a newer pyproject.toml makes the next one.
 .venv/.stamp-%: pyproject.toml tools/venv.sh
@@ -70,6 +71,10 @@ check: .venv/.stamp-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks deploy)
 	@$(PYTEST) -q tests/test_map.py
+
+.PHONY: docs
+docs: .venv/.stamp-dev
+	@$(BIN)/python tools/docs.py $(ARGS)
 
 .PHONY: bench
 bench: .venv/.stamp-bench

@@ -1,9 +1,9 @@
 """Decides what one record makes of one job's row: the law, as a pure function.
 
 `decide(row, record, at)` returns the next row and what must be said about it. It reads no clock, no store and no
-broker. Its cells are those of the table in docs/transitions.md, and the model in tests/unit/coordinator walks through
-their interleavings. The engine compares the row before and after: a row that became `sending` is published after the
-commit, a fence that grew is told to the workers, an arrow into a final state ends what waits for the job.
+broker. Its cells are those of the table in docs/internals/transitions.md, and the model in tests/unit/coordinator walks
+through their interleavings. The engine compares the row before and after: a row that became `sending` is published
+after the commit, a fence that grew is told to the workers, an arrow into a final state ends what waits for the job.
 """
 
 from __future__ import annotations

@@ -307,5 +307,5 @@ def test_every_alert_says_what_is_wrong_how_urgent_it_is_and_what_to_do() -> Non
 
 
 def test_the_guide_names_every_alert() -> None:
-    guide = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "how-to" / "deployment.md").read_text(encoding="utf-8")
     assert not [name for name in RULES if f"`{name}`" not in guide]
