@@ -39,13 +39,10 @@ if TYPE_CHECKING:
 
     # What goes wrong, by what a caller does about it; and what a job may raise.
     from broker_jobs.errors import ArgumentsError as ArgumentsError
-    from broker_jobs.errors import BatchUnknown as BatchUnknown
     from broker_jobs.errors import BrokerError as BrokerError
     from broker_jobs.errors import BrokerJobsError as BrokerJobsError
     from broker_jobs.errors import DefinitionError as DefinitionError
     from broker_jobs.errors import EnqueueError as EnqueueError
-    from broker_jobs.errors import EnqueueManyError as EnqueueManyError
-    from broker_jobs.errors import EnqueueUnknown as EnqueueUnknown
     from broker_jobs.errors import GiveUp as GiveUp
     from broker_jobs.errors import JobDeleted as JobDeleted
     from broker_jobs.errors import JobFailed as JobFailed
@@ -55,11 +52,6 @@ if TYPE_CHECKING:
     from broker_jobs.errors import Retry as Retry
     from broker_jobs.errors import StoreError as StoreError
     from broker_jobs.errors import UsageError as UsageError
-
-    # Inside a job.
-    from broker_jobs.function.current import CurrentJob as CurrentJob
-    from broker_jobs.function.current import JobCancelled as JobCancelled
-    from broker_jobs.function.current import current_job as current_job
     from broker_jobs.function.depends import Depends as Depends
 
     # How often jobs of one key may be there, run and start.
@@ -76,6 +68,14 @@ if TYPE_CHECKING:
     from broker_jobs.producer.batch import Batch as Batch
     from broker_jobs.producer.call import Call as Call
     from broker_jobs.producer.counts import BatchCounts as BatchCounts
+
+    # Inside a job.
+    from broker_jobs.producer.current_job import CurrentJob as CurrentJob
+    from broker_jobs.producer.current_job import JobCancelled as JobCancelled
+    from broker_jobs.producer.current_job import current_job as current_job
+    from broker_jobs.producer.errors import BatchUnknown as BatchUnknown
+    from broker_jobs.producer.errors import EnqueueManyError as EnqueueManyError
+    from broker_jobs.producer.errors import EnqueueUnknown as EnqueueUnknown
     from broker_jobs.producer.failure import Failure as Failure
     from broker_jobs.producer.job import AsyncJob as AsyncJob
     from broker_jobs.producer.job import Job as Job
@@ -94,13 +94,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.dashboard.role": ("Role", "Visitor"),
     "broker_jobs.errors": (
         "ArgumentsError",
-        "BatchUnknown",
         "BrokerError",
         "BrokerJobsError",
         "DefinitionError",
         "EnqueueError",
-        "EnqueueManyError",
-        "EnqueueUnknown",
         "GiveUp",
         "JobDeleted",
         "JobFailed",
@@ -111,7 +108,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "StoreError",
         "UsageError",
     ),
-    "broker_jobs.function.current": ("CurrentJob", "JobCancelled", "current_job"),
+    "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "current_job"),
     "broker_jobs.function.depends": ("Depends",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),
@@ -119,6 +116,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.producer.batch": ("Batch",),
     "broker_jobs.producer.call": ("Call",),
     "broker_jobs.producer.counts": ("BatchCounts",),
+    "broker_jobs.producer.errors": ("BatchUnknown", "EnqueueManyError", "EnqueueUnknown"),
     "broker_jobs.producer.failure": ("Failure",),
     "broker_jobs.producer.job": ("AsyncJob", "Job", "SyncJob"),
     "broker_jobs.producer.receipt": ("Receipt",),

@@ -18,18 +18,15 @@ BrokerJobsError
 └── ResultTimeout           not ended in time                  (also a TimeoutError)
 
 Retry, GiveUp               raised by a job, not errors of ours
+
+The errors that carry receipts or a batch are in `producer/errors.py`, because this file imports nothing of ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from broker_jobs.clock import Seconds, as_seconds
-
-if TYPE_CHECKING:
-    from broker_jobs.producer.batch import Batch
-    from broker_jobs.producer.receipt import Receipt
+from datetime import timedelta
+from typing import Any
 
 
 class BrokerJobsError(Exception):
@@ -75,51 +72,6 @@ class EnqueueError(BrokerJobsError):
     """The job was not enqueued: refused, unreachable, blocked or too large. Enqueue again when it is mended."""
 
 
-class EnqueueUnknown(EnqueueError):
-    """No confirm came, so the job may be enqueued or not: its message was on its way to RabbitMQ when it was given up.
-
-    What was not on its way yet when its time was over is an `EnqueueError`, and never goes out. Repeating with the same
-    id is harmless.
-
-    `receipt` is the receipt the call would have returned.
-    """
-
-    def __init__(self, message: str, receipt: Receipt[Any]) -> None:
-        super().__init__(message)
-        self.receipt = receipt
-
-
-class BatchUnknown(EnqueueError):
-    """All jobs of a batch are confirmed, but not that it is complete, so it may start or not.
-
-    `with error.batch: pass` repeats the end, which is harmless.
-    """
-
-    def __init__(self, message: str, batch: Batch) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
-class EnqueueManyError(EnqueueError):
-    """Of many jobs enqueued at once some were not. The receipts, in the order of the calls, are in
-
-    `enqueued`, `not_enqueued` and `unknown` (no confirm came: repeat these with their ids).
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        enqueued: list[Receipt[Any]],
-        not_enqueued: list[Receipt[Any]],
-        unknown: list[Receipt[Any]],
-    ) -> None:
-        super().__init__(message)
-        self.enqueued = enqueued
-        self.not_enqueued = not_enqueued
-        self.unknown = unknown
-
-
 class BrokerError(BrokerJobsError):
     """RabbitMQ cannot be used as asked: unreachable, wrong password, no permission, a queue of another shape."""
 
@@ -152,9 +104,11 @@ class Retry(Exception):  # a verb a job says, not an error
         reason: what the dashboard shows.
     """
 
-    def __init__(self, after: Seconds | None = None, reason: str = "") -> None:
+    def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason or "the job asked to be run again")
-        self.after = None if after is None else as_seconds(after)
+        if isinstance(after, timedelta):
+            after = after.total_seconds()
+        self.after = None if after is None else float(after)
         self.reason = reason
 
 

@@ -1,12 +1,14 @@
-"""The map of the house is true: who may import whom, which library lives where, no cycles, nothing hidden in functions.
+"""Checks the structure of the package: which package imports which, where each outside library is used, no cycles.
 
-The tables below are the rules; a failure prints the whole map as it is. Read without importing anything.
+The tables below are the rules. A failure names the file and the line, and prints the map as it is. The files are
+read, not imported.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,92 +18,94 @@ import pytest
 ROOT = Path(__file__).parents[1] / "broker_jobs"
 
 LOWEST = frozenset({"clock", "errors", "extras", "settings"})
-TRAVELS = LOWEST | {"job", "outcome", "exchange"}
+SHARED = LOWEST | {"messages", "broker"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "clock": frozenset(),
-    "errors": frozenset({"clock"}),
+    "errors": frozenset(),
     "extras": frozenset({"errors"}),
-    # A queue's name is checked where settings are: the rule of names is pure and has one home.
-    "settings": frozenset({"clock", "errors", "exchange.names"}),
-    "job": frozenset({"clock", "errors"}),
-    "outcome": LOWEST | {"job"},
-    "exchange": LOWEST | {"job"},
-    "function": TRAVELS,
-    "producer": TRAVELS | {"function", "beat.schedule"},
-    "consumer": TRAVELS | {"function"},
-    "store": frozenset({"clock", "errors", "extras", "job"}),
-    "beat": TRAVELS,
-    "coordinator": TRAVELS | {"store", "beat.schedule"},
+    # Settings check the names of queues. The rule for names is pure and has one place.
+    "settings": frozenset({"clock", "errors", "broker.names"}),
+    "messages": frozenset({"clock", "errors"}),
+    "broker": LOWEST | {"messages"},
+    "function": SHARED,
+    "producer": SHARED | {"function", "beat.cron"},
+    # A worker hands each job its `current_job()`, which has the batch of the job and so belongs to the producer.
+    "consumer": SHARED | {"function", "producer.current_job"},
+    "store": frozenset({"clock", "errors", "extras", "messages"}),
+    "beat": SHARED,
+    "coordinator": SHARED | {"store", "beat.cron"},
     "metrics": frozenset({"clock", "errors"}),
-    "processes": TRAVELS | {"function", "consumer", "coordinator", "store", "beat", "metrics"},
-    # What people see and do: it reads the store and asks the coordinator, and never decides.
-    "dashboard": TRAVELS | {"function", "producer", "store", "processes.connect", "beat.schedule"},
-    "app": TRAVELS | {"function", "producer", "processes", "beat", "metrics", "dashboard"},
-    "testing": TRAVELS | {"function", "producer", "consumer", "coordinator", "store", "beat", "processes", "app"},
-    "demo": TRAVELS | {"function", "producer", "processes", "app", "store", "testing", "dashboard", ""},
-    "cli": TRAVELS | {"function", "producer", "processes", "app", "store", "demo", "dashboard", "beat.schedule"},
-    # The door: the public names, gathered by hand.
-    "": TRAVELS | {"function", "producer", "app", "dashboard.role"},
+    "processes": SHARED | {"function", "consumer", "coordinator", "store", "beat", "metrics"},
+    # The dashboard reads the store and sends commands to the coordinator. It decides nothing.
+    "dashboard": SHARED | {"function", "producer", "store", "processes.connect", "beat.cron"},
+    "app": SHARED | {"function", "producer", "processes", "beat", "metrics", "dashboard", "store"},
+    "testing": SHARED | {"function", "producer", "consumer", "coordinator", "store", "beat", "processes", "app"},
+    "demo": SHARED | {"function", "producer", "processes", "app", "store", "testing", "dashboard", ""},
+    "cli": SHARED | {"function", "producer", "processes", "app", "store", "demo", "dashboard", "beat.cron"},
+    # The package root: the public names.
+    "": SHARED | {"function", "producer", "app", "dashboard.role"},
 }
-"""Package -> what it may import of ours; a dotted name allows that module alone. Itself is always allowed."""
+"""Package -> what it may import of ours. A dotted name allows that module alone. A package may import itself."""
 
-ROOMS: dict[str, tuple[str, ...]] = {
-    "pika": ("exchange.rabbit",),
-    "kombu": ("exchange.embedded",),
-    "croniter": ("beat.schedule",),
+HOMES: dict[str, tuple[str, ...]] = {
+    "pika": ("broker.rabbitmq",),
+    "kombu": ("broker.memory",),
+    "croniter": ("beat.cron",),
     "prometheus_client": ("metrics",),
     "sqlalchemy": ("store",),
-    "psycopg": ("store",),
-    "typer": ("cli", "demo"),
-    "click": ("cli",),
+    "typer": ("cli",),
     "rich": ("cli", "demo"),
     "uvicorn": ("dashboard.server",),
     "starlette": ("dashboard",),
     "fastapi": ("dashboard.api",),
     "jinja2": ("dashboard.pages.frame",),
-    "itsdangerous": ("dashboard.access",),
+    "itsdangerous": ("dashboard.auth",),
     "a2wsgi": ("dashboard.wsgi",),
-    "jsonschema": ("dashboard.runnable",),
+    "jsonschema": ("dashboard.argument_validation",),
     "aiosmtpd": ("demo",),
-    "uuid_utils": ("job.envelope",),
+    "uuid_utils": ("messages.envelope",),
     "pydantic_settings": ("settings",),
 }
-"""Outside library -> the rooms it lives in. One library, one room; a second room is there for show only."""
+"""Outside library -> the packages or files that may import it."""
 
 ONE_FILE = frozenset({"psutil"})
-"""Libraries of which one file, wherever it is, may know."""
+"""Libraries that one file may import, whichever it is."""
 
 
 LATE: dict[tuple[str, str], str] = {
-    ("app", "settings"): "importing a program reads no settings, and costs nothing of what reads them",
-    ("exchange.open", "exchange.embedded"): "kombu costs only who opens memory://",
-    ("exchange.open", "exchange.rabbit"): "pika costs only who opens RabbitMQ",
-    ("processes.program", "beat.tick"): "each part is imported by the process that runs it",
+    ("app", "settings"): "importing a program reads no settings and loads no pydantic-settings",
+    ("broker.factory", "broker.memory"): "only memory:// needs kombu",
+    ("broker.factory", "broker.rabbitmq"): "only RabbitMQ needs pika",
+    ("processes.program", "beat.beat"): "each part is imported by the process that runs it",
     ("processes.program", "consumer.worker"): "the same",
     ("processes.program", "coordinator.coordinator"): "the same: a worker needs no coordinator",
     ("processes.program", "store"): "the same: a worker needs no database",
     ("processes.program", "store.installation"): "the same",
-    ("cli", "cli.commands"): "the script is there with the base package too, and says what is missing",
-    ("cli.reach", "store"): "its library should cost no worker its memory, and may not be installed",
-    ("cli.reach", "store.installation"): "the same",
+    ("cli", "cli.commands"): "the command exists with the base package too, and says which extra is missing",
+    ("cli.connections", "store"): "only commands that read the store need SQLAlchemy, which may not be installed",
+    ("cli.connections", "store.installation"): "the same",
     ("cli.store", "store.installation"): "the same",
     ("cli.recurring", "store.search"): "the same",
-    ("app", "processes.program"): "a producer needs no database: only who runs a part imports what it is made of",
-    ("app", "dashboard.dashboard"): "a producer needs no web framework: only who shows the dashboard imports it",
-    ("cli.dashboard", "dashboard.house"): "its web framework should cost no other command its start",
-    ("cli.dashboard", "dashboard.server"): "its web framework should cost no worker its memory",
-    ("cli.dashboard", "dashboard.dashboard"): "the same",
-    ("cli.masked", "dashboard.lookup"): "it reads the store, which not every command does",
-    ("cli.demo", "demo.main"): "its mail server should cost no other command its start",
+    ("app", "processes.program"): "a producer runs no part and needs no database",
+    ("app", "dashboard.app"): "a producer shows no dashboard and needs no web framework",
+    ("cli.dashboard", "dashboard.store_access"): "only this command needs the web framework",
+    ("cli.dashboard", "dashboard.server"): "the same",
+    ("cli.dashboard", "dashboard.app"): "the same",
+    ("cli.masked", "dashboard.queries"): "it reads the store, which not every command does",
+    ("cli.demo", "demo.main"): "only this command needs a mail server",
 }
-"""(module, module) -> why the one imports the other inside a function. None of them hides a circle: they are looked at
-in the test of circles too."""
+"""(module, module) -> why the first imports the second inside a function. The test of cycles follows these too."""
+
+STARTED: dict[str, str] = {
+    "cli.__main__": "python -m broker_jobs.cli",
+}
+"""Modules that no module imports -> what runs them."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement of ours: in which module, of which module, and how it stands."""
+    """One import in a module of ours: where it is, what it imports, and how."""
 
     of: str
     what: str
@@ -121,19 +125,19 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 """All of ours."""
+TREES = {module: ast.parse(file.read_text(encoding="utf-8"), str(file)) for module, file in MODULES.items()}
+"""Each of them, parsed."""
 
 
 def package(module: str) -> str:
-    """The station a module belongs to."""
+    """The package that a module belongs to; a file at the top is a package of its own."""
     return module.partition(".")[0]
 
 
 def imports_of(module: str, file: Path) -> Iterator[Import]:
     """Every import of a module, absolute ones by name, relative ones resolved."""
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     is_package = file.name == "__init__.py"
-    # The door imports its names when they are asked for; its imports for the type checker are what it then imports.
-    yield from _walk(tree, module, is_package=is_package, types_only=False, inside=False)
+    yield from _walk(TREES[module], module, is_package=is_package, types_only=False, inside=False)
 
 
 def _walk(node: ast.AST, module: str, *, is_package: bool, types_only: bool, inside: bool) -> Iterator[Import]:
@@ -152,6 +156,7 @@ def _walk(node: ast.AST, module: str, *, is_package: bool, types_only: bool, ins
         else:
             deeper = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             if isinstance(child, ast.If) and _is_type_checking(child.test):
+                # The package root imports its names at run time when they are asked for: its imports there count.
                 for part in child.body:
                     holder = ast.Module([part], [])
                     yield from _walk(holder, module, is_package=is_package, types_only=module != "", inside=deeper)
@@ -192,22 +197,27 @@ def the_map() -> str:
     lines = ["", "The map as it is:"]
     for name in sorted({package(module) for module in MODULES}):
         inner = sorted({package(o) for i in ALL if package(i.of) == name and (o := ours(i)) is not None} - {name})
-        outer = sorted({i.what.partition(".")[0] for i in ALL if package(i.of) == name and ours(i) is None} & {*ROOMS})
+        outer = sorted({i.what.partition(".")[0] for i in ALL if package(i.of) == name and ours(i) is None} & {*HOMES})
         lines.append(
-            f"  {name or '(door)':<12} {', '.join(inner) or '-'}" + (f"   [{', '.join(outer)}]" if outer else "")
+            f"  {name or '(root)':<12} {', '.join(inner) or '-'}" + (f"   [{', '.join(outer)}]" if outer else "")
         )
     return "\n".join(lines)
 
 
-def fail_with(wrong: list[str]) -> None:
-    """Fail naming every offence, and the map."""
+def fail_with(wrong: list[str], *, and_the_map: bool = True) -> None:
+    """Fail with every offence, and the map where it helps."""
     if wrong:
-        pytest.fail("\n".join([*wrong, the_map()]), pytrace=False)
+        pytest.fail("\n".join([*wrong, *([the_map()] if and_the_map else [])]), pytrace=False)
+
+
+def place(module: str, line: int) -> str:
+    """File and line in a module."""
+    return f"broker_jobs/{MODULES[module].relative_to(ROOT).as_posix()}:{line}"
 
 
 def where(found: Import) -> str:
     """File and line of an import."""
-    return f"broker_jobs/{MODULES[found.of].relative_to(ROOT).as_posix()}:{found.line}"
+    return place(found.of, found.line)
 
 
 def allowed(found: Import, target: str) -> bool:
@@ -223,34 +233,60 @@ def test_every_package_has_a_row_in_the_table() -> None:
     fail_with([f"{name!r} has no row in MAY_IMPORT" for name in sorted({package(m) for m in MODULES} - {*MAY_IMPORT})])
 
 
-def test_nobody_imports_what_the_table_does_not_allow() -> None:
-    wrong = []
-    for found in ALL:
-        target = ours(found)
-        # Names for the type checker tie nothing at run time (an exception that carries a receipt).
-        if target is None or found.types_only or package(found.of) not in MAY_IMPORT:
-            continue
-        if not allowed(found, target):
-            wrong.append(f"{where(found)}: {package(found.of) or 'the door'} must not import {target or 'broker_jobs'}")
-    fail_with(wrong)
+def test_the_tables_name_only_what_exists() -> None:
+    rules = [rule for row in MAY_IMPORT.values() for rule in row]
+    homes = [home for row in HOMES.values() for home in row]
+    late = {(found.of, ours(found)) for found in ALL if found.inside_function and not found.types_only}
+    libraries = {found.what.partition(".")[0] for found in ALL}
+    fail_with(
+        [
+            *(f"MAY_IMPORT: there is no {name!r}" for name in sorted({*rules, *MAY_IMPORT} - {*MODULES})),
+            *(f"HOMES: there is no {name!r}" for name in sorted({*homes} - {*MODULES})),
+            *(f"HOMES: {name} is not imported" for name in sorted({*HOMES} - libraries)),
+            *(f"LATE: {of} does not import {what} inside a function" for of, what in sorted({*LATE} - late)),
+            *(f"STARTED: there is no {name!r}" for name in sorted({*STARTED} - {*MODULES})),
+        ]
+    )
 
 
-def test_each_outside_library_lives_in_one_room() -> None:
+def test_no_import_is_outside_the_table() -> None:
+    # Imports for the type checker count as well: what the types of a package need, the package depends on.
+    fail_with(
+        [
+            f"{where(found)}: {package(found.of) or 'the package root'} must not import {target or 'broker_jobs'}"
+            + (", not even for the type checker" if found.types_only else "")
+            for found in ALL
+            if (target := ours(found)) is not None and package(found.of) in MAY_IMPORT and not allowed(found, target)
+        ]
+    )
+
+
+def test_errors_imports_nothing_of_ours() -> None:
+    fail_with(
+        [
+            f"{where(found)}: errors.py must import nothing of ours, as every file may import it; not {found.what}"
+            for found in ALL
+            if found.of == "errors" and ours(found) is not None
+        ]
+    )
+
+
+def test_each_outside_library_has_one_home() -> None:
     wrong = []
     for found in ALL:
         library = found.what.partition(".")[0]
-        if library not in ROOMS:
+        if library not in HOMES:
             continue
-        if not any(found.of == room or found.of.startswith(f"{room}.") for room in ROOMS[library]):
-            wrong.append(f"{where(found)}: {library} lives in {' and '.join(ROOMS[library])} only")
+        if not any(found.of == home or found.of.startswith(f"{home}.") for home in HOMES[library]):
+            wrong.append(f"{where(found)}: only {' and '.join(HOMES[library])} may import {library}")
     for library in ONE_FILE:
         files = sorted({found.of for found in ALL if found.what.partition(".")[0] == library})
         if len(files) > 1:
-            wrong.append(f"{library} is known in more than one file: {', '.join(files)}")
+            wrong.append(f"more than one file imports {library}: {', '.join(files)}")
     fail_with(wrong)
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_no_module_imports_itself_in_a_cycle() -> None:
     edges: dict[str, set[str]] = {module: set() for module in MODULES}
     for found in ALL:
         target = ours(found)
@@ -258,11 +294,11 @@ def test_no_module_imports_itself_in_a_circle() -> None:
             edges[found.of].add(target)
     done: set[str] = set()
     path: list[str] = []
-    circles: list[str] = []
+    cycles: list[str] = []
 
     def visit(module: str) -> None:
         if module in path:
-            circles.append(" → ".join([*path[path.index(module) :], module]))
+            cycles.append(" → ".join([*path[path.index(module) :], module]))
             return
         if module in done:
             return
@@ -274,13 +310,13 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
     for module in MODULES:
         visit(module)
-    fail_with([f"a circle: {circle}" for circle in circles])
+    fail_with([f"a cycle: {cycle}" for cycle in cycles])
 
 
 def test_no_import_of_ours_hides_in_a_function() -> None:
     fail_with(
         [
-            f"{where(found)}: {found.what} is imported inside a function"
+            f"{where(found)}: {found.what} is imported inside a function; move it up, or give the reason in LATE"
             for found in ALL
             if found.inside_function
             and not found.types_only
@@ -290,15 +326,63 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
     )
 
 
-def test_the_door_names_every_folder() -> None:
-    doc = ast.get_docstring(ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))) or ""
+def test_every_module_is_used() -> None:
+    targets = {ours(found) for found in ALL}
+    # A package counts as used when one of its modules is.
+    used = {".".join(parts[:n]) for t in targets if t for parts in [t.split(".")] for n in range(1, len(parts) + 1)}
+    used |= {
+        ".".join(parts[:n]) for module in STARTED for parts in [module.split(".")] for n in range(1, len(parts) + 1)
+    }
+    fail_with(
+        [
+            f"{place(module, 1)}: no module imports it; remove it, or name in STARTED what runs it"
+            for module in MODULES
+            if module and module not in used
+        ],
+        and_the_map=False,
+    )
+
+
+def test_no_class_name_is_used_twice() -> None:
+    found = defaultdict(list)
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(place(module, node.lineno))
+    fail_with(
+        [
+            f"{places[1]}: the class {name} exists at {places[0]} already; give one of the two another name"
+            for name, places in sorted(found.items())
+            if len(places) > 1
+        ],
+        and_the_map=False,
+    )
+
+
+def test_every_logger_of_a_module_is_named_logger() -> None:
+    wrong = []
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+                continue
+            if "getLogger" not in ast.unparse(node.value):
+                continue
+            if ast.unparse(node) != "logger = logging.getLogger(__name__)":
+                wrong.append(f"{place(module, node.lineno)}: write: logger = logging.getLogger(__name__)")
+    fail_with(wrong, and_the_map=False)
+
+
+def test_the_docstring_of_the_package_names_every_folder_and_file() -> None:
+    doc = ast.get_docstring(TREES[""]) or ""
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     files = {path.name for path in ROOT.glob("*.py")} - {"__init__.py"}
     missing = [f"{name}/" for name in sorted(folders) if not re.search(rf"\b{name}(/|\.py)", doc)]
     missing += [name for name in sorted(files) if name not in doc]
-    fail_with([f"broker_jobs/__init__.py does not say what {name} is" for name in missing])
+    fail_with([f"broker_jobs/__init__.py: the docstring has no line on {name}" for name in missing], and_the_map=False)
 
 
-def test_every_file_says_its_duty_first() -> None:
-    silent = [file for file in MODULES.values() if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))]
-    fail_with([f"broker_jobs/{file.relative_to(ROOT).as_posix()}: no docstring" for file in silent])
+def test_every_file_has_a_docstring() -> None:
+    fail_with(
+        [f"{place(module, 1)}: no docstring" for module, tree in TREES.items() if not ast.get_docstring(tree)],
+        and_the_map=False,
+    )

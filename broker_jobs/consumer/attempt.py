@@ -28,10 +28,10 @@ from broker_jobs.consumer.outcome import (
 )
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import GiveUp, Retry
-from broker_jobs.function.current import CurrentJob, JobCancelled, running
 from broker_jobs.function.depends import filled, filled_async, with_gaps
 from broker_jobs.function.registry import Around
 from broker_jobs.messages.envelope import Envelope
+from broker_jobs.producer.current_job import CurrentJob, JobCancelled, running
 
 
 def expired(envelope: Envelope, now: Instant) -> Outcome | None:

@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
@@ -19,11 +19,8 @@ from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.function.current import CurrentJob
 from broker_jobs.function.registry import Around
-
-if TYPE_CHECKING:
-    from broker_jobs.producer.batch import Batch
+from broker_jobs.producer.current_job import CurrentJob
 
 
 class Runner:
@@ -38,7 +35,7 @@ class Runner:
         arounds: Sequence[Around],
         *,
         run_coroutine: RunCoroutine,
-        batch_of: Callable[[str], Batch] | None = None,
+        batch_of: Callable[[str], Any] | None = None,
     ) -> None:
         self._running = running
         self._revocations = fences

@@ -347,7 +347,7 @@ class Coordinator:
         tick = release.tick(self.id, self._store_id, serial, sent_at, self._process_info)
         self._engine.tick_sent(sent_at)
         self._broker.publish([tick, release.checkpoint(tick)] if self._active else [tick], timeout=5.0)
-        self._engine.queries.forget(self._clock.now())
+        self._engine.waiters.forget(self._clock.now())
 
     def _activity(self) -> None:
         active = self.active

@@ -36,7 +36,7 @@ from broker_jobs.coordinator.inputs import (
 )
 from broker_jobs.coordinator.leases import Leases
 from broker_jobs.coordinator.limits import LimitRules
-from broker_jobs.coordinator.queries import Queries
+from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.records import (
     DependencyFailed,
     DependencyMet,
@@ -199,7 +199,7 @@ class Engine:
         self.keep = keep
         """Seconds after which every ended job is forgotten."""
         self.leases = Leases()
-        self.queries = Queries()
+        self.waiters = Waiters()
         self._store = store
         self._chance = chance
         self._held: dict[str, set[str]] = {}
@@ -231,7 +231,7 @@ class Engine:
         except BaseException:  # what was to be told is not committed, so nobody is told
             self.untold, self.told_all_at = self.untold or untold, told_all_at
             raise
-        self.queries.told(effects.told)
+        self.waiters.told(effects.told)
         if effects.counted_at is not None:
             self._ticks_out.clear()
             self._counted_at = effects.counted_at
@@ -361,7 +361,7 @@ class _UnitOfWork:
             flush=self._flush,
             forgotten=now - engine.keep,
         )
-        self._query_replies = Replies(tx, engine.queries, self._rows, self._see, waits=self._waits, now=now)
+        self._query_replies = Replies(tx, engine.waiters, self._rows, self._see, waits=self._waits, now=now)
 
     def run(self, inputs: list[Input]) -> Effects:
         told = [

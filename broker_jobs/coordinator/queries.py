@@ -29,7 +29,7 @@ class _Waiter:
     until: Instant
 
 
-class Queries:
+class Waiters:
     """Who waits for the end of which job."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.dependencies import DependencyRules
 from broker_jobs.coordinator.inputs import CommandReceived
-from broker_jobs.coordinator.queries import Queries, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.coordinator.queries import Waiters, answer, batch_holder, batch_view, failure_view, reply, view
 from broker_jobs.messages.commands import GetBatch, GetJob, ListFailures, Reply
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Reason, Row
@@ -30,7 +30,7 @@ class Replies:
     def __init__(
         self,
         tx: Transaction,
-        queries: Queries,
+        waiters: Waiters,
         rows: dict[str, Row],
         see: Callable[[Iterable[str]], None],
         *,
@@ -38,7 +38,7 @@ class Replies:
         now: Instant,
     ) -> None:
         self._tx = tx
-        self._queries = queries
+        self._waiters = waiters
         self._rows = rows
         self._see = see
         self._waits = waits
@@ -60,8 +60,8 @@ class Replies:
 
     def ended(self, row: Row) -> None:
         """A job has ended: who waits for that is answered."""
-        if self._queries.waits_for(row.id):
-            self.messages += self._queries.ended(row)
+        if self._waiters.waits_for(row.id):
+            self.messages += self._waiters.ended(row)
             self.told.append(row.id)
 
     def answer(self) -> None:
@@ -77,13 +77,13 @@ class Replies:
                 case _:
                     pass
         for batch in self._waits.ended_batches:
-            self.messages += self._queries.batch_ended(batch)
+            self.messages += self._waiters.batch_ended(batch)
             self.told.append(batch_holder(batch.id))
 
     def _answer_job(self, command: GetJob, reply_to: str) -> None:
         row = self._original(self._rows.get(command.job_id))
         if command.until_ended and (row is None or not row.state.is_final):
-            self._queries.wait(row.id if row else command.job_id, reply_to, command.id, self._now)
+            self._waiters.wait(row.id if row else command.job_id, reply_to, command.id, self._now)
         else:
             self.messages.append(answer(reply_to, command.id, view(row, command.job_id)))
 
@@ -99,7 +99,7 @@ class Replies:
     def _answer_batch(self, command: GetBatch, reply_to: str) -> None:
         batch = self._waits.batch(command.batch_id)
         if command.until_ended and (batch is None or batch.ended_at is None):
-            self._queries.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
+            self._waiters.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
         else:
             detail = batch_view(batch, command.batch_id).model_dump(mode="json")
             self.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))

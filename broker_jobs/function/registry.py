@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.depends import Provided
 from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
-
-if TYPE_CHECKING:
-    from broker_jobs.producer.batch import Batch
 
 Around: TypeAlias = Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]]
 """A generator function with one yield (sync or async): before it, around the attempt, after it."""
@@ -38,13 +35,14 @@ class Function:
 class Registry:
     """The jobs one `BrokerJobs` knows.
 
-    `around` are its hooks, the outermost first; `batch_of` gives a running job the batch of this id.
+    `around` are its hooks, the outermost first; `batch_of` gives a running job the batch of this id (a
+    `producer.batch.Batch`, which this package does not import).
     """
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
         self.around: list[Around] = []
-        self.batch_of: Callable[[str], Batch] | None = None
+        self.batch_of: Callable[[str], Any] | None = None
 
     def add(self, function: Function) -> None:
         """Add a function; one of the same module and qualified name is replaced (Jupyter, reload).

@@ -13,15 +13,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from broker_jobs.clock import Seconds, When, as_seconds
-from broker_jobs.errors import (
-    ArgumentsError,
-    BatchUnknown,
-    BrokerError,
-    EnqueueError,
-    ResultTimeout,
-    UsageError,
-)
-from broker_jobs.function.current import inside_job
+from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueError, ResultTimeout, UsageError
 from broker_jobs.function.options import check_id
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import BatchReply, DeleteBatch
@@ -32,7 +24,9 @@ from broker_jobs.producer.batch_submission import BatchSubmission, CommitUnknown
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call
 from broker_jobs.producer.counts import BatchCounts, counts_of
+from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
+from broker_jobs.producer.errors import BatchUnknown
 from broker_jobs.producer.failure import Failure, failures, requeue_failures
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.receipt import Receipt

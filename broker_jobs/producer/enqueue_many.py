@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 from broker_jobs.broker.interface import Broker, PublishFailure, Unconfirmed
-from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueManyError, UsageError
+from broker_jobs.errors import ArgumentsError, BrokerError, UsageError
 from broker_jobs.producer import stray_enqueues
 from broker_jobs.producer.blocking import withdrawable
 from broker_jobs.producer.call import Call
+from broker_jobs.producer.errors import EnqueueManyError
 from broker_jobs.producer.job import Prepared
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient

@@ -25,7 +25,7 @@ from typing import (
 
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
-from broker_jobs.errors import EnqueueError, EnqueueUnknown, OptionError
+from broker_jobs.errors import EnqueueError, OptionError
 from broker_jobs.function.depends import filled, filled_async
 from broker_jobs.function.keys import limit_keys, unique_key, wrong_name
 from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
@@ -38,6 +38,7 @@ from broker_jobs.producer.batch_submission import BatchSubmission
 from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.call import Call, call_shown
 from broker_jobs.producer.dependencies import dependencies_of, joined, parents_of
+from broker_jobs.producer.errors import EnqueueUnknown
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import Later, later, message_for

@@ -9,12 +9,12 @@ from pydantic_core import from_json
 
 from broker_jobs.clock import Seconds, When, as_seconds
 from broker_jobs.errors import BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
-from broker_jobs.function.current import inside_job
 from broker_jobs.messages.commands import NO_SUCH_JOB, Command, DeleteJob, JobReply, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.state import State
 from broker_jobs.producer.batch_submission import BatchSubmission
 from broker_jobs.producer.blocking import warn_if_blocking
+from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import due_after

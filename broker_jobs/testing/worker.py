@@ -18,11 +18,11 @@ from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Running
 from broker_jobs.errors import UsageError
-from broker_jobs.function.current import current_job
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import Control
 from broker_jobs.messages.events import WorkerRef
+from broker_jobs.producer.current_job import current_job
 
 
 class ManualWorker:

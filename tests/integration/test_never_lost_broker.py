@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.errors import EnqueueError, EnqueueUnknown
+from broker_jobs.errors import EnqueueError
 from broker_jobs.messages.state import State
+from broker_jobs.producer.errors import EnqueueUnknown
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.system import House

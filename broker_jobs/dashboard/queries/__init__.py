@@ -1,6 +1,6 @@
 """Turns rows of the store into what is shown. Every method is a few short reads; none takes the write lock.
 
-Masking happens here, as here is where arguments, results and messages become views. One module a subject; `Lookup` is
+Masking happens here, as here is where arguments, results and messages become views. One module a subject; `Queries` is
 all of them.
 """
 

@@ -16,8 +16,8 @@ from broker_jobs.broker.interface import Delivery, Unconfirmed
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.errors import UsageError
-from broker_jobs.function.current import current_job
 from broker_jobs.messages.commands import Control, Fence
+from broker_jobs.producer.current_job import current_job
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from broker_jobs.errors import GiveUp, Retry
-from broker_jobs.function.current import current_job
 from broker_jobs.function.depends import Depends
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.commands import Control
 from broker_jobs.messages.events import MAX_ERROR_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
+from broker_jobs.producer.current_job import current_job
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
 

@@ -21,7 +21,7 @@ from broker_jobs.demo.letters import (
     send,
 )
 from broker_jobs.demo.mailbox import HOST, Mail, Mailbox, MailServer
-from broker_jobs.function.current import CurrentJob, running
+from broker_jobs.producer.current_job import CurrentJob, running
 from broker_jobs.testing import Tester
 from tests.support.wait import eventually
 

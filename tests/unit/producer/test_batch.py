@@ -15,11 +15,11 @@ from broker_jobs import Batch, BatchUnknown, BrokerJobs, EnqueueError, Receipt, 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError, ResultTimeout, UsageError
-from broker_jobs.function.current import CurrentJob, current_job, running
 from broker_jobs.messages.batch import CHUNK_BYTES, CHUNK_JOBS, BatchCommit, Chunk
 from broker_jobs.messages.codec import decode
 from broker_jobs.messages.commands import BulkRequeue, Command, DeleteBatch, GetBatch, ListFailures, Reply, RequeueJob
 from broker_jobs.messages.envelope import Envelope, Parent
+from broker_jobs.producer.current_job import CurrentJob, current_job, running
 from tests.support.wait import eventually
 from tests.unit.producer.recording import RecordingExchange, program
 

@@ -15,15 +15,8 @@ import pytest
 
 from broker_jobs import AsyncJob, BrokerJobs, Depends, EnqueueUnknown, Receipt, SyncJob
 from broker_jobs.broker.interface import PublishFailure, Unconfirmed
-from broker_jobs.errors import (
-    ArgumentsError,
-    BrokerError,
-    DefinitionError,
-    EnqueueError,
-    EnqueueManyError,
-    OptionError,
-    UsageError,
-)
+from broker_jobs.errors import ArgumentsError, BrokerError, DefinitionError, EnqueueError, OptionError, UsageError
+from broker_jobs.producer.errors import EnqueueManyError
 from tests.unit.producer.recording import RecordingExchange
 
 

@@ -19,7 +19,6 @@ from broker_jobs.errors import (
     ResultTimeout,
     UsageError,
 )
-from broker_jobs.function.current import running
 from broker_jobs.messages.commands import (
     NO_SUCH_JOB,
     Command,
@@ -32,6 +31,7 @@ from broker_jobs.messages.commands import (
 )
 from broker_jobs.messages.events import ErrorInfo
 from broker_jobs.producer import requests
+from broker_jobs.producer.current_job import running
 from tests.support.wait import eventually
 from tests.unit.producer.recording import REPLIES, RecordingExchange
 

@@ -6,7 +6,7 @@ import pytest
 
 from broker_jobs import CurrentJob, JobCancelled, current_job
 from broker_jobs.errors import UsageError
-from broker_jobs.function.current import inside_job, running
+from broker_jobs.producer.current_job import inside_job, running
 
 
 def test_outside_a_job_reporting_does_nothing() -> None:
