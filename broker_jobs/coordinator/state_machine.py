@@ -183,7 +183,7 @@ def _fill(row: Row, envelope: Envelope, body: str) -> Row:
 
 def _enter(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
     """The row in another state, the step written into its history."""
-    columns.setdefault("why", Reason.NONE)
+    columns.setdefault("reason_code", Reason.NONE)
     ended_at = at if state.is_final else None
     history = [*row.history, (at, state.value, reason)]
     return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
@@ -196,7 +196,13 @@ def _unwired(row: Row) -> Row:
     return row.evolve(publication=Publication.NONE, fence=0, sender=None)
 
 
-NOT_PUBLISHED: dict[str, object] = {"wire": Publication.NONE, "fence": 0, "sender": None, "owner": None, "owned": False}
+NOT_PUBLISHED: dict[str, object] = {
+    "publication": Publication.NONE,
+    "fence": 0,
+    "sender": None,
+    "owner": None,
+    "owned": False,
+}
 """The columns of a row that neither a queue nor a worker holds."""
 
 
@@ -692,7 +698,7 @@ def _delete(row: Row | None, record: DeleteJob, at: Context, said: Decision) -> 
     if row is None:
         tomb = _stub(record.job_id, 1, at)
         return _enter(tomb, DELETED, at.now, "deleted before it was seen", fence=1)
-    kept = {"why": row.reason_code if row.reason_code in (Reason.RETURNED, Reason.REPEAT) else Reason.NONE}
+    kept = {"reason_code": row.reason_code if row.reason_code in (Reason.RETURNED, Reason.REPEAT) else Reason.NONE}
     match row.state:
         case State.AWAITING:
             return _enter(row, DELETED, at.now, "deleted", **kept)
