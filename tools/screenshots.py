@@ -181,18 +181,18 @@ def _shop(folder: Path) -> Iterator[tuple[BrokerJobs, dict[str, str]]]:
 
 @contextmanager
 def _hostile(folder: Path) -> Iterator[tuple[BrokerJobs, dict[str, str]]]:
-    house = hostile(store=f"sqlite:///{folder / 'store.db'}")
-    fill(house)
-    made = house.made
+    system = hostile(store=f"sqlite:///{folder / 'store.db'}")
+    fill(system)
+    made = system.made
     try:
         yield (
-            house.program,
-            _pages(made["failed"].id, made["running"].id, house.batches["import"].id, SLASHED, "load")
+            system.program,
+            _pages(made["failed"].id, made["running"].id, system.batches["import"].id, SLASHED, "load")
             | {"job-long": f"/jobs/{made['long'].id}"},
         )
     finally:
-        house.gate.set()
-        house.program.stop(5)
+        system.gate.set()
+        system.program.stop(5)
 
 
 def _draw(program: BrokerJobs, pages: dict[str, str], folder: Path, wanted: set[tuple[str, str, str]] | None) -> None:

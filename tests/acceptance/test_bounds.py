@@ -19,7 +19,7 @@ from broker_jobs.messages.state import State
 from broker_jobs.store.records import DeadLetterRow
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Broker
-from tests.support.system import House
+from tests.support.system import System
 from tests.support.wait import eventually
 
 REPORT, LOG, COMMAND = "jobs.v1.report", "log", "command"
@@ -109,7 +109,9 @@ OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
     scope="module",
     params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
 )
-def house(request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def system(
+    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
     """A broker and a store of each kind, with a coordinator and a worker at work."""
     broker.heal()
     vhost = broker.vhost()
@@ -118,43 +120,43 @@ def house(request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pyte
     if request.param == "postgresql":
         postgres: Postgres = request.getfixturevalue("postgres")
         store_url = postgres.url(postgres.create_database())
-    house = House(vhost, tmp_path_factory.mktemp("house"), store_url)
-    house.here("coordinator", "worker", concurrency=4)
-    yield house
-    house.close()
+    system = System(vhost, tmp_path_factory.mktemp("system"), store_url)
+    system.here("coordinator", "worker", concurrency=4)
+    yield system
+    system.close()
     vhost.delete()
 
 
 @pytest.fixture
-def fatal_is_nothing(house: House) -> Iterator[None]:
+def fatal_is_nothing(system: System) -> Iterator[None]:
     """Sound jobs succeed after whatever a test has done."""
     yield
-    house.succeeded(house.enqueue(100))
+    system.succeeded(system.enqueue(100))
 
 
-def send(house: House, key: str, kind: str, body: object, **properties: Any) -> bytes:
+def send(system: System, key: str, kind: str, body: object, **properties: Any) -> bytes:
     """Publish what a foreign program might; what it was."""
     text = json.dumps(body).encode()
-    house.vhost.publish_raw(REPORT, key, text, pika.BasicProperties(type=kind, delivery_mode=2, **properties))
+    system.vhost.publish_raw(REPORT, key, text, pika.BasicProperties(type=kind, delivery_mode=2, **properties))
     return text
 
 
-def cli(house: House, *arguments: str) -> str:
+def cli(system: System, *arguments: str) -> str:
     """What a command prints that must succeed."""
-    where = ["--store", house.store_url] if "--limit" in arguments else []
+    where = ["--store", system.store_url] if "--limit" in arguments else []
     done = subprocess.run(
-        [sys.executable, "-m", "broker_jobs.cli", *arguments, "--url", house.url, *where],
+        [sys.executable, "-m", "broker_jobs.cli", *arguments, "--url", system.url, *where],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def parked_with(house: House, text: str, count: int = 1) -> list[DeadLetterRow]:
+def parked_with(system: System, text: str, count: int = 1) -> list[DeadLetterRow]:
     """Wait for so many dead letters that have a text in their bodies."""
 
     def there() -> list[DeadLetterRow]:
-        found = [row for row in house.store.reader.dead_letters(limit=10_000) if text.encode() in row.body]
+        found = [row for row in system.store.reader.dead_letters(limit=10_000) if text.encode() in row.body]
         assert len(found) == count, [row.id for row in found]
         return found
 
@@ -163,29 +165,29 @@ def parked_with(house: House, text: str, count: int = 1) -> list[DeadLetterRow]:
 
 @pytest.mark.rabbitmq
 @pytest.mark.usefixtures("fatal_is_nothing")
-def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(house: House) -> None:
-    bodies = {name: send(house, *message) for name, message in OUT_OF_BOUNDS.items()}
-    ids = house.enqueue(100)
-    house.succeeded(ids)
+def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(system: System) -> None:
+    bodies = {name: send(system, *message) for name, message in OUT_OF_BOUNDS.items()}
+    ids = system.enqueue(100)
+    system.succeeded(ids)
 
     def all_kept() -> bool:
-        kept = {row.body: row.reason for row in house.store.reader.dead_letters(limit=1_000)}
+        kept = {row.body: row.reason for row in system.store.reader.dead_letters(limit=1_000)}
         missing = [name for name, body in bodies.items() if body not in kept]
         assert not missing, missing
         assert all(kept[body] for body in bodies.values())
         return True
 
     eventually(all_kept, 60, "all are kept")
-    listed = cli(house, "dead", "--limit", "1000")
+    listed = cli(system, "dead", "--limit", "1000")
     assert listed.count("should have at most") >= 10
     assert "begin with" in listed
 
 
 @pytest.mark.rabbitmq
 @pytest.mark.usefixtures("fatal_is_nothing")
-def test_the_longest_names_and_keys_fit_into_every_store(house: House) -> None:
+def test_the_longest_names_and_keys_fit_into_every_store(system: System) -> None:
     name = WIDE[:200]
-    send(house, LOG, "job", envelope(
+    send(system, LOG, "job", envelope(
         "longest", job=name, recurring=name, tags=[WIDE[:100]] * 50, unique={"key": WIDE},
         limits=[
             {"kind": "concurrency", "key": WIDE, "limit": 1}, {"kind": "ordered", "key": WIDE},
@@ -201,70 +203,70 @@ def test_the_longest_names_and_keys_fit_into_every_store(house: House) -> None:
         command("recurring put", schedule={"name": name, "cron": "0 0 1 1 *", "call": call}),
         command("beat heartbeat", by=WIDE[:300]),
     ):
-        send(house, COMMAND, "command", one)
-    send(house, LOG, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
-    eventually(lambda: house.row("longest"), 60)
-    eventually(lambda: any(row.job == name and row.parent == "e" for row in house.rows().values()), 60)
-    assert not [row for row in house.store.reader.dead_letters(limit=1_000) if name.encode() in row.body
+        send(system, COMMAND, "command", one)
+    send(system, LOG, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
+    eventually(lambda: system.row("longest"), 60)
+    eventually(lambda: any(row.job == name and row.parent == "e" for row in system.rows().values()), 60)
+    assert not [row for row in system.store.reader.dead_letters(limit=1_000) if name.encode() in row.body
                 or json.dumps(name).encode()[1:-1] in row.body]  # fmt: skip
 
 
 @pytest.mark.rabbitmq
 @pytest.mark.usefixtures("fatal_is_nothing")
-def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(house: House) -> None:
+def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(system: System) -> None:
     for id in ("first", "last"):
-        house.jobs.work.using(id=id).schedule(timedelta(hours=1))
-    eventually(lambda: len(house.rows(["first", "last"])) == 2)
+        system.jobs.work.using(id=id).schedule(timedelta(hours=1))
+    eventually(lambda: len(system.rows(["first", "last"])) == 2)
     ended = {"kind": "succeeded", "epoch": 0, "started_at": AT, "ended_at": AT}
     events = [ended | {"id": "first"}, {"kind": "teleported", "id": "between"}, ended | {"id": "last"}]
-    send(house, LOG, "events", bundle(events))
-    send(house, LOG, "look", ["first", "no id, but between", "last"])
-    house.succeeded(["first", "last"])
-    for row in parked_with(house, "between", 2):
+    send(system, LOG, "events", bundle(events))
+    send(system, LOG, "look", ["first", "no id, but between", "last"])
+    system.succeeded(["first", "last"])
+    for row in parked_with(system, "between", 2):
         assert b"first" not in row.body
         assert b"last" not in row.body
 
 
 @pytest.mark.rabbitmq
-def test_a_result_that_is_no_json_fails_the_job_that_takes_it_and_not_its_parents_outcome(house: House) -> None:
-    parent = house.jobs.work.using(id="parent").schedule(timedelta(hours=1))
-    child = house.jobs.work.enqueue(result_of(parent))  # type: ignore[arg-type]  # it returns none, and says so
+def test_a_result_that_is_no_json_fails_the_job_that_takes_it_and_not_its_parents_outcome(system: System) -> None:
+    parent = system.jobs.work.using(id="parent").schedule(timedelta(hours=1))
+    child = system.jobs.work.enqueue(result_of(parent))  # type: ignore[arg-type]  # it returns none, and says so
     outcome = {"kind": "succeeded", "id": "parent", "epoch": 0, "started_at": AT, "ended_at": AT, "result": "oops"}
-    eventually(lambda: len(house.rows(["parent", child.id])) == 2)
-    send(house, LOG, "events", bundle([outcome]))
-    assert "is no JSON" in house.is_in(child.id, State.FAILED).reason
-    assert house.row("parent").state is State.SUCCEEDED
+    eventually(lambda: len(system.rows(["parent", child.id])) == 2)
+    send(system, LOG, "events", bundle([outcome]))
+    assert "is no JSON" in system.is_in(child.id, State.FAILED).reason
+    assert system.row("parent").state is State.SUCCEEDED
 
 
 @pytest.mark.rabbitmq
-def test_two_messages_of_one_message_id_are_both_kept(house: House) -> None:
+def test_two_messages_of_one_message_id_are_both_kept(system: System) -> None:
     bodies = [{"v": 2, "id": "order-7", "job": job} for job in ("bill", "refund")]
     for body in bodies:
-        send(house, LOG, "job", body, message_id="order-7")
-    send(house, LOG, "job", bodies[0], message_id="order-7")
-    rows = parked_with(house, "order-7", 2)
+        send(system, LOG, "job", body, message_id="order-7")
+    send(system, LOG, "job", bodies[0], message_id="order-7")
+    rows = parked_with(system, "order-7", 2)
     assert {json.loads(row.body)["job"] for row in rows} == {"bill", "refund"}
 
 
 @pytest.mark.rabbitmq
-def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_deleted_is_gone(house: House) -> None:
+def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_deleted_is_gone(system: System) -> None:
     sound, unsound = envelope("replayed", epoch=1), {"v": 2, "id": "deleted"}
     for body in (sound, unsound):
         properties = pika.BasicProperties(type="dead_letters:a worker could not read it", delivery_mode=2)
-        house.vhost.publish_raw("jobs.v1.dead", "default", json.dumps(body).encode(), properties)
-    (one,) = parked_with(house, '"replayed"')
-    (other,) = parked_with(house, '"deleted"')
+        system.vhost.publish_raw("jobs.v1.dead", "default", json.dumps(body).encode(), properties)
+    (one,) = parked_with(system, '"replayed"')
+    (other,) = parked_with(system, '"deleted"')
     assert one.reason == "a worker could not read it"
-    cli(house, "dead-letters", "replay", one.id)
-    house.succeeded_soon(["replayed"])
+    cli(system, "dead-letters", "replay", one.id)
+    system.succeeded_soon(["replayed"])
     refused = subprocess.run(
-        [sys.executable, "-m", "broker_jobs.cli", "dead-letters", "replay", other.id, "--url", house.url],
+        [sys.executable, "-m", "broker_jobs.cli", "dead-letters", "replay", other.id, "--url", system.url],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert refused.returncode != 0
     assert "version 2" in refused.stderr
-    cli(house, "dead-letters", "delete", other.id)
-    listed = cli(house, "dead", "--json", "--limit", "10000")
+    cli(system, "dead-letters", "delete", other.id)
+    listed = cli(system, "dead", "--json", "--limit", "10000")
     assert not {one.id, other.id} & {row["id"] for row in json.loads(listed)}
 
 

@@ -10,8 +10,8 @@ from tests.support.hostile import JOB, SLASHED
 
 def pages_of(system: Any) -> dict[str, str]:
     """Every page there is, most of them full of hostile texts."""
-    house = system.hostile
-    made, batches = house.made, house.batches
+    hostile = system.hostile
+    made, batches = hostile.made, hostile.batches
     dead_letters = system.store.reader.dead_letters(1)[0].id
     return {
         "overview": "/",
@@ -34,7 +34,7 @@ def pages_of(system: Any) -> dict[str, str]:
         "workers": "/workers",
         "limits": "/limits",
         "dead": "/dead-letters",
-        "parked-one": f"/dead-letters/{quote(dead_letters)}",
+        "dead-letter": f"/dead-letters/{quote(dead_letters)}",
         "run": "/run",
         "run-one": f"/run/{quote(JOB)}",
         "audit": "/audit",
@@ -45,6 +45,6 @@ def pages_of(system: Any) -> dict[str, str]:
 NAMES = (
     "overview", "jobs", "jobs-failed", "job-failed", "job-running", "job-long", "job-edit", "bulk", "retries", "queues",
     "recurring", "recurring-one", "recurring-declared", "recurring-choose", "recurring-new", "batches", "batch",
-    "workers", "limits", "dead", "parked-one", "run", "run-one", "audit", "not-found",
+    "workers", "limits", "dead", "dead-letter", "run", "run-one", "audit", "not-found",
 )  # fmt: skip
 """Of `pages_of`, for tests that are made before there is a system."""

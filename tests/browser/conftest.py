@@ -104,7 +104,7 @@ def _listens(address: str) -> bool:
 
 @pytest.fixture(scope="package")
 def system(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A full house: everything there is, each with hostile texts; shared by all tests, each acts on its own things."""
+    """A full system: everything there is, each with hostile texts; shared by all tests, each acts on its own things."""
     vhost = broker.vhost()
     store_url = f"sqlite:///{tmp_path_factory.mktemp('browser') / 'store.db'}"
     made = hostile(vhost.url, store_url)

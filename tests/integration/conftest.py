@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.rabbitmq import Vhost
-from tests.support.system import House
+from tests.support.system import System
 
 
 @pytest.fixture
-def house(vhost: Vhost, tmp_path: Path) -> Iterator[House]:
-    """A house on SQLite; no part of it is started."""
-    house = House(vhost, tmp_path)
-    yield house
-    house.close()
+def system(vhost: Vhost, tmp_path: Path) -> Iterator[System]:
+    """A system on SQLite; no part of it is started."""
+    system = System(vhost, tmp_path)
+    yield system
+    system.close()

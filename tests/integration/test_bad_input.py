@@ -19,7 +19,7 @@ from broker_jobs.messages.commands import ReplayDeadLetter
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
-from tests.support.system import Here, House
+from tests.support.system import Here, System
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -66,40 +66,40 @@ ROADS = {
 
 
 @pytest.fixture
-def served(house: House) -> Iterator[tuple[House, Here]]:
-    """A house at work, still at work afterwards."""
-    parts = house.here("coordinator", "worker", concurrency=2)
-    ids = house.enqueue(20, 0.01)
-    yield house, parts
-    receipts = house.enqueue(20)
-    house.succeeded(ids + receipts)
-    assert {house.starts()[id] for id in ids + receipts} == {1}
+def served(system: System) -> Iterator[tuple[System, Here]]:
+    """A system at work, still at work afterwards."""
+    parts = system.here("coordinator", "worker", concurrency=2)
+    ids = system.enqueue(20, 0.01)
+    yield system, parts
+    receipts = system.enqueue(20)
+    system.succeeded(ids + receipts)
+    assert {system.starts()[id] for id in ids + receipts} == {1}
     assert parts.fatal == []
     coordinator, worker = parts.program.coordinator, parts.program.worker
     assert coordinator is not None
     assert worker is not None
     assert coordinator.healthy() == (True, "active")
     assert worker.running
-    eventually(lambda: nothing_waits(house))
-    house.nothing_broken()
+    eventually(lambda: nothing_waits(system))
+    system.nothing_broken()
 
 
-def nothing_waits(house: House) -> bool:
+def nothing_waits(system: System) -> bool:
     """All queues are empty, but for the coordinator's mark."""
-    return all(house.vhost.queue(queue)["messages"] <= (queue == names.COMMAND) for queue in OURS)
+    return all(system.vhost.queue(queue)["messages"] <= (queue == names.COMMAND) for queue in OURS)
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_what_cannot_be_read_is_dead_lettered_with_its_reason_whichever_way_it_comes(
-    served: tuple[House, Here], road: str
+    served: tuple[System, Here], road: str
 ) -> None:
-    house, _ = served
+    system, _ = served
     broker, key = ROADS[road]
     for body in UNSOUND.values():
-        house.vhost.publish_raw(broker, key, body)
+        system.vhost.publish_raw(broker, key, body)
     ways = 2 if road in {"submit", "delay"} else 1  # there the log has a copy
-    eventually(lambda: house.store.reader.dead_letter_count() == ways * len(UNSOUND), what=road)
-    dead_letters = house.store.reader.dead_letters(limit=1000)
+    eventually(lambda: system.store.reader.dead_letter_count() == ways * len(UNSOUND), what=road)
+    dead_letters = system.store.reader.dead_letters(limit=1000)
     assert {row.body for row in dead_letters} == set(UNSOUND.values())
     assert all(row.reason for row in dead_letters)
     reasons = {row.body: row.reason for row in dead_letters}
@@ -109,19 +109,19 @@ def test_what_cannot_be_read_is_dead_lettered_with_its_reason_whichever_way_it_c
 
 
 @pytest.mark.parametrize("kind", ["events", "tick", "look", "repeat", "job", "what is this"])
-def test_a_wrong_body_of_each_type_of_record_is_dead_lettered(served: tuple[House, Here], kind: str) -> None:
-    house, _ = served
+def test_a_wrong_body_of_each_type_of_record_is_dead_lettered(served: tuple[System, Here], kind: str) -> None:
+    system, _ = served
     properties = pika.BasicProperties(type=kind, delivery_mode=2)
     bodies = list(UNSOUND.values())
     if kind == "look":  # a list of nothing known
         bodies.remove(UNSOUND["a list"])
     for body in bodies:
-        house.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, properties)
-    eventually(lambda: house.store.reader.dead_letter_count() == len(bodies))
+        system.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, properties)
+    eventually(lambda: system.store.reader.dead_letter_count() == len(bodies))
 
 
-def test_strange_properties_harm_nothing(served: tuple[House, Here]) -> None:
-    house, _ = served
+def test_strange_properties_harm_nothing(served: tuple[System, Here]) -> None:
+    system, _ = served
     strange: list[dict[str, Any]] = [
         {"message_id": "x" * 255, "type": "y" * 255},
         {"message_id": "null \x00 inside", "type": "job\x00"},
@@ -134,9 +134,9 @@ def test_strange_properties_harm_nothing(served: tuple[House, Here]) -> None:
     for number, one in enumerate(strange):
         for road, (broker, key) in ROADS.items():
             body = f"\x80 garbage {number} {road}".encode("latin-1")
-            house.vhost.publish_raw(broker, key, body, pika.BasicProperties(delivery_mode=2, **one))
+            system.vhost.publish_raw(broker, key, body, pika.BasicProperties(delivery_mode=2, **one))
     expired = 1  # may be gone before anybody reads it
-    eventually(lambda: house.store.reader.dead_letter_count() >= (len(ROADS) - 1) * (len(strange) - expired))
+    eventually(lambda: system.store.reader.dead_letter_count() >= (len(ROADS) - 1) * (len(strange) - expired))
 
 
 EDGES: dict[str, dict[str, object]] = {
@@ -157,16 +157,16 @@ EDGES: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("road", ["submit", "log", "due", "dead", "delay"])
-def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[House, Here], road: str) -> None:
-    house, _ = served
+def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[System, Here], road: str) -> None:
+    system, _ = served
     broker, key = ROADS[road]
     ids = {name: new_id() for name in EDGES}
     for name, fields in EDGES.items():
-        house.vhost.publish_raw(broker, key, envelope(**({"id": ids[name]} | fields)))
+        system.vhost.publish_raw(broker, key, envelope(**({"id": ids[name]} | fields)))
 
     def all_seen() -> bool:
-        known = house.rows(ids.values())
-        dead_letters = b"".join(row.body for row in house.store.reader.dead_letters(limit=1000)).decode(
+        known = system.rows(ids.values())
+        dead_letters = b"".join(row.body for row in system.store.reader.dead_letters(limit=1000)).decode(
             errors="replace"
         )
         assert not (missing := [name for name, id in ids.items() if id not in known and id not in dead_letters]), (
@@ -192,23 +192,23 @@ RECORDS: dict[str, tuple[str, str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[House, Here], name: str) -> None:
-    house, _ = served
-    house.jobs.work.using(id="later").schedule(timedelta(hours=1))
-    eventually(lambda: house.row("later"))
+def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[System, Here], name: str) -> None:
+    system, _ = served
+    system.jobs.work.using(id="later").schedule(timedelta(hours=1))
+    eventually(lambda: system.row("later"))
     key, kind, body = RECORDS[name]
-    house.vhost.publish_raw(names.REPORT, key, json.dumps(body).encode(), pika.BasicProperties(type=kind))
-    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    system.vhost.publish_raw(names.REPORT, key, json.dumps(body).encode(), pika.BasicProperties(type=kind))
+    (dead_letters,) = eventually(system.store.reader.dead_letters)
     assert "Input should be less than" in dead_letters.reason
     if name == "an epoch no database holds":
         assert b"before" not in dead_letters.body
-        assert set(house.rows(["before", "x", "after"])) == {"before", "after"}
-        with house.store.transaction() as transaction:  # these two are of no worker that lives
-            transaction.save([row.evolve(**ENDED) for row in house.rows(["before", "after"]).values()])
+        assert set(system.rows(["before", "x", "after"])) == {"before", "after"}
+        with system.store.transaction() as transaction:  # these two are of no worker that lives
+            transaction.save([row.evolve(**ENDED) for row in system.rows(["before", "after"]).values()])
 
 
 def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_person_replays_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message is known that brings a decision to raise; here one is made to, as a mistake of ours would."""
     decide = state_machine.decide
@@ -219,37 +219,37 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
         return decide(row, record, at)
 
     monkeypatch.setattr(engine, "decide", mistaken)
-    parts = house.here("coordinator", "worker", concurrency=2)
-    ids = house.enqueue(20)
-    house.jobs.work.using(id="poison").enqueue()
-    ids += house.enqueue(20)
-    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    parts = system.here("coordinator", "worker", concurrency=2)
+    ids = system.enqueue(20)
+    system.jobs.work.using(id="poison").enqueue()
+    ids += system.enqueue(20)
+    (dead_letters,) = eventually(system.store.reader.dead_letters)
     assert "a mistake of ours" in dead_letters.reason
-    house.succeeded(ids)
-    assert house.starts() == dict.fromkeys(ids, 1)
+    system.succeeded(ids)
+    assert system.starts() == dict.fromkeys(ids, 1)
     assert parts.fatal == []
     parts.stop()
     monkeypatch.setattr(engine, "decide", decide)
-    house.here("coordinator", "worker", concurrency=2)
-    house.succeeded(house.enqueue(1))
-    assert [row.id for row in house.store.reader.dead_letters()] == [
+    system.here("coordinator", "worker", concurrency=2)
+    system.succeeded(system.enqueue(1))
+    assert [row.id for row in system.store.reader.dead_letters()] == [
         dead_letters.id
     ]  # its time has passed: a person decides
-    assert house.starts()["poison"] == 0
-    replay(house, dead_letters.id)
-    house.succeeded(["poison"])
-    assert house.store.reader.dead_letters() == []
-    assert house.starts()["poison"] == 1
+    assert system.starts()["poison"] == 0
+    replay(system, dead_letters.id)
+    system.succeeded(["poison"])
+    assert system.store.reader.dead_letters() == []
+    assert system.starts()["poison"] == 1
 
 
-def replay(house: House, id: str) -> None:
+def replay(system: System, id: str) -> None:
     """Have a message that was put aside decided again."""
-    requests = house.jobs.program._requests
+    requests = system.jobs.program._requests
     requests.command(ReplayDeadLetter(**requests.stamp(), dead_letter_id=id))
 
 
 def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_because_of_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others of the bundle were applied; decided again when its jobs are forgotten, one would run once more."""
     decide = state_machine.decide
@@ -260,43 +260,43 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
         return decide(row, record, at)
 
     monkeypatch.setattr(engine, "decide", mistaken)
-    parts = house.here("coordinator")
+    parts = system.here("coordinator")
     failed = {
         "kind": "failed", "id": "j", "epoch": 1, "started_at": 1.0, "ended_at": 1.0,
         "error": {"type": "E", "message": "m"}, "envelope": envelope(id="j", epoch=1).decode(),
     }  # fmt: skip
     poison = {"kind": "succeeded", "id": "poison", "epoch": 1, "started_at": 1.0, "ended_at": 1.0}
     body = json.dumps({"v": 1, "worker": {"id": "w"}, "sent_at": 1.0, "events": [failed, poison]}).encode()
-    house.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, pika.BasicProperties(type="events", delivery_mode=2))
-    eventually(lambda: house.row("j").error)
-    (dead_letters,) = eventually(house.store.reader.dead_letters)
+    system.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, pika.BasicProperties(type="events", delivery_mode=2))
+    eventually(lambda: system.row("j").error)
+    (dead_letters,) = eventually(system.store.reader.dead_letters)
     assert b"poison" in dead_letters.body
     assert b'"j"' not in dead_letters.body
     assert "a mistake of ours" in dead_letters.reason.partition("\n")[0]
     assert "mistaken" in dead_letters.reason
     parts.stop()
     monkeypatch.setattr(engine, "decide", decide)
-    with house.store.transaction() as transaction:  # it ended, and is forgotten by now
-        transaction.save([house.row("j").evolve(**ENDED)])
+    with system.store.transaction() as transaction:  # it ended, and is forgotten by now
+        transaction.save([system.row("j").evolve(**ENDED)])
         assert transaction.purge(now=1e10, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
-    house.here("coordinator", "worker", concurrency=2)
-    house.succeeded(house.enqueue(1))
-    assert "j" not in house.rows()
-    replay(house, dead_letters.id)
-    assert house.is_in("poison", State.SUCCEEDED).id == "poison"
-    assert house.starts()["j"] == 0
+    system.here("coordinator", "worker", concurrency=2)
+    system.succeeded(system.enqueue(1))
+    assert "j" not in system.rows()
+    replay(system, dead_letters.id)
+    assert system.is_in("poison", State.SUCCEEDED).id == "poison"
+    assert system.starts()["j"] == 0
 
 
 @pytest.mark.parametrize("origin", ["log", "due"])
 def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless_its_job_may_be_forgotten(
-    house: House, origin: str
+    system: System, origin: str
 ) -> None:
     """As an older program has kept it."""
     now = time.time()
     kept = {"fresh": now - 60.0, "old": now - 8 * 86_400.0, "old and known": now - 8 * 86_400.0}
     known = new_id()
     ids = {"fresh": new_id(), "old": "an-old-one", "old and known": known}
-    with house.store.transaction() as transaction:
+    with system.store.transaction() as transaction:
         transaction.save([Row(id=known, state=State.SUCCEEDED, epoch=1, created_at=now, ended_at=now)])
         for name, at in kept.items():
             transaction.add_dead_letter(
@@ -307,46 +307,46 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
             "command:newer:requeue", at=now, origin="command", reason="unknown field",
             body=json.dumps({"kind": "requeue", "id": "c", "at": now, "job_id": known}).encode(),
         )  # fmt: skip
-    house.here("coordinator", "worker", concurrency=2)
-    house.succeeded([ids["fresh"]])
-    assert {row.id for row in house.store.reader.dead_letters()} == {f"{origin}:newer:old", "command:newer:requeue"}
-    assert house.starts() == {ids["fresh"]: 1}
+    system.here("coordinator", "worker", concurrency=2)
+    system.succeeded([ids["fresh"]])
+    assert {row.id for row in system.store.reader.dead_letters()} == {f"{origin}:newer:old", "command:newer:requeue"}
+    assert system.starts() == {ids["fresh"]: 1}
 
 
 ENDED: dict[str, object] = {"state": State.DELETED, "wire": Publication.NONE, "owner": None, "ended_at": 1.0}
 
 
 @pytest.mark.parametrize("how", ["huge", "unprintable", "not text", "exit"])
-def test_whatever_a_job_raises_is_told_and_shown(served: tuple[House, Here], how: str) -> None:
-    house, _ = served
-    receipt = house.jobs.explode.enqueue(how)
+def test_whatever_a_job_raises_is_told_and_shown(served: tuple[System, Here], how: str) -> None:
+    system, _ = served
+    receipt = system.jobs.explode.enqueue(how)
     with pytest.raises(JobFailed):
         receipt.result(timeout=20)
-    row = house.row(receipt.id)
+    row = system.row(receipt.id)
     assert row.state is State.FAILED
     assert row.error is not None
     assert len(row.error) < 100_000
 
 
 @pytest.mark.parametrize("how", ["huge result", "no JSON"])
-def test_a_result_that_cannot_be_kept_is_no_failure(served: tuple[House, Here], how: str) -> None:
-    house, _ = served
-    receipt = house.jobs.explode.enqueue(how)
+def test_a_result_that_cannot_be_kept_is_no_failure(served: tuple[System, Here], how: str) -> None:
+    system, _ = served
+    receipt = system.jobs.explode.enqueue(how)
     with pytest.raises(BrokerJobsError, match="succeeded, but its result was not kept"):
         receipt.result(timeout=20)
-    assert house.row(receipt.id).attempt == 1
+    assert system.row(receipt.id).attempt == 1
 
 
 @pytest.mark.slow
-def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[House, Here]) -> None:
-    house, _ = served
+def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[System, Here]) -> None:
+    system, _ = served
     chance = random.Random(new_id())
     sound = [
         envelope(args=[0.0]),
         b'{"v":1,"worker":{"id":"w"},"sent_at":1.0,"events":[{"kind":"started","id":"a","epoch":1,"at":1.0}]}',
         b'{"kind":"delete","id":"c","at":1.0,"job_id":"a"}',
     ]
-    with house.vhost.channel() as channel:
+    with system.vhost.channel() as channel:
         for _ in range(400):
             body = bytearray(chance.choice(sound))
             for _ in range(chance.randint(1, 6)):
@@ -354,8 +354,8 @@ def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[House, Here
             road = chance.choice([*ROADS.values()])
             kind = chance.choice(["", "events", "job", "repeat"])
             channel.basic_publish(*road, bytes(body), pika.BasicProperties(type=kind, delivery_mode=2))
-    eventually(lambda: house.store.reader.dead_letter_count() > 100)
-    eventually(lambda: nothing_waits(house))
-    strange = [row for row in house.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
-    with house.store.transaction() as transaction:  # what came through: jobs of a worker that never was
+    eventually(lambda: system.store.reader.dead_letter_count() > 100)
+    eventually(lambda: nothing_waits(system))
+    strange = [row for row in system.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
+    with system.store.transaction() as transaction:  # what came through: jobs of a worker that never was
         transaction.save([row.evolve(**ENDED) for row in strange])

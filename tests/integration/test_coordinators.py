@@ -12,7 +12,7 @@ import pytest
 from broker_jobs.broker import names
 from broker_jobs.messages.state import State
 from tests.support.rabbitmq import Vhost
-from tests.support.system import House, Lodger
+from tests.support.system import Lodger, System
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -21,162 +21,162 @@ ACTIVE = "is the active one"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def house(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[House]:
+def system(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[System]:
     store = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    house = House(vhost, tmp_path, store)
-    yield house
-    house.close()
+    system = System(vhost, tmp_path, store)
+    yield system
+    system.close()
 
 
-def active_and_standby(house: House) -> tuple[Lodger, Lodger]:
-    first = house.start("coordinator")
+def active_and_standby(system: System) -> tuple[Lodger, Lodger]:
+    first = system.start("coordinator")
     first.said(ACTIVE)
-    second = house.start("coordinator")
+    second = system.start("coordinator")
     second.said("started on store")
     return first, second
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_under_load_loses_nothing_and_runs_nothing_twice(house: House) -> None:
-    active, standby = active_and_standby(house)
-    house.start("worker", concurrency=4, slot="1").said("takes jobs of")
-    ids = house.enqueue(200, 0.02)
-    own = [house.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
-    stumbling = [house.jobs.stumble.enqueue(2).id for _ in range(40)]
-    delayed = [house.jobs.work.schedule(timedelta(seconds=random.uniform(0.5, 4))).id for _ in range(50)]
-    eventually(lambda: len(house.ended()) > random.randrange(10, 100), 30)
+def test_a_killed_coordinator_under_load_loses_nothing_and_runs_nothing_twice(system: System) -> None:
+    active, standby = active_and_standby(system)
+    system.start("worker", concurrency=4, slot="1").said("takes jobs of")
+    ids = system.enqueue(200, 0.02)
+    own = [system.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
+    stumbling = [system.jobs.stumble.enqueue(2).id for _ in range(40)]
+    delayed = [system.jobs.work.schedule(timedelta(seconds=random.uniform(0.5, 4))).id for _ in range(50)]
+    eventually(lambda: len(system.ended()) > random.randrange(10, 100), 30)
     active.kill9()
     standby.said(ACTIVE)
-    house.succeeded_soon(ids + own + stumbling + delayed)
-    starts = house.starts()
+    system.succeeded_soon(ids + own + stumbling + delayed)
+    starts = system.starts()
     assert {starts[id] for id in ids + own + delayed} == {1}
     assert {starts[id] for id in stumbling} == {3}
-    assert all(mark.at >= (house.row(mark.id).due_at or 0) for mark in house.marks("started") if mark.id in delayed)
-    house.nothing_broken()
+    assert all(mark.at >= (system.row(mark.id).due_at or 0) for mark in system.marks("started") if mark.id in delayed)
+    system.nothing_broken()
 
 
-def test_a_delayed_job_runs_in_time_though_the_active_coordinator_dies_while_all_is_idle(house: House) -> None:
-    active, _ = active_and_standby(house)
-    house.here("worker", concurrency=2)
-    receipt = house.jobs.work.schedule(timedelta(seconds=3))
-    house.is_in(receipt.id, State.SCHEDULED)
+def test_a_delayed_job_runs_in_time_though_the_active_coordinator_dies_while_all_is_idle(system: System) -> None:
+    active, _ = active_and_standby(system)
+    system.here("worker", concurrency=2)
+    receipt = system.jobs.work.schedule(timedelta(seconds=3))
+    system.is_in(receipt.id, State.SCHEDULED)
     active.kill9()
-    row = house.is_in(receipt.id, State.SUCCEEDED)
-    assert 0 <= house.marks("started")[0].at - (row.due_at or 0) < 3
-    assert house.starts() == {receipt.id: 1}
+    row = system.is_in(receipt.id, State.SUCCEEDED)
+    assert 0 <= system.marks("started")[0].at - (row.due_at or 0) < 3
+    assert system.starts() == {receipt.id: 1}
 
 
-def test_a_frozen_coordinator_is_replaced_and_releases_nothing_when_it_thaws(house: House) -> None:
+def test_a_frozen_coordinator_is_replaced_and_releases_nothing_when_it_thaws(system: System) -> None:
     """The broker does not notice a frozen program for a whole AMQP heartbeat, so its connections are closed here."""
-    active, standby = active_and_standby(house)
-    house.here("worker", concurrency=2)
-    receipts = [house.jobs.work.schedule(timedelta(seconds=3 + n / 10)) for n in range(10)]
+    active, standby = active_and_standby(system)
+    system.here("worker", concurrency=2)
+    receipts = [system.jobs.work.schedule(timedelta(seconds=3 + n / 10)) for n in range(10)]
     ids = [receipt.id for receipt in receipts]
-    eventually(lambda: house.states(ids) == {"scheduled": 10})
+    eventually(lambda: system.states(ids) == {"scheduled": 10})
     active.freeze()
-    house.vhost.close_connections()
+    system.vhost.close_connections()
     standby.said(ACTIVE)
-    house.succeeded(ids)
-    late = [mark.at - (house.row(mark.id).due_at or 0) for mark in house.marks("started")]
+    system.succeeded(ids)
+    late = [mark.at - (system.row(mark.id).due_at or 0) for mark in system.marks("started")]
     assert min(late) >= 0
     assert max(late) < 5
     active.thaw()
-    after = house.enqueue(20)
-    house.succeeded(after)
+    after = system.enqueue(20)
+    system.succeeded(after)
     time.sleep(2)  # that nothing more is released can only be waited for
-    assert set(house.starts().values()) == {1}
-    house.nothing_broken()
+    assert set(system.starts().values()) == {1}
+    system.nothing_broken()
 
 
 @pytest.mark.slow
-def test_each_planned_time_of_a_recurring_job_runs_once_with_two_beats_and_two_coordinators(house: House) -> None:
-    active, standby = active_and_standby(house)
-    beats = [house.start("beat") for _ in range(2)]
-    house.here("worker", concurrency=2)
-    house.jobs.program.recurring.put("each second", "* * * * * *", house.jobs.work.bind(), misfire="all")
-    eventually(lambda: len(house.ended()) >= 3, 20)
+def test_each_planned_time_of_a_recurring_job_runs_once_with_two_beats_and_two_coordinators(system: System) -> None:
+    active, standby = active_and_standby(system)
+    beats = [system.start("beat") for _ in range(2)]
+    system.here("worker", concurrency=2)
+    system.jobs.program.recurring.put("each second", "* * * * * *", system.jobs.work.bind(), misfire="all")
+    eventually(lambda: len(system.ended()) >= 3, 20)
     active.kill9()
     standby.said(ACTIVE)
     beats[0].kill9()
-    count = len(house.ended())
-    eventually(lambda: len(house.ended()) >= count + 3, 20)
-    house.jobs.program.recurring.remove("each second")
-    ids = list(house.starts())
-    house.succeeded(ids)
-    planned = sorted(row.due_at or 0 for row in house.rows(ids).values())
+    count = len(system.ended())
+    eventually(lambda: len(system.ended()) >= count + 3, 20)
+    system.jobs.program.recurring.remove("each second")
+    ids = list(system.starts())
+    system.succeeded(ids)
+    planned = sorted(row.due_at or 0 for row in system.rows(ids).values())
     assert [at - planned[0] for at in planned] == [float(n) for n in range(len(planned))]
-    assert set(house.starts().values()) == {1}
-    house.nothing_broken()
+    assert set(system.starts().values()) == {1}
+    system.nothing_broken()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # eight processes one after the other, each of which has to start
-def test_a_rolling_restart_of_everything_runs_nothing_twice(house: House) -> None:
-    coordinators = list(active_and_standby(house))
-    workers = [house.start("worker", concurrency=4) for _ in range(2)]
+def test_a_rolling_restart_of_everything_runs_nothing_twice(system: System) -> None:
+    coordinators = list(active_and_standby(system))
+    workers = [system.start("worker", concurrency=4) for _ in range(2)]
     for worker in workers:
         worker.said("takes jobs of")
-    ids = [house.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
-    with house.busy(ids):
+    ids = [system.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
+    with system.busy(ids):
         for n in range(2):
-            coordinators.append(house.start("coordinator"))
+            coordinators.append(system.start("coordinator"))
             coordinators[-1].said("started on store")
-            workers.append(house.start("worker", concurrency=4))
+            workers.append(system.start("worker", concurrency=4))
             workers[-1].said("takes jobs of")
-            eventually(lambda: workers[-1].pid in {mark.pid for mark in house.marks("started")}, what="it runs jobs")
+            eventually(lambda: workers[-1].pid in {mark.pid for mark in system.marks("started")}, what="it runs jobs")
             for old in (coordinators[n], workers[n]):
                 old.leave()
                 old.left()
-    house.succeeded(ids)
-    assert {mark.pid for mark in house.marks("started")} == {worker.pid for worker in workers}
-    assert set(house.starts().values()) == {1}
-    assert not any("returned" in reason for row in house.rows(ids).values() for _, _, reason in row.history)
-    house.nothing_broken()
+    system.succeeded(ids)
+    assert {mark.pid for mark in system.marks("started")} == {worker.pid for worker in workers}
+    assert set(system.starts().values()) == {1}
+    assert not any("returned" in reason for row in system.rows(ids).values() for _, _, reason in row.history)
+    system.nothing_broken()
 
 
 @pytest.mark.slow
-def test_commands_and_questions_overtake_a_backlog_of_events(house: House) -> None:
-    waiting = house.hold("never", queue="other")
-    ids = house.enqueue(30_000)
-    house.start("coordinator").said(ACTIVE)
-    queues, took = house.jobs.program.queues, []
+def test_commands_and_questions_overtake_a_backlog_of_events(system: System) -> None:
+    waiting = system.hold("never", queue="other")
+    ids = system.enqueue(30_000)
+    system.start("coordinator").said(ACTIVE)
+    queues, took = system.jobs.program.queues, []
     commands: list[Callable[[], object]] = [
-        lambda: queues.pause("default"), waiting.delete, house.jobs.program.receipt(ids[-1]).delete,
+        lambda: queues.pause("default"), waiting.delete, system.jobs.program.receipt(ids[-1]).delete,
         lambda: queues.resume("default"),
     ]  # fmt: skip
     for command in commands:
         began = time.monotonic()
         command()
         took.append(time.monotonic() - began)
-    assert house.vhost.ready(names.LOG) > 0, "there was no backlog any more"
+    assert system.vhost.ready(names.LOG) > 0, "there was no backlog any more"
     assert max(took) < 2, took
-    house.is_in(ids[-1], State.DELETED, timeout=40)
-    eventually(lambda: house.store.reader.counts()[State.ENQUEUED] == len(ids) - 1, 60)
+    system.is_in(ids[-1], State.DELETED, timeout=40)
+    eventually(lambda: system.store.reader.counts()[State.ENQUEUED] == len(ids) - 1, 60)
 
 
-def test_a_coordinator_with_another_store_refuses_and_the_first_goes_on(house: House) -> None:
-    first = house.here("coordinator", "worker", concurrency=2)
+def test_a_coordinator_with_another_store_refuses_and_the_first_goes_on(system: System) -> None:
+    first = system.here("coordinator", "worker", concurrency=2)
     assert first.program.coordinator is not None
-    house.succeeded(house.enqueue(5))
-    newcomer = house.here("coordinator", store=f"sqlite:///{house.folder / 'other.db'}")
+    system.succeeded(system.enqueue(5))
+    newcomer = system.here("coordinator", store=f"sqlite:///{system.folder / 'other.db'}")
     assert newcomer.program.coordinator is not None
     reason = eventually(lambda: newcomer.fatal, 20)[0]
     assert "writes another store" in reason
     assert "Give all coordinators one BROKER_JOBS_STORE" in reason
     assert newcomer.program.coordinator.healthy()[0] is False
-    ids = house.enqueue(5)
-    house.succeeded(ids)
+    ids = system.enqueue(5)
+    system.succeeded(ids)
     assert first.program.coordinator.healthy() == (True, "active")
     assert first.fatal == []
-    assert set(house.starts().values()) == {1}
+    assert set(system.starts().values()) == {1}
 
 
-def test_retries_go_on_with_the_next_coordinator(house: House) -> None:
-    active, standby = active_and_standby(house)
-    house.here("worker", concurrency=2)
-    receipt = house.jobs.stumble.using(backoff=[4]).enqueue(1)
-    eventually(lambda: house.row(receipt.id).reason_code == "retry")
+def test_retries_go_on_with_the_next_coordinator(system: System) -> None:
+    active, standby = active_and_standby(system)
+    system.here("worker", concurrency=2)
+    receipt = system.jobs.stumble.using(backoff=[4]).enqueue(1)
+    eventually(lambda: system.row(receipt.id).reason_code == "retry")
     active.kill9()
     standby.said(ACTIVE)
-    row = house.is_in(receipt.id, State.SUCCEEDED)
-    assert (row.attempt, Counter(house.starts())) == (2, {receipt.id: 2})
+    row = system.is_in(receipt.id, State.SUCCEEDED)
+    assert (row.attempt, Counter(system.starts())) == (2, {receipt.id: 2})

@@ -10,7 +10,7 @@ import pytest
 
 from broker_jobs.messages.state import State
 from tests.support.rabbitmq import Vhost
-from tests.support.system import House, Lodger
+from tests.support.system import Lodger, System
 from tests.support.system_jobs import NARROW
 from tests.support.wait import eventually
 
@@ -23,18 +23,18 @@ INNER, MEMBERS = 3, 6
 
 
 @pytest.fixture
-def house(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[House]:
+def system(request: pytest.FixtureRequest, vhost: Vhost, tmp_path: Path) -> Iterator[System]:
     store = request.getfixturevalue("postgres_url") if getattr(request, "param", "") == "postgres" else ""
-    house = House(vhost, tmp_path, store)
-    yield house
-    house.close()
+    system = System(vhost, tmp_path, store)
+    yield system
+    system.close()
 
 
 class Trees:
     """Batches of batches whose members have continuations, and how each of them must end."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, system: System) -> None:
+        self.system = system
         self.once: list[str] = []
         """Jobs that run once and succeed."""
         self.twice: list[str] = []
@@ -46,9 +46,9 @@ class Trees:
 
     def grow(self, *, fails: bool, seconds: float = 0.01) -> None:
         """An outer batch with inner ones; one member of the last inner one may fail."""
-        work, stumble = self.house.jobs.work, self.house.jobs.stumble
+        work, stumble = self.system.jobs.work, self.system.jobs.stumble
         inners, once = [], []
-        with self.house.jobs.program.batch("outer") as outer:
+        with self.system.jobs.program.batch("outer") as outer:
             for number in range(INNER):
                 bad = fails and number == INNER - 1
                 with outer.batch(f"inner {number}") as inner:
@@ -70,20 +70,20 @@ class Trees:
 
     def settled(self, what: str) -> None:
         """Wait for the end, while log time passes quickly; then look at every job and batch."""
-        house, wanted = self.house, dict[str, State]()
+        system, wanted = self.system, dict[str, State]()
         wanted |= dict.fromkeys([*self.once, *self.twice], State.SUCCEEDED)
         wanted |= dict.fromkeys(self.failing, State.FAILED) | dict.fromkeys(self.unsatisfied, State.DELETED)
 
         def ended() -> bool:
-            rows = house.rows(wanted)
+            rows = system.rows(wanted)
             wrong = {id: rows[id].state if id in rows else None for id in wanted}
             wrong = {id: state for id, state in wrong.items() if state is not wanted[id]}
             assert not wrong, f"{what}: {len(wrong)} of {len(wanted)} have not ended as they must: {wrong}"
             return True
 
-        with house.log_time_passes():
+        with system.log_time_passes():
             eventually(ended, 40, f"all has ended ({what})", poll=0.1)
-        with house.store.transaction() as tx:
+        with system.store.transaction() as tx:
             batches = tx.batches(list(self.batches))
         found = {id: (row.state, row.succeeded, row.failed, row.deleted) for id, row in batches.items()}
         assert found == self.batches, what
@@ -92,118 +92,118 @@ class Trees:
         }, what
 
 
-def out(house: House) -> bool:
+def out(system: System) -> bool:
     """Whether nothing runs, and nothing is on its way to a worker."""
-    started = {(mark.id, mark.attempt) for mark in house.marks("started")}
-    states = house.store.reader.counts()
+    started = {(mark.id, mark.attempt) for mark in system.marks("started")}
+    states = system.store.reader.counts()
     left = states.get(State.ENQUEUED, 0) + states.get(State.PROCESSING, 0)
     assert not left, f"{left} are on their way after {len(started)} runs"
     return True
 
 
-@pytest.mark.parametrize("house", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
-def test_batches_end_once_while_coordinators_and_beats_are_killed(house: House) -> None:
+@pytest.mark.parametrize("system", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+def test_batches_end_once_while_coordinators_and_beats_are_killed(system: System) -> None:
     seed = random.randrange(10**6)
     what, chance = f"seed {seed}", random.Random(seed)
-    parts: list[tuple[str, Lodger]] = [(role, house.start(role)) for role in ("coordinator", "beat") * 2]
-    house.here("worker", concurrency=4)
+    parts: list[tuple[str, Lodger]] = [(role, system.start(role)) for role in ("coordinator", "beat") * 2]
+    system.here("worker", concurrency=4)
     eventually(lambda: any(ACTIVE in lodger.log for _, lodger in parts), 30)
-    trees = Trees(house)
+    trees = Trees(system)
     for number in range(8):
         trees.grow(fails=number % 2 == 1)
         time.sleep(chance.uniform(0.0, 1.0))
         role, lodger = parts.pop(chance.randrange(len(parts)))
         lodger.kill9()
-        parts.append((role, house.start(role)))
-    eventually(lambda: out(house), 40, f"all runs are acknowledged ({what})", poll=0.1)
+        parts.append((role, system.start(role)))
+    eventually(lambda: out(system), 40, f"all runs are acknowledged ({what})", poll=0.1)
     trees.settled(what)
-    starts = house.starts()
+    starts = system.starts()
     assert {id: starts[id] for id in trees.once} == dict.fromkeys(trees.once, 1), what
     assert {id: starts[id] for id in trees.twice} == dict.fromkeys(trees.twice, 2), what
     assert {id: starts[id] for id in trees.failing} == dict.fromkeys(trees.failing, 1), what
     assert not set(trees.unsatisfied) & set(starts), what
-    house.nothing_broken()
+    system.nothing_broken()
 
 
-def test_each_continuation_fires_once_though_a_worker_is_killed(house: House) -> None:
-    house.here("coordinator")
-    workers = [house.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
+def test_each_continuation_fires_once_though_a_worker_is_killed(system: System) -> None:
+    system.here("coordinator")
+    workers = [system.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
     for worker in workers:
         worker.said("takes jobs of")
-    trees = Trees(house)
+    trees = Trees(system)
     for number in range(3):
         trees.grow(fails=number == 1, seconds=0.04)
     victim = workers[0].pid
-    eventually(lambda: sum(mark.pid == victim for mark in house.marks("ended")) > random.randrange(5, 25), 30)
+    eventually(lambda: sum(mark.pid == victim for mark in system.marks("ended")) > random.randrange(5, 25), 30)
     workers[0].kill9()
     killed_at = time.time()
-    assert len(house.ended()) < len(trees.once), "not under load"
-    house_settled(house, victim)
+    assert len(system.ended()) < len(trees.once), "not under load"
+    system_settled(system, victim)
     trees.settled("a worker was killed")
-    ended_at = {mark.id: mark.at for mark in house.marks("ended") if mark.pid == victim}
+    ended_at = {mark.id: mark.at for mark in system.marks("ended") if mark.pid == victim}
     running = {
         mark.id
-        for mark in house.marks("started")
+        for mark in system.marks("started")
         if mark.pid == victim and ended_at.get(mark.id, killed_at) > killed_at - TOLD_SECONDS
     }
-    starts = house.starts()
+    starts = system.starts()
     assert {id for id in trees.once if starts[id] > 1} <= running
     assert {starts[id] for id in trees.once} <= {1, 2}
     assert not set(trees.unsatisfied) & set(starts)
-    house.nothing_broken()
+    system.nothing_broken()
 
 
-def house_settled(house: House, dead: int) -> None:
+def system_settled(system: System, dead: int) -> None:
     """Wait until what the living run is stored, so that log time may pass quickly."""
 
     def settled() -> bool:
         runs: dict[str, Any] = {"started": set(), "ended": set()}
-        for mark in house.jobs.marks():
+        for mark in system.jobs.marks():
             if mark.pid != dead:
                 runs[mark.kind].add((mark.id, mark.attempt))
-        assert house.vhost.ready("jobs.v1.work.default") == 0
+        assert system.vhost.ready("jobs.v1.work.default") == 0
         open_runs = {id for id, attempt in runs["started"] - runs["ended"]}
-        rows = house.rows(open_runs)
+        rows = system.rows(open_runs)
         assert all(row.state is not State.PROCESSING for row in rows.values())
         return True
 
     eventually(settled, 40, "what the living run is stored", poll=0.1)
 
 
-def test_a_limit_holds_over_two_workers_and_a_killed_one_s_slots_come_back(house: House) -> None:
-    house.here("coordinator")
-    workers = [house.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
+def test_a_limit_holds_over_two_workers_and_a_killed_one_s_slots_come_back(system: System) -> None:
+    system.here("coordinator")
+    workers = [system.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
     for worker in workers:
         worker.said("takes jobs of")
-    narrow = house.jobs.narrow
-    ids = [receipt.id for receipt in house.jobs.program.enqueue_many(narrow.bind(0.1) for _ in range(40))]
+    narrow = system.jobs.narrow
+    ids = [receipt.id for receipt in system.jobs.program.enqueue_many(narrow.bind(0.1) for _ in range(40))]
     victim = workers[0].pid
 
     def is_inside() -> bool:
-        mine = [mark for mark in house.jobs.marks() if mark.pid == victim]
+        mine = [mark for mark in system.jobs.marks() if mark.pid == victim]
         return len(mine) > 10 and sum(1 if mark.kind == "started" else -1 for mark in mine) > 0
 
     eventually(is_inside, 30, "it has run some, and is inside", poll=0.005)
     workers[0].kill9()
     killed_at = time.time()
-    taken = {mark.id for mark in house.marks("started") if mark.pid == victim} - house.ended()
-    assert len(house.ended()) < len(ids) - 5, "not under load"
-    eventually(lambda: len(house.ended()) >= len(ids) - len(taken) - 2 or len(taken) >= NARROW, 30)
-    with house.log_time_passes():
-        house.succeeded(ids, 40)
-    assert most_inside(house, victim, killed_at) == NARROW
-    assert all(house.starts()[id] == 2 for id in taken)
-    after = [receipt.id for receipt in house.jobs.program.enqueue_many(narrow.bind(0.2) for _ in range(9))]
-    house.succeeded(after, 20)
-    assert most_inside(house, victim, killed_at, set(after)) == NARROW, "its slots have not come back"
-    house.nothing_broken()
+    taken = {mark.id for mark in system.marks("started") if mark.pid == victim} - system.ended()
+    assert len(system.ended()) < len(ids) - 5, "not under load"
+    eventually(lambda: len(system.ended()) >= len(ids) - len(taken) - 2 or len(taken) >= NARROW, 30)
+    with system.log_time_passes():
+        system.succeeded(ids, 40)
+    assert most_inside(system, victim, killed_at) == NARROW
+    assert all(system.starts()[id] == 2 for id in taken)
+    after = [receipt.id for receipt in system.jobs.program.enqueue_many(narrow.bind(0.2) for _ in range(9))]
+    system.succeeded(after, 20)
+    assert most_inside(system, victim, killed_at, set(after)) == NARROW, "its slots have not come back"
+    system.nothing_broken()
 
 
-def most_inside(house: House, victim: int, killed_at: float, ids: set[str] | None = None) -> int:
+def most_inside(system: System, victim: int, killed_at: float, ids: set[str] | None = None) -> int:
     """The most runs that were inside together; what a killed worker ran has left with it."""
     moves: list[tuple[float, int]] = []
-    left = {(mark.pid, mark.id, mark.attempt): mark.at for mark in house.marks("ended")}
-    for mark in house.marks("started"):
+    left = {(mark.pid, mark.id, mark.attempt): mark.at for mark in system.marks("ended")}
+    for mark in system.marks("started"):
         if ids is None or mark.id in ids:
             end = left.get((mark.pid, mark.id, mark.attempt), killed_at if mark.pid == victim else time.time())
             moves += [(mark.at, 1), (end, -1)]

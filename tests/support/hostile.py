@@ -55,7 +55,7 @@ class Hostile:
 def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
     """The program; nothing is started. Its jobs are in `jobs` by a plain word."""
     program = BrokerJobs(url, store=store)
-    house = Hostile(program)
+    system = Hostile(program)
 
     @program.job(name=JOB, tags=[SCRIPT, EMOJI], retries=0)
     def greet(who: str, password: str = "hunter2") -> str:
@@ -66,7 +66,7 @@ def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
     @program.job(retries=0)
     def fail(text: str) -> str:
         current_job().log(text)
-        if house.mended.is_set() or text == "fine":
+        if system.mended.is_set() or text == "fine":
             return text
         raise ValueError(text)
 
@@ -78,17 +78,17 @@ def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
     def hold(text: str) -> str:
         current_job().progress(1, 3)
         current_job().log(text)
-        house.gate.wait(60)
+        system.gate.wait(60)
         return text
 
     @program.job(queue="mail", retries=0)
     def linger(text: str) -> None:
-        while not house.gate.wait(0.05):
+        while not system.gate.wait(0.05):
             current_job().raise_if_cancelled()
 
     @program.job(limit=[Concurrency(f"smtp {SCRIPT}", 1), RateLimit("api", 100, per=60)], queue="mail")
     def limited(text: str) -> str:
-        house.gate.wait(60)
+        system.gate.wait(60)
         return text
 
     @program.job(limit=Ordered(f"account/{SCRIPT}"))
@@ -102,22 +102,22 @@ def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
 
     @program.job
     def load(row: int, text: str) -> int:
-        if row < 0 and not house.mended.is_set():
+        if row < 0 and not system.mended.is_set():
             raise GiveUp(text)
         return row
 
     program.recurring("declared/in/code", "0 9 * * MON", greet.bind(SCRIPT), tz="Europe/Istanbul")
-    house.jobs = {
+    system.jobs = {
         "greet": greet, "fail": fail, "fail_later": fail_later, "hold": hold, "limited": limited, "ordered": ordered,
         "load": load, "linger": linger,
     }  # fmt: skip
-    return house
+    return system
 
 
-def fill(house: Hostile) -> Hostile:
+def fill(system: Hostile) -> Hostile:
     """Start the program and make something of everything; returns when all of it is there."""
-    program, jobs, made = house.program, house.jobs, house.made
-    program.start(queues=house.runs, concurrency=8)
+    program, jobs, made = system.program, system.jobs, system.made
+    program.start(queues=system.runs, concurrency=8)
     program.queues.declare(UNSERVED)
 
     made["succeeded"] = jobs["greet"].enqueue(ALL)
@@ -143,13 +143,13 @@ def fill(house: Hostile) -> Hostile:
         with batch.batch(f"inside {SCRIPT}") as inside:
             inside.enqueue(jobs["load"], -9, f"another error {RIGHT_TO_LEFT}")
             inside.enqueue(jobs["load"], 9, "fine")
-    house.batches |= {"import": batch, "inside": inside}
+    system.batches |= {"import": batch, "inside": inside}
     with program.batch("after the import", after=batch, on="finished") as later:
         later.enqueue(jobs["hold"], SCRIPT)
-    house.batches["later"] = later
+    system.batches["later"] = later
     with program.batch("") as untitled:
         untitled.enqueue(jobs["load"], 1, "fine")
-    house.batches["untitled"] = untitled
+    system.batches["untitled"] = untitled
 
     program.recurring.put(SLASHED, "*/5 * * * *", jobs["greet"].bind(ALL), tz="America/New_York")
     program.recurring.put("every second", "* * * * * *", jobs["greet"].bind("tick"), overlap="skip", misfire="skip")
@@ -161,11 +161,11 @@ def fill(house: Hostile) -> Hostile:
     for word in ("succeeded", "long", "failed", "triggered", "ordered 2"):
         _ended(made[word])
     for word in ("import", "inside", "untitled"):
-        batch_of = house.batches[word]
+        batch_of = system.batches[word]
         eventually(lambda b=batch_of: b.state().is_final, what=f"the end of the batch {word}")  # type: ignore[misc]
     eventually(lambda: made["running"].state() == "processing", what="a running job")
     eventually(lambda: made["retry"].state() == "scheduled", what="a job that is to be retried")
-    return house
+    return system
 
 
 def _ended(receipt: Receipt[Any]) -> None:

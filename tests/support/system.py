@@ -26,16 +26,16 @@ from broker_jobs.store.row import Row
 from tests.support.invariants import broken
 from tests.support.process import Lodging
 from tests.support.rabbitmq import Vhost
-from tests.support.system_jobs import HouseJobs, Mark
+from tests.support.system_jobs import Mark, SystemJobs
 from tests.support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tests" / "integration" / "programs" / "house_program.py"
+PROGRAM = ROOT / "tests" / "integration" / "programs" / "system_program.py"
 WORKER_HEARTBEAT_SECONDS = 0.2
 
 
 class Lodger:
-    """A process that runs parts of the house."""
+    """A process that runs parts of the system."""
 
     def __init__(self, lodging: Lodging, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -77,14 +77,14 @@ class Lodger:
 
 
 class Here(NamedTuple):
-    """Parts of the house in threads of this process."""
+    """Parts of the system in threads of this process."""
 
     program: Program
     stop: Callable[[], None]
     fatal: list[str]
 
 
-class House:
+class System:
     """Broker, store, a producer in this process, and whatever parts a test starts."""
 
     def __init__(self, vhost: Vhost, folder: Path, store_url: str = "", url: str = "") -> None:
@@ -92,15 +92,15 @@ class House:
         self.folder = folder
         self.url = url or vhost.url
         self.store_url = store_url or f"sqlite:///{folder / 'store.db'}"
-        self.jobs = HouseJobs(self.url, self.store_url, folder)
+        self.jobs = SystemJobs(self.url, self.store_url, folder)
         self.store = Store(self.store_url)
         self._ends = ExitStack()
-        self._lodging = Lodging("house")
+        self._lodging = Lodging("system")
         self._count = 0
         self._ends.callback(self._lodging.close)
         self._ends.callback(self.store.close)
         self._ends.callback(self.jobs.program.stop, 0)
-        broker = RabbitBroker(vhost.url, name="house")
+        broker = RabbitBroker(vhost.url, name="system")
         broker.start(30)
         self._ends.callback(broker.stop)
         self.broker = broker

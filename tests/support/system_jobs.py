@@ -31,7 +31,7 @@ class UnprintableError(Exception):
     __repr__ = __str__
 
 
-class HouseJobs:
+class SystemJobs:
     """A program with its jobs; the same in the test and in the processes it starts."""
 
     def __init__(self, url: str, store: str, folder: Path) -> None:

@@ -9,32 +9,32 @@ from typing import Any
 import pytest
 
 from tests.support.invariants import broken
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 LAST = 5
-"""Desks that are looked at; a property test makes hundreds."""
+"""Harnesses that are looked at; a property test makes hundreds."""
 
 
 @pytest.fixture(autouse=True)
 def sound_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Look at the stores of a test when it has ended, and close them."""
-    made: deque[Desk] = deque()
-    first = Desk.__init__
+    made: deque[EngineHarness] = deque()
+    first = EngineHarness.__init__
 
-    def remember(desk: Desk, *arguments: Any, **named: Any) -> None:
-        first(desk, *arguments, **named)
-        made.append(desk)
+    def remember(harness: EngineHarness, *arguments: Any, **named: Any) -> None:
+        first(harness, *arguments, **named)
+        made.append(harness)
         if len(made) > LAST:
             close(made.popleft())
 
-    def close(desk: Desk) -> None:
-        if all(desk.store is not other.store for other in made):
-            desk.store.close()
+    def close(harness: EngineHarness) -> None:
+        if all(harness.store is not other.store for other in made):
+            harness.store.close()
 
-    monkeypatch.setattr(Desk, "__init__", remember)
+    monkeypatch.setattr(EngineHarness, "__init__", remember)
     try:
         yield
-        assert [broken(desk.store) for desk in made] == [[] for _ in made]
+        assert [broken(harness.store) for harness in made] == [[] for _ in made]
     finally:
         while made:
             close(made.popleft())

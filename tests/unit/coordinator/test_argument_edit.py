@@ -12,124 +12,124 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteJob, Reply, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def harness() -> EngineHarness:
+    return EngineHarness()
 
 
-def _requeue(desk: Desk, id: str = "j", **fields: Any) -> Reply:
-    effects = desk.apply(desk.ask(RequeueJob, reply_to="me", job_id=id, **fields))
+def _requeue(harness: EngineHarness, id: str = "j", **fields: Any) -> Reply:
+    effects = harness.apply(harness.ask(RequeueJob, reply_to="me", job_id=id, **fields))
     replies = [message for message in effects.messages if message.type == "reply"]
     return Reply.model_validate_json(replies[0].body)
 
 
-def test_a_failed_job_runs_again_with_other_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1], kwargs={"to": "ada"}), desk.failed(final=True))
-    effects = desk.apply(desk.ask(RequeueJob, job_id="j", args=[2], kwargs={"to": "bob"}, by="eve"))
+def test_a_failed_job_runs_again_with_other_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1], kwargs={"to": "ada"}), harness.failed(final=True))
+    effects = harness.apply(harness.ask(RequeueJob, job_id="j", args=[2], kwargs={"to": "bob"}, by="eve"))
     (message,) = effects.release_messages
     sent = codec.decode(message.body)
     assert (sent.args, sent.kwargs, sent.epoch, sent.attempt) == ([2], {"to": "bob"}, 2, 1)
-    assert [reason for _, _, reason in desk.row().history if "arguments" in reason] == [
+    assert [reason for _, _, reason in harness.row().history if "arguments" in reason] == [
         "requeued with changed arguments by eve"
     ]
 
 
-def test_what_is_not_given_stays(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1], kwargs={"to": "ada"}, tags=("a",)), desk.failed(final=True))
-    desk.apply(desk.ask(RequeueJob, job_id="j", args=[]))
-    kept = codec.decode(desk.row().envelope)
+def test_what_is_not_given_stays(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1], kwargs={"to": "ada"}, tags=("a",)), harness.failed(final=True))
+    harness.apply(harness.ask(RequeueJob, job_id="j", args=[]))
+    kept = codec.decode(harness.row().envelope)
     assert (kept.args, kept.kwargs, kept.tags) == ([], {"to": "ada"}, ("a",))
 
 
-def test_a_job_that_waits_for_its_time_runs_now_with_other_arguments(desk: Desk) -> None:
-    desk.apply(desk.held(delay=600, args=[1]))
-    (row,) = desk.apply(desk.ask(RequeueJob, job_id="j", args=[2], by="eve")).releases
+def test_a_job_that_waits_for_its_time_runs_now_with_other_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.held(delay=600, args=[1]))
+    (row,) = harness.apply(harness.ask(RequeueJob, job_id="j", args=[2], by="eve")).releases
     assert codec.decode(row.envelope).args == [2]
     assert [reason for _, _, reason in row.history] == ["", "requeued with changed arguments by eve", ""]
 
 
-def test_the_audit_says_that_arguments_were_changed_and_not_which(desk: Desk) -> None:
-    desk.apply(desk.ready(args=["old secret"]), desk.failed(final=True))
-    assert _requeue(desk, args=["new secret"]).detail["arguments"] == "changed"
-    (audited,) = desk.store.reader.audit()
+def test_the_audit_says_that_arguments_were_changed_and_not_which(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=["old secret"]), harness.failed(final=True))
+    assert _requeue(harness, args=["new secret"]).detail["arguments"] == "changed"
+    (audited,) = harness.store.reader.audit()
     assert json.loads(audited.detail)["detail"]["arguments"] == "changed"
     assert "secret" not in audited.detail
 
 
-def test_a_plain_requeue_says_nothing_of_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(), desk.failed(final=True))
-    assert "arguments" not in _requeue(desk).detail
+def test_a_plain_requeue_says_nothing_of_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(), harness.failed(final=True))
+    assert "arguments" not in _requeue(harness).detail
 
 
-def test_a_running_job_keeps_its_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.started())
-    assert _requeue(desk, args=[2]).refused == "it is running: delete it first, then requeue it"
-    assert codec.decode(desk.row().envelope).args == [1]
+def test_a_running_job_keeps_its_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.started())
+    assert _requeue(harness, args=[2]).refused == "it is running: delete it first, then requeue it"
+    assert codec.decode(harness.row().envelope).args == [1]
 
 
-def test_an_enqueued_job_keeps_its_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]))
-    assert _requeue(desk, args=[2]).refused == "it is already on its way: delete it first, then requeue it"
+def test_an_enqueued_job_keeps_its_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]))
+    assert _requeue(harness, args=[2]).refused == "it is already on its way: delete it first, then requeue it"
 
 
-def test_a_job_whose_old_message_may_still_be_run_keeps_its_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.ask(DeleteJob, job_id="j"))
-    assert "still out" in (_requeue(desk, args=[2]).refused or "")
-    desk.apply(desk.returned("fenced"))
-    assert _requeue(desk, args=[2]).refused is None
+def test_a_job_whose_old_message_may_still_be_run_keeps_its_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.ask(DeleteJob, job_id="j"))
+    assert "still out" in (_requeue(harness, args=[2]).refused or "")
+    harness.apply(harness.returned("fenced"))
+    assert _requeue(harness, args=[2]).refused is None
 
 
-def test_a_rescheduled_job_whose_old_message_is_out_keeps_its_arguments(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.ask(RescheduleJob, job_id="j", due_at=desk.now + 60))
-    assert "still out" in (_requeue(desk, args=[2]).refused or "")
+def test_a_rescheduled_job_whose_old_message_is_out_keeps_its_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.ask(RescheduleJob, job_id="j", due_at=harness.now + 60))
+    assert "still out" in (_requeue(harness, args=[2]).refused or "")
 
 
-def test_a_job_that_somebody_may_be_running_keeps_its_arguments_until_that_is_known(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.returned("redelivered"))
-    assert "ask again in ten seconds" in (_requeue(desk, args=[2]).refused or "")
-    desk.ticks(11)
-    released = desk.apply(TimerDue("j")).releases
-    desk.apply(*(Released(row.id, row.epoch) for row in released), desk.failed(epoch=2, final=True))
-    assert _requeue(desk, args=[2]).refused is None
+def test_a_job_that_somebody_may_be_running_keeps_its_arguments_until_that_is_known(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.returned("redelivered"))
+    assert "ask again in ten seconds" in (_requeue(harness, args=[2]).refused or "")
+    harness.ticks(11)
+    released = harness.apply(TimerDue("j")).releases
+    harness.apply(*(Released(row.id, row.epoch) for row in released), harness.failed(epoch=2, final=True))
+    assert _requeue(harness, args=[2]).refused is None
 
 
-def test_a_job_deleted_while_that_was_not_known_is_given_arguments_when_it_is(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.returned("redelivered"), desk.ask(DeleteJob, job_id="j"))
-    assert "ask again in ten seconds" in (_requeue(desk, args=[2]).refused or "")
-    desk.ticks(11)
-    assert _requeue(desk, args=[2]).refused is None
-    assert (desk.row().epoch, desk.row().fence, codec.decode(desk.row().envelope).args) == (2, 1, [2])
+def test_a_job_deleted_while_that_was_not_known_is_given_arguments_when_it_is(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.returned("redelivered"), harness.ask(DeleteJob, job_id="j"))
+    assert "ask again in ten seconds" in (_requeue(harness, args=[2]).refused or "")
+    harness.ticks(11)
+    assert _requeue(harness, args=[2]).refused is None
+    assert (harness.row().epoch, harness.row().fence, codec.decode(harness.row().envelope).args) == (2, 1, [2])
 
 
-def test_a_duplicate_names_the_job_to_requeue(desk: Desk) -> None:
+def test_a_duplicate_names_the_job_to_requeue(harness: EngineHarness) -> None:
     unique = UniqueKey(key="k")
-    desk.apply(desk.held("a", delay=60, unique=unique), desk.held("b", delay=60, unique=unique))
-    assert desk.row("b").state is State.DELETED
-    assert _requeue(desk, "b", args=[2]).refused == "it is a duplicate of a: requeue that one"
+    harness.apply(harness.held("a", delay=60, unique=unique), harness.held("b", delay=60, unique=unique))
+    assert harness.row("b").state is State.DELETED
+    assert _requeue(harness, "b", args=[2]).refused == "it is a duplicate of a: requeue that one"
 
 
-def test_a_message_that_would_be_too_large_is_refused_with_the_setting(desk: Desk) -> None:
-    desk.apply(desk.ready(args=[1]), desk.failed(final=True))
-    refused = _requeue(desk, args=["x" * desk.engine.max_body]).refused or ""
+def test_a_message_that_would_be_too_large_is_refused_with_the_setting(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(args=[1]), harness.failed(final=True))
+    refused = _requeue(harness, args=["x" * harness.engine.max_body]).refused or ""
     assert "BROKER_JOBS_MAX_BODY" in refused
-    assert desk.row().state is State.FAILED
+    assert harness.row().state is State.FAILED
 
 
-def test_a_job_of_which_only_the_id_is_known_cannot_be_given_arguments(desk: Desk) -> None:
-    desk.apply(desk.ask(DeleteJob, job_id="j"))
-    assert _requeue(desk, args=[2]).refused == "its arguments are not known: enqueue it anew"
+def test_a_job_of_which_only_the_id_is_known_cannot_be_given_arguments(harness: EngineHarness) -> None:
+    harness.apply(harness.ask(DeleteJob, job_id="j"))
+    assert _requeue(harness, args=[2]).refused == "its arguments are not known: enqueue it anew"
 
 
-def test_an_unknown_job_is_refused_as_ever(desk: Desk) -> None:
-    assert _requeue(desk, args=[2]).refused == "no such job is known"
+def test_an_unknown_job_is_refused_as_ever(harness: EngineHarness) -> None:
+    assert _requeue(harness, args=[2]).refused == "no such job is known"
 
 
-def test_a_given_argument_takes_the_place_of_a_parent_s_result(desk: Desk) -> None:
+def test_a_given_argument_takes_the_place_of_a_parent_s_result(harness: EngineHarness) -> None:
     result_args = (ResultArgument(place=0, parents=("p",)),)
-    desk.apply(desk.ready("p"), desk.child("c", "p", args=[None], result_args=result_args))
-    (row,) = desk.apply(desk.ask(RequeueJob, job_id="c", args=[7])).releases
+    harness.apply(harness.ready("p"), harness.child("c", "p", args=[None], result_args=result_args))
+    (row,) = harness.apply(harness.ask(RequeueJob, job_id="c", args=[7])).releases
     assert codec.decode(row.envelope).args == [7]
     assert codec.decode(row.envelope).result_args == ()

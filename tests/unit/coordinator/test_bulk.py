@@ -12,88 +12,88 @@ from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, Jo
 from broker_jobs.messages.state import State
 from broker_jobs.store import selection
 from tests.support.invariants import broken
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def harness() -> EngineHarness:
+    return EngineHarness()
 
 
-def fail(desk: Desk, *ids: str, **fields: Any) -> None:
+def fail(harness: EngineHarness, *ids: str, **fields: Any) -> None:
     """Jobs that have failed for good."""
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
-        desk.apply(*(desk.ready(id, **fields) for id in some), *(desk.failed(id, final=True) for id in some))
+        harness.apply(*(harness.ready(id, **fields) for id in some), *(harness.failed(id, final=True) for id in some))
 
 
-def states(desk: Desk) -> dict[str, int]:
-    return {state.value: n for state, n in desk.store.reader.counts().items() if n}
+def states(harness: EngineHarness) -> dict[str, int]:
+    return {state.value: n for state, n in harness.store.reader.counts().items() if n}
 
 
-def progress(desk: Desk, id: str) -> dict[str, Any]:
+def progress(harness: EngineHarness, id: str) -> dict[str, Any]:
     """What the audit says of a command."""
-    (row,) = (row for row in desk.store.reader.audit() if row.id == id)
+    (row,) = (row for row in harness.store.reader.audit() if row.id == id)
     return dict(json.loads(row.detail)["detail"])
 
 
-def requeue(desk: Desk, id: str = "bulk", **given: Any) -> Any:
-    return desk.ask(BulkRequeue, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
+def requeue(harness: EngineHarness, id: str = "bulk", **given: Any) -> Any:
+    return harness.ask(BulkRequeue, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
 
 
-def delete(desk: Desk, id: str = "bulk", **given: Any) -> Any:
-    return desk.ask(BulkDelete, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
+def delete(harness: EngineHarness, id: str = "bulk", **given: Any) -> Any:
+    return harness.ask(BulkDelete, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
 
 
-def test_2500_failed_jobs_are_requeued_by_one_command_in_pages(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(2_500)))
-    effects = desk.apply(requeue(desk))
+def test_2500_failed_jobs_are_requeued_by_one_command_in_pages(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(2_500)))
+    effects = harness.apply(requeue(harness))
     assert Reply.model_validate_json(effects.messages[-1].body).detail["started"] is True
     assert len(effects.releases) == 1_000
     assert effects.more
-    assert progress(desk, "bulk") == {"started": True, "finished": False, "done": 1_000, "refused": 0}
-    assert [len(desk.apply_work().releases), len(desk.apply_work().releases)] == [1_000, 500]
-    assert progress(desk, "bulk") == {"started": True, "finished": True, "done": 2_500, "refused": 0}
-    assert not desk.apply_work().more
-    assert states(desk) == {"enqueued": 2_500}
-    assert broken(desk.store) == []
+    assert progress(harness, "bulk") == {"started": True, "finished": False, "done": 1_000, "refused": 0}
+    assert [len(harness.apply_work().releases), len(harness.apply_work().releases)] == [1_000, 500]
+    assert progress(harness, "bulk") == {"started": True, "finished": True, "done": 2_500, "refused": 0}
+    assert not harness.apply_work().more
+    assert states(harness) == {"enqueued": 2_500}
+    assert broken(harness.store) == []
 
 
-def test_jobs_that_come_later_are_not_touched(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(1_500)))
-    desk.apply(requeue(desk))
-    desk.now += 1.0
-    fail(desk, "j00700-late", "j01200-late", "z-late")
-    desk.work()
-    assert states(desk) == {"failed": 3, "enqueued": 1_500}
+def test_jobs_that_come_later_are_not_touched(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(1_500)))
+    harness.apply(requeue(harness))
+    harness.now += 1.0
+    fail(harness, "j00700-late", "j01200-late", "z-late")
+    harness.work()
+    assert states(harness) == {"failed": 3, "enqueued": 1_500}
 
 
-def test_a_job_that_fails_again_meanwhile_is_not_requeued_twice(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(1_200)))
-    desk.apply(requeue(desk))
-    desk.apply(Released("j00000", 2), desk.failed("j00000", 2, final=True))
-    desk.work()
-    assert desk.row("j00000").state is State.FAILED
-    assert progress(desk, "bulk")["done"] == 1_200
+def test_a_job_that_fails_again_meanwhile_is_not_requeued_twice(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(1_200)))
+    harness.apply(requeue(harness))
+    harness.apply(Released("j00000", 2), harness.failed("j00000", 2, final=True))
+    harness.work()
+    assert harness.row("j00000").state is State.FAILED
+    assert progress(harness, "bulk")["done"] == 1_200
 
 
-def test_the_same_command_twice_is_applied_once_and_says_how_far_it_is(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(1_200)))
-    desk.apply(requeue(desk))
-    again = desk.apply(requeue(desk))
+def test_the_same_command_twice_is_applied_once_and_says_how_far_it_is(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(1_200)))
+    harness.apply(requeue(harness))
+    again = harness.apply(requeue(harness))
     detail = Reply.model_validate_json(again.messages[-1].body).detail
     assert (detail["finished"], detail["done"]) == (False, 1_000)
-    desk.work()
-    desk.apply(desk.failed("j00000", 2, final=True))
-    detail = Reply.model_validate_json(desk.apply(requeue(desk)).messages[-1].body).detail
+    harness.work()
+    harness.apply(harness.failed("j00000", 2, final=True))
+    detail = Reply.model_validate_json(harness.apply(requeue(harness)).messages[-1].body).detail
     assert (detail["finished"], detail["done"]) == (True, 1_200)
-    assert desk.row("j00000").state is State.FAILED
+    assert harness.row("j00000").state is State.FAILED
 
 
-def test_a_command_that_is_half_done_goes_on_with_another_coordinator(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(1_200)))
-    desk.apply(requeue(desk))
-    other = Desk(desk.store, id="c2")
+def test_a_command_that_is_half_done_goes_on_with_another_coordinator(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(1_200)))
+    harness.apply(requeue(harness))
+    other = EngineHarness(harness.store, id="c2")
     assert len(other.work()) == 200
 
 
@@ -114,130 +114,140 @@ def test_a_command_that_is_half_done_goes_on_with_another_coordinator(desk: Desk
         ({"recurring": "weekly"}, []),
     ],
 )
-def test_only_what_the_filter_means_is_requeued(desk: Desk, given: dict[str, Any], meant: list[str]) -> None:
-    fail(desk, "a")
-    fail(desk, "b", queue="mail")
-    fail(desk, "c", tags=("blue", "red"))
-    desk.apply(desk.ready("runs"), desk.ready("done"), desk.succeeded("done"))
-    desk.apply(desk.held("gone", 60.0), desk.ask(DeleteJob, job_id="gone"))
-    effects = desk.apply(requeue(desk, **given))
+def test_only_what_the_filter_means_is_requeued(
+    harness: EngineHarness, given: dict[str, Any], meant: list[str]
+) -> None:
+    fail(harness, "a")
+    fail(harness, "b", queue="mail")
+    fail(harness, "c", tags=("blue", "red"))
+    harness.apply(harness.ready("runs"), harness.ready("done"), harness.succeeded("done"))
+    harness.apply(harness.held("gone", 60.0), harness.ask(DeleteJob, job_id="gone"))
+    effects = harness.apply(requeue(harness, **given))
     assert sorted(row.id for row in effects.releases) == meant
-    assert progress(desk, "bulk") == {"started": True, "finished": True, "done": len(meant), "refused": 0}
+    assert progress(harness, "bulk") == {"started": True, "finished": True, "done": len(meant), "refused": 0}
 
 
-def test_a_text_in_the_error_or_the_reason(desk: Desk) -> None:
-    fail(desk, "a")
-    error = desk.failed("b", final=True)
+def test_a_text_in_the_error_or_the_reason(harness: EngineHarness) -> None:
+    fail(harness, "a")
+    error = harness.failed("b", final=True)
     told = error.event.model_copy(update={"error": error.event.error.model_copy(update={"message": 'said "421 busy"'})})  # type: ignore[union-attr]
-    desk.apply(desk.ready("b"), type(error)("w1", told))
-    assert [row.id for row in desk.apply(requeue(desk, error_text='said "421')).releases] == ["b"]
-    assert [row.id for row in desk.apply(requeue(desk, "2", error_text="ValueError: BOOM")).releases] == ["a"]
+    harness.apply(harness.ready("b"), type(error)("w1", told))
+    assert [row.id for row in harness.apply(requeue(harness, error_text='said "421')).releases] == ["b"]
+    assert [row.id for row in harness.apply(requeue(harness, "2", error_text="ValueError: BOOM")).releases] == ["a"]
 
 
-def test_the_time_a_job_was_made_may_bound_it(desk: Desk) -> None:
-    fail(desk, "a")
-    desk.now += 10.0
-    fail(desk, "b")
-    desk.now += 10.0
-    fail(desk, "c")
-    effects = desk.apply(requeue(desk, created_after=desk.now - 10.0, created_before=desk.now))
+def test_the_time_a_job_was_made_may_bound_it(harness: EngineHarness) -> None:
+    fail(harness, "a")
+    harness.now += 10.0
+    fail(harness, "b")
+    harness.now += 10.0
+    fail(harness, "c")
+    effects = harness.apply(requeue(harness, created_after=harness.now - 10.0, created_before=harness.now))
     assert [row.id for row in effects.releases] == ["b"]
 
 
-def test_waiting_members_of_a_batch_and_of_those_inside_it_are_deleted(desk: Desk) -> None:
-    desk.apply(desk.chunk("in", ["i"]), desk.commit("in", parent="out", parent_submission="out.1"))
-    desk.apply(desk.chunk("out", ["1", "2"]), desk.commit("out", batches=["in"]), desk.ready("other"))
-    desk.apply(desk.succeeded("1"), desk.started("2"))
-    effects = desk.apply(delete(desk, batch="out"))
+def test_waiting_members_of_a_batch_and_of_those_inside_it_are_deleted(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("in", ["i"]), harness.commit("in", parent="out", parent_submission="out.1"))
+    harness.apply(harness.chunk("out", ["1", "2"]), harness.commit("out", batches=["in"]), harness.ready("other"))
+    harness.apply(harness.succeeded("1"), harness.started("2"))
+    effects = harness.apply(delete(harness, batch="out"))
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
-    assert [desk.row(id).state.value for id in ("1", "i", "other")] == ["succeeded", "deleted", "enqueued"]
-    desk.apply(desk.failed("2", cancelled=True))
-    assert (desk.batch("out").state, desk.batch("in").state) == ("succeeded", "deleted")
-    assert broken(desk.store) == []
+    assert [harness.row(id).state.value for id in ("1", "i", "other")] == ["succeeded", "deleted", "enqueued"]
+    harness.apply(harness.failed("2", cancelled=True))
+    assert (harness.batch("out").state, harness.batch("in").state) == ("succeeded", "deleted")
+    assert broken(harness.store) == []
 
 
-def test_ended_jobs_are_deleted_only_where_the_filter_names_their_state(desk: Desk) -> None:
-    fail(desk, "a")
-    desk.apply(desk.held("b", 60.0), desk.child("c", "b"), delete(desk))
-    assert [desk.row(id).state.value for id in "abc"] == ["failed", "deleted", "deleted"]
-    desk.apply(delete(desk, "again", state="failed"))
-    assert desk.row("a").state is State.DELETED
+def test_ended_jobs_are_deleted_only_where_the_filter_names_their_state(harness: EngineHarness) -> None:
+    fail(harness, "a")
+    harness.apply(harness.held("b", 60.0), harness.child("c", "b"), delete(harness))
+    assert [harness.row(id).state.value for id in "abc"] == ["failed", "deleted", "deleted"]
+    harness.apply(delete(harness, "again", state="failed"))
+    assert harness.row("a").state is State.DELETED
 
 
-def test_only_ended_jobs_can_be_requeued_together(desk: Desk) -> None:
-    reply = Reply.model_validate_json(desk.apply(requeue(desk, state="processing")).messages[-1].body)
+def test_only_ended_jobs_can_be_requeued_together(harness: EngineHarness) -> None:
+    reply = Reply.model_validate_json(harness.apply(requeue(harness, state="processing")).messages[-1].body)
     assert reply.refused == (
         "only ended jobs can be requeued together, not processing ones: failed, deleted or succeeded"
     )
 
 
-def test_a_duplicate_is_not_requeued(desk: Desk) -> None:
+def test_a_duplicate_is_not_requeued(harness: EngineHarness) -> None:
     key = {"key": "user:1"}
-    desk.apply(desk.held("a", 60.0, unique=key), desk.held("b", unique=key))
-    assert desk.apply(requeue(desk, state="deleted")).releases == []
-    assert desk.row("b").state is State.DELETED
+    harness.apply(harness.held("a", 60.0, unique=key), harness.held("b", unique=key))
+    assert harness.apply(requeue(harness, state="deleted")).releases == []
+    assert harness.row("b").state is State.DELETED
 
 
-def test_a_page_looks_at_so_many_jobs_however_few_match(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_looks_at_so_many_jobs_however_few_match(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(selection, "SCAN", 100)
-    fail(desk, *(f"j{n:05}" for n in range(250)))
-    fail(desk, "k", queue="mail")
-    assert [row.id for row in desk.apply(requeue(desk, queue="mail")).releases] == []
-    assert not progress(desk, "bulk")["finished"]
-    assert [row.id for row in desk.work()] == ["k"]
-    assert progress(desk, "bulk")["finished"]
+    fail(harness, *(f"j{n:05}" for n in range(250)))
+    fail(harness, "k", queue="mail")
+    assert [row.id for row in harness.apply(requeue(harness, queue="mail")).releases] == []
+    assert not progress(harness, "bulk")["finished"]
+    assert [row.id for row in harness.work()] == ["k"]
+    assert progress(harness, "bulk")["finished"]
 
 
-def test_a_large_batch_goes_on_while_a_bulk_command_is_worked_off(desk: Desk) -> None:
-    fail(desk, *(f"j{n:05}" for n in range(3_000)))
-    desk.apply(requeue(desk, "0-first"))
-    desk.apply(desk.chunk("b", [f"m{n:05}" for n in range(1_500)]), desk.commit("b"))
-    desk.apply_work()
-    assert all(desk.row(f"m{n:05}").state is State.ENQUEUED for n in range(1_500))
-    desk.work()
-    assert states(desk) == {"enqueued": 4_500}
+def test_a_large_batch_goes_on_while_a_bulk_command_is_worked_off(harness: EngineHarness) -> None:
+    fail(harness, *(f"j{n:05}" for n in range(3_000)))
+    harness.apply(requeue(harness, "0-first"))
+    harness.apply(harness.chunk("b", [f"m{n:05}" for n in range(1_500)]), harness.commit("b"))
+    harness.apply_work()
+    assert all(harness.row(f"m{n:05}").state is State.ENQUEUED for n in range(1_500))
+    harness.work()
+    assert states(harness) == {"enqueued": 4_500}
 
 
 # ---- what came to light beside it
 
 
-def test_more_ends_than_one_transaction_takes_up_are_all_worked_off(desk: Desk) -> None:
-    desk.apply(*(desk.ready(f"p{n}") for n in range(1_200)), *(desk.child(f"c{n}", f"p{n}") for n in range(1_200)))
-    effects = desk.apply(*(desk.succeeded(f"p{n}") for n in range(1_200)))
-    assert len(effects.releases) + len(desk.work()) == 1_200
-
-
-def test_a_sub_batch_whose_outer_block_never_ended_is_given_up_too(desk: Desk) -> None:
-    desk.apply(
-        desk.chunk("in", ["i"]), desk.commit("in", parent="out", parent_submission="out.1"), desk.chunk("out", ["o"])
+def test_more_ends_than_one_transaction_takes_up_are_all_worked_off(harness: EngineHarness) -> None:
+    harness.apply(
+        *(harness.ready(f"p{n}") for n in range(1_200)), *(harness.child(f"c{n}", f"p{n}") for n in range(1_200))
     )
-    desk.now += 86_401.0
-    desk.work()
-    assert (desk.row("i").state, desk.batch("in").state) == (State.DELETED, "deleted")
-    assert (desk.batch("out").state, desk.batch("out").total, desk.batch("out").open) == ("deleted", 2, 0)
-    assert broken(desk.store) == []
+    effects = harness.apply(*(harness.succeeded(f"p{n}") for n in range(1_200)))
+    assert len(effects.releases) + len(harness.work()) == 1_200
 
 
-def test_what_a_person_runs_now_waits_for_its_parent_no_more(desk: Desk) -> None:
+def test_a_sub_batch_whose_outer_block_never_ended_is_given_up_too(harness: EngineHarness) -> None:
+    harness.apply(
+        harness.chunk("in", ["i"]),
+        harness.commit("in", parent="out", parent_submission="out.1"),
+        harness.chunk("out", ["o"]),
+    )
+    harness.now += 86_401.0
+    harness.work()
+    assert (harness.row("i").state, harness.batch("in").state) == (State.DELETED, "deleted")
+    assert (harness.batch("out").state, harness.batch("out").total, harness.batch("out").open) == ("deleted", 2, 0)
+    assert broken(harness.store) == []
+
+
+def test_what_a_person_runs_now_waits_for_its_parent_no_more(harness: EngineHarness) -> None:
     one = {"kind": "concurrency", "key": "k", "limit": 1}
-    desk.apply(desk.held("first", limits=(one,)), desk.ready("p"), desk.child("c", "p", limits=(one,)))
-    desk.apply(desk.ask(RequeueJob, job_id="c"))
-    assert desk.row("c").state is State.AWAITING, "in the line now"
-    desk.apply(desk.failed("p", final=True))
-    assert desk.row("c").state is State.AWAITING
-    assert [row.id for row in desk.apply(desk.succeeded("first")).releases] == ["c"]
+    harness.apply(harness.held("first", limits=(one,)), harness.ready("p"), harness.child("c", "p", limits=(one,)))
+    harness.apply(harness.ask(RequeueJob, job_id="c"))
+    assert harness.row("c").state is State.AWAITING, "in the line now"
+    harness.apply(harness.failed("p", final=True))
+    assert harness.row("c").state is State.AWAITING
+    assert [row.id for row in harness.apply(harness.succeeded("first")).releases] == ["c"]
 
 
-def test_named_jobs_are_meant_whatever_their_state(desk: Desk) -> None:
-    fail(desk, "failed")
-    desk.apply(desk.ready("done"), desk.succeeded("done"), desk.held("later", delay=60.0), desk.ready("on-its-way"))
-    desk.apply(requeue(desk, ids=["failed", "done", "later", "on-its-way"]))
-    desk.work()
-    assert progress(desk, "bulk") == {"started": True, "finished": True, "done": 3, "refused": 1}
-    assert states(desk) == {"enqueued": 4}
-    desk.apply(desk.succeeded("failed", 2))
-    desk.apply(delete(desk, id="gone", ids=["failed", "later"]))
-    desk.work()
-    assert desk.row("failed").state is State.DELETED
-    assert desk.row("later").state is State.DELETED
+def test_named_jobs_are_meant_whatever_their_state(harness: EngineHarness) -> None:
+    fail(harness, "failed")
+    harness.apply(
+        harness.ready("done"), harness.succeeded("done"), harness.held("later", delay=60.0), harness.ready("on-its-way")
+    )
+    harness.apply(requeue(harness, ids=["failed", "done", "later", "on-its-way"]))
+    harness.work()
+    assert progress(harness, "bulk") == {"started": True, "finished": True, "done": 3, "refused": 1}
+    assert states(harness) == {"enqueued": 4}
+    harness.apply(harness.succeeded("failed", 2))
+    harness.apply(delete(harness, id="gone", ids=["failed", "later"]))
+    harness.work()
+    assert harness.row("failed").state is State.DELETED
+    assert harness.row("later").state is State.DELETED

@@ -32,7 +32,7 @@ from broker_jobs.store import Store
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.write import Transaction
 from tests.support.invariants import broken
-from tests.unit.coordinator.engine_desk import EPOCH, Desk
+from tests.unit.coordinator.engine_harness import EPOCH, EngineHarness
 
 POLICY = Policy(retries=1, backoff=(1.0,))
 LIMIT = LimitKey(kind="concurrency", key="k", limit=1)
@@ -508,8 +508,8 @@ class World:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def harness() -> EngineHarness:
+    return EngineHarness()
 
 
 @pytest.fixture(autouse=True)
@@ -549,28 +549,28 @@ def test_all_ends_whatever_people_ask_and_whoever_dies(plan: Plan, steps: list[t
     world.store.close()
 
 
-def a_wide_tree(desk: Desk) -> list[Input]:
-    return [desk.ready("p"), *(desk.child(f"c{n}", "p") for n in range(3)), desk.succeeded("p")]
+def a_wide_tree(harness: EngineHarness) -> list[Input]:
+    return [harness.ready("p"), *(harness.child(f"c{n}", "p") for n in range(3)), harness.succeeded("p")]
 
 
 def test_a_page_that_was_left_is_worked_off_though_a_transaction_failed(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dependencies, "PAGE", 2)
-    mortal = Mortal(desk.store)
+    mortal = Mortal(harness.store)
     engine = Engine(cast(Store, mortal), "c2")
-    assert engine.apply(a_wide_tree(desk), desk.now).more
+    assert engine.apply(a_wide_tree(harness), harness.now).more
     mortal.fails = True
     with pytest.raises(PowerCutError):
-        engine.apply([WorkItemsWaiting()], desk.now)
+        engine.apply([WorkItemsWaiting()], harness.now)
     mortal.fails = False
-    engine.apply([WorkItemsWaiting()], desk.now)
-    assert {desk.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}
+    engine.apply([WorkItemsWaiting()], harness.now)
+    assert {harness.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}
 
 
-def test_a_page_that_another_coordinator_left_is_worked_off(desk: Desk) -> None:
-    other = Engine(desk.store, "c2")
-    desk.apply(WorkItemsWaiting())
-    assert other.apply(a_wide_tree(desk), desk.now).more
-    desk.work()
-    assert {desk.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}
+def test_a_page_that_another_coordinator_left_is_worked_off(harness: EngineHarness) -> None:
+    other = Engine(harness.store, "c2")
+    harness.apply(WorkItemsWaiting())
+    assert other.apply(a_wide_tree(harness), harness.now).more
+    harness.work()
+    assert {harness.row(f"c{n}").state for n in range(3)} == {State.ENQUEUED}

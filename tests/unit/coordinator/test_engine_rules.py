@@ -12,7 +12,7 @@ from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
 from tests.support.invariants import broken
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -27,34 +27,34 @@ class Records(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.desk = Desk()
+        self.harness = EngineHarness()
         self.epochs: dict[str, int] = {}
         self.finals: dict[str, State] = {}
         self.asked: set[str] = set()
 
     def epoch_of(self, id: str, behind: int) -> int:
-        row = self.desk.store.reader.job(id)
+        row = self.harness.store.reader.job(id)
         return max(1, (row.epoch if row is not None else 1) - behind)
 
     @rule(id=ids)
     def enqueued(self, id: str) -> None:
-        self.desk.apply(self.desk.ready(id))
+        self.harness.apply(self.harness.ready(id))
 
     @rule(id=ids, delay=st.sampled_from([0.0, 5.0, 100.0]))
     def scheduled(self, id: str, delay: float) -> None:
-        self.desk.apply(self.desk.held(id, delay=delay))
+        self.harness.apply(self.harness.held(id, delay=delay))
 
     @rule(id=ids, behind=epochs, worker=workers, owned=st.booleans())
     def started(self, id: str, behind: int, worker: str, owned: bool) -> None:
-        self.desk.apply(self.desk.started(id, self.epoch_of(id, behind), worker, owned=owned))
+        self.harness.apply(self.harness.started(id, self.epoch_of(id, behind), worker, owned=owned))
 
     @rule(id=ids, behind=epochs, worker=workers)
     def succeeded(self, id: str, behind: int, worker: str) -> None:
-        self.desk.apply(self.desk.succeeded(id, self.epoch_of(id, behind), worker))
+        self.harness.apply(self.harness.succeeded(id, self.epoch_of(id, behind), worker))
 
     @rule(id=ids, behind=epochs, worker=workers, final=st.booleans(), cancelled=st.booleans())
     def failed(self, id: str, behind: int, worker: str, final: bool, cancelled: bool) -> None:
-        self.desk.apply(self.desk.failed(id, self.epoch_of(id, behind), worker, final=final, cancelled=cancelled))
+        self.harness.apply(self.harness.failed(id, self.epoch_of(id, behind), worker, final=final, cancelled=cancelled))
 
     @rule(
         id=ids,
@@ -65,45 +65,45 @@ class Records(RuleBasedStateMachine):
         ),
     )
     def returned(self, id: str, behind: int, worker: str, reason: str) -> None:
-        self.desk.apply(self.desk.returned(reason, id, self.epoch_of(id, behind), worker))  # type: ignore[arg-type]
+        self.harness.apply(self.harness.returned(reason, id, self.epoch_of(id, behind), worker))  # type: ignore[arg-type]
 
     @rule(id=ids, worker=workers)
     def lease_over(self, id: str, worker: str) -> None:
-        self.desk.apply(LeaseOver(id, worker, "its worker vanished"))
+        self.harness.apply(LeaseOver(id, worker, "its worker vanished"))
 
     @rule(id=ids, kind=st.sampled_from([Released, ReleaseUnknown, ProvenLost]))
     def publication(self, id: str, kind: type) -> None:
-        self.desk.apply(kind(id, self.epoch_of(id, 0)))
+        self.harness.apply(kind(id, self.epoch_of(id, 0)))
 
     @rule(id=ids)
     def unreleased(self, id: str) -> None:
-        self.desk.apply(ReleaseFailed(id, self.epoch_of(id, 0), "RabbitMQ is away"))
+        self.harness.apply(ReleaseFailed(id, self.epoch_of(id, 0), "RabbitMQ is away"))
 
     @rule(id=ids, kind=st.sampled_from([DeleteJob, RequeueJob]))
     def command(self, id: str, kind: type) -> None:
         self.asked.add(id)
-        self.desk.apply(self.desk.ask(kind, job_id=id))
+        self.harness.apply(self.harness.ask(kind, job_id=id))
 
     @rule(id=ids, delay=st.sampled_from([0.0, 5.0]))
     def reschedule(self, id: str, delay: float) -> None:
         self.asked.add(id)
-        self.desk.apply(self.desk.ask(RescheduleJob, job_id=id, due_at=self.desk.now + delay))
+        self.harness.apply(self.harness.ask(RescheduleJob, job_id=id, due_at=self.harness.now + delay))
 
     @rule(seconds=st.integers(1, 15))
     def time_passes(self, seconds: int) -> None:
-        self.desk.ticks(seconds)
-        self.desk.apply(*(TimerDue(id) for id in ("a", "b", "c")))
+        self.harness.ticks(seconds)
+        self.harness.apply(*(TimerDue(id) for id in ("a", "b", "c")))
 
     @rule(id=ids, worker=workers)
     def heartbeat(self, id: str, worker: str) -> None:
-        self.desk.apply(*self.desk.apply(self.desk.beat(worker, running=[(id, self.epoch_of(id, 0))])).next)
+        self.harness.apply(*self.harness.apply(self.harness.beat(worker, running=[(id, self.epoch_of(id, 0))])).next)
 
     def rows(self) -> list[Row]:
-        return [row for id in ("a", "b", "c") if (row := self.desk.store.reader.job(id)) is not None]
+        return [row for id in ("a", "b", "c") if (row := self.harness.store.reader.job(id)) is not None]
 
     @invariant()
     def the_store_is_sound(self) -> None:
-        assert broken(self.desk.store) == []
+        assert broken(self.harness.store) == []
 
     @invariant()
     def epochs_never_fall(self) -> None:
@@ -125,11 +125,11 @@ class Records(RuleBasedStateMachine):
 
     @invariant()
     def what_is_released_is_out(self) -> None:
-        for effects in self.desk.effects[-1:]:
+        for effects in self.harness.effects[-1:]:
             for row in effects.releases:
                 assert row.publication is Publication.PUBLISHING
                 assert row.state is State.ENQUEUED
-                assert row.due_at is None or row.due_at <= self.desk.now
+                assert row.due_at is None or row.due_at <= self.harness.now
 
 
 TestRecords = Records.TestCase

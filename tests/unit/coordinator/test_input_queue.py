@@ -10,7 +10,7 @@ from broker_jobs.coordinator.inputs import CheckpointRead, CommandReceived
 from broker_jobs.messages.batch import CHUNK, Chunk
 from broker_jobs.messages.commands import AcceptStore
 from broker_jobs.messages.events import Tick
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 
 class Subscribed:
@@ -76,35 +76,35 @@ def test_a_mark_and_a_command_are_read_apart() -> None:
 
 
 def test_a_store_that_is_behind_a_mark_releases_nothing() -> None:
-    desk = Desk()
-    meta = desk.store.reader.meta()
-    tick = Tick(coordinator="gone", store=meta.store_id, serial=meta.serial + 100, sent_at=desk.now - 5.0)
-    effects = desk.apply(desk.held(), CheckpointRead(tick))
+    harness = EngineHarness()
+    meta = harness.store.reader.meta()
+    tick = Tick(coordinator="gone", store=meta.store_id, serial=meta.serial + 100, sent_at=harness.now - 5.0)
+    effects = harness.apply(harness.held(), CheckpointRead(tick))
     assert (effects.went_back, effects.releases) == (meta.serial + 100, [])
 
 
 def test_a_mark_of_the_past_of_another_store_or_of_an_accepted_one_stops_nothing() -> None:
-    desk = Desk()
-    meta = desk.store.reader.meta()
+    harness = EngineHarness()
+    meta = harness.store.reader.meta()
     ahead = meta.serial + 100
     marks = [
-        Tick(coordinator="gone", store="another", serial=ahead, sent_at=desk.now),
-        Tick(coordinator="gone", store=meta.store_id, serial=meta.serial, sent_at=desk.now),
+        Tick(coordinator="gone", store="another", serial=ahead, sent_at=harness.now),
+        Tick(coordinator="gone", store=meta.store_id, serial=meta.serial, sent_at=harness.now),
     ]
-    effects = desk.apply(desk.held(), *map(CheckpointRead, marks))
+    effects = harness.apply(harness.held(), *map(CheckpointRead, marks))
     assert (effects.went_back, len(effects.releases), effects.foreign) == (None, 1, None)
-    with desk.store.transaction() as tx:
+    with harness.store.transaction() as tx:
         tx.accept_restored()
-    late = Tick(coordinator="gone", store=meta.store_id, serial=ahead, sent_at=desk.now)
-    assert desk.apply(CheckpointRead(late)).went_back is None
+    late = Tick(coordinator="gone", store=meta.store_id, serial=ahead, sent_at=harness.now)
+    assert harness.apply(CheckpointRead(late)).went_back is None
 
 
 def test_a_batch_of_many_is_read_in_several_transactions() -> None:
-    desk = Desk()
-    body = desk.body("j", epoch=0, batch="b")
+    harness = EngineHarness()
+    body = harness.body("j", epoch=0, batch="b")
     inbox = InputQueue()
     for number in range(5):
-        chunk = Chunk(submission="a", batch="b", number=number, jobs=[body] * 1_500, created_at=desk.now)
+        chunk = Chunk(submission="a", batch="b", number=number, jobs=[body] * 1_500, created_at=harness.now)
         message = Message(names.REPORT, names.LOG_KEY, CHUNK.dump_json(chunk), "chunk")
         inbox.put(names.LOG, [delivery(message, number)._replace(queue=names.LOG)])
     inbox.wait(0)

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from broker_jobs.messages.envelope import LimitKey
 from tests.support.invariants import broken
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 ONE = LimitKey(kind="concurrency", key="k", limit=1)
 
@@ -36,13 +36,18 @@ class PurposeError(Exception):
 
 @pytest.mark.parametrize(("statement", "says"), BREAKS)
 def test_a_store_that_is_not_sound_is_noticed(statement: str, says: str) -> None:
-    desk = Desk()
-    desk.apply(desk.ready("p"), desk.child("c", "p"), desk.ready("done"), desk.succeeded("done"))
-    desk.apply(desk.chunk("b", ["m"]), desk.commit("b"), desk.held("x", limits=(ONE,)), desk.held("y", limits=(ONE,)))
-    assert broken(desk.store) == []
-    with contextlib.suppress(PurposeError), desk.store.transaction() as tx:
+    harness = EngineHarness()
+    harness.apply(harness.ready("p"), harness.child("c", "p"), harness.ready("done"), harness.succeeded("done"))
+    harness.apply(
+        harness.chunk("b", ["m"]),
+        harness.commit("b"),
+        harness.held("x", limits=(ONE,)),
+        harness.held("y", limits=(ONE,)),
+    )
+    assert broken(harness.store) == []
+    with contextlib.suppress(PurposeError), harness.store.transaction() as tx:
         tx._connection.execute(text(statement))
-        found = broken(desk.store)
+        found = broken(harness.store)
         raise PurposeError
     assert any(says in sentence for sentence in found), found
-    assert broken(desk.store) == []
+    assert broken(harness.store) == []

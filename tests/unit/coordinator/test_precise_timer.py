@@ -12,7 +12,7 @@ from broker_jobs.coordinator.precise_timer import LONGEST_SECONDS, PreciseTimer
 from broker_jobs.coordinator.records import TimerDue
 from broker_jobs.store.row import Row
 from tests.support.wait import eventually
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 
 class Out:
@@ -69,8 +69,8 @@ def test_who_stands_before_a_clock_that_was_set_back_is_given_up() -> None:
 
 
 def test_the_engine_releases_ahead_only_what_is_due_so_soon() -> None:
-    desk = Desk()
-    desk.apply(desk.held("a", delay=10.0), desk.held("b", delay=10.03))
-    desk.now += 9.985
-    effects = desk.engine.apply([TimerDue("a"), TimerDue("b")], desk.now, ahead=0.02)
-    assert [(row.id, row.released_at) for row in effects.releases] == [("a", desk.row("a").due_at)]
+    harness = EngineHarness()
+    harness.apply(harness.held("a", delay=10.0), harness.held("b", delay=10.03))
+    harness.now += 9.985
+    effects = harness.engine.apply([TimerDue("a"), TimerDue("b")], harness.now, ahead=0.02)
+    assert [(row.id, row.released_at) for row in effects.releases] == [("a", harness.row("a").due_at)]

@@ -9,31 +9,31 @@ import pytest
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeclareSubscriptions, Subscription
 from broker_jobs.messages.published import PublishedEvent
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def harness() -> EngineHarness:
+    return EngineHarness()
 
 
-def subscribe(desk: Desk, origin: str, *jobs: str, event: str = "user.registered") -> None:
+def subscribe(harness: EngineHarness, origin: str, *jobs: str, event: str = "user.registered") -> None:
     made = [
-        Subscription(event=event, call=codec.encode(desk.envelope("t", epoch=0, job=job, queue=origin)).decode())
+        Subscription(event=event, call=codec.encode(harness.envelope("t", epoch=0, job=job, queue=origin)).decode())
         for job in jobs
     ]
-    desk.apply(desk.ask(DeclareSubscriptions, origin=origin, subscriptions=made))
+    harness.apply(harness.ask(DeclareSubscriptions, origin=origin, subscriptions=made))
 
 
-def published(desk: Desk, id: str = "e1") -> PublishedEvent:
-    at = datetime.fromtimestamp(desk.now, UTC)
+def published(harness: EngineHarness, id: str = "e1") -> PublishedEvent:
+    at = datetime.fromtimestamp(harness.now, UTC)
     return PublishedEvent(id=id, event="user.registered", created_at=at, args=[7], kwargs={"name": "x"})
 
 
-def test_each_subscription_gets_one_job_with_the_event_s_arguments(desk: Desk) -> None:
-    subscribe(desk, "mail", "welcome")
-    subscribe(desk, "billing", "open_account", "send_offer")
-    effects = desk.apply(published(desk))
+def test_each_subscription_gets_one_job_with_the_event_s_arguments(harness: EngineHarness) -> None:
+    subscribe(harness, "mail", "welcome")
+    subscribe(harness, "billing", "open_account", "send_offer")
+    effects = harness.apply(published(harness))
     assert sorted((row.job, row.queue) for row in effects.releases) == [
         ("open_account", "billing"),
         ("send_offer", "billing"),
@@ -43,17 +43,19 @@ def test_each_subscription_gets_one_job_with_the_event_s_arguments(desk: Desk) -
     assert (envelope.args, envelope.kwargs) == ([7], {"name": "x"})
 
 
-def test_an_event_that_comes_again_makes_no_other_jobs(desk: Desk) -> None:
-    subscribe(desk, "mail", "welcome")
-    event = published(desk)
-    assert len(desk.apply(event).releases) == 1
-    assert desk.apply(event, event).releases == []
-    assert len(desk.apply(published(desk, "e2")).releases) == 1
+def test_an_event_that_comes_again_makes_no_other_jobs(harness: EngineHarness) -> None:
+    subscribe(harness, "mail", "welcome")
+    event = published(harness)
+    assert len(harness.apply(event).releases) == 1
+    assert harness.apply(event, event).releases == []
+    assert len(harness.apply(published(harness, "e2")).releases) == 1
 
 
-def test_who_no_longer_subscribes_gets_nothing_and_who_subscribes_later_gets_later_events(desk: Desk) -> None:
-    subscribe(desk, "mail", "welcome")
-    subscribe(desk, "mail")
-    assert desk.apply(published(desk)).releases == []
-    subscribe(desk, "shop", "greet")
-    assert [row.job for row in desk.apply(published(desk, "e2")).releases] == ["greet"]
+def test_who_no_longer_subscribes_gets_nothing_and_who_subscribes_later_gets_later_events(
+    harness: EngineHarness,
+) -> None:
+    subscribe(harness, "mail", "welcome")
+    subscribe(harness, "mail")
+    assert harness.apply(published(harness)).releases == []
+    subscribe(harness, "shop", "greet")
+    assert [row.job for row in harness.apply(published(harness, "e2")).releases] == ["greet"]

@@ -29,97 +29,103 @@ from broker_jobs.messages.commands import (
 from broker_jobs.messages.envelope import MAX_RECORDS, looks_generated
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
-from tests.unit.coordinator.engine_desk import Desk
+from tests.unit.coordinator.engine_harness import EngineHarness
 
 HOUR = 3_600.0
 MANY = 10_000
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def harness() -> EngineHarness:
+    return EngineHarness()
 
 
 def schedule(
-    desk: Desk, name: str = "s", cron: str = "0 * * * *", misfire: Misfire = "once", overlap: Overlap = "allow"
+    harness: EngineHarness,
+    name: str = "s",
+    cron: str = "0 * * * *",
+    misfire: Misfire = "once",
+    overlap: Overlap = "allow",
 ) -> Schedule:
-    call = codec.encode(desk.envelope("template", epoch=0)).decode()
+    call = codec.encode(harness.envelope("template", epoch=0)).decode()
     return Schedule(name=name, cron=cron, misfire=misfire, overlap=overlap, call=call, origin="shop")
 
 
-def put(desk: Desk, **rules: object) -> None:
-    desk.apply(desk.ask(PutRecurring, schedule=schedule(desk, **rules)))  # type: ignore[arg-type]
+def put(harness: EngineHarness, **rules: object) -> None:
+    harness.apply(harness.ask(PutRecurring, schedule=schedule(harness, **rules)))  # type: ignore[arg-type]
 
 
-def fire(desk: Desk, planned_at: float, version: int = 1, name: str = "s") -> list[Row]:
-    return desk.apply(desk.ask(Fire, name=name, version=version, planned_at=planned_at)).releases
+def fire(harness: EngineHarness, planned_at: float, version: int = 1, name: str = "s") -> list[Row]:
+    return harness.apply(harness.ask(Fire, name=name, version=version, planned_at=planned_at)).releases
 
 
-def test_each_planned_time_runs_once_however_often_it_is_fired(desk: Desk) -> None:
-    put(desk)
-    desk.now += HOUR
-    assert len(fire(desk, desk.now)) == 1
-    assert fire(desk, desk.now) == []
-    assert fire(desk, desk.now - HOUR) == []
+def test_each_planned_time_runs_once_however_often_it_is_fired(harness: EngineHarness) -> None:
+    put(harness)
+    harness.now += HOUR
+    assert len(fire(harness, harness.now)) == 1
+    assert fire(harness, harness.now) == []
+    assert fire(harness, harness.now - HOUR) == []
 
 
-def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(desk: Desk) -> None:
-    other = Desk()
-    put(desk, cron="* * * * *")
+def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(harness: EngineHarness) -> None:
+    other = EngineHarness()
+    put(harness, cron="* * * * *")
     put(other, cron="* * * * *")
-    assert fire(desk, desk.now + 60.0) == fire(other, other.now + 60.0) == []
-    desk.now = other.now = desk.now + 60.0
-    jobs = [[row.id for row in one.store.reader.jobs()] for one in (desk, other)]
+    assert fire(harness, harness.now + 60.0) == fire(other, other.now + 60.0) == []
+    harness.now = other.now = harness.now + 60.0
+    jobs = [[row.id for row in one.store.reader.jobs()] for one in (harness, other)]
     assert jobs[0] == jobs[1]
     assert len(jobs[0]) == 1
     assert looks_generated(jobs[0][0])
 
 
-def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(desk: Desk) -> None:
-    put(desk, cron="*/5 * * * * *")
-    assert fire(desk, desk.now + 5.0) == []
-    job = desk.store.reader.jobs()[0]
-    assert (job.state, job.due_at) == (State.SCHEDULED, desk.now + 5.0)
-    desk.now += 5.0
-    assert len(desk.apply(TimerDue(job.id)).releases) == 1
+def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(harness: EngineHarness) -> None:
+    put(harness, cron="*/5 * * * * *")
+    assert fire(harness, harness.now + 5.0) == []
+    job = harness.store.reader.jobs()[0]
+    assert (job.state, job.due_at) == (State.SCHEDULED, harness.now + 5.0)
+    harness.now += 5.0
+    assert len(harness.apply(TimerDue(job.id)).releases) == 1
 
 
-def test_a_fire_of_an_older_version_or_a_paused_schedule_is_ignored(desk: Desk) -> None:
-    put(desk)
-    put(desk, cron="30 * * * *")
-    desk.now += HOUR
-    assert fire(desk, desk.now, version=1) == []
-    desk.apply(desk.ask(PauseRecurring, name="s", paused=True))
-    assert fire(desk, desk.now, version=2) == []
-    desk.now += HOUR
-    desk.apply(desk.ask(PauseRecurring, name="s", paused=False))
-    assert fire(desk, desk.now - 60.0, version=2) == []
-    desk.now += HOUR
-    assert len(fire(desk, desk.now, version=2)) == 1
+def test_a_fire_of_an_older_version_or_a_paused_schedule_is_ignored(harness: EngineHarness) -> None:
+    put(harness)
+    put(harness, cron="30 * * * *")
+    harness.now += HOUR
+    assert fire(harness, harness.now, version=1) == []
+    harness.apply(harness.ask(PauseRecurring, name="s", paused=True))
+    assert fire(harness, harness.now, version=2) == []
+    harness.now += HOUR
+    harness.apply(harness.ask(PauseRecurring, name="s", paused=False))
+    assert fire(harness, harness.now - 60.0, version=2) == []
+    harness.now += HOUR
+    assert len(fire(harness, harness.now, version=2)) == 1
 
 
 @pytest.mark.parametrize(("misfire", "runs"), [("skip", 0), ("once", 1), ("all", 5)])
-def test_missed_times_are_skipped_made_up_for_once_or_all(desk: Desk, misfire: Misfire, runs: int) -> None:
-    put(desk, misfire=misfire)
-    desk.now += 5 * HOUR + 600.0
-    assert len(fire(desk, desk.now - 600.0)) == runs
-    desk.now += 50 * 60.0
-    assert len(fire(desk, desk.now)) == 1
+def test_missed_times_are_skipped_made_up_for_once_or_all(harness: EngineHarness, misfire: Misfire, runs: int) -> None:
+    put(harness, misfire=misfire)
+    harness.now += 5 * HOUR + 600.0
+    assert len(fire(harness, harness.now - 600.0)) == runs
+    harness.now += 50 * 60.0
+    assert len(fire(harness, harness.now)) == 1
 
 
 MINUTE = 60.0
 
 
-def planned(desk: Desk, name: str = "s") -> list[float]:
+def planned(harness: EngineHarness, name: str = "s") -> list[float]:
     """The planned times that were made jobs, in order, as seconds before now."""
-    return sorted(desk.now - (row.due_at or 0.0) for row in desk.store.reader.jobs(recurring=name, limit=500))[::-1]
+    return sorted(harness.now - (row.due_at or 0.0) for row in harness.store.reader.jobs(recurring=name, limit=500))[
+        ::-1
+    ]
 
 
-def all_fires(desk: Desk, since: float, every: float = MINUTE, name: str = "s") -> list[Input]:
+def all_fires(harness: EngineHarness, since: float, every: float = MINUTE, name: str = "s") -> list[Input]:
     """What a beat that lived through an outage of the coordinator has left in the queue."""
-    count = int((desk.now - since) // every)
+    count = int((harness.now - since) // every)
     times = [since + every * (number + 1) for number in range(count)]
-    return [desk.ask(Fire, name=name, version=1, planned_at=time) for time in times]
+    return [harness.ask(Fire, name=name, version=1, planned_at=time) for time in times]
 
 
 @pytest.mark.parametrize(
@@ -135,12 +141,12 @@ def all_fires(desk: Desk, since: float, every: float = MINUTE, name: str = "s") 
 )
 @pytest.mark.parametrize("order", ["as they came", "backwards", "twice", "only the first", "only the last"])
 def test_fires_that_piled_up_are_decided_as_one(
-    desk: Desk, misfire: Misfire, late: float, expected: list[float], order: str
+    harness: EngineHarness, misfire: Misfire, late: float, expected: list[float], order: str
 ) -> None:
-    put(desk, cron="* * * * *", misfire=misfire)
-    since = desk.now
-    desk.now += HOUR + late
-    fires = all_fires(desk, since)
+    put(harness, cron="* * * * *", misfire=misfire)
+    since = harness.now
+    harness.now += HOUR + late
+    fires = all_fires(harness, since)
     fires = {
         "as they came": fires,
         "backwards": fires[::-1],
@@ -148,228 +154,230 @@ def test_fires_that_piled_up_are_decided_as_one(
         "only the first": fires[:1],
         "only the last": fires[-1:],
     }[order]
-    desk.apply(*fires[:20])
+    harness.apply(*fires[:20])
     for one in fires[20:]:
-        desk.apply(one)
-    assert planned(desk) == expected
+        harness.apply(one)
+    assert planned(harness) == expected
 
 
-def test_an_hourly_job_runs_once_after_a_day_of_silence_and_skips_if_it_is_told_to(desk: Desk) -> None:
+def test_an_hourly_job_runs_once_after_a_day_of_silence_and_skips_if_it_is_told_to(harness: EngineHarness) -> None:
     for name, misfire in (("once", "once"), ("skip", "skip"), ("all", "all")):
-        put(desk, name=name, misfire=misfire)
-    since = desk.now
-    desk.now += 24 * HOUR + 600.0
+        put(harness, name=name, misfire=misfire)
+    since = harness.now
+    harness.now += 24 * HOUR + 600.0
     for name in ("once", "skip", "all"):
-        desk.apply(*all_fires(desk, since, HOUR, name))
-    assert (planned(desk, "once"), planned(desk, "skip")) == ([600.0], [])
-    assert planned(desk, "all") == [600.0 + HOUR * n for n in range(23, -1, -1)]
+        harness.apply(*all_fires(harness, since, HOUR, name))
+    assert (planned(harness, "once"), planned(harness, "skip")) == ([600.0], [])
+    assert planned(harness, "all") == [600.0 + HOUR * n for n in range(23, -1, -1)]
 
 
-def test_of_each_second_those_of_the_last_five_are_not_missed(desk: Desk) -> None:
+def test_of_each_second_those_of_the_last_five_are_not_missed(harness: EngineHarness) -> None:
     for misfire in ("once", "skip"):
-        put(desk, name=misfire, cron="* * * * * *", misfire=misfire)
-    desk.now += HOUR
+        put(harness, name=misfire, cron="* * * * * *", misfire=misfire)
+    harness.now += HOUR
     for misfire in ("once", "skip"):
-        desk.apply(desk.ask(Fire, name=misfire, version=1, planned_at=desk.now))
-        assert planned(desk, misfire) == [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+        harness.apply(harness.ask(Fire, name=misfire, version=1, planned_at=harness.now))
+        assert planned(harness, misfire) == [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
 
 
-def test_a_beat_whose_clock_is_behind_prompts_what_is_due_now(desk: Desk) -> None:
-    put(desk, cron="* * * * * *")
+def test_a_beat_whose_clock_is_behind_prompts_what_is_due_now(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * * *")
     for _ in range(10):
-        desk.now += 1.0
-        fire(desk, desk.now - 3.0)
-    assert planned(desk) == [float(late) for late in range(9, -1, -1)]
+        harness.now += 1.0
+        fire(harness, harness.now - 3.0)
+    assert planned(harness) == [float(late) for late in range(9, -1, -1)]
 
 
-def test_a_month_of_missed_seconds_costs_one_decision(desk: Desk) -> None:
-    put(desk, cron="* * * * * *", misfire="once")
-    since = desk.now
-    desk.now += 30 * 86_400.0
-    assert len(fire(desk, since + 1.0)) == 6
-    assert fire(desk, desk.now) == []
+def test_a_month_of_missed_seconds_costs_one_decision(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * * *", misfire="once")
+    since = harness.now
+    harness.now += 30 * 86_400.0
+    assert len(fire(harness, since + 1.0)) == 6
+    assert fire(harness, harness.now) == []
 
 
-def test_all_that_was_missed_is_made_up_for_in_pages(desk: Desk) -> None:
+def test_all_that_was_missed_is_made_up_for_in_pages(harness: EngineHarness) -> None:
     for name in ("s", "t"):
-        put(desk, name=name, cron="* * * * * *", misfire="all")
-    desk.now += 2_500.0
-    effects = desk.apply(*(desk.ask(Fire, name=name, version=1, planned_at=desk.now) for name in ("s", "t")))
+        put(harness, name=name, cron="* * * * * *", misfire="all")
+    harness.now += 2_500.0
+    effects = harness.apply(*(harness.ask(Fire, name=name, version=1, planned_at=harness.now) for name in ("s", "t")))
     runs = [row.due_at for row in effects.releases]
     while effects.next:
         assert len(effects.releases) <= 1_002
-        effects = desk.apply(*effects.next)
+        effects = harness.apply(*effects.next)
         runs += [row.due_at for row in effects.releases]
     assert len(runs) == 5_000
     assert len(set(runs)) == 2_500
-    assert [row.last_planned_at for row in desk.store.reader.schedules()] == [desk.now] * 2
+    assert [row.last_planned_at for row in harness.store.reader.schedules()] == [harness.now] * 2
 
 
-def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(desk: Desk) -> None:
-    put(desk, cron="* * * * * *", misfire="all")
+def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * * *", misfire="all")
     metronomes = [ScheduleTimer()]
-    desk.now += 1_500.0
-    assert len(beats(desk, metronomes)) == 1_000  # what is left of the fires is lost
-    desk.now += 60.0
-    assert len(beats(desk, metronomes)) == 560
+    harness.now += 1_500.0
+    assert len(beats(harness, metronomes)) == 1_000  # what is left of the fires is lost
+    harness.now += 60.0
+    assert len(beats(harness, metronomes)) == 560
 
 
-def test_times_of_a_clock_that_was_ahead_do_not_stop_the_schedule(desk: Desk) -> None:
-    put(desk, cron="* * * * *")
+def test_times_of_a_clock_that_was_ahead_do_not_stop_the_schedule(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * *")
     metronomes = [ScheduleTimer()]
-    desk.now += 86_400.0
-    assert len(beats(desk, metronomes)) == 1
-    desk.now -= 86_400.0 - 10 * MINUTE
-    assert beats(desk, metronomes) == []
-    desk.now += MINUTE
-    assert len(beats(desk, metronomes)) == 1
+    harness.now += 86_400.0
+    assert len(beats(harness, metronomes)) == 1
+    harness.now -= 86_400.0 - 10 * MINUTE
+    assert beats(harness, metronomes) == []
+    harness.now += MINUTE
+    assert len(beats(harness, metronomes)) == 1
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue"])
-def test_what_is_made_up_for_obeys_overlap(desk: Desk, overlap: Overlap) -> None:
-    put(desk, cron="* * * * *", misfire="all", overlap=overlap)
-    desk.now += 5 * MINUTE
-    assert len(fire(desk, desk.now)) == 1
-    assert planned(desk) == ([240.0] if overlap == "skip" else [240.0, 180.0, 120.0, 60.0, 0.0])
+def test_what_is_made_up_for_obeys_overlap(harness: EngineHarness, overlap: Overlap) -> None:
+    put(harness, cron="* * * * *", misfire="all", overlap=overlap)
+    harness.now += 5 * MINUTE
+    assert len(fire(harness, harness.now)) == 1
+    assert planned(harness) == ([240.0] if overlap == "skip" else [240.0, 180.0, 120.0, 60.0, 0.0])
 
 
-def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(desk: Desk) -> None:
-    put(desk, overlap="skip")
-    desk.now += HOUR
-    first = fire(desk, desk.now)[0]
-    desk.now += HOUR
-    assert fire(desk, desk.now) == []
-    desk.apply(desk.succeeded(first.id))
-    desk.now += HOUR
-    assert len(fire(desk, desk.now)) == 1
+def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(harness: EngineHarness) -> None:
+    put(harness, overlap="skip")
+    harness.now += HOUR
+    first = fire(harness, harness.now)[0]
+    harness.now += HOUR
+    assert fire(harness, harness.now) == []
+    harness.apply(harness.succeeded(first.id))
+    harness.now += HOUR
+    assert len(fire(harness, harness.now)) == 1
 
 
-def test_overlap_queue_runs_them_one_after_the_other(desk: Desk) -> None:
-    put(desk, overlap="queue")
-    desk.now += HOUR
-    first = fire(desk, desk.now)[0]
+def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> None:
+    put(harness, overlap="queue")
+    harness.now += HOUR
+    first = fire(harness, harness.now)[0]
     waiting = []
     for _ in range(2):
-        desk.now += HOUR
-        assert fire(desk, desk.now) == []
-        waiting.append(desk.store.reader.jobs(state=State.AWAITING)[0].id)  # the newest first: ids sort by time
-    second = desk.apply(desk.succeeded(first.id)).releases
+        harness.now += HOUR
+        assert fire(harness, harness.now) == []
+        waiting.append(harness.store.reader.jobs(state=State.AWAITING)[0].id)  # the newest first: ids sort by time
+    second = harness.apply(harness.succeeded(first.id)).releases
     assert [row.id for row in second] == [waiting[0]]
-    third = desk.apply(desk.failed(waiting[0], final=True)).releases
+    third = harness.apply(harness.failed(waiting[0], final=True)).releases
     assert [row.id for row in third] == [waiting[1]]
-    assert desk.apply(DependencyMet(waiting[1])).releases == []
+    assert harness.apply(DependencyMet(waiting[1])).releases == []
 
 
-def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(desk: Desk) -> None:
-    one, two = schedule(desk, "one"), schedule(desk, "two")
-    by_hand = schedule(desk, "tenant").model_copy(update={"origin": ""})
-    desk.apply(
-        desk.ask(DeclareRecurring, origin="shop", schedules=[one, two]), desk.ask(PutRecurring, schedule=by_hand)
+def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(harness: EngineHarness) -> None:
+    one, two = schedule(harness, "one"), schedule(harness, "two")
+    by_hand = schedule(harness, "tenant").model_copy(update={"origin": ""})
+    harness.apply(
+        harness.ask(DeclareRecurring, origin="shop", schedules=[one, two]), harness.ask(PutRecurring, schedule=by_hand)
     )
-    desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[two]))
-    desk.apply(desk.ask(DeclareRecurring, origin="billing", schedules=[]))
-    assert [row.name for row in desk.store.reader.schedules()] == ["tenant", "two"]
+    harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[two]))
+    harness.apply(harness.ask(DeclareRecurring, origin="billing", schedules=[]))
+    assert [row.name for row in harness.store.reader.schedules()] == ["tenant", "two"]
 
 
-def test_declaring_the_same_again_changes_nothing(desk: Desk) -> None:
-    desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[schedule(desk)]))
-    desk.now += HOUR
-    effects = desk.apply(desk.ask(DeclareRecurring, origin="shop", schedules=[schedule(desk)]))
+def test_declaring_the_same_again_changes_nothing(harness: EngineHarness) -> None:
+    harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[schedule(harness)]))
+    harness.now += HOUR
+    effects = harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[schedule(harness)]))
     assert effects.control is None
-    assert desk.store.reader.schedules()[0].version == 1
+    assert harness.store.reader.schedules()[0].version == 1
 
 
-def test_a_trigger_runs_beside_the_schedule(desk: Desk) -> None:
-    put(desk)
-    effects = desk.apply(desk.ask(TriggerRecurring, name="s", job_id="by-hand"))
+def test_a_trigger_runs_beside_the_schedule(harness: EngineHarness) -> None:
+    put(harness)
+    effects = harness.apply(harness.ask(TriggerRecurring, name="s", job_id="by-hand"))
     assert [(row.id, row.recurring) for row in effects.releases] == [("by-hand", "s")]
-    desk.now += HOUR
-    assert len(fire(desk, desk.now)) == 1
+    harness.now += HOUR
+    assert len(fire(harness, harness.now)) == 1
 
 
-def test_commands_about_unknown_schedules_are_refused(desk: Desk) -> None:
+def test_commands_about_unknown_schedules_are_refused(harness: EngineHarness) -> None:
     for command in (
-        desk.ask(TriggerRecurring, reply_to="me", name="x", job_id="1"),
-        desk.ask(RemoveRecurring, reply_to="me", name="x"),
-        desk.ask(PauseRecurring, reply_to="me", name="x", paused=True),
+        harness.ask(TriggerRecurring, reply_to="me", name="x", job_id="1"),
+        harness.ask(RemoveRecurring, reply_to="me", name="x"),
+        harness.ask(PauseRecurring, reply_to="me", name="x", paused=True),
     ):
-        reply = Reply.model_validate_json(desk.apply(command).messages[0].body)
+        reply = Reply.model_validate_json(harness.apply(command).messages[0].body)
         assert reply.refused == "no recurring job is named 'x'"
 
 
-def test_a_schedule_that_cannot_be_planned_is_refused(desk: Desk) -> None:
-    bad = schedule(desk, cron="0 0 30 2 *")
-    reply = Reply.model_validate_json(desk.apply(desk.ask(PutRecurring, reply_to="me", schedule=bad)).messages[0].body)
+def test_a_schedule_that_cannot_be_planned_is_refused(harness: EngineHarness) -> None:
+    bad = schedule(harness, cron="0 0 30 2 *")
+    reply = Reply.model_validate_json(
+        harness.apply(harness.ask(PutRecurring, reply_to="me", schedule=bad)).messages[0].body
+    )
     assert reply.refused is not None
-    assert desk.store.reader.schedules() == []
+    assert harness.store.reader.schedules() == []
 
 
-def test_a_beat_gets_the_list(desk: Desk) -> None:
-    put(desk)
-    reply = Reply.model_validate_json(desk.apply(desk.ask(ListSchedules, reply_to="me")).messages[0].body)
+def test_a_beat_gets_the_list(harness: EngineHarness) -> None:
+    put(harness)
+    reply = Reply.model_validate_json(harness.apply(harness.ask(ListSchedules, reply_to="me")).messages[0].body)
     assert [(view["name"], view["cron"], view["paused"]) for view in reply.detail["schedules"]] == [
         ("s", "0 * * * *", False)
     ]
 
 
-def states(desk: Desk) -> list[str]:
+def states(harness: EngineHarness) -> list[str]:
     """Of the runs, by their planned time."""
-    return [row.state.value for row in sorted(desk.store.reader.jobs(), key=lambda row: row.due_at or 0.0)]
+    return [row.state.value for row in sorted(harness.store.reader.jobs(), key=lambda row: row.due_at or 0.0)]
 
 
-def test_two_fires_of_one_transaction_do_not_overlap(desk: Desk) -> None:
-    put(desk, overlap="queue", misfire="all")
-    put(desk, name="t", overlap="skip", misfire="all")
+def test_two_fires_of_one_transaction_do_not_overlap(harness: EngineHarness) -> None:
+    put(harness, overlap="queue", misfire="all")
+    put(harness, name="t", overlap="skip", misfire="all")
     fires = []
     for _ in range(2):
-        desk.now += HOUR
-        fires += [desk.ask(Fire, name=name, version=1, planned_at=desk.now) for name in ("s", "t")]
-    desk.now += 1.0
-    assert len(desk.apply(*fires).releases) == 2
-    assert sorted(states(desk)) == ["awaiting", "enqueued", "enqueued"]
+        harness.now += HOUR
+        fires += [harness.ask(Fire, name=name, version=1, planned_at=harness.now) for name in ("s", "t")]
+    harness.now += 1.0
+    assert len(harness.apply(*fires).releases) == 2
+    assert sorted(states(harness)) == ["awaiting", "enqueued", "enqueued"]
 
 
-def test_deleting_a_run_that_waits_lets_no_other_go_beside_the_one_that_runs(desk: Desk) -> None:
-    put(desk, overlap="queue")
+def test_deleting_a_run_that_waits_lets_no_other_go_beside_the_one_that_runs(harness: EngineHarness) -> None:
+    put(harness, overlap="queue")
     for _ in range(3):
-        desk.now += HOUR
-        fire(desk, desk.now)
-    waiting = next(row.id for row in desk.store.reader.jobs(state="awaiting"))
-    assert desk.apply(desk.ask(DeleteJob, job_id=waiting)).releases == []
-    assert sorted(states(desk)) == ["awaiting", "deleted", "enqueued"]
+        harness.now += HOUR
+        fire(harness, harness.now)
+    waiting = next(row.id for row in harness.store.reader.jobs(state="awaiting"))
+    assert harness.apply(harness.ask(DeleteJob, job_id=waiting)).releases == []
+    assert sorted(states(harness)) == ["awaiting", "deleted", "enqueued"]
 
 
-def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_third(desk: Desk) -> None:
-    put(desk, overlap="queue")
+def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_third(harness: EngineHarness) -> None:
+    put(harness, overlap="queue")
     for _ in range(3):
-        desk.now += HOUR
-        fire(desk, desk.now)
-    first, second, third = sorted(row.id for row in desk.store.reader.jobs())
-    desk.apply(desk.failed(first, final=True))
-    desk.apply(desk.ask(RequeueJob, job_id=first))
-    assert desk.apply(desk.succeeded(first, epoch=2)).releases == []
-    assert [row.id for row in desk.apply(desk.succeeded(second)).releases] == [third]
+        harness.now += HOUR
+        fire(harness, harness.now)
+    first, second, third = sorted(row.id for row in harness.store.reader.jobs())
+    harness.apply(harness.failed(first, final=True))
+    harness.apply(harness.ask(RequeueJob, job_id=first))
+    assert harness.apply(harness.succeeded(first, epoch=2)).releases == []
+    assert [row.id for row in harness.apply(harness.succeeded(second)).releases] == [third]
 
 
 # ---- together with what beats
 
 
-def beats(desk: Desk, metronomes: list[ScheduleTimer]) -> list[Row]:
+def beats(harness: EngineHarness, metronomes: list[ScheduleTimer]) -> list[Row]:
     """What all beats fire now; the jobs that are released."""
-    with desk.store.transaction() as tx:
+    with harness.store.transaction() as tx:
         known = views(tx)
     fires: list[Input] = []
     for metronome in metronomes:
-        metronome.learn(known, desk.now)
+        metronome.learn(known, harness.now)
         fires += [
-            desk.ask(Fire, name=due.name, version=due.version, planned_at=due.planned_at)
-            for due in metronome.due(desk.now)
+            harness.ask(Fire, name=due.name, version=due.version, planned_at=due.planned_at)
+            for due in metronome.due(harness.now)
         ]
     released: list[Row] = []
     for start in range(0, len(fires), 1_000):
-        effects = desk.apply(*fires[start : start + 1_000])
+        effects = harness.apply(*fires[start : start + 1_000])
         released += effects.releases
-        desk.apply(*(Released(row.id, row.epoch) for row in effects.releases))
+        harness.apply(*(Released(row.id, row.epoch) for row in effects.releases))
     return released
 
 
@@ -383,26 +391,28 @@ def beats(desk: Desk, metronomes: list[ScheduleTimer]) -> list[Row]:
     ],
 )
 def test_two_beats_and_a_coordinator_take_the_times_of_a_night_in_which_clocks_change(
-    desk: Desk, tz: str, starts: str, expected: list[str]
+    harness: EngineHarness, tz: str, starts: str, expected: list[str]
 ) -> None:
-    desk.now = datetime.fromisoformat(starts).timestamp() - 60.0
+    harness.now = datetime.fromisoformat(starts).timestamp() - 60.0
     for name, cron in (("nightly", "30 2 * * *"), ("often", "*/30 * * * *")):
-        desk.apply(desk.ask(PutRecurring, schedule=schedule(desk, name, cron).model_copy(update={"tz": tz})))
+        harness.apply(harness.ask(PutRecurring, schedule=schedule(harness, name, cron).model_copy(update={"tz": tz})))
     metronomes, ran = [ScheduleTimer(), ScheduleTimer()], list[str]()
     for _ in range(63):
-        ran += [f"{row.recurring} {datetime.fromtimestamp(desk.now, UTC):%H:%M}" for row in beats(desk, metronomes)]
-        desk.now += 60.0
+        ran += [
+            f"{row.recurring} {datetime.fromtimestamp(harness.now, UTC):%H:%M}" for row in beats(harness, metronomes)
+        ]
+        harness.now += 60.0
     assert sorted(ran) == expected
 
 
-def test_ten_thousand_schedules_fire_at_once_and_once_each(desk: Desk) -> None:
-    declared = [schedule(desk, f"tenant-{number}") for number in range(MANY)]
+def test_ten_thousand_schedules_fire_at_once_and_once_each(harness: EngineHarness) -> None:
+    declared = [schedule(harness, f"tenant-{number}") for number in range(MANY)]
     for origin, part in (("shop", declared[:MAX_RECORDS]), ("billing", declared[MAX_RECORDS:])):
-        desk.apply(desk.ask(DeclareRecurring, origin=origin, schedules=part))
+        harness.apply(harness.ask(DeclareRecurring, origin=origin, schedules=part))
     metronomes = [ScheduleTimer(), ScheduleTimer()]
-    assert beats(desk, metronomes) == []
-    desk.now += HOUR
-    released = beats(desk, metronomes)
+    assert beats(harness, metronomes) == []
+    harness.now += HOUR
+    released = beats(harness, metronomes)
     assert len({row.recurring for row in released}) == len(released) == MANY
-    assert beats(desk, metronomes) == []
-    assert desk.store.reader.counts()[State.ENQUEUED] == MANY
+    assert beats(harness, metronomes) == []
+    assert harness.store.reader.counts()[State.ENQUEUED] == MANY

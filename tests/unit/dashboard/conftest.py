@@ -23,7 +23,7 @@ def client_of(app: Any, base_url: str = LOCAL, peer: str = "127.0.0.1", **header
 
 @pytest.fixture
 def browse() -> Callable[..., TestClient]:
-    """Opens a site: browse(desk), or browse(desk, token="…", read_only=True, authorize=…)."""
+    """Opens a site: browse(context), or browse(context, token="…", read_only=True, authorize=…)."""
 
     def opened(context: RequestContext, **given: Any) -> TestClient:
         credentials = Credentials(**{k: given.pop(k) for k in ("token", "user", "password") if k in given})

@@ -1,4 +1,4 @@
-"""A desk without a house behind it: for what stands before the pages."""
+"""A request context without a system behind it: for what stands before the pages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Acts:
 
 
 def context_of(acts: Acts | None = None, sees: Sees | None = None, *, read_only: bool = False) -> RequestContext:
-    """A desk with these."""
+    """A request context with these."""
     return RequestContext(
         cast("Queries", sees or Sees()), cast("Actions", acts or Acts()), SystemClock(), read_only=read_only
     )

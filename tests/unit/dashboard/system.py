@@ -21,8 +21,8 @@ from tests.support.hostile import Hostile, fill, hostile
 from tests.unit.dashboard.shop import Person
 
 
-class House:
-    """A full house, and its desk."""
+class System:
+    """A full system, and its request context."""
 
     def __init__(self, hostile: Hostile, store: Store) -> None:
         self.hostile = hostile
@@ -44,15 +44,15 @@ class House:
 
 
 @contextmanager
-def house_in(folder: Path) -> Iterator[House]:
-    """A house that runs."""
+def system_in(folder: Path) -> Iterator[System]:
+    """A system that runs."""
     address = f"sqlite:///{folder / 'store.db'}"
     program = hostile(store=address)
     store = Store(address)
     try:
         fill(program)
         store.open()
-        yield House(program, store)
+        yield System(program, store)
     finally:
         program.gate.set()
         program.program.stop(5)

@@ -25,12 +25,12 @@ EXAMPLES = 10
 """Of each operation, of what fits and of what does not."""
 
 
-def no_desk() -> RequestContext:
-    raise AssertionError("the document needs no desk")
+def no_context() -> RequestContext:
+    raise AssertionError("the document needs no context")
 
 
 OPERATIONS = [
-    (method.upper(), path) for path, operations in api(no_desk).openapi()["paths"].items() for method in operations
+    (method.upper(), path) for path, operations in api(no_context).openapi()["paths"].items() for method in operations
 ]
 MEANT = (
     "GET /jobs", "GET /batches", "GET /audit", "GET /dead-letters", "GET /times", "POST /jobs",

@@ -12,13 +12,13 @@ from broker_jobs.dashboard.pages.audit import WORDS, audit_text
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import AuditLine
 from tests.support.hostile import SLASHED
-from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import System, assert_harmless, row_of, system_in, words_of
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house_in(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("system")) as system:
+        yield system
 
 
 def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: object) -> AuditLine:
@@ -44,8 +44,8 @@ def test_what_is_no_answer_is_shown_as_it_is() -> None:
         assert (told.what, told.detail) == ("something newer", text)
 
 
-def test_everything_that_was_done_is_there_with_who_did_it(house: House) -> None:
-    page = house.person(Role.VIEWER).see("/audit")
+def test_everything_that_was_done_is_there_with_who_did_it(system: System) -> None:
+    page = system.person(Role.VIEWER).see("/audit")
     assert_harmless(page)
     main = words_of(page.partition("<main")[2])
     for kind in ("delete", "recurring put", "recurring declare", "recurring trigger", "limit set"):
@@ -54,11 +54,11 @@ def test_everything_that_was_done_is_there_with_who_did_it(house: House) -> None
     assert f'href="/recurring/{quote(SLASHED)}"' in page
 
 
-def test_it_is_found_by_who_and_by_what(house: House) -> None:
-    person = house.person(Role.OPERATOR)
+def test_it_is_found_by_who_and_by_what(system: System) -> None:
+    person = system.person(Role.OPERATOR)
     person.send("/queues/mail/pause", page="/queues")
     person.send("/queues/mail/resume", page="/queues")
-    by = house.audited("queue pause")[0][0]
+    by = system.audited("queue pause")[0][0]
     assert by
     mine = person.see(f"/audit?by={by}")
     assert len(re.findall("<tr>", mine)) == 3
@@ -70,9 +70,9 @@ def test_it_is_found_by_who_and_by_what(house: House) -> None:
     assert "Nothing like that was done" in words_of(person.see("/audit?by=%3Cb%3Enobody"))
 
 
-def test_a_long_audit_goes_on(house: House) -> None:
-    viewer = house.person(Role.VIEWER)
-    object.__setattr__(house.context, "page_size", 3)
+def test_a_long_audit_goes_on(system: System) -> None:
+    viewer = system.person(Role.VIEWER)
+    object.__setattr__(system.context, "page_size", 3)
     try:
         seen: list[str] = []
         address = "/audit"
@@ -82,5 +82,5 @@ def test_a_long_audit_goes_on(house: House) -> None:
             older = re.search(r'href="([^"]*cursor=[^"]*)"', page)
             address = older.group(1).replace("&amp;", "&") if older else ""
     finally:
-        object.__setattr__(house.context, "page_size", 50)
-    assert len(seen) == len(house.store.reader.audit(500))
+        object.__setattr__(system.context, "page_size", 50)
+    assert len(seen) == len(system.store.reader.audit(500))

@@ -161,7 +161,7 @@ def test_nonsense_in_the_address_is_told_and_harmless(shop: Shop) -> None:
         ("/dead-letters?cursor=x", 422),
     ],
 )
-def test_an_address_that_cannot_be_is_no_trouble_of_the_house(shop: Shop, path: str, status: int) -> None:
+def test_an_address_that_cannot_be_is_no_trouble_of_the_system(shop: Shop, path: str, status: int) -> None:
     shop.visitor().see(path, status)
 
 
@@ -280,6 +280,6 @@ def test_how_a_command_has_ended_in_words() -> None:
     assert ended_text("requeue", {"done": 0, "refused": 2}).startswith("None was.")
 
 
-def test_an_empty_house_says_where_to_begin(tmp_path: Path) -> None:
+def test_an_empty_system_says_where_to_begin(tmp_path: Path) -> None:
     with shop_in(tmp_path) as empty:
         assert "no job yet" in empty.visitor().see("/jobs")

@@ -62,7 +62,7 @@ def test_what_is_wrong_says_what_to_do_and_where_to_look(shop: Shop, made: dict[
     person.see(link.replace("&amp;", "&"))
 
 
-def test_an_empty_house_tells_how_to_begin(tmp_path: Path) -> None:
+def test_an_empty_system_tells_how_to_begin(tmp_path: Path) -> None:
     with shop_in(tmp_path) as empty:
         page = empty.visitor().see("/")
         assert "enqueue the first one" in page

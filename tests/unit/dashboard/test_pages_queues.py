@@ -7,17 +7,17 @@ import pytest
 from broker_jobs.dashboard.role import Role
 from tests.support.hostile import LONG_QUEUE, UNSERVED
 from tests.support.wait import eventually
-from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import System, assert_harmless, row_of, system_in, words_of
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house_in(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("system")) as system:
+        yield system
 
 
-def test_each_queue_says_what_waits_and_who_serves_it(house: House) -> None:
-    page = eventually(lambda: _with_workers(house))
+def test_each_queue_says_what_waits_and_who_serves_it(system: System) -> None:
+    page = eventually(lambda: _with_workers(system))
     assert_harmless(page)
     assert LONG_QUEUE in page
     assert row_of(page, "mail").endswith("1 Pause")
@@ -25,8 +25,8 @@ def test_each_queue_says_what_waits_and_who_serves_it(house: House) -> None:
     assert "no worker" not in row_of(page, "mail")
 
 
-def test_a_queue_without_a_worker_says_what_to_do(house: House) -> None:
-    page = eventually(lambda: _with_workers(house))
+def test_a_queue_without_a_worker_says_what_to_do(system: System) -> None:
+    page = eventually(lambda: _with_workers(system))
     assert "⚠ no worker" in row_of(page, UNSERVED)
     assert (
         f"No worker serves {UNSERVED} , and 1 job waits for one. "
@@ -34,40 +34,40 @@ def test_a_queue_without_a_worker_says_what_to_do(house: House) -> None:
     )
 
 
-def test_a_paused_queue_starts_nothing_until_it_is_resumed(house: House) -> None:
-    person = house.person()
+def test_a_paused_queue_starts_nothing_until_it_is_resumed(system: System) -> None:
+    person = system.person()
     shown = person.send("/queues/default/pause", page="/queues")
     assert "Queue default is paused" in words_of(shown)
     assert row_of(shown, "default").startswith("default ❚❚ paused")
-    receipt = house.hostile.jobs["greet"].enqueue("while paused")
-    eventually(lambda: "Waiting" in words_of(person.see("/queues")) and _waits(house, "default"))
+    receipt = system.hostile.jobs["greet"].enqueue("while paused")
+    eventually(lambda: "Waiting" in words_of(person.see("/queues")) and _waits(system, "default"))
     assert not receipt.state().is_final
     shown = person.send("/queues/default/resume", page="/queues")
     assert "paused" not in row_of(shown, "default")
     assert receipt.result(timeout=20) == "hello while paused"
-    assert [subject for _, subject in house.audited("queue pause")][:2] == ["default", "default"]
+    assert [subject for _, subject in system.audited("queue pause")][:2] == ["default", "default"]
 
 
-def test_a_viewer_sees_queues_and_cannot_act(house: House) -> None:
-    viewer = house.person(Role.VIEWER)
+def test_a_viewer_sees_queues_and_cannot_act(system: System) -> None:
+    viewer = system.person(Role.VIEWER)
     page = viewer.see("/queues")
     assert "<button" not in page.partition("<main")[2]
     viewer.send("/queues/default/pause", page="/queues", status=403)
-    house.person(read_only=True).send("/queues/default/pause", page="/queues", status=403)
-    assert not house.store.reader.queues()["default"]
+    system.person(read_only=True).send("/queues/default/pause", page="/queues", status=403)
+    assert not system.store.reader.queues()["default"]
 
 
-def test_a_queue_whose_name_cannot_be_is_refused_and_nothing_breaks(house: House) -> None:
-    shown = house.person().send("/queues/no%20such%3Cb%3E/pause", page="/queues")
+def test_a_queue_whose_name_cannot_be_is_refused_and_nothing_breaks(system: System) -> None:
+    shown = system.person().send("/queues/no%20such%3Cb%3E/pause", page="/queues")
     assert "is no queue name" in words_of(shown)
     assert_harmless(shown)
 
 
-def _with_workers(house: House) -> str:
-    page = house.person().see("/queues")
+def _with_workers(system: System) -> str:
+    page = system.person().see("/queues")
     assert "no worker" not in row_of(page, "default"), "no heartbeat has come yet"
     return page
 
 
-def _waits(house: House, queue: str) -> bool:
-    return next(view.enqueued for view in house.queries.queues() if view.name == queue) > 0
+def _waits(system: System, queue: str) -> bool:
+    return next(view.enqueued for view in system.queries.queues() if view.name == queue) > 0

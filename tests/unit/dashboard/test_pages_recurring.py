@@ -17,7 +17,7 @@ from broker_jobs.dashboard.views import ScheduleView
 from broker_jobs.errors import OptionError
 from tests.support.hostile import ALL, JOB, SCRIPT, SLASHED
 from tests.support.wait import eventually
-from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import System, assert_harmless, row_of, system_in, words_of
 
 DECLARED = "declared/in/code"
 ITS_PAGE = f"/recurring/{quote(SLASHED)}"
@@ -25,9 +25,9 @@ RULES: dict[str, Any] = {"misfire": "once", "overlap": "allow"}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house_in(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("system")) as system:
+        yield system
 
 
 # --- the next times ---
@@ -57,8 +57,8 @@ def test_what_is_wrong_with_a_form_is_told_and_shows_no_times() -> None:
 # --- the list ---
 
 
-def test_the_list_tells_when_each_ran_and_will_run(house: House) -> None:
-    page = house.person(Role.VIEWER).see("/recurring")
+def test_the_list_tells_when_each_ran_and_will_run(system: System) -> None:
+    page = system.person(Role.VIEWER).see("/recurring")
     assert_harmless(page)
     assert f'href="{ITS_PAGE}"' in page
     assert "*/5 * * * * America/New_York" in row_of(page, SLASHED)
@@ -68,8 +68,8 @@ def test_the_list_tells_when_each_ran_and_will_run(house: House) -> None:
     assert "<button" not in page.partition("<tbody")[2]
 
 
-def test_the_list_is_searched(house: House) -> None:
-    viewer = house.person(Role.VIEWER)
+def test_the_list_is_searched(system: System) -> None:
+    viewer = system.person(Role.VIEWER)
     page = viewer.see("/recurring?text=ISTANBUL")
     assert DECLARED in words_of(page)
     assert "every second" not in words_of(page)
@@ -81,60 +81,60 @@ def test_the_list_is_searched(house: House) -> None:
 # --- one ---
 
 
-def test_one_shows_its_call_rules_next_times_and_last_runs(house: House) -> None:
-    page = house.person(Role.VIEWER).see(ITS_PAGE)
+def test_one_shows_its_call_rules_next_times_and_last_runs(system: System) -> None:
+    page = system.person(Role.VIEWER).see(ITS_PAGE)
     assert_harmless(page)
     words = words_of(page.partition("<main")[2])
     for word in (SLASHED, "in America/New_York", "in UTC", "run once, late", "the next runs beside it", "at run time"):
         assert word in words
     times = re.findall(r"<tr><td[^>]*>(\w{3} [\d-]+ [\d:]+ E[SD]T)</td>", page)
     assert len(times) == 5
-    assert f'href="/jobs/{house.hostile.made["triggered"].id}"' in page
+    assert f'href="/jobs/{system.hostile.made["triggered"].id}"' in page
     assert "<form" not in page.partition("<main")[2]
 
 
-def test_one_that_nobody_knows_is_not_there(house: House) -> None:
-    assert_harmless(house.person().see(f"/recurring/{quote(SCRIPT)}", status=404))
+def test_one_that_nobody_knows_is_not_there(system: System) -> None:
+    assert_harmless(system.person().see(f"/recurring/{quote(SCRIPT)}", status=404))
 
 
-def test_run_now_makes_a_job_and_leads_to_it(house: House) -> None:
-    before = len(_schedule(house, SLASHED).runs)
-    shown = house.person(Role.OPERATOR).send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="trigger")
+def test_run_now_makes_a_job_and_leads_to_it(system: System) -> None:
+    before = len(_schedule(system, SLASHED).runs)
+    shown = system.person(Role.OPERATOR).send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="trigger")
     made = re.search(r"runs now, as job ([0-9a-f-]+)", words_of(shown))
     assert made
-    assert house.hostile.program.receipt(made.group(1)).result(timeout=20) == f"hello {ALL}"
-    assert len(_schedule(house, SLASHED).runs) == before + 1
+    assert system.hostile.program.receipt(made.group(1)).result(timeout=20) == f"hello {ALL}"
+    assert len(_schedule(system, SLASHED).runs) == before + 1
 
 
-def test_a_paused_one_plans_nothing_until_it_is_resumed(house: House) -> None:
-    person = house.person(Role.OPERATOR)
+def test_a_paused_one_plans_nothing_until_it_is_resumed(system: System) -> None:
+    person = system.person(Role.OPERATOR)
     shown = person.send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="pause")
     assert "No times are planned until it is resumed" in words_of(shown)
     assert "Its next five times" not in words_of(shown)
-    assert _schedule(house, SLASHED).paused
+    assert _schedule(system, SLASHED).paused
     shown = person.send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="resume")
     assert "Its next five times" in words_of(shown)
-    assert not _schedule(house, SLASHED).paused
+    assert not _schedule(system, SLASHED).paused
 
 
-def test_times_are_previewed_before_they_count(house: House) -> None:
+def test_times_are_previewed_before_they_count(system: System) -> None:
     times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
-    page = house.person().send(ITS_PAGE, page=ITS_PAGE, do="preview", **times)
+    page = system.person().send(ITS_PAGE, page=ITS_PAGE, do="preview", **times)
     assert_harmless(page)
     assert "The next five times of this form" in words_of(page)
     assert "in Asia/Kathmandu" in words_of(page)
     assert "03:30:00 +0545" in words_of(page)
     assert 'value="0 30 3 * * *"' in page, "what was typed stays"
     assert '<option value="queue" selected>' in page
-    assert _schedule(house, SLASHED).cron == "*/5 * * * *"
+    assert _schedule(system, SLASHED).cron == "*/5 * * * *"
 
 
-def test_times_are_changed_and_the_call_stays(house: House) -> None:
-    before = _schedule(house, SLASHED)
+def test_times_are_changed_and_the_call_stays(system: System) -> None:
+    before = _schedule(system, SLASHED)
     times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
-    page = house.person(Role.OPERATOR).send(ITS_PAGE, page=ITS_PAGE, do="change", **times)
+    page = system.person(Role.OPERATOR).send(ITS_PAGE, page=ITS_PAGE, do="change", **times)
     assert "Changed. The next time: " in words_of(page)
-    after = _schedule(house, SLASHED)
+    after = _schedule(system, SLASHED)
     assert (after.cron, after.tz, after.misfire, after.overlap) == tuple(times.values())
     assert (after.call, after.arguments, after.origin) == (before.call, before.arguments, before.origin)
 
@@ -150,48 +150,48 @@ def test_times_are_changed_and_the_call_stays(house: House) -> None:
         ("0 9 * * *", "Europe/Istambul", "did you mean 'Europe/Istanbul'"),
     ],
 )
-def test_what_is_wrong_is_told_and_what_was_typed_stays(house: House, cron: str, tz: str, said: str) -> None:
-    before = _schedule(house, "every second")
+def test_what_is_wrong_is_told_and_what_was_typed_stays(system: System, cron: str, tz: str, said: str) -> None:
+    before = _schedule(system, "every second")
     page_of = "/recurring/every%20second"
     for do in ("preview", "change"):
-        page = house.person().send(page_of, page=page_of, status=422, do=do, cron=cron, tz=tz, **RULES)
+        page = system.person().send(page_of, page=page_of, status=422, do=do, cron=cron, tz=tz, **RULES)
         assert_harmless(page)
         assert said in words_of(page)
         assert cron in words_of(page.replace('value="', ">"))
-    assert _schedule(house, "every second") == before
+    assert _schedule(system, "every second") == before
 
 
-def test_one_that_code_declares_says_that_a_change_is_overwritten_and_it_is(house: House) -> None:
+def test_one_that_code_declares_says_that_a_change_is_overwritten_and_it_is(system: System) -> None:
     page_of = f"/recurring/{DECLARED}"
-    person = house.person()
+    person = system.person()
     words = words_of(person.see(page_of))
     assert "until a beat of that program starts again" in words
     assert "values come back" in words
     person.send(page_of, page=page_of, do="change", cron="0 1 * * *", tz="UTC", **RULES)
     person.send("/recurring-do", page=page_of, name=DECLARED, do="pause")
-    changed = _schedule(house, DECLARED)
+    changed = _schedule(system, DECLARED)
     assert (changed.cron, changed.paused) == ("0 1 * * *", True)
-    program = house.hostile.program._program
+    program = system.hostile.program._program
     assert program is not None
     assert program.beat is not None
-    program.beat.declare(house.hostile.program.recurring.declared(house.hostile.program.origin))  # as at its start
-    eventually(lambda: _schedule(house, DECLARED).cron == "0 9 * * MON", what="the code's times")
-    assert _schedule(house, DECLARED).paused, "a pause stays"
+    program.beat.declare(system.hostile.program.recurring.declared(system.hostile.program.origin))  # as at its start
+    eventually(lambda: _schedule(system, DECLARED).cron == "0 9 * * MON", what="the code's times")
+    assert _schedule(system, DECLARED).paused, "a pause stays"
 
 
-def test_one_is_removed_and_its_jobs_stay(house: House) -> None:
-    house.hostile.program.recurring.put("short-lived/x", "0 0 1 1 *", house.hostile.jobs["greet"].bind("x"))
-    person = house.person()
+def test_one_is_removed_and_its_jobs_stay(system: System) -> None:
+    system.hostile.program.recurring.put("short-lived/x", "0 0 1 1 *", system.hostile.jobs["greet"].bind("x"))
+    person = system.person()
     assert "data-confirm=" in person.see("/recurring/short-lived/x")
     shown = person.send("/recurring-do", page="/recurring/short-lived/x", name="short-lived/x", do="remove")
     assert "short-lived/x is removed" in words_of(shown)
-    assert house.queries.schedule("short-lived/x") is None
+    assert system.queries.schedule("short-lived/x") is None
     shown = person.send("/recurring-do", page="/queues", name="short-lived/x", do="trigger")
     assert "no recurring job is named" in words_of(shown)
 
 
-def test_a_piece_of_a_page_shows_the_next_times_while_they_are_typed(house: House) -> None:
-    viewer = house.person(Role.VIEWER)
+def test_a_piece_of_a_page_shows_the_next_times_while_they_are_typed(system: System) -> None:
+    viewer = system.person(Role.VIEWER)
     piece = viewer.see("/recurring-times?cron=0+9+*+*+*&tz=Europe/Istanbul")
     assert "<html" not in piece
     assert piece.count("09:00:00 +03") == 5
@@ -203,9 +203,9 @@ def test_a_piece_of_a_page_shows_the_next_times_while_they_are_typed(house: Hous
 # --- a new one ---
 
 
-def test_a_new_one_is_made_of_a_declared_function(house: House) -> None:
-    person = house.person()
-    eventually(lambda: house.queries.function(JOB), what="the functions of the program")
+def test_a_new_one_is_made_of_a_declared_function(system: System) -> None:
+    person = system.person()
+    eventually(lambda: system.queries.function(JOB), what="the functions of the program")
     chosen = person.see("/recurring-new?text=GREET")
     assert_harmless(chosen)
     page_of = f"/recurring-new?job={quote(JOB)}"
@@ -217,30 +217,30 @@ def test_a_new_one_is_made_of_a_declared_function(house: House) -> None:
     page = person.send(page_of, {}, page=page_of, do="add", status=422, **fields)
     assert_harmless(page)
     assert "Nothing was added" in words_of(page)
-    assert house.queries.schedule(fields["name"]) is None
+    assert system.queries.schedule(fields["name"]) is None
     page = person.send(page_of, typed, page=page_of, do="add", **fields)
     assert "Added. The next time: " in words_of(page)
-    made = _schedule(house, fields["name"])
+    made = _schedule(system, fields["name"])
     assert [(one.name, one.value) for one in made.arguments] == [("who", ALL)]
     page = person.send(page_of, typed, page=page_of, do="add", status=422, **fields)
     assert "There is a recurring job" in words_of(page), "a name that is taken overwrites nothing"
-    id = house.context.actions.trigger_schedule("test", fields["name"])
-    assert house.hostile.program.receipt(id).result(timeout=20) == f"hello {ALL}"
+    id = system.context.actions.trigger_schedule("test", fields["name"])
+    assert system.hostile.program.receipt(id).result(timeout=20) == f"hello {ALL}"
 
 
-def test_who_may_do_what(house: House) -> None:
-    for person in (house.person(Role.VIEWER), house.person(read_only=True)):
+def test_who_may_do_what(system: System) -> None:
+    for person in (system.person(Role.VIEWER), system.person(read_only=True)):
         for do in ("trigger", "pause", "resume", "remove"):
             person.send("/recurring-do", page="/recurring", status=403, name=SLASHED, do=do)
         person.send(ITS_PAGE, page=ITS_PAGE, status=403, do="change", cron="* * * * *", tz="UTC", **RULES)
         person.see("/recurring-new", status=403)
         person.send(f"/recurring-new?job={quote(JOB)}", page="/recurring", status=403, do="add")
-    operator = house.person(Role.OPERATOR)
+    operator = system.person(Role.OPERATOR)
     operator.see("/recurring-new", status=403)
     assert "Add a recurring job" not in words_of(operator.see("/recurring"))
 
 
-def _schedule(house: House, name: str) -> ScheduleView:
-    found = house.queries.schedule(name)
+def _schedule(system: System, name: str) -> ScheduleView:
+    found = system.queries.schedule(name)
     assert found is not None
     return found

@@ -7,36 +7,36 @@ import pytest
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import ComponentView
 from tests.support.wait import eventually
-from tests.unit.dashboard.system import House, assert_harmless, house_in, row_of, words_of
+from tests.unit.dashboard.system import System, assert_harmless, row_of, system_in, words_of
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house_in(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("system")) as system:
+        yield system
 
 
-def test_a_worker_says_what_it_runs_now(house: House) -> None:
-    worker = eventually(house.queries.workers, what="a heartbeat")[0]
-    page = house.person(Role.VIEWER).see("/workers")
+def test_a_worker_says_what_it_runs_now(system: System) -> None:
+    worker = eventually(system.queries.workers, what="a heartbeat")[0]
+    page = system.person(Role.VIEWER).see("/workers")
     assert_harmless(page)
     row = row_of(page, str(worker.pid))
     assert row.startswith(f"{worker.host} {worker.pid}")
     assert "alive" in row
     assert "default , mail" in row
     assert "of 8" in row
-    running = house.hostile.made["running"].id
+    running = system.hostile.made["running"].id
     assert f'href="/jobs/{running}"' in page, "the job in flight is linked"
 
 
-def test_silent_and_lost_workers_are_told_apart(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = eventually(house.queries.workers, what="a heartbeat")[0]
+def test_silent_and_lost_workers_are_told_apart(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = eventually(system.queries.workers, what="a heartbeat")[0]
     told = [
         known.model_copy(update={"id": "a", "host": "silent-host", "silent": True, "jobs": []}),
         known.model_copy(update={"id": "b", "host": "lost-host", "silent": True, "lost": True, "jobs": []}),
     ]
-    monkeypatch.setattr(house.queries, "workers", lambda: told)
-    page = house.person().see("/workers")
+    monkeypatch.setattr(system.queries, "workers", lambda: told)
+    page = system.person().see("/workers")
     assert "! silent" in row_of(page, "silent-host")
     assert "✕ lost" in row_of(page, "lost-host")
     assert "Nothing was heard of it" in words_of(page)
@@ -44,8 +44,8 @@ def test_silent_and_lost_workers_are_told_apart(house: House, monkeypatch: pytes
     assert "No worker is alive" in words_of(page)
 
 
-def test_of_parts_one_is_active_and_others_stand_by(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = house.queries.workers()[0].seen_at
+def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = system.queries.workers()[0].seen_at
     components = [
         ComponentView(
             kind="coordinator", id=f"{n}", host=f"<b>host-{n}</b>", pid=n, version="1", active=n == 1, seen_at=seen,
@@ -53,11 +53,11 @@ def test_of_parts_one_is_active_and_others_stand_by(house: House, monkeypatch: p
         )
         for n in (1, 2, 3)
     ]  # fmt: skip
-    monkeypatch.setattr(house.queries, "components", lambda: components)
-    page = house.person().see("/workers")
+    monkeypatch.setattr(system.queries, "components", lambda: components)
+    page = system.person().see("/workers")
     assert_harmless(page)
     assert "active" in row_of(page, "host-1")
     assert "standby" in row_of(page, "host-2")
     assert "silent" in row_of(page, "host-3")
-    monkeypatch.setattr(house.queries, "components", list)
-    assert "Without a coordinator nothing is retried" in words_of(house.person().see("/workers"))
+    monkeypatch.setattr(system.queries, "components", list)
+    assert "Without a coordinator nothing is retried" in words_of(system.person().see("/workers"))

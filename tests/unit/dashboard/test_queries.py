@@ -179,7 +179,7 @@ def part(kind: Any = "coordinator", **given: Any) -> ComponentView:
     return ComponentView(kind=kind, **{"id": kind} | fields | given)
 
 
-def house(**given: Any) -> SystemStatus:
+def system(**given: Any) -> SystemStatus:
     fields: dict[str, Any] = {
         "now": NOW, "queues": [queue(enqueued=3)], "workers": [worker()], "parts": [part(), part("beat")],
         "last_tick_at": NOW - 1, "schedules": 2, "succeeded": 100, "failed": 3,
@@ -187,9 +187,9 @@ def house(**given: Any) -> SystemStatus:
     return SystemStatus(**fields | given)
 
 
-def test_a_house_that_is_well_has_no_troubles() -> None:
-    assert alerts(house()) == []
-    assert alerts(house(queues=[queue(workers=0), queue(paused=True)], schedules=0, components=[part()])) == []
+def test_a_system_that_is_well_has_no_troubles() -> None:
+    assert alerts(system()) == []
+    assert alerts(system(queues=[queue(workers=0), queue(paused=True)], schedules=0, components=[part()])) == []
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_house_that_is_well_has_no_troubles() -> None:
     ],
 )
 def test_each_trouble_is_told_with_what_to_do(given: dict[str, Any], severity: str, words: str, page: str) -> None:
-    (alert,) = alerts(house(**given))
+    (alert,) = alerts(system(**given))
     assert alert.severity == severity
     assert words in alert.what
     assert alert.do
@@ -218,6 +218,6 @@ def test_each_trouble_is_told_with_what_to_do(given: dict[str, Any], severity: s
 
 
 def test_a_few_failures_among_many_jobs_and_workers_that_left_are_no_trouble() -> None:
-    assert alerts(house(failed=5, succeeded=0)) == []
-    assert alerts(house(failed=10, succeeded=100)) == []
-    assert alerts(house(workers=[worker(silent=True, lost=True)])) == []
+    assert alerts(system(failed=5, succeeded=0)) == []
+    assert alerts(system(failed=10, succeeded=100)) == []
+    assert alerts(system(workers=[worker(silent=True, lost=True)])) == []

@@ -1,4 +1,4 @@
-"""Some parts of the house in a process of their own, to be killed: `python house_program.py DESCRIPTION` (JSON)."""
+"""Some parts of the system in a process of their own, to be killed: `python system_program.py DESCRIPTION` (JSON)."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from types import FrameType
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
-from tests.support.system_jobs import HouseJobs
+from tests.support.system_jobs import SystemJobs
 
 
 def main(url: str, store: str, folder: str, roles: list[str], slot: str, **settings: object) -> None:
@@ -22,7 +22,7 @@ def main(url: str, store: str, folder: str, roles: list[str], slot: str, **setti
         leave.set()
 
     signal.signal(signal.SIGTERM, on_signal)
-    registry = HouseJobs(url, store, Path(folder)).program.registry
+    registry = SystemJobs(url, store, Path(folder)).program.registry
     loaded = Settings.load(url=url, store=store, **settings)
     broker = broker_for(loaded, "+".join(roles))
     program = Program(registry, loaded, broker, roles=roles, slot=slot, on_fatal=lambda _: leave.set())

@@ -30,7 +30,7 @@ from broker_jobs.store.row import Row
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-class Desk:
+class EngineHarness:
     """One engine, or several on one store."""
 
     def __init__(self, store: Store | None = None, id: str = "c1") -> None:
