@@ -1,6 +1,7 @@
-"""The command line: what a person at a terminal, a service manager or a script says to broker_jobs.
+"""The command line `broker-jobs`; its entry point works without the extra `cli` and names what is missing.
 
-The only room of typer and rich. commands.py gathers the commands, and turns our errors into one red line.
+One file per group of commands; commands.py puts them together and prints errors as one line. typer and rich are
+imported in this package only (rich in the demo too).
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from broker_jobs.extras import require
 
 
 def main() -> None:
-    """The script `broker-jobs`: it is there with the base package too, where it says how to install the rest."""
+    """Run the command line. The script is installed with the base package too; there it says what to install."""
     try:
         require("the command line", "cli")
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    # Its libraries may be missing until here.
+    # Imported here, as its libraries may be missing until the check above.
     from broker_jobs.cli.commands import main as command_line  # noqa: PLC0415
 
     command_line()

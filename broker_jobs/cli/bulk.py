@@ -1,4 +1,4 @@
-"""Gives a command about all jobs that a filter means, and stays until the coordinator has worked it off."""
+"""Sends a command about all jobs that match a filter, and waits until the coordinator has finished it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from broker_jobs.cli.connections import commanding
-from broker_jobs.cli.options import settings_of
+from broker_jobs.cli.connections import open_request_client
+from broker_jobs.cli.options import load_settings
 from broker_jobs.cli.output import read_moment
 from broker_jobs.errors import UsageError, nearest
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter
@@ -18,47 +18,47 @@ from broker_jobs.messages.state import State
 from broker_jobs.producer.failure import worked_off
 
 
-def meant(**options: str | None) -> dict[str, Any]:
-    """The fields of a filter that options give; moments are seconds ago, or instants.
+def filter_fields(**options: str | None) -> dict[str, Any]:
+    """The fields of a filter that options give; times are seconds ago, or instants.
 
     Raises:
         UsageError: an unknown state.
     """
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if (state := given.get("state")) is not None and state not in list(State):
-        raise UsageError(f"no state {state!r}{nearest(state, list(State))}; states are {', '.join(State)}")
+    fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if (state := fields.get("state")) is not None and state not in list(State):
+        raise UsageError(f"unknown state {state!r}{nearest(state, list(State))}; states are {', '.join(State)}")
     for name in ("created_after", "created_before"):
-        if name in given:
-            at = read_moment(given[name])
-            given[name] = at.timestamp() if isinstance(at, datetime) else time.time() - at
-    return given
+        if name in fields:
+            at = read_moment(fields[name])
+            fields[name] = at.timestamp() if isinstance(at, datetime) else time.time() - at
+    return fields
 
 
-def bulk(
-    kind: type[BulkDelete] | type[BulkRequeue],
-    given: dict[str, Any],
+def run_bulk(
+    command_type: type[BulkDelete] | type[BulkRequeue],
+    fields: dict[str, Any],
     verb: str,
-    usual: str,
+    states: str,
     *,
     yes: bool,
     url: str | None,
 ) -> None:
-    """Ask the person, give the command, and say how far it is until it is done.
+    """Ask for confirmation, send the command, wait until it is done, and print how many jobs it changed.
 
     Args:
-        kind: of command.
-        given: the filter's fields.
-        verb: what it does, for the question.
-        usual: the states that are meant.
+        command_type: the command to send.
+        fields: the fields of the filter.
+        verb: "Delete" or "Requeue", for the question.
+        states: the states of the jobs that match, for the question.
         yes: do not ask.
         url: of the broker.
     """
-    settings = settings_of(url=url)
+    settings = load_settings(url=url)
     if not yes:
-        chosen = "".join(f", {name} {value}" for name, value in given.items() if name != "state")
-        typer.confirm(f"{verb} {usual}{chosen}: all of them?", abort=True)
-    with commanding(settings) as requests:
-        command = kind(id=new_id(), at=requests.now(), by=requests.by, filter=JobFilter.model_validate(given))
+        chosen = "".join(f", {name} {value}" for name, value in fields.items() if name != "state")
+        typer.confirm(f"{verb} all jobs that match: {states}{chosen}?", abort=True)
+    with open_request_client(settings) as requests:
+        command = command_type(id=new_id(), at=requests.now(), by=requests.by, filter=JobFilter.model_validate(fields))
         detail = worked_off(requests, command)
     refused = f", {detail['refused']} refused" if detail["refused"] else ""
     typer.echo(f"{detail['done']} {verb.lower()}d{refused}")

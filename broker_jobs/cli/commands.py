@@ -1,4 +1,4 @@
-"""Gathers the commands, and turns our errors into one line on stderr and exit code 2."""
+"""Puts the commands together, and prints an error of broker_jobs as one line on stderr with exit code 2."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from broker_jobs.cli import (
     batches,
     broker,
+    dead_letters,
     demo,
     doctor,
     jobs,
@@ -31,7 +32,7 @@ EXIT_USAGE = 2
 
 app = typer.Typer(
     name="broker-jobs",
-    help="Background jobs on RabbitMQ. Every option is also an environment variable: --url is BROKER_JOBS_URL.",
+    help="Background jobs on RabbitMQ. Every setting is also an environment variable: --url is BROKER_JOBS_URL.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if wanted:
         typer.echo(f"broker-jobs {version('broker-jobs')}")
         raise typer.Exit
@@ -49,10 +50,10 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Every command has --help."""
+    """Run `broker-jobs COMMAND --help` for the options of a command."""
     del show_version
 
 
@@ -67,18 +68,18 @@ app.add_typer(recurring.app, name="recurring")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(queues.app, name="queues")
 app.add_typer(limits.app, name="limits")
-app.add_typer(store.dead_letters_app, name="dead-letters")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(store.app, name="store")
 
 
 def main() -> None:
-    """The script `broker-jobs`. An error of ours says what to do, so it needs no traceback."""
+    """Run a command. An error of broker_jobs says what to do, so its traceback is left out."""
     try:
         app()
     except BrokerJobsError as error:
         print_error(str(error))
         sys.exit(EXIT_USAGE)
-    except ValidationError as error:  # of what was asked for: a name or a key that is too long
+    except ValidationError as error:  # of an argument of the command: a name or a key that is too long
         wrong = misfit(error)
         print_error(f"{wrong.where}: {wrong.what}")
         sys.exit(EXIT_USAGE)

@@ -1,4 +1,4 @@
-"""Reaches the store to read, the broker to look and the coordinator to ask, for one command, and lets go again."""
+"""Opens what one command needs, and closes it again: the store, the broker, a client of the coordinator."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from broker_jobs.app import BrokerJobs
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.broker.interface import Broker
+from broker_jobs.clock import SystemClock
+from broker_jobs.dashboard.masking import Masking
 from broker_jobs.errors import UsageError
 from broker_jobs.extras import require, store_extras
 from broker_jobs.producer.connection import Connection
@@ -17,16 +19,17 @@ from broker_jobs.producer.requests import RequestClient
 from broker_jobs.settings import Settings, mask
 
 if TYPE_CHECKING:
+    from broker_jobs.dashboard.queries import Queries
     from broker_jobs.store import Reader, Store
 
 
 @contextmanager
-def opened(settings: Settings, *, any_installation: bool = False) -> Iterator[Store]:
+def open_store(settings: Settings, *, any_installation: bool = False) -> Iterator[Store]:
     """The store.
 
     Args:
         settings: where it is, and the broker it must belong to, where one is given.
-        whosever: it may belong to another broker.
+        any_installation: accept a store that belongs to another broker.
 
     Raises:
         UsageError: the store is in the memory of another process, or the file is not there.
@@ -37,15 +40,15 @@ def opened(settings: Settings, *, any_installation: bool = False) -> Iterator[St
     require("to read the store", *store_extras(url))
     if url.removeprefix("sqlite://") in {"", "/:memory:"}:
         raise UsageError(
-            "the store is in memory and belongs to the process that runs on memory://; "
+            "the store is in the memory of the process that runs on memory://, and cannot be read from here; "
             "give --store sqlite:///path there and here"
         )
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).expanduser().exists():
         raise UsageError(
-            f"no store at {mask(url)}: a coordinator makes it; if that runs elsewhere, "
-            "give its --store (or BROKER_JOBS_STORE)"
+            f"no store at {mask(url)}: a coordinator creates it; if it runs with another --store, "
+            "give that one here (or BROKER_JOBS_STORE)"
         )
-    # Only the commands that read the store pay for its library, and no worker does.
+    # Imported here, so that only the commands that read the store load SQLAlchemy.
     from broker_jobs.store import Store  # noqa: PLC0415
     from broker_jobs.store.installation import check  # noqa: PLC0415
 
@@ -60,15 +63,29 @@ def opened(settings: Settings, *, any_installation: bool = False) -> Iterator[St
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[Reader]:
-    """The store's reader. Raises as `opened`."""
-    with opened(settings) as store:
+def open_reader(settings: Settings) -> Iterator[Reader]:
+    """The store's reader. Raises as `open_store`."""
+    with open_store(settings) as store:
         yield store.reader
 
 
+def queries_of(reader: Reader, settings: Settings, *, unmasked: bool) -> Queries:
+    """The dashboard's queries over a reader: secrets are masked as there, unless `unmasked`."""
+    from broker_jobs.dashboard.queries import Queries  # noqa: PLC0415  # it loads SQLAlchemy, as above
+
+    masking = Masking((), types=False) if unmasked else Masking(settings.mask)
+    keep = {"succeeded": settings.keep_succeeded, "failed": settings.keep_failed, "deleted": settings.keep_deleted}
+    return Queries(reader, masking, SystemClock(), keep)
+
+
+def body_text(queries: Queries, body: bytes, *, unmasked: bool) -> str:
+    """A message or call from the store as text, masked unless `unmasked`."""
+    return body.decode(errors="replace") if unmasked else queries.body(body)
+
+
 @contextmanager
-def asking(settings: Settings) -> Iterator[BrokerJobs]:
-    """An object to ask the coordinator with.
+def open_jobs(settings: Settings) -> Iterator[BrokerJobs]:
+    """A BrokerJobs without code, for commands about one job, queue or recurring job.
 
     Raises:
         UsageError: memory:// belongs to another process.
@@ -83,8 +100,8 @@ def asking(settings: Settings) -> Iterator[BrokerJobs]:
 
 
 @contextmanager
-def commanding(settings: Settings) -> Iterator[RequestClient]:
-    """What takes commands to the coordinator, for those that are not about one job, queue or recurring job.
+def open_request_client(settings: Settings) -> Iterator[RequestClient]:
+    """A client of the coordinator, for all other commands.
 
     Raises:
         UsageError: memory:// belongs to another process.
@@ -100,8 +117,8 @@ def commanding(settings: Settings) -> Iterator[RequestClient]:
 
 
 @contextmanager
-def connected(settings: Settings, name: str) -> Iterator[Broker]:
-    """An exchange that is connected.
+def open_broker(settings: Settings, name: str) -> Iterator[Broker]:
+    """A connected broker; `name` is shown in RabbitMQ's list of connections.
 
     Raises:
         UsageError: memory:// belongs to another process.
@@ -119,6 +136,6 @@ def connected(settings: Settings, name: str) -> Iterator[Broker]:
 def _refuse_memory(settings: Settings) -> None:
     if settings.embedded:
         raise UsageError(
-            "memory:// lives inside one process and nobody else can ask it; "
+            "memory:// lives inside one process and cannot be reached from another; "
             "give --url amqp://user:password@host:5672/ (or BROKER_JOBS_URL)"
         )

@@ -1,4 +1,4 @@
-"""Serves the dashboard from the command line: alone, or beside the parts that `run` runs."""
+"""Serves the dashboard: as the command `dashboard`, or in the process of `run --dashboard-port`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import typer
 
 from broker_jobs.app import BrokerJobs
 from broker_jobs.broker.factory import broker_for
-from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_of
-from broker_jobs.cli.program import load_target
+from broker_jobs.cli.load_app import load_target
+from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_settings
 from broker_jobs.errors import UsageError
 from broker_jobs.extras import require
 from broker_jobs.processes import logs
-from broker_jobs.processes.run import warn_of_environment
+from broker_jobs.processes.run import warn_unknown_environment
 from broker_jobs.processes.signals import ShutdownSignals
 from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.requests import RequestClient
@@ -31,15 +31,17 @@ WAIT_SECONDS = 3600.0
 
 Host = Annotated[
     str | None,
-    typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need a login.", show_default="127.0.0.1"),
+    typer.Option("--host", help="Address to listen on; any but 127.0.0.1 requires a login.", show_default="127.0.0.1"),
 ]
-Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0: a free one.", show_default="8700")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0: a free port.", show_default="8700")]
 DashboardPort = Annotated[
     int | None,
-    typer.Option("--dashboard-port", help="Serve the dashboard here too; 0: a free port.", show_default="off"),
+    typer.Option(
+        "--dashboard-port", help="Port on which to serve the dashboard too; 0: a free port.", show_default="off"
+    ),
 ]
 ReadOnly = Annotated[
-    bool | None, typer.Option("--read-only/--no-read-only", help="Nobody can change anything.", show_default="no")
+    bool | None, typer.Option("--read-only/--no-read-only", help="Refuse every change.", show_default="no")
 ]
 
 
@@ -47,7 +49,9 @@ def dashboard(
     app: Annotated[
         str | None,
         typer.Argument(
-            metavar="[APP]", help="module:attribute of a BrokerJobs, for its settings; not needed.", show_default=False
+            metavar="[APP]",
+            help="module:attribute of a BrokerJobs whose settings are used; optional.",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -59,12 +63,13 @@ def dashboard(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Show and operate the system in a browser.
+    """Serve the dashboard.
 
-    Reads the store, and acts over RabbitMQ. Needs no code of yours. Who may log in is set by
-    BROKER_JOBS_DASHBOARD_TOKEN, or _USER and _PASSWORD; without them it is for this machine alone.
+    Reads the store and sends commands over RabbitMQ; needs none of your code. Set BROKER_JOBS_DASHBOARD_TOKEN, or
+    BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, to require a login; without one only requests from
+    this machine are accepted.
     """
-    given = given_of(
+    given = given_settings(
         more=more,
         url=url,
         store=store,
@@ -74,7 +79,7 @@ def dashboard(
         dashboard_read_only=read_only,
     )
     require("broker-jobs dashboard", "dashboard")
-    # Its web framework should cost no other command its start, and no worker its memory.
+    # Imported here, so that no other command loads the web framework.
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
     from broker_jobs.dashboard.store_access import is_in_memory  # noqa: PLC0415
 
@@ -84,27 +89,28 @@ def dashboard(
     settings = jobs.settings
     if settings.embedded and is_in_memory(settings.store_url()):
         raise UsageError(
-            "memory:// lives inside one process, so another has nothing to show: give --url and --store of the"
-            " system, or start the dashboard in it: broker-jobs run APP --dashboard-port 8700, or"
+            "memory:// lives inside one process, and this one has nothing to show: give --url and --store of the"
+            " system, or serve the dashboard in that process: broker-jobs run APP --dashboard-port 8700, or"
             " jobs.dashboard() in the program"
         )
     if settings.embedded:
-        logger.warning("memory:// lives inside one process: what is in the store is shown, but nothing can be changed")
-    warn_of_environment()
-    with ShutdownSignals() as wishes, DashboardServer(jobs.dashboard(local=True), settings) as server:
+        logger.warning("memory:// lives inside one process: the dashboard shows the store, but cannot change anything")
+    warn_unknown_environment()
+    with ShutdownSignals() as signals, DashboardServer(jobs.dashboard(local=True), settings) as server:
         typer.echo(f"dashboard  {server.address}", err=True)
-        while not wishes.wait_asked(WAIT_SECONDS):
+        while not signals.wait(WAIT_SECONDS):
             pass
     jobs.stop()
 
 
 @contextmanager
-def served_with(program: Program, settings: Settings) -> Iterator[None]:
-    """The dashboard of a program that runs in this process, where a port is set; its store may be in memory."""
+def dashboard_of(program: Program, settings: Settings) -> Iterator[None]:
+    """Serve the dashboard of a program in this process, where a port is set; its store may be in memory."""
     if settings.dashboard_port is None:
         yield
         return
     require("to serve the dashboard here", "dashboard")
+    # Imported here, so that no worker loads the web framework.
     from broker_jobs.dashboard.app import Dashboard  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
 

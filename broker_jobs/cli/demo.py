@@ -1,4 +1,4 @@
-"""Offers the demo: its options, and nothing of it before it is asked for."""
+"""The command `demo`: its options; the demo itself is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ def demo(
         typer.Option(
             "--subscribers",
             metavar="FILE",
-            help="CSV with the columns email, name and digest (yes or no).",
-            show_default="a sample",
+            help="CSV file with the columns email, name and digest (yes or no).",
+            show_default="a sample of 40",
         ),
     ] = None,
-    stay: Annotated[bool, typer.Option("--stay", help="Go on with digests until Ctrl-C.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Keep running and sending digests until Ctrl-C.")] = False,
 ) -> None:
-    """Run a mail room with every kind of job.
+    """Send mail with every kind of job, for about ten seconds.
 
-    Sends mail over SMTP to a server of its own, counts what arrives, and fails unless that is what was asked.
+    Starts an SMTP server on this machine, sends mail to it, counts what arrives, and fails unless every mail that was
+    requested arrived exactly once.
     """
     require("broker-jobs demo", "demo")
-    # Its mail server should cost no other command its start.
+    # Imported here, so that no other command loads the mail server.
     from broker_jobs.demo.main import run  # noqa: PLC0415
 
     raise typer.Exit(run(url, store, subscribers, stay))

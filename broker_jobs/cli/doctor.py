@@ -1,4 +1,4 @@
-"""`broker-jobs doctor`: looks at everything an operator would look at, and says of each trouble what to do about it."""
+"""Checks broker, queues, coordinator, store, workers and clocks, and prints for each problem what to do about it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker
 from broker_jobs.broker.topology import fixed_topology
-from broker_jobs.cli.connections import asking, connected, reading
-from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.cli.connections import open_broker, open_jobs, open_reader
+from broker_jobs.cli.options import AsJson, StoreUrl, Url, load_settings
 from broker_jobs.cli.output import print_json
 from broker_jobs.clock import Instant, SystemClock
 from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, StoreError, UsageError
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from broker_jobs.store import Reader
 
 STALE_SECONDS = 10.0
-"""A coordinator marks the log and the store once a second."""
+"""A store written longer ago than this has no running coordinator: one writes it once a second."""
 SKEW_SECONDS = 1.0
 BACKLOG = 10_000
-QUESTION_SECONDS = 3.0
+"""More messages than this in a queue of the coordinator mean that it is behind."""
+REQUEST_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `level`: ok, warning or error; `do`: what mends it."""
+    """One result of a check. `level`: ok, warning or error; `says`: what was found; `do`: how to fix it."""
 
     level: str
     subject: str
@@ -40,12 +41,12 @@ class Finding:
 
 
 def doctor(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """Say what is wrong and what mends it.
+    """Check the system, and print each problem with its fix.
 
-    Looks at broker, queues, coordinator, store, workers and clocks. Exit code 1 when something is wrong.
+    Checks broker, queues, coordinator, store, workers and clocks. The exit code is 1 if there is an error.
     """
-    settings = settings_of(url=url, store=store)
-    findings = list(examine(settings, SystemClock().now()))
+    settings = load_settings(url=url, store=store)
+    findings = list(check(settings, SystemClock().now()))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -58,44 +59,45 @@ def doctor(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> 
     raise typer.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
-def examine(settings: Settings, now: Instant) -> Iterator[Finding]:
-    """Everything there is to say, as it is found out."""
+def check(settings: Settings, now: Instant) -> Iterator[Finding]:
+    """Yield the findings of all checks, as they are made."""
     for warning in unknown_environment(os.environ):
         yield Finding("warning", "settings", warning, "correct or remove the variable")
     if settings.embedded:
-        yield Finding(
-            "ok", "broker", "memory://, inside one process; nothing is kept and there is nothing to look at from here"
-        )
+        yield Finding("ok", "broker", "memory://: in the memory of one process, which cannot be checked from another")
         return
     queues: list[str] = []
-    yield from _examine_store(settings, now, queues)
+    yield from _check_store(settings, now, queues)
     try:
-        with connected(settings, "doctor") as broker:
+        with open_broker(settings, "doctor") as broker:
             yield Finding("ok", "broker", f"connected to {mask(settings.url)}")
-            yield from _examine_broker(settings, broker, queues or list(settings.queues))
+            yield from _check_broker(settings, broker, queues or list(settings.queues))
     except BrokerError as error:
-        yield Finding("error", "broker", str(error), "mend this first; all else needs it")
+        yield Finding("error", "broker", str(error), "fix this first; the other checks need it")
         return
-    yield from _examine_coordinator(settings)
+    yield from _check_coordinator(settings)
 
 
-def _examine_store(settings: Settings, now: Instant, queues: list[str]) -> Iterator[Finding]:
+def _check_store(settings: Settings, now: Instant, queues: list[str]) -> Iterator[Finding]:
+    """Check the store, and add the names of the queues in it to `queues`."""
     try:
-        with reading(settings) as reader:
+        with open_reader(settings) as reader:
             queues += reader.queues()
-            yield from _examine_rows(reader, now)
+            yield from _check_rows(reader, now)
     except (StoreError, UsageError) as error:
-        yield Finding("warning", "store", str(error), "without it list and show cannot work from this host")
+        yield Finding(
+            "warning", "store", str(error), "without the store the commands list and show do not work on this host"
+        )
 
 
-def _examine_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
+def _check_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
     age = now - reader.meta().last_tick_at
     if age > STALE_SECONDS:
         yield Finding(
             "error",
             "store",
             f"last written {age:.0f} s ago" if age < now / 2 else "never written by a coordinator",
-            "start a coordinator (broker-jobs coordinator); is it given this same --store?",
+            "start broker-jobs coordinator, with this same --store",
         )
     elif age < -SKEW_SECONDS:
         yield Finding(
@@ -105,38 +107,41 @@ def _examine_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
             "run NTP on both hosts: delays are measured by the coordinator's clock",
         )
     else:
-        yield Finding("ok", "store", f"fresh ({max(age, 0.0):.1f} s old)")
+        yield Finding("ok", "store", f"last written {max(age, 0.0):.1f} s ago")
     if dead_letters := reader.dead_letter_count():
         reason = reader.dead_letters(1)[0].reason
         yield Finding(
-            "warning", "dead", f"{dead_letters} messages nobody could read or decide; the oldest: {reason}",
-            "mend the cause, then: broker-jobs dead-letters replay ID",
+            "warning", "dead letters",
+            f"{dead_letters} messages could not be decoded, routed or applied; the oldest: {reason}",
+            "fix the cause, then: broker-jobs dead-letters replay ID",
         )  # fmt: skip
     paused = [name for name, is_paused in reader.queues().items() if is_paused]
     if paused:
         yield Finding("warning", "queues", f"paused: {', '.join(paused)}", "broker-jobs queues resume NAME")
     if lost := [worker for worker in reader.workers() if worker.lost]:
         hosts = ", ".join(sorted({worker.host for worker in lost}))
-        yield Finding("warning", "workers", f"{len(lost)} lost without a word (hosts: {hosts})", "look at their logs")
+        yield Finding(
+            "warning", "workers", f"{len(lost)} lost: their heartbeats stopped (hosts: {hosts})", "see their logs"
+        )
 
 
-def _examine_broker(settings: Settings, broker: Broker, queues: list[str]) -> Iterator[Finding]:
+def _check_broker(settings: Settings, broker: Broker, queues: list[str]) -> Iterator[Finding]:
     if broker.blocked:
         yield Finding(
             "error",
             "broker",
-            "an alarm holds back everything that is published",
+            "RabbitMQ accepts no messages because of a memory or disk alarm",
             "free memory or disk of RabbitMQ (rabbitmq-diagnostics alarms), or let workers empty long queues",
         )
         return
     if settings.declare:
         try:
             broker.apply(fixed_topology())
-            yield Finding("ok", "topology", "stands as it must")
+            yield Finding("ok", "topology", "complete")
         except BrokerError as error:
-            yield Finding("error", "topology", str(error), "see broker-jobs topology show; 403: give permissions")
-    for queue, what in ((names.LOG, "the log"), (names.COMMAND, "commands"), (names.DUE, "bells")):
-        yield from _examine_inbox(queue, what, broker.depth(queue))
+            yield Finding("error", "topology", str(error), "see broker-jobs topology show; 403: grant permissions")
+    for queue, what in ((names.LOG, "the log"), (names.COMMAND, "commands"), (names.DUE, "due notices")):
+        yield from _check_coordinator_queue(queue, what, broker.depth(queue))
     for name in queues:
         depth = broker.depth(names.work_queue(name))
         if depth is not None and depth[0] and not depth[1]:
@@ -144,38 +149,40 @@ def _examine_broker(settings: Settings, broker: Broker, queues: list[str]) -> It
                 "error",
                 f"queue {name}",
                 f"{depth[0]} ready jobs and no worker",
-                f"start one: broker-jobs worker APP -Q {name}",
+                f"start a worker: broker-jobs worker APP -Q {name}",
             )
         elif depth is not None:
             yield Finding("ok", f"queue {name}", f"{depth[0]} ready, {depth[1]} workers")
 
 
-def _examine_inbox(queue: str, what: str, depth: tuple[int, int] | None) -> Iterator[Finding]:
+def _check_coordinator_queue(queue: str, what: str, depth: tuple[int, int] | None) -> Iterator[Finding]:
     if depth is None:
-        yield Finding("error", queue, "does not exist", "broker-jobs topology apply, or start a coordinator")
+        yield Finding("error", queue, "does not exist", "run broker-jobs topology apply, or start a coordinator")
     elif not depth[1]:
-        yield Finding("error", queue, f"nobody reads {what} ({depth[0]} waiting)", "start broker-jobs coordinator")
+        yield Finding(
+            "error", queue, f"no coordinator reads {what} ({depth[0]} waiting)", "start broker-jobs coordinator"
+        )
     elif depth[0] > BACKLOG:
         yield Finding(
             "warning",
             queue,
             f"{depth[0]} waiting: the coordinator is behind",
-            "nothing is lost; look at coordinator_commit_seconds and the store's disk",
+            "nothing is lost; check broker_jobs_coordinator_commit_seconds and the disk of the store",
         )
     else:
         yield Finding("ok", queue, f"{depth[0]} waiting")
 
 
-def _examine_coordinator(settings: Settings) -> Iterator[Finding]:
-    """Ask about a job that does not exist: an answer that says so is an answer."""
+def _check_coordinator(settings: Settings) -> Iterator[Finding]:
+    """Request the state of a job that does not exist: the reply "unknown" shows that the coordinator answers."""
     try:
-        with asking(settings.model_copy(update={"publish_timeout": QUESTION_SECONDS})) as jobs:
+        with open_jobs(settings.model_copy(update={"publish_timeout": REQUEST_SECONDS})) as jobs:
             jobs.receipt("doctor").state()
     except ResultTimeout as error:
         if "unknown to the coordinator" not in str(error):
-            yield Finding("error", "coordinator", str(error), "start one, or look at the log of the one that runs")
+            yield Finding("error", "coordinator", str(error), "start a coordinator, or see the log of the running one")
             return
     except BrokerJobsError as error:
-        yield Finding("error", "coordinator", str(error), "look at its log")
+        yield Finding("error", "coordinator", str(error), "see its log")
         return
-    yield Finding("ok", "coordinator", "answers")
+    yield Finding("ok", "coordinator", "answers requests")

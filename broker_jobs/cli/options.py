@@ -1,4 +1,4 @@
-"""Describes the options that several commands share, and makes settings of them."""
+"""Defines the options that several commands share, and loads settings from them."""
 
 from __future__ import annotations
 
@@ -16,41 +16,60 @@ StoreUrl = Annotated[
     str | None,
     typer.Option("--store", help="sqlite:///path or postgresql+psycopg://user:password@host/db.", show_default=False),
 ]
+Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show secrets too, which are masked otherwise.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="List at most this many.")]
+ErrorText = Annotated[
+    str | None, typer.Option("--error", help="Only jobs with this text in reason or error.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option("--metrics-port", help="Serve /metrics and /healthz here; 0: a free port.", show_default="off"),
+    typer.Option(
+        "--metrics-port", help="Port on which to serve /metrics and /healthz; 0: a free port.", show_default="off"
+    ),
 ]
 MetricsHost = Annotated[
-    str | None, typer.Option("--metrics-host", help="Address of /metrics and /healthz.", show_default="127.0.0.1")
+    str | None,
+    typer.Option("--metrics-host", help="Address to listen on for /metrics and /healthz.", show_default="127.0.0.1"),
 ]
 ShutdownTimeout = Annotated[
     float | None,
-    typer.Option("--shutdown-timeout", help="Seconds running jobs get after the first signal.", show_default="30"),
+    typer.Option(
+        "--shutdown-timeout", help="Seconds that running jobs get to finish after the first signal.", show_default="30"
+    ),
 ]
 Queues = Annotated[
-    str | None, typer.Option("--queues", "-Q", help="Queues to serve, comma-separated.", show_default="default")
+    str | None,
+    typer.Option("--queues", "-Q", help="Queues to serve, comma-separated, preferred first.", show_default="default"),
 ]
 Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", "-c", help="Jobs at once in one process.", show_default="16")
+    int | None, typer.Option("--concurrency", "-c", help="Jobs at once per process.", show_default="16")
 ]
 Declare = Annotated[
     bool | None,
-    typer.Option("--declare/--no-declare", help="Declare queues; off where an admin has.", show_default="declare"),
+    typer.Option(
+        "--declare/--no-declare",
+        help="Declare exchanges and queues at start; turn it off if an administrator declares them.",
+        show_default="declare",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 More = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any other setting, e.g. --set prefetch_max=50.", show_default=False
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other setting, such as --set prefetch_max=50; repeatable.",
+        show_default=False,
     ),
 ]
 
 
-def given_of(queues: str | None = None, more: list[str] | None = None, **options: Any) -> dict[str, Any]:
-    """The settings that the command line gives: options that are not None, and `--set`.
+def given_settings(queues: str | None = None, more: list[str] | None = None, **options: Any) -> dict[str, Any]:
+    """The settings given on the command line: options that are not None, and `--set`.
 
     Raises:
         OptionError: a `--set` without a value.
@@ -67,10 +86,10 @@ def given_of(queues: str | None = None, more: list[str] | None = None, **options
     return given
 
 
-def settings_of(more: list[str] | None = None, **options: Any) -> Settings:
+def load_settings(more: list[str] | None = None, **options: Any) -> Settings:
     """The settings from options, `--set` and the environment.
 
     Raises:
-        OptionError: an unknown setting or a value that does not fit.
+        OptionError: an unknown setting or an invalid value.
     """
-    return Settings.load(**given_of(more=more, **options))
+    return Settings.load(**given_settings(more=more, **options))

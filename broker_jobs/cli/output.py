@@ -1,4 +1,4 @@
-"""Writes what is found: a table for a person, tab-separated lines for grep and cut, JSON for programs."""
+"""Prints results: a table on a terminal, tab-separated lines for grep and cut, JSON for programs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "nothing") -> None:
-    """Rows on stdout. Not a terminal: a header and one line a row, separated by tabs, nothing cut off."""
+    """Print rows on stdout. Piped, that is a header and one line per row, separated by tabs, nothing cut off."""
     texts = [[_text(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in ([c.lower() for c in columns], *texts):
@@ -58,22 +58,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
-    """Name and value a line."""
+    """Print one name and its value per line."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
         typer.echo(f"{name:<{width}}  {_text(value)}")
 
 
 def moment(instant: Instant | None) -> str:
-    """An instant as a person reads it: UTC to the second; empty for None."""
+    """Format an instant: UTC to the second; empty for None."""
     return "" if instant is None else datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def read_moment(text: str) -> float | datetime:
-    """Seconds from now ("90", "5m", "2h", "7d") or an aware instant ("2027-01-01T09:00+03:00").
+    """Parse seconds from now ("90", "5m", "2h", "7d") or an aware instant ("2027-01-01T09:00+03:00").
 
     Raises:
-        typer.BadParameter: neither.
+        typer.BadParameter: it is neither.
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
@@ -84,7 +84,7 @@ def read_moment(text: str) -> float | datetime:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no time; write 30s, 5m, 2h, 7d, or an instant such as 2027-01-01T09:00+03:00"
+            f"{text!r} is not a time; write 30s, 5m, 2h, 7d, or an instant such as 2027-01-01T09:00+03:00"
         ) from None
     if at.tzinfo is None:
         raise typer.BadParameter(f"{text!r} has no time zone; add Z or +03:00")

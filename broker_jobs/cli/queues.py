@@ -1,4 +1,4 @@
-"""The commands about queues: list reads store and broker, pause and resume ask the coordinator, purge deletes jobs."""
+"""Commands about queues: list reads store and broker; pause, resume and purge go to the coordinator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from broker_jobs.broker.names import work_queue
-from broker_jobs.cli.connections import asking, connected, reading
-from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.cli.connections import open_broker, open_jobs, open_reader
+from broker_jobs.cli.options import AsJson, StoreUrl, Url, Yes, load_settings
 from broker_jobs.cli.output import print_json, print_table
 from broker_jobs.errors import BrokerError
 from broker_jobs.messages.state import State
@@ -20,15 +20,15 @@ Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
 
 @app.command("list")
 def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """List queues with what waits in them and how many workers take from them."""
-    settings = settings_of(url=url, store=store)
-    with reading(settings) as reader:
+    """List queues with their ready messages, workers, and jobs by state."""
+    settings = load_settings(url=url, store=store)
+    with open_reader(settings) as reader:
         paused = reader.queues()
         counts = reader.counts_by_queue()
     depths: dict[str, tuple[int, int] | None] = {}
     if not settings.embedded:
         try:
-            with connected(settings, "queues list") as broker:
+            with open_broker(settings, "queues list") as broker:
                 depths = {name: broker.depth(work_queue(name)) for name in counts}
         except BrokerError as error:
             typer.echo(f"warning: {error}", err=True)
@@ -55,34 +55,29 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
 
 @app.command("pause")
 def pause(name: Name, url: Url = None) -> None:
-    """Let no worker start a job of this queue; what runs goes on."""
-    with asking(settings_of(url=url)) as jobs:
+    """Stop workers from starting jobs of a queue; running jobs continue."""
+    with open_jobs(load_settings(url=url)) as jobs:
         jobs.queues.pause(name)
     typer.echo(f"{name}\tpaused")
 
 
 @app.command("resume")
 def resume(name: Name, url: Url = None) -> None:
-    """Let workers start jobs of this queue again."""
-    with asking(settings_of(url=url)) as jobs:
+    """Let workers start jobs of a queue again."""
+    with open_jobs(load_settings(url=url)) as jobs:
         jobs.queues.resume(name)
     typer.echo(f"{name}\tresumed")
 
 
 @app.command("purge")
-def purge(
-    name: Name,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    url: Url = None,
-    store: StoreUrl = None,
-) -> None:
-    """Delete every enqueued job of this queue, one command each, so that none of them comes back."""
-    settings = settings_of(url=url, store=store)
+def purge(name: Name, yes: Yes = False, url: Url = None, store: StoreUrl = None) -> None:
+    """Delete every enqueued job of a queue, with one command each."""
+    settings = load_settings(url=url, store=store)
     if not yes:
         typer.confirm(f"Delete all enqueued jobs of queue {name}?", abort=True)
     deleted = 0
     before: str | None = None
-    with reading(settings) as reader, asking(settings) as jobs:
+    with open_reader(settings) as reader, open_jobs(settings) as jobs:
         while rows := reader.jobs(state=State.ENQUEUED, queue=name, limit=500, before_id=before):
             for row in rows:
                 deleted += bool(jobs.receipt(row.id).delete())

@@ -1,4 +1,4 @@
-"""The commands about recurring jobs: list and show read the store, the others ask the coordinator."""
+"""Commands about recurring jobs: list and show read the store, the others go to the coordinator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from broker_jobs.beat import cron as cron
-from broker_jobs.cli.connections import asking, reading
-from broker_jobs.cli.masked import Unmasked, body_of, queries_of
-from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.beat import cron
+from broker_jobs.cli.connections import body_text, open_jobs, open_reader, queries_of
+from broker_jobs.cli.options import AsJson, StoreUrl, Unmasked, Url, load_settings
 from broker_jobs.cli.output import moment, print_json, print_pairs, print_table
 from broker_jobs.clock import Instant
 from broker_jobs.errors import OptionError, UsageError, nearest
@@ -27,9 +26,11 @@ app = typer.Typer(
     help="List, show, trigger, pause and remove recurring jobs.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the recurring job.", show_default=False)]
 
-NEXT_TIMES = 5
+NEXT_RUNS = 5
+RUN_TIME_ORIGIN = "put at run time"
+"""Shown as the origin of a recurring job that no program declares."""
 
 
 @app.command("list")
@@ -37,11 +38,11 @@ def list_recurring(
     unmasked: Unmasked = False, url: Url = None, store: StoreUrl = None, as_json: AsJson = False
 ) -> None:
     """List recurring jobs."""
-    settings = settings_of(url=url, store=store)
-    with reading(settings) as reader:
+    settings = load_settings(url=url, store=store)
+    with open_reader(settings) as reader:
         queries = queries_of(reader, settings, unmasked=unmasked)
         schedules = [
-            dataclasses.replace(row, call=body_of(queries, row.call.encode(), unmasked=unmasked))
+            dataclasses.replace(row, call=body_text(queries, row.call.encode(), unmasked=unmasked))
             for row in reader.schedules()
         ]
     if as_json:
@@ -59,7 +60,7 @@ def list_recurring(
                 s.last_job_id,
                 s.misfire,
                 s.overlap,
-                s.origin or "put at run time",
+                s.origin or RUN_TIME_ORIGIN,
             )
             for s in schedules
         ],
@@ -71,29 +72,29 @@ def list_recurring(
 def show(
     name: Name,
     *,
-    runs: Annotated[int, typer.Option("--runs", min=0, max=1_000, help="How many of the last runs.")] = 10,
+    runs: Annotated[int, typer.Option("--runs", min=0, max=1_000, help="Show this many of the last runs.")] = 10,
     unmasked: Unmasked = False,
     url: Url = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one: what it runs, its next times in its time zone, and how its last runs ended."""
-    settings = settings_of(url=url, store=store)
-    with reading(settings) as reader:
-        from broker_jobs.store.search import SearchQuery  # noqa: PLC0415  # here its library is known to be installed
+    """Show one: its job and arguments, its next runs in its time zone, its last runs and how they ended."""
+    settings = load_settings(url=url, store=store)
+    with open_reader(settings) as reader:
+        from broker_jobs.store.search import SearchQuery  # noqa: PLC0415  # open_reader has checked that SQLAlchemy is there
 
         row = reader.schedule(name)
         queries = queries_of(reader, settings, unmasked=unmasked)
-        call = {} if row is None else json.loads(body_of(queries, row.call.encode(), unmasked=unmasked))
+        call = {} if row is None else json.loads(body_text(queries, row.call.encode(), unmasked=unmasked))
         names = [] if row is not None else [schedule.name for schedule in reader.schedules()]
-        made = reader.search(SearchQuery(recurring=name, limit=runs)).rows if runs else []
+        last_runs = reader.search(SearchQuery(recurring=name, limit=runs)).rows if runs else []
     if row is None:
-        raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; broker-jobs recurring list")
-    upcoming = _upcoming(row)
+        raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; see broker-jobs recurring list")
+    upcoming = _next_runs(row)
     if as_json:
         print_json(
             dataclasses.asdict(row)
-            | {"call": call, "next": [at.isoformat() for at in upcoming], "runs": [_run(job) for job in made]}
+            | {"call": call, "next": [at.isoformat() for at in upcoming], "runs": [_run(job) for job in last_runs]}
         )
         return
     print_pairs(
@@ -107,8 +108,8 @@ def show(
             ("tz", row.tz),
             ("misfire", row.misfire),
             ("overlap", row.overlap),
-            ("paused", "yes: nothing is planned until it is resumed" if row.paused else "no"),
-            ("origin", row.origin or "put at run time"),
+            ("paused", "yes: it does not run until it is resumed" if row.paused else "no"),
+            ("origin", row.origin or RUN_TIME_ORIGIN),
             ("last planned", moment(row.last_planned_at)),
             *((f"next {number}", f"{at.isoformat(sep=' ')} {row.tz}") for number, at in enumerate(upcoming, 1)),
         ]
@@ -116,16 +117,18 @@ def show(
     if runs:
         typer.echo()
         columns = ("id", "planned", "started", "state", "seconds", "reason")
-        print_table(columns, [[_run(job)[column] for column in columns] for job in made], empty="it has not run yet")
+        print_table(
+            columns, [[_run(job)[column] for column in columns] for job in last_runs], empty="it has not run yet"
+        )
 
 
-def _upcoming(row: ScheduleRow) -> list[datetime]:
-    """Its next times, by its own clock; none while it is paused."""
+def _next_runs(row: ScheduleRow) -> list[datetime]:
+    """Its next planned times, in its time zone; none while it is paused."""
     if row.paused:
         return []
     try:
-        planned = cron.next_many(row.cron, row.tz, time.time(), NEXT_TIMES)
-    except OptionError:  # of a program that knows another time zone
+        planned = cron.next_many(row.cron, row.tz, time.time(), NEXT_RUNS)
+    except OptionError:  # a time zone that only the host of the program has
         return []
     return [datetime.fromtimestamp(at, ZoneInfo(row.tz)) for at in planned]
 
@@ -142,7 +145,7 @@ def _run(job: Row) -> dict[str, Any]:
 
 
 def _seconds(started_at: Instant | None, ended_at: Instant | None) -> float | None:
-    """How long the last attempt took; None: it did not begin, or has not ended."""
+    """How long the last attempt took; None: it has not started, or not ended."""
     if started_at is None or ended_at is None or ended_at < started_at:
         return None
     return round(ended_at - started_at, 3)
@@ -150,30 +153,30 @@ def _seconds(started_at: Instant | None, ended_at: Instant | None) -> float | No
 
 @app.command("trigger")
 def trigger(name: Name, url: Url = None) -> None:
-    """Run one now, beside its schedule; prints the id of the job."""
-    with asking(settings_of(url=url)) as jobs:
+    """Run one now, in addition to its schedule; prints the id of the job."""
+    with open_jobs(load_settings(url=url)) as jobs:
         typer.echo(jobs.recurring.trigger(name).id)
 
 
 @app.command("pause")
 def pause(name: Name, url: Url = None) -> None:
-    """Let its times pass until it is resumed."""
-    with asking(settings_of(url=url)) as jobs:
+    """Stop running it at its planned times, until it is resumed."""
+    with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.pause(name)
     typer.echo(f"{name}\tpaused")
 
 
 @app.command("resume")
 def resume(name: Name, url: Url = None) -> None:
-    """Fire again at its times."""
-    with asking(settings_of(url=url)) as jobs:
+    """Run it at its planned times again."""
+    with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.resume(name)
     typer.echo(f"{name}\tresumed")
 
 
 @app.command("remove")
 def remove(name: Name, url: Url = None) -> None:
-    """Remove it. One that code declares comes back with the next start of its beat."""
-    with asking(settings_of(url=url)) as jobs:
+    """Remove it. If code declares it, the next start of a beat of that program adds it again."""
+    with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.remove(name)
     typer.echo(f"{name}\tremoved")

@@ -1,4 +1,4 @@
-"""The commands that run until they are told to leave: run, worker, coordinator, beat, dashboard."""
+"""Commands that run until they are stopped: run, worker, coordinator, beat, dashboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from broker_jobs.cli.dashboard import DashboardPort, dashboard, served_with
+from broker_jobs.cli.dashboard import DashboardPort, dashboard, dashboard_of
+from broker_jobs.cli.load_app import application_of, load_application, load_target
 from broker_jobs.cli.options import (
     Concurrency,
     Declare,
@@ -19,14 +20,13 @@ from broker_jobs.cli.options import (
     ShutdownTimeout,
     StoreUrl,
     Url,
-    given_of,
-    settings_of,
+    given_settings,
+    load_settings,
 )
-from broker_jobs.cli.program import application_of, load_application, load_target
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.processes import logs
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
-from broker_jobs.processes.signals import leave_soon
+from broker_jobs.processes.signals import exit_soon
 from broker_jobs.settings import Settings
 
 Target = Annotated[
@@ -59,11 +59,11 @@ def run(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Run everything in one process.
+    """Run worker, coordinator and beat in one process.
 
-    Worker, coordinator and beat, and the dashboard where it is asked for; the only way to run on memory://.
+    With --dashboard-port the dashboard too. On memory:// this is the only command that can run jobs.
     """
-    given = given_of(
+    given = given_settings(
         queues=queues,
         more=more,
         url=url,
@@ -77,7 +77,7 @@ def run(
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    _end(run_roles(application, settings, beside=served_with))
+    _exit(run_roles(application, settings, extra=dashboard_of))
 
 
 def worker(
@@ -94,8 +94,12 @@ def worker(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Run jobs. The first SIGTERM or Ctrl-C finishes what runs, the second leaves at once."""
-    given = given_of(
+    """Run jobs.
+
+    The first SIGTERM or Ctrl-C lets running jobs finish, for at most --shutdown-timeout seconds; a second one exits
+    at once.
+    """
+    given = given_settings(
         queues=queues,
         more=more,
         url=url,
@@ -110,8 +114,8 @@ def worker(
     settings, application = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
     if settings.processes > 1:
-        _end(run_workers(partial(load_application, app, given), settings))
-    _end(run_roles(application, settings, ["worker"]))
+        _exit(run_workers(partial(load_application, app, given), settings))
+    _exit(run_roles(application, settings, ["worker"]))
 
 
 def coordinator(
@@ -124,11 +128,11 @@ def coordinator(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Keep the truth and release what waits.
+    """Record every job and outcome in the store, and release jobs that wait.
 
-    Reads the log, writes the store. Needs no APP. Run two for safety.
+    Needs none of your code. Run two: one is active, the other takes over when it stops.
     """
-    settings = settings_of(
+    settings = load_settings(
         more=more,
         url=url,
         store=store,
@@ -138,7 +142,7 @@ def coordinator(
         log_level=log_level,
     )
     logs.set_up(settings.log_level)
-    _end(run_roles(None, settings, ["coordinator"]))
+    _exit(run_roles(None, settings, ["coordinator"]))
 
 
 def beat(
@@ -151,11 +155,11 @@ def beat(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Fire recurring jobs.
+    """Start recurring jobs at their planned times.
 
-    Also publishes those the code of APP declares. Any number of beats may run.
+    Also declares the recurring jobs in the code of APP. Any number of beats may run.
     """
-    given = given_of(
+    given = given_settings(
         more=more,
         url=url,
         declare=declare,
@@ -164,21 +168,21 @@ def beat(
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    _end(run_roles(application, settings, ["beat"]))
+    _exit(run_roles(application, settings, ["beat"]))
 
 
 def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
-    """The settings and the program, with logging set up before the user's modules are imported."""
+    """Set logging up, import the user's modules, and return the settings and the program."""
     logs.set_up(Settings.load(**given).log_level)
     jobs = load_target(app)
     if given.get("url", jobs.settings.url) == "memory://":
-        # The program's own enqueues and its parts have an exchange each, and only a named memory is shared.
+        # The program's enqueues and its roles open a broker each; only a memory with a name is shared between them.
         given["url"] = f"memory://{new_id()}"
     application = application_of(jobs, app, given)
     return jobs.settings, application
 
 
-def _end(code: int) -> NoReturn:
-    """End the command; the process ends within seconds too, whatever threads of jobs still run."""
-    leave_soon(code)
+def _exit(code: int) -> NoReturn:
+    """End the command; the process exits within seconds, even if threads of jobs still run."""
+    exit_soon(code)
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""The command about subscriptions, which reads the store: which jobs an event makes."""
+"""The command `subscriptions list`: which jobs a published event enqueues."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import dataclasses
 
 import typer
 
-from broker_jobs.cli.connections import reading
-from broker_jobs.cli.masked import Unmasked, body_of, queries_of
-from broker_jobs.cli.options import AsJson, StoreUrl, Url, settings_of
+from broker_jobs.cli.connections import body_text, open_reader, queries_of
+from broker_jobs.cli.options import AsJson, StoreUrl, Unmasked, Url, load_settings
 from broker_jobs.cli.output import print_json, print_table
 
-app = typer.Typer(help="List which jobs events make.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List which jobs an event enqueues.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def subscriptions() -> None:
-    """Which jobs events make."""
+    """List which jobs an event enqueues."""
 
 
 @app.command("list")
@@ -24,11 +23,11 @@ def list_subscriptions(
     unmasked: Unmasked = False, url: Url = None, store: StoreUrl = None, as_json: AsJson = False
 ) -> None:
     """List the subscriptions that programs declare: event, job, program."""
-    settings = settings_of(url=url, store=store)
-    with reading(settings) as reader:
+    settings = load_settings(url=url, store=store)
+    with open_reader(settings) as reader:
         queries = queries_of(reader, settings, unmasked=unmasked)
         rows = [
-            dataclasses.replace(row, call=body_of(queries, row.call.encode(), unmasked=unmasked))
+            dataclasses.replace(row, call=body_text(queries, row.call.encode(), unmasked=unmasked))
             for row in reader.subscriptions()
         ]
     if as_json:

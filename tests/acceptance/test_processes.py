@@ -191,7 +191,7 @@ def test_jobs_are_listed_shown_requeued_rescheduled_and_deleted(
     done = terminal.call("jobs", "show", "no-such-job", *store)
     assert (done.returncode, done.stderr.splitlines()) == (
         2,
-        ["error: no job no-such-job: not heard of yet, or past its retention"],
+        ["error: no job no-such-job: not recorded yet, or past its retention"],
     )
     assert running.process.poll() is None
     assert coordinator.process.poll() is None
@@ -255,7 +255,7 @@ def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(
     jobs.remote("hello").enqueue("nobody")
     ill = terminal.call("doctor", *url, *store)
     assert ill.returncode == 1
-    assert "nobody reads the log" in ill.stdout
+    assert "no coordinator reads the log" in ill.stdout
     assert "ready jobs and no worker" in ill.stdout
     assert "no coordinator answered" in ill.stdout
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from broker_jobs.cli.options import given_of, settings_of
+from broker_jobs.cli.options import given_settings, load_settings
 from broker_jobs.cli.output import moment, print_error, print_table, read_moment
 from broker_jobs.errors import OptionError
 
@@ -29,7 +29,7 @@ def test_an_instant_needs_its_time_zone() -> None:
 
 @pytest.mark.parametrize("text", ["tomorrow", "", "m", "5 minutes", "1e", "nan", "infs", "nan days"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no time"):
+    with pytest.raises(typer.BadParameter, match="is not a time"):
         read_moment(text)
 
 
@@ -49,11 +49,11 @@ def test_an_instant_is_shown_in_utc() -> None:
 
 
 def test_only_what_the_command_line_gives_is_given() -> None:
-    assert given_of(queues="mail, sms", more=["prefetch-max=3"], url=None, concurrency=4) == {
+    assert given_settings(queues="mail, sms", more=["prefetch-max=3"], url=None, concurrency=4) == {
         "concurrency": 4,
         "queues": ("mail", "sms"),
         "prefetch_max": "3",
     }
-    assert settings_of(more=["queues=a,b", "declare=false"]).queues == ("a", "b")
+    assert load_settings(more=["queues=a,b", "declare=false"]).queues == ("a", "b")
     with pytest.raises(OptionError, match="write --set name=value"):
-        given_of(more=["concurrency"])
+        given_settings(more=["concurrency"])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from broker_jobs import BrokerJobs
 from broker_jobs.cli.commands import app as command_line
-from broker_jobs.cli.dashboard import served_with
+from broker_jobs.cli.dashboard import dashboard_of
 from broker_jobs.dashboard.server import DashboardServer
 from broker_jobs.errors import UsageError
 from broker_jobs.settings import Settings
@@ -115,7 +115,7 @@ def test_beside_run_it_acts_on_the_memory_of_its_process(caplog: pytest.LogCaptu
     with jobs:
         greet.enqueue().result(timeout=20)
         assert jobs._program is not None
-        with served_with(jobs._program, settings):
+        with dashboard_of(jobs._program, settings):
             (said,) = (r.getMessage() for r in caplog.records if "dashboard on" in r.getMessage())
             address = said.removeprefix("dashboard on ") + "api/v1/queues"
             assert [queue["name"] for queue in httpx.get(address).json()] == ["default"]

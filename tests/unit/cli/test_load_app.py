@@ -1,10 +1,10 @@
-"""What a process of the command line takes along of a program."""
+"""What a process of the command line loads of a program."""
 
 from broker_jobs import BrokerJobs
-from broker_jobs.cli.program import application_of
+from broker_jobs.cli.load_app import application_of
 
 
-def test_a_process_takes_along_what_the_code_declares() -> None:
+def test_a_process_loads_what_the_code_declares() -> None:
     jobs = BrokerJobs("memory://")
 
     @jobs.subscribe("user.registered")

@@ -1,4 +1,4 @@
-"""Finds the program a process is to run: "module:attribute", as uvicorn and gunicorn write it."""
+"""Loads the program that a process runs, named "module:attribute" as with uvicorn and gunicorn."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from broker_jobs.processes.run import Application
 
 
 def load_target(target: str) -> BrokerJobs:
-    """The BrokerJobs that "module:attribute" names, with the modules it lists imported.
+    """Import the BrokerJobs that "module:attribute" names, and the modules it lists.
 
-    The current directory is looked in first, as `python -m` does.
+    The current directory is searched first, as with `python -m`.
 
     Raises:
-        UsageError: no such module or attribute, something else than a BrokerJobs, or the module does not import.
+        UsageError: no such module or attribute, not a BrokerJobs, or the module cannot be imported.
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -33,7 +33,7 @@ def load_target(target: str) -> BrokerJobs:
     found = {name: value for name, value in vars(module).items() if isinstance(value, BrokerJobs)}
     suggestion = f"; did you mean {module_name}:{next(iter(found))}?" if len(found) == 1 else ""
     if not colon or not attribute:
-        raise UsageError(f"{target!r} names no object: write module:attribute, for example shop.jobs:jobs{suggestion}")
+        raise UsageError(f"{target!r} has no attribute: write module:attribute, for example shop.jobs:jobs{suggestion}")
     value: object = module
     for part in attribute.split("."):
         if not hasattr(value, part):
@@ -57,7 +57,7 @@ def _import(name: str, target: str) -> ModuleType:
         here += [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
         near = difflib.get_close_matches(error.name.rpartition(".")[2], here, n=1)
         hint = f"; did you mean {target.replace(error.name, near[0], 1)!r}?" if near else ""
-        raise UsageError(f"no module {error.name!r} in {Path.cwd()} or among what is installed{hint}") from None
+        raise UsageError(f"no module {error.name!r} in {Path.cwd()} or among the installed packages{hint}") from None
     except BrokerJobsError:
         raise
     except Exception as error:
@@ -65,27 +65,27 @@ def _import(name: str, target: str) -> ModuleType:
 
 
 def _where(error: Exception) -> str:
-    """The error with the place in the user's code where it was raised."""
+    """The error, with the file and line of the user's code that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and frames[-1].filename != __file__ else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
 def load_application(target: str, given: Mapping[str, Any]) -> Application:
-    """What a process needs of the program that "module:attribute" names; found by import in a spawned child.
+    """Load what a process needs of the program that "module:attribute" names. Spawned children import this function.
 
     Args:
         target: "module:attribute".
-        given: the settings of the command line; they come before those in code and environment.
+        given: the settings of the command line; they override those in code and environment.
 
     Raises:
-        UsageError, DefinitionError, OptionError: something in it must be mended.
+        UsageError, DefinitionError, OptionError: the program must be corrected.
     """
     return application_of(load_target(target), target, given)
 
 
 def application_of(jobs: BrokerJobs, target: str, given: Mapping[str, Any]) -> Application:
-    """As load_application, of a program that is loaded."""
+    """As load_application, of a program that is already loaded."""
     jobs.configure(given, origin=target.partition(":")[0])
     for function in jobs.registry:
         function.signature.check()
