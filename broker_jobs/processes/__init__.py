@@ -1,1 +1,1 @@
-"""Wiring, top to bottom: worker, coordinator, beat, all in one."""
+"""Wires worker, coordinator and beat together, and runs them as processes: start, signals, logs, metrics, exit."""

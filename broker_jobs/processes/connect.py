@@ -1,7 +1,7 @@
-"""Waits for RabbitMQ at the start of a process, as it is often started later than we are.
+"""Waits for RabbitMQ when a process starts, so that services may start in any order.
 
-Unreachable is waited for, with a line every try, so that nobody has to order the start of services. What waiting does
-not mend (a wrong password, no such vhost, a queue of another shape) ends the process at once with the reason.
+While RabbitMQ is unreachable the start is repeated, with a log line each time. An error that waiting does not fix (a
+wrong password, an unknown virtual host, a queue with other arguments) ends the process at once with the reason.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-def wait_for_broker(start: Callable[[], None], undo: Callable[[], None], leave: Callable[[float], bool]) -> bool:
-    """Call `start` until it succeeds, however long RabbitMQ takes to come.
+def wait_for_broker(start: Callable[[], None], undo: Callable[[], None], wait: Callable[[float], bool]) -> bool:
+    """Call `start` until it succeeds, without a time limit.
 
     Args:
-        start: connects and starts what needs the connection.
-        undo: puts back what a failed start has left.
-        leave: waits that many seconds; True as soon as the process has been asked to leave.
+        start: connects, and starts what needs the connection.
+        undo: cleans up after a failed start.
+        wait: waits that many seconds; returns True as soon as the process is to stop.
 
     Returns:
-        Whether it is started; False: asked to leave first.
+        Whether it started; False: the process was to stop before.
 
     Raises:
         BrokerRefused: RabbitMQ answered, and refused.
@@ -41,7 +41,7 @@ def wait_for_broker(start: Callable[[], None], undo: Callable[[], None], leave: 
         except BrokerError as error:
             undo()
             logger.warning("%s; trying again in %.0f s", error, pause)
-            if leave(pause):
+            if wait(pause):
                 return False
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         else:

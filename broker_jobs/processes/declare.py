@@ -1,8 +1,8 @@
-"""Tells the coordinator what a program's code subscribes to and can run, and repeats it until it is answered.
+"""Declares a program's subscriptions and functions to the coordinator, and repeats that until it is answered.
 
-Each worker and each beat does, when it starts: who subscribes says so itself, whichever of its parts comes first. It
-is done once answered; the coordinator keeps it while the program is down, so its jobs are made meanwhile. What it can
-run is for who has not its code: a person who runs a job from a form.
+Each worker and each beat does this when it starts, so the order of their starts does not matter. The coordinator keeps
+the declarations while the program is down: events enqueue jobs meanwhile. Functions are declared for the dashboard,
+which has no access to the code: they describe the forms that run a job.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 1.0
 LAST_PAUSE_SECONDS = 60.0
-"""Before it is said again; doubles up to this, as what nobody answers piles up until a coordinator comes."""
+"""The pause between two tries doubles up to this: while no coordinator runs, the tries pile up in RabbitMQ."""
 
 
 class Declarer:
-    """The thread that says it. One declaration; for another make another.
+    """A thread that sends one declaration. Create another Declarer for another declaration.
 
     Args:
-        exchange: started by the caller.
-        origin: the program; what it has declared before and does not name now ends.
-        subscriptions: all of its code's.
-        by: who says so, in the coordinator's audit.
-        functions: describes all that its code can run; called on the thread, as it may take a while. None: it has no
-            code, and says nothing of it.
+        broker: started by the caller.
+        origin: the program. Subscriptions that it declared before and does not name now end.
+        subscriptions: all subscriptions of its code.
+        by: the sender, for the coordinator's audit.
+        functions: describes all functions of its code; called on the thread, as it may take a while. None: the program
+            has no code, and declares no functions.
     """
 
     def __init__(
@@ -54,27 +54,29 @@ class Declarer:
         self._origin = origin
         self._by = by
         self._functions = functions
-        self._subscribing = DeclareSubscriptions(
+        self._subscriptions = DeclareSubscriptions(
             id=new_id(), at=clock.now(), by=by, origin=origin, subscriptions=list(subscriptions)
         )
-        self._unanswered: dict[str, DeclareSubscriptions | DeclareFunctions] = {self._subscribing.id: self._subscribing}
-        self._answered = threading.Event()
-        self._over = threading.Event()
+        self._unanswered: dict[str, DeclareSubscriptions | DeclareFunctions] = {
+            self._subscriptions.id: self._subscriptions
+        }
+        self._subscribed = threading.Event()
+        self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to say it; tolerates twice."""
+        """Start the thread. Calling it again does nothing."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="declare", daemon=True)
             self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the answer; whether it came."""
-        return self._answered.wait(seconds)
+        """Wait until the coordinator has answered the subscriptions; whether it has."""
+        return self._subscribed.wait(seconds)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Say it no more; tolerates twice and never started."""
-        self._over.set()
+        """Stop the thread, waiting at most `timeout` seconds. May be called twice, and without start()."""
+        self._done.set()
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -82,11 +84,11 @@ class Declarer:
         try:
             reply_to, subscription = self._broker.subscribe_private(self._receive)
         except Exception:
-            logger.exception("what this program subscribes to and can run could not be declared; start it again")
+            logger.exception("subscriptions and functions could not be declared; restart this program")
             return
         pause = FIRST_PAUSE_SECONDS
         try:
-            while not self._over.is_set():
+            while not self._done.is_set():
                 if self._broker.connected and not self._broker.blocked:
                     self._publish(list(self._unanswered.values()), reply_to)
                     waited, pause = pause, min(2 * pause, LAST_PAUSE_SECONDS)
@@ -97,30 +99,30 @@ class Declarer:
                         break
                 else:
                     waited = FIRST_PAUSE_SECONDS
-                self._over.wait(waited)
+                self._done.wait(waited)
         finally:
             subscription.close()
 
     def _describe(self, functions: Callable[[], Sequence[FunctionInfo]]) -> list[DeclareFunctions]:
-        """The messages that say what the code can run; not understood is not declared, and harms nothing else."""
+        """The commands that declare the functions; none if they cannot be described, which affects nothing else."""
         try:
             parts = list(chunks(functions()))
         except Exception:
-            logger.exception("what this program can run could not be described; no form of it will be shown")
+            logger.exception("the functions of this program could not be described; the dashboard shows no forms")
             return []
         now = self._clock.now()
-        told = [
+        commands = [
             DeclareFunctions(
                 id=new_id(), at=now, by=self._by, origin=self._origin, functions=part, last=number == len(parts)
             )
             for number, part in enumerate(parts, start=1)
         ]
-        self._unanswered.update({command.id: command for command in told})
-        return told
+        self._unanswered.update({command.id: command for command in commands})
+        return commands
 
-    def _publish(self, told: Sequence[DeclareSubscriptions | DeclareFunctions], reply_to: str) -> None:
-        if told:
-            self._broker.publish([self._message(command, reply_to) for command in told])
+    def _publish(self, commands: Sequence[DeclareSubscriptions | DeclareFunctions], reply_to: str) -> None:
+        if commands:
+            self._broker.publish([self._message(command, reply_to) for command in commands])
 
     def _message(self, command: DeclareSubscriptions | DeclareFunctions, reply_to: str) -> Message:
         body = command.model_dump_json().encode()
@@ -131,14 +133,14 @@ class Declarer:
             try:
                 reply = Reply.model_validate_json(delivery.body)
             except ValidationError as error:
-                logger.warning("an answer to what this program declares cannot be read: %s", error)
+                logger.warning("a reply to a declaration could not be decoded; the declaration is repeated: %s", error)
                 continue
             if self._unanswered.pop(reply.id, None) is None:
                 continue
             if not reply.ok or reply.refused is not None:
-                what = "subscribes to" if reply.id == self._subscribing.id else "can run"
-                logger.error("the coordinator refuses what this program %s: %s", what, reply.refused)
-            if reply.id == self._subscribing.id:
-                self._answered.set()
+                what = "subscriptions" if reply.id == self._subscriptions.id else "functions"
+                logger.error("the coordinator refuses the %s of this program: %s", what, reply.refused)
+            if reply.id == self._subscriptions.id:
+                self._subscribed.set()
             if not self._unanswered and self._functions is None:
-                self._over.set()
+                self._done.set()

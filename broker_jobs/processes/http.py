@@ -1,7 +1,7 @@
-"""Answers /metrics and /healthz from threads of its own, and never holds up the end of a process.
+"""Serves /metrics and /healthz over HTTP from threads of its own, and never delays the exit of a process.
 
-A worker has no other door; Prometheus and a container's health probe come through this one. Loopback by default. The
-server is Python's own: a worker needs no web framework for two pages.
+It serves Prometheus and the health probes of containers, by default on loopback. It uses Python's own server, as two
+pages need no web framework.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
 IDLE_SECONDS = 30.0
-"""After this a connection that asks nothing is closed."""
+"""A connection without a request is closed after this."""
 
 
 class HttpServer:
@@ -32,10 +32,10 @@ class HttpServer:
         self, host: str, port: int, *, expose: Callable[[], tuple[bytes, str]], health: Callable[[], Health]
     ) -> None:
         """Args:
-        host: an address of this machine; 127.0.0.1 lets nobody else in.
-        port: 0 takes a free one and logs it.
-        expose: the body of /metrics and its content type.
-        health: what /healthz says.
+        host: the address to listen on; with 127.0.0.1 only this machine has access.
+        port: 0 picks a free port and logs it.
+        expose: returns the body of /metrics and its content type.
+        health: returns the state for /healthz.
         """
         self._host = host
         self._port = port
@@ -46,10 +46,10 @@ class HttpServer:
         self.address = ""
 
     def start(self) -> None:
-        """Listen. Tolerates twice.
+        """Listen. Calling it again does nothing.
 
         Raises:
-            UsageError: the port is taken or the address is not of this machine.
+            UsageError: the port is in use, or the address is not one of this machine.
         """
         if self._thread is not None:
             return
@@ -68,7 +68,7 @@ class HttpServer:
         logger.info("metrics on %s/metrics, health on %s/healthz", self.address, self.address)
 
     def stop(self) -> None:
-        """Stop listening. Tolerates twice and never; takes at most STOP_SECONDS, as scrapes are not waited for."""
+        """Stop listening. May be called twice, and without start(); running requests are not waited for."""
         server, thread = self._server, self._thread
         self._server = self._thread = None
         if server is None or thread is None:
@@ -86,24 +86,25 @@ class HttpServer:
         return 200 if health.ok else 503, body.encode(), "application/json"
 
 
-Pages = dict[str, Callable[[], tuple[int, bytes, str]]]
+Routes = dict[str, Callable[[], tuple[int, bytes, str]]]
+"""Path -> a function that returns status, body and content type."""
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread a connection, so that a slow page does not keep the other from answering; none is waited for."""
+    """One thread per connection, so that a slow request does not delay another."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 16
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")  # on Windows it would share a port that is taken
 
-    def __init__(self, host: str, port: int, pages: Pages) -> None:
+    def __init__(self, host: str, port: int, routes: Routes) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.pages = pages
-        super().__init__((host, port), _Answer)
+        self.routes = routes
+        super().__init__((host, port), _RequestHandler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks the name server who we are, which may take seconds.
+        # HTTPServer's own method resolves the host's name by DNS, which may take seconds.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -113,23 +114,23 @@ class _Server(ThreadingHTTPServer):
         logger.debug("a request from %s was not answered: %r", client_address, sys.exception())
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer a page, or 404."""
-        page = self.server.pages.get(self.path.partition("?")[0])
-        if page is None:
+        """Answer a known path, or 404."""
+        route = self.server.routes.get(self.path.partition("?")[0])
+        if route is None:
             self._send(404, b"not found\n", "text/plain; charset=utf-8")
             return
         try:
-            answer = page()
+            response = route()
         except Exception:
-            logger.exception("%s could not be made", self.path)
-            answer = 500, b"this page could not be made; see the log\n", "text/plain; charset=utf-8"
-        self._send(*answer)
+            logger.exception("%s failed; answering 500", self.path)
+            response = 500, b"internal error; see the log of this process\n", "text/plain; charset=utf-8"
+        self._send(*response)
 
     do_HEAD = do_GET  # noqa: N815  # http.server's own names
 
@@ -137,7 +138,7 @@ class _Answer(BaseHTTPRequestHandler):
         return "broker-jobs"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: a scrape every few seconds is no news."""
+        """Log nothing: a line per scrape, every few seconds, would fill the log."""
 
     def _send(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)

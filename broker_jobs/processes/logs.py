@@ -1,7 +1,7 @@
-"""Sets logging up: one structured line a record on stderr, with the passwords of addresses masked.
+"""Sets logging up for our own processes: one structured line per record on stderr, passwords in URLs masked.
 
-A library leaves logging to the program; only our own processes call this. A line is
-`time level logger: sentence key=value…`; the keys are what a caller put into `extra`.
+A library leaves logging to the program, so nothing calls this in yours. A line is
+`time level logger: sentence key=value…`; the keys are those of `extra`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import sys
 from datetime import UTC, datetime
 
 URL_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):(?!password@)[^\s/]+@", re.IGNORECASE)
-"""The password of an address; greedy up to the last @ before a slash, as passwords hold @ now and then. The word
-"password" itself stands in examples."""
+"""The password in a URL. It extends to the last @ before a slash, as a password may contain @. The word "password" is
+left as it is: it occurs in examples."""
 
 MAX_TRACE_CHARS = 50_000
-"""Of one traceback in the log."""
+"""The end of a traceback that is logged."""
 
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _QUIET = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING, "pika": logging.WARNING, "kombu": logging.WARNING}
 
 
 def mask_passwords(text: str) -> str:
-    """The text with the password of every address in it replaced by ***."""
+    """Replace the password of every URL in a text by ***."""
     return URL_PASSWORD.sub(r"\g<head>:***@", text) if "://" in text else text
 
 
 class LineFormatter(logging.Formatter):
-    """Writes a record as one line; a traceback follows on lines of its own. Masks what it writes, tracebacks too."""
+    """Formats a record as one line, followed by the lines of a traceback; passwords are masked in both."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        extra = "".join(f" {name}={_value(value)}" for name, value in vars(record).items() if name not in _OWN)
+        extra = "".join(f" {name}={_value(value)}" for name, value in vars(record).items() if name not in _STANDARD)
         sentence = record.getMessage().replace("\n", "\\n")
         line = f"{at} {record.levelname:<7} {record.name}: {sentence}{extra}"
         if record.exc_info:
@@ -41,7 +41,7 @@ class LineFormatter(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send records of `level` (DEBUG, INFO, WARNING, ERROR) and above to stderr. Called twice it changes the level."""
+    """Log records of `level` (DEBUG, INFO, WARNING, ERROR) and above to stderr. A second call changes the level."""
     root = logging.getLogger()
     root.setLevel(level.upper())
     if not any(isinstance(handler.formatter, LineFormatter) for handler in root.handlers):
@@ -53,7 +53,7 @@ def set_up(level: str) -> None:
 
 
 def _end_of(trace: str) -> str:
-    """A traceback, without its beginning where an exception's text makes it endless."""
+    """The end of a traceback: the text of an exception may be very long."""
     return trace if len(trace) <= MAX_TRACE_CHARS else f"…{trace[-MAX_TRACE_CHARS:]}"
 
 

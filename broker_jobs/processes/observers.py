@@ -1,4 +1,4 @@
-"""Says which callback of worker and coordinator counts as which metric; neither knows of metrics, nor they of them."""
+"""Maps the callbacks of worker and coordinator to metrics, so that neither of them imports metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BACKLOGS = {
     names.DUE: m.DUE_BACKLOG,
     names.DEAD_LETTERS: m.DEAD_LETTER_BACKLOG,
 }
-_OF_THE_ACTIVE = (
+_OF_THE_ACTIVE_COORDINATOR = (
     *_BACKLOGS.values(),
     *(m.LOG_LAG, m.DELAY_BACKLOG, m.DEPTH, m.CONSUMERS, m.OLDEST, m.PAUSED, m.DEAD_LETTERS, m.OVERDUE, m.STORED),
 )
 
 
 class WorkerMetrics:
-    """Counts for a worker."""
+    """Counts what a worker reports."""
 
     def __init__(self, metrics: m.Metrics) -> None:
         self._metrics = metrics
@@ -29,7 +29,7 @@ class WorkerMetrics:
     def received(self, queue: str, count: int) -> None:
         self._metrics.count(m.TAKEN, (queue,), count)
 
-    def finished(  # noqa: PLR0917  # the worker's shape
+    def finished(  # noqa: PLR0917  # the signature of WorkerObserver
         self,
         outcome: str,
         job: str,
@@ -53,7 +53,7 @@ class WorkerMetrics:
 
 
 class CoordinatorMetrics(CoordinatorObserver):
-    """Counts for a coordinator. What only the active one knows is forgotten when it steps down."""
+    """Counts what a coordinator reports. Gauges of the active coordinator are cleared when it becomes standby."""
 
     def __init__(self, metrics: m.Metrics) -> None:
         self._metrics = metrics
@@ -82,7 +82,7 @@ class CoordinatorMetrics(CoordinatorObserver):
         self._metrics.set(m.ACTIVE, int(active))
         if not active:
             self._delays.clear()
-            for family in _OF_THE_ACTIVE:
+            for family in _OF_THE_ACTIVE_COORDINATOR:
                 self._metrics.replace(family, {})
 
     def depth(self, queue: str, ready: int, consumers: int) -> None:
@@ -91,7 +91,7 @@ class CoordinatorMetrics(CoordinatorObserver):
         elif queue.startswith(f"{names.DELAY}."):
             self._delays[queue] = ready
             self._metrics.set(m.DELAY_BACKLOG, sum(self._delays.values()))
-        else:  # a queue of jobs, under its own name or the broker's
+        else:  # a work queue, by its name in code or on the broker
             self._metrics.set(m.DEPTH, ready, (names.queue_of(queue),))
             self._metrics.set(m.CONSUMERS, consumers, (names.queue_of(queue),))
 
@@ -113,7 +113,7 @@ class CoordinatorMetrics(CoordinatorObserver):
 
 
 def watch_broker(metrics: m.Metrics, broker: Broker) -> None:
-    """Show at each scrape whether the exchange is connected and blocked."""
+    """Report at each scrape whether the broker is connected and blocked, and how often it has reconnected."""
     metrics.watch(m.CONNECTION_UP, lambda: {(): float(broker.connected)})
     metrics.watch(m.RECONNECTS, lambda: {(): float(broker.reconnects)})
     metrics.watch(m.BLOCKED, lambda: {(): float(broker.blocked)})

@@ -1,12 +1,12 @@
-"""Keeps N worker processes alive: `worker -p N`.
+"""Starts N worker processes for `worker -p N`, and restarts those that end.
 
-Python runs one thread at a time a process, so jobs that compute need several. Children are spawned, as Windows and
-threads forbid a fork, and each holds one end of a pipe: stop and leave-now go down, counts and health come up, and a
-closed pipe tells a child that its parent is gone. Each child has a slot; who is started in it again names its
-predecessor, whose jobs are then free at once instead of after a wait.
+Python runs one thread at a time per process, so jobs that compute need several processes. Children are spawned, as a
+fork is unsafe with threads and missing on Windows. A pipe connects each child with this process: "stop" and "now" go
+down it, metrics and health come up, and its end shows a child that the parent is gone. Each child has a slot. A worker
+names the worker that had its slot before, so that the coordinator frees that one's jobs at once and not after a lease.
 
-A child that has gone is started again, whatever its exit code: a job may have set that. Only a child that says itself
-that it cannot start (`Refused`), before any child of the pool was healthy, ends the pool.
+A child that ends is restarted whatever its exit code, as a job may have set that. Only a child that reports that it
+cannot start (`StartRefused`), before any child was healthy, ends the pool.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.metrics import PROCESSES, RESTARTS, Metrics, Snapshot
 from broker_jobs.processes.program import Health
-from broker_jobs.processes.signals import Broken
+from broker_jobs.processes.signals import ComponentFailed
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ Report: TypeAlias = tuple[Snapshot, Health]
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A child's word that it cannot start, and why: only a person can mend it, and starting it again would not."""
+class StartRefused:
+    """A child reports that it cannot start, for a reason that a restart does not fix."""
 
     reason: str
 
@@ -46,18 +46,18 @@ SILENT_SECONDS = 15.0
 """A child that has not reported for this long is not healthy."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
-"""A child that lived this long starts again without a pause that grew."""
+"""A child that ran at least this long is restarted at once; otherwise the pause doubles."""
 EXIT_USAGE = 2
-"""What the pool's process exits with when no child can start. A child's own code says nothing: any job can set it."""
+"""The exit code when no child can start. A child's own exit code is not used: any job can set it."""
 KILL_AFTER_SECONDS = 5.0
-"""What children get beyond the time for a graceful stop before they are killed."""
-NOW_SECONDS = 1.5
-"""What children get to tell what they cut off, when they are to leave at once."""
+"""Children are killed this long after the end of the time for a graceful stop."""
+STOP_NOW_SECONDS = 1.5
+"""The time children get to report their interrupted jobs when they are to exit at once."""
 
 
 @dataclass
 class _Child:
-    """One slot and who is in it."""
+    """One slot, and the process in it."""
 
     slot: int
     process: SpawnProcess | None = None
@@ -67,11 +67,11 @@ class _Child:
     pause: float = 0.0
     report: Report | None = None
     reported_at: float = 0.0
-    refused: Refused | None = None
+    refused: StartRefused | None = None
 
 
 class Pool:
-    """The parent of the worker processes."""
+    """The worker processes of one parent."""
 
     def __init__(
         self,
@@ -79,49 +79,49 @@ class Pool:
         arguments: tuple[object, ...],
         size: int,
         *,
-        on_broken: Callable[[Broken], None],
+        on_failed: Callable[[ComponentFailed], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            target: run in each child as target(*arguments, slot, pipe); found by import in the child.
+            target: called in each child as target(*arguments, slot, pipe). The child imports it.
             arguments: must pickle.
-            size: how many children.
-            on_broken: told, once, when a child says that it cannot start and none has been healthy yet.
-            monotonic: seconds that never step.
+            size: the number of children.
+            on_failed: called once, when a child reports that it cannot start and none has been healthy yet.
+            monotonic: a monotonic clock, in seconds.
         """
         self._target = target
         self._arguments = arguments
-        self._on_broken = on_broken
+        self._on_failed = on_failed
         self._monotonic = monotonic
         self._context = multiprocessing.get_context("spawn")
         self._id = new_id()
         self._children = [_Child(slot) for slot in range(size)]
         self._metrics = Metrics()
-        self._metrics.count(RESTARTS, amount=0)  # from the start: what appears with its first count shows no increase
-        self._gone = Snapshot()
+        self._metrics.count(RESTARTS, amount=0)  # a counter that first appears as 1 shows Prometheus no increase
+        self._ended = Snapshot()
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._clean = True
         self._was_healthy = False
-        self._broken = False
+        self._failed = False
         self._thread: threading.Thread | None = None
-        # A write wakes the watching thread; a pipe, as it waits on the children's.
+        # A write wakes the watching thread. It is a pipe, as that thread waits for the children's pipes.
         self._woken, self._wake = self._context.Pipe(duplex=False)
 
     def start(self) -> None:
-        """Start the children and watch over them. Tolerates twice."""
+        """Start the children and a thread that watches them. Calling it again does nothing."""
         with self._lock:
             if self._thread is not None:
                 return
             for child in self._children:
-                self._start_in(child)
+                self._start_child(child)
             self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Let the children finish; those that outlast `timeout` by KILL_AFTER_SECONDS are killed. Tolerates twice."""
-        self._order("stop")
+        """Stop the children gracefully; kill those left KILL_AFTER_SECONDS after `timeout`. May be called twice."""
+        self._send_order("stop")
         thread = self._thread
         if thread is None:
             return True
@@ -133,9 +133,9 @@ class Pool:
         return self._clean
 
     def stop_now(self) -> None:
-        """Have the children leave what runs; who has not gone in NOW_SECONDS is killed."""
-        self._order("now")
-        deadline = self._monotonic() + NOW_SECONDS
+        """Stop the children without waiting for their jobs; kill those left after STOP_NOW_SECONDS."""
+        self._send_order("now")
+        deadline = self._monotonic() + STOP_NOW_SECONDS
         for process in self.processes():
             process.join(max(0.0, deadline - self._monotonic()))
             if process.is_alive():
@@ -147,16 +147,16 @@ class Pool:
             return [child.process for child in self._children if child.process is not None and child.process.is_alive()]
 
     def snapshots(self) -> list[Snapshot]:
-        """The counts of all children: those alive, those gone, and the pool's own."""
+        """The metrics of the running children, of those that ended, and of the pool."""
         self._metrics.set(PROCESSES, len(self.processes()))
         with self._lock:
-            gone = Snapshot()
-            gone.add(self._gone)
+            ended = Snapshot()
+            ended.add(self._ended)
             reports = [child.report[0] for child in self._children if child.report is not None]
-        return [self._metrics.snapshot(), gone, *reports]
+        return [self._metrics.snapshot(), ended, *reports]
 
     def health(self) -> Health:
-        """Healthy when every child is there, has reported lately, and is healthy."""
+        """Healthy if every child is alive, has reported within SILENT_SECONDS, and is healthy."""
         now = self._monotonic()
         children: list[dict[str, Any]] = []
         ok = True
@@ -190,8 +190,8 @@ class Pool:
         child.start_again_at = child.refused = None
         logger.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
 
-    def _start_in(self, child: _Child) -> None:
-        """Start a child; where the machine has no room for one now (memory, processes, files), try again later."""
+    def _start_child(self, child: _Child) -> None:
+        """Start a child. If the machine lacks resources now (memory, processes, open files), try again later."""
         try:
             self._spawn(child)
         except (OSError, MemoryError) as error:
@@ -217,7 +217,7 @@ class Pool:
                 time.sleep(1.0)
 
     def _watch_once(self) -> bool:
-        """Wait for news of a child and act on it; False: the pool stops and all are gone."""
+        """Wait until something happens to a child, and act on it; False: the pool stops and all children have ended."""
         with self._lock:
             alive = [child for child in self._children if child.process is not None]
             if self._stopping.is_set() and not alive:
@@ -231,39 +231,40 @@ class Pool:
             self._woken.recv_bytes()
         with self._lock:
             for child in self._children:
-                self._look_at(child)
+                self._check(child)
         return True
 
-    def _look_at(self, child: _Child) -> None:
+    def _check(self, child: _Child) -> None:
         self._read_reports(child)
         if child.process is not None and not child.process.is_alive():
             self._read_reports(child)
-            self._bury(child)
+            self._handle_exit(child)
         due = child.start_again_at
         if due is not None and due <= self._monotonic() and not self._stopping.is_set():
             self._metrics.count(RESTARTS)
-            self._start_in(child)
+            self._start_child(child)
 
     def _read_reports(self, child: _Child) -> None:
         try:
             while child.pipe is not None and child.pipe.poll():
-                word = child.pipe.recv()
-                if isinstance(word, Refused):
-                    child.refused = word
+                message = child.pipe.recv()
+                if isinstance(message, StartRefused):
+                    child.refused = message
                     continue
-                child.report = word
+                child.report = message
                 child.reported_at = self._monotonic()
-                self._was_healthy = self._was_healthy or word[1].ok
+                self._was_healthy = self._was_healthy or message[1].ok
         except (EOFError, OSError):
             if child.pipe is not None:
                 child.pipe.close()
             child.pipe = None
 
-    def _bury(self, child: _Child) -> None:
+    def _handle_exit(self, child: _Child) -> None:
+        """Keep the counts of a child that has ended, and restart it after a pause."""
         process = child.process
         assert process is not None
         if child.report is not None:
-            self._gone.add(child.report[0], gauges=False)
+            self._ended.add(child.report[0], gauges=False)
         if child.pipe is not None:
             child.pipe.close()
         child.process = child.pipe = child.report = None
@@ -272,20 +273,22 @@ class Pool:
             self._clean = self._clean and code == 0
             return
         if child.refused is not None and not self._was_healthy:
-            if not self._broken:
-                self._broken = True
-                self._on_broken(Broken(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE))
+            if not self._failed:
+                self._failed = True
+                self._on_failed(
+                    ComponentFailed(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE)
+                )
             return
         self._start_later(child, self._monotonic() - child.started_at)
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
         logger.error(
-            "worker process %s; starting it again in %.1f s, the jobs it ran come back",
+            "worker process %s; starting it again in %.1f s, its jobs run again in another process",
             how,
             child.pause,
             extra={"slot": child.slot, "worker_pid": process.pid},
         )
 
-    def _order(self, order: Order) -> None:
+    def _send_order(self, order: Order) -> None:
         with self._lock:
             self._stopping.set()
             for child in self._children:

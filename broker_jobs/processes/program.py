@@ -1,7 +1,7 @@
-"""Runs worker, coordinator and beat as threads of one program, on one exchange.
+"""Runs worker, coordinator and beat as threads of one process, on one broker.
 
-This is `BrokerJobs.start()`, `broker-jobs run` and, with fewer roles, each of the standalone processes: there is one
-wiring. The exchange belongs to the caller, who stops it after this.
+`BrokerJobs.start()` and `broker-jobs run` use it with all roles, each of the standalone processes with one. The caller
+stops the broker afterwards. Over 300 lines: start, stop and health of the same three components belong together.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ logger = logging.getLogger(__name__)
 
 Role: TypeAlias = Literal["worker", "coordinator", "beat"]
 ROLES: tuple[Role, ...] = ("coordinator", "worker", "beat")
-"""In the order they are started."""
+"""In the order of their start."""
 
 CONNECT_SECONDS = 5.0
-"""How long a start waits for RabbitMQ before it says that nothing answers."""
+"""The longest wait for RabbitMQ before a start fails."""
 SUBSCRIBE_SECONDS = 5.0
-"""How long a start waits, where the coordinator runs too, until what the code subscribes to is known."""
+"""The longest wait for the coordinator to record the subscriptions, where it runs in the same process."""
 COORDINATOR_STOP_SECONDS = 10.0
-"""What the coordinator gets to commit what it has and to publish its releases."""
+"""The time the coordinator gets to commit its open transaction and to publish its releases."""
 
 
 @dataclass
 class Health:
-    """What is up. `ok` decides between 200 and 503; `parts` says why."""
+    """The state of a process. `ok` decides between HTTP 200 and 503; `components` gives the reasons."""
 
     ok: bool
     components: dict[str, Any] = field(default_factory=dict)
 
 
 class Program:
-    """Worker, coordinator and beat of one process, or some of them."""
+    """The worker, coordinator and beat of one process, or some of them."""
 
     def __init__(
         self,
@@ -76,22 +76,23 @@ class Program:
         slot: str = "",
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
-        """Nothing is connected here.
+        """Connects to nothing; start() does.
 
         Args:
-            registry: the jobs the worker knows; None only without the role worker.
-            settings: queues, concurrency and all else are read from here.
-            exchange: started by the caller or by start(); stopped by the caller.
-            recurring: what the code of this program declares; the beat publishes it.
-            subscriptions: what it subscribes to; a worker and a beat publish it.
+            registry: the jobs that the worker can run; None only without the role worker.
+            settings: queues, concurrency and everything else.
+            broker: started by the caller or by start(); stopped by the caller.
+            recurring: the recurring jobs that the code declares; published by the beat.
+            subscriptions: the subscriptions that the code declares; published by a worker and a beat.
             roles: some of "worker", "coordinator", "beat".
-            origin: the program whose declarations these are.
-            metrics: where it is counted; None: counted for nobody.
-            on_fatal: told why, when the coordinator has to give up; None: it is only logged.
-            slot: the place of the worker on this host; who starts next in it names this one as its predecessor.
+            origin: the program that declares these.
+            metrics: receives the counts; None: they are not read.
+            clock: None: the clock of this machine.
+            slot: identifies the worker's place on this host; the next worker in it names this one as its predecessor.
+            on_fatal: called with the reason when the coordinator cannot continue; None: the reason is only logged.
 
         Raises:
-            UsageError: an unknown role, none at all, or a worker without a registry.
+            UsageError: an unknown role, no role, or a worker without a registry.
             MissingExtra: the libraries of a role are not installed.
         """
         unknown = set(roles) - set(ROLES)
@@ -112,12 +113,12 @@ class Program:
         self._origin = origin
         self._on_fatal = on_fatal
         self._clock = clock or SystemClock()
-        # Without a slot of its own a place is never taken over: two programs of one host may serve one application.
+        # Without a slot a worker has no predecessor: two programs on one host may serve one application.
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
         self._lock = threading.RLock()
         self._pid = 0
         self.interrupted = False
-        """Whether runs were cut off at the stop: what they left behind ends with the process, which should be soon."""
+        """Whether the stop interrupted runs: their threads end with the process, which should exit soon."""
         self.store: Store | None = None
         self.coordinator: Coordinator | None = None
         self.worker: Worker | None = None
@@ -130,11 +131,11 @@ class Program:
         return self._pid != 0
 
     def start(self) -> None:
-        """Start the parts: coordinator, worker, beat. Tolerates twice.
+        """Start coordinator, worker and beat. Calling it again does nothing.
 
         Raises:
             UsageError: it was started in another process, before a fork.
-            BrokerError: RabbitMQ refuses or cannot be reached. What had been started is stopped again.
+            BrokerError: RabbitMQ refuses or cannot be reached. What had started is stopped again.
             StoreError: the store cannot be used.
         """
         with self._lock:
@@ -147,24 +148,25 @@ class Program:
                 )
             self._pid = os.getpid()
             try:
-                self._start_parts()
+                self._start_components()
             except BaseException:
                 self.stop(0)
                 raise
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop the parts: beat, worker, coordinator, store. Tolerates twice and never.
+        """Stop beat, worker, coordinator and store. May be called twice, and without start().
 
         Args:
-            timeout: seconds running jobs get to finish; None: settings.shutdown_timeout. What has not started is handed
-                back at once. What still runs after it is asked to stop, and told as interrupted: it costs no retry
-                and runs again. A plain function cannot be stopped, it ends with the process.
+            timeout: seconds that running jobs get to finish; None: settings.shutdown_timeout. Jobs that have not
+                started return to the queue at once. Jobs that still run afterwards are cancelled and reported as
+                interrupted: that costs no retry, and they run again. A plain function cannot be cancelled; it ends with
+                the process.
 
         Returns:
-            Whether everything that ran has ended.
+            Whether all running jobs have ended.
         """
         if self._pid not in {0, os.getpid()}:
-            return True  # forked: the threads of these parts are not in this process
+            return True  # forked: the threads of the components are in the other process
         seconds = self.settings.shutdown_timeout if timeout is None else timeout
         finished = True
 
@@ -173,27 +175,27 @@ class Program:
             finished = worker.stop(seconds)
             self.interrupted = worker.interrupted
 
-        # Read from the end. One that raises does not keep the others running.
-        with self._lock, ExitStack() as last_first:
-            last_first.callback(self._forget)
+        # The callbacks run in reverse order. If one raises, the others still run.
+        with self._lock, ExitStack() as stack:
+            stack.callback(self._reset)
             if self.store is not None:
-                last_first.callback(self.store.close)
+                stack.callback(self.store.close)
             if self.coordinator is not None:
-                last_first.callback(self.coordinator.stop, COORDINATOR_STOP_SECONDS)
+                stack.callback(self.coordinator.stop, COORDINATOR_STOP_SECONDS)
             if self.worker is not None:
-                last_first.callback(stop_worker, self.worker)
+                stack.callback(stop_worker, self.worker)
             if self.beat is not None:
-                last_first.callback(self.beat.stop)
+                stack.callback(self.beat.stop)
             if self._declarer is not None:
-                last_first.callback(self._declarer.stop)
+                stack.callback(self._declarer.stop)
         return finished
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.beat = self.worker = self.coordinator = self.store = self._declarer = None
         self._pid = 0
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        """Publish anew what the code subscribes to: all of it, not the difference. Nothing without worker and beat."""
+        """Declare the subscriptions of the code: all of them, not the difference. A worker or a beat must run here."""
         if not self._origin or not {"worker", "beat"} & {*self._roles}:
             return
         with self._lock:
@@ -201,7 +203,7 @@ class Program:
                 return
             if self._declarer is not None:
                 self._declarer.stop(0)
-            functions = None if self._registry is None else self._described
+            functions = None if self._registry is None else self._describe_functions
             self._declarer = Declarer(
                 self.broker, self._clock, self._origin, subscriptions, self.id, functions=functions
             )
@@ -209,50 +211,50 @@ class Program:
             if subscriptions and self.coordinator is not None:
                 self._declarer.wait(SUBSCRIBE_SECONDS)
 
-    def _described(self) -> list[FunctionInfo]:
-        """What the code can run, for forms."""
+    def _describe_functions(self) -> list[FunctionInfo]:
+        """Describe the functions of the code, for the dashboard's forms."""
         assert self._registry is not None
         return [describe(function, self.settings.mask) for function in self._registry]
 
     def stop_now(self) -> None:
-        """Leave running jobs where they are; another worker gets them. For a second signal, from any thread."""
+        """Stop without waiting for running jobs: they run again. For a second signal; safe in any thread."""
         if (worker := self.worker) is not None:
             worker.stop_now()
 
     def health(self) -> Health:
-        """What is up, for /healthz. Asks nobody over the network."""
+        """The state of this process, for /healthz. Makes no network request."""
         worker, coordinator, beat = self.worker, self.coordinator, self.beat
         components: dict[str, Any] = {
             "broker": {"connected": self.broker.connected, "blocked": self.broker.blocked},
         }
-        made = {"worker": worker, "coordinator": coordinator, "beat": beat}
-        # While it starts it is not well yet: a coordinator may wait for its store.
-        ok = self.started and self.broker.connected and all(made[role] is not None for role in self._roles)
+        by_role = {"worker": worker, "coordinator": coordinator, "beat": beat}
+        # Not healthy before the start is over: a coordinator may wait for its store.
+        ok = self.started and self.broker.connected and all(by_role[role] is not None for role in self._roles)
         if worker is not None:
             components["worker"] = {"running": worker.running}
         if coordinator is not None:
-            healthy, why = coordinator.healthy()
-            components["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": why}
+            healthy, detail = coordinator.healthy()
+            components["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": detail}
             ok = ok and healthy
         if beat is not None:
             components["beat"] = {"started": True}
         return Health(ok, components)
 
     def expose(self) -> tuple[bytes, str]:
-        """What these parts have counted, as Prometheus reads it, and its content type."""
+        """The metrics in the text format of Prometheus, and its content type."""
         return expose([self.metrics.snapshot()])
 
     def _fired(self, name: str, late_seconds: float) -> None:
-        del name  # a label a schedule would grow without bound where each tenant has one
+        del name  # a label per recurring job would grow without bound where each tenant has one
         self.metrics.observe(BEAT_LATENESS, late_seconds)
 
-    def _start_parts(self) -> None:
+    def _start_components(self) -> None:
         self.broker.start(CONNECT_SECONDS)
         if self.settings.declare:
             self.broker.apply(fixed_topology())
             if "worker" in self._roles:
                 self.broker.apply(work_topology(*self.settings.queues))
-        # Each part is imported by the one who runs it: a worker has no database, a coordinator no functions.
+        # Imported per role: a worker needs no database library, a coordinator none of the worker.
         if "coordinator" in self._roles:
             from broker_jobs.coordinator.coordinator import Coordinator  # noqa: PLC0415
             from broker_jobs.store import Store  # noqa: PLC0415
@@ -296,14 +298,13 @@ class Program:
 
 
 def require_roles(roles: Collection[str], settings: Settings) -> None:
-    """Refuse roles whose libraries are not installed here.
+    """Refuse roles whose libraries are not installed.
 
     Raises:
-        MissingExtra: says which extras to install.
+        MissingExtra: names the extras to install.
     """
-    extras: list[str] = [
-        role for role in ROLES if role in roles and role != "beat"
-    ]  # a beat needs what a producer needs
+    # A beat needs only what a producer needs.
+    extras: list[str] = [role for role in ROLES if role in roles and role != "beat"]
     if "coordinator" in extras:
         extras += [extra for extra in store_extras(settings.store_url()) if extra != "coordinator"]
     require(f"to run {' and '.join(role for role in ROLES if role in roles)} here", *extras)

@@ -1,6 +1,6 @@
-"""Runs the processes of the command line, top to bottom: connect, start, serve, stop.
+"""Runs the processes of the command line, from top to bottom: connect, start, serve, stop.
 
-`run` has all roles in one process; `worker`, `coordinator` and `beat` have one each, and share the same wiring.
+`run` has all roles in one process; `worker`, `coordinator` and `beat` have one role each.
 """
 
 from __future__ import annotations
@@ -25,9 +25,17 @@ from broker_jobs.metrics import Metrics, expose
 from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
-from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, Refused
+from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, StartRefused
 from broker_jobs.processes.program import ROLES, Health, Program, require_roles
-from broker_jobs.processes.signals import Broken, LeaveNow, ShutdownSignals, Signalled, leave_now, leave_soon, serve
+from broker_jobs.processes.signals import (
+    ComponentFailed,
+    ExitNow,
+    ShutdownSignals,
+    SignalReceived,
+    exit_now,
+    exit_soon,
+    serve,
+)
 from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
@@ -35,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Application:
-    """What a process needs to know of a program: its jobs, the recurring ones and the subscriptions its code declares.
+    """What a process needs of a program: its jobs, and the recurring jobs and subscriptions that its code declares.
 
-    `close` lets go of the connection that its jobs have enqueued over.
+    `close` closes the connection over which its jobs enqueue.
     """
 
     registry: Registry
@@ -47,64 +55,64 @@ class Application:
     close: Callable[[], None] | None = None
 
 
-ServedBeside: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
-"""What runs beside a started program, from its start to its end: its dashboard."""
+ExtraService: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
+"""Runs from the start of a program to its end in the same process: the dashboard."""
 
 
 def run_roles(
     application: Application | None,
     settings: Settings,
     roles: Collection[str] = ROLES,
-    beside: ServedBeside | None = None,
+    extra: ExtraService | None = None,
 ) -> int:
-    """Run these roles in this process until it is told to leave; the exit code.
+    """Run these roles in this process until a signal stops it; the exit code.
 
     Raises:
-        UsageError: memory:// with roles missing, or a port that is taken.
+        UsageError: memory:// without all roles, or a port that is in use.
         BrokerRefused: RabbitMQ answered and refused.
         StoreError: the store cannot be used.
     """
     refuse_shared_memory(settings, roles)
-    warn_of_environment()
-    with ShutdownSignals() as wishes:
-        return _run_one(application, settings, roles, wishes, beside=beside)
+    warn_unknown_environment()
+    with ShutdownSignals() as signals:
+        return _run(application, settings, roles, signals, extra=extra)
 
 
 def run_workers(load: Callable[[], Application], settings: Settings) -> int:
-    """Run `settings.processes` worker processes; the exit code. `load` must be found by import in a child.
+    """Run `settings.processes` worker processes; the exit code. A child process imports `load`, so it must pickle.
 
     Raises:
-        UsageError: memory://, or a port that is taken.
+        UsageError: memory://, or a port that is in use.
         MissingExtra: the libraries of a worker are not installed.
     """
     refuse_shared_memory(settings, ["worker"])
     require_roles(["worker"], settings)
-    warn_of_environment()
-    with ShutdownSignals() as wishes, ExitStack() as stack:
-        pool = Pool(run_child, (load, settings), settings.processes, on_broken=wishes.put)
+    warn_unknown_environment()
+    with ShutdownSignals() as signals, ExitStack() as stack:
+        pool = Pool(run_child, (load, settings), settings.processes, on_failed=signals.put)
         stack.enter_context(_http_server(settings, lambda: expose(pool.snapshots()), pool.health))
         pool.start()
-        return serve(pool, wishes, settings.shutdown_timeout)
+        return serve(pool, signals, settings.shutdown_timeout)
 
 
 def run_child(load: Callable[[], Application], settings: Settings, slot: str, pipe: Connection) -> None:
-    """One worker process of a pool: it obeys its parent, and reports to it."""
+    """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
     set_up(settings.log_level)
-    with ShutdownSignals(has_parent=True) as wishes:
-        threading.Thread(target=_obey, args=(pipe, wishes), name="parent", daemon=True).start()
+    with ShutdownSignals(has_parent=True) as signals:
+        threading.Thread(target=_follow_parent, args=(pipe, signals), name="parent", daemon=True).start()
         try:
-            code = _run_one(load(), settings, ["worker"], wishes, slot=slot, report_to=pipe)
+            code = _run(load(), settings, ["worker"], signals, slot=slot, report_to=pipe)
         except BrokerJobsError as error:
-            logger.error("%s", error)  # our errors say what to do; a traceback would hide it
+            logger.error("%s", error)  # our errors say what to do, so the traceback is left out
             code = EXIT_USAGE
             with contextlib.suppress(OSError):  # the parent is gone
-                pipe.send(Refused(str(error)))
-    leave_soon(code)
+                pipe.send(StartRefused(str(error)))
+    exit_soon(code)
     sys.exit(code)
 
 
 def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:
-    """Raise UsageError for memory:// unless all roles are together."""
+    """Raise UsageError for memory:// unless all roles run in this process."""
     if settings.embedded and (set(roles) != set(ROLES)):
         raise UsageError(
             "memory:// lives inside one process and cannot be shared: "
@@ -112,21 +120,21 @@ def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:
         )
 
 
-def warn_of_environment() -> None:
-    """Log a line for each BROKER_JOBS_* variable that is no setting."""
+def warn_unknown_environment() -> None:
+    """Log a warning for each BROKER_JOBS_* variable that is not a setting."""
     for warning in unknown_environment(os.environ):
         logger.warning("%s", warning)
 
 
-def _run_one(
+def _run(
     application: Application | None,
     settings: Settings,
     roles: Collection[str],
-    wishes: ShutdownSignals,
+    signals: ShutdownSignals,
     *,
     slot: str = "",
     report_to: Connection | None = None,
-    beside: ServedBeside | None = None,
+    extra: ExtraService | None = None,
 ) -> int:
     metrics = Metrics()
     broker = broker_for(settings, "+".join(role for role in ROLES if role in roles))
@@ -140,7 +148,7 @@ def _run_one(
         origin=application.origin if application is not None else "",
         metrics=metrics,
         slot=slot,
-        on_fatal=lambda reason: wishes.put(Broken(reason)),
+        on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
@@ -150,14 +158,14 @@ def _run_one(
         else:
             stack.enter_context(_reporting(report_to, program))
         stack.callback(broker.stop)
-        if not wait_for_broker(program.start, broker.stop, wishes.wait_asked):
+        if not wait_for_broker(program.start, broker.stop, signals.wait):
             return 0
         stack.callback(program.stop, 0.0)
-        if beside is not None:
-            stack.enter_context(beside(program, settings))
-        code = serve(program, wishes, settings.shutdown_timeout)
-        if program.interrupted:  # threads of these runs may go on, and the next run waits for our end
-            leave_now(program, code)
+        if extra is not None:
+            stack.enter_context(extra(program, settings))
+        code = serve(program, signals, settings.shutdown_timeout)
+        if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
+            exit_now(program, code)
         return code
 
 
@@ -165,25 +173,25 @@ def _run_one(
 def _http_server(
     settings: Settings, expose_all: Callable[[], tuple[bytes, str]], health: Callable[[], Health]
 ) -> Iterator[None]:
-    """/metrics and /healthz, where a port is set."""
+    """Serve /metrics and /healthz, where a port is set."""
     if settings.metrics_port is None:
         yield
         return
-    door = HttpServer(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
-    door.start()
+    server = HttpServer(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
+    server.start()
     try:
         yield
     finally:
-        door.stop()
+        server.stop()
 
 
 @contextmanager
 def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
-    """Do something every so many seconds in a thread, and once more at the end."""
-    over = threading.Event()
+    """Call a function every `seconds` in a thread, and once more at the end."""
+    done = threading.Event()
 
     def loop() -> None:
-        while not over.wait(seconds):
+        while not done.wait(seconds):
             do()
 
     thread = threading.Thread(target=loop, name=name, daemon=True)
@@ -191,7 +199,7 @@ def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        done.set()
         thread.join(1.0)
         do()
 
@@ -206,10 +214,11 @@ def _reporting(pipe: Connection, program: Program) -> Iterator[None]:
         yield
 
 
-def _obey(pipe: Connection, wishes: ShutdownSignals) -> None:
+def _follow_parent(pipe: Connection, signals: ShutdownSignals) -> None:
+    """Stop when the parent process sends it, or when the parent is gone."""
     try:
         while True:
-            wishes.put(LeaveNow() if pipe.recv() == "now" else Signalled(signal.SIGTERM))
+            signals.put(ExitNow() if pipe.recv() == "now" else SignalReceived(signal.SIGTERM))
     except (EOFError, OSError):
-        logger.warning("the parent process is gone")
-        wishes.put(Signalled(signal.SIGTERM))
+        logger.warning("the parent process is gone; stopping")
+        signals.put(SignalReceived(signal.SIGTERM))

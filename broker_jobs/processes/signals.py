@@ -1,7 +1,7 @@
-"""Turns signals into two wishes: the first says "finish and leave", the second "leave now".
+"""Stops a process on signals: the first lets running jobs finish, a second one exits at once.
 
-A handler only puts the signal into a SimpleQueue, whose put is safe inside a handler; what is done about it is done by
-the main thread outside the handler, so no lock is taken twice. Windows knows SIGINT and SIGBREAK (Ctrl-Break) only.
+A handler only puts the signal into a SimpleQueue, whose put is safe inside a handler. The main thread acts on it
+outside the handler, so no lock is taken twice. Windows has SIGINT and SIGBREAK (Ctrl-Break) only.
 """
 
 from __future__ import annotations
@@ -24,68 +24,68 @@ logger = logging.getLogger(__name__)
 
 EXIT_CUT_OFF = 1
 """Jobs still ran when the time for a graceful stop was over."""
-EXIT_BROKEN = 70
-"""The part stopped by itself and the process cannot go on; a supervisor starts it again."""
-NOW_SECONDS = 2.0
-"""How long the leaving after a second signal may take."""
+EXIT_FAILED = 70
+"""The component failed and the process cannot continue; a service manager should restart it."""
+EXIT_NOW_SECONDS = 2.0
+"""The longest time an exit after a second signal takes."""
 
 FLUSH_SECONDS = 1.0
-LEAVE_SECONDS = 3.0
-"""What threads that are left get at the end of a process."""
+EXIT_SOON_SECONDS = 3.0
+"""How long remaining threads may delay the exit."""
 
 _POLL_SECONDS = 0.5 if sys.platform == "win32" else 3600.0
-"""Windows runs no handler while a lock is waited for, so the wait is cut in pieces there."""
+"""Windows runs no handler during a wait for a lock, so there the wait is cut in pieces."""
 
 
 class Component(Protocol):
-    """What a process runs; it has two ways to end."""
+    """What a process runs. It can be stopped gracefully or at once."""
 
     def stop(self, timeout: float) -> bool:
-        """Take no more, finish what runs; whether that was all within `timeout` seconds."""
+        """Take no more jobs and let running ones finish; whether all ended within `timeout` seconds."""
 
     def stop_now(self) -> None:
-        """Leave what runs."""
+        """Stop without waiting for running jobs."""
 
 
 @dataclass(frozen=True)
-class Signalled:
-    """A signal came; its number."""
+class SignalReceived:
+    """The operating system sent a signal."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class LeaveNow:
-    """The parent's word for a second signal."""
+class ExitNow:
+    """The parent process received a second signal."""
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """The graceful stop is over; whether everything ended in time."""
+class StopFinished:
+    """The graceful stop is over; `in_time`: everything ended within its time."""
 
     in_time: bool
 
 
 @dataclass(frozen=True)
-class Broken:
-    """The part cannot go on. `code`: what the process exits with."""
+class ComponentFailed:
+    """The component cannot continue. `code`: the exit code of the process."""
 
     reason: str
-    code: int = EXIT_BROKEN
+    code: int = EXIT_FAILED
 
 
-Signal = Signalled | LeaveNow | Stopped | Broken
+ShutdownEvent = SignalReceived | ExitNow | StopFinished | ComponentFailed
 
 
 class ShutdownSignals:
-    """What is asked of this process, in the order it came. `with` it, signals are among it."""
+    """A queue of the events that stop a process. As a context manager it installs signal handlers."""
 
     def __init__(self, *, has_parent: bool = False) -> None:
-        """`has_parent`: Ctrl-C is the parent's, who passes on what it means; and as a service manager may send SIGTERM
-        to both, no number of signals means "now" here, only the parent's LeaveNow.
+        """`has_parent`: this is a child process. It ignores Ctrl-C, which its parent handles. A second SIGTERM does not
+        exit at once here, as a service manager may send SIGTERM to both; only the parent's ExitNow does.
         """
-        self._news: queue.SimpleQueue[Signal] = queue.SimpleQueue()
-        self._kept: list[Signal] = []
+        self._queue: queue.SimpleQueue[ShutdownEvent] = queue.SimpleQueue()
+        self._peeked: list[ShutdownEvent] = []
         self._before: dict[signal.Signals, object] = {}
         self.has_parent = has_parent
 
@@ -102,97 +102,96 @@ class ShutdownSignals:
             number, handler = self._before.popitem()
             signal.signal(number, handler)  # type: ignore[arg-type]  # as getsignal() gave it
 
-    def put(self, news: Signal) -> None:
-        """Tell the main thread. From any thread, and from a handler."""
-        self._news.put(news)
+    def put(self, event: ShutdownEvent) -> None:
+        """Add an event. Safe in any thread and in a signal handler."""
+        self._queue.put(event)
 
-    def get(self) -> Signal:
-        """Wait for the next news."""
-        if self._kept:
-            return self._kept.pop(0)
+    def get(self) -> ShutdownEvent:
+        """Wait for the next event."""
+        if self._peeked:
+            return self._peeked.pop(0)
         while True:
             with contextlib.suppress(queue.Empty):
-                return self._news.get(timeout=_POLL_SECONDS)
+                return self._queue.get(timeout=_POLL_SECONDS)
 
-    def wait_asked(self, seconds: float) -> bool:
-        """Wait until there is news, at most `seconds`; the news is kept for get()."""
-        if not self._kept:
+    def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds` for an event; whether there is one. It stays in the queue for get()."""
+        if not self._peeked:
             with contextlib.suppress(queue.Empty):
-                self._kept.append(self._news.get(timeout=seconds))
-        return bool(self._kept)
+                self._peeked.append(self._queue.get(timeout=seconds))
+        return bool(self._peeked)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._news.put(Signalled(number))
+        self._queue.put(SignalReceived(number))
 
 
-def serve(part: Component, wishes: ShutdownSignals, timeout: float) -> int:
-    """Wait for the end of a started part, and bring it about as asked.
+def serve(component: Component, signals: ShutdownSignals, timeout: float) -> int:
+    """Run a started component until a signal or its failure ends it.
 
-    The first signal stops it gracefully in a thread of its own, so that this one stays free to hear the second, upon
-    which the process leaves at once and does not come back from here.
+    The first signal stops it gracefully, in another thread, so that this one can receive a second signal. Upon the
+    second the process exits from here.
 
     Returns:
-        The exit code: 0, or EXIT_CUT_OFF when jobs still ran after `timeout` seconds, or EXIT_BROKEN.
+        The exit code: 0, or EXIT_CUT_OFF when jobs still ran after `timeout` seconds, or EXIT_FAILED.
     """
     code = 0
     stopping = False
     while True:
-        match wishes.get():
-            case LeaveNow():
-                leave_now(part, EXIT_CUT_OFF)
-            case Signalled() if stopping and wishes.has_parent:
+        match signals.get():
+            case ExitNow():
+                exit_now(component, EXIT_CUT_OFF)
+            case SignalReceived() if stopping and signals.has_parent:
                 pass
-            case Signalled(number) if stopping:
-                logger.warning("second %s: leaving now; what still runs comes back to another worker", _name(number))
-                leave_now(part, 128 + number)
-            case Signalled(number):
+            case SignalReceived(number) if stopping:
+                logger.warning("second %s: exiting now; running jobs return to the queue and run again", _name(number))
+                exit_now(component, 128 + number)
+            case SignalReceived(number):
                 logger.info(
-                    "%s: taking no more jobs, finishing what runs (at most %.0f s); a second signal leaves at once",
+                    "%s: taking no more jobs, running jobs get %.0f s to finish; a second signal exits at once",
                     _name(number),
                     timeout,
                 )
                 stopping = True
-                _stop_aside(part, wishes, timeout)
-            case Broken(reason, broken_code):
-                logger.error("cannot go on: %s; leaving", reason)
-                code = broken_code
+                _stop_in_thread(component, signals, timeout)
+            case ComponentFailed(reason, failure_code):
+                logger.error("exiting, as this process cannot continue: %s", reason)
+                code = failure_code
                 if not stopping:
                     stopping = True
-                    _stop_aside(part, wishes, timeout)
-            case Stopped(in_time):
+                    _stop_in_thread(component, signals, timeout)
+            case StopFinished(in_time):
                 if not in_time:
-                    logger.warning(
-                        "jobs still ran after %.0f s; they are cut off and come back to another worker", timeout
-                    )
-                    leave_now(part, code or EXIT_CUT_OFF)
+                    logger.warning("jobs still ran after %.0f s; they return to the queue and run again", timeout)
+                    exit_now(component, code or EXIT_CUT_OFF)
                 logger.info("stopped")
                 return code
 
 
-def leave_now(part: Component, code: int) -> NoReturn:
-    """End the process without waiting for threads, which nothing can stop. Does not return."""
-    aside = threading.Thread(target=part.stop_now, name="leave now", daemon=True)
-    aside.start()
-    aside.join(NOW_SECONDS)
-    _end(code)
+def exit_now(component: Component, code: int) -> NoReturn:
+    """Exit within EXIT_NOW_SECONDS, without waiting for threads, which cannot be stopped."""
+    stopping = threading.Thread(target=component.stop_now, name="stop now", daemon=True)
+    stopping.start()
+    stopping.join(EXIT_NOW_SECONDS)
+    _exit(code)
 
 
-def leave_soon(code: int) -> None:
-    """Have the process end in LEAVE_SECONDS, whatever threads keep the interpreter from ending before.
+def exit_soon(code: int) -> None:
+    """Exit in EXIT_SOON_SECONDS at the latest, even if threads are left that Python would wait for.
 
-    Threads of jobs (a client's, those of `asyncio.to_thread`) are waited for at the end of a Python program, for ever.
+    At the end of a program Python waits without limit for threads that jobs have started (those of a client library, or
+    of `asyncio.to_thread`).
     """
 
-    def leave() -> None:
-        time.sleep(LEAVE_SECONDS)
-        logger.warning("threads still run %.0f s after the end; leaving without them", LEAVE_SECONDS)
-        _end(code)
+    def exit_later() -> None:
+        time.sleep(EXIT_SOON_SECONDS)
+        logger.warning("threads still run %.0f s after the end; exiting without them", EXIT_SOON_SECONDS)
+        _exit(code)
 
-    threading.Thread(target=leave, name="leave soon", daemon=True).start()
+    threading.Thread(target=exit_later, name="exit soon", daemon=True).start()
 
 
-def _end(code: int) -> NoReturn:
-    # Aside, as a thread that is left may hold the lock of a log for ever.
+def _exit(code: int) -> NoReturn:
+    # In another thread, as a thread that is left may hold the lock of a log handler for ever.
     flushing = threading.Thread(target=_flush, name="flush", daemon=True)
     flushing.start()
     flushing.join(FLUSH_SECONDS)
@@ -205,14 +204,14 @@ def _flush() -> None:
     sys.stdout.flush()
 
 
-def _stop_aside(part: Component, wishes: ShutdownSignals, timeout: float) -> None:
+def _stop_in_thread(component: Component, signals: ShutdownSignals, timeout: float) -> None:
     def stop() -> None:
         try:
-            in_time = part.stop(timeout)
+            in_time = component.stop(timeout)
         except Exception:
-            logger.exception("the stop failed; leaving anyway")
+            logger.exception("the graceful stop failed; exiting anyway")
             in_time = False
-        wishes.put(Stopped(in_time))
+        signals.put(StopFinished(in_time))
 
     threading.Thread(target=stop, name="stop", daemon=True).start()
 

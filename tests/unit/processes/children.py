@@ -1,4 +1,4 @@
-"""What the children of a pool do in its tests; found by import in the spawned processes."""
+"""The functions that the children of a pool run in its tests; spawned processes import them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from broker_jobs import metrics as m
-from broker_jobs.processes.pool import Refused
+from broker_jobs.processes.pool import StartRefused
 from broker_jobs.processes.program import Health
 
 
 def obedient(folder: str, slot: str, pipe: Connection) -> None:
-    """Reports once, and leaves when told, at once or after the file `finish` is there."""
+    """Reports once, and stops when ordered: at once, or as soon as the file `finish` exists."""
     metrics = m.Metrics()
     metrics.count(m.RELEASES)
     metrics.set(m.IN_FLIGHT, 1)
@@ -32,34 +32,34 @@ def obedient(folder: str, slot: str, pipe: Connection) -> None:
 
 
 def deaf(folder: str, slot: str, pipe: Connection) -> None:
-    """Hears nothing."""
+    """Ignores every order."""
     (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
     time.sleep(60)
 
 
 def misconfigured(folder: str, slot: str, pipe: Connection) -> None:
-    """Cannot start whoever starts it, and says so."""
-    pipe.send(Refused("no such queue"))
+    """Reports that it cannot start."""
+    pipe.send(StartRefused("no such queue"))
 
 
 def leaving_with_two(folder: str, slot: str, pipe: Connection) -> None:
-    """Is killed by a job that calls exit(2), before its first report."""
+    """Exits with code 2 before its first report, as by a job."""
     (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
     os._exit(2)
 
 
 def refusing_the_second(folder: str, slot: str, pipe: Connection) -> None:
-    """Is healthy the first time, and dies; cannot start after that."""
+    """Is healthy the first time, and exits; reports afterwards that it cannot start."""
     first = not list(Path(folder).glob("*.slot"))
     (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
     if not first:
-        pipe.send(Refused("the code on the disk is half written"))
+        pipe.send(StartRefused("the code on the disk is half written"))
         return
     pipe.send((m.Snapshot(), Health(True)))
     os._exit(2)
 
 
 def crashing(folder: str, slot: str, pipe: Connection) -> None:
-    """Dies at once."""
+    """Exits at once."""
     (Path(folder) / f"{os.getpid()}.slot").write_text(slot)
     os._exit(77)

@@ -1,4 +1,4 @@
-"""A broker that is away is waited for; one that refuses is not."""
+"""A start waits for a broker that is unreachable, not for one that refuses."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Start:
     def undo(self) -> None:
         self.undone += 1
 
-    def stay(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool:
         self.pauses.append(seconds)
         return False
 
 
 def test_unreachable_is_tried_again_with_growing_pauses() -> None:
-    start = Start(*[BrokerError("away")] * 5)
-    assert wait_for_broker(start, start.undo, start.stay)
+    start = Start(*[BrokerError("unreachable")] * 5)
+    assert wait_for_broker(start, start.undo, start.wait)
     assert start.pauses == [1, 2, 4, 5, 5]
     assert start.undone == 5
 
 
 def test_a_refusal_is_raised_at_once() -> None:
-    start = Start(BrokerError("away"), BrokerRefused("wrong password"))
+    start = Start(BrokerError("unreachable"), BrokerRefused("wrong password"))
     with pytest.raises(BrokerRefused):
-        wait_for_broker(start, start.undo, start.stay)
+        wait_for_broker(start, start.undo, start.wait)
     assert start.pauses == [1]
     assert start.undone == 2
 
 
-def test_who_is_asked_to_leave_does_not_try_again() -> None:
-    start = Start(BrokerError("away"))
+def test_a_process_that_is_to_stop_does_not_try_again() -> None:
+    start = Start(BrokerError("unreachable"))
     assert not wait_for_broker(start, start.undo, lambda _: True)

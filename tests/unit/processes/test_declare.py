@@ -1,4 +1,4 @@
-"""What a program subscribes to is said until it is answered, and then no more."""
+"""A declaration is repeated until it is answered, and then no more."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.support.wait import eventually
 
 
 class Coordinator:
-    """Reads commands, and answers as it is told."""
+    """Reads commands, and answers or refuses them."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        self.heard: list[DeclareSubscriptions] = []
+        self.received: list[DeclareSubscriptions] = []
         self.functions: list[DeclareFunctions] = []
         self.silent = 0
         self.refused: str | None = None
@@ -38,8 +38,8 @@ class Coordinator:
                 self.functions.append(command)
             else:
                 assert isinstance(command, DeclareSubscriptions)
-                self.heard.append(command)
-            if len(self.heard) + len(self.functions) <= self.silent:
+                self.received.append(command)
+            if len(self.received) + len(self.functions) <= self.silent:
                 continue
             reply = Reply(id=command.id, ok=self.refused is None, refused=self.refused).model_dump_json().encode()
             assert delivery.reply_to is not None
@@ -69,20 +69,20 @@ def threads_of(declarer: Declarer) -> bool:
     return thread is not None and thread.is_alive()
 
 
-def test_it_is_said_until_it_is_answered_and_then_no_more(broker: MemoryBroker, declarer: Declarer) -> None:
+def test_it_is_repeated_until_it_is_answered(broker: MemoryBroker, declarer: Declarer) -> None:
     coordinator = Coordinator(broker)
     coordinator.silent = 2
     declarer.start()
     declarer.start()
     assert declarer.wait(20)
     eventually(lambda: not threads_of(declarer), what="its thread ends")
-    assert len(coordinator.heard) == 3
-    assert {command.id for command in coordinator.heard} == {coordinator.heard[0].id}
-    assert (coordinator.heard[0].origin, coordinator.heard[0].by) == ("shop", "me")
-    assert [each.event for each in coordinator.heard[0].subscriptions] == ["user.registered"]
+    assert len(coordinator.received) == 3
+    assert {command.id for command in coordinator.received} == {coordinator.received[0].id}
+    assert (coordinator.received[0].origin, coordinator.received[0].by) == ("shop", "me")
+    assert [each.event for each in coordinator.received[0].subscriptions] == ["user.registered"]
 
 
-def test_a_refusal_is_for_a_person_and_is_not_repeated(
+def test_a_refusal_is_logged_and_the_declaration_not_repeated(
     broker: MemoryBroker, declarer: Declarer, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator = Coordinator(broker)
@@ -90,11 +90,11 @@ def test_a_refusal_is_for_a_person_and_is_not_repeated(
     with caplog.at_level(logging.ERROR):
         declarer.start()
         assert declarer.wait(20)
-    assert "the coordinator refuses what this program subscribes to: not of this version" in caplog.text
+    assert "the coordinator refuses the subscriptions of this program: not of this version" in caplog.text
     eventually(lambda: not threads_of(declarer), what="its thread ends")
 
 
-def test_nobody_there_is_no_error_and_stop_ends_it(declarer: Declarer) -> None:
+def test_without_a_coordinator_it_goes_on_until_it_is_stopped(declarer: Declarer) -> None:
     declarer.start()
     assert not declarer.wait(0.05)
     assert threads_of(declarer)
@@ -103,21 +103,21 @@ def test_nobody_there_is_no_error_and_stop_ends_it(declarer: Declarer) -> None:
     assert not threads_of(declarer)
 
 
-def test_what_the_code_can_run_is_said_too_until_it_is_answered(broker: MemoryBroker, declarer: Declarer) -> None:
+def test_functions_are_declared_too_until_that_is_answered(broker: MemoryBroker, declarer: Declarer) -> None:
     coordinator = Coordinator(broker)
     coordinator.silent = 3
     functions = [FunctionInfo(name=f"f{n}", queue="q", doc="x" * 100_000) for n in range(3)]
     both = Declarer(broker, SystemClock(), "shop", [], "me", functions=lambda: functions)
     both.start()
     eventually(lambda: not threads_of(both), what="its thread ends")
-    told = {command.id: command for command in coordinator.functions}
-    assert [command.functions[0].name for command in told.values()] == ["f0", "f1", "f2"]
-    assert [command.last for command in told.values()] == [False, False, True]
-    assert len({command.at for command in told.values()}) == 1
+    commands = {command.id: command for command in coordinator.functions}
+    assert [command.functions[0].name for command in commands.values()] == ["f0", "f1", "f2"]
+    assert [command.last for command in commands.values()] == [False, False, True]
+    assert len({command.at for command in commands.values()}) == 1
     assert len(coordinator.functions) > 3
 
 
-def test_functions_that_cannot_be_described_keep_nobody_from_subscribing(
+def test_functions_that_cannot_be_described_do_not_prevent_subscriptions(
     broker: MemoryBroker, declarer: Declarer, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator = Coordinator(broker)
@@ -129,5 +129,5 @@ def test_functions_that_cannot_be_described_keep_nobody_from_subscribing(
     broken.start()
     assert broken.wait(20)
     eventually(lambda: not threads_of(broken), what="its thread ends")
-    assert (len(coordinator.heard), coordinator.functions) == (1, [])
+    assert (len(coordinator.received), coordinator.functions) == (1, [])
     assert "could not be described" in caplog.text

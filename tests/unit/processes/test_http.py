@@ -1,4 +1,4 @@
-"""The door of a process answers, says what is wrong with its port, and never holds up the end."""
+"""The HTTP server of a process answers, reports a port that is in use, and never delays the exit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broker_jobs.processes.program import Health
 
 
 class State:
-    """What the door is asked."""
+    """What the server serves."""
 
     def __init__(self) -> None:
         self.health = Health(True, {"broker": {"connected": True}})
@@ -36,14 +36,14 @@ def state() -> State:
 
 
 @pytest.fixture
-def door(state: State) -> Iterator[HttpServer]:
-    door = HttpServer("127.0.0.1", 0, expose=state.expose, health=lambda: state.health)
-    door.start()
-    door.start()
-    yield door
+def server(state: State) -> Iterator[HttpServer]:
+    server = HttpServer("127.0.0.1", 0, expose=state.expose, health=lambda: state.health)
+    server.start()
+    server.start()
+    yield server
     state.hang.set()
-    door.stop()
-    door.stop()
+    server.stop()
+    server.stop()
 
 
 def get(url: str) -> tuple[int, str, str]:
@@ -55,28 +55,28 @@ def get(url: str) -> tuple[int, str, str]:
             return refused.code, refused.headers["content-type"], refused.read().decode()
 
 
-def test_metrics_and_health_are_answered(door: HttpServer, state: State) -> None:
-    assert get(f"{door.address}/metrics") == (200, "text/plain; version=0.0.4", "a 1\n")
-    status, _, body = get(f"{door.address}/healthz")
+def test_metrics_and_health_are_answered(server: HttpServer, state: State) -> None:
+    assert get(f"{server.address}/metrics") == (200, "text/plain; version=0.0.4", "a 1\n")
+    status, _, body = get(f"{server.address}/healthz")
     assert (status, json.loads(body)) == (200, {"ok": True, "broker": {"connected": True}})
     state.health = Health(False, {"broker": {"connected": False}})
-    assert get(f"{door.address}/healthz")[0] == 503
-    assert get(f"{door.address}/nothing")[0] == 404
+    assert get(f"{server.address}/healthz")[0] == 503
+    assert get(f"{server.address}/nothing")[0] == 404
 
 
-def test_a_taken_port_is_said_with_what_to_do(door: HttpServer, state: State) -> None:
-    port = int(door.address.rpartition(":")[2])
+def test_a_port_in_use_is_an_error_that_says_what_to_do(server: HttpServer, state: State) -> None:
+    port = int(server.address.rpartition(":")[2])
     with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port} for /metrics.*--metrics-port"):
         HttpServer("127.0.0.1", port, expose=state.expose, health=lambda: state.health).start()
 
 
 def test_health_is_answered_while_a_scrape_hangs_and_the_stop_does_not_wait_for_it(
-    door: HttpServer, state: State
+    server: HttpServer, state: State
 ) -> None:
     state.hang.clear()
-    with socket.create_connection(("127.0.0.1", int(door.address.rpartition(":")[2]))) as scrape:
+    with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as scrape:
         scrape.sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n")
-        assert get(f"{door.address}/healthz")[0] == 200
+        assert get(f"{server.address}/healthz")[0] == 200
         started = time.monotonic()
-        door.stop()
+        server.stop()
         assert time.monotonic() - started < 3.0

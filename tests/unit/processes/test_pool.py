@@ -1,4 +1,4 @@
-"""The parent of worker processes starts the dead again, adds up what they counted, and ends them all."""
+"""A pool restarts worker processes that end, adds up their metrics, and stops them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from broker_jobs import metrics as m
 from broker_jobs.processes.pool import Pool
-from broker_jobs.processes.signals import Broken
+from broker_jobs.processes.signals import ComponentFailed
 from tests.support.wait import eventually
 from tests.unit.processes import children
 
@@ -24,11 +24,11 @@ class Pools:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.broken: list[Broken] = []
+        self.failed: list[ComponentFailed] = []
         self._started: list[Pool] = []
 
     def __call__(self, target: Callable[..., None], size: int) -> Pool:
-        pool = Pool(target, (str(self.folder),), size, on_broken=self.broken.append)
+        pool = Pool(target, (str(self.folder),), size, on_failed=self.failed.append)
         self._started.append(pool)
         pool.start()
         pool.start()
@@ -69,7 +69,7 @@ def test_a_killed_child_is_started_again_in_its_slot_and_its_counts_stay(pools: 
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: len(pools.slots()) == 3, 30, "a third child")
-    assert set(pools.slots()) == set(first), "it took over the place of the dead"
+    assert set(pools.slots()) == set(first), "the new child has the slot of the dead one"
     eventually(lambda: pool.health().ok, 30, "healthy again")
     assert total(pool, m.RELEASES) == 3
     assert total(pool, m.IN_FLIGHT) == 2
@@ -87,7 +87,7 @@ def test_slots_of_two_pools_differ(pools: Pools) -> None:
     assert len(set(pools.slots())) == 2
 
 
-def test_leave_now_does_not_wait_for_what_runs(pools: Pools) -> None:
+def test_stop_now_does_not_wait_for_running_jobs(pools: Pools) -> None:
     pool = pools(children.obedient, 2)
     eventually(lambda: pool.health().ok, 30, "both have reported")
     started = time.monotonic()
@@ -96,7 +96,7 @@ def test_leave_now_does_not_wait_for_what_runs(pools: Pools) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_child_that_does_not_leave_is_killed(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_stop_is_killed(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker_jobs.processes.pool.KILL_AFTER_SECONDS", 1.0)
     pool = pools(children.deaf, 1)
     eventually(pools.slots, 30, "started")
@@ -104,24 +104,24 @@ def test_a_child_that_does_not_leave_is_killed(pools: Pools, monkeypatch: pytest
     assert pool.processes() == []
 
 
-def test_what_only_a_person_can_mend_is_told_and_not_started_again(pools: Pools) -> None:
+def test_a_child_that_cannot_start_is_reported_and_not_restarted(pools: Pools) -> None:
     pool = pools(children.misconfigured, 1)
-    eventually(lambda: pools.broken, 30, "told")
-    assert pools.broken[0].code == 2
-    assert "no such queue" in pools.broken[0].reason
+    eventually(lambda: pools.failed, 30, "reported")
+    assert pools.failed[0].code == 2
+    assert "no such queue" in pools.failed[0].reason
     assert pool.stop(5)
 
 
-def test_an_exit_code_says_nothing_about_the_start(pools: Pools) -> None:
+def test_an_exit_code_of_2_does_not_end_the_pool(pools: Pools) -> None:
     pools(children.leaving_with_two, 1)
     eventually(lambda: len(pools.slots()) >= 2, 60, "started again")
-    assert not pools.broken
+    assert not pools.failed
 
 
-def test_a_child_that_cannot_start_ends_no_pool_that_was_healthy(pools: Pools) -> None:
+def test_a_child_that_cannot_start_does_not_end_a_pool_that_was_healthy(pools: Pools) -> None:
     pools(children.refusing_the_second, 1)
     eventually(lambda: len(pools.slots()) >= 3, 60, "tried again")
-    assert not pools.broken
+    assert not pools.failed
 
 
 def test_a_start_that_the_machine_refuses_is_tried_again(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +154,4 @@ def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
     said = [record.getMessage() for record in caplog.records if "starting it again" in record.getMessage()]
     assert "exited with code 77; starting it again in 0.5 s" in said[0]
     assert "in 1.0 s" in said[1]
-    assert not pools.broken
+    assert not pools.failed

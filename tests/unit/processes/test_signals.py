@@ -1,4 +1,4 @@
-"""The first wish to leave finishes what runs; what is left of the second is tried on real processes (acceptance)."""
+"""The first signal stops gracefully; the second is tested on real processes in tests/acceptance."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import signal
 import threading
 
 from broker_jobs.processes.signals import (
-    EXIT_BROKEN,
-    Broken,
+    EXIT_FAILED,
+    ComponentFailed,
     ShutdownSignals,
-    Signalled,
-    Stopped,
+    SignalReceived,
+    StopFinished,
     serve,
 )
 
 
-class Part:
-    """A part that stops as it is told to."""
+class Recorder:
+    """A component that records how it is stopped."""
 
     def __init__(self, *, in_time: bool = True) -> None:
         self.stopped_with: list[float] = []
@@ -30,47 +30,47 @@ class Part:
         return self._in_time
 
     def stop_now(self) -> None:
-        raise AssertionError("nobody asked for that")
+        raise AssertionError("stopped at once without a second signal")
 
 
 def test_a_signal_stops_gracefully_in_another_thread() -> None:
-    part = Part()
-    with ShutdownSignals() as wishes:
+    component = Recorder()
+    with ShutdownSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert serve(part, wishes, 7.0) == 0
-    assert part.stopped_with == [7.0]
-    assert part.thread != threading.main_thread().name
+        assert serve(component, signals, 7.0) == 0
+    assert component.stopped_with == [7.0]
+    assert component.thread != threading.main_thread().name
 
 
-def test_handlers_are_put_back() -> None:
+def test_the_handlers_before_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with ShutdownSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_broken_part_is_stopped_and_ends_with_its_code() -> None:
-    part, wishes = Part(), ShutdownSignals()
-    wishes.put(Broken("the store is another one's"))
-    assert serve(part, wishes, 1.0) == EXIT_BROKEN
-    assert part.stopped_with == [1.0]
+def test_a_failed_component_is_stopped_and_the_process_exits_with_its_code() -> None:
+    component, signals = Recorder(), ShutdownSignals()
+    signals.put(ComponentFailed("the store belongs to another broker"))
+    assert serve(component, signals, 1.0) == EXIT_FAILED
+    assert component.stopped_with == [1.0]
 
 
-def test_a_child_leaves_ctrl_c_to_its_parent_and_takes_sigterm_twice_as_once() -> None:
-    part = Part()
-    with ShutdownSignals(has_parent=True) as wishes:
+def test_a_child_ignores_ctrl_c_and_a_second_sigterm() -> None:
+    component = Recorder()
+    with ShutdownSignals(has_parent=True) as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert not wishes.wait_asked(0.05)
-        wishes.put(Signalled(signal.SIGTERM))
-        wishes.put(Signalled(signal.SIGTERM))
-        assert serve(part, wishes, 1.0) == 0
-    assert part.stopped_with == [1.0]
+        assert not signals.wait(0.05)
+        signals.put(SignalReceived(signal.SIGTERM))
+        signals.put(SignalReceived(signal.SIGTERM))
+        assert serve(component, signals, 1.0) == 0
+    assert component.stopped_with == [1.0]
 
 
-def test_news_that_was_waited_for_is_not_lost() -> None:
-    wishes = ShutdownSignals()
-    assert not wishes.wait_asked(0)
-    wishes.put(Stopped(True))
-    assert wishes.wait_asked(0)
-    assert wishes.wait_asked(0)
-    assert wishes.get() == Stopped(True)
+def test_an_event_that_was_waited_for_stays_in_the_queue() -> None:
+    signals = ShutdownSignals()
+    assert not signals.wait(0)
+    signals.put(StopFinished(True))
+    assert signals.wait(0)
+    assert signals.wait(0)
+    assert signals.get() == StopFinished(True)
