@@ -92,7 +92,7 @@ LATE: dict[tuple[str, str], str] = {
     ("cli.dashboard", "dashboard.store_access"): "only this command needs the web framework",
     ("cli.dashboard", "dashboard.server"): "the same",
     ("cli.dashboard", "dashboard.app"): "the same",
-    ("cli.masked", "dashboard.queries"): "it reads the store, which not every command does",
+    ("cli.connections", "dashboard.queries"): "it reads the store, which not every command does",
     ("cli.demo", "demo.main"): "only this command needs a mail server",
 }
 """(module, module) -> why the first imports the second inside a function. The test of cycles follows these too."""
