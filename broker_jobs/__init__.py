@@ -1,43 +1,43 @@
-"""Background jobs on RabbitMQ: a call becomes a message, a worker runs it, a coordinator keeps the truth.
+"""Background jobs for Python on RabbitMQ.
 
-The way of one job, station by station:
+The path of a job:
 
-    function/     what can be run: signature, options, registry, provided arguments, the job that runs now
-    producer/     a call becomes an envelope, confirmed; what became of it is asked
-    job/          what travels (pure values)
-    exchange/     the broker holds it, moves and times it
-    consumer/     a delivery becomes an attempt, an attempt an outcome
-    outcome/      what is told to the coordinator (events and commands)
-    coordinator/  records become truth, and what waits is released
-    store/        the truth as rows, written by the coordinator alone, read by all
-    beat/         time as a producer of recurring jobs
-    processes/    worker, coordinator, beat, or all in one: wired, top to bottom
-    dashboard/    what the store knows, seen and acted on: pages and a JSON API
-    app.py        BrokerJobs, the object a program holds
-    cli/          the command line;   demo/ a mail room that needs every kind of job
-    testing/      for the tests of users, and ours;   metrics.py counts;   settings.py, clock.py, errors.py
-    extras.py     which part needs which libraries
+    function/     what can be run: signatures, options, the registry, provided arguments
+    producer/     turns a call into an envelope, publishes it and asks for its state and result
+    messages/     what is sent: envelopes, events, commands, control and batch messages
+    broker/       moves messages and delays them: RabbitMQ, or a broker in memory
+    consumer/     the worker: receives deliveries, runs them, reports the outcome, acknowledges
+    coordinator/  reads the log, decides the state of each job, releases the jobs that wait
+    store/        the database: written by the coordinator, read by everything else
+    beat/         fires recurring jobs at their planned times
+    processes/    starts these components in processes, with signals, logs and metrics
+    dashboard/    web pages and a JSON API on the store
+    cli/          the command line
+    testing/      a tester and a worker for unit tests
+    demo/         an example program: a mail service
+    app.py        BrokerJobs, the object that a program creates
+    settings.py, clock.py, errors.py, metrics.py, extras.py
 
-The public names are below. Each is imported when it is first asked for, so that importing the package, or one module of
-it, costs nothing that is not used.
+The public names are listed below. Each is imported when it is first used, so that importing the package costs nothing
+that is not used.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # The object a program holds, and what it gives out.
+    # The object that a program creates.
     from broker_jobs.app import BrokerJobs as BrokerJobs
 
-    # Words for lengths of time and instants.
+    # Types of lengths of time and of instants.
     from broker_jobs.clock import Seconds as Seconds
     from broker_jobs.clock import When as When
 
-    # Who may do what in the dashboard.
+    # Users of the dashboard.
     from broker_jobs.dashboard.role import Role as Role
     from broker_jobs.dashboard.role import Visitor as Visitor
 
-    # What goes wrong, by what a caller does about it; and what a job may raise.
+    # Errors, and what a job may raise.
     from broker_jobs.errors import ArgumentsError as ArgumentsError
     from broker_jobs.errors import BrokerError as BrokerError
     from broker_jobs.errors import BrokerJobsError as BrokerJobsError
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from broker_jobs.errors import UsageError as UsageError
     from broker_jobs.function.depends import Depends as Depends
 
-    # How often jobs of one key may be there, run and start.
+    # Unique keys and limits.
     from broker_jobs.function.keys import Concurrency as Concurrency
     from broker_jobs.function.keys import Ordered as Ordered
     from broker_jobs.function.keys import RateLimit as RateLimit
     from broker_jobs.function.keys import Unique as Unique
 
-    # Options, for programs that keep them in variables.
+    # Types of options.
     from broker_jobs.function.options import CallOptions as CallOptions
     from broker_jobs.function.options import JobOptions as JobOptions
     from broker_jobs.function.options import Options as Options
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from broker_jobs.producer.recurring import RecurringOptions as RecurringOptions
     from broker_jobs.producer.remote import RemoteJob as RemoteJob
 
-    # Results of jobs to come, as arguments of others.
+    # Results of other jobs as arguments.
     from broker_jobs.producer.results import result_of as result_of
     from broker_jobs.producer.results import results_of as results_of
 
@@ -124,20 +124,20 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.producer.remote": ("RemoteJob",),
     "broker_jobs.producer.results": ("result_of", "results_of"),
 }
-"""Module -> its public names, as above; tests/unit/test_imports.py compares the two."""
+"""Module -> its public names, as above. tests/unit/test_imports.py compares the two."""
 
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-if not TYPE_CHECKING:  # a type checker has the imports above, and must go on to refuse a name that is none
-    __all__ = list(_HOMES)
+if not TYPE_CHECKING:  # a type checker uses the imports above, and must report unknown names
+    __all__ = list(_MODULES)
 
     def __getattr__(name: str) -> object:
-        """A public name, imported now (PEP 562)."""
-        home = _HOMES.get(name)
-        if home is None:
+        """Import a public name on its first use (PEP 562)."""
+        module = _MODULES.get(name)
+        if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(home), name)
+        value = globals()[name] = getattr(importlib.import_module(module), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOMES})
+        return sorted({*globals(), *_MODULES})

@@ -1,8 +1,8 @@
-"""Tells the time, so that time is an argument everywhere else.
+"""Provides the clocks, so that everything else takes the time as an argument.
 
-Wall time is for records and for "is it due"; monotonic time is for differences. Instants inside rows and events
-are seconds since the Unix epoch in UTC (a float compares and stores without conversion on the hot path); instants
-a person sees are aware datetimes.
+Wall time is for records and due times; monotonic time is for differences. Instants in rows and events are seconds since
+the Unix epoch in UTC: a float is compared and stored without conversion on the hot path. Instants that users see are
+aware datetimes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ Instant: TypeAlias = float
 """Seconds since 1970-01-01T00:00Z."""
 
 Seconds: TypeAlias = float | timedelta
-"""A length of time; a bare number is seconds."""
-
+"""A length of time: a timedelta, or a number of seconds."""
 
 When: TypeAlias = timedelta | datetime
-"""A time: a timedelta from now, or an aware datetime; a bare number is refused."""
+"""A time: a timedelta from now, or an aware datetime. A number is refused."""
 
 
 class Clock(Protocol):
-    """What a part needs to know of time."""
+    """A wall clock and a monotonic clock."""
 
     def now(self) -> Instant:
         """The wall clock: seconds since the Unix epoch, UTC."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never steps."""
+        """Seconds since a fixed moment. Never steps back or forward."""
 
 
 class SystemClock:
@@ -41,7 +40,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move; both times move together."""
+    """A clock for tests: it stands still until `advance` is called."""
 
     def __init__(self, start: datetime | None = None) -> None:
         self._now = (start or datetime(2026, 1, 1, tzinfo=UTC)).timestamp()
@@ -54,22 +53,22 @@ class ManualClock:
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
-        """Move both clocks on by `seconds` (0 or more)."""
+        """Move both clocks forward by `seconds` (0 or more)."""
         if seconds < 0:
-            raise ValueError("a clock does not go back; use set_wall() for a step of the wall clock")
+            raise ValueError("seconds must be 0 or more; use set_wall() to step the wall clock back")
         self._now += seconds
         self._monotonic += seconds
 
     def set_wall(self, now: Instant) -> None:
-        """Step the wall clock alone, as NTP may do."""
+        """Set only the wall clock, as NTP may do."""
         self._now = now
 
 
 def as_datetime(instant: Instant) -> datetime:
-    """The aware UTC datetime of an instant."""
+    """Return an instant as an aware UTC datetime."""
     return datetime.fromtimestamp(instant, UTC)
 
 
 def as_seconds(length: Seconds) -> float:
-    """The number of seconds in a length of time."""
+    """Return a length of time in seconds."""
     return length.total_seconds() if isinstance(length, timedelta) else float(length)

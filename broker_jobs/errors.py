@@ -1,25 +1,25 @@
-"""Names everything that can go wrong, by what a caller does about it.
+"""Defines the exceptions of this library, in families by what the caller can do about them.
 
 BrokerJobsError
-├── UsageError              yours: mend the call; nothing was published
-│   ├── ArgumentsError      of enqueue, schedule, bind         (also a TypeError)
-│   ├── OptionError         of job, using, settings            (also a ValueError)
-│   ├── DefinitionError     where the function is written      (also a TypeError)
-│   └── MissingExtra        a part is used that is not installed (also an ImportError)
-├── EnqueueError            the broker's: not sent; try again
-│   ├── EnqueueUnknown      no confirm came: repeat with the same id
-│   ├── BatchUnknown        no confirm came for the end of a batch: open it again
-│   └── EnqueueManyError    of many, some were not sent
-├── BrokerError             the broker's: unreachable; waiting may mend it
-│   └── BrokerRefused       it answered: wrong password, no such vhost, no permission, a queue of another shape
-├── StoreError              the store's: unreachable, newer schema, another installation's
-├── JobFailed               the job's: out of result()
-├── JobDeleted              the job was deleted: out of result()
-└── ResultTimeout           not ended in time                  (also a TimeoutError)
+├── UsageError              the call is wrong, nothing was published: correct it
+│   ├── ArgumentsError      arguments of enqueue, schedule, bind        (also a TypeError)
+│   ├── OptionError         options of job and using, settings          (also a ValueError)
+│   ├── DefinitionError     the function cannot be a job as written     (also a TypeError)
+│   └── MissingExtra        libraries are not installed                 (also an ImportError)
+├── EnqueueError            not sent: enqueue again later
+│   ├── EnqueueUnknown      no confirm: repeat with the same id
+│   ├── BatchUnknown        no confirm of a batch's commit: open the batch again
+│   └── EnqueueManyError    some of many jobs were not sent
+├── BrokerError             RabbitMQ is unreachable: try again later
+│   └── BrokerRefused       RabbitMQ refused: wrong password, no such vhost, no permission, other queue arguments
+├── StoreError              the store is unreachable, has a newer schema, or belongs to another installation
+├── JobFailed               result() of a failed job
+├── JobDeleted              result() of a deleted job
+└── ResultTimeout           the job has not ended in time               (also a TimeoutError)
 
-Retry, GiveUp               raised by a job, not errors of ours
+Retry and GiveUp are raised by jobs and are not BrokerJobsErrors.
 
-The errors that carry receipts or a batch are in `producer/errors.py`, because this file imports nothing of ours.
+This file imports nothing of this package. The errors that carry receipts or a batch are in `producer/errors.py`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from typing import Any
 
 
 class BrokerJobsError(Exception):
-    """The root: everything this library raises on purpose."""
+    """Base of all exceptions that this library raises on purpose."""
 
 
 class UsageError(BrokerJobsError):
-    """The call is wrong; nothing was published. The message says what to write."""
+    """The call is wrong and nothing was published. The message says what to write instead."""
 
 
 class ArgumentsError(UsageError, TypeError):
-    """The arguments of enqueue, schedule, bind or after do not fit."""
+    """The arguments of enqueue, schedule, bind or after do not fit the function."""
 
 
 class OptionError(UsageError, ValueError):
@@ -46,13 +46,13 @@ class OptionError(UsageError, ValueError):
 
 
 class DefinitionError(UsageError, TypeError):
-    """The function cannot be a job as it is written."""
+    """The function cannot be a job as written."""
 
 
 class MissingExtra(UsageError, ImportError):
-    """A part of broker_jobs is used whose libraries are not installed. The message is the command to run.
+    """Libraries of an extra are not installed. The message has the command: `pip install 'broker-jobs[coordinator]'`.
 
-    `extras` are the missing ones: `pip install 'broker-jobs[coordinator]'`.
+    `extras`: the names of the missing extras.
     """
 
     def __init__(self, what: str, extras: Sequence[str], libraries: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ class MissingExtra(UsageError, ImportError):
         self.extras = tuple(extras)
         self.libraries = tuple(libraries)
         super().__init__(
-            f"{what} needs {', '.join(self.libraries)}, not installed here: "
+            f"{what} needs {', '.join(self.libraries)} (not installed); run: "
             f"pip install 'broker-jobs[{','.join(self.extras)}]'"
         )
 
@@ -69,23 +69,23 @@ class MissingExtra(UsageError, ImportError):
 
 
 class EnqueueError(BrokerJobsError):
-    """The job was not enqueued: refused, unreachable, blocked or too large. Enqueue again when it is mended."""
+    """The job was not enqueued: it is too large, or RabbitMQ refuses it, blocks or is unreachable."""
 
 
 class BrokerError(BrokerJobsError):
-    """RabbitMQ cannot be used as asked: unreachable, wrong password, no permission, a queue of another shape."""
+    """RabbitMQ is unreachable, or it refused (see `BrokerRefused`)."""
 
 
 class BrokerRefused(BrokerError):
-    """RabbitMQ answered and refused (403, 406, no such vhost, wrong password): a person must mend it."""
+    """RabbitMQ refused: 403, 406, no such vhost, wrong password. Trying again does not help."""
 
 
 class StoreError(BrokerJobsError):
-    """The store cannot be used: unreachable, of a newer schema, or of another installation."""
+    """The store is unreachable, has a newer schema, or belongs to another installation."""
 
 
 class JobFailed(BrokerJobsError):
-    """The job ended as failed. The remote traceback is a note of this exception."""
+    """The job failed. The traceback of the worker is a note of this exception."""
 
 
 class JobDeleted(BrokerJobsError):
@@ -93,32 +93,32 @@ class JobDeleted(BrokerJobsError):
 
 
 class ResultTimeout(BrokerJobsError, TimeoutError):
-    """The job did not end, or nobody answered, in the time given."""
+    """The job did not end in the given time, or no coordinator answered."""
 
 
-class Retry(Exception):  # a verb a job says, not an error
-    """Raised by a job: run me again later; counts as a retry.
+class Retry(Exception):  # control flow of a job, not an error
+    """Raise it in a job to run the job again later. It counts as a retry.
 
     Args:
-        after: how long to wait, seconds or timedelta; None takes the job's back-off.
-        reason: what the dashboard shows.
+        after: how long to wait, in seconds or as a timedelta; None: the job's backoff.
+        reason: shown on the dashboard.
     """
 
     def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
-        super().__init__(reason or "the job asked to be run again")
+        super().__init__(reason or "the job asked for a retry")
         if isinstance(after, timedelta):
             after = after.total_seconds()
         self.after = None if after is None else float(after)
         self.reason = reason
 
 
-class GiveUp(Exception):  # a verb a job says, not an error
-    """Raised by a job: I have failed and must not be retried."""
+class GiveUp(Exception):  # control flow of a job, not an error
+    """Raise it in a job to fail it without a retry."""
 
 
 def nearest(name: str, known: Iterable[object]) -> str:
-    """`; did you mean 'queue'?` where something near is known, else an empty string. For messages of errors."""
-    import difflib  # noqa: PLC0415  # only who has made a mistake pays for it
+    """Return `; did you mean 'queue'?` if `known` has a similar name, else an empty string. For error messages."""
+    import difflib  # noqa: PLC0415  # imported only when there is an error to report
 
     close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,6 @@
-"""Says which extra of the package brings a library, and refuses early, with the command to run, where one is missing.
+"""Checks that the libraries of an extra are installed, and raises `MissingExtra` with the pip command if not.
 
-A producer installs what a producer needs; each part that needs more has an extra of its name in pyproject.toml.
+The base package has what a producer needs. Each component that needs more has an extra of its name in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         *("rich", "sqlalchemy", "starlette", "typer", "uvicorn"),
     ),
 }
-"""Extra -> the modules it brings, as they are imported. The base dependencies are in none of them."""
+"""Extra -> the modules that it installs, by import name, without the base dependencies."""
 
 
 def require(what: str, *extras: str) -> None:
-    """Refuse unless the libraries of these extras are installed. Imports none of them.
+    """Raise MissingExtra unless the libraries of these extras are installed. Imports none of them.
 
     Args:
-        what: what needs them, for the message: "the dashboard".
-        extras: their names.
+        what: the component that needs them, for the message: "the dashboard".
+        extras: names of extras.
 
     Raises:
-        MissingExtra: says which of them to install, and how.
+        MissingExtra: names the missing ones and the pip command.
     """
-    lacking = {extra: [name for name in LIBRARIES[extra] if not _is_installed(name)] for extra in extras}
-    missing = [extra for extra in extras if lacking[extra]]
+    missing_from = {extra: [name for name in LIBRARIES[extra] if not _is_installed(name)] for extra in extras}
+    missing = [extra for extra in extras if missing_from[extra]]
     if missing:
-        raise MissingExtra(what, missing, sorted({name for names in lacking.values() for name in names}))
+        raise MissingExtra(what, missing, sorted({name for names in missing_from.values() for name in names}))
 
 
 def _is_installed(library: str) -> bool:
@@ -48,10 +48,10 @@ def _is_installed(library: str) -> bool:
         return find_spec(library) is not None
     except ImportError:
         return False
-    except ValueError:  # it is loaded, and not from a file
+    except ValueError:  # it is imported and has no spec, such as a module made by a test
         return True
 
 
 def store_extras(url: str) -> tuple[str, ...]:
-    """What opening the store at this address needs."""
+    """Return the extras that the store at this address needs."""
     return ("coordinator", "postgres") if url.startswith("postgres") else ("coordinator",)

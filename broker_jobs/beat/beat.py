@@ -28,7 +28,6 @@ from broker_jobs.clock import Clock, Instant
 from broker_jobs.errors import OptionError
 from broker_jobs.messages.commands import (
     BeatHeartbeat,
-    Control,
     DeclareRecurring,
     Fire,
     ListSchedules,
@@ -36,6 +35,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     ScheduleReply,
 )
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.process_info import ProcessInfo, this_process
 

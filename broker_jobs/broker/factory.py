@@ -21,7 +21,7 @@ def broker_for(settings: Settings, name: str) -> Broker:
         BrokerError: the address cannot be read.
     """
     # Of the two client libraries only the one that is used is imported, and by whom it is used first.
-    if settings.embedded:
+    if settings.in_memory:
         from broker_jobs.broker.memory import MemoryBroker  # noqa: PLC0415
 
         return MemoryBroker(settings.url)

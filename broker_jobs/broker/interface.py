@@ -66,7 +66,7 @@ class Consumer(Protocol):
     """A consumer of one or several queues on one channel. All methods are thread-safe and return at once."""
 
     @property
-    def taking(self) -> bool:
+    def consuming(self) -> bool:
         """Whether deliveries may still come: after `cancel` for as long as that takes."""
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:

@@ -42,7 +42,7 @@ def inside() -> bool:
     return threading.get_ident() in _io_threads
 
 
-def refuse_to_wait() -> None:
+def refuse_blocking_call() -> None:
     """Raise UsageError in an I/O thread: what is waited for happens there."""
     if inside():
         raise UsageError(
@@ -62,7 +62,7 @@ def defer_logs() -> None:
             logger.addFilter(_elsewhere)
 
 
-def flush(timeout: float = FLUSH_SECONDS) -> None:
+def flush_logs(timeout: float = FLUSH_SECONDS) -> None:
     """Wait until the records made so far are handled, at most `timeout` seconds."""
     if _elsewhere.used and not inside():
         handled = threading.Event()
@@ -122,4 +122,4 @@ class _Elsewhere(logging.Filter):
 
 
 _elsewhere = _Elsewhere()
-atexit.register(flush)
+atexit.register(flush_logs)

@@ -56,7 +56,7 @@ class Routes:
         """Whether messages can be published to this exchange; the empty name is the default one."""
         return name == "" or name in self._exchanges
 
-    def reach(self, exchange: str, key: str) -> tuple[str, ...]:
+    def queues_for(self, exchange: str, key: str) -> tuple[str, ...]:
         """The queues a message reaches, each once however many ways lead there; empty: it is unroutable."""
         if exchange == "":
             return (key,) if key in self.queues else ()

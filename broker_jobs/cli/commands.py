@@ -25,7 +25,7 @@ from broker_jobs.cli import (
 )
 from broker_jobs.cli.output import print_error
 from broker_jobs.errors import BrokerJobsError
-from broker_jobs.messages.codec import misfit
+from broker_jobs.messages.codec import first_error
 
 EXIT_USAGE = 2
 
@@ -80,6 +80,6 @@ def main() -> None:
         print_error(str(error))
         sys.exit(EXIT_USAGE)
     except ValidationError as error:  # of an argument of the command: a name or a key that is too long
-        wrong = misfit(error)
-        print_error(f"{wrong.where}: {wrong.what}")
+        wrong = first_error(error)
+        print_error(f"{wrong.location}: {wrong.message}")
         sys.exit(EXIT_USAGE)

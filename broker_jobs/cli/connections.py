@@ -134,7 +134,7 @@ def open_broker(settings: Settings, name: str) -> Iterator[Broker]:
 
 
 def _refuse_memory(settings: Settings) -> None:
-    if settings.embedded:
+    if settings.in_memory:
         raise UsageError(
             "memory:// lives inside one process and cannot be reached from another; "
             "give --url amqp://user:password@host:5672/ (or BROKER_JOBS_URL)"

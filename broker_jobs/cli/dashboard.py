@@ -87,13 +87,13 @@ def dashboard(
     jobs = load_target(app) if app is not None else BrokerJobs()
     jobs.configure(given)
     settings = jobs.settings
-    if settings.embedded and is_in_memory(settings.store_url()):
+    if settings.in_memory and is_in_memory(settings.store_url()):
         raise UsageError(
             "memory:// lives inside one process, and this one has nothing to show: give --url and --store of the"
             " system, or serve the dashboard in that process: broker-jobs run APP --dashboard-port 8700, or"
             " jobs.dashboard() in the program"
         )
-    if settings.embedded:
+    if settings.in_memory:
         logger.warning("memory:// lives inside one process: the dashboard shows the store, but cannot change anything")
     warn_unknown_environment()
     with ShutdownSignals() as signals, DashboardServer(jobs.dashboard(local=True), settings) as server:

@@ -63,7 +63,7 @@ def check(settings: Settings, now: Instant) -> Iterator[Finding]:
     """Yield the findings of all checks, as they are made."""
     for warning in unknown_environment(os.environ):
         yield Finding("warning", "settings", warning, "correct or remove the variable")
-    if settings.embedded:
+    if settings.in_memory:
         yield Finding("ok", "broker", "memory://: in the memory of one process, which cannot be checked from another")
         return
     queues: list[str] = []

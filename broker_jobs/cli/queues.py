@@ -26,7 +26,7 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
         paused = reader.queues()
         counts = reader.counts_by_queue()
     depths: dict[str, tuple[int, int] | None] = {}
-    if not settings.embedded:
+    if not settings.in_memory:
         try:
             with open_broker(settings, "queues list") as broker:
                 depths = {name: broker.depth(work_queue(name)) for name in counts}

@@ -16,7 +16,8 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.revocations import Revocations
-from broker_jobs.messages.commands import Control, Hello, Reply
+from broker_jobs.messages.commands import Hello, Reply
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 

@@ -14,14 +14,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from json.encoder import encode_basestring_ascii as json_string
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from pydantic import BaseModel
-
-from broker_jobs.clock import Clock, Instant
+from broker_jobs.clock import Clock
 from broker_jobs.messages.envelope import MAX_RECORDS
-from broker_jobs.messages.events import FLUSH_BYTES, WorkerRef
+from broker_jobs.messages.events import FLUSH_BYTES, WorkerRef, event_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,40 +40,6 @@ Then: TypeAlias = DeliveryTag | Callable[[], None] | None
 
 Send: TypeAlias = Callable[[bytes, Callable[[str | None], None]], None]
 """Publishes a body to the log and calls back exactly once: None when it is confirmed, else why not."""
-
-
-def succeeded_json(
-    job_id: str, epoch: int, *, started_at: Instant, ended_at: Instant, result: str | None, lost: str | None
-) -> bytes:
-    """The JSON of a `Succeeded` event, by hand: one is made for every job (1.4 us instead of 2.9 by the model).
-
-    `job_id` needs no escaping: an envelope's id is made of harmless characters.
-    """
-    text = f'{{"kind":"succeeded","id":"{job_id}","epoch":{epoch},"started_at":{started_at!r},"ended_at":{ended_at!r}'
-    if result is not None:
-        text += f',"result":{json_string(result)}'
-    if lost is not None:
-        text += f',"result_lost":{json_string(lost)}'
-    return (text + "}").encode("ascii")
-
-
-def event_json(event: BaseModel) -> bytes:
-    """The JSON of any event; characters that UTF-8 cannot carry (lone surrogates) are replaced."""
-    serializer: Any = event.__pydantic_serializer__
-    try:
-        encoded: bytes = serializer.to_json(event, exclude_none=True)
-    except ValueError:  # PydanticSerializationError: text that is not UTF-8
-        mended = event.model_copy(update={name: _printable(value) for name, value in event})
-        encoded = mended.__pydantic_serializer__.to_json(mended, exclude_none=True)
-    return encoded
-
-
-def _printable(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, BaseModel):
-        return value.model_copy(update={name: _printable(part) for name, part in value})
-    return value
 
 
 class EventSender:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker_jobs.clock import Clock
-from broker_jobs.consumer.event_sender import EventSender, event_json
+from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.process_stats import ProcessStats
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
-from broker_jobs.messages.events import Heartbeat
+from broker_jobs.messages.events import Heartbeat, event_json
 
 LEASE_SECONDS = 30.0
 """What the coordinator grants (rule R7); it counts log time, which is never faster than ours."""
@@ -64,7 +64,7 @@ class HeartbeatSender:
         heartbeat = Heartbeat(
             at=self._clock.now(),
             running=[(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()],
-            held=[received.envelope.id for ready in self._ready for received in ready.held()],
+            received=[received.envelope.id for ready in self._ready for received in ready.held()],
             queues=self._queues,
             concurrency=self._concurrency,
             control_version=self._revocations.version,

@@ -9,13 +9,23 @@ from typing import assert_never
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.names import queue_of
 from broker_jobs.clock import Clock
-from broker_jobs.consumer.event_sender import DeliveryTag, EventSender, Then, event_json, succeeded_json
+from broker_jobs.consumer.event_sender import DeliveryTag, EventSender, Then
 from broker_jobs.consumer.observer import WorkerObserver
 from broker_jobs.consumer.outcome import Completed, Interruption, NotRun, Outcome, Raised, clip, timed_out
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.running import Run
 from broker_jobs.messages.envelope import Envelope
-from broker_jobs.messages.events import Failed, Interrupted, LogLine, Progress, Returned, ReturnReason, Started
+from broker_jobs.messages.events import (
+    Failed,
+    Interrupted,
+    LogLine,
+    Progress,
+    Returned,
+    ReturnReason,
+    Started,
+    event_json,
+    succeeded_json,
+)
 
 logger = logging.getLogger(__name__)
 

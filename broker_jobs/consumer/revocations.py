@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from broker_jobs.messages.commands import Control
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import ReturnReason
 

@@ -98,7 +98,7 @@ class Worker:
             prefetch_max=settings.prefetch_max,
         )
         self._reporter = Reporter(
-            self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.embedded
+            self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._runner = Runner(
@@ -204,7 +204,7 @@ class Worker:
             self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
             self._cut_off_runs()
         subscription = self._subscription
-        if subscription is not None and not self._wait(lambda: not subscription.taking, CANCEL_SECONDS):
+        if subscription is not None and not self._wait(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries do not end in %g s; those under way come back", CANCEL_SECONDS)
         ended = len(self._running) == 0
         if ended:  # nothing is between being taken and being told any more
@@ -271,7 +271,7 @@ class Worker:
         self._stopped = True
         self._maintenance.stop(1.0 if wait else 0.0)
         self._control.stop()
-        if self._subscription is not None and (self._settings.embedded or not self.interrupted):
+        if self._subscription is not None and (self._settings.in_memory or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
         self._threads.stop(0.0)
         self._loop.stop(0.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker_jobs.messages.commands import Control, Fence, Hello
+from broker_jobs.messages.commands import Hello
+from broker_jobs.messages.control import Control, Fence
 from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
 

@@ -63,8 +63,9 @@ from broker_jobs.coordinator.records import (
 from broker_jobs.errors import BrokerError, BrokerRefused, StoreError
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import BatchCommit
-from broker_jobs.messages.commands import Control, DeleteDeadLetter, ReplayDeadLetter, Reply
-from broker_jobs.messages.envelope import made_at, new_id
+from broker_jobs.messages.commands import DeleteDeadLetter, ReplayDeadLetter, Reply
+from broker_jobs.messages.control import Control
+from broker_jobs.messages.envelope import id_created_at, new_id
 from broker_jobs.messages.events import Returned, Tick
 from broker_jobs.messages.process_info import ProcessInfo, this_process
 from broker_jobs.messages.published import PublishedEvent
@@ -708,7 +709,7 @@ class Coordinator:
                     ids = [job_id(one)]
                     if self._store.reader.job(ids[0]) is not None:
                         continue
-            if row.at < forgotten or any((made_at(id) or row.at) < forgotten for id in ids):
+            if row.at < forgotten or any((id_created_at(id) or row.at) < forgotten for id in ids):
                 logger.warning("message %s was set aside long ago and can be read now: replay it, or delete it", row.id)
                 return False
         return True

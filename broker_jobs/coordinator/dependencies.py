@@ -26,7 +26,7 @@ from broker_jobs.coordinator.records import (
 from broker_jobs.coordinator.state_machine import Decision
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob
-from broker_jobs.messages.envelope import Parent, looks_generated, made_at
+from broker_jobs.messages.envelope import Parent, id_created_at, is_generated_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow, WorkItemRow
 from broker_jobs.store.row import Reason, Row
@@ -97,7 +97,7 @@ class DependencyRules:
         if record.envelope.after is None or row.state is not State.AWAITING:
             return
         parents = record.envelope.after.parents
-        if not looks_generated(row.id) or any(parent.batch for parent in parents):  # no other job can have a child yet
+        if not is_generated_id(row.id) or any(parent.batch for parent in parents):  # no other job can have a child yet
             if self._leads_up([("job", row.id)], _named(parents)):
                 self._decide(DependencyFailed(row.id, WAITS_FOR_ITSELF))
                 return
@@ -221,12 +221,12 @@ class DependencyRules:
         if after is None or batch is None:
             return False
         id = member.envelope.id
-        above = self._with_around(batch) + ([] if looks_generated(id) else [("job", id)])
+        above = self._with_around(batch) + ([] if is_generated_id(id) else [("job", id)])
         self._see([parent.id for parent in after.parents if not parent.batch])
         # Members of the same batch were looked at when they came: else a chain of them would be walked for each.
         beside = {parent.id for parent in after.parents if (row := self._rows.get(parent.id)) and row.batch == batch}
         outside = [parent for parent in after.parents if parent.batch or parent.id not in beside]
-        return self._leads_up(above, _named(outside if looks_generated(id) else after.parents))
+        return self._leads_up(above, _named(outside if is_generated_id(id) else after.parents))
 
     def _leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
         """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
@@ -281,7 +281,7 @@ class DependencyRules:
         """Whether what is waited for is not known and so old that it would be forgotten, had it been there."""
         if dependency.unsatisfied or self._is_known(dependency):
             return False
-        made = made_at(dependency.target)
+        made = id_created_at(dependency.target)
         return made is not None and made < self._forgotten
 
     # ---- what ends

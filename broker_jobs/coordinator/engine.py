@@ -63,14 +63,12 @@ from broker_jobs.messages.commands import (
     BeatHeartbeat,
     BulkDelete,
     BulkRequeue,
-    Control,
     DeclareFunctions,
     DeclareRecurring,
     DeclareSubscriptions,
     DeleteBatch,
     DeleteDeadLetter,
     DeleteJob,
-    Fence,
     Fire,
     GetBatch,
     GetJob,
@@ -89,6 +87,7 @@ from broker_jobs.messages.commands import (
     SetLimit,
     TriggerRecurring,
 )
+from broker_jobs.messages.control import Control, Fence
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import LogLine, Tick
 from broker_jobs.messages.published import PublishedEvent
@@ -757,7 +756,7 @@ class _UnitOfWork:
         leases = self._engine.leases
         leases.heard(ref.id, self._at.log_now, ref, beaten.sent_at)
         leases.replaced(ref, beaten.sent_at)
-        self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.held))
+        self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.received))
         self._tx.save_worker(
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),

@@ -18,13 +18,12 @@ from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import Instant
-from broker_jobs.consumer.event_sender import event_json
 from broker_jobs.coordinator.records import DueNotice, FromWorker, JobRecord, ReadyCopy, Repeat, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import CHUNK, COMMIT, BatchCommit, Chunk
 from broker_jobs.messages.commands import COMMAND, Command
 from broker_jobs.messages.envelope import MAX_RECORDS, JobId
-from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef
+from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef, event_json
 from broker_jobs.messages.published import PUBLISHED, PublishedEvent
 from broker_jobs.store.records import DeadLetterRow, DependencyRow
 
@@ -324,9 +323,9 @@ def read_again(row: DeadLetterRow) -> list[Input]:
 def _unread(origin: str, error: Exception, delivery: Delivery) -> Unreadable:
     match error:
         case ValidationError():
-            first = codec.misfit(error)
-            reason = f"{first.where}: {first.what}" if first.where else first.what
-            return Unreadable(origin, reason, delivery, newer=first.kind in codec.NEWER)
+            first = codec.first_error(error)
+            reason = f"{first.location}: {first.message}" if first.location else first.message
+            return Unreadable(origin, reason, delivery, newer=first.kind in codec.NEWER_ERRORS)
         case codec.Undecodable():
             return Unreadable(origin, str(error), delivery, newer=error.newer)
         case _:

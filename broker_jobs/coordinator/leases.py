@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker_jobs.clock import Instant
-from broker_jobs.messages.envelope import made_at
+from broker_jobs.messages.envelope import id_created_at
 from broker_jobs.messages.events import Heartbeat, WorkerRef
 
 LEASE_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Leases:
         seen = self._seen.setdefault(worker, _Seen(0.0))
         if heartbeat.at > seen.listed_at:
             seen.listed_at = heartbeat.at
-            listed = {id for id, _ in heartbeat.running} | set(heartbeat.held)
+            listed = {id for id, _ in heartbeat.running} | set(heartbeat.received)
             seen.missed = {id: seen.missed.get(id, 0) + 1 for id in processing if id not in listed}
         return [id for id, times in seen.missed.items() if times >= 2]
 
@@ -70,7 +70,7 @@ class Leases:
         """
         if not worker.slot:
             return
-        began_at = min(made_at(worker.id) or at, at)
+        began_at = min(id_created_at(worker.id) or at, at)
         for id, seen in self._seen.items():
             ref = seen.ref
             if ref is None or id == worker.id or seen.said_at >= began_at:

@@ -12,7 +12,7 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import BatchReply, JobReply, Reply
-from broker_jobs.messages.envelope import BATCH_HOLDER
+from broker_jobs.messages.envelope import BATCH_PREFIX
 from broker_jobs.messages.events import ErrorInfo
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import BatchRow
@@ -71,7 +71,7 @@ class Waiters:
 
 def batch_holder(batch: str) -> str:
     """The name under which a batch is waited for, and waits itself."""
-    return f"{BATCH_HOLDER}{batch}"
+    return f"{BATCH_PREFIX}{batch}"
 
 
 def view(row: Row | None, id: str = "") -> JobReply:

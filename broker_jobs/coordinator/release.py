@@ -8,7 +8,7 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant, as_datetime
 from broker_jobs.coordinator.inputs import CHECKPOINT, LOOK
 from broker_jobs.messages import codec
-from broker_jobs.messages.commands import Control
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.messages.events import Tick
 from broker_jobs.messages.process_info import ProcessInfo

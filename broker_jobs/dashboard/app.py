@@ -155,7 +155,7 @@ def access_of(
     credentials = _credentials(settings)
 
     def key() -> bytes:
-        if settings.embedded and not credentials:
+        if settings.in_memory and not credentials:
             return signing_key()
         return signing_key(
             credentials.token, credentials.user, credentials.password, settings.url, settings.store_url()

@@ -262,7 +262,7 @@ def _open(url: str | None, store: str | None, roll: Roll) -> Iterator[Room]:
         stack.enter_context(letters.opened(office))
         given = {"url": url, "store": store, "queues": (letters.QUEUE,)}
         jobs.configure({name: value for name, value in given.items() if value is not None}, origin="mailroom")
-        if jobs.settings.embedded and not jobs.settings.store:
+        if jobs.settings.in_memory and not jobs.settings.store:
             # A file, so that the command line can look into it from outside while the demo runs.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mailroom-", ignore_cleanup_errors=True))
             jobs.configure({"store": f"sqlite:///{Path(folder) / 'store.db'}"})

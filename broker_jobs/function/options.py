@@ -18,7 +18,7 @@ from broker_jobs.errors import DefinitionError, OptionError, nearest
 from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
 from broker_jobs.function.template import unkeepable
 from broker_jobs.messages.envelope import (
-    BATCH_HOLDER,
+    BATCH_PREFIX,
     JOB_ID_RULE,
     MAX_BACKOFFS,
     MAX_DELAY_SECONDS,
@@ -159,7 +159,7 @@ def _queue(value: Any) -> str:
     if not isinstance(value, str):
         _wrong("queue", "a str", value)
     if not is_queue_name(value):
-        raise OptionError(f"{value[:_SHOWN_CHARS]!r} is no queue name: {QUEUE_NAME_RULE}")
+        raise OptionError(f"{value[:_SHOWN_CHARS]!r} is not a queue name: use {QUEUE_NAME_RULE}")
     return value
 
 
@@ -233,7 +233,7 @@ def check_name(value: object, title: str) -> None:
 
 def check_id(value: object, title: str = "id") -> str:
     """The id of a job or batch. Raises OptionError unless it can be one."""
-    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None or value.startswith(BATCH_HOLDER):
+    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None or value.startswith(BATCH_PREFIX):
         _wrong(title, JOB_ID_RULE, value)
     return value
 

@@ -1,1 +1,1 @@
-"""What travels: envelope, state, codec. Pure values; no I/O."""
+"""The messages of the wire: envelopes, events, commands, control and batch messages. Values only, no I/O."""

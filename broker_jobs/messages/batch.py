@@ -1,8 +1,8 @@
-"""Describes how a batch travels to the coordinator: numbered chunks of held jobs, and the commit that counts them.
+"""Describes a batch submission: numbered chunks of jobs, and a commit that counts them.
 
-A batch is atomic: its jobs are held until the commit of their submission is there and all chunks it counts. Each
-`with` is one submission. Chunks may come twice, in any order, on several connections, and before or after the commit.
-A sub-batch's submission opens with the submission of its parent it was made in.
+A batch is atomic: its jobs wait until the coordinator has the commit of their submission and all chunks that it counts.
+Each `with` block is one submission. Chunks may arrive twice, in any order, on several connections, before or after the
+commit. The submission of a sub-batch starts together with the submission of the parent batch in which it was made.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_PARENTS, MAX_RECORDS, JobId, Parent
-from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, Moment, Number
+from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, Number, Timestamp
 
 CHUNK_BYTES = 128 * 1024
 CHUNK_JOBS = 500
-"""A chunk is closed at so many bytes or jobs."""
+"""A chunk is sent when it has this many bytes or jobs."""
 
 
 class _BatchMessage(BaseModel):
@@ -25,11 +25,11 @@ class _BatchMessage(BaseModel):
     v: Literal[1] = 1
     batch: JobId
     submission: JobId
-    created_at: Moment
+    created_at: Timestamp
 
 
 class Chunk(_BatchMessage):
-    """Some jobs of a submission: their envelopes as JSON text, epoch 0, each naming the batch."""
+    """Some jobs of a submission: their envelopes as JSON text, each with epoch 0 and the id of the batch."""
 
     number: Number
     jobs: list[Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]] = Field(
@@ -38,23 +38,28 @@ class Chunk(_BatchMessage):
 
 
 class BatchCommit(_BatchMessage):
-    """The end of a submission: it opens when `chunks` chunks are there. `parents`: what the batch waits for first.
+    """The end of a submission: its jobs may start when `chunks` chunks have arrived.
 
-    One that is given up never opens: its jobs are deleted, those that come later too.
+    `parents`: the jobs and batches that the batch waits for first. An abandoned submission never starts: its jobs are
+    deleted, also those that arrive later.
     """
 
     chunks: Number
     title: str = Field(default="", max_length=MAX_NAME_CHARS)
-    parent: JobId | None = Field(default=None, description="the batch this one is part of")
-    parent_submission: JobId | None = None
+    parent: JobId | None = Field(default=None, description="the batch that this one is part of")
+    parent_submission: JobId | None = Field(
+        default=None, description="the submission of the parent batch that this one starts with"
+    )
     batches: list[JobId] = Field(
         default_factory=list,
         max_length=MAX_RECORDS,
         fail_fast=True,
-        description="sub-batches made in this submission",
+        description="ids of the sub-batches made in this submission",
     )
     parents: tuple[Parent, ...] = Field(default=(), max_length=MAX_PARENTS, fail_fast=True)
-    abandoned: Literal[True] | None = Field(default=None, description="its block raised: nothing of it starts")
+    abandoned: Literal[True] | None = Field(
+        default=None, description="its block raised an error: none of its jobs starts"
+    )
 
 
 CHUNK = TypeAdapter(Chunk)

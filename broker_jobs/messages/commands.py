@@ -1,7 +1,10 @@
-"""Describes what anybody may ask of the coordinator: commands and questions, each with an id.
+"""Describes the commands and questions that the coordinator accepts, and its replies.
 
-A command's id is the primary key of the audit table, so a command that arrives twice is applied once. Commands apply
-in the order they arrive. A message with `reply_to` gets a `Reply` after the commit; the asker repeats until it has one.
+The id of a command is the primary key of the audit table, so a command that arrives twice is applied once. Commands are
+applied in the order of their arrival. A message with `reply_to` gets a `Reply` after the commit; the sender repeats it
+until the reply arrives.
+
+Over 300 lines: one class per command, and each reader of a command needs the union of all of them.
 """
 
 from __future__ import annotations
@@ -21,22 +24,23 @@ from broker_jobs.messages.envelope import (
     Policy,
     QueueName,
 )
-from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, ErrorInfo, Id, Moment, Number, Queues, Running, WorkerRef
+from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, ErrorInfo, Id, Number, Queues, Running, Timestamp, WorkerRef
 from broker_jobs.messages.state import State
 
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue"]
 
 MAX_CRON_CHARS = 1_000
-"""Longer than six fields that name every value they may have."""
+"""Enough for six fields that list every possible value."""
 MAX_ZONE_CHARS = 100
-Call = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
+EnvelopeText = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
 """An envelope as JSON text."""
 Origin = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
-"""The name of a program, which declares what its code says."""
+"""The name of the program whose code declares something."""
 
-NO_SUCH_JOB = "no such job is known"
-"""Refuses a command on an unknown job; who has just enqueued it asks again, as the log may be read a moment later."""
+NO_SUCH_JOB = "there is no job with this id"
+"""Refuses a command on an unknown job. A sender that has just enqueued it repeats the command: the coordinator may not
+have read the envelope yet."""
 
 
 class _Command(BaseModel):
@@ -44,22 +48,22 @@ class _Command(BaseModel):
 
     v: Number = 1
     id: Id
-    at: Moment
+    at: Timestamp
     by: Id = ""
 
 
 class DeleteJob(_Command):
-    """Delete a job; one that runs is asked to stop, and its outcome decides. Reply detail: {"ended": bool}."""
+    """Delete a job. A running job is cancelled, and its outcome decides. Reply detail: {"ended": bool}."""
 
     kind: Literal["delete"] = "delete"
     job_id: Id
 
 
 class RequeueJob(_Command):
-    """Run a job again, or a waiting one now. Refused while it runs. Reply detail: {"state": str}.
+    """Run an ended job again, or a waiting job now. Refused while it runs. Reply detail: {"state": str}.
 
-    With `args` or `kwargs` those replace what it was called with; what is not given stays. Refused also for a
-    duplicate, while a message with the old arguments may be out, and where the new message would be too large.
+    `args` and `kwargs`, where given, replace the arguments. Also refused for a duplicate, while a message with the old
+    arguments may still be in a queue, and if the new message would be too large.
     """
 
     kind: Literal["requeue"] = "requeue"
@@ -69,15 +73,15 @@ class RequeueJob(_Command):
 
 
 class RescheduleJob(_Command):
-    """Give a job another time. Refused while it runs or waits for something other than time."""
+    """Change the time of a job. Refused while it runs or waits for something other than time."""
 
     kind: Literal["reschedule"] = "reschedule"
     job_id: Id
-    due_at: Moment
+    due_at: Timestamp
 
 
 class Schedule(BaseModel):
-    """A recurring job: when, what, and the two rules. `call` is the envelope of its jobs, as JSON text."""
+    """A recurring job: its times, its job, and its misfire and overlap rules. `call`: the envelope as JSON text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,19 +90,19 @@ class Schedule(BaseModel):
     tz: str = Field(default="UTC", max_length=MAX_ZONE_CHARS)
     misfire: Misfire = "once"
     overlap: Overlap = "allow"
-    call: Call
-    origin: Origin = Field(default="", description="the program whose code declares it; empty: put at run time")
+    call: EnvelopeText
+    origin: Origin = Field(default="", description="the program whose code declares it; empty: added at run time")
 
 
 class PutRecurring(_Command):
-    """Add a recurring job or replace the one of this name; its pause is kept."""
+    """Add a recurring job, or replace the one with this name. A paused one stays paused."""
 
     kind: Literal["recurring put"] = "recurring put"
     schedule: Schedule
 
 
 class DeclareRecurring(_Command):
-    """All recurring jobs the code of `origin` declares: put these, remove others of this origin."""
+    """Replace all recurring jobs of the program `origin` by those that its code declares now."""
 
     kind: Literal["recurring declare"] = "recurring declare"
     origin: Origin
@@ -117,7 +121,7 @@ class PauseRecurring(_Command):
 
 
 class TriggerRecurring(_Command):
-    """Run a recurring job now, beside its schedule; the job gets the id `job_id`."""
+    """Run a recurring job now, in addition to its schedule. The job gets the id `job_id`."""
 
     kind: Literal["recurring trigger"] = "recurring trigger"
     name: Id
@@ -125,22 +129,22 @@ class TriggerRecurring(_Command):
 
 
 class RunJob(_Command):
-    """Run a job that a person describes. `call`: its envelope as JSON text, with its id, and its time if it has one.
+    """Run a job that a person has filled in. `call`: its envelope as JSON text, with an id and perhaps a time.
 
-    Reply detail: {"job": its name}. Refused where the envelope cannot be read, or waits for other jobs.
+    Reply detail: {"job": its name}. Refused if the envelope cannot be decoded, or has dependencies.
     """
 
     kind: Literal["run"] = "run"
-    call: Call
+    call: EnvelopeText
 
 
 class Fire(_Command):
-    """From a beat: this planned time of this version of a schedule has come. Not audited: the row takes it once."""
+    """Sent by a beat: a planned time of this version of a schedule is due. Not audited: the row accepts it once."""
 
     kind: Literal["fire"] = "fire"
     name: Id
     version: Number
-    planned_at: Moment
+    planned_at: Timestamp
 
 
 class PauseQueue(_Command):
@@ -150,27 +154,27 @@ class PauseQueue(_Command):
 
 
 class ReplayDeadLetter(_Command):
-    """Decide a dead letter again, as after an upgrade of the program that could not read it. Refused with reason."""
+    """Apply a dead letter again, for example after an upgrade. Refused with the reason if that fails."""
 
     kind: Literal["dead letter replay"] = "dead letter replay"
     dead_letter_id: Id
 
 
 class DeleteDeadLetter(_Command):
-    """Forget a dead letter for good."""
+    """Delete a dead letter."""
 
     kind: Literal["dead letter delete"] = "dead letter delete"
     dead_letter_id: Id
 
 
 class AcceptStore(_Command):
-    """A person accepts that the store was restored from a backup: releases go on, waiting jobs leap over old epochs."""
+    """Accept that the store was restored from a backup. Releases go on; waiting jobs skip the epochs used since."""
 
     kind: Literal["store accept"] = "store accept"
 
 
 class Hello(_Command):
-    """A worker has connected; the answer is a `Control` snapshot. `predecessor`: who held its place is dead."""
+    """Sent by a worker that has connected. The reply is a `Control` snapshot."""
 
     kind: Literal["hello"] = "hello"
     worker: WorkerRef
@@ -180,7 +184,7 @@ class Hello(_Command):
 
 
 class GetJob(_Command):
-    """A job's state; with `until_ended` the answer comes when it ends. Reply detail: a `JobView`."""
+    """Ask for the state of a job; with `until_ended` the reply is sent when it ends. Reply detail: a `JobReply`."""
 
     kind: Literal["get job"] = "get job"
     job_id: JobId
@@ -195,35 +199,38 @@ class DeleteBatch(_Command):
 
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000, pattern="^[^\x00]*$")]
-"""What a database can be asked for."""
+"""A search text that every database accepts."""
 
 
 class JobFilter(BaseModel):
-    """Which jobs a bulk command means: all that is given must be so."""
+    """Selects the jobs of a bulk command: a job must match every given field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State | None = Field(
-        default=None, description="none: requeue means failed ones, delete all not ended; of `ids` both mean any"
+        default=None,
+        description="absent: requeue takes failed jobs, delete all that have not ended; with `ids` any state",
     )
     queue: QueueName | None = None
-    job: Text | None = Field(default=None, description="the job's name")
-    batch: JobId | None = Field(default=None, description="of this batch, or of a batch inside it")
-    recurring: Text | None = Field(default=None, description="made by this recurring job")
+    job: Text | None = Field(default=None, description="the name of the job")
+    batch: JobId | None = Field(default=None, description="part of this batch or of one of its sub-batches")
+    recurring: Text | None = Field(default=None, description="a run of this recurring job")
     tag: Text | None = None
-    created_after: Moment | None = Field(default=None, description="at this instant or later")
-    created_before: Moment | None = None
-    error_text: Text | None = Field(default=None, description="part of the reason or of the last error, in any case")
+    created_after: Timestamp | None = Field(default=None, description="created at this instant or later")
+    created_before: Timestamp | None = None
+    error_text: Text | None = Field(
+        default=None, description="text in the reason or in the last error; case is ignored"
+    )
     ids: Annotated[list[JobId], Field(max_length=1_000, fail_fast=True)] | None = Field(
-        default=None, description="only these"
+        default=None, description="only these jobs"
     )
 
 
 class BulkDelete(_Command):
-    """Delete every job the filter means that is there now. Reply detail: {"started": true, "finished": bool, …}.
+    """Delete every job that matches the filter now. Reply detail: {"started": true, "finished": bool, …}.
 
-    It is worked off page by page: asked again with the same id, the reply says how far it has come (`done`, `refused`).
-    Each job is looked at once, as it is then.
+    The coordinator works page by page. Repeat the command with the same id to get the progress (`done`, `refused`).
+    Each job is processed once, in the state that it has then.
     """
 
     kind: Literal["bulk delete"] = "bulk delete"
@@ -231,23 +238,23 @@ class BulkDelete(_Command):
 
 
 class BulkRequeue(_Command):
-    """Run again every job the filter means that is there now. Only ended jobs, no duplicates. As `BulkDelete`."""
+    """Requeue every job that matches the filter now: ended jobs only, no duplicates. Otherwise like `BulkDelete`."""
 
     kind: Literal["bulk requeue"] = "bulk requeue"
     filter: JobFilter
 
 
 class Subscription(BaseModel):
-    """A job that is made for every event of a name. `call`: the envelope of its jobs, JSON text, no arguments."""
+    """A job that runs for each event of this name. `call`: its envelope without arguments, as JSON text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event: JobName
-    call: Call
+    call: EnvelopeText
 
 
 class DeclareSubscriptions(_Command):
-    """All subscriptions the code of `origin` declares: keep these, remove others of this origin."""
+    """Replace all subscriptions of the program `origin` by those that its code declares now."""
 
     kind: Literal["subscriptions declare"] = "subscriptions declare"
     origin: Origin
@@ -258,21 +265,21 @@ ParameterKind = Literal["positional", "either", "keyword", "args", "kwargs"]
 
 
 class ParameterInfo(BaseModel):
-    """A parameter of a function, for a form."""
+    """A parameter of a function, for the form that runs it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: ParameterKind
     required: bool
-    default: Any = Field(default=None, description="as JSON; none also where it has no JSON form or may be a secret")
-    type: str = Field(default="", description="as its annotation is written")
+    default: Any = Field(default=None, description="JSON; null also if it has no JSON form or may be a secret")
+    type: str = Field(default="", description="its annotation as written")
     json_schema: dict[str, Any] = Field(default_factory=dict)
-    secret: bool = Field(default=False, description="its type is one of secrets")
+    secret: bool = Field(default=False, description="its type is a secret type")
 
 
 class FunctionInfo(BaseModel):
-    """A function that can be run as a job, for who has not its code."""
+    """A function that can be run as a job, for processes that do not have its code."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -280,26 +287,26 @@ class FunctionInfo(BaseModel):
     queue: QueueName
     doc: str = ""
     parameters: list[ParameterInfo] = Field(default_factory=list, max_length=1_000, fail_fast=True)
-    policy: Policy = Field(default_factory=Policy, description="what its code says of retries and times")
+    policy: Policy = Field(default_factory=Policy, description="retries, timeout and expiry from its code")
     tags: tuple[Annotated[str, Field(max_length=MAX_TAG_CHARS)], ...] = Field(
         default=(), max_length=MAX_TAGS, fail_fast=True
     )
 
 
 class DeclareFunctions(_Command):
-    """Functions the code of `origin` can run. Those it has declared before another `at` go with the last message.
+    """Declare functions of the program `origin`. The last message removes those declared with another `at`.
 
-    Not audited: each program says so whenever it starts, and repeating it changes nothing.
+    Not audited: each program sends it at each start, and a repetition changes nothing.
     """
 
     kind: Literal["functions declare"] = "functions declare"
     origin: Origin
     functions: list[FunctionInfo] = Field(max_length=MAX_RECORDS, fail_fast=True)
-    last: bool = Field(default=True, description="of the messages of one declaration, which have one `at`")
+    last: bool = Field(default=True, description="the last message of a declaration; all have the same `at`")
 
 
 class BeatHeartbeat(_Command):
-    """A beat lives: said every few seconds, with or without schedules. `by` is its id. Neither audited nor answered."""
+    """A beat is alive. Sent every few seconds, also without schedules. `by`: its id. Not audited, no reply."""
 
     kind: Literal["beat heartbeat"] = "beat heartbeat"
     host: Id = ""
@@ -308,7 +315,7 @@ class BeatHeartbeat(_Command):
 
 
 class SetLimit(_Command):
-    """Change the number of a concurrency or rate limit at run time; None: what jobs are enqueued with counts again."""
+    """Override a concurrency or rate limit at run time. None removes the override: the limits of the jobs apply."""
 
     kind: Literal["limit set"] = "limit set"
     key: LimitName
@@ -316,7 +323,7 @@ class SetLimit(_Command):
 
 
 class GetBatch(_Command):
-    """A batch's state and counts; with `until_ended` the answer comes when it ends. Reply detail: a `BatchView`."""
+    """Ask for a batch's counts; with `until_ended` the reply is sent when it ends. Reply detail: a `BatchReply`."""
 
     kind: Literal["get batch"] = "get batch"
     batch_id: Id
@@ -324,7 +331,7 @@ class GetBatch(_Command):
 
 
 class ListFailures(_Command):
-    """Failed jobs of a batch and its sub-batches, a page: ids after `after`. Reply detail: {"failures": [JobView…]}."""
+    """Ask for failed jobs of a batch, a page: ids after `after`. Reply detail: {"failures": [JobReply…]}."""
 
     kind: Literal["list failures"] = "list failures"
     batch_id: Id
@@ -333,7 +340,7 @@ class ListFailures(_Command):
 
 
 class ListSchedules(_Command):
-    """The list of schedules, for a beat. Reply detail: {"schedules": [ScheduleView…], "version": int}."""
+    """Ask for all schedules, as a beat does. Reply detail: {"schedules": [ScheduleReply…], "version": int}."""
 
     kind: Literal["list schedules"] = "list schedules"
 
@@ -370,7 +377,7 @@ Command = Annotated[
 
 
 class JobReply(BaseModel):
-    """What an asker learns of a job; `known` False: the coordinator has not (yet) heard of it."""
+    """The state of a job. `known` False: the coordinator has not read its envelope, or has never received it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -383,28 +390,28 @@ class JobReply(BaseModel):
     result: str | None = None
     result_lost: str | None = None
     error: ErrorInfo | None = None
-    args: list[Any] = Field(default_factory=list, description="only where failures are listed")
+    args: list[Any] = Field(default_factory=list, description="only in lists of failures")
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
 class BatchReply(BaseModel):
-    """What an asker learns of a batch; `known` False: the coordinator has not (yet) heard of it."""
+    """The state of a batch. `known` False: the coordinator has not read it yet, or has never received it."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     known: bool
     title: str = ""
-    state: str = Field(default="", description="awaiting (not complete or not begun), processing, or how it ended")
+    state: str = Field(default="", description="awaiting (not committed or not started), processing, or how it ended")
     total: int = 0
-    open: int = Field(default=0, description="members that have not ended; sub-batches count as one each")
+    open: int = Field(default=0, description="members that have not ended; a sub-batch counts as one")
     succeeded: int = 0
     failed: int = 0
     deleted: int = 0
 
 
 class ScheduleReply(BaseModel):
-    """What a beat needs of a schedule."""
+    """The part of a schedule that a beat needs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -416,39 +423,14 @@ class ScheduleReply(BaseModel):
     last_planned_at: Instant | None = None
 
 
-class Fence(BaseModel):
-    """Epochs of this job up to and including `epoch` must not be run."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    epoch: int
-
-
-class Control(BaseModel):
-    """What the coordinator tells workers: a snapshot (answer to hello) or news (broadcast). Fences only grow."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: int
-    snapshot: bool = False
-    fences: list[Fence] = Field(default_factory=list)
-    paused: list[str] | None = Field(default=None, description="all paused queues; None: unchanged")
-    cancel: list[str] = Field(default_factory=list, description="running jobs asked to stop")
-    schedules_changed: bool = False
-    store: str | None = Field(
-        default=None, description="the active coordinator's store; one of another store must stop"
-    )
-
-
 class Reply(BaseModel):
-    """The answer to a command or question."""
+    """The reply to a command or question."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     ok: bool = True
-    refused: str | None = Field(default=None, description="why not, and what to do")
+    refused: str | None = Field(default=None, description="why it was refused, and what to do")
     detail: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -1,8 +1,8 @@
-"""Describes a job as it travels: one frozen, versioned value, JSON in the body of a message.
+"""Describes the envelope of a job: a frozen, versioned value, sent as JSON in the body of a message.
 
-A producer in any language can write one; `schema()` gives the JSON Schema. Unknown fields are refused rather than
-ignored: a field this version does not know may be a condition (a hold) that must not be overlooked, so such a message
-is dead-lettered, visible and replayable.
+Producers in any language can write one: `schema()` returns the JSON Schema. Unknown fields are refused and not ignored,
+as a field that this version does not know may be a condition. A message with one becomes a dead letter, which can be
+read and replayed.
 """
 
 from __future__ import annotations
@@ -23,58 +23,58 @@ from pydantic import (
 )
 
 WIRE_VERSION = 1
-"""The major version of the envelope; another one is parked."""
+"""The major version of the envelope. A message of another version becomes a dead letter."""
 
 MAX_DELAY_SECONDS = 315_360_000
-"""Ten years of 365 days: the longest delay, as RabbitMQ refuses a longer TTL (probed on 3.10.8 and 4.0.5)."""
+"""The longest delay: ten years of 365 days. RabbitMQ refuses a longer TTL (probed on 3.10.8 and 4.0.5)."""
 
 MAX_NUMBER = 2**53
-"""What a number in JSON keeps exactly in every language, and every database holds."""
+"""The largest integer that JSON keeps exactly in every language and that every database stores."""
 FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(3000, 1, 1, tzinfo=UTC)
-"""Times outside are mistakes (a date that was never set), and sums with them leave every calendar."""
+"""Times outside this range are mistakes, such as a date that was never set, and arithmetic on them overflows."""
 
 MAX_KEY_CHARS = 512
-"""Of a unique key or a limit: with four bytes a character it still fits into an index row of PostgreSQL (2,704 bytes).
+"""Length of a unique key or a limit key. At four bytes a character it fits into a PostgreSQL index row (2,704 bytes).
 
-The same bound holds for all that is a key in the store: ids and names are shorter.
+Ids and names are shorter, so everything that is a key in the store fits.
 """
 MAX_LIMITS = 8
 MAX_TAGS = 50
 MAX_TAG_CHARS = 100
 MAX_NAME_CHARS = 200
-"""Of a job, a recurring job, an event, a program."""
+"""Length of the name of a job, a recurring job, an event or a program."""
 MAX_BACKOFFS = 1_000
 MAX_PARENTS = 1_000
 MAX_RESULT_ARGS = 100
 MAX_RECORDS = 5_000
-"""Of one message: each record is decided by itself, and a transaction takes all records of a message."""
+"""Records in one message: one transaction applies all records of a message."""
 MAX_QUEUES = 1_000
-"""A worker serves: it tells the coordinator their names with each heartbeat."""
-BATCH_HOLDER = "batch:"
-"""Marks batches among the things that wait, so no job's id begins with it."""
+"""Queues of one worker: each heartbeat lists their names."""
+BATCH_PREFIX = "batch:"
+"""Marks the id of a batch where ids of jobs and batches share a column. No job id may begin with it."""
 JOB_ID_RULE = '1 to 100 of the characters A-Z a-z 0-9 . _ : @ / + -, not beginning with "batch:"'
 
 
-def _no_batch(id: str) -> str:
-    if id.startswith(BATCH_HOLDER):
-        raise ValueError('an id does not begin with "batch:", which marks batches: put another word before the colon')
+def _without_batch_prefix(id: str) -> str:
+    if id.startswith(BATCH_PREFIX):
+        raise ValueError('an id must not begin with "batch:", which marks batches; write another prefix')
     return id
 
 
 Moment = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
-Length = Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$"), AfterValidator(_no_batch)]
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$"), AfterValidator(_without_batch_prefix)]
 JobName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00]+$")]
 
 
 class Policy(BaseModel):
-    """What may be done with the job when it does not succeed at once."""
+    """Retries, timeout and expiry of a job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0 runs once")
+    retries: int = Field(default=10, ge=0, le=1_000_000, description="runs after the first; 0: it runs once")
     backoff: (
         Annotated[
             tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...],
@@ -83,29 +83,31 @@ class Policy(BaseModel):
         | None
     ) = Field(
         default=None,
-        description="seconds before each retry, the last one repeated; absent: (n-1)^4 + 15 + rand(0..29)*n",
+        description="seconds before each retry; the last value repeats; absent: (n-1)^4 + 15 + rand(0..29)*n",
     )
-    timeout: Length | None = Field(default=None, description="seconds one attempt may take")
-    expires: Length | None = Field(default=None, description="seconds it may wait from created_at (or due_at)")
+    timeout: Duration | None = Field(default=None, description="seconds that one attempt may take")
+    expires: Duration | None = Field(
+        default=None, description="seconds after created_at or due_at (the later one) within which it must start"
+    )
 
 
 LimitName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")]
 End = Literal["succeeded", "failed", "finished"]
-"""How a parent must end for what waits for it to go on; finished: succeeded, failed or deleted."""
+"""How a parent must end so that the job may run; finished: succeeded, failed or deleted."""
 
 
 class Parent(BaseModel):
-    """A job or batch that must end first, and how."""
+    """A job or batch that must end before this job runs, and how it must end."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: JobId
-    batch: bool = Field(default=False, description="the id is a batch's")
+    batch: bool = Field(default=False, description="the id is that of a batch")
     on: End = "succeeded"
 
 
 class Dependencies(BaseModel):
-    """What a job waits for besides time: all of its parents, then a delay."""
+    """The dependencies of a job: it waits for all parents, then for the delay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,42 +116,42 @@ class Dependencies(BaseModel):
 
 
 class UniqueKey(BaseModel):
-    """Of several jobs with one key only one is there: a later one becomes an alias of it, or replaces it."""
+    """Allows one job with this key at a time. A later one becomes an alias of the first, or replaces it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: LimitName
     scope: Literal["queued", "running", "window"] = Field(
-        default="queued", description="until it starts, until it ends, or for some seconds from its acceptance"
+        default="queued", description="how long the key is taken: until the job starts, until it ends, or for `seconds`"
     )
-    seconds: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="the window's length")
-    replace: bool = Field(default=False, description="the later one replaces the earlier one while that only waits")
+    seconds: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="length of the window")
+    replace: bool = Field(default=False, description="a later job replaces the earlier one while that has not started")
 
 
 class LimitKey(BaseModel):
-    """How many jobs with one key may run at once, or start in a time."""
+    """Limits how many jobs with this key run at once, or start in a period."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["concurrency", "rate", "ordered"]
     key: LimitName
     limit: int = Field(default=1, ge=1, le=1_000_000)
-    per: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="seconds, of a rate")
+    per: float | None = Field(default=None, gt=0, le=MAX_DELAY_SECONDS, description="period of a rate, in seconds")
     window: Literal["sliding", "fixed"] = "sliding"
 
 
 class ResultArgument(BaseModel):
-    """An argument that is made of parents' results when the job is released."""
+    """An argument whose value is the result of a parent. The coordinator inserts it when it releases the job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | str = Field(description="index in args, or name in kwargs")
+    place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | str = Field(description="index in args or name in kwargs")
     parents: tuple[JobId, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
-    many: bool = Field(default=False, description="a list of all results, also of one")
+    many: bool = Field(default=False, description="the value is a list of all results, also of a single one")
 
 
 class Envelope(BaseModel):
-    """A job on its way. Frozen: `evolve` makes the next one."""
+    """A job as it is sent. Frozen: `evolve` returns a changed copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -160,10 +162,13 @@ class Envelope(BaseModel):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName = "default"
     epoch: int = Field(
-        default=1, ge=0, le=MAX_NUMBER, description="number of the release; a producer's own message is 1, held is 0"
+        default=1,
+        ge=0,
+        le=MAX_NUMBER,
+        description="number of the release: 1 if the producer releases it, 0 if the coordinator is to",
     )
-    attempt: int = Field(default=1, ge=1, le=MAX_NUMBER, description="number of the run this release is for")
-    careful: bool = Field(default=False, description="confirm 'started' before the function runs")
+    attempt: int = Field(default=1, ge=1, le=MAX_NUMBER, description="number of the run that this release is for")
+    careful: bool = Field(default=False, description="the started event is confirmed before the function runs")
     created_at: Moment
     due_at: Moment | None = None
     parent: JobId | None = None
@@ -190,22 +195,23 @@ class Envelope(BaseModel):
 
     @field_validator("result_args")
     @classmethod
-    def _places_are_there(
+    def _arguments_exist(
         cls, result_args: tuple[ResultArgument, ...], info: ValidationInfo
     ) -> tuple[ResultArgument, ...]:
-        """A wrong place would only be found when the parents end, while their outcome is decided."""
+        """Check it here: otherwise the error would appear only when the parents end."""
         args, kwargs = info.data.get("args", ()), info.data.get("kwargs", ())
-        for fill in result_args:
-            if not (fill.place < len(args) if isinstance(fill.place, int) else fill.place in kwargs):
-                raise ValueError(f"no argument is at {str(fill.place)[:MAX_NAME_CHARS]!r}")
+        for result_arg in result_args:
+            place = result_arg.place
+            if not (place < len(args) if isinstance(place, int) else place in kwargs):
+                raise ValueError(f"there is no argument {str(place)[:MAX_NAME_CHARS]!r}")
         return result_args
 
     def evolve(self, **changes: object) -> Self:
-        """The same job with some fields changed; the changes are trusted, not validated."""
+        """Return a copy with some fields changed. The new values are not validated."""
         return self.model_copy(update=changes)
 
     def expires_at(self) -> datetime | None:
-        """The instant after which it must not start any more, or None."""
+        """The instant after which the job must not start, or None."""
         if self.policy.expires is None:
             return None
         start = self.due_at if self.due_at is not None and self.due_at > self.created_at else self.created_at
@@ -213,18 +219,18 @@ class Envelope(BaseModel):
 
 
 def new_id() -> str:
-    """A fresh job id: UUIDv7, so that ids sort by time and insert at the end of an index."""
+    """Return a new job id: a UUIDv7, so that ids sort by time and are inserted at the end of an index."""
     return str(uuid_utils.uuid7())
 
 
-def looks_generated(job_id: str) -> bool:
-    """Whether an id is of the form `new_id` gives (a UUIDv7), so that a first message of it may be on its way."""
+def is_generated_id(job_id: str) -> bool:
+    """Whether an id has the form of `new_id` (a UUIDv7). Its first message may still be on its way."""
     return len(job_id) == 36 and job_id[14] == "7" and job_id.count("-") == 4
 
 
-def made_at(job_id: str) -> float | None:
-    """When an id of that form was made, in seconds since the Unix epoch; None: it is of another form."""
-    if not looks_generated(job_id):
+def id_created_at(job_id: str) -> float | None:
+    """When `new_id` made this id, in seconds since the Unix epoch. None for an id of another form."""
+    if not is_generated_id(job_id):
         return None
     try:
         return int(job_id[:8] + job_id[9:13], 16) / 1_000
@@ -233,5 +239,5 @@ def made_at(job_id: str) -> float | None:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the wire format, for producers in other languages."""
+    """Return the JSON Schema of the envelope, for producers in other languages."""
     return Envelope.model_json_schema()

@@ -1,12 +1,13 @@
-"""Describes what a worker tells the coordinator: the events of its jobs, many in one message.
+"""Describes the events that workers report to the coordinator, many in one message, and the coordinator's tick.
 
-A failed or handed-back event carries the envelope as the worker received it, so that the coordinator needs nothing
-else to act on it. Results and envelopes travel as JSON text inside JSON, so that nobody on the way decodes them.
+Failed, returned and interrupted events carry the envelope as the worker received it, so that the coordinator needs
+nothing else to apply them. Results and envelopes are JSON text inside JSON, so that they are decoded only where needed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from json.encoder import encode_basestring_ascii as json_string
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -27,21 +28,21 @@ MAX_TRACEBACK_CHARS = 16_000
 MAX_LINE_CHARS = 4_000
 MAX_ENVELOPE_CHARS = 16 * 1024 * 1024
 MAX_HELD = 100_000
-"""Jobs a heartbeat lists: more than a worker can hold."""
+"""Jobs listed in a heartbeat: more than a worker can have."""
 FLUSH_BYTES = 512 * 1024
-"""An events message is closed when it grows over this (4.x refuses bodies over 16 MiB)."""
+"""An events message is sent when it grows over this. RabbitMQ 4 refuses bodies over 16 MiB."""
 
 ReturnReason = Literal[
     "redelivered", "fenced", "shutdown", "pause", "unknown job", "delivery limit", "waited too long", "no queue"
 ]
 
 
-Moment = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
-"""An instant as it travels: of this millennium, so that every calendar and database holds it."""
+Timestamp = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
+"""Seconds since the Unix epoch, before the year 3000, so that every calendar and database stores it."""
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 MAX_ID_CHARS = 300
 Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
-"""Of a worker or a command, or a host's name: what is a key in the store must fit into its index."""
+"""The id of a worker or a command, or a host name. Keys in the store must fit into an index row."""
 Amount = Annotated[float, Field(allow_inf_nan=False)]
 Queues = Annotated[list[QueueName], Field(max_length=MAX_QUEUES, fail_fast=True)]
 Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_fast=True)]
@@ -52,7 +53,7 @@ class _Value(BaseModel):
 
 
 class WorkerRef(_Value):
-    """Which worker process speaks: `id` is new at each start, (`host`, `slot`) is the place it has taken over."""
+    """The worker process that sends. `id` is new at each start; a restarted process keeps (`host`, `slot`)."""
 
     id: Id
     host: Id = ""
@@ -61,7 +62,7 @@ class WorkerRef(_Value):
 
 
 class ErrorInfo(_Value):
-    """An exception as it is shown: type's name, message and traceback, both capped."""
+    """An exception as it is shown: name of its type, message and traceback, each cut to a maximum length."""
 
     type: str = Field(max_length=1_000)
     message: str = Field(max_length=MAX_ERROR_MESSAGE_CHARS)
@@ -69,35 +70,35 @@ class ErrorInfo(_Value):
 
 
 class Started(_Value):
-    """The function runs. `owned`: the delivery is acknowledged, from now on the coordinator owns the job by lease."""
+    """The function runs. `owned`: the delivery is acknowledged, and the worker's lease guards the job from now on."""
 
     kind: Literal["started"] = "started"
     id: JobId
     epoch: Number
-    at: Moment
+    at: Timestamp
     owned: bool = False
 
 
 class Succeeded(_Value):
-    """The function returned. `result` is JSON text; `result_lost` says why there is none though one was returned."""
+    """The function returned. `result` is JSON text; `result_lost` is the reason why a result could not be sent."""
 
     kind: Literal["succeeded"] = "succeeded"
     id: JobId
     epoch: Number
-    started_at: Moment
-    ended_at: Moment
+    started_at: Timestamp
+    ended_at: Timestamp
     result: Annotated[str, Field(max_length=MAX_RESULT_BYTES)] | None = None
     result_lost: Annotated[str, Field(max_length=4_000)] | None = None
 
 
 class Failed(_Value):
-    """The function raised. `final`: no retry whatever is left of the budget. `cancelled`: it stopped as asked."""
+    """The function raised. `final`: no retry, even if retries are left. `cancelled`: it stopped on request."""
 
     kind: Literal["failed"] = "failed"
     id: JobId
     epoch: Number
-    started_at: Moment
-    ended_at: Moment
+    started_at: Timestamp
+    ended_at: Timestamp
     error: ErrorInfo
     final: bool = False
     cancelled: bool = False
@@ -106,69 +107,70 @@ class Failed(_Value):
 
 
 class Returned(_Value):
-    """The delivery was not run, and why; the coordinator decides what becomes of the job."""
+    """The worker returned the delivery without running it. The coordinator decides whether the job runs again."""
 
     kind: Literal["returned"] = "returned"
     id: JobId
     epoch: Number
-    at: Moment
+    at: Timestamp
     reason: ReturnReason
     redelivered: bool = False
     envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
 
 class Interrupted(_Value):
-    """The function was cut off because its worker had to leave: neither a failure nor a crash.
+    """The function was stopped because its worker process had to exit. This is neither a failure nor a crash.
 
-    It, or a thread that it started, may run until the process ends. So its delivery is not acknowledged: it comes back
-    when the process has ended, and then the job runs again. `acknowledged`: no delivery of it comes back.
+    The function, or a thread that it started, may run until the process ends. So the delivery is not acknowledged:
+    RabbitMQ redelivers it after the process has ended, and the job runs again then. `acknowledged`: the delivery was
+    acknowledged earlier and is not redelivered.
     """
 
     kind: Literal["interrupted"] = "interrupted"
     id: Id
     epoch: Number
-    started_at: Moment
-    ended_at: Moment
+    started_at: Timestamp
+    ended_at: Timestamp
     acknowledged: bool = False
     envelope: str
 
 
 class Progress(_Value):
-    """How far a running job is: the last value of a flush, at most one a second."""
+    """The progress of a running job: the last value since the last message, at most one a second."""
 
     kind: Literal["progress"] = "progress"
     id: JobId
     epoch: Number
-    at: Moment
+    at: Timestamp
     done: Amount
     total: Amount | None = None
 
 
 class LogLine(_Value):
-    """A line a running job wrote with current_job().log(); at most 100 an attempt."""
+    """A line that a running job logged with current_job().log(); at most 100 per attempt."""
 
-    kind: Literal["line"] = "line"
+    kind: Literal["log line"] = "log line"
     id: JobId
     epoch: Number
-    at: Moment
+    at: Timestamp
     text: str = Field(max_length=MAX_LINE_CHARS)
 
 
 class Heartbeat(_Value):
-    """A worker lives, and this is what it has: `running` are (id, epoch) in functions, `held` are unstarted ids."""
+    """A worker is alive. `running`: (id, epoch) of running jobs; `received`: ids of jobs that it has not started."""
 
     kind: Literal["heartbeat"] = "heartbeat"
-    at: Moment
+    at: Timestamp
     running: Running = Field(default_factory=list)
-    held: list[JobId] = Field(default_factory=list, max_length=MAX_HELD, fail_fast=True)
+    received: list[JobId] = Field(default_factory=list, max_length=MAX_HELD, fail_fast=True)
     queues: Queues = Field(default_factory=list)
     concurrency: Number = 0
     control_version: Number = 0
-    done: Number = Field(default=0, description="jobs this process has finished since it started")
+    done: Number = Field(default=0, description="jobs that this process has finished since its start")
     cpu_percent: Amount = 0.0
     rss_bytes: Number = 0
     version: Id = ""
-    leaving: bool = Field(default=False, description="the last one of a clean shutdown: its lease may end at once")
+    leaving: bool = Field(default=False, description="the last heartbeat of a clean shutdown: the lease ends at once")
 
 
 JobEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
@@ -176,21 +178,21 @@ Event = Annotated[JobEvent | Heartbeat, Field(discriminator="kind")]
 
 
 class Bundle(_Value):
-    """One message of the log: events of one worker, in the order they happened."""
+    """One message in the log: events of one worker, in the order in which they happened."""
 
     v: Number = 1
     worker: WorkerRef
-    sent_at: Moment
+    sent_at: Timestamp
     events: list[Event] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
 class Tick(_Value):
-    """A coordinator's mark in the log, once a second: the ruler of log time, and the proof of who is active."""
+    """Written to the log by a coordinator once a second. Ticks measure log time and show which one is active."""
 
     coordinator: Id
     store: Id
     serial: Number
-    sent_at: Moment
+    sent_at: Timestamp
     host: Id = ""
     pid: Number = 0
     version: Id = ""
@@ -198,3 +200,37 @@ class Tick(_Value):
 
 BUNDLE = TypeAdapter(Bundle)
 TICK = TypeAdapter(Tick)
+
+
+def event_json(event: BaseModel) -> bytes:
+    """Return the JSON of an event. Characters that UTF-8 cannot encode (lone surrogates) are replaced."""
+    serializer: Any = event.__pydantic_serializer__
+    try:
+        encoded: bytes = serializer.to_json(event, exclude_none=True)
+    except ValueError:  # PydanticSerializationError: text that is not UTF-8
+        replaced = event.model_copy(update={name: _without_surrogates(value) for name, value in event})
+        encoded = replaced.__pydantic_serializer__.to_json(replaced, exclude_none=True)
+    return encoded
+
+
+def succeeded_json(
+    job_id: str, epoch: int, *, started_at: Instant, ended_at: Instant, result: str | None, lost: str | None
+) -> bytes:
+    """Return the JSON of a `Succeeded` event, written by hand: every job has one (1.4 us; the model takes 2.9 us).
+
+    `job_id` needs no escaping: ids have no characters that JSON escapes.
+    """
+    text = f'{{"kind":"succeeded","id":"{job_id}","epoch":{epoch},"started_at":{started_at!r},"ended_at":{ended_at!r}'
+    if result is not None:
+        text += f',"result":{json_string(result)}'
+    if lost is not None:
+        text += f',"result_lost":{json_string(lost)}'
+    return (text + "}").encode("ascii")
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={name: _without_surrogates(part) for name, part in value})
+    return value

@@ -1,4 +1,4 @@
-"""Says where a process runs and which version: what coordinators and beats tell of themselves, as workers do."""
+"""Describes the process that sends a message: host, process id, version of this library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class ProcessInfo(NamedTuple):
-    """A process among all: its host's name, its number there, its version of this library."""
+    """Host name, process id and version of this library."""
 
     host: str = ""
     pid: int = 0
@@ -17,9 +17,9 @@ class ProcessInfo(NamedTuple):
 
 
 def this_process() -> ProcessInfo:
-    """Of this process, now: a fork is another one."""
+    """The info of this process. Read at each call, as a forked child is another process."""
     try:
         known = version("broker-jobs")
-    except PackageNotFoundError:  # run from a folder
+    except PackageNotFoundError:  # not installed: run from a source folder
         known = ""
     return ProcessInfo(socket.gethostname(), os.getpid(), known)

@@ -1,7 +1,7 @@
-"""Describes an event that somebody published: every subscription to its name gets a job for it.
+"""Describes a published event: each subscription to its name gets one job.
 
-The publisher knows no subscriber. The event goes through the coordinator's log like everything else, so a subscriber
-that is down gets its job later; one that subscribes later gets later events.
+The publisher does not know the subscribers. The event goes through the coordinator's log, so a subscriber that is down
+gets its job later. A new subscription gets only later events.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EventName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_C
 
 
 class PublishedEvent(BaseModel):
-    """One event, with the arguments its subscribers' jobs are called with."""
+    """One event, and the arguments of the jobs made for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

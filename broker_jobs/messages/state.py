@@ -1,4 +1,4 @@
-"""Names the seven states of a job, as Hangfire does, and says which of them are ends."""
+"""Defines the seven states of a job, named as in Hangfire, and which of them are final."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     AWAITING = "awaiting"
-    """Waits for something other than time: a parent, a batch, a limit, a duplicate."""
+    """Waits for something other than time: a parent, a batch, a limit or a job with the same unique key."""
     SCHEDULED = "scheduled"
-    """Waits for a time: a delay, a retry, or the grace after it came back."""
+    """Waits for a time: a delay, a retry, or the grace period after it was returned."""
     ENQUEUED = "enqueued"
-    """Released to its work queue; waits for a free worker."""
+    """In its work queue; waits for a free worker."""
     PROCESSING = "processing"
-    """A worker said that it runs."""
+    """A worker has reported that it runs."""
     SUCCEEDED = "succeeded"
-    """It returned. Final."""
+    """Its function returned. Final."""
     FAILED = "failed"
-    """It has no retry left. Final for continuations and batches; a person may requeue it."""
+    """It has no retries left. Final for continuations and batches; it can be requeued."""
     DELETED = "deleted"
-    """A person deleted it, or what it waited for can no longer happen. Final; a person may requeue it."""
+    """It was deleted, or what it waited for can no longer happen. Final; it can be requeued."""
 
     @property
     def is_final(self) -> bool:

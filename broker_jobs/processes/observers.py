@@ -27,7 +27,7 @@ class WorkerMetrics:
         self._ended = metrics.ended
 
     def received(self, queue: str, count: int) -> None:
-        self._metrics.count(m.TAKEN, (queue,), count)
+        self._metrics.count(m.DELIVERIES, (queue,), count)
 
     def finished(  # noqa: PLR0917  # the signature of WorkerObserver
         self,

@@ -113,7 +113,7 @@ def run_child(load: Callable[[], Application], settings: Settings, slot: str, pi
 
 def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:
     """Raise UsageError for memory:// unless all roles run in this process."""
-    if settings.embedded and (set(roles) != set(ROLES)):
+    if settings.in_memory and (set(roles) != set(ROLES)):
         raise UsageError(
             "memory:// lives inside one process and cannot be shared: "
             "use broker-jobs run, or set BROKER_JOBS_URL=amqp://user:password@host:5672/"

@@ -199,7 +199,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def _flush() -> None:
-    io_threads.flush()
+    io_threads.flush_logs()
     logging.shutdown()
     sys.stdout.flush()
 

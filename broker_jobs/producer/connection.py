@@ -99,7 +99,7 @@ class Connection:
             UsageError: forked after start(); or called where waiting would be waiting for oneself: in the I/O thread,
                 or (by a signal or logging handler) while this thread connects.
         """
-        io_threads.refuse_to_wait()
+        io_threads.refuse_blocking_call()
         broker = self._broker
         if broker is not None and self._pid == os.getpid():
             return broker

@@ -51,4 +51,4 @@ class Queues:
 
 def _check(name: str) -> None:
     if not is_queue_name(name):
-        raise OptionError(f"{str(name)[:SHOWN_CHARS]!r} is no queue name: {QUEUE_NAME_RULE}")
+        raise OptionError(f"{str(name)[:SHOWN_CHARS]!r} is not a queue name: use {QUEUE_NAME_RULE}")

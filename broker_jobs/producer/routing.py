@@ -22,7 +22,7 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
 from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.messages.codec import encode
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, looks_generated
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, is_generated_id
 
 
 class Later(NamedTuple):
@@ -82,7 +82,7 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
     if envelope.unique is not None or envelope.limits:
         return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if own_id:
-        if looks_generated(envelope.id):
+        if is_generated_id(envelope.id):
             return _message(envelope, max_body, names.REPORT, names.LOG_KEY, "repeat")
         return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     return _message(envelope, max_body, names.SUBMIT, envelope.queue)

@@ -61,7 +61,7 @@ class ManualBroker:
         if message.exchange == "" and message.key in self._private:
             self._private[message.key]([self.delivery(message, message.key)])
             return None
-        reached = self._routes.reach(message.exchange, message.key)
+        reached = self._routes.queues_for(message.exchange, message.key)
         for queue in reached:
             if not queue.startswith(names.delay_queue(0)[:-2]):  # the delay queues: here the row's time decides alone
                 self._queues[queue].append(self.delivery(message, queue))
@@ -137,7 +137,7 @@ class _ManualConsumer:
     """The subscription of a private queue: there is nothing to acknowledge."""
 
     @property
-    def taking(self) -> bool:
+    def consuming(self) -> bool:
         """Nothing comes by itself."""
         return False
 

@@ -20,7 +20,7 @@ from broker_jobs.consumer.running import Running
 from broker_jobs.errors import UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages import codec
-from broker_jobs.messages.commands import Control
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.producer.current_job import current_job
 

@@ -312,7 +312,7 @@ REFUSED: dict[str, tuple[Callable[[BrokerJobs, Any], object], str]] = {
     "a pause of a long name": (lambda jobs, _: jobs.recurring.pause(LONG), "1 to 200 characters"),
     "a removal of a long name": (lambda jobs, _: jobs.recurring.remove(LONG), "1 to 200 characters"),
     "a long limit is set": (lambda jobs, _: jobs.limits.set(LONG, 1), "1 to 512 characters"),
-    "a long queue is paused": (lambda jobs, _: jobs.queues.pause(LONG), "is no queue name"),
+    "a long queue is paused": (lambda jobs, _: jobs.queues.pause(LONG), "is not a queue name"),
     "a long title": (lambda jobs, _: jobs.batch(LONG), "at most 200 characters"),
 }  # fmt: skip
 

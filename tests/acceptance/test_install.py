@@ -245,7 +245,7 @@ def test_the_script_of_the_package_alone_says_its_extra(base: Environment) -> No
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "error: the command line needs rich, typer, not installed here: pip install 'broker-jobs[cli]'\n"
+        "error: the command line needs rich, typer (not installed); run: pip install 'broker-jobs[cli]'\n"
     )
 
 

@@ -94,7 +94,7 @@ CASES = [
         "BrokerJobsSeveralActiveCoordinators",
         {family(m.ACTIVE): "1x9", family(m.ACTIVE, **B): "1x9"},
         "5m",
-        [Fires("2 coordinators say that they are active")],
+        [Fires("2 coordinators are active")],
     ),
     Case("BrokerJobsCoordinatorBehind", {family(m.LOG_LAG): "0 40 2x9"}, "5m"),
     Case("BrokerJobsCoordinatorBehind", {family(m.LOG_LAG): "31x9"}, "5m", [Fires("The coordinator is 31 s behind")]),
@@ -130,18 +130,18 @@ CASES = [
         "8m",
         [Fires("The oldest job in queue mail has waited 15m 0s", {"queue": "mail"})],
     ),
-    Case("BrokerJobsParked", {family(m.DEAD_LETTERS): "0x9", family(m.DEAD_LETTER_BACKLOG): "0 3 0x9"}, "8m"),
+    Case("BrokerJobsDeadLetters", {family(m.DEAD_LETTERS): "0x9", family(m.DEAD_LETTER_BACKLOG): "0 3 0x9"}, "8m"),
     Case(
-        "BrokerJobsParked",
+        "BrokerJobsDeadLetters",
         {family(m.DEAD_LETTERS): "2x9", family(m.DEAD_LETTER_BACKLOG): "0x9"},
         "8m",
-        [Fires("2 messages that nobody could read, decide or route")],
+        [Fires("2 dead letters: messages that could not be decoded, routed or applied")],
     ),
     Case(
-        "BrokerJobsParked",
+        "BrokerJobsDeadLetters",
         {family(m.DEAD_LETTERS): "0x9", family(m.DEAD_LETTER_BACKLOG): "4x9"},
         "8m",
-        [Fires("4 messages that nobody could read, decide or route")],
+        [Fires("4 dead letters: messages that could not be decoded, routed or applied")],
     ),
     # One in five fails; or all of very few.
     Case("BrokerJobsFailing", {FAILED: "0+2x30", SUCCEEDED: "0+8x30"}, "25m"),
@@ -157,7 +157,7 @@ CASES = [
         "BrokerJobsUnknownJobs",
         {UNKNOWN: "0+5x40"},
         "35m",
-        [Fires("Workers of queue mail are given jobs they have no function for", {"queue": "mail"})],
+        [Fires("Workers of queue mail receive jobs whose function they do not have", {"queue": "mail"})],
     ),
     Case("BrokerJobsBeatSilent", {family(m.OVERDUE): "0 5 0 70 0x9"}, "8m"),
     Case(
@@ -182,7 +182,7 @@ CASES = [
         "BrokerJobsPublishingBlocked",
         {family(m.BLOCKED, job="w"): "1x9"},
         "5m",
-        [Fires("RabbitMQ takes nothing from w a:9100: an alarm", A | {"job": "w"})],
+        [Fires("RabbitMQ blocks publishing of w a:9100: an alarm", A | {"job": "w"})],
     ),
     # Many, at a steady load; then more and more.
     Case("BrokerJobsUnconfirmedGrows", {family(m.UNCONFIRMED): "900x30"}, "20m"),
@@ -198,13 +198,13 @@ CASES = [
         "BrokerJobsWorkerRestarts",
         {family(m.RESTARTS): "0x5 1 2 3 4x20"},
         "17m",
-        [Fires("Worker a:9100 was started again 4 times in 15 minutes", A)],
+        [Fires("Worker a:9100 was restarted 4 times in 15 minutes", A)],
     ),
     Case(
         "BrokerJobsWorkerRestarts",
         {WORKER_SINCE: "1000x5 2000 3000 4000 5000x20"},
         "17m",
-        [Fires("Worker a:9100 was started again 4 times in 15 minutes", A | {"job": "broker_jobs_worker"})],
+        [Fires("Worker a:9100 was restarted 4 times in 15 minutes", A | {"job": "broker_jobs_worker"})],
     ),
     Case("BrokerJobsProcessDown", {WORKER_UP: "1 0 1x9", RABBIT_UP: "0x9"}, "5m"),
     Case(
@@ -227,7 +227,7 @@ CASES = [
         "5m",
         [
             Fires(
-                "RabbitMQ r:15692 is short of memory or disk and takes nothing",
+                "RabbitMQ r:15692 is short of memory or disk and blocks publishing",
                 {"job": "rabbitmq", "instance": "r:15692"},
             )
         ],

@@ -208,7 +208,7 @@ def test_the_services_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     for part in (*parts[1:], board):
         part.running.signal(TERM)
     assert [part.running.exit_code(60) for part in (*parts[1:], board)] == [0] * 6
-    assert not [part for part in parts if "is no setting" in part.running.log]
+    assert not [part for part in parts if "is not a setting" in part.running.log]
 
 
 @pytest.mark.rabbitmq

@@ -135,7 +135,7 @@ def test_a_delayed_job_is_in_the_log_and_in_its_step(
 
 @pytest.mark.parametrize("queue", ["a b", "ü", "", "x" * 101, "a#"])
 def test_a_wrong_queue_name_is_refused_before_anything_is_published(vhost: Vhost, welcome: Any, queue: str) -> None:
-    with pytest.raises(ValueError, match="is no queue name: 1 to 100 of the characters"):
+    with pytest.raises(ValueError, match="is not a queue name: use 1 to 100 of the characters"):
         welcome.using(queue=queue)
     assert vhost.ready(names.LOG) == 0
 

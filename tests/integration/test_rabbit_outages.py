@@ -1,4 +1,4 @@
-"""What RabbitExchange does when the broker restarts, blocks, freezes, or the network does worse."""
+"""What RabbitBroker does when the broker restarts, blocks, freezes, or the network does worse."""
 
 import logging
 import threading
@@ -310,7 +310,7 @@ def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_fl
             subscription.pause(MAIL, paused=True)
         case _:
             subscription.cancel()
-            eventually(lambda: not subscription.taking, what="nothing comes any more")
+            eventually(lambda: not subscription.consuming, what="nothing comes any more")
     second.subscribe(broker, MAIL, prefetch=1_000)
     eventually(lambda: len(first.deliveries) + len(second.deliveries) >= 1_000, what="all")
     assert not any(delivery.redelivered for delivery in first.deliveries + second.deliveries)

@@ -1,4 +1,4 @@
-"""What RabbitExchange says when RabbitMQ refuses: each error names the cause and what to do, never a password."""
+"""What RabbitBroker says when RabbitMQ refuses: each error names the cause and what to do, never a password."""
 
 import time
 

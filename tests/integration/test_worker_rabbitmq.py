@@ -24,7 +24,8 @@ from broker_jobs.consumer.worker import Worker
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import encode
-from broker_jobs.messages.commands import Control, Fence, Reply
+from broker_jobs.messages.commands import Reply
+from broker_jobs.messages.control import Control, Fence
 from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
 from tests.support.process import Lodging

@@ -79,7 +79,7 @@ def test_the_error_is_a_usage_error_and_an_import_error_and_pickles() -> None:
     error = MissingExtra("the dashboard", ["dashboard"], ["jinja2"])
     assert isinstance(error, UsageError)
     assert isinstance(error, ImportError)
-    assert str(error) == "the dashboard needs jinja2, not installed here: pip install 'broker-jobs[dashboard]'"
+    assert str(error) == "the dashboard needs jinja2 (not installed); run: pip install 'broker-jobs[dashboard]'"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 

@@ -86,7 +86,7 @@ import re, signal, threading, urllib.request
 import broker_jobs.cli.commands  # it is started from here
 from broker_jobs import BrokerJobs
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.broker.memory import EmbeddedExchange
+from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.processes.http import HttpDoor
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings

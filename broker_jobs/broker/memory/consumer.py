@@ -67,7 +67,7 @@ class MemoryConsumer:
     # --- for any thread ---
 
     @property
-    def taking(self) -> bool:
+    def consuming(self) -> bool:
         """Whether deliveries may still come."""
         return not self._cancelled
 

@@ -63,7 +63,7 @@ class IoThread:
         """Have something answered; what it raises is raised here."""
         if threading.current_thread() is self._thread:
             return question()
-        io_threads.refuse_to_wait()  # of another broker
+        io_threads.refuse_blocking_call()  # of another broker
         answer: SignalSafeFuture[T] = SignalSafeFuture()
 
         def errand() -> None:

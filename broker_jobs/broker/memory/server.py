@@ -122,7 +122,9 @@ class MemoryServer:
         if failure is not None and not taken_over:
             return failure
         queues = (
-            self._routes.reach(message.exchange, message.key) if self._routes.has_exchange(message.exchange) else ()
+            self._routes.queues_for(message.exchange, message.key)
+            if self._routes.has_exchange(message.exchange)
+            else ()
         )
         if not queues:
             return PublishFailure(

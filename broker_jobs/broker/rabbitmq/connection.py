@@ -46,7 +46,7 @@ def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
             parameters = pika.URLParameters(url)
         except (ValueError, TypeError, OSError) as error:
             raise BrokerRefused(
-                f"{mask(url)} is no broker address ({error}); write amqp://user:password@host:5672/vhost"
+                f"{mask(url)} is not a broker address ({error}); write amqp://user:password@host:5672/vhost"
             ) from None
         if "heartbeat=" not in url:
             parameters.heartbeat = heartbeat

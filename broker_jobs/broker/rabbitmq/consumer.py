@@ -90,7 +90,7 @@ class RabbitConsumer:
     # --- for any thread ---
 
     @property
-    def taking(self) -> bool:
+    def consuming(self) -> bool:
         """Whether deliveries may still come: after `cancel` until RabbitMQ knows of it and all that came was taken."""
         return not self._cancelled or self._held is not None or any(list(self._consumers.values()))
 

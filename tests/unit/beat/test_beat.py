@@ -16,7 +16,6 @@ from broker_jobs.messages.commands import (
     COMMAND,
     BeatHeartbeat,
     Command,
-    Control,
     DeclareRecurring,
     Fire,
     ListSchedules,
@@ -24,6 +23,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     ScheduleReply,
 )
+from broker_jobs.messages.control import Control
 from tests.support.wait import eventually
 
 DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]

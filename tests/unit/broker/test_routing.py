@@ -16,25 +16,25 @@ def ours() -> Routes:
 
 
 def test_a_submitted_job_reaches_its_work_queue_and_the_log() -> None:
-    assert set(ours().reach(names.SUBMIT, "mail")) == {names.work_queue("mail"), names.LOG}
+    assert set(ours().queues_for(names.SUBMIT, "mail")) == {names.work_queue("mail"), names.LOG}
 
 
 def test_a_submitted_job_of_an_unknown_queue_reaches_dead_lettered_and_the_log() -> None:
-    assert set(ours().reach(names.SUBMIT, "nowhere")) == {names.DEAD_LETTERS, names.LOG}
+    assert set(ours().queues_for(names.SUBMIT, "nowhere")) == {names.DEAD_LETTERS, names.LOG}
 
 
 def test_a_released_job_reaches_its_work_queue_alone() -> None:
-    assert ours().reach(names.WORK, "mail") == (names.work_queue("mail"),)
+    assert ours().queues_for(names.WORK, "mail") == (names.work_queue("mail"),)
 
 
 def test_a_producers_delayed_job_reaches_its_step_and_the_log() -> None:
-    assert set(ours().reach(names.DELAY, names.delay_key(3, new=True))) == {names.delay_queue(3), names.LOG}
-    assert ours().reach(names.DELAY, names.delay_key(3, new=False)) == (names.delay_queue(3),)
+    assert set(ours().queues_for(names.DELAY, names.delay_key(3, new=True))) == {names.delay_queue(3), names.LOG}
+    assert ours().queues_for(names.DELAY, names.delay_key(3, new=False)) == (names.delay_queue(3),)
 
 
 def test_a_key_nobody_bound_is_unroutable() -> None:
-    assert ours().reach(names.REPORT, "nothing") == ()
-    assert ours().reach("", "nothing") == ()
+    assert ours().queues_for(names.REPORT, "nothing") == ()
+    assert ours().queues_for("", "nothing") == ()
 
 
 def test_two_ways_to_a_queue_give_one_copy_and_a_circle_ends() -> None:
@@ -51,28 +51,28 @@ def test_two_ways_to_a_queue_give_one_copy_and_a_circle_ends() -> None:
             ),
         )
     )
-    assert routes.reach("a", "") == ("q",)
+    assert routes.queues_for("a", "") == ("q",)
 
 
 def test_a_queue_declared_later_is_found_although_its_key_was_asked_before() -> None:
     routes = ours()
-    assert routes.reach(names.WORK, "late") == (names.DEAD_LETTERS,)
+    assert routes.queues_for(names.WORK, "late") == (names.DEAD_LETTERS,)
     routes.declare(work_topology("late"))
-    assert routes.reach(names.WORK, "late") == (names.work_queue("late"),)
+    assert routes.queues_for(names.WORK, "late") == (names.work_queue("late"),)
 
 
 def test_a_forgotten_queue_is_reached_no_more() -> None:
     routes = ours()
     routes.forget(names.work_queue("mail"))
-    assert routes.reach(names.WORK, "mail") == (names.DEAD_LETTERS,)
-    assert routes.reach("", names.work_queue("mail")) == ()
+    assert routes.queues_for(names.WORK, "mail") == (names.DEAD_LETTERS,)
+    assert routes.queues_for("", names.work_queue("mail")) == ()
 
 
 def test_another_shape_is_refused_and_nothing_is_declared() -> None:
     routes = ours()
     with pytest.raises(BrokerError, match=r"'jobs\.v1\.log' exists in another shape"):
         routes.declare(Topology(queues=(QueueSpec("new"), QueueSpec(names.LOG))))
-    assert routes.reach("", "new") == ()
+    assert routes.queues_for("", "new") == ()
 
 
 def test_a_binding_from_or_to_nothing_is_refused() -> None:

@@ -19,7 +19,8 @@ from broker_jobs.consumer.worker import Worker
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import encode
-from broker_jobs.messages.commands import Control, Reply
+from broker_jobs.messages.commands import Reply
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import Envelope, Policy, new_id
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
@@ -36,7 +37,7 @@ class ScriptedSubscription:
         self.closed = False
 
     @property
-    def taking(self) -> bool:
+    def consuming(self) -> bool:
         return not self.cancelled
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:

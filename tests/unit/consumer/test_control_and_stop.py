@@ -16,7 +16,7 @@ from broker_jobs.broker.interface import Delivery, Unconfirmed
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.errors import UsageError
-from broker_jobs.messages.commands import Control, Fence
+from broker_jobs.messages.control import Control, Fence
 from broker_jobs.producer.current_job import current_job
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually

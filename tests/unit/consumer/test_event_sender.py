@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_jobs.clock import ManualClock
-from broker_jobs.consumer.event_sender import DeliveryTag, EventSender, event_json, succeeded_json
-from broker_jobs.messages.events import BUNDLE, FLUSH_BYTES, ErrorInfo, Failed, LogLine, Returned, Succeeded, WorkerRef
+from broker_jobs.consumer.event_sender import DeliveryTag, EventSender
+from broker_jobs.messages.events import (
+    BUNDLE,
+    FLUSH_BYTES,
+    ErrorInfo,
+    Failed,
+    LogLine,
+    Returned,
+    Succeeded,
+    WorkerRef,
+    event_json,
+    succeeded_json,
+)
 
 
 class Line:

@@ -16,7 +16,7 @@ import pytest
 from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.depends import Depends
 from broker_jobs.function.registry import Registry
-from broker_jobs.messages.commands import Control
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.events import MAX_ERROR_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from broker_jobs.producer.current_job import current_job
 from tests.support.wait import eventually
@@ -275,10 +275,10 @@ def test_a_job_knows_itself_and_tells_lines_and_its_last_progress() -> None:
     broker.deliver(job)
     broker.event("succeeded", job.id)
     assert seen == [(job.id, 4)]
-    assert len(broker.events("line")) == 100
-    assert broker.events("line")[0]["text"] == "line number=0"
+    assert len(broker.events("log line")) == 100
+    assert broker.events("log line")[0]["text"] == "line number=0"
     assert [(e["done"], e["total"]) for e in broker.events("progress")][-1] == (3.0, 3.0)
-    assert [e["kind"] for e in broker.events("line", "progress", "succeeded")][-1] == "succeeded"
+    assert [e["kind"] for e in broker.events("log line", "progress", "succeeded")][-1] == "succeeded"
     worker.stop_now()
 
 

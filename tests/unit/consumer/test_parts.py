@@ -11,7 +11,7 @@ from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
 from broker_jobs.consumer.event_sender import DeliveryTag
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
 from broker_jobs.consumer.revocations import KEEP_SECONDS, Revocations
-from broker_jobs.messages.commands import Control, Fence
+from broker_jobs.messages.control import Control, Fence
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
 

@@ -124,7 +124,7 @@ def test_a_job_of_which_only_the_id_is_known_cannot_be_given_arguments(harness: 
 
 
 def test_an_unknown_job_is_refused_as_ever(harness: EngineHarness) -> None:
-    assert _requeue(harness, args=[2]).refused == "no such job is known"
+    assert _requeue(harness, args=[2]).refused == "there is no job with this id"
 
 
 def test_a_given_argument_takes_the_place_of_a_parent_s_result(harness: EngineHarness) -> None:

@@ -8,7 +8,14 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.coordinator import broadcasts
 from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable
 from broker_jobs.coordinator.records import LeaseOver
-from broker_jobs.messages.commands import AcceptStore, Control, DeleteJob, Hello, ReplayDeadLetter, Reply
+from broker_jobs.messages.commands import (
+    AcceptStore,
+    DeleteJob,
+    Hello,
+    ReplayDeadLetter,
+    Reply,
+)
+from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.messages.state import State

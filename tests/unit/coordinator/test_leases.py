@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker_jobs.coordinator.leases import LEASE_SECONDS, LEFT, REPLACED, VANISHED, Leases
-from broker_jobs.messages.envelope import made_at, new_id
+from broker_jobs.messages.envelope import id_created_at, new_id
 from broker_jobs.messages.events import WorkerRef
 
 LOG_NOW = 100.0
@@ -12,7 +12,7 @@ LOG_NOW = 100.0
 def _worker() -> tuple[WorkerRef, float]:
     """A worker, and when it began."""
     id = new_id()
-    began_at = made_at(id)
+    began_at = id_created_at(id)
     assert began_at is not None
     return WorkerRef(id=id, host="h", slot="1"), began_at
 

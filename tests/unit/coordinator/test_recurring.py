@@ -26,7 +26,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     TriggerRecurring,
 )
-from broker_jobs.messages.envelope import MAX_RECORDS, looks_generated
+from broker_jobs.messages.envelope import MAX_RECORDS, is_generated_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
 from tests.unit.coordinator.engine_harness import EngineHarness
@@ -76,7 +76,7 @@ def test_the_job_of_a_planned_time_has_the_same_id_whoever_makes_it(harness: Eng
     jobs = [[row.id for row in one.store.reader.jobs()] for one in (harness, other)]
     assert jobs[0] == jobs[1]
     assert len(jobs[0]) == 1
-    assert looks_generated(jobs[0][0])
+    assert is_generated_id(jobs[0][0])
 
 
 def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(harness: EngineHarness) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker_jobs.coordinator.inputs import UnknownParents
-from broker_jobs.messages.envelope import made_at, new_id
+from broker_jobs.messages.envelope import id_created_at, new_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import DependencyRow
 from tests.unit.coordinator.engine_harness import EngineHarness
@@ -40,9 +40,9 @@ def look(harness: EngineHarness) -> list[str]:
 
 
 def test_the_time_of_an_id_is_told_from_it() -> None:
-    assert made_at(generated(1_700_000_000.5)) == 1_700_000_000.5
-    assert made_at("order-7") is None
-    assert made_at("zzzzzzzz-zzzz-7zzz-zzzz-zzzzzzzzzzzz") is None
+    assert id_created_at(generated(1_700_000_000.5)) == 1_700_000_000.5
+    assert id_created_at("order-7") is None
+    assert id_created_at("zzzzzzzz-zzzz-7zzz-zzzz-zzzzzzzzzzzz") is None
 
 
 def test_a_child_of_a_parent_that_is_unseen_for_a_day_fails_and_says_what_to_do(harness: EngineHarness) -> None:

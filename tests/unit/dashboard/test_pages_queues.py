@@ -59,7 +59,7 @@ def test_a_viewer_sees_queues_and_cannot_act(system: System) -> None:
 
 def test_a_queue_whose_name_cannot_be_is_refused_and_nothing_breaks(system: System) -> None:
     shown = system.person().send("/queues/no%20such%3Cb%3E/pause", page="/queues")
-    assert "is no queue name" in words_of(shown)
+    assert "is not a queue name" in words_of(shown)
     assert_harmless(shown)
 
 

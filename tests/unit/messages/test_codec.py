@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from broker_jobs.messages import codec
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, Policy, looks_generated, new_id, schema
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, Policy, is_generated_id, new_id, schema
 
 instants = st.datetimes(  # naive bounds: hypothesis adds the zone
     datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
@@ -125,9 +125,9 @@ def test_ids_sort_by_time_and_are_known_for_ours() -> None:
     made = [new_id() for _ in range(1_000)]
     assert made == sorted(made)
     assert len(set(made)) == 1_000
-    assert all(looks_generated(id) for id in made)
-    assert not looks_generated("welcome-42")
-    assert not looks_generated("6f5c1a52-0d3b-4a77-9c1e-6b6f6b657273")
+    assert all(is_generated_id(id) for id in made)
+    assert not is_generated_id("welcome-42")
+    assert not is_generated_id("6f5c1a52-0d3b-4a77-9c1e-6b6f6b657273")
 
 
 def test_the_wire_has_a_schema() -> None:

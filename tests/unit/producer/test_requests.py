@@ -242,5 +242,5 @@ def test_queues_are_paused_by_command_and_declared_by_topology(jobs: BrokerJobs,
     jobs.queues.declare("mail")
     assert [queue.name for queue in broker.topologies[-1].queues] == [names.work_queue("mail")]
     for use in (jobs.queues.pause, jobs.queues.declare):
-        with pytest.raises(ValueError, match="'a b' is no queue name"):
+        with pytest.raises(ValueError, match="'a b' is not a queue name"):
             use("a b")

@@ -11,7 +11,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.delay import level_seconds
 from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.messages.codec import decode
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, looks_generated, new_id
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, is_generated_id, new_id
 from broker_jobs.producer.routing import due_after, message_for
 from tests.unit.producer.recording import RecordingExchange
 
@@ -33,7 +33,7 @@ def test_a_ready_job_goes_to_submit_with_its_queue_as_key(jobs: BrokerJobs, brok
     assert (envelope.id, envelope.job, envelope.args, envelope.kwargs) == (receipt.id, "welcome", [42], {})
     assert (envelope.queue, envelope.policy.retries, envelope.tags) == ("mail", 3, ("a",))
     assert envelope.due_at is None
-    assert looks_generated(receipt.id)
+    assert is_generated_id(receipt.id)
 
 
 @pytest.mark.parametrize("seconds", [0.05, 1, 1.99])
