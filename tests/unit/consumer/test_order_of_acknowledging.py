@@ -246,12 +246,14 @@ def test_the_preferred_queue_comes_first(broker: ScriptedExchange) -> None:
     worker.stop_now()
 
 
-def test_a_heartbeat_says_what_runs_and_what_is_held(broker: ScriptedExchange) -> None:
+def test_a_heartbeat_lists_running_and_received_jobs(broker: ScriptedExchange) -> None:
     worker = start_worker(REGISTRY, broker, concurrency=1, settings=Settings(worker_heartbeat=0.2))
-    runs, held = envelope("wait_for_gate", 1, epoch=7), envelope("note", 2)
-    broker.deliver(runs, held)
+    runs, received = envelope("wait_for_gate", 1, epoch=7), envelope("note", 2)
+    broker.deliver(runs, received)
     eventually(
-        lambda: any(e["running"] == [[runs.id, 7]] and e["held"] == [held.id] for e in broker.events("heartbeat"))
+        lambda: any(
+            e["running"] == [[runs.id, 7]] and e["received"] == [received.id] for e in broker.events("heartbeat")
+        )
     )
     gate.set()
     eventually(lambda: any(e["done"] == 2 and not e["running"] for e in broker.events("heartbeat")))
