@@ -6,12 +6,13 @@ server's program is missing, its tests are skipped at home and fail in CI, where
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.support.encodable import encodable
 from tests.support.postgres import Postgres
 from tests.support.process import ServerMissingError
 from tests.support.prometheus import Prometheus
@@ -26,6 +27,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     from tests.support import parallel
 
     return parallel.processes(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Escape what UTF-8 cannot encode: half a surrogate pair in a test's log would end the process that reports it."""
+    return encodable((yield))
 
 
 @pytest.hookimpl(optionalhook=True)
