@@ -186,7 +186,7 @@ PIECES = {
 
 
 def _connection(side: str) -> Any:
-    return importlib.import_module(f"benchmarks.sides.{side}").Sender()
+    return importlib.import_module(f"benchmarks.sides.{side}").Enqueuer()
 
 
 if __name__ == "__main__":

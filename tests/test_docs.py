@@ -30,7 +30,7 @@ from tests.support.rabbitmq import Vhost
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WIRE = (ROOT / "docs" / "reference" / "wire-format.md").read_text(encoding="utf-8")
+WIRE_FORMAT = (ROOT / "docs" / "reference" / "wire-format.md").read_text(encoding="utf-8")
 MADE = {"benchmarks/results/"}
 """What `make bench` makes."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -145,7 +145,7 @@ def test_the_same_program_runs_on_rabbitmq_by_the_environment(folder: Path, vhos
 
 @pytest.mark.rabbitmq
 def test_a_foreign_producer_as_documented_has_its_job_run(folder: Path, vhost: Vhost) -> None:
-    (producer,) = (body for body in blocks(WIRE, "python") if "import pika" in body)
+    (producer,) = (body for body in blocks(WIRE_FORMAT, "python") if "import pika" in body)
     (folder / "producer.py").write_text(producer, encoding="utf-8")
     store = f"sqlite:///{folder / 'store.db'}"
     given = {"BROKER_JOBS_URL": vhost.url, "BROKER_JOBS_STORE": store}
@@ -278,7 +278,7 @@ def test_the_law_has_a_row_for_every_record() -> None:
 
 
 def test_every_field_of_the_envelope_is_described() -> None:
-    described = set(re.findall(r"^\| `(\w+)`", WIRE, re.MULTILINE))
+    described = set(re.findall(r"^\| `(\w+)`", WIRE_FORMAT, re.MULTILINE))
     assert set(Envelope.model_fields) <= described
     for part in schema()["$defs"].values():
         assert set(part["properties"]) <= described
@@ -286,14 +286,16 @@ def test_every_field_of_the_envelope_is_described() -> None:
 
 def test_every_field_of_a_batch_and_of_an_event_is_described() -> None:
     described = {
-        name for line in re.findall(r"^\| (`.+?) \|", WIRE, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+        name
+        for line in re.findall(r"^\| (`.+?) \|", WIRE_FORMAT, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", line)
     }
     for model in (Chunk, BatchCommit, PublishedEvent):
         assert set(model.model_fields) <= described
 
 
 def test_the_example_envelopes_are_valid() -> None:
-    examples = blocks(WIRE, "json")
+    examples = blocks(WIRE_FORMAT, "json")
     assert examples
     for example in examples:
         _model_of(example).model_validate_json(example)
@@ -309,7 +311,7 @@ def _model_of(example: str) -> type[BaseModel]:
 
 
 def test_the_jobs_in_the_example_of_a_chunk_are_valid() -> None:
-    (chunk,) = (Chunk.model_validate_json(each) for each in blocks(WIRE, "json") if _model_of(each) is Chunk)
+    (chunk,) = (Chunk.model_validate_json(each) for each in blocks(WIRE_FORMAT, "json") if _model_of(each) is Chunk)
     for job in chunk.jobs:
         assert Envelope.model_validate_json(job).batch == chunk.batch
 

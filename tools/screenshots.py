@@ -149,8 +149,8 @@ class Shop:
         jobs.recurring.pause("tidy/sessions")
         jobs.limits.set("mails", 300)
         jobs.queues.pause("archive")
-        parked = Message(names.REPORT, names.LOG_KEY, b'{"v":7,"events":[]}', "bundle", "from-a-newer-worker")
-        jobs._sender.exchange().publish([parked])  # noqa: SLF001 - as a foreign program would
+        dead = Message(names.REPORT, names.LOG_KEY, b'{"v":7,"events":[]}', "bundle", "from-a-newer-worker")
+        jobs._connection.broker().publish([dead])  # noqa: SLF001 - as a foreign program would
         assert failed is not None
         self.pages = _pages(failed.id, running.id, batch.id, "tidy/old carts", "welcome")
         del summary
@@ -163,7 +163,7 @@ def _pages(failed: str, running: str, batch: str, recurring: str, function: str)
         "bulk": "/jobs/bulk?state=failed&action=requeue", "queues": "/queues", "recurring": "/recurring",
         "recurring-one": f"/recurring/{quote(recurring)}", "recurring-choose": "/recurring-new",
         "recurring-new": f"/recurring-new?job={quote(function)}", "batches": "/batches", "batch": f"/batches/{batch}",
-        "workers": "/workers", "limits": "/limits", "parked": "/parked", "run": "/run",
+        "workers": "/workers", "limits": "/limits", "dead-letters": "/dead-letters", "run": "/run",
         "run-one": f"/run/{quote(function)}", "audit": "/audit", "not-found": "/jobs/none",
     }  # fmt: skip
 

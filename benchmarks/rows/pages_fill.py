@@ -17,9 +17,9 @@ from broker_jobs.store.buckets import bucket_of
 
 BATCH = 5_000
 NAMES = tuple(
-    f"{room}.{deed}"
-    for room in ("mail", "shop", "image", "billing", "search")
-    for deed in ("welcome", "sync", "resize", "charge")
+    f"{service}.{action}"
+    for service in ("mail", "shop", "image", "billing", "search")
+    for action in ("welcome", "sync", "resize", "charge")
 )
 QUEUES = ("default", "mail", "slow", "images", "billing", "search", "reports", "rare")
 QUEUE_SHARES = (45, 20, 8, 10, 8, 5, 3.99, 0.01)

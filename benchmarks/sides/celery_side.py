@@ -22,7 +22,7 @@ empty = app.task(name="empty")(_empty)
 stamp = app.task(name="stamp")(stamps.stamp)
 
 
-class Sender:
+class Enqueuer:
     """Enqueues one at a time."""
 
     def send_empty(self) -> None:

@@ -20,7 +20,7 @@ empty = dramatiq.actor(actor_name="empty")(_empty)
 stamp = dramatiq.actor(actor_name="stamp")(stamps.stamp)
 
 
-class Sender:
+class Enqueuer:
     """Enqueues one at a time."""
 
     def send_empty(self) -> None:

@@ -32,7 +32,7 @@ def parent() -> float:
     return time.time()
 
 
-class Sender:
+class Enqueuer:
     """Enqueues one at a time, confirmed."""
 
     def send_empty(self) -> None:

@@ -12,7 +12,7 @@ kind = os.environ.get("BENCH_QUEUE_TYPE", "quorum")
 fanout = os.environ.get("BENCH_FANOUT", "") == "1"
 
 
-class Sender:
+class Enqueuer:
     """Publishes one at a time with a BlockingConnection, or pipelined with a SelectConnection."""
 
     def __init__(self) -> None:

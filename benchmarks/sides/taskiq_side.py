@@ -23,7 +23,7 @@ empty = broker.task(task_name="empty")(_empty)
 stamp = broker.task(task_name="stamp")(_stamp)
 
 
-class Sender:
+class Enqueuer:
     """Enqueues one at a time, or a hundred at once."""
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ class DeadLetterPublisher:
             if failure is None:
                 self._acknowledger.acknowledge((DeliveryTag(delivery.channel, delivery.tag),))
             else:
-                logger.warning("parking is not confirmed (%s); it is repeated", failure.reason)
+                logger.warning("a dead letter is not confirmed (%s); it is repeated", failure.reason)
                 self._again.append((delivery, reason))
 
         self._in_flight += 1

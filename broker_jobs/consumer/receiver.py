@@ -58,7 +58,7 @@ class Receiver:
         self._closed = False
 
     def close(self) -> None:
-        """Hand back whatever still comes."""
+        """Return whatever still comes."""
         self._closed = True
 
     def take(self, deliveries: Sequence[Delivery]) -> None:

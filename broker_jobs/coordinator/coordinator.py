@@ -111,7 +111,7 @@ MOST_DUE = 50_000
 MOST_SAID = 500
 MOST_TRACED = 4_000
 """Characters of an error, and of its traceback, that are kept with what it was raised by."""
-PARKED_PAGE = 100
+DEAD_LETTERS_PAGE = 100
 FINAL_TICK_SECONDS = 2.0
 PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
 
@@ -623,7 +623,7 @@ class Coordinator:
                 self._serial,
             )
 
-    # ---- keeping house
+    # ---- maintenance
 
     def _purge(self) -> None:
         if not self._active or self._clock.monotonic() - self._last_purge < PURGE_EVERY_SECONDS:
@@ -679,13 +679,13 @@ class Coordinator:
         All else that was set aside is for a person. What was readable was decided, but for one record, and is not
         decided again: its jobs may have ended, and be forgotten since.
         """
-        page = self._store.reader.parked_newer(limit=PARKED_PAGE)
+        page = self._store.reader.newer_dead_letters(limit=DEAD_LETTERS_PAGE)
         while page:
             for row in page:
                 inputs = read_again(row)
                 if inputs and not any(isinstance(one, Unreadable) for one in inputs) and self._are_known(row, inputs):
                     self._decide_again(row)
-            page = self._store.reader.parked_newer(after=page[-1], limit=PARKED_PAGE)
+            page = self._store.reader.newer_dead_letters(after=page[-1], limit=DEAD_LETTERS_PAGE)
 
     def _are_known(self, row: DeadLetterRow, inputs: list[Input]) -> bool:
         """Whether none of their jobs can have ended and been forgotten."""

@@ -29,7 +29,7 @@ MOST_INPUTS = 4_000
 """A transaction is closed at so many log deliveries or inputs; the jobs of a batch's chunk count one by one."""
 CHUNK_TYPE = "chunk"
 DUE_NOTICES_BESIDE = 200
-"""Bells are taken along while fewer log deliveries than this wait: they are not on the critical path."""
+"""Due notices are taken along while fewer log deliveries than this wait: they are not on the critical path."""
 
 
 class QueuedInput(NamedTuple):

@@ -303,7 +303,7 @@ def read_dead_letter(delivery: Delivery) -> Input:
 
 
 def read_again(row: DeadLetterRow) -> list[Input]:
-    """What a dead letter says to this program: an `Unread` when it still cannot be read."""
+    """What a dead letter says to this program: an `Unreadable` when it still cannot be read."""
     queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin, names.DEAD_LETTERS)
     delivery = Delivery(
         channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,

@@ -42,7 +42,7 @@ class LimitRules:
         see: loads jobs into `rows`.
         decide: has a record decided and its row put into `rows`.
         now: wall time.
-        until: what is due by then is due now (`At.until`).
+        until: what is due by then is due now (`Context.until`).
     """
 
     def __init__(

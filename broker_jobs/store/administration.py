@@ -261,7 +261,7 @@ SCHEDULES = select(schema.schedules).order_by(schema.schedules.c.name)
 QUEUES = select(schema.queues.c.name).order_by(schema.queues.c.name)
 WORKERS = select(schema.workers).order_by(schema.workers.c.host, schema.workers.c.slot, schema.workers.c.id)
 DEAD_LETTERS = select(schema.dead_letters).order_by(schema.dead_letters.c.at, schema.dead_letters.c.id)
-PARKED_NEWER = DEAD_LETTERS.where(
+NEWER_DEAD_LETTERS = DEAD_LETTERS.where(
     or_(schema.dead_letters.c.id.like("log:newer:%"), schema.dead_letters.c.id.like("due:newer:%"))
 )
 """What a newer version may have written. Commands are not among them: who asked has had no answer, and asks again."""

@@ -172,16 +172,16 @@ class Reader(JobSearch, Statistics, Relations, Lists):
                 for row in connection.execute(administration.DEAD_LETTERS.limit(limit))
             ]
 
-    def parked_newer(self, *, after: DeadLetterRow | None = None, limit: int) -> list[DeadLetterRow]:
+    def newer_dead_letters(self, *, after: DeadLetterRow | None = None, limit: int) -> list[DeadLetterRow]:
         """Of dead letters those a newer version may have written, the oldest first, a page."""
-        query = administration.PARKED_NEWER.limit(limit)
+        query = administration.NEWER_DEAD_LETTERS.limit(limit)
         if after is not None:
             query = query.where(tuple_(schema.dead_letters.c.at, schema.dead_letters.c.id) > (after.at, after.id))
         with self._reading() as connection:
             return [administration.dead_letter_of(row) for row in connection.execute(query)]
 
     def dead_letter_count(self) -> int:
-        """How many messages are parked."""
+        """How many dead letters there are."""
         with self._reading() as connection:
             return int(connection.execute(select(func.count()).select_from(schema.dead_letters)).scalar_one())
 

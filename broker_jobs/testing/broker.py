@@ -18,7 +18,7 @@ from broker_jobs.messages import codec
 
 
 class ManualBroker:
-    """An `Exchange` for one thread; `taken_over` is called after each publish."""
+    """A `Broker` for one thread; `taken_over` is called after each publish."""
 
     def __init__(self) -> None:
         self.connected = True

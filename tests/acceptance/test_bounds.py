@@ -152,7 +152,7 @@ def cli(system: System, *arguments: str) -> str:
     return done.stdout
 
 
-def parked_with(system: System, text: str, count: int = 1) -> list[DeadLetterRow]:
+def dead_letters_with(system: System, text: str, count: int = 1) -> list[DeadLetterRow]:
     """Wait for so many dead letters that have a text in their bodies."""
 
     def there() -> list[DeadLetterRow]:
@@ -222,7 +222,7 @@ def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(system
     send(system, LOG, "events", bundle(events))
     send(system, LOG, "look", ["first", "no id, but between", "last"])
     system.succeeded(["first", "last"])
-    for row in parked_with(system, "between", 2):
+    for row in dead_letters_with(system, "between", 2):
         assert b"first" not in row.body
         assert b"last" not in row.body
 
@@ -244,7 +244,7 @@ def test_two_messages_of_one_message_id_are_both_kept(system: System) -> None:
     for body in bodies:
         send(system, LOG, "job", body, message_id="order-7")
     send(system, LOG, "job", bodies[0], message_id="order-7")
-    rows = parked_with(system, "order-7", 2)
+    rows = dead_letters_with(system, "order-7", 2)
     assert {json.loads(row.body)["job"] for row in rows} == {"bill", "refund"}
 
 
@@ -254,8 +254,8 @@ def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_dele
     for body in (sound, unsound):
         properties = pika.BasicProperties(type="dead_letters:a worker could not read it", delivery_mode=2)
         system.vhost.publish_raw("jobs.v1.dead", "default", json.dumps(body).encode(), properties)
-    (one,) = parked_with(system, '"replayed"')
-    (other,) = parked_with(system, '"deleted"')
+    (one,) = dead_letters_with(system, '"replayed"')
+    (other,) = dead_letters_with(system, '"deleted"')
     assert one.reason == "a worker could not read it"
     cli(system, "dead-letters", "replay", one.id)
     system.succeeded_soon(["replayed"])

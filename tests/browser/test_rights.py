@@ -18,7 +18,7 @@ pytestmark = MARKS
 
 FREE = {"log_in", "logout"}
 """Forms that are for everybody."""
-DEEDS = sorted(
+ACTIONS = sorted(
     (str(route.path), str(route.name))
     for route in routes()
     if "POST" in (route.methods or ()) and route.name not in FREE
@@ -53,15 +53,15 @@ def test_who_may_only_look_sees_no_button_and_does_nothing(
             assert forms.locator("button, input[type=submit]").count() == 0, f"{name}: {forms.first.inner_html()[:300]}"
         page.goto(address + "/queues")
         job = system.hostile.made["scheduled"].id
-        for path, name in DEEDS:
-            deed = re.sub(r"\{[^}]+\}", job, path)
+        for path, name in ACTIONS:
+            action = re.sub(r"\{[^}]+\}", job, path)
             status = page.evaluate(
-                """async ([deed]) => {
+                """async ([action]) => {
                     const body = new URLSearchParams({ csrf: "x", back: "/", name: "default", do: "remove", key: "api",
                         limit: "1", action: "delete", all: "1" });
-                    return (await fetch(deed, { method: "POST", body, redirect: "manual" })).status;
+                    return (await fetch(action, { method: "POST", body, redirect: "manual" })).status;
                 }""",
-                [deed],
+                [action],
             )
             assert status == 403, f"{name}: {status}"
         page.goto("about:blank")  # its stream ends before the dashboard does

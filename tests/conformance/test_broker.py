@@ -344,10 +344,10 @@ def test_control_messages_reach_every_private_queue_bound_to_it(side: Side) -> N
 
 
 def test_a_question_is_answered_to_the_private_queue_it_names(side: Side) -> None:
-    asker, answerer, answers, questions = side.broker(), side.broker(), Inbox(), Inbox()
-    reply_to, subscription = asker.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
+    client, answerer, answers, questions = side.broker(), side.broker(), Inbox(), Inbox()
+    reply_to, subscription = client.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
     eventually(lambda: answers.ready, what="ready")
-    confirmed(asker, Message(names.REPORT, names.COMMAND_KEY, b"?", reply_to=reply_to, correlation_id="q-1"))
+    confirmed(client, Message(names.REPORT, names.COMMAND_KEY, b"?", reply_to=reply_to, correlation_id="q-1"))
     questions.subscribe(answerer, names.COMMAND)
     [question] = questions.wait(1)
     assert question.reply_to == reply_to

@@ -210,7 +210,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
 
 
 def why(coordinator: Program) -> str:
-    """Why messages were parked."""
+    """Why messages are dead letters."""
     assert coordinator.store is not None
     return " ".join(row.reason for row in coordinator.store.reader.dead_letters(limit=10))
 
@@ -258,41 +258,41 @@ def test_monitoring_sees_queues_and_prometheus_needs_no_user(shipped: ShippedBro
 
 # --- and nothing more ---
 
-Deed = Callable[[BlockingChannel], Any]
+Action = Callable[[BlockingChannel], Any]
 
 
-def publish(exchange: str, key: str = "x") -> Deed:
-    def deed(channel: BlockingChannel) -> None:
+def publish(exchange: str, key: str = "x") -> Action:
+    def action(channel: BlockingChannel) -> None:
         channel.confirm_delivery()
         channel.basic_publish(exchange, key, b"{}")
 
-    return deed
+    return action
 
 
-def consume(queue: str) -> Deed:
+def consume(queue: str) -> Action:
     return lambda channel: channel.basic_consume(queue, lambda *_: None)
 
 
-def purge(queue: str) -> Deed:
+def purge(queue: str) -> Action:
     return lambda channel: channel.queue_purge(queue)
 
 
-def delete(queue: str) -> Deed:
+def delete(queue: str) -> Action:
     return lambda channel: channel.queue_delete(queue)
 
 
-def declare(queue: str) -> Deed:
+def declare(queue: str) -> Action:
     return lambda channel: channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
 
 
-def listen(exchange: str) -> Deed:
+def listen(exchange: str) -> Action:
     """Bind a queue of one's own to it."""
 
-    def deed(channel: BlockingChannel) -> None:
+    def action(channel: BlockingChannel) -> None:
         channel.queue_declare("jobs.v1.reply.spy", exclusive=True)
         channel.queue_bind("jobs.v1.reply.spy", exchange)
 
-    return deed
+    return action
 
 
 DEFAULT_QUEUE = names.work_queue("default")
@@ -326,12 +326,12 @@ def opened(stack: ExitStack, node: ShippedBroker, role: str) -> BlockingChannel:
     return connection.channel()
 
 
-def may(node: ShippedBroker, role: str, deed: Deed) -> bool:
+def may(node: ShippedBroker, role: str, action: Action) -> bool:
     """Whether the node lets a role's user do it; any answer but "access refused" is a yes."""
     with ExitStack() as stack:
         channel = opened(stack, node, role)
         try:
-            deed(channel)
+            action(channel)
         except ChannelClosedByBroker as closed:
             if closed.reply_code != 403:
                 raise

@@ -117,14 +117,14 @@ def test_how_the_parent_ends_decides(shop: Shop) -> None:
     bad, good = shop.fragile.enqueue(1), shop.note.enqueue("good")
     on_failed = shop.note.after(bad, on="failed").enqueue("on failed")
     on_finished = shop.note.after(bad, good, on="finished").enqueue("on finished")
-    unsatisfied = shop.note.after(bad).enqueue("unmet")
+    unsatisfied = shop.note.after(bad).enqueue("unsatisfied")
     never = shop.note.after(good, on="failed").enqueue("never")
     assert on_failed.result(LONG) == "on failed"
     assert on_finished.result(LONG) == "on finished"
     for receipt in (unsatisfied, never):
         with pytest.raises(JobDeleted):
             receipt.result(LONG)
-    assert {"unmet", "never"}.isdisjoint(shop.did)
+    assert {"unsatisfied", "never"}.isdisjoint(shop.did)
 
 
 def test_a_requeued_parent_brings_its_child_back(shop: Shop) -> None:

@@ -77,7 +77,7 @@ def test_a_killed_broker_under_load_loses_nothing_and_runs_nothing_twice(system:
     workers = [system.start("worker", concurrency=4, slot=str(n)) for n in range(2)]
     for worker in workers:
         worker.said("takes jobs of")
-    broker.settle()
+    broker.wait_for_young_queues()
     ids = system.enqueue(200, 0.05)
     load = Load(system, 0.02)
     load.start()

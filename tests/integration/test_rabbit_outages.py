@@ -266,11 +266,11 @@ def test_a_step_of_the_delay_queues_rings_in_due(vhost: Vhost, broker: RabbitBro
     inbox = Inbox()
     inbox.subscribe(broker, names.DUE)
     started = time.monotonic()
-    confirmed(broker, Message(names.DELAY, names.delay_key(1, new=True), b"bell", "envelope", "id-1"))
-    [bell] = inbox.wait(1)
+    confirmed(broker, Message(names.DELAY, names.delay_key(1, new=True), b"notice", "envelope", "id-1"))
+    [notice] = inbox.wait(1)
     assert time.monotonic() - started >= 1.9
-    assert (bell.body, bell.type, bell.message_id) == (b"bell", "envelope", "id-1")
-    assert bell.key == names.DUE
+    assert (notice.body, notice.type, notice.message_id) == (b"notice", "envelope", "id-1")
+    assert notice.key == names.DUE
 
 
 def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: Vhost, broker: RabbitBroker) -> None:

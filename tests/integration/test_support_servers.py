@@ -80,7 +80,7 @@ class TestRabbitmq:
     def test_a_confirmed_message_survives_kill9(self, broker: Broker, vhost: Vhost) -> None:
         declare(vhost, "q")
         # A quorum queue declared within a second or so before RabbitMQ 3.10 dies does not come back; see `acknowledge`.
-        broker.settle()
+        broker.wait_for_young_queues()
         vhost.publish_raw("", "q", b"kept")
         broker.kill9()
         assert not broker.is_running()

@@ -94,7 +94,9 @@ def test_jobs_run_are_told_and_acknowledged(broker: MemoryBroker, told: list[dic
     assert broker.depth(names.work_queue("default")) == (0, 0)
 
 
-def test_a_stop_hands_back_and_leaves_nothing_in_the_queue(broker: MemoryBroker, told: list[dict[str, Any]]) -> None:
+def test_a_stop_returns_what_it_has_and_leaves_nothing_in_the_queue(
+    broker: MemoryBroker, told: list[dict[str, Any]]
+) -> None:
     worker = start(broker, 1)
     running, held = submit(broker, "wait_for_gate"), submit(broker, "add", 1, 1)
     assert entered.wait(20)

@@ -222,7 +222,7 @@ def test_a_blip_of_the_connections_reruns_nothing(stage: Stage) -> None:
     eventually(stage.settled)
 
 
-def test_a_graceful_stop_hands_back_the_unstarted_and_leaves_nothing_behind(stage: Stage) -> None:
+def test_a_graceful_stop_returns_the_unstarted_and_leaves_nothing_behind(stage: Stage) -> None:
     worker = stage.worker(concurrency=1)
     first, second = job("wait_for_gate", 1), job("add", 2, 2)
     stage.submit(first, second)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 _CHUNK = 65_536
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: no farewell, the peer sees a reset
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: the peer sees a reset
 
 
 class TcpProxy:
@@ -159,7 +159,7 @@ class _Link:
             ).start()
 
     def reset(self) -> None:
-        """End both sides without a farewell."""
+        """End both sides by a reset."""
         with self._lock:
             if self._ended:
                 return

@@ -273,7 +273,7 @@ class Broker:
 
     # --- levers ---
 
-    def settle(self) -> None:
+    def wait_for_young_queues(self) -> None:
         """Wait until the quorum queues declared so far would survive `kill9`.
 
         RabbitMQ 3.10 writes what it needs to know of a new queue's log about a second later, and tells nobody when; a

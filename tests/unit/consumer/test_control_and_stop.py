@@ -240,7 +240,7 @@ def test_prefetch_grows_while_jobs_are_short(broker: ScriptedExchange, worker: W
 # --- stop ---
 
 
-def test_a_graceful_stop_hands_back_what_has_not_started_and_waits_for_the_rest(
+def test_a_graceful_stop_returns_what_has_not_started_and_waits_for_the_rest(
     broker: ScriptedExchange, worker: Worker
 ) -> None:
     running, held = envelope("wait_for_gate", 1), envelope("note", 2)

@@ -45,7 +45,7 @@ Log = tuple[str, int, int, bool]
 """A record in the log: what, epoch, worker, redelivered."""
 
 
-class Held(NamedTuple):
+class HeldDelivery(NamedTuple):
     """A delivery at a worker. Phases: held, runs, hands over, done (reported, to be acknowledged)."""
 
     epoch: int
@@ -61,7 +61,7 @@ class Worker(NamedTuple):
     """A modelled worker; `cut`: the broker took its delivery back while it goes on running."""
 
     alive: bool = True
-    dependencies: Held | None = None
+    held: HeldDelivery | None = None
     unsent: tuple[Log, ...] = ()
     cut: bool = False
 
@@ -214,7 +214,7 @@ def _busy(world: World, epoch: int) -> bool:
     for worker in world.workers:
         if not worker.alive:
             continue
-        if worker.dependencies is not None and worker.dependencies.epoch == epoch and worker.dependencies.phase in RUNS:
+        if worker.held is not None and worker.held.epoch == epoch and worker.held.phase in RUNS:
             return True
         if any(entry[1] == epoch for entry in worker.unsent):
             return True
@@ -223,14 +223,12 @@ def _busy(world: World, epoch: int) -> bool:
 
 def _leaving(world: World, epoch: int) -> bool:
     """A process is about to end that runs what RabbitMQ does not back: the job waits long enough for its end."""
-    return any(
-        w.alive and w.cut and w.dependencies and w.dependencies[0::2] == (epoch, "leaving") for w in world.workers
-    )
+    return any(w.alive and w.cut and w.held and w.held[0::2] == (epoch, "leaving") for w in world.workers)
 
 
 def _nothing_out(world: World) -> bool:
     quiet = not (world.work or world.log or world.publishing or world.copy_pending)
-    return quiet and not any(w.alive and (w.dependencies or w.unsent) for w in world.workers)
+    return quiet and not any(w.alive and (w.held or w.unsent) for w in world.workers)
 
 
 def _people(world: World) -> Iterator[tuple[str, World]]:
@@ -252,8 +250,8 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
         if mine and not told:
             yield f"lease of {number} over", decided(world, LeaseOver("j", f"w{number}", "vanished"))
         return
-    has = me.dependencies is not None and row is not None and me.dependencies.epoch == row.epoch
-    runs = has and me.dependencies is not None and me.dependencies.phase in RUNS
+    has = me.held is not None and row is not None and me.held.epoch == row.epoch
+    runs = has and me.held is not None and me.held.phase in RUNS
     if mine and not told and not me.unsent and not runs:
         yield f"{number} does not list it", decided(world, LeaseOver("j", f"w{number}", "not listed"))
     if me.unsent:
@@ -262,40 +260,38 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
             f"{number} tells {entry}",
             replace(world, log=(*world.log, entry)).worker(number, me._replace(unsent=me.unsent[1:])),
         )
-    if me.dependencies is None and not me.unsent and world.work:
+    if me.held is None and not me.unsent and world.work:
         epoch, redelivered = world.work[0]
-        taken = me._replace(dependencies=Held(epoch, redelivered, "held"), cut=False)
+        taken = me._replace(held=HeldDelivery(epoch, redelivered, "held"), cut=False)
         yield f"{number} gets {epoch}", replace(world, work=world.work[1:]).worker(number, taken)
-    if me.dependencies is not None:
-        yield from _delivery(world, number, me, me.dependencies)
+    if me.held is not None:
+        yield from _delivery(world, number, me, me.held)
     spent = world.spend("worker dies")
-    if spent is not None and (me.dependencies or me.unsent) and _stays(world.workers[1 - number]):
-        back = (
-            ((me.dependencies.epoch, True), *spent.work) if me.dependencies is not None and not me.cut else spent.work
-        )
+    if spent is not None and (me.held or me.unsent) and _stays(world.workers[1 - number]):
+        back = ((me.held.epoch, True), *spent.work) if me.held is not None and not me.cut else spent.work
         yield f"{number} dies", replace(spent, work=back).worker(number, Worker(alive=False))
 
 
 def _stays(worker: Worker) -> bool:
     """Somebody is left to go on with."""
-    return worker.alive and (worker.dependencies is None or worker.dependencies.phase != "leaving")
+    return worker.alive and (worker.held is None or worker.held.phase != "leaving")
 
 
-def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tuple[str, World]]:
+def _delivery(world: World, number: int, me: Worker, held: HeldDelivery) -> Iterator[tuple[str, World]]:
     done = None if me.cut else held._replace(phase="done")
     if held.phase == "held":
         if held.redelivered or held.epoch <= world.fence:
-            back = me._replace(dependencies=done, unsent=(("back", held.epoch, number, held.redelivered),))
+            back = me._replace(held=done, unsent=(("back", held.epoch, number, held.redelivered),))
             yield f"{number} returns {held.epoch}", world.worker(number, back)
         else:
             runs = replace(world, runs=(*world.runs, (held.epoch, number)))
             yield (
                 f"{number} runs {held.epoch}",
-                runs.worker(number, me._replace(dependencies=held._replace(phase="runs"))),
+                runs.worker(number, me._replace(held=held._replace(phase="runs"))),
             )
     if held.phase == "runs" and not me.unsent:
         for what in ("ok", "fail"):
-            ended = me._replace(dependencies=done, unsent=((what, held.epoch, number, False),))
+            ended = me._replace(held=done, unsent=((what, held.epoch, number, False),))
             yield f"{number} ends {what}", world.worker(number, ended)
         spent = world.spend("started is told")
         if spent is not None:
@@ -304,30 +300,30 @@ def _delivery(world: World, number: int, me: Worker, held: Held) -> Iterator[tup
         spent = world.spend("handover")
         if spent is not None and not me.cut:
             handing = me._replace(
-                dependencies=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
+                held=held._replace(phase="hands over"), unsent=(("handed over", held.epoch, number, False),)
             )
             yield f"{number} hands over", spent.worker(number, handing)
         spent = world.spend("interrupt")
         if spent is not None and _stays(world.workers[1 - number]):
             leaving = me._replace(
-                dependencies=held._replace(phase="leaving"), unsent=(("interrupted", held.epoch, number, False),)
+                held=held._replace(phase="leaving"), unsent=(("interrupted", held.epoch, number, False),)
             )
             yield f"{number} has to leave", spent.worker(number, leaving)
     if held.phase == "leaving" and not me.unsent:
         gone = world.work if me.cut else ((held.epoch, True), *world.work)
         yield f"{number} has left", replace(world, work=gone).worker(number, Worker(alive=False))
-        late = me._replace(dependencies=done, unsent=(("ok", held.epoch, number, False),))
+        late = me._replace(held=done, unsent=(("ok", held.epoch, number, False),))
         yield f"{number} ends ok after all", world.worker(number, late)
     if held.phase == "hands over" and not me.unsent:
-        owned = me._replace(dependencies=held._replace(phase="runs"), cut=True)
+        owned = me._replace(held=held._replace(phase="runs"), cut=True)
         yield f"{number} acks what it handed over", world.worker(number, owned)
     if held.phase == "done" and not me.unsent:
-        yield f"{number} acks", world.worker(number, me._replace(dependencies=None))
+        yield f"{number} acks", world.worker(number, me._replace(held=None))
     spent = world.spend("blip")
     if spent is not None and not me.cut:
         phase = "leaving" if held.phase == "leaving" else "runs"
         still = held._replace(phase=phase) if held.phase in RUNS else None
-        cut = me._replace(dependencies=still, cut=still is not None)
+        cut = me._replace(held=still, cut=still is not None)
         yield f"{number} is cut off", replace(spent, work=((held.epoch, True), *spent.work)).worker(number, cut)
 
 
@@ -390,7 +386,7 @@ def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list
 
 
 def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
-    running = [w for w in world.workers if w.dependencies is not None and w.dependencies.phase in RUNS]
+    running = [w for w in world.workers if w.held is not None and w.held.phase in RUNS]
     if len(running) > 1:
         yield "two runs at once"
     epochs = [epoch for epoch, _ in world.runs]

@@ -296,7 +296,7 @@ class World:
             case "comes back":
                 if self.work:
                     sent = self.work.pop(count % len(self.work))
-                    self._hand_back(sent, "redelivered")
+                    self._return(sent, "redelivered")
             case "time":
                 self.time(count)
             case "look":
@@ -340,7 +340,7 @@ class World:
         sent = self.work.pop(number % len(self.work))
         row = self.store.reader.job(sent.id)
         if row is not None and row.fence >= sent.epoch:
-            self._hand_back(sent, "fenced")
+            self._return(sent, "fenced")
             return
         job = self.plan.jobs[sent.id]
         self.runs[sent.id] += 1
@@ -357,7 +357,7 @@ class World:
             )  # fmt: skip
         self.log.append(FromWorker("w", end))
 
-    def _hand_back(self, sent: Sent, reason: ReturnReason) -> None:
+    def _return(self, sent: Sent, reason: ReturnReason) -> None:
         event = Returned(
             id=sent.id, epoch=sent.epoch, at=self.now, reason=reason, redelivered=reason == "redelivered",
             envelope=self._body(sent),

@@ -184,10 +184,10 @@ def filled(shop: Shop) -> dict[str, Receipt[Any]]:
         "paid": shop.pay.enqueue(12.5, token=SECRET, card={"holder": "Ann", "password": SECRET}),
     }
     made["child"] = shop.welcome.after(made["running"]).enqueue(8)
-    made["unmet"] = shop.welcome.after(made["failed"]).enqueue(9)
+    made["unsatisfied"] = shop.welcome.after(made["failed"]).enqueue(9)
     with shop.jobs.batch("import <b>orders</b>") as batch:
         made["member"] = batch.enqueue(shop.welcome, 10)
-    shop.ends(*(made[name] for name in ("succeeded", "failed", "paid", "member", "unmet")))
+    shop.ends(*(made[name] for name in ("succeeded", "failed", "paid", "member", "unsatisfied")))
     shop.ends(made["retry"], as_=State.SCHEDULED)
     shop.ends(made["running"], as_=State.PROCESSING)
     shop.ends(made["child"], as_=State.AWAITING)

@@ -92,7 +92,7 @@ def test_one_job_is_told_whole_and_masked(caller: Caller, made: dict[str, Receip
     failed = caller.call("GET", f"/jobs/{made['failed'].id}")
     assert failed["failure"]["type"] == "ValueError"
     assert [raised["led_by"] for raised in failed["failure"]["chain"]] == ["", "cause"]
-    assert [child["id"] for child in failed["children"]] == [made["unmet"].id]
+    assert [child["id"] for child in failed["children"]] == [made["unsatisfied"].id]
 
 
 def test_a_masked_value_is_not_found_by_searching(caller: Caller, made: dict[str, Receipt[Any]]) -> None:

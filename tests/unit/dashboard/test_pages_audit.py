@@ -27,7 +27,7 @@ def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: obje
     return AuditLine(id="1", at=at, by="ann", kind=kind, subject="it", detail=json.dumps(answer))
 
 
-def test_pausing_is_told_from_resuming_and_a_refusal_from_a_deed() -> None:
+def test_pausing_is_told_from_resuming_and_a_refusal_from_an_action() -> None:
     assert audit_text(_line("queue pause", paused=True)).what == "paused a queue"
     assert audit_text(_line("queue pause", paused=False)).what == "resumed a queue"
     assert audit_text(_line("recurring pause", paused=False)).what == "resumed a recurring job"

@@ -114,5 +114,5 @@ def test_a_batch_nobody_knows_is_not_there(system: System) -> None:
 def test_a_viewer_cannot_act(system: System) -> None:
     batch = system.hostile.batches["import"]
     for person in (system.person(Role.VIEWER), system.person(read_only=True)):
-        for deed in ("requeue", "delete"):
-            person.send(f"/batches/{batch.id}/{deed}", page="/batches", status=403)
+        for action in ("requeue", "delete"):
+            person.send(f"/batches/{batch.id}/{action}", page="/batches", status=403)

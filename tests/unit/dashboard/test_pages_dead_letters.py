@@ -74,18 +74,18 @@ def test_a_message_that_can_be_read_now_is_replayed(system: System) -> None:
     """As after an upgrade: the dead letter is put into the store as a program that understands it would read it."""
     envelope = system.store.reader.job(system.hostile.made["succeeded"].id)
     assert envelope is not None
-    body = envelope.envelope.replace(envelope.id, "parked-and-replayed").encode()
+    body = envelope.envelope.replace(envelope.id, "dead-and-replayed").encode()
     sender = system.hostile.program._connection
     message = Message(names.DEAD_LETTERS, "default", body, type="dead-lettered:by a test", message_id="again")
     assert sender.broker().publish([message]).result(20) == [None]
     id = eventually(lambda: id_of(system, "again"), what="the dead letter")
     shown = system.person().send(f"/dead-letters/{quote(id)}/replay", page=f"/dead-letters/{quote(id)}")
     assert "was read and is decided" in words_of(shown)
-    assert system.hostile.program.receipt("parked-and-replayed").result(timeout=20)
+    assert system.hostile.program.receipt("dead-and-replayed").result(timeout=20)
 
 
 def test_only_an_administrator_replays_and_deletes(system: System) -> None:
     for person in (system.person(Role.OPERATOR), system.person(Role.VIEWER), system.person(read_only=True)):
-        for deed in ("replay", "delete"):
-            person.send(f"/dead-letters/{quote(id_of(system, WORK))}/{deed}", page="/dead-letters", status=403)
+        for action in ("replay", "delete"):
+            person.send(f"/dead-letters/{quote(id_of(system, WORK))}/{action}", page="/dead-letters", status=403)
     assert id_of(system, WORK)
