@@ -1,1 +1,1 @@
-"""The measured libraries: each file has the same two jobs, `empty` and `stamp`, and an `Enqueuer` that enqueues them."""
+"""The measured libraries: each file has the same two jobs, `empty` and `stamp`, and an `Enqueuer`."""

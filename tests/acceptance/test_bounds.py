@@ -44,7 +44,7 @@ def started(id: str) -> dict[str, object]:
 
 
 def part(**fields: object) -> dict[str, object]:
-    return {"v": 1, "batch": "b", "addition": "a", "created_at": AT} | fields
+    return {"v": 1, "batch": "b", "submission": "a", "created_at": AT} | fields
 
 
 def command(kind: str, **fields: object) -> dict[str, object]:

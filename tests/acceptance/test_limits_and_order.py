@@ -417,7 +417,7 @@ def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer:
     assert second - first > 0.3
 
     batch, submission = str(uuid.uuid4()), str(uuid.uuid4())
-    made = {"v": 1, "batch": batch, "addition": submission, "created_at": time.time()}
+    made = {"v": 1, "batch": batch, "submission": submission, "created_at": time.time()}
     members = [producer.envelope("mail", f"x{n}", limits=two, batch=batch) for n in range(4)]
     for n in range(4):
         gates.hold(f"x{n}")

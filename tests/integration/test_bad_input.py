@@ -51,7 +51,7 @@ UNSOUND = {
     "a rate without end": envelope(limits=[{"kind": "rate", "key": "k", "limit": 1, "per": float("inf")}]),
     "a unique key without a name": envelope(unique={"key": ""}),
     "a scope nobody knows": envelope(unique={"key": "k", "scope": "for ever"}),
-    "a hold without parents": envelope(after={"parents": []}),
+    "dependencies without parents": envelope(after={"parents": []}),
 }
 ROADS = {
     "work": (names.WORK, "default"),
@@ -313,7 +313,7 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
     assert system.starts() == {ids["fresh"]: 1}
 
 
-ENDED: dict[str, object] = {"state": State.DELETED, "wire": Publication.NONE, "owner": None, "ended_at": 1.0}
+ENDED: dict[str, object] = {"state": State.DELETED, "publication": Publication.NONE, "owner": None, "ended_at": 1.0}
 
 
 @pytest.mark.parametrize("how", ["huge", "unprintable", "not text", "exit"])

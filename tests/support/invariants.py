@@ -24,7 +24,7 @@ def broken(store: Store) -> list[str]:
         before = page[-1].id
     found = [sentence for row in rows for sentence in _of_row(row)] + _of_counters(store, rows)
     known = {row.id: row for row in rows}
-    return found + _of_holds(store, known) + _of_batches(store, known) + _of_limits(store, known)
+    return found + _of_dependencies(store, known) + _of_batches(store, known) + _of_limits(store, known)
 
 
 def _of_row(row: Row) -> list[str]:
@@ -66,19 +66,19 @@ def _of_counters(store: Store, rows: list[Row]) -> list[str]:
     ]
 
 
-def _of_holds(store: Store, rows: dict[str, Row]) -> list[str]:
+def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
     """What waits has something that it waits for, and what has run waits for nothing.
 
-    Holds may stay of a job that was deleted: unsatisfied ones, as it comes back with its parent, and all of one that a
-    person deleted, as nobody looks at them again.
+    Dependencies may stay of a job that was deleted: unsatisfied ones, as it comes back with its parent, and all of one
+    that a person deleted, as nobody looks at them again.
     """
     found = []
     of: dict[str, list[Any]] = defaultdict(list)
-    marked = {(mark.kind, mark.target) for mark in _all(store, "marks")}
+    marked = {(mark.kind, mark.target) for mark in _all(store, "work_items")}
     over = {("job", id) for id, row in rows.items() if row.state.is_final}
     over |= {("batch", batch.id) for batch in _all(store, "batches") if batch.ended_at is not None}
-    over |= {("open", submission.id) for submission in _all(store, "additions") if submission.opened}
-    for dependency in _all(store, "holds"):
+    over |= {("open", submission.id) for submission in _all(store, "batch_submissions") if submission.opened}
+    for dependency in _all(store, "dependencies"):
         of[dependency.holder].append(dependency)
         holder = rows.get(dependency.holder)
         waits = dependency.holder.startswith("batch:") or (holder is not None and holder.state is State.AWAITING)

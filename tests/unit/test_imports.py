@@ -87,7 +87,11 @@ import broker_jobs.cli.commands  # it is started from here
 from broker_jobs import BrokerJobs
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.broker.memory import MemoryBroker
+<<<<<<< HEAD
 from broker_jobs.processes.http import HttpDoor
+=======
+from broker_jobs.processes.http import HttpServer
+>>>>>>> 27bbc7b (Correct texts and table names in tests that were left with their old names)
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
 
@@ -99,16 +103,16 @@ def finish() -> None:
     done.set()
 
 settings = Settings.load(url="memory://"{metrics})
-program = Program(jobs.registry, settings, jobs._sender.exchange(), roles=["worker"], origin="app")
+program = Program(jobs.registry, settings, jobs._connection.broker(), roles=["worker"], origin="app")
 program.start()
 finish.enqueue()
 assert done.wait(30)
 if settings.metrics_port is not None:
-    door = HttpDoor("127.0.0.1", 0, expose=program.expose, health=program.health)
-    door.start()
-    assert b"broker_jobs_" in urllib.request.urlopen(door.address + "/metrics", timeout=10).read()
-    assert urllib.request.urlopen(door.address + "/healthz", timeout=10).status == 200
-    door.stop()
+    server = HttpServer("127.0.0.1", 0, expose=program.expose, health=program.health)
+    server.start()
+    assert b"broker_jobs_" in urllib.request.urlopen(server.address + "/metrics", timeout=10).read()
+    assert urllib.request.urlopen(server.address + "/healthz", timeout=10).status == 200
+    server.stop()
 program.stop()
 jobs.stop()
 """

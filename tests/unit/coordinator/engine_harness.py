@@ -191,7 +191,7 @@ class EngineHarness:
         """The end of a submission."""
         made = {
             "batch": batch,
-            "addition": submission or f"{batch}.1",
+            "submission": submission or f"{batch}.1",
             "created_at": self.now,
             "chunks": chunks,
             **fields,

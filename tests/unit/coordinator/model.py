@@ -95,8 +95,8 @@ class World:
 
 
 _KEPT = (
-    "state", "why", "wire", "epoch", "attempt", "crashes", "returns", "unknowns", "interruptions", "fence", "owner",
-    "owned",
+    "state", "reason_code", "publication", "epoch", "attempt", "crashes", "returns", "unknowns", "interruptions",
+    "fence", "owner", "owned",
 )  # fmt: skip
 
 
@@ -399,7 +399,7 @@ def _broken(world: World, following: list[tuple[str, World]]) -> Iterator[str]:
         if row is None or not row.state.is_final:
             yield "stuck"
         elif row.publication is not Publication.NONE:
-            yield "ended, but its wire never acknowledges"
+            yield "ended, but its publication stays open"
     if row is None:
         return
     for label, after in following:

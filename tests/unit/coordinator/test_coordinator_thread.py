@@ -253,7 +253,7 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
     assert judged([], 100.0, now - 300.0) == []
     assert judged([], 400.0, now - 60.0) == []
     assert judged([], 500.0, now + 15.0) == []
-    assert [type(record).__name__ for record in judged([], 570.0, now + seconds + 15.0)] == ["Swept"]
+    assert [type(record).__name__ for record in judged([], 570.0, now + seconds + 15.0)] == ["ProvenLost"]
 
 
 def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(

@@ -360,7 +360,7 @@ class ReadingRules:
             tx.save_component(ComponentRow("b", "beat", "host", 1, "1", active=True, seen_at=10.0))
         keep = {"keep_succeeded": 1e9, "keep_deleted": 1e9, "keep_failed": 1e9}
         for kept, *of in (
-            (retention.KEEP_COMPONENTS_SECONDS, "parts"),
+            (retention.KEEP_COMPONENTS_SECONDS, "components"),
             (retention.KEEP_RATES_SECONDS, "queue_outcomes", "durations"),
             (retention.KEEP_OUTCOMES_SECONDS, "outcomes"),
         ):
