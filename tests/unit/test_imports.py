@@ -87,11 +87,7 @@ import broker_jobs.cli.commands  # it is started from here
 from broker_jobs import BrokerJobs
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.broker.memory import MemoryBroker
-<<<<<<< HEAD
-from broker_jobs.processes.http import HttpDoor
-=======
 from broker_jobs.processes.http import HttpServer
->>>>>>> 27bbc7b (Correct texts and table names in tests that were left with their old names)
 from broker_jobs.processes.program import Program
 from broker_jobs.settings import Settings
 
