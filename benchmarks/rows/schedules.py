@@ -48,7 +48,7 @@ def write(url: str, count: int, rounds: int) -> dict[str, list[float]]:
         ]  # fmt: skip
         beat = ScheduleTimer()
         with _timed(found, "a beat learns all"):
-            beat.learn(views, now)
+            beat.update(views, now)
         with _timed(found, "a tick, none due"):
             beat.due(now)
         with _timed(found, "a tick, all due"):

@@ -1,1 +1,1 @@
-"""Time as a producer: schedule (pure) and tick."""
+"""Fires recurring jobs: cron computes planned times, beat publishes a command at each of them."""

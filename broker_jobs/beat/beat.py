@@ -1,11 +1,12 @@
-"""Beats: says to the coordinator, at each planned time of each schedule, that it has come.
+"""Publishes a `Fire` to the coordinator at each planned time of each schedule.
 
-A beat is a metronome and decides nothing. It learns the schedules from the coordinator (at the start, when told that
-they changed, after a reconnect, and once a minute), and publishes a `Fire` at each planned time, never early by its
-clock. When planned times have passed unfired (no beat ran, the broker was away, the clock stepped), it fires only the
-latest of them, at once. A fire is only a prompt: the coordinator decides all planned times after the schedule's
-`last_planned_at` that are due, so it knows what was missed and applies the misfire rule. Several beats, and a fire that
-is repeated because its confirm did not come, do no harm.
+A beat decides nothing. It requests the schedules from the coordinator (at the start, after a broadcast that they
+changed, after a reconnect, and once a minute), and publishes a fire at each planned time, never early by its clock.
+After missed planned times (no beat ran, the broker was unreachable, the clock stepped) it fires only the latest, at
+once. The coordinator then decides all due planned times after the schedule's `last_planned_at`, so it knows which were
+missed and applies the misfire rule. Running several beats, or repeating an unconfirmed fire, does no harm.
+
+Over 300 lines: the thread and the pure timer inside it are read together.
 """
 
 from __future__ import annotations
@@ -41,19 +42,20 @@ from broker_jobs.messages.process_info import ProcessInfo, this_process
 
 logger = logging.getLogger(__name__)
 
-ASK_EVERY_SECONDS = 60.0
+REQUEST_EVERY_SECONDS = 60.0
+"""Between two requests for the schedules."""
 REPEAT_SECONDS = 2.0
-"""So long a beat waits for an answer, or after a failed publish, before it asks or publishes again."""
-LOOK_EVERY_SECONDS = 1.0
-"""The longest sleep, so that a step of the wall clock is noticed."""
-UNTAKEN_SECONDS = 5.0
-"""A fire that the coordinator's list does not know of after so long is fired again: it was lost, or came too early by
-the coordinator's clock."""
+"""A request without a reply, and a failed publish, are repeated after this."""
+LONGEST_SLEEP_SECONDS = 1.0
+"""Bounded, so that a step of the wall clock is noticed."""
+REFIRE_SECONDS = 5.0
+"""A fire that the coordinator's list does not show after this is fired again: it was lost, or was early by the
+coordinator's clock."""
 HEARTBEAT_SECONDS = 10.0
-"""So often a beat says that it lives, as it may have nothing to fire for months."""
+"""Between two heartbeats, which show that a beat runs even if it has nothing to fire for months."""
 AHEAD_SECONDS = 60.0
-"""A schedule whose last planned time is so far ahead of now was planned by another clock: it is planned from now on."""
-LATENESSES_KEPT = 1_000
+"""A last planned time this far in the future comes from another clock: the schedule is planned from now on."""
+MAX_LATENESSES = 1_000
 
 
 class DueRun(NamedTuple):
@@ -64,91 +66,91 @@ class DueRun(NamedTuple):
     version: int
 
 
-class _Known(NamedTuple):
-    view: ScheduleReply
+class _Timed(NamedTuple):
+    schedule: ScheduleReply
     next_at: Instant
     fired_at: Instant | None = None
-    """The last planned time fired here."""
+    """The last planned time that this beat fired."""
 
 
 class ScheduleTimer:
-    """Which planned time comes next; the part of a beat without threads or messages."""
+    """Computes which planned time of which schedule is next. Pure: no threads, no messages."""
 
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
-        """Schedules whose cron or time zone this program does not understand, and why."""
-        self._known: dict[str, _Known] = {}
-        self._heap: list[DueRun] = []  # may hold what is not next any more; `_known` says
+        """Name -> reason, for schedules whose cron expression or time zone this program cannot use."""
+        self._timed: dict[str, _Timed] = {}
+        self._heap: list[DueRun] = []  # may contain outdated entries; `_timed` decides
 
-    def learn(self, views: Iterable[ScheduleReply], now: Instant) -> None:
-        """Take over the schedules there are; others are forgotten.
+    def update(self, schedules: Iterable[ScheduleReply], now: Instant) -> None:
+        """Replace all schedules by these.
 
-        A schedule that was never planned starts now. One whose next planned time has passed is due at once. What was
-        fired here is not fired again, unless the coordinator still has not taken it after UNTAKEN_SECONDS.
+        A schedule that was never planned starts now. One whose next planned time has passed is due at once. A planned
+        time that was fired is not fired again, unless the coordinator has not recorded it after REFIRE_SECONDS.
         """
-        learnt: dict[str, _Known] = {}
+        updated: dict[str, _Timed] = {}
         self.refused = {}
-        for view in views:
-            if view.paused:
+        for schedule in schedules:
+            if schedule.paused:
                 continue
-            known = self._known.get(view.name)
-            last = view.last_planned_at
+            timed = self._timed.get(schedule.name)
+            last = schedule.last_planned_at
             if last is not None and last > now + AHEAD_SECONDS:
                 last = None
-                if known is not None and known.next_at > now:
-                    known = None
-            if known is not None and _same(known.view, view) and (last is None or last < known.next_at):
-                fired_at = known.fired_at
-                if fired_at is not None and (last is None or last < fired_at) and now - fired_at > UNTAKEN_SECONDS:
-                    known = _Known(view, fired_at)
-                learnt[view.name] = known
+                if timed is not None and timed.next_at > now:
+                    timed = None
+            if timed is not None and _same_times(timed.schedule, schedule) and (last is None or last < timed.next_at):
+                fired_at = timed.fired_at
+                if fired_at is not None and (last is None or last < fired_at) and now - fired_at > REFIRE_SECONDS:
+                    timed = _Timed(schedule, fired_at)
+                updated[schedule.name] = timed
                 continue
             try:
-                next_at = next_after(view.cron, view.tz, now if last is None else last)
+                next_at = next_after(schedule.cron, schedule.tz, now if last is None else last)
             except OptionError as error:
-                self.refused[view.name] = str(error)
+                self.refused[schedule.name] = str(error)
                 continue
-            learnt[view.name] = _Known(view, next_at)
-        self._known = learnt
-        self._heap = [DueRun(known.next_at, name, known.view.version) for name, known in learnt.items()]
+            updated[schedule.name] = _Timed(schedule, next_at)
+        self._timed = updated
+        self._heap = [DueRun(timed.next_at, name, timed.schedule.version) for name, timed in updated.items()]
         heapq.heapify(self._heap)
 
     def next_at(self) -> Instant | None:
-        """When the next planned time comes; None when nothing is planned."""
+        """The next planned time; None: there is none."""
         while self._heap:
             first = self._heap[0]
-            known = self._known.get(first.name)
-            if known is not None and known.next_at == first.planned_at:
+            timed = self._timed.get(first.name)
+            if timed is not None and timed.next_at == first.planned_at:
                 return first.planned_at
             heapq.heappop(self._heap)
         return None
 
     def due(self, now: Instant) -> list[DueRun]:
-        """The planned times that have come, each once, of each schedule the latest; the earliest first."""
+        """Remove and return the planned times that are due, the latest one of each schedule, earliest first."""
         fires: list[DueRun] = []
         while (next_at := self.next_at()) is not None and next_at <= now:
             first = heapq.heappop(self._heap)
-            view = self._known[first.name].view
-            newest = latest(view.cron, view.tz, first.planned_at, now)
+            schedule = self._timed[first.name].schedule
+            newest = latest(schedule.cron, schedule.tz, first.planned_at, now)
             if newest is not None:
                 first = first._replace(planned_at=newest)
             fires.append(first)
-            following = next_after(view.cron, view.tz, first.planned_at)
-            self._known[first.name] = _Known(view, following, first.planned_at)
+            following = next_after(schedule.cron, schedule.tz, first.planned_at)
+            self._timed[first.name] = _Timed(schedule, following, first.planned_at)
             heapq.heappush(self._heap, first._replace(planned_at=following))
         return sorted(fires)
 
 
 class Beat:
-    """The metronome's thread.
+    """The thread that fires.
 
     Args:
-        exchange: started by the caller.
-        clock: whose `now` says whether a planned time has come.
-        origin: the program whose code declares `declared`; what it no longer declares is removed.
-        declared: the recurring jobs of the code.
-        id: who says so, in the coordinator's audit.
-        on_fired: told of each fire's name and lateness in seconds, on the beat's thread.
+        broker: started by the caller.
+        clock: its `now` decides whether a planned time is due.
+        origin: the program whose code declares `declared`; recurring jobs that it no longer declares are removed.
+        declared: the recurring jobs in the code.
+        id: the sender, for the coordinator's audit.
+        on_fired: called with the name of each fire and its lateness in seconds, on the beat's thread.
     """
 
     def __init__(
@@ -163,32 +165,32 @@ class Beat:
     ) -> None:
         if declared and not origin:
             raise ValueError("recurring jobs of the code need the name of their program")
-        self.lateness: deque[float] = deque(maxlen=LATENESSES_KEPT)
-        """Seconds from planned time to fire, of the last fires."""
+        self.lateness: deque[float] = deque(maxlen=MAX_LATENESSES)
+        """Seconds from planned time to fire, for the last fires."""
         self._broker = broker
         self._clock = clock
         self._origin = origin
         self._id = id
         self._on_fired = on_fired
-        self._metronome = ScheduleTimer()
+        self._timer = ScheduleTimer()
         self._changed = threading.Condition()
-        self._inbox: deque[Delivery] = deque()
+        self._received: deque[Delivery] = deque()
         self._declare: DeclareRecurring | None = self._declaration(declared) if origin else None  # until answered
-        self._declare_at = 0.0  # monotonic, as is the next one
-        self._ask_at = 0.0
-        self._sight_at = 0.0
+        self._declare_at = 0.0  # monotonic, as are the next two
+        self._request_at = 0.0
+        self._heartbeat_at = 0.0
         self._process_info = ProcessInfo()
-        self._question = ""
-        self._unsent: dict[str, DueRun] = {}  # by schedule: the latest whose publish failed
+        self._request_id = ""  # of the request whose reply is awaited
+        self._unsent: dict[str, DueRun] = {}  # by schedule: the latest fire whose publish failed
         self._repeat_at = 0.0
-        self._ready = False  # answers can reach us
+        self._ready = False  # the reply queue exists
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._subscription: Consumer | None = None
         self._reply_to = ""
 
     def start(self) -> None:
-        """Start beating; tolerates twice."""
+        """Start the thread. Calling it again does nothing."""
         if self._thread is not None:
             return
         self._stopping = self._ready = False
@@ -200,7 +202,7 @@ class Beat:
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop beating; tolerates twice and never started."""
+        """Stop the thread, waiting at most `timeout` seconds. May be called twice, and without start()."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -212,7 +214,7 @@ class Beat:
             self._subscription.close()
 
     def declare(self, declared: Sequence[Schedule]) -> None:
-        """Declare anew, when the code has declared more since the start: all of it, not the difference."""
+        """Declare again, after the code has declared more: all recurring jobs, not the difference."""
         if not self._origin:
             raise ValueError("recurring jobs of the code need the name of their program")
         with self._changed:
@@ -221,22 +223,22 @@ class Beat:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Look at the clock again: it was moved by hand."""
+        """Look at the clock again, after a test has moved it."""
         with self._changed:
             self._changed.notify_all()
 
-    # --- the exchange's thread ---
+    # --- on the broker's thread ---
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         with self._changed:
-            self._inbox.extend(deliveries)
+            self._received.extend(deliveries)
             self._changed.notify_all()
 
     def _connected(self, _: int) -> None:
-        """News may have been lost with the connection, and so may an answer."""
+        """Repeat everything: broadcasts and replies may have been lost with the connection."""
         with self._changed:
             self._ready = True
-            self._ask_at = self._declare_at = self._repeat_at = 0.0
+            self._request_at = self._declare_at = self._repeat_at = 0.0
             self._changed.notify_all()
 
     def _published(self, fires: list[DueRun], done: Future[list[PublishFailure | None]]) -> None:
@@ -257,53 +259,54 @@ class Beat:
             with self._changed:
                 if self._stopping:
                     return
-                inbox, self._inbox = self._inbox, deque()
+                deliveries, self._received = self._received, deque()
             try:
-                self._read(inbox)
-                self._speak()
+                self._handle(deliveries)
+                self._publish_due()
             except Exception:
                 logger.exception("the beat stumbled; it goes on in a second")
-                self._sleep(LOOK_EVERY_SECONDS)
+                self._sleep(LONGEST_SLEEP_SECONDS)
             else:
                 self._sleep(self._pause())
 
     def _sleep(self, seconds: float) -> None:
         with self._changed:
-            if not self._stopping and not self._inbox and seconds > 0:
+            if not self._stopping and not self._received and seconds > 0:
                 self._changed.wait(seconds)
 
     def _pause(self) -> float:
         """Seconds until there is something to do; while nothing can be published, the longest sleep."""
-        if not self._able():
-            return LOOK_EVERY_SECONDS
+        if not self._can_publish():
+            return LONGEST_SLEEP_SECONDS
         monotonic = self._clock.monotonic()
-        waits = [LOOK_EVERY_SECONDS, self._ask_at - monotonic, self._sight_at - monotonic]
+        waits = [LONGEST_SLEEP_SECONDS, self._request_at - monotonic, self._heartbeat_at - monotonic]
         if self._declare is not None:
             waits.append(self._declare_at - monotonic)
         if self._unsent:
             waits.append(self._repeat_at - monotonic)
-        if (next_at := self._metronome.next_at()) is not None:
+        if (next_at := self._timer.next_at()) is not None:
             waits.append(next_at - self._clock.now())
         return min(waits)
 
-    def _able(self) -> bool:
-        """Whether it is worth publishing: what passes meanwhile is one late fire later, not a heap of them."""
+    def _can_publish(self) -> bool:
+        """Whether the broker accepts messages. Planned times that pass meanwhile become one late fire per schedule."""
         return self._ready and self._broker.connected and not self._broker.blocked
 
-    def _speak(self) -> None:
-        if not self._able():
+    def _publish_due(self) -> None:
+        """Publish whatever is due: declaration, request, fires, heartbeat."""
+        if not self._can_publish():
             return
         monotonic = self._clock.monotonic()
         if self._declare is not None and monotonic >= self._declare_at:
             self._declare_at = monotonic + REPEAT_SECONDS
             self._publish(self._declare)
-        if monotonic >= self._ask_at:
-            self._ask_at = monotonic + REPEAT_SECONDS
-            question = ListSchedules(id=new_id(), at=self._clock.now(), by=self._id)
-            self._question = question.id
-            self._publish(question)
+        if monotonic >= self._request_at:
+            self._request_at = monotonic + REPEAT_SECONDS
+            request = ListSchedules(id=new_id(), at=self._clock.now(), by=self._id)
+            self._request_id = request.id
+            self._publish(request)
         now = self._clock.now()
-        fires = self._metronome.due(now)
+        fires = self._timer.due(now)
         for fire in fires:
             late = now - fire.planned_at
             self.lateness.append(late)
@@ -317,39 +320,39 @@ class Beat:
         if fires:
             messages = [self._message(self._fire(fire, now)) for fire in fires]
             self._broker.publish(messages).add_done_callback(partial(self._published, fires))
-        if monotonic >= self._sight_at:
-            self._sight_at = monotonic + HEARTBEAT_SECONDS
+        if monotonic >= self._heartbeat_at:
+            self._heartbeat_at = monotonic + HEARTBEAT_SECONDS
             host, pid, version = self._process_info
             self._broker.publish(
                 [self._message(BeatHeartbeat(id=new_id(), at=now, by=self._id, host=host, pid=pid, version=version))]
             )
 
-    def _read(self, inbox: Iterable[Delivery]) -> None:
-        for delivery in inbox:
+    def _handle(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
             try:
                 if delivery.exchange == names.CONTROL:
                     if Control.model_validate_json(delivery.body).schedules_changed:
-                        self._ask_at = 0.0
-                        self._question = ""  # an answer under way may be older than this news
+                        self._request_at = 0.0
+                        self._request_id = ""  # a reply under way may be older than this change
                 else:
-                    self._answered(Reply.model_validate_json(delivery.body))
+                    self._handle_reply(Reply.model_validate_json(delivery.body))
             except ValidationError as error:
-                logger.warning("a message to the beat cannot be read and is left out: %s", error)
+                logger.warning("a message to the beat could not be decoded and is ignored: %s", error)
 
-    def _answered(self, reply: Reply) -> None:
+    def _handle_reply(self, reply: Reply) -> None:
         if self._declare is not None and reply.id == self._declare.id:
             self._declare = None
             if not reply.ok:
-                logger.error("the coordinator refuses what this program declares: %s", reply.refused)
-        elif reply.id == self._question and reply.ok:
-            views = [ScheduleReply.model_validate(view) for view in reply.detail.get("schedules", ())]
-            refused_before = self._metronome.refused
-            self._metronome.learn(views, self._clock.now())
-            self._question = ""
-            self._ask_at = self._clock.monotonic() + ASK_EVERY_SECONDS
-            for name, why in self._metronome.refused.items():
+                logger.error("the coordinator refuses the recurring jobs of this program: %s", reply.refused)
+        elif reply.id == self._request_id and reply.ok:
+            schedules = [ScheduleReply.model_validate(schedule) for schedule in reply.detail.get("schedules", ())]
+            refused_before = self._timer.refused
+            self._timer.update(schedules, self._clock.now())
+            self._request_id = ""
+            self._request_at = self._clock.monotonic() + REQUEST_EVERY_SECONDS
+            for name, reason in self._timer.refused.items():
                 if name not in refused_before:
-                    logger.error("recurring job %s is not fired by this beat: %s", name, why)
+                    logger.error("recurring job %s is not fired by this beat: %s", name, reason)
 
     def _declaration(self, declared: Sequence[Schedule]) -> DeclareRecurring:
         return DeclareRecurring(
@@ -360,7 +363,7 @@ class Beat:
         return Fire(id=new_id(), at=now, by=self._id, name=fire.name, version=fire.version, planned_at=fire.planned_at)
 
     def _publish(self, command: DeclareRecurring | ListSchedules) -> None:
-        """Send what is repeated anyway until it is answered."""
+        """Publish a command that is repeated until it is answered."""
         self._broker.publish([self._message(command)._replace(reply_to=self._reply_to, correlation_id=command.id)])
 
     def _message(self, command: DeclareRecurring | ListSchedules | Fire | BeatHeartbeat) -> Message:
@@ -368,5 +371,5 @@ class Beat:
         return Message(names.REPORT, names.COMMAND_KEY, body, type="command", message_id=command.id)
 
 
-def _same(one: ScheduleReply, other: ScheduleReply) -> bool:
+def _same_times(one: ScheduleReply, other: ScheduleReply) -> bool:
     return (one.version, one.cron, one.tz) == (other.version, other.cron, other.tz)

@@ -1,21 +1,20 @@
-"""Computes the planned times of a cron expression in a time zone. Pure; croniter is known here alone.
+"""Computes the planned times of a cron expression in a time zone. Pure; the only file that uses croniter.
 
-An expression has five fields (minute hour day month weekday) or six, the **second first**, as Hangfire and Quartz have
-it: `*/5 * * * * *` is every five seconds. Names (JAN … DEC, MON … SUN), ranges, steps, `L`, `15W`, `FRI#2` and the
-names @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually are understood. Where both day and weekday are
-given, either is enough, as in every Unix cron.
+An expression has five fields (minute hour day month weekday) or six with the **second first**, as in Hangfire and
+Quartz: `*/5 * * * * *` is every five seconds. Names (JAN … DEC, MON … SUN), ranges, steps, `L`, `15W`, `FRI#2` and the
+names @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually are supported. If both day and weekday are
+given, a date that matches either of them matches, as in every Unix cron.
 
-Summer time, by rule and not by accident:
+Changes to and from summer time:
 
 * Spring. Local times that do not exist fire once, together, at the first instant after the gap: `30 2 * * *` fires at
-  03:00 that day. An expression that comes every hour (`*/5 * * * *`, `30 * * * *`) has nothing to make up for and steps
-  over the gap.
+  03:00 that day. An expression that fires every hour (`*/5 * * * *`, `30 * * * *`) skips the gap.
 * Autumn. A local time that occurs twice fires the first time only: `30 2 * * *` runs once. An expression that counts
-  intervals, that is one with `*`, `-` or `/` in its seconds, minutes or hours, fires in both passes: `*/5 * * * *`
-  goes on every five real minutes.
+  intervals, that is one with `*`, `-` or `/` in its seconds, minutes or hours, fires both times: `*/5 * * * *`
+  continues every five real minutes.
 
-The rules are those of vixie-cron and Cronos. croniter is only asked about local time as if it had no zone; the mapping
-to instants is ours, because croniter's own doubles or drops times at some changes.
+The rules are those of vixie-cron and Cronos. croniter computes local times without a zone; the mapping to instants is
+ours, because croniter's own duplicates or drops times at some changes.
 """
 
 from __future__ import annotations
@@ -49,21 +48,21 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...], str], ...] = (
     ("month", 1, 12, _MONTHS, ""),
     ("weekday", 0, 7, _WEEKDAYS, r"\?|L[0-7]|([0-7]|MON|TUE|WED|THU|FRI|SAT|SUN)#([1-5]|L)"),
 )
-"""Name, lowest, highest, names, and what else a value may be."""
+"""Name, lowest, highest, names, and a pattern of other values that are allowed."""
 
 _YEAR_2000 = 946_684_800
-"""From here an expression has fifty years to come at least once; any year would do."""
+"""Where the search for a first match starts; it covers fifty years."""
 
-CACHED = 16_384
-"""So many parsed expressions are kept: parsing takes ten times as long as the next planned time."""
+CACHE_SIZE = 16_384
+"""Parsed expressions in the cache: parsing takes ten times as long as computing the next planned time."""
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=CACHE_SIZE)
 def check(cron: str, tz: str) -> None:
-    """Refuse an expression or a time zone that cannot be scheduled.
+    """Check an expression and a time zone.
 
     Raises:
-        OptionError: says which part is wrong, or that no such time ever comes (`0 0 30 2 *`).
+        OptionError: names the wrong part, or says that no date ever matches (`0 0 30 2 *`).
     """
     _zone(tz)
     _plan(cron).next(_YEAR_2000)
@@ -79,13 +78,13 @@ def next_after(cron: str, tz: str, after: Instant) -> Instant:
     wall = start + _offset(zone, start)
     candidate = plan.next(wall)
     first, second = _readings(zone, wall)
-    if plan.interval and first == start < second:  # the clock will go back and show this again: look there too
+    if plan.interval and first == start < second:  # the clock will go back and show this time again
         repeat = _change(zone, start, second)
         if candidate - (wall - start) >= repeat:
             candidate = plan.next(repeat + _offset(zone, repeat) - 1)
     while True:
         first, second = _readings(zone, candidate)
-        if first > second:  # the clock jumps over this one
+        if first > second:  # the clock skips this time
             end = _change(zone, second, first)
             if not plan.every_hour:
                 return float(end)
@@ -108,7 +107,7 @@ def next_many(cron: str, tz: str, after: Instant, n: int) -> list[Instant]:
 
 
 def first(cron: str, tz: str, after: Instant, until: Instant, limit: int) -> list[Instant]:
-    """The planned times in (after, until], in order; where there are more than `limit`, the first ones."""
+    """The planned times in (after, until], in order, at most the first `limit`."""
     planned: list[Instant] = []
     while len(planned) < limit:
         after = next_after(cron, tz, after)
@@ -119,25 +118,25 @@ def first(cron: str, tz: str, after: Instant, until: Instant, limit: int) -> lis
 
 
 def latest(cron: str, tz: str, after: Instant, until: Instant) -> Instant | None:
-    """The last planned time in (after, until], or None. Halves the span, so that a year of seconds costs 25 looks."""
+    """The last planned time in (after, until], or None. Bisects: for a year of seconds it takes 25 steps."""
     low, high = floor(after), floor(until)
     planned = next_after(cron, tz, low)
     if planned > until:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if (seen := next_after(cron, tz, middle)) <= until:
-            low, planned = middle, seen
+        if (candidate := next_after(cron, tz, middle)) <= until:
+            low, planned = middle, candidate
         else:
             high = middle
     return planned
 
 
 class _Plan:
-    """A parsed expression: the matching local times, as seconds since 1970-01-01T00:00 on a clock without zone."""
+    """A parsed expression: the matching local times, as seconds since 1970-01-01T00:00 on a clock without a zone."""
 
     def __init__(self, cron: str, fields: list[str]) -> None:
-        # Only who reads an expression pays for its reader: a producer without recurring jobs does not.
+        # Imported here, so that a producer without recurring jobs does not load croniter.
         from croniter import CroniterBadDateError, CroniterError, croniter  # noqa: PLC0415
 
         self._cron = cron
@@ -157,10 +156,10 @@ class _Plan:
             try:
                 return int(self._iterator.get_next(float, start_time=float(wall)))
             except self._no_such_date:
-                raise OptionError(f"cron {self._cron!r} never comes: no date is like that") from None
+                raise OptionError(f"cron {self._cron!r} never fires: no date matches it") from None
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _plan(cron: str) -> _Plan:
     fields = _named(cron).upper().split()
     if len(fields) not in {5, 6}:
@@ -171,18 +170,18 @@ def _plan(cron: str) -> _Plan:
         for part in field.split(","):
             base, slash, step = part.partition("/")
             if slash and not (_is_number(step) and 1 <= int(step) <= high):
-                raise OptionError(f"cron {cron!r}: {part!r} has no step (1 … {high} after the /)")
+                raise OptionError(f"cron {cron!r}: {part!r} needs a step of 1 … {high} after the /")
             if base == "*" or (special and not slash and re.fullmatch(special, base, re.ASCII)):
                 continue
             for value in base.split("-", 1):
                 if value not in names and not (_is_number(value) and low <= int(value) <= high):
                     known = f"{names[0]} … {names[-1]}" if names and not _is_number(value) else f"{low} … {high}"
-                    raise OptionError(f"cron {cron!r}: {value!r} is no {name} ({known})")
+                    raise OptionError(f"cron {cron!r}: {value!r} is not a valid {name} ({known})")
     return _Plan(cron, [",".join(_single(part) for part in field.split(",")) for field in fields])
 
 
 def _single(part: str) -> str:
-    """A range of one value as that value: croniter takes 5-5 for a full round."""
+    """Write a range of one value as that value: croniter reads 5-5 as the full range."""
     low, _, high = part.partition("/")[0].partition("-")
     return low if low == high else part
 
@@ -194,7 +193,7 @@ def _named(cron: str) -> str:
     try:
         return _NAMED[text.lower()]
     except KeyError:
-        raise OptionError(f"cron {cron!r} is no name of a schedule{nearest(text, _NAMED)}") from None
+        raise OptionError(f"cron {cron!r} is not a known name{nearest(text, _NAMED)}") from None
 
 
 def _is_number(text: str) -> bool:
@@ -206,17 +205,17 @@ def _zone(tz: str) -> ZoneInfo:
     try:
         return ZoneInfo(tz)
     except (KeyError, ValueError, OSError):  # not found, a path, a folder of zones
-        raise OptionError(f"no time zone {tz!r}{nearest(tz, available_timezones())}") from None
+        raise OptionError(f"unknown time zone {tz!r}{nearest(tz, available_timezones())}") from None
 
 
 def _offset(zone: ZoneInfo, instant: int) -> int:
-    """Seconds the zone's clock is ahead of UTC."""
+    """How many seconds the zone's clock is ahead of UTC."""
     return _seconds(datetime.fromtimestamp(instant, zone))
 
 
 def _readings(zone: ZoneInfo, wall: int) -> tuple[int, int]:
-    """The instants at which the zone's clock shows `wall`: equal for most; the first is earlier where it occurs twice,
-    and later where it does not occur.
+    """The two instants at which the zone's clock shows `wall`: equal for most times; the first is the earlier one if
+    `wall` occurs twice, and the later one if it does not occur.
     """
     local = datetime.fromtimestamp(wall, UTC).replace(tzinfo=zone)
     return wall - _seconds(local), wall - _seconds(local.replace(fold=1))

@@ -60,7 +60,7 @@ class Tester:
         self._broker = ManualBroker()
         self._store = Store("sqlite://")
         self._engine = Engine(self._store, "tester", chance=lambda: 0.5)
-        self._metronome = ScheduleTimer()
+        self._schedule_timer = ScheduleTimer()
         self._worker = ManualWorker(jobs.registry, self._broker, self.clock)
         self._borrowed: AbstractContextManager[None] | None = None
         self._depth = 0
@@ -220,7 +220,7 @@ class Tester:
             CommandReceived(
                 Fire(id=new_id(), at=now, name=due.name, version=due.version, planned_at=due.planned_at), None, None
             )
-            for due in self._metronome.due(now)
+            for due in self._schedule_timer.due(now)
         ]
         with self._store.transaction() as tx:
             fires += [TimerDue(job_id) for _, job_id in tx.due(now, limit=100_000)]
@@ -233,7 +233,7 @@ class Tester:
         self._learn()
         with self._store.transaction() as tx:
             due = [at for at, job_id in tx.due(until, limit=1_000) if self._waits_for_time(job_id)]
-        planned = self._metronome.next_at()
+        planned = self._schedule_timer.next_at()
         times = [*due[:1], *([planned] if planned is not None and planned <= until else [])]
         return min(times, default=None)
 
@@ -247,7 +247,7 @@ class Tester:
 
     def _learn(self) -> None:
         with self._store.transaction() as tx:
-            self._metronome.learn(commands.views(tx), self.clock.now())
+            self._schedule_timer.update(commands.views(tx), self.clock.now())
 
     def _declare(self) -> None:
         jobs, now = self._jobs, self.clock.now()

@@ -1,4 +1,4 @@
-"""A beat on a real exchange, and a coordinator that answers as the test wants."""
+"""A beat on the in-memory broker, with a coordinator that replies as each test needs."""
 
 import os
 import threading
@@ -30,24 +30,24 @@ DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]
 
 
 class Coordinator:
-    """Takes commands, keeps them, and answers with the schedules it was given."""
+    """Records commands, and replies with the schedules of the test."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.broker = broker
         self.views: list[ScheduleReply] = []
         self.silent = False
         self.refuses: str | None = None
-        self.got: list[Command] = []
+        self.received: list[Command] = []
         self.reply_to = ""
-        self.subscription = broker.subscribe([names.COMMAND], self.take, prefetch=100)
+        self.subscription = broker.subscribe([names.COMMAND], self.receive, prefetch=100)
 
-    def take(self, deliveries: list[Delivery]) -> None:
+    def receive(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             self.subscription.ack(delivery.channel, delivery.tag)
             assert delivery.type == "command"
             command = COMMAND.validate_json(delivery.body)
             self.reply_to = delivery.reply_to or ""
-            self.got.append(command)
+            self.received.append(command)
             if self.silent or delivery.reply_to is None:
                 continue
             reply = Reply(id=command.id, ok=self.refuses is None, refused=self.refuses)
@@ -57,18 +57,18 @@ class Coordinator:
                 )
             self.broker.publish([Message("", delivery.reply_to, reply.model_dump_json().encode(), "reply")])
 
-    def tell(self, *, schedules_changed: bool) -> None:
-        news = Control(version=1, schedules_changed=schedules_changed)
-        self.broker.publish([Message(names.CONTROL, "", news.model_dump_json().encode(), "control")]).result(5)
+    def broadcast(self, *, schedules_changed: bool) -> None:
+        control = Control(version=1, schedules_changed=schedules_changed)
+        self.broker.publish([Message(names.CONTROL, "", control.model_dump_json().encode(), "control")]).result(5)
 
     def fires(self) -> list[tuple[str, int, float]]:
-        return [(c.name, c.version, c.planned_at) for c in list(self.got) if isinstance(c, Fire)]
+        return [(c.name, c.version, c.planned_at) for c in list(self.received) if isinstance(c, Fire)]
 
-    def asked(self) -> int:
-        return sum(isinstance(command, ListSchedules) for command in list(self.got))
+    def requests(self) -> int:
+        return sum(isinstance(command, ListSchedules) for command in list(self.received))
 
     def declared(self) -> list[DeclareRecurring]:
-        return [command for command in list(self.got) if isinstance(command, DeclareRecurring)]
+        return [command for command in list(self.received) if isinstance(command, DeclareRecurring)]
 
 
 @pytest.fixture
@@ -106,13 +106,11 @@ def advance(beat: Beat, clock: ManualClock, seconds: float) -> None:
     beat.wake()
 
 
-def test_it_fires_when_the_time_has_come_and_not_before(
-    coordinator: Coordinator, beat: Beat, clock: ManualClock
-) -> None:
+def test_it_fires_at_the_planned_time_and_not_before(coordinator: Coordinator, beat: Beat, clock: ManualClock) -> None:
     start = clock.now()
     coordinator.views = [view(clock, version=3)]
     beat.start()
-    eventually(coordinator.asked)
+    eventually(coordinator.requests)
     advance(beat, clock, 59.9)
     advance(beat, clock, 0.0)
     assert coordinator.fires() == []
@@ -121,7 +119,7 @@ def test_it_fires_when_the_time_has_come_and_not_before(
     assert [round(late, 3) for late in beat.lateness] == [0.05]
 
 
-def test_it_says_what_the_code_declares_until_it_is_answered(
+def test_it_repeats_its_declaration_until_it_is_answered(
     broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
     coordinator.silent = True
@@ -143,7 +141,7 @@ def test_it_says_what_the_code_declares_until_it_is_answered(
     beat.stop()
 
 
-def test_a_program_that_declares_nothing_any_more_says_that_too(
+def test_a_program_without_recurring_jobs_declares_an_empty_list(
     broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
     beat = Beat(broker, clock, "shop", [], "beat-1")
@@ -152,9 +150,9 @@ def test_a_program_that_declares_nothing_any_more_says_that_too(
     beat.stop()
 
 
-def test_a_beat_without_a_program_declares_nothing_and_cannot(coordinator: Coordinator, beat: Beat) -> None:
+def test_a_beat_without_a_program_cannot_declare(coordinator: Coordinator, beat: Beat) -> None:
     beat.start()
-    eventually(coordinator.asked)
+    eventually(coordinator.requests)
     assert coordinator.declared() == []
     with pytest.raises(ValueError, match="name of their program"):
         beat.declare(DECLARED)
@@ -172,58 +170,60 @@ def test_a_refused_declaration_is_logged_and_not_repeated(
     beat.stop()
 
 
-def test_news_make_it_ask_again_and_other_news_do_not(coordinator: Coordinator, beat: Beat, clock: ManualClock) -> None:
+def test_only_a_change_of_schedules_makes_it_request_again(
+    coordinator: Coordinator, beat: Beat, clock: ManualClock
+) -> None:
     beat.start()
-    eventually(coordinator.asked)
-    coordinator.tell(schedules_changed=False)
+    eventually(coordinator.requests)
+    coordinator.broadcast(schedules_changed=False)
     coordinator.views = [view(clock)]
-    coordinator.tell(schedules_changed=True)
-    eventually(lambda: coordinator.asked() == 2)
+    coordinator.broadcast(schedules_changed=True)
+    eventually(lambda: coordinator.requests() == 2)
     start = clock.now()
-    eventually(lambda: beat._metronome.next_at() == start + 60)
+    eventually(lambda: beat._timer.next_at() == start + 60)
     advance(beat, clock, 60)
     eventually(coordinator.fires)
 
 
-def test_an_answer_that_is_older_than_the_news_is_not_the_last_word(coordinator: Coordinator, beat: Beat) -> None:
+def test_a_reply_older_than_a_change_is_followed_by_another_request(coordinator: Coordinator, beat: Beat) -> None:
     coordinator.silent = True
     beat.start()
-    eventually(lambda: coordinator.asked() == 1, what="its first question")
-    question = next(command for command in coordinator.got if isinstance(command, ListSchedules))
-    stale = Reply(id=question.id, detail={"schedules": [], "version": 1})
-    news = Control(version=1, schedules_changed=True)
+    eventually(lambda: coordinator.requests() == 1, what="its first request")
+    request = next(command for command in coordinator.received if isinstance(command, ListSchedules))
+    stale = Reply(id=request.id, detail={"schedules": [], "version": 1})
+    control = Control(version=1, schedules_changed=True)
     coordinator.broker.publish(
         [
-            Message(names.CONTROL, "", news.model_dump_json().encode(), "control"),
+            Message(names.CONTROL, "", control.model_dump_json().encode(), "control"),
             Message("", coordinator.reply_to, stale.model_dump_json().encode(), "reply"),
         ]
     ).result(5)
-    eventually(lambda: coordinator.asked() == 2, what="its second question")
+    eventually(lambda: coordinator.requests() == 2, what="its second request")
 
 
-def test_it_asks_once_a_minute_and_every_two_seconds_while_nobody_answers(
+def test_it_requests_once_a_minute_and_every_two_seconds_without_a_reply(
     coordinator: Coordinator, beat: Beat, clock: ManualClock
 ) -> None:
     coordinator.silent = True
     beat.start()
-    eventually(lambda: coordinator.asked() == 1)
+    eventually(lambda: coordinator.requests() == 1)
     advance(beat, clock, 2)
-    eventually(lambda: coordinator.asked() == 2)
+    eventually(lambda: coordinator.requests() == 2)
     coordinator.silent = False
     advance(beat, clock, 2)
-    eventually(lambda: coordinator.asked() == 3)
-    eventually(lambda: beat._question == "")
+    eventually(lambda: coordinator.requests() == 3)
+    eventually(lambda: beat._request_id == "")
     advance(beat, clock, 59)
     advance(beat, clock, 1)
-    eventually(lambda: coordinator.asked() == 4)
+    eventually(lambda: coordinator.requests() == 4)
 
 
-def test_a_reconnect_makes_it_ask_again(coordinator: Coordinator, beat: Beat) -> None:
+def test_a_reconnect_makes_it_request_again(coordinator: Coordinator, beat: Beat) -> None:
     beat.start()
-    eventually(coordinator.asked)
-    eventually(lambda: beat._question == "")
+    eventually(coordinator.requests)
+    eventually(lambda: beat._request_id == "")
     coordinator.broker.lose_connections()
-    eventually(lambda: coordinator.asked() == 2)
+    eventually(lambda: coordinator.requests() == 2)
 
 
 @pytest.mark.parametrize("kind", list(Unconfirmed))
@@ -233,7 +233,7 @@ def test_a_fire_without_a_confirm_is_repeated(
     start = clock.now()
     coordinator.views = [view(clock, cron="*/30 * * * * *")]
     beat.start()
-    eventually(beat._metronome.next_at)
+    eventually(beat._timer.next_at)
     coordinator.broker.fail_next(kind)
     advance(beat, clock, 30)
     eventually(lambda: beat._unsent)
@@ -243,32 +243,32 @@ def test_a_fire_without_a_confirm_is_repeated(
     assert beat._unsent == {}
 
 
-def test_a_beat_without_schedules_says_every_ten_seconds_that_it_lives(
+def test_a_beat_without_schedules_sends_a_heartbeat_every_ten_seconds(
     coordinator: Coordinator, beat: Beat, clock: ManualClock
 ) -> None:
-    def beat_heartbeat() -> list[BeatHeartbeat]:
-        return [command for command in list(coordinator.got) if isinstance(command, BeatHeartbeat)]
+    def heartbeats() -> list[BeatHeartbeat]:
+        return [command for command in list(coordinator.received) if isinstance(command, BeatHeartbeat)]
 
     beat.start()
-    eventually(lambda: len(beat_heartbeat()) == 1)
+    eventually(lambda: len(heartbeats()) == 1)
     for times in range(2, 5):
         advance(beat, clock, 9)
-        eventually(lambda: beat._sight_at - clock.monotonic() == 1)
-        assert len(beat_heartbeat()) == times - 1
+        eventually(lambda: beat._heartbeat_at - clock.monotonic() == 1)
+        assert len(heartbeats()) == times - 1
         advance(beat, clock, 1)
-        eventually(lambda times=times: len(beat_heartbeat()) == times)  # type: ignore[misc]
-    told = beat_heartbeat()[-1]
-    assert (told.by, told.at, told.pid) == ("beat-1", clock.now(), os.getpid())
-    assert told.host
+        eventually(lambda times=times: len(heartbeats()) == times)  # type: ignore[misc]
+    last = heartbeats()[-1]
+    assert (last.by, last.at, last.pid) == ("beat-1", clock.now(), os.getpid())
+    assert last.host
 
 
-def test_after_an_outage_one_late_fire_comes_not_a_heap(
+def test_after_an_outage_only_the_latest_time_is_fired(
     coordinator: Coordinator, beat: Beat, clock: ManualClock
 ) -> None:
     start = clock.now()
     coordinator.views = [view(clock)]
     beat.start()
-    eventually(beat._metronome.next_at)
+    eventually(beat._timer.next_at)
     coordinator.broker.disconnect()
     for _ in range(10):
         advance(beat, clock, 60)
@@ -276,34 +276,34 @@ def test_after_an_outage_one_late_fire_comes_not_a_heap(
     eventually(lambda: coordinator.fires() == [("a", 1, start + 600)])
 
 
-def test_what_cannot_be_read_is_left_out_and_the_beat_goes_on(
+def test_a_message_that_cannot_be_decoded_is_ignored(
     coordinator: Coordinator, beat: Beat, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator.views = [view(clock, "bad", "0 9 * * MO"), view(clock)]
     beat.start()
-    eventually(coordinator.asked)
+    eventually(coordinator.requests)
     for broker, key in ((names.CONTROL, ""), ("", beat._reply_to)):
         coordinator.broker.publish([Message(broker, key, b"\xff{")]).result(5)
-    eventually(lambda: caplog.text.count("cannot be read") == 2)
-    assert "'MO' is no weekday" in caplog.text
+    eventually(lambda: caplog.text.count("could not be decoded") == 2)
+    assert "'MO' is not a valid weekday" in caplog.text
     advance(beat, clock, 60)
     eventually(lambda: [name for name, _, _ in coordinator.fires()] == ["a"])
 
 
-def test_every_fire_is_told_with_its_lateness(
+def test_every_fire_is_reported_with_its_lateness(
     broker: MemoryBroker, coordinator: Coordinator, clock: ManualClock
 ) -> None:
-    told: list[tuple[str, float]] = []
-    beat = Beat(broker, clock, "", [], "beat-1", on_fired=lambda name, late: told.append((name, late)))
+    fired: list[tuple[str, float]] = []
+    beat = Beat(broker, clock, "", [], "beat-1", on_fired=lambda name, late: fired.append((name, late)))
     coordinator.views = [view(clock)]
     beat.start()
-    eventually(beat._metronome.next_at)
+    eventually(beat._timer.next_at)
     advance(beat, clock, 61.5)
-    eventually(lambda: [(name, round(late, 3)) for name, late in told] == [("a", 1.5)])
+    eventually(lambda: [(name, round(late, 3)) for name, late in fired] == [("a", 1.5)])
     beat.stop()
 
 
-def test_by_the_real_clock_it_fires_every_second_within_a_moment(
+def test_by_the_real_clock_it_fires_every_second_within_half_a_second(
     broker: MemoryBroker, coordinator: Coordinator
 ) -> None:
     clock = SystemClock()
@@ -317,15 +317,15 @@ def test_by_the_real_clock_it_fires_every_second_within_a_moment(
     assert all(0 <= late < 0.5 for late in beat.lateness)
 
 
-def test_start_and_stop_tolerate_twice_and_never_and_leave_no_thread(beat: Beat, coordinator: Coordinator) -> None:
+def test_start_and_stop_may_be_called_twice_and_leave_no_thread(beat: Beat, coordinator: Coordinator) -> None:
     threads = set(threading.enumerate())
     beat.stop()
     beat.start()
     beat.start()
-    eventually(coordinator.asked)
+    eventually(coordinator.requests)
     beat.stop()
     beat.stop()
     assert set(threading.enumerate()) <= threads
-    before = coordinator.asked()
+    before = coordinator.requests()
     beat.start()
-    eventually(lambda: coordinator.asked() > before)
+    eventually(lambda: coordinator.requests() > before)

@@ -213,22 +213,22 @@ def test_all_that_was_missed_is_made_up_for_in_pages(harness: EngineHarness) -> 
 
 def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(harness: EngineHarness) -> None:
     put(harness, cron="* * * * * *", misfire="all")
-    metronomes = [ScheduleTimer()]
+    timers = [ScheduleTimer()]
     harness.now += 1_500.0
-    assert len(beats(harness, metronomes)) == 1_000  # what is left of the fires is lost
+    assert len(beats(harness, timers)) == 1_000  # what is left of the fires is lost
     harness.now += 60.0
-    assert len(beats(harness, metronomes)) == 560
+    assert len(beats(harness, timers)) == 560
 
 
 def test_times_of_a_clock_that_was_ahead_do_not_stop_the_schedule(harness: EngineHarness) -> None:
     put(harness, cron="* * * * *")
-    metronomes = [ScheduleTimer()]
+    timers = [ScheduleTimer()]
     harness.now += 86_400.0
-    assert len(beats(harness, metronomes)) == 1
+    assert len(beats(harness, timers)) == 1
     harness.now -= 86_400.0 - 10 * MINUTE
-    assert beats(harness, metronomes) == []
+    assert beats(harness, timers) == []
     harness.now += MINUTE
-    assert len(beats(harness, metronomes)) == 1
+    assert len(beats(harness, timers)) == 1
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue"])
@@ -362,16 +362,16 @@ def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_t
 # ---- together with what beats
 
 
-def beats(harness: EngineHarness, metronomes: list[ScheduleTimer]) -> list[Row]:
+def beats(harness: EngineHarness, timers: list[ScheduleTimer]) -> list[Row]:
     """What all beats fire now; the jobs that are released."""
     with harness.store.transaction() as tx:
         known = views(tx)
     fires: list[Input] = []
-    for metronome in metronomes:
-        metronome.learn(known, harness.now)
+    for timer in timers:
+        timer.update(known, harness.now)
         fires += [
             harness.ask(Fire, name=due.name, version=due.version, planned_at=due.planned_at)
-            for due in metronome.due(harness.now)
+            for due in timer.due(harness.now)
         ]
     released: list[Row] = []
     for start in range(0, len(fires), 1_000):
@@ -396,11 +396,9 @@ def test_two_beats_and_a_coordinator_take_the_times_of_a_night_in_which_clocks_c
     harness.now = datetime.fromisoformat(starts).timestamp() - 60.0
     for name, cron in (("nightly", "30 2 * * *"), ("often", "*/30 * * * *")):
         harness.apply(harness.ask(PutRecurring, schedule=schedule(harness, name, cron).model_copy(update={"tz": tz})))
-    metronomes, ran = [ScheduleTimer(), ScheduleTimer()], list[str]()
+    timers, ran = [ScheduleTimer(), ScheduleTimer()], list[str]()
     for _ in range(63):
-        ran += [
-            f"{row.recurring} {datetime.fromtimestamp(harness.now, UTC):%H:%M}" for row in beats(harness, metronomes)
-        ]
+        ran += [f"{row.recurring} {datetime.fromtimestamp(harness.now, UTC):%H:%M}" for row in beats(harness, timers)]
         harness.now += 60.0
     assert sorted(ran) == expected
 
@@ -409,10 +407,10 @@ def test_ten_thousand_schedules_fire_at_once_and_once_each(harness: EngineHarnes
     declared = [schedule(harness, f"tenant-{number}") for number in range(MANY)]
     for origin, part in (("shop", declared[:MAX_RECORDS]), ("billing", declared[MAX_RECORDS:])):
         harness.apply(harness.ask(DeclareRecurring, origin=origin, schedules=part))
-    metronomes = [ScheduleTimer(), ScheduleTimer()]
-    assert beats(harness, metronomes) == []
+    timers = [ScheduleTimer(), ScheduleTimer()]
+    assert beats(harness, timers) == []
     harness.now += HOUR
-    released = beats(harness, metronomes)
+    released = beats(harness, timers)
     assert len({row.recurring for row in released}) == len(released) == MANY
-    assert beats(harness, metronomes) == []
+    assert beats(harness, timers) == []
     assert harness.store.reader.counts()[State.ENQUEUED] == MANY

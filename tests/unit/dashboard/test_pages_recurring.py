@@ -142,11 +142,11 @@ def test_times_are_changed_and_the_call_stays(system: System) -> None:
 @pytest.mark.parametrize(
     ("cron", "tz", "said"),
     [
-        ("0 9 * * MO", "UTC", "'MO' is no weekday"),
+        ("0 9 * * MO", "UTC", "'MO' is not a valid weekday"),
         ("* * *", "UTC", "has 3 fields"),
         (SCRIPT, "UTC", "fields"),
-        ("0 0 30 2 *", "UTC", "never comes"),
-        ("0 9 * * *", f"Europe/{SCRIPT}", "no time zone"),
+        ("0 0 30 2 *", "UTC", "never fires"),
+        ("0 9 * * *", f"Europe/{SCRIPT}", "unknown time zone"),
         ("0 9 * * *", "Europe/Istambul", "did you mean 'Europe/Istanbul'"),
     ],
 )

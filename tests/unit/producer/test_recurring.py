@@ -71,10 +71,10 @@ def test_what_is_no_call_is_refused(jobs: BrokerJobs, welcome: Any) -> None:
 def test_a_wrong_cron_and_a_wrong_zone_are_named(jobs: BrokerJobs, report: Any) -> None:
     with pytest.raises(OptionError) as caught:
         jobs.recurring("w", "0 9 * * MO", report)
-    assert str(caught.value) == "cron '0 9 * * MO': 'MO' is no weekday (MON … SUN)"
+    assert str(caught.value) == "cron '0 9 * * MO': 'MO' is not a valid weekday (MON … SUN)"
     with pytest.raises(OptionError) as caught:
         jobs.recurring("w", "0 9 * * MON", report, tz="Europe/Istambul")
-    assert str(caught.value) == "no time zone 'Europe/Istambul'; did you mean 'Europe/Istanbul'?"
+    assert str(caught.value) == "unknown time zone 'Europe/Istambul'; did you mean 'Europe/Istanbul'?"
 
 
 def test_a_wrong_option_names_the_nearest(jobs: BrokerJobs, report: Any) -> None:
