@@ -66,8 +66,7 @@ if TYPE_CHECKING:
     from broker_jobs.function.options import Options as Options
     from broker_jobs.messages.state import State as State
     from broker_jobs.producer.batch import Batch as Batch
-    from broker_jobs.producer.call import Call as Call
-    from broker_jobs.producer.counts import BatchCounts as BatchCounts
+    from broker_jobs.producer.batch import BatchCounts as BatchCounts
 
     # Inside a job.
     from broker_jobs.producer.current_job import CurrentJob as CurrentJob
@@ -76,17 +75,16 @@ if TYPE_CHECKING:
     from broker_jobs.producer.errors import BatchUnknown as BatchUnknown
     from broker_jobs.producer.errors import EnqueueManyError as EnqueueManyError
     from broker_jobs.producer.errors import EnqueueUnknown as EnqueueUnknown
-    from broker_jobs.producer.failure import Failure as Failure
+    from broker_jobs.producer.failures import Failure as Failure
     from broker_jobs.producer.job import AsyncJob as AsyncJob
+    from broker_jobs.producer.job import Call as Call
     from broker_jobs.producer.job import Job as Job
     from broker_jobs.producer.job import SyncJob as SyncJob
     from broker_jobs.producer.receipt import Receipt as Receipt
+    from broker_jobs.producer.receipt import result_of as result_of
+    from broker_jobs.producer.receipt import results_of as results_of
     from broker_jobs.producer.recurring import RecurringOptions as RecurringOptions
     from broker_jobs.producer.remote import RemoteJob as RemoteJob
-
-    # Results of other jobs as arguments.
-    from broker_jobs.producer.results import result_of as result_of
-    from broker_jobs.producer.results import results_of as results_of
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.app": ("BrokerJobs",),
@@ -113,16 +111,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),
     "broker_jobs.messages.state": ("State",),
-    "broker_jobs.producer.batch": ("Batch",),
-    "broker_jobs.producer.call": ("Call",),
-    "broker_jobs.producer.counts": ("BatchCounts",),
+    "broker_jobs.producer.batch": ("Batch", "BatchCounts"),
     "broker_jobs.producer.errors": ("BatchUnknown", "EnqueueManyError", "EnqueueUnknown"),
-    "broker_jobs.producer.failure": ("Failure",),
-    "broker_jobs.producer.job": ("AsyncJob", "Job", "SyncJob"),
-    "broker_jobs.producer.receipt": ("Receipt",),
+    "broker_jobs.producer.failures": ("Failure",),
+    "broker_jobs.producer.job": ("AsyncJob", "Call", "Job", "SyncJob"),
+    "broker_jobs.producer.receipt": ("Receipt", "result_of", "results_of"),
     "broker_jobs.producer.recurring": ("RecurringOptions",),
     "broker_jobs.producer.remote": ("RemoteJob",),
-    "broker_jobs.producer.results": ("result_of", "results_of"),
 }
 """Module -> its public names, as above. tests/unit/test_imports.py compares the two."""
 

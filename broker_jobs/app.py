@@ -1,7 +1,8 @@
-"""BrokerJobs: the object a program holds. It decorates functions, enqueues, and runs worker, coordinator and beat.
+"""BrokerJobs: the object of a program. It makes functions jobs, enqueues them, and runs worker, coordinator and beat.
 
-Making one reads nothing and connects to nothing; a program may be imported anywhere. Settings are read and the broker
-is reached by the first enqueue or by start(); dashboard() looks for a login in them.
+Creating one reads no settings and connects to nothing, so a program may be imported anywhere. The first enqueue or
+start() reads the settings and connects; dashboard() reads the settings, for a login. The file is over 300 lines, as the
+public methods with their docstrings take most of it.
 """
 
 from __future__ import annotations
@@ -25,21 +26,18 @@ from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, check_id, job_options
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.envelope import End
+from broker_jobs.producer.admin import Limits, Queues
+from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
-from broker_jobs.producer.blocking import in_thread, warn_if_blocking
-from broker_jobs.producer.call import Call
 from broker_jobs.producer.connection import Connection
-from broker_jobs.producer.dependencies import DependencyTarget, joined, parents_of
+from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
-from broker_jobs.producer.job import AsyncJob, Job, JobDecorator, SyncJob
-from broker_jobs.producer.limits import Limits
-from broker_jobs.producer.publish import check_event, publish, publish_async
-from broker_jobs.producer.queues import Queues
+from broker_jobs.producer.job import AsyncJob, Call, Job, JobDecorator, SyncJob
+from broker_jobs.producer.pubsub import Subscriptions, check_event_name, publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.subscribe import Subscriptions
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.app import Dashboard
@@ -53,18 +51,24 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound=Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]])
-Role: TypeAlias = Literal["worker", "coordinator", "beat"]
-ROLES: tuple[Role, ...] = ("worker", "coordinator", "beat")
+ProcessRole: TypeAlias = Literal["worker", "coordinator", "beat"]
+ROLES: tuple[ProcessRole, ...] = ("worker", "coordinator", "beat")
 
 
 class BrokerJobs:
-    """Background jobs of one program.
+    """The background jobs of one program.
+
+    jobs = BrokerJobs("amqp://guest:guest@localhost/", modules=["shop.mail"])
 
     Args:
-        url: amqp://…, several comma-separated, or memory:// (this process alone). None: BROKER_JOBS_URL, else memory://.
-        store: where the coordinator keeps the truth, sqlite:///path or postgresql+psycopg://…. None: BROKER_JOBS_STORE.
-        modules: modules that define jobs, by name. They are imported by start() and by the command line, not here, so
-            that they may import the module this object lives in.
+        url: amqp://…, several of them separated by commas, or memory:// (this process alone). None: BROKER_JOBS_URL,
+            else memory://.
+        store: the coordinator's database, sqlite:///path or postgresql+psycopg://…. None: BROKER_JOBS_STORE.
+        modules: the names of modules that define jobs. start() and the command line import them, so that they may
+            import the module of this object.
+
+    Raises:
+        UsageError: `modules` is a str.
     """
 
     recurring: Recurring
@@ -95,11 +99,11 @@ class BrokerJobs:
 
     @property
     def origin(self) -> str:
-        """Whose declarations these are: the first of `modules`, or the file name of the running program.
+        """The name of the program in its declarations: the first of `modules`, or the file name of the running program.
 
-        The beat of an origin removes recurring jobs that its code no longer declares, so two programs on one broker
-        must differ here, and one program must keep its own: rename the first module and the old one's schedules stay
-        until they are removed by hand.
+        The beat of an origin removes recurring jobs that its code no longer declares. So two programs on one broker
+        must have different origins, and a program must keep its own: if you rename the first module, the schedules of
+        the old name stay until you remove them.
         """
         if self._modules:
             return self._modules[0]
@@ -117,41 +121,58 @@ class BrokerJobs:
     @overload
     def job(self, /, **options: Unpack[JobOptions]) -> JobDecorator: ...
     def job(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function a job: `@jobs.job` or `@jobs.job(queue="mail", retries=10)`. It stays an ordinary function.
+        """Make a function a job. It stays an ordinary function.
 
-        Options: name, queue, retries (runs after the first), backoff (lengths before each retry, the last repeated),
-        timeout (when an attempt is asked to stop), expires (while waiting), retry_on (exceptions worth a retry), unique
-        (a key of which one job is there), limit (how many of a key run or start), tags, isolation.
+        @jobs.job(queue="mail", retries=10, timeout=30)
+        def welcome(user_id: int) -> str: ...
 
-        At its timeout a coroutine gets CancelledError at its next await. A plain function runs in a thread, which
-        cannot be stopped from outside: it has to ask `current_job().cancelled()`. One that returns late has succeeded,
-        and one that hangs keeps its thread until its worker ends. Outliving a timeout is logged as an error.
+        Args:
+            name: the name in messages, 1 to 200 characters; default: the function's name.
+            queue: the queue whose workers run it; default "default".
+            retries: runs after the first one, 0 to 1,000,000; default 10.
+            backoff: the pauses before the retries, in seconds or as timedeltas; the last one is repeated. Default
+                before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds.
+            retry_on: the exceptions after which it is retried; default Exception.
+            timeout: how long an attempt may run, in seconds or as a timedelta; default: without limit.
+            expires: how long the job may wait to start; then it fails with the error Expired. Default: without limit.
+            unique: a key, or Unique(…): only one job with this key exists at a time.
+            limit: Concurrency(…), RateLimit(…), Ordered(…) or several of them.
+            tags: words to find the job by, at most 50 of at most 100 characters.
+            isolation: only "thread" is available.
+
+        At its timeout, a coroutine gets CancelledError at its next await. A plain function runs in a thread, which
+        cannot be stopped from outside: it has to check `current_job().cancelled()`. If it returns late, it has
+        succeeded; if it hangs, it occupies its thread until the worker ends. Running past a timeout is logged as an
+        error.
 
         Raises:
-            DefinitionError: the function cannot be a job, or another has its name.
+            DefinitionError: the function cannot be a job, or another job has its name.
             OptionError: an option is unknown or out of range.
         """
         if fn is not None:
             return self._define(fn, options)
-        job_options(options)  # a wrong option is told where it is written, before there is a function
+        job_options(options)  # raises on the line of the wrong option, before there is a function
         return lambda fn: self._define(fn, options)
 
     def subscribe(self, event: str, /, **options: Unpack[JobOptions]) -> JobDecorator:
-        """Make a function a job that is run for each event of this name: `@jobs.subscribe("user.registered")`.
+        """Make a function a job that runs once for each event with this name. The arguments are those of the event.
 
-        Its arguments are the event's. A worker or beat that starts with this code declares it; from then on, also while
-        this program is down, each event makes one such job. A job may subscribe to several events, one line each. What
-        the code of this program (see `origin`) no longer has ends when a worker or beat of it starts; so two programs
-        on one broker differ in their origin, and in the queues of their jobs.
+        @jobs.subscribe("user.registered", queue="mail")
+        def greet(user_id: int) -> None: ...
+
+        A worker or beat declares the subscription when it starts. From then on each event makes one job, also while
+        this program is down. A job may subscribe to several events, one decorator each. A subscription that is no
+        longer in the code of this program (see `origin`) ends when a worker or beat of it starts. So two programs on
+        one broker must have different origins, and different queues.
 
         Args:
-            event: the name others publish under.
-            options: as of `job`; a key of `unique` or `limit` cannot be made of arguments here.
+            event: the name of the event, 1 to 200 characters.
+            options: as of `job`. A key of `unique` or `limit` cannot be made of arguments here.
 
         Raises:
-            As `job`; ArgumentsError: no event has such a name.
+            As `job`; also ArgumentsError: this is no name of an event.
         """
-        check_event(event)
+        check_event_name(event)
         job_options(options)
 
         def subscribed(fn: Any) -> Any:
@@ -162,27 +183,35 @@ class BrokerJobs:
         return subscribed
 
     def remote(self, name: str, /, *, queue: str | None = None) -> RemoteJob:
-        """A job of another service, by its name; as a decorator of a stub function it gets types.
+        """A job that runs in another service. It is also a decorator: a stub function gives the job its types.
+
+        @jobs.remote("billing.charge", queue="billing")
+        def charge(order_id: int) -> str: raise NotImplementedError
 
         Args:
-            name: of the job over there.
-            queue: one its workers serve; None: "default".
+            name: the name of the job in that service.
+            queue: a queue that its workers serve; None: "default".
 
         Raises:
-            OptionError: the name or the queue cannot be used.
+            OptionError: the name or the queue is out of range.
         """
         options: JobOptions = {"name": name} if queue is None else {"name": name, "queue": queue}
         return RemoteJob(name, job_options(options), self._requests)
 
     def around(self, fn: A, /) -> A:
-        """Run a generator function with one yield around each attempt, as for a transaction. The first is outermost.
+        """Run each attempt at the yield of this generator function, as for a transaction. The first hook is outermost.
+
+        @jobs.around
+        def in_app_context():
+            with app.app_context():
+                yield
 
         Raises:
             DefinitionError: it is no generator function.
         """
         if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
             raise DefinitionError(
-                f"{getattr(fn, '__name__', fn)} has no yield: what is around a job stops there for it"
+                f"{getattr(fn, '__name__', fn)} has no yield: write a yield where the attempt is to run"
             )
         self.registry.around.append(fn)
         return fn
@@ -196,48 +225,63 @@ class BrokerJobs:
     # --- enqueueing ---
 
     def receipt(self, id: str, /) -> Receipt[Any]:
-        """The receipt of a job known by its id; `welcome.receipt(id)` also knows its type."""
+        """The receipt of a job by its id. `welcome.receipt(id)` also knows the type of the result.
+
+        Raises:
+            OptionError: this is no id of a job.
+        """
         return Receipt(check_id(id, "the id of a job"), self._requests)
 
     def batch_receipt(self, id: str, /) -> Batch:
-        """The batch known by its id (`batch.id`): to ask for its state, wait for it, wait behind it, or add to it."""
+        """A batch by its id (`batch.id`): to read its state, to wait for it, or to add jobs to it.
+
+        Raises:
+            OptionError: this is no id of a batch.
+        """
         return Batch(self._requests, id=id)
 
     def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
-        """Enqueue many calls (`welcome.bind(…)`) at the price of few; the receipts in their order.
+        """Enqueue many calls much faster than one by one. All are checked before the first one is published.
 
-        Nothing is published before all calls are checked. It is no batch: each job is on its own.
+        receipts = jobs.enqueue_many(welcome.bind(user_id) for user_id in user_ids)
+
+        This is not a batch: the jobs have nothing in common, and some may be enqueued although others fail.
+
+        Returns:
+            The receipts, in the order of the calls.
 
         Raises:
             ArgumentsError: something is no call, or its arguments do not fit.
-            EnqueueManyError: some were not enqueued; it lists which were, which were not and which are unknown.
+            EnqueueManyError: some jobs were not enqueued; it lists them as enqueued, not enqueued and unknown.
         """
         warn_if_blocking("enqueue_many()", "enqueue_many_async(…)")
         return enqueue_many(self._requests, calls)
 
     async def enqueue_many_async(self, calls: Iterable[Call[R]], /) -> list[Receipt[R]]:
-        """As `enqueue_many`; the event loop goes on meanwhile."""
+        """As `enqueue_many`, without blocking the event loop."""
         return await enqueue_many_async(self._requests, calls)
 
     def publish(self, event: str, /, *args: Any, **kwargs: Any) -> str:
-        """Publish an event; when this returns RabbitMQ has confirmed it, and each subscription gets a job for it.
+        """Publish an event. It returns when RabbitMQ has confirmed it; each subscription then gets a job for it.
+
+        jobs.publish("user.registered", 42)
 
         Args:
-            event: its name, as "user.registered".
-            args, kwargs: what the subscribed jobs are called with; anything that has a JSON form.
+            event: its name, 1 to 200 characters.
+            args, kwargs: the arguments of the subscribed jobs; anything that has a JSON form.
 
         Returns:
-            The event's id; the jobs made for it have it as `parent`.
+            The id of the event. Its jobs have it as `parent`.
 
         Raises:
-            ArgumentsError: the name, or an argument that cannot travel as JSON.
-            EnqueueError: not published, or (the text says so) without a confirm.
+            ArgumentsError: the name is wrong, or an argument has no JSON form.
+            EnqueueError: not published, or (as the text then says) published without a confirm.
         """
         warn_if_blocking("publish()", "publish_async(…)")
         return publish(self._connection, event, args, kwargs)
 
     async def publish_async(self, event: str, /, *args: Any, **kwargs: Any) -> str:
-        """As `publish`; the event loop goes on meanwhile."""
+        """As `publish`, without blocking the event loop."""
         return await publish_async(self._connection, event, args, kwargs)
 
     def batch(
@@ -248,7 +292,7 @@ class BrokerJobs:
         after: Receipt[object] | Batch | Iterable[Receipt[object] | Batch] = (),
         on: End = "succeeded",
     ) -> Batch:
-        """A batch, to be filled in a `with` block; its jobs start together when the block has ended, or none does.
+        """A batch. Add jobs to it in a `with` block: they start when the block has ended; if it raises, none starts.
 
         with jobs.batch("import") as batch:
             for row in rows:
@@ -256,28 +300,28 @@ class BrokerJobs:
         summary.after(batch).enqueue()
 
         Args:
-            title: what people see, at most 200 characters.
-            after: receipts and batches that must have ended before it starts.
-            on: how they must end; "finished": succeeded, failed or deleted.
+            title: the name in the dashboard, at most 200 characters.
+            after: receipts and batches that must end before it starts, at most 1,000.
+            on: how they must end: "succeeded", "failed", or "finished" (succeeded, failed or deleted).
 
         Raises:
-            ArgumentsError: the title is too long, or `after` is no receipt or batch.
+            ArgumentsError: the title is too long, or `after` is no receipt and no batch.
         """
         given = (after,) if isinstance(after, DependencyTarget | str) or not isinstance(after, Iterable) else after
-        return Batch(self._requests, title, parents=joined((), parents_of(given, on, "", "batch(after=…)")))
+        return Batch(self._requests, title, parents=join_parents((), parents_of(given, on, "", "batch(after=…)")))
 
     # --- running ---
 
     def configure(self, given: Mapping[str, Any], *, origin: str = "") -> None:
-        """Take settings that come before those in code and environment, as a command line's do. Connects to nothing.
+        """Override settings of the code and the environment, as the command line does. Connects to nothing.
 
         Args:
             given: settings by name.
-            origin: of a program without `modules`, whose running file is not its own (see `origin`).
+            origin: the name of a program without `modules`, if the running file does not belong to it (see `origin`).
 
         Raises:
-            UsageError: the broker is in use already.
-            OptionError: a setting is unknown or does not fit.
+            UsageError: the program has connected already.
+            OptionError: a setting is unknown or out of range.
         """
         if self._connection.used:
             raise UsageError("settings cannot change once a job was enqueued or start() was called")
@@ -286,10 +330,10 @@ class BrokerJobs:
         self._connection.reload()
 
     def load_modules(self) -> None:
-        """Import `modules`. Tolerates twice.
+        """Import `modules`. A second call does nothing.
 
         Raises:
-            UsageError: one cannot be imported; the cause is chained.
+            UsageError: one of them cannot be imported; the cause is chained.
         """
         for module in self._modules:
             try:
@@ -304,25 +348,27 @@ class BrokerJobs:
     def start(
         self,
         *,
-        roles: Collection[Role] = ROLES,
+        roles: Collection[ProcessRole] = ROLES,
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
     ) -> None:
-        """Run worker, coordinator and beat (or some of them) in threads of this program. Tolerates twice.
+        """Run worker, coordinator and beat (or some of them) in threads of this program. A second call does nothing.
+
+        jobs.start(roles=["worker"], queues=["mail", "default"], concurrency=20)
 
         Args:
-            roles: which of them; elsewhere the others must run.
-            queues: what the worker serves, the preferred first; None: the setting.
-            concurrency: jobs the worker runs at once; None: the setting.
+            roles: the parts to run. The others must run elsewhere.
+            queues: the queues that the worker serves, the preferred one first; None: the setting.
+            concurrency: how many jobs the worker runs at once; None: the setting.
 
         Raises:
-            UsageError: an unknown role, a module that cannot be imported, or started before a fork.
+            UsageError: a role is unknown, a module cannot be imported, or the program was started before a fork.
             MissingExtra: the libraries of a role are not installed: `pip install 'broker-jobs[worker,coordinator]'`.
             DefinitionError: a job's annotations cannot be read.
             BrokerError: RabbitMQ refuses or cannot be reached.
             StoreError: the store cannot be used.
         """
-        # A producer needs no database: what only a running part uses is imported by the one that runs it.
+        # A producer needs no database, so only start() imports what worker, coordinator and beat need.
         from broker_jobs.processes.program import Program  # noqa: PLC0415
 
         self._connection.check_fork()
@@ -348,18 +394,18 @@ class BrokerJobs:
         self._connection.mark_started(started=True)
 
     def stop(self, timeout: Seconds | None = None) -> None:
-        """Stop what start() started and close the connections, those of its dashboards to the store too.
+        """Stop what start() started, and close all connections, also those of the dashboards to the store.
 
-        Tolerates twice and never. What is used afterwards connects anew.
+        A second call does nothing. The next use connects again.
 
         Args:
-            timeout: how long running jobs may go on; None: the setting shutdown_timeout. What has not ended by then is
-                interrupted: coroutines are cancelled, and the job runs again, which costs no retry. A plain function
-                cannot be stopped: it goes on until it returns or the program ends, unless it asks
-                `current_job().cancelled()`.
+            timeout: how long running jobs may go on, in seconds or as a timedelta; None: the setting shutdown_timeout.
+                Jobs that have not ended by then are interrupted: coroutines are cancelled, and the job runs again,
+                which costs no retry. A plain function cannot be stopped: it goes on until it returns or the program
+                ends, unless it checks `current_job().cancelled()`.
         """
         if self._connection.forked:
-            return  # what was started runs in another process
+            return  # the started parts run in the parent process
         program, self._program = self._program, None
         try:
             if program is not None:
@@ -372,18 +418,18 @@ class BrokerJobs:
             self._connection.close()
 
     def metrics(self) -> tuple[bytes, str]:
-        """What the parts that run here count, as Prometheus reads it, and its content type: for a route of your own.
+        """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.
 
         Raises:
-            UsageError: nothing runs here.
+            UsageError: start() was not called.
         """
         return self._running("metrics").expose()
 
     def health(self) -> Health:
-        """Whether the parts that run here are well (`ok`), and each of them (`parts`): for a route of your own.
+        """The health of the parts that run here, of all (`ok`) and of each (`parts`): for your own route.
 
         Raises:
-            UsageError: nothing runs here.
+            UsageError: start() was not called.
         """
         return self._running("health").health()
 
@@ -395,28 +441,30 @@ class BrokerJobs:
         local: bool = False,
         title: str | None = None,
     ) -> Dashboard:
-        """The dashboard and its JSON API, to be mounted: `app.mount("/jobs", jobs.dashboard(authorize=…))`.
+        """The dashboard with its JSON API, as an ASGI application to mount. For WSGI mount its `.wsgi`.
 
-        For WSGI mount its `.wsgi`. It reads the store and asks the coordinator, wherever that runs; with memory:// it
-        has to be this program. Who may see it is told by `authorize`, by a token or user and password in the settings,
-        or by `local=True`; one of them is needed.
+        app.mount("/jobs", jobs.dashboard(authorize=role_of))
+
+        It reads the store, and sends commands to the coordinator. The coordinator may run anywhere; with memory:// it
+        must run in this program. Access needs `authorize`, a token or user and password in the settings, or
+        `local=True`.
 
         Args:
-            read_only: nobody can change anything; None: the setting.
-            authorize: tells by a request what the one who asks may do: a Role, a Visitor (a role with a name, which
-                stands in the audit) or None. May be async.
-            local: without a login in the settings, requests that plainly come from this machine (a loopback address,
-                localhost as Host, no header of a proxy) are an administrator's, and all others are refused. Not for a
-                program behind a proxy: one that adds no header cannot be told from this machine.
-            title: what it calls itself; None: the setting.
+            read_only: refuse all changes; None: the setting.
+            authorize: returns, for a request, what the user may do: a Role, a Visitor (a role with a name for the
+                audit), or None to refuse. May be async.
+            local: if the settings have no login, requests from this machine (a loopback address, localhost as Host, no
+                header of a proxy) get the administrator's role, and all others are refused. Do not use it behind a
+                proxy: if the proxy adds no header, its requests look like requests from this machine.
+            title: the title of the pages; None: the setting.
 
         Raises:
-            UsageError: nothing says who may see it, or authorize and local both do.
+            UsageError: there is no login, `authorize` or `local`, or both `authorize` and `local` are given.
             OptionError: a setting is wrong.
             MissingExtra: its libraries are not installed: `pip install 'broker-jobs[dashboard]'`.
         """
         require("jobs.dashboard()", "dashboard")
-        # A producer needs no web framework: only who shows the dashboard imports it.
+        # A producer needs no web framework, so only this method imports it.
         from broker_jobs.dashboard.app import Dashboard, refuse_without_login  # noqa: PLC0415
 
         if authorize is None and not local:
@@ -439,14 +487,14 @@ class BrokerJobs:
         return dashboard
 
     def _load_settings(self, **given: Any) -> Settings:
-        # Importing a program reads no settings, so what reads them is imported when they are read.
+        # Importing a program reads no settings, so this import is late.
         from broker_jobs.settings import Settings  # noqa: PLC0415
 
         return Settings.load(**self._given | given)
 
     def _running(self, method: str) -> Program:
         if self._program is None:
-            raise UsageError(f"{method}() is of the parts that run in this program: call start() first")
+            raise UsageError(f"{method}() describes the parts that run in this program: call start() first")
         return self._program
 
     def __enter__(self) -> Self:
@@ -457,7 +505,7 @@ class BrokerJobs:
         self.stop()
 
     def lifespan(self, app: object = None, /) -> AbstractAsyncContextManager[None]:
-        """start() and stop() for an ASGI application: `FastAPI(lifespan=jobs.lifespan)`."""
+        """Call start() and stop() with an ASGI application: `FastAPI(lifespan=jobs.lifespan)`."""
         del app
 
         @asynccontextmanager
@@ -471,33 +519,33 @@ class BrokerJobs:
         return running()
 
     @contextmanager
-    def borrowed(self, broker: Broker, clock: Clock) -> Iterator[None]:
-        """Give the program another broker and clock for a while; `testing.Tester` does.
+    def replaced(self, broker: Broker, clock: Clock) -> Iterator[None]:
+        """Use another broker and clock inside the block; for `testing.Tester`.
 
         Raises:
-            UsageError: the program has been started.
+            UsageError: the program is running.
         """
         if self._program is not None:
-            raise UsageError("the program is running: stop() it before a Tester takes it over")
+            raise UsageError("the program is running: call stop() before you open a Tester")
         self._requests.close()
-        with self._connection.borrowed(broker, clock):
+        with self._connection.replaced(broker, clock):
             try:
                 yield
             finally:
                 self._requests.close()
 
     def _recurring_declared(self) -> None:
-        """A recurring job was declared: at import nothing is to do; later the beat, if it runs here, has to hear it."""
+        """Pass a declaration on to a beat that runs here. At import there is none."""
         beat = self._program.beat if self._program is not None else None
         if beat is not None:
             beat.declare(self.recurring.declared(self.origin))
         elif self._connection.used:
             logger.warning(
-                "recurring(…) only declares, and no beat runs in this program to send it; "
-                "to add a recurring job at run time write jobs.recurring.put(…)"
+                "a recurring job was declared after the program connected, and no beat runs in it: the declaration is "
+                "not sent before a beat starts with this code; to add one at run time write jobs.recurring.put(…)"
             )
 
     def _subscribed(self) -> None:
-        """The code has subscribed to an event: at import nothing is to do; later the parts that run here say so."""
+        """Pass a subscription on to the parts that run here. At import there are none."""
         if self._program is not None:
             self._program.subscribe(self.subscriptions.declared())

@@ -15,7 +15,7 @@ from broker_jobs.errors import UsageError, nearest
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.state import State
-from broker_jobs.producer.failure import worked_off
+from broker_jobs.producer.failures import run_bulk_command
 
 
 def filter_fields(**options: str | None) -> dict[str, Any]:
@@ -59,6 +59,6 @@ def run_bulk(
         typer.confirm(f"{verb} all jobs that match: {states}{chosen}?", abort=True)
     with open_request_client(settings) as requests:
         command = command_type(id=new_id(), at=requests.now(), by=requests.by, filter=JobFilter.model_validate(fields))
-        detail = worked_off(requests, command)
+        detail = run_bulk_command(requests, command)
     refused = f", {detail['refused']} refused" if detail["refused"] else ""
     typer.echo(f"{detail['done']} {verb.lower()}d{refused}")

@@ -59,7 +59,7 @@ def dead_letters(  # noqa: PLR0917  # its options; typer gives them by name
 def replay(id: DeadLetterId, url: Url = None) -> None:
     """Apply a message again, after its cause is fixed. Refused with the reason if it still cannot be applied."""
     with open_request_client(load_settings(url=url)) as requests:
-        requests.command(ReplayDeadLetter(**requests.stamp(), dead_letter_id=_checked(id)))
+        requests.command(ReplayDeadLetter(**requests.command_fields(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\treplayed")
 
 
@@ -67,7 +67,7 @@ def replay(id: DeadLetterId, url: Url = None) -> None:
 def delete(id: DeadLetterId, url: Url = None) -> None:
     """Delete a message for good."""
     with open_request_client(load_settings(url=url)) as requests:
-        requests.command(DeleteDeadLetter(**requests.stamp(), dead_letter_id=_checked(id)))
+        requests.command(DeleteDeadLetter(**requests.command_fields(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\tdeleted")
 
 

@@ -28,7 +28,7 @@ from broker_jobs.consumer.outcome import (
 )
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import GiveUp, Retry
-from broker_jobs.function.depends import filled, filled_async, with_gaps
+from broker_jobs.function.depends import insert_gaps, provide, provide_async
 from broker_jobs.function.registry import Around
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.producer.current_job import CurrentJob, JobCancelled, running
@@ -60,7 +60,7 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
     try:
         with running(current):
             if arounds or function.provided:
-                with inside(arounds), filled(function, with_gaps(function, args), kwargs) as (args, kwargs):
+                with inside(arounds), provide(function, insert_gaps(function, args), kwargs) as (args, kwargs):
                     value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
             else:
                 value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
@@ -81,8 +81,8 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
     try:
         with running(current):
             if arounds or function.provided:
-                given = with_gaps(function, args)
-                async with inside_async(arounds), filled_async(function, given, kwargs) as (args, kwargs):
+                given = insert_gaps(function, args)
+                async with inside_async(arounds), provide_async(function, given, kwargs) as (args, kwargs):
                     value = await finish_async(await function.fn(*args, **kwargs), run)
             else:
                 value = await finish_async(await function.fn(*args, **kwargs), run)

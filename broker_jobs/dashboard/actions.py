@@ -35,13 +35,12 @@ from broker_jobs.messages.commands import (
     Schedule,
 )
 from broker_jobs.messages.state import State
-from broker_jobs.producer.limits import Limits
-from broker_jobs.producer.queues import Queues
+from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.routing import body_of, later
+from broker_jobs.producer.routing import encode_limited, scheduled_time
 
 MOST_IDS = 1_000
 """Jobs one command may name."""
@@ -62,11 +61,11 @@ class Actions:
 
     def delete_job(self, who: str, id: str) -> bool:
         """Delete a job, or ask one that runs to stop. False: it had already ended."""
-        return Receipt[Any](id, self._requests.on_behalf(who)).delete()
+        return Receipt[Any](id, self._requests.on_behalf_of(who)).delete()
 
     def requeue_job(self, who: str, id: str) -> None:
         """Run a job again; a scheduled one now."""
-        Receipt[Any](id, self._requests.on_behalf(who)).requeue()
+        Receipt[Any](id, self._requests.on_behalf_of(who)).requeue()
 
     def requeue_with(self, who: str, id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Run a job again with other arguments.
@@ -75,12 +74,12 @@ class Actions:
             ArgumentsError: they are no JSON.
         """
         check_json(args, kwargs)
-        requests = self._requests.on_behalf(who)
-        self._ask(requests, lambda: RequeueJob(**requests.stamp(), job_id=id, args=args, kwargs=kwargs))
+        requests = self._requests.on_behalf_of(who)
+        self._ask(requests, lambda: RequeueJob(**requests.command_fields(), job_id=id, args=args, kwargs=kwargs))
 
     def reschedule_job(self, who: str, id: str, due_at: float) -> None:
         """Give a job another time; a past one means now."""
-        Receipt[Any](id, self._requests.on_behalf(who)).reschedule(_moment(due_at))
+        Receipt[Any](id, self._requests.on_behalf_of(who)).reschedule(_moment(due_at))
 
     def delete_matching(self, who: str, query: JobsQuery) -> str:
         """Delete all jobs that match now, by one command; without a state those that have not ended.
@@ -121,15 +120,15 @@ class Actions:
 
     def pause_queue(self, who: str, name: str) -> None:
         """Have no more jobs of a queue started."""
-        Queues(self._requests.on_behalf(who)).pause(name)
+        Queues(self._requests.on_behalf_of(who)).pause(name)
 
     def resume_queue(self, who: str, name: str) -> None:
         """Have jobs of a queue started again."""
-        Queues(self._requests.on_behalf(who)).resume(name)
+        Queues(self._requests.on_behalf_of(who)).resume(name)
 
     def set_limit(self, who: str, key: str, limit: int | None) -> None:
         """Have this number count for a key; None: the one its jobs are enqueued with."""
-        limits = Limits(self._requests.on_behalf(who))
+        limits = Limits(self._requests.on_behalf_of(who))
         if limit is None:
             limits.clear(key)
         else:
@@ -152,7 +151,7 @@ class Actions:
         queue: str | None = None,
     ) -> None:
         """Add a recurring job, or replace the one of this name; `change_schedule` keeps the call."""
-        requests = self._requests.on_behalf(who)
+        requests = self._requests.on_behalf_of(who)
         call = self._remote(requests, job, args, kwargs, queue).bind(*args, **kwargs)
         options = cast("RecurringOptions", {"tz": tz, "misfire": misfire, "overlap": overlap})
         self._recurring(requests).put(name, cron, call, **options)
@@ -162,39 +161,39 @@ class Actions:
         row = self._queries.schedule_row(name)
         if row is None:
             raise UsageError(f"no recurring job is named {name!r}")
-        requests = self._requests.on_behalf(who)
+        requests = self._requests.on_behalf_of(who)
 
         def make() -> PutRecurring:
             schedule = Schedule(
                 name=name, cron=cron, tz=tz, misfire=cast("Misfire", misfire), overlap=cast("Overlap", overlap),
                 call=row.call, origin=row.origin,
             )  # fmt: skip
-            return PutRecurring(**requests.stamp(), schedule=schedule)
+            return PutRecurring(**requests.command_fields(), schedule=schedule)
 
         self._ask(requests, make)
 
     def pause_schedule(self, who: str, name: str) -> None:
         """Plan no more times of it."""
-        self._recurring(self._requests.on_behalf(who)).pause(name)
+        self._recurring(self._requests.on_behalf_of(who)).pause(name)
 
     def resume_schedule(self, who: str, name: str) -> None:
         """Plan its times again."""
-        self._recurring(self._requests.on_behalf(who)).resume(name)
+        self._recurring(self._requests.on_behalf_of(who)).resume(name)
 
     def trigger_schedule(self, who: str, name: str) -> str:
         """Run it now, beside its schedule; the id of the job it makes."""
-        return self._recurring(self._requests.on_behalf(who)).trigger(name).id
+        return self._recurring(self._requests.on_behalf_of(who)).trigger(name).id
 
     def remove_schedule(self, who: str, name: str) -> None:
         """Forget it; its jobs stay."""
-        self._recurring(self._requests.on_behalf(who)).remove(name)
+        self._recurring(self._requests.on_behalf_of(who)).remove(name)
 
     # --- batches ---
 
     def delete_batch(self, who: str, id: str) -> bool:
         """Delete all jobs of a batch that have not ended. False: it had already ended."""
-        requests = self._requests.on_behalf(who)
-        detail = self._ask(requests, lambda: DeleteBatch(**requests.stamp(), batch_id=id))
+        requests = self._requests.on_behalf_of(who)
+        detail = self._ask(requests, lambda: DeleteBatch(**requests.command_fields(), batch_id=id))
         return not detail.get("ended", False)
 
     def requeue_failures(self, who: str, batch_id: str) -> str:
@@ -205,13 +204,13 @@ class Actions:
 
     def replay_dead_letter(self, who: str, id: str) -> None:
         """Decide a dead letter again."""
-        requests = self._requests.on_behalf(who)
-        self._ask(requests, lambda: ReplayDeadLetter(**requests.stamp(), dead_letter_id=id))
+        requests = self._requests.on_behalf_of(who)
+        self._ask(requests, lambda: ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
     def delete_dead_letter(self, who: str, id: str) -> None:
         """Forget a dead letter for good."""
-        requests = self._requests.on_behalf(who)
-        self._ask(requests, lambda: DeleteDeadLetter(**requests.stamp(), dead_letter_id=id))
+        requests = self._requests.on_behalf_of(who)
+        self._ask(requests, lambda: DeleteDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
     # --- running a job ---
 
@@ -231,12 +230,12 @@ class Actions:
             ArgumentsError: the arguments do not fit what its program declared, or are no JSON.
             EnqueueError: it is too large.
         """
-        requests = self._requests.on_behalf(who)
+        requests = self._requests.on_behalf_of(who)
         remote = self._remote(requests, job, args, kwargs, queue)
-        meant = None if due_at is None else later(_moment(due_at), requests.now())
-        envelope = remote.draft(remote.bound(tuple(args), kwargs), requests.now(), meant)
-        body = body_of(envelope, requests.connection.settings.max_body)
-        self._ask(requests, lambda: RunJob(**requests.stamp(), call=body.decode()))
+        scheduled = None if due_at is None else scheduled_time(_moment(due_at), requests.now())
+        envelope = remote.new_envelope(remote.bind_arguments(tuple(args), kwargs), requests.now(), scheduled)
+        body = encode_limited(envelope, requests.connection.settings.max_body)
+        self._ask(requests, lambda: RunJob(**requests.command_fields(), call=body.decode()))
         return envelope.id
 
     # --- inside ---
@@ -257,8 +256,8 @@ class Actions:
         return RemoteJob(job, chosen, requests)
 
     def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], who: str, given: dict[str, Any]) -> str:
-        requests = self._requests.on_behalf(who)
-        stamp = requests.stamp()
+        requests = self._requests.on_behalf_of(who)
+        stamp = requests.command_fields()
         self._ask(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
         return stamp["id"]
 

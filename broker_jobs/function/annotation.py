@@ -1,7 +1,7 @@
-"""Reads the annotations of a function and names them for messages.
+"""Evaluates the annotations of a function, and writes them as text for error messages.
 
-Apart from the signature, as this is the part that fails for reasons of Python's own: names imported only for type
-checkers, types that have no JSON.
+Separate from the signature, as this part can fail for reasons of the user's code: names that are imported only for type
+checkers, types without a JSON form.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
     """The evaluated annotations of a function, by parameter and "return".
 
     Raises:
-        DefinitionError: a name in an annotation is not known at run time.
+        DefinitionError: a name in an annotation is unknown at run time.
     """
     try:
         return typing.get_type_hints(fn, include_extras=True)
@@ -42,7 +42,7 @@ def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
 
 
 def adapter_of(annotation: Any) -> TypeAdapter[Any]:
-    """A strict adapter; a type that has a configuration of its own (a model) keeps it.
+    """A strict adapter. A type with a configuration of its own (a model) keeps it.
 
     Raises:
         PydanticUserError: the type has no schema.
@@ -55,11 +55,11 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def check_travels(parameter: str, annotation: Any, call: str) -> TypeAdapter[Any]:
+def parameter_adapter(parameter: str, annotation: Any, call: str) -> TypeAdapter[Any]:
     """The adapter of a parameter.
 
     Raises:
-        DefinitionError: values of this type cannot travel as JSON.
+        DefinitionError: values of this type have no JSON form.
     """
     try:
         adapter = adapter_of(annotation)
@@ -74,13 +74,13 @@ def check_travels(parameter: str, annotation: Any, call: str) -> TypeAdapter[Any
     return adapter
 
 
-def check_early(fn: Callable[..., Any], name: str, skip: typing.Container[str]) -> None:
-    """Refuse, where the function is written, parameters that cannot travel, as far as no annotation need be evaluated.
+def check_annotations_early(fn: Callable[..., Any], name: str, skip: typing.Container[str]) -> None:
+    """Refuse parameters without a JSON form where the function is written.
 
-    What is written as text is looked at on first use, so that job modules may import each other.
+    Annotations that are written as text are checked on first use, so that modules with jobs may import each other.
 
     Raises:
-        DefinitionError: a parameter cannot travel as JSON.
+        DefinitionError: a parameter has no JSON form.
     """
     for parameter in inspect.signature(fn).parameters.values():
         annotation = parameter.annotation
@@ -89,13 +89,13 @@ def check_early(fn: Callable[..., Any], name: str, skip: typing.Container[str]) 
         if is_plain(annotation):
             continue
         try:
-            check_travels(parameter.name, annotation, call_text(fn, name, skip))
+            parameter_adapter(parameter.name, annotation, call_text(fn, name, skip))
         except NameError:
             continue
 
 
 def is_plain(annotation: Any) -> bool:
-    """Whether each valid value is its own JSON, so that nothing has to be converted or tried out."""
+    """Whether each valid value is its own JSON, so that it needs no conversion and no test."""
     if annotation is None or (isinstance(annotation, type) and annotation in _SCALARS):
         return True
     origin, args = get_origin(annotation), get_args(annotation)
@@ -107,7 +107,7 @@ def is_plain(annotation: Any) -> bool:
 
 
 def call_text(fn: Callable[..., Any], name: str, skip: typing.Container[str] = ()) -> str:
-    """The function as a reader calls it: "welcome(user_id: int)"; `skip` leaves out what the worker makes."""
+    """The function with its parameters: "welcome(user_id: int)". `skip` names the provided ones, which are left out."""
     parts: list[str] = []
     last: inspect.Parameter | None = None
     for parameter in inspect.signature(fn).parameters.values():
@@ -125,7 +125,7 @@ def call_text(fn: Callable[..., Any], name: str, skip: typing.Container[str] = (
 
 
 def type_text(annotation: Any) -> str:
-    """An annotation as one writes it: int, list[Row], Order | None."""
+    """An annotation as it is written: int, list[Row], Order | None."""
     if annotation is None or annotation is type(None):
         return "None"
     if isinstance(annotation, str):

@@ -1,4 +1,4 @@
-"""Makes a `Function` of what is decorated, or says why it cannot be a job."""
+"""Makes a `Function` of a decorated function, or raises with the reason why it cannot be a job."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker_jobs.errors import DefinitionError
-from broker_jobs.function.annotation import check_early
+from broker_jobs.function.annotation import check_annotations_early
 from broker_jobs.function.depends import async_provider, provided_parameters, refuse_annotated
-from broker_jobs.function.keys import wrong_name
+from broker_jobs.function.keys import template_error
 from broker_jobs.function.options import job_options
-from broker_jobs.function.registry import Function, where
+from broker_jobs.function.registry import Function, source_place
 from broker_jobs.function.signature import Signature
 
 
 def define(fn: Any, options: Mapping[str, Any]) -> Function:
-    """The function of `@jobs.job(**options) def fn`.
+    """Check a decorated function and its options.
 
     Raises:
-        DefinitionError: it cannot be a job; the message says what to write.
+        DefinitionError: it cannot be a job; the message says what to write instead.
         OptionError: an option is unknown or out of range.
     """
     if isinstance(fn, str):
@@ -39,9 +39,9 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     name = chosen.name or fn.__name__
     provided = provided_parameters(fn)
     _check_provided(fn, name)
-    check_early(fn, name, provided)
+    check_annotations_early(fn, name, provided)
     signature = Signature(fn, name)
-    if (wrong := wrong_name(chosen.unique, chosen.limits, signature)) is not None:
+    if (wrong := template_error(chosen.unique, chosen.limits, signature)) is not None:
         raise DefinitionError(wrong)
     return Function(
         name=name,
@@ -49,7 +49,7 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
         is_async=inspect.iscoroutinefunction(fn),
         signature=signature,
         options=chosen,
-        where=where(fn),
+        where=source_place(fn),
         provided=provided,
     )
 
@@ -59,7 +59,7 @@ def _check_kind(fn: Callable[..., Any]) -> None:
         raise DefinitionError("a lambda has no name that a message could carry; write a def")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise DefinitionError(
-            f"{fn.__name__} is a generator: nobody would take what it yields. Return a list, or enqueue a job for each"
+            f"{fn.__name__} is a generator, and what it yields would be lost. Return a list, or enqueue a job for each"
         )
     first = next(iter(inspect.signature(fn).parameters), "")
     scope = fn.__qualname__.split(".")[:-1]

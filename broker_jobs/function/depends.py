@@ -1,8 +1,8 @@
-"""Fills in the arguments the worker makes: `mailer: Mailer = Depends(get_mailer)`.
+"""Provides arguments in the worker: `mailer: Mailer = Depends(get_mailer)`.
 
-A default value, so that type checkers see an optional parameter and tests pass their own. A provider that yields is
-scoped: what stands after its yield runs when the function has ended, also when it raised. A provider may have
-`Depends` defaults itself; each provider is called once an attempt.
+`Depends` is a default value, so that type checkers see an optional parameter, and tests pass their own. A provider that
+yields is scoped: the code after its yield runs when the function has ended, also if it raised. A provider may itself
+have `Depends` defaults. Each provider is called once per attempt.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Provided:
-    """The marker that stands as a parameter's default: the worker calls `provider` for it."""
+    """The default of a provided parameter: the worker calls `provider` for its value."""
 
     provider: Callable[[], Any]
 
 
 class NeedsProvided(Protocol):
-    """A function whose parameters may be provided (`registry.Function` is one)."""
+    """A function with its provided parameters; `registry.Function` implements it."""
 
     @property
     def fn(self) -> Callable[..., Any]: ...
@@ -47,17 +47,20 @@ def Depends(provider: Callable[[], Iterator[R]], /) -> R: ...  # pyright: ignore
 @overload
 def Depends(provider: Callable[[], R], /) -> R: ...
 def Depends(provider: Callable[[], Any], /) -> Any:  # noqa: N802  # reads as a type beside the annotation
-    """Have the worker make this argument by calling `provider`.
+    """Let the worker provide this argument, by calling `provider`.
 
-    A generator (or async generator, for an async job) is scoped: what follows its yield runs after the function. The
-    parameter is not enqueued and takes no place among positional arguments: with `def f(a, mailer=Depends(…), b=5)`,
-    `f.enqueue(1, 2)` means a=1 and b=2.
+    @jobs.job
+    def notify(user_id: int, mailer: Mailer = Depends(get_mailer)) -> None: ...
+
+    A provider may be a function, a generator with one yield or, for an async job, a coroutine function or an async
+    generator. Code after the yield runs when the function has ended. The parameter is not enqueued, and does not count
+    among positional arguments: with `def f(a, mailer=Depends(…), b=5)`, `f.enqueue(1, 2)` means a=1 and b=2.
     """
     return Provided(provider)
 
 
 def provided_parameters(fn: Callable[..., Any]) -> dict[str, tuple[int, Provided]]:
-    """The parameters of `fn` that are provided: name -> (position, or -1 for keyword-only; marker)."""
+    """The provided parameters of `fn`: name -> (position, or -1 for keyword-only; marker)."""
     found: dict[str, tuple[int, Provided]] = {}
     for index, parameter in enumerate(inspect.signature(fn).parameters.values()):
         if isinstance(parameter.default, Provided):
@@ -67,10 +70,10 @@ def provided_parameters(fn: Callable[..., Any]) -> dict[str, tuple[int, Provided
 
 
 def refuse_annotated(name: str, annotations: Mapping[str, Any]) -> None:
-    """Refuse `Annotated[Mailer, Depends(get_mailer)]`, of which the caller would have to give a value.
+    """Refuse `Annotated[Mailer, Depends(get_mailer)]`, for which a caller would have to give a value.
 
     Raises:
-        DefinitionError: a parameter is written this way; the message says what to write.
+        DefinitionError: a parameter is written this way; the message says what to write instead.
     """
     for parameter, annotation in annotations.items():
         if get_origin(annotation) is Annotated:
@@ -99,14 +102,14 @@ class _Gap(Enum):
 
 
 _GAP: Final = _Gap.GAP
-"""Stands among positional arguments where one is to be made."""
+"""Marks a positional argument that is to be provided."""
 
 
-def with_gaps(function: NeedsProvided, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The positional arguments of a message, at their places in the function.
+def insert_gaps(function: NeedsProvided, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The positional arguments of a message, at their positions in the function.
 
-    A message counts them without the provided ones, as its sender does not see those: in
-    `def f(a, mailer=Depends(…), b=5)` the second one is b.
+    A message does not count provided parameters, as its sender does not know them: in
+    `def f(a, mailer=Depends(…), b=5)` the second argument is b.
     """
     placed = list(args)
     for position in sorted(position for position, _ in function.provided.values() if position >= 0):
@@ -117,10 +120,10 @@ def with_gaps(function: NeedsProvided, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 @contextmanager
-def filled(
+def provide(
     function: NeedsProvided, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments to call a sync function with; scoped ones are closed at the end, in reverse order."""
+    """The arguments for a call of a sync function. Scoped providers are closed at the end, in reverse order."""
     given = dict(kwargs)
     wanted = _wanted(function.provided, args, given)
     if not wanted:
@@ -134,10 +137,10 @@ def filled(
 
 
 @asynccontextmanager
-async def filled_async(
+async def provide_async(
     function: NeedsProvided, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """As `filled`, for an async function: its providers may be async too."""
+    """As `provide`, for an async function: its providers may be async too."""
     given = dict(kwargs)
     wanted = _wanted(function.provided, args, given)
     if not wanted:
@@ -163,7 +166,7 @@ def _wanted(
 def _in_place(
     provided: Mapping[str, tuple[int, Provided]], args: tuple[Any, ...], given: dict[str, Any]
 ) -> tuple[Any, ...]:
-    """The positional arguments with what was made in their gaps; that is taken out of `given`."""
+    """The positional arguments with the provided ones in their gaps; these are removed from `given`."""
     if not any(arg is _GAP for arg in args):
         return args
     filled_in = list(args)
@@ -197,14 +200,14 @@ async def _make_async(marker: Provided, stack: AsyncExitStack, made: dict[Callab
             if inspect.iscoroutine(value):
                 value = await value
             if inspect.isasyncgen(value):
-                made[provider] = await _enter_async(stack, asynccontextmanager(_giving(value))())
+                made[provider] = await _enter_async(stack, asynccontextmanager(_returning(value))())
             else:
                 made[provider] = _entered(value, provider, stack)
     return made[provider]
 
 
 def _entered(value: Any, provider: Callable[..., Any], stack: ExitStack | AsyncExitStack) -> Any:
-    """What a provider gave; a generator function behind an ordinary wrapper gives a generator, which is a scope."""
+    """The value of a provider. A generator function behind a plain wrapper returns a generator, which is a scope."""
     if inspect.iscoroutine(value) or inspect.isasyncgen(value):
         if inspect.iscoroutine(value):
             value.close()
@@ -212,10 +215,10 @@ def _entered(value: Any, provider: Callable[..., Any], stack: ExitStack | AsyncE
             f"the provider {_named(provider)} is async, and this job runs in a thread; "
             "write async def (a decorator around the job must be async too), or make the provider sync"
         )
-    return _enter(stack, contextmanager(_giving(value))()) if inspect.isgenerator(value) else value
+    return _enter(stack, contextmanager(_returning(value))()) if inspect.isgenerator(value) else value
 
 
-def _giving(value: Any) -> Callable[[], Any]:
+def _returning(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
@@ -242,7 +245,7 @@ def _enter(stack: ExitStack | AsyncExitStack, scope: AbstractContextManager[Any]
 
     def leave(*error: Any) -> bool:
         scope.__exit__(*error)
-        return False  # a provider may look at the failure of a job but not hide it
+        return False  # a provider can see the exception of a job but not suppress it
 
     stack.push(leave)
     return value

@@ -1,7 +1,7 @@
-"""Describes functions that can be run as jobs, for who has not their code: a form needs names, types and defaults.
+"""Describes the functions of a program as JSON, for forms in programs without their code: names, types, defaults.
 
-Pure: a description is what the source says, as JSON, and evaluates nothing but annotations. What the worker makes
-(`Depends`) is left out, as nobody gives it. A default that may be a secret is left out too.
+Pure: it evaluates nothing but annotations. Provided parameters (`Depends`) are left out, as a caller does not give
+them. Defaults that may be secrets are left out too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from broker_jobs.messages.commands import FunctionInfo, ParameterInfo, Parameter
 DOC_CHARS = 1_000
 TYPE_CHARS = 300
 SCHEMA_BYTES = 16 * 1024
-"""A larger schema is left out: the form then takes any JSON, and the coordinator and the worker check it."""
+"""A larger schema is left out. The form then accepts any JSON, and the coordinator and the worker check it."""
 DEFAULT_BYTES = 4 * 1024
 CHUNK_BYTES = 128 * 1024
-"""Of descriptions in one message."""
+"""The most bytes of descriptions in one message."""
 KINDS: dict[Any, ParameterKind] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
@@ -36,11 +36,11 @@ KINDS: dict[Any, ParameterKind] = {
 
 
 def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
-    """What a form needs of a function.
+    """The description of a function.
 
     Args:
-        function: any; one whose annotations cannot be read is described without them.
-        masked: defaults of parameters with one of these in their names are left out.
+        function: if its annotations cannot be read, it is described without them.
+        masked: defaults of parameters with one of these words in their names are left out.
     """
     try:
         hints = read_hints(function.fn, function.name)
@@ -62,7 +62,7 @@ def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
 
 
 def chunks(functions: Sequence[FunctionInfo]) -> Iterator[list[FunctionInfo]]:
-    """The descriptions, as many together as one message may have; at least one chunk, as "none" must be said too."""
+    """The descriptions, in chunks that fit in a message. At least one chunk, as "no functions" must be sent too."""
     chunk: list[FunctionInfo] = []
     size = 0
     for function in functions:
@@ -77,7 +77,7 @@ def chunks(functions: Sequence[FunctionInfo]) -> Iterator[list[FunctionInfo]]:
 
 def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str]) -> ParameterInfo:
     variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    secret = _is_secret(hint) or _writes_only(hint)
+    secret = _is_secret(hint) or _has_write_only_schema(hint)
     annotated = parameter.annotation is not parameter.empty
     return ParameterInfo(
         name=parameter.name,
@@ -91,7 +91,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str])
 
 
 def _default(parameter: inspect.Parameter, hint: Any) -> Any:
-    """The default as JSON; None also where it has no JSON form."""
+    """The default as JSON; None also if it has no JSON form."""
     if parameter.default is parameter.empty or parameter.default is None:
         return None
     try:
@@ -103,7 +103,7 @@ def _default(parameter: inspect.Parameter, hint: Any) -> Any:
 
 
 def _schema(hint: Any) -> dict[str, Any]:
-    """The JSON Schema of a type; empty (anything) where it has none, or too large a one."""
+    """The JSON Schema of a type; empty, which allows anything, if it has none or a too large one."""
     try:
         schema = adapter_of(hint).json_schema()
         small = len(to_json(schema)) <= SCHEMA_BYTES
@@ -113,14 +113,14 @@ def _schema(hint: Any) -> dict[str, Any]:
 
 
 def _is_secret(hint: Any) -> bool:
-    """Whether a type is a secret one, or may hold one: SecretStr | None, list[SecretStr]."""
+    """Whether a type is a secret type or contains one: SecretStr | None, list[SecretStr]."""
     if get_origin(hint) is Secret or (isinstance(hint, type) and issubclass(hint, SecretStr | SecretBytes | Secret)):
         return True
     return any(_is_secret(inner) for inner in get_args(hint))
 
 
-def _writes_only(hint: Any) -> bool:
-    """Whether a type has secrets in it: a model with a SecretStr, a Secret[date]."""
+def _has_write_only_schema(hint: Any) -> bool:
+    """Whether the schema of a type contains secrets: a model with a SecretStr, a Secret[date]."""
     try:
         return b'"writeOnly":true' in to_json(adapter_of(hint).json_schema())
     except (PydanticUserError, NameError, TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Says in one sentence what is wrong with the arguments of a call, and what is taken instead. Pure."""
+"""Turns pydantic's errors about a call into one sentence: what is wrong, and what the function accepts. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOUNS = {
 
 
 def shown(value: object) -> str:
-    """A value with its type, as "'x' (str)"; long ones are cut."""
+    """A value with its type, as "'x' (str)"; long values are cut."""
     if value is None:
         return "None"
     text = repr(value)
@@ -38,8 +38,8 @@ def shown(value: object) -> str:
     return f"{text} ({type(value).__name__})"
 
 
-def kind(value: object) -> str:
-    """The type of a value alone, as "a str": for what is written where others read it, as the value may be a secret."""
+def type_only(value: object) -> str:
+    """The type of a value, as "a str": for texts that other people read, as the value may be a secret."""
     return "None" if value is None else with_article(type(value).__name__)
 
 
@@ -52,14 +52,14 @@ def explain(
     errors: Sequence[ErrorDetails],
     args: Sequence[object],
 ) -> str:
-    """What is wrong with a call; the whole sentence."""
-    taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    """The sentence about what is wrong with a call."""
+    accepted = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for error in errors:
         if error["type"] == "unexpected_keyword_argument":
             name = str(error["loc"][0])
             if name in provided:
                 return f"{name} is made by the worker (Depends) and cannot be enqueued"
-            return f"{call} takes no {name!r}{nearest(name, taken)}"
+            return f"{call} takes no {name!r}{nearest(name, accepted)}"
     first = errors[0]
     match first["type"]:
         case "missing_argument" | "missing_positional_only_argument" | "missing_keyword_only_argument":
@@ -82,7 +82,7 @@ def must_be(
     *,
     shown: Callable[[object], str] = shown,
 ) -> str:
-    """ "user_id must be an int, not 'x' (str)"; inside a model or a list the path says where."""
+    """ "user_id must be an int, not 'x' (str)"; inside a model or a list with the path to the value."""
     first = errors[0]
     if get_origin(annotation) in (Union, types.UnionType):
         value = args[first["loc"][0]] if isinstance(first["loc"][0], int) and args else first["input"]
@@ -118,7 +118,7 @@ def _parameter(where: int | str, parameters: Sequence[inspect.Parameter]) -> str
 
 
 def _name(where: int | str, parameters: Sequence[inspect.Parameter]) -> str:
-    """The parameter a location means; one of *names with its number."""
+    """The name of the parameter at a location; for *names with the index."""
     if isinstance(where, str):
         return where
     for index, parameter in enumerate(parameters):

@@ -1,21 +1,26 @@
-"""Says how often jobs of one key may be there, run and start: unique keys and limits, as options and as they travel.
+"""Unique keys and limits as options: Unique, Concurrency, RateLimit, Ordered, and the keys made from their templates.
 
-Their keys may be templates over the job's arguments. A template is checked where it is written, and made a key where
-the job is enqueued; the coordinator sees keys only.
+A key may be a template over the job's arguments: "user:{user_id}", "page:{site.host}". Braces work as in `str.format`,
+but contain only an argument or one field of it. A str is inserted as it is, every other value as JSON, so that a
+producer in another language makes the same key. A template is checked where it is written, and filled in where the job
+is enqueued; the coordinator sees only keys. The file is over 300 lines, as the options are of no use without templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from functools import lru_cache
+from string import Formatter
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from pydantic_core import to_json
 
 from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import ArgumentsError, OptionError, nearest
 from broker_jobs.function.pending import Pending
 from broker_jobs.function.signature import Signature
-from broker_jobs.function.template import Placeholder, Unrenderable, template_of, unkeepable
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, MAX_KEY_CHARS, MAX_LIMITS, LimitKey, UniqueKey
 
 MAX_LIMIT = 1_000_000
@@ -23,7 +28,17 @@ MAX_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class Concurrency:
-    """At most `limit` jobs of this key run at once, on all workers together."""
+    """At most `limit` jobs with this key run at once, on all workers together.
+
+    @jobs.job(limit=Concurrency("smtp", 5))
+
+    Args:
+        key: 1 to 512 characters; may be a template: "tenant:{tenant_id}".
+        limit: 1 to 1,000,000; `jobs.limits.set` changes it at run time.
+
+    Raises:
+        OptionError: one of them is out of range.
+    """
 
     key: str
     limit: int
@@ -35,9 +50,18 @@ class Concurrency:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """At most `limit` jobs of this key start in `per` seconds: in any such span (sliding), or anew with each (fixed).
+    """At most `limit` jobs with this key start in `per` seconds. A retry counts as a start.
 
-    Retries are starts too.
+    @jobs.job(limit=RateLimit("api:{host}", 100, per=60))
+
+    Args:
+        key: 1 to 512 characters; may be a template.
+        limit: 1 to 1,000,000; `jobs.limits.set` changes it at run time.
+        per: seconds or a timedelta, more than 0 and at most ten years.
+        window: "sliding" counts the starts in any span of that length; "fixed" begins a new count with each span.
+
+    Raises:
+        OptionError: one of them is out of range.
     """
 
     key: str
@@ -56,10 +80,18 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class Ordered:
-    """Jobs of this key run one at a time in the order of their acceptance; one keeps its place through its retries.
+    """Jobs with this key run one at a time, in the order of their acceptance. A job keeps its turn through its retries.
 
-    A job that waits for a parent, a batch or a time does not stop the others: it keeps its place, and goes before all
-    later ones when that has come.
+    A job that waits for a parent, a batch or a time does not block the others. It keeps its turn: when the wait is
+    over, it runs before all jobs that were accepted later.
+
+    @jobs.job(limit=Ordered("account:{account_id}"))
+
+    Args:
+        key: 1 to 512 characters; may be a template.
+
+    Raises:
+        OptionError: the key is out of range.
     """
 
     key: str
@@ -70,9 +102,19 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Unique:
-    """Of the jobs of this key only one is there: until it starts, until it ends, or for a time from its acceptance.
+    """Only one job with this key exists at a time.
 
-    A later one becomes an alias of it (conflict="keep"), or takes its place while it only waits ("replace").
+    @jobs.job(unique=Unique("page:{url}", scope=timedelta(hours=1)))
+
+    Args:
+        key: 1 to 512 characters; may be a template.
+        scope: "queued": until the job starts; "running": until it ends; a timedelta: so long from its acceptance, at
+            most ten years.
+        conflict: "keep": a later job becomes an alias of the first; "replace": it replaces the first, as long as that
+            one has not started.
+
+    Raises:
+        OptionError: one of them is out of range.
     """
 
     key: str
@@ -94,7 +136,7 @@ Limit: TypeAlias = Concurrency | RateLimit | Ordered
 
 
 def unique_option(value: Any) -> Unique:
-    """The option `unique`. Raises OptionError."""
+    """Check the option `unique`. Raises OptionError."""
     if isinstance(value, str):
         return Unique(value)
     if not isinstance(value, Unique):
@@ -103,7 +145,7 @@ def unique_option(value: Any) -> Unique:
 
 
 def limit_option(value: Any) -> tuple[Limit, ...]:
-    """The option `limit`. Raises OptionError."""
+    """Check the option `limit`. Raises OptionError."""
     limits = (value,) if isinstance(value, Limit) else value
     if not isinstance(limits, Sequence) or not all(isinstance(one, Limit) for one in limits):
         raise OptionError(f"limit must be Concurrency(…), RateLimit(…), Ordered(…) or several of them, not {value!r}")
@@ -116,21 +158,21 @@ def limit_option(value: Any) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
-def wrong_name(unique: Unique | None, limits: Iterable[Limit], signature: Signature) -> str | None:
-    """What is wrong with the templates of a job: a name that is no parameter. None: nothing."""
+def template_error(unique: Unique | None, limits: Iterable[Limit], signature: Signature) -> str | None:
+    """An error text if a template of a job names something that is no parameter, else None."""
     for title, key in _titled(unique, limits):
-        for place in template_of(key).places:
-            if place.name in signature.provided:
-                return f"{_of(title, signature)}: {place.name!r} is made by the worker (Depends)"
-            if place.name not in signature.named and not signature.takes_more:
-                return f"{_of(title, signature)}: {_no_parameter(place, signature)}"
+        for placeholder in template_of(key).placeholders:
+            if placeholder.name in signature.provided:
+                return f"{_of(title, signature)}: {placeholder.name!r} is made by the worker (Depends)"
+            if placeholder.name not in signature.named and not signature.takes_more:
+                return f"{_of(title, signature)}: {_no_parameter(placeholder, signature)}"
     return None
 
 
 def unique_key(
     unique: Unique | None, signature: Signature, args: list[Any], kwargs: dict[str, Any]
 ) -> UniqueKey | None:
-    """How a unique key travels with one call. Raises ArgumentsError: no key can be made of these arguments."""
+    """The unique key of one call. Raises ArgumentsError if no key can be made of these arguments."""
     if unique is None:
         return None
     key = _key("unique", unique.key, signature, args, kwargs)
@@ -143,7 +185,7 @@ def unique_key(
 def limit_keys(
     limits: Iterable[Limit], signature: Signature, args: list[Any], kwargs: dict[str, Any]
 ) -> tuple[LimitKey, ...]:
-    """How limits travel with one call. Raises ArgumentsError: as `unique_key`, or two of one kind get one key."""
+    """The limits of one call. Raises ArgumentsError as `unique_key`, and if two limits of one kind get the same key."""
     keys = tuple(_limit_key(limit, _key("limit", limit.key, signature, args, kwargs)) for limit in limits)
     if (twice := _twice((key.kind, key.key) for key in keys)) is not None:
         raise ArgumentsError(f"{signature.names_text}: two limits get the key {twice[1]!r}. Nothing was enqueued.")
@@ -151,13 +193,13 @@ def limit_keys(
 
 
 def check_limit(limit: object, title: str) -> None:
-    """Raise OptionError unless this can be the number of a limit."""
+    """Raise OptionError unless this is a number from 1 to 1,000,000."""
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
         raise OptionError(f"{title}: limit must be an int from 1 to {MAX_LIMIT:_}, not {limit!r}")
 
 
 def check_key(key: object, title: str) -> None:
-    """Raise OptionError unless this can be a key."""
+    """Raise OptionError unless this is a text of 1 to 512 characters that the store can hold."""
     if not isinstance(key, str) or not key:
         raise OptionError(f"{title} must be a str of 1 to {MAX_KEY_CHARS} characters, not {key!r}")
     if len(key) > MAX_KEY_CHARS:
@@ -165,7 +207,7 @@ def check_key(key: object, title: str) -> None:
             f"{title} must be a str of 1 to {MAX_KEY_CHARS} characters, not of {len(key):_} ({key[:40]!r}…); "
             "make it of an id, or of a hash of what is long"
         )
-    if (wrong := unkeepable(key)) is not None:
+    if (wrong := text_error(key)) is not None:
         raise OptionError(f"{title} {wrong}: {key!r}")
 
 
@@ -186,25 +228,25 @@ def _key(option: str, text: str, signature: Signature, args: list[Any], kwargs: 
         try:
             value = signature.argument(name, args, kwargs)
         except KeyError:
-            raise Unrenderable(_no_parameter(Placeholder(name), signature, kwargs)) from None
+            raise TemplateError(_no_parameter(Placeholder(name), signature, kwargs)) from None
         if type(value) is Pending:
-            raise Unrenderable(f"{name} is not known yet, as it is a result to come")
+            raise TemplateError(f"{name} is not known yet, as it is a result to come")
         return value
 
     try:
         return template_of(text).render(argument)
-    except Unrenderable as error:
+    except TemplateError as error:
         end = " Nothing was enqueued." if str(error).endswith("?") else ". Nothing was enqueued."
         raise ArgumentsError(f"{title}: {error}{end}") from None
 
 
-def _no_parameter(place: Placeholder, signature: Signature, more: Iterable[str] = ()) -> str:
+def _no_parameter(placeholder: Placeholder, signature: Signature, more: Iterable[str] = ()) -> str:
     known = [*signature.named, *more]
-    near = nearest(place.name, known)
+    near = nearest(placeholder.name, known)
     if not near:
-        longer = [name for name in known if place.name in name.split("_")]
+        longer = [name for name in known if placeholder.name in name.split("_")]
         near = f"; did you mean {longer[0]!r}?" if len(longer) == 1 else ""
-    return f"no parameter {place.name!r}{near}"
+    return f"no parameter {placeholder.name!r}{near}"
 
 
 def _titled(unique: Unique | None, limits: Iterable[Limit]) -> list[tuple[str, str]]:
@@ -235,3 +277,97 @@ def _check_seconds(length: object, title: str) -> None:
         raise OptionError(f"{title} must be seconds or a timedelta, not {length!r}")
     if not 0 < as_seconds(length) <= MAX_DELAY_SECONDS:
         raise OptionError(f"{title} must be more than 0 seconds and at most 10 years, not {length!r}")
+
+
+# --- templates ---
+
+
+class Placeholder(NamedTuple):
+    """A part of a template to be filled in: the name of a parameter, and a field of it if one is given."""
+
+    name: str
+    field: str = ""
+
+
+class TemplateError(Exception):  # becomes an ArgumentsError, which names the job and the option
+    """No key can be made of these arguments; the text is the reason."""
+
+
+class Template(NamedTuple):
+    """A key with placeholders."""
+
+    parts: tuple[tuple[str, Placeholder | None], ...]
+    """Each text, and the placeholder after it."""
+
+    @property
+    def placeholders(self) -> list[Placeholder]:
+        """The placeholders, in order."""
+        return [placeholder for _, placeholder in self.parts if placeholder is not None]
+
+    def render(self, argument: Callable[[str], Any]) -> str:
+        """The key of one call.
+
+        Args:
+            argument: returns the JSON value of a parameter.
+
+        Raises:
+            TemplateError: a field is missing, or the key is empty or too long.
+        """
+        key = "".join(text + ("" if part is None else _fill_in(part, argument)) for text, part in self.parts)
+        if not key:
+            raise TemplateError("the key is empty")
+        if len(key) > MAX_KEY_CHARS:
+            raise TemplateError(
+                f"the key has {len(key):_} characters, the limit is {MAX_KEY_CHARS}: {key[:40]!r}…; "
+                "make it of an id, or of a hash of what is long"
+            )
+        if (wrong := text_error(key)) is not None:
+            raise TemplateError(f"the key {wrong}: {key!r}")
+        return key
+
+
+@lru_cache(maxsize=1_024)
+def template_of(text: str) -> Template:
+    """Parse a template.
+
+    Raises:
+        OptionError: its braces do not match, or contain anything but a parameter or one field of it.
+    """
+    try:
+        pieces = list(Formatter().parse(text))
+    except ValueError as error:
+        raise OptionError(f"{text!r} is no key: {error} (a brace that is meant is written twice)") from None
+    parts: list[tuple[str, Placeholder | None]] = []
+    for literal, field, format_spec, conversion in pieces:
+        plain = not (format_spec or conversion)
+        parts.append((literal, None if field is None else _placeholder(text, field, plain=plain)))
+    return Template(tuple(parts))
+
+
+def text_error(text: str) -> str | None:
+    """Why the store cannot hold a text, as the end of a sentence; None if it can."""
+    if "\0" in text:
+        return "contains a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains half a character (a lone surrogate)"
+    return None
+
+
+def _placeholder(text: str, field: str, *, plain: bool) -> Placeholder:
+    name, *fields = field.split(".")
+    if not plain or len(fields) > 1 or not all(part.isidentifier() for part in (name, *fields)):
+        raise OptionError(
+            f"{text!r} is no key: in braces stands a parameter or one field of it, as {{user_id}} or {{user.id}}"
+        )
+    return Placeholder(name, *fields)
+
+
+def _fill_in(placeholder: Placeholder, argument: Callable[[str], Any]) -> str:
+    value = argument(placeholder.name)
+    if placeholder.field:
+        if not isinstance(value, dict) or placeholder.field not in value:
+            raise TemplateError(f"{placeholder.name} has no {placeholder.field!r}")
+        value = value[placeholder.field]
+    return value if isinstance(value, str) else to_json(value).decode()

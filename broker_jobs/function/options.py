@@ -1,7 +1,7 @@
-"""Checks the options of a job and of one call, once, into a frozen value.
+"""Checks the options of a job and of one call, and stores them in a frozen value.
 
-Options are TypedDicts for the type checkers; here they are looked at again, as a mistyped option that is silently
-kept is worse than an error.
+Type checkers see the options as TypedDicts. They are checked again at run time, so that a mistyped option raises and
+is not silently ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.clock import Seconds, as_seconds
 from broker_jobs.errors import DefinitionError, OptionError, nearest
-from broker_jobs.function.keys import Limit, Unique, limit_option, unique_option
-from broker_jobs.function.template import unkeepable
+from broker_jobs.function.keys import Limit, Unique, limit_option, text_error, unique_option
 from broker_jobs.messages.envelope import (
     BATCH_PREFIX,
     JOB_ID_RULE,
@@ -30,35 +29,48 @@ from broker_jobs.messages.envelope import (
 
 
 class Options(TypedDict, total=False):
-    """Options a job declares and one call may change.
-
-    `timeout` asks an attempt to stop, counted from its start. A coroutine gets CancelledError at its next await. A
-    plain function runs in a thread, which cannot be stopped from outside: it has to ask `current_job().cancelled()`;
-    one that returns late has succeeded, and one that hangs keeps its thread until its worker ends.
-    """
+    """Options that a job declares, and that one call can change with `using`."""
 
     queue: str
+    """The queue whose workers run it; default "default"."""
     retries: int
+    """Runs after the first one, 0 to 1,000,000; default 10."""
     backoff: Sequence[Seconds]
+    """The pause before each retry, 1 to 1,000 of them, each at most ten years; the last one is repeated. Default before
+    the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds."""
     timeout: Seconds | None
+    """How long an attempt may run; None: without limit. At the timeout, a coroutine gets CancelledError at its next
+    await. A plain function runs in a thread, which cannot be stopped from outside: it has to check
+    `current_job().cancelled()`. If it returns late, it has succeeded; if it hangs, it occupies its thread until the
+    worker ends."""
     expires: Seconds | None
+    """How long the job may wait to start, counted from the enqueue or from its due time; then it fails with the error
+    Expired, and is not retried. None: without limit."""
     unique: str | Unique
+    """Only one job with this key exists at a time; a str means `Unique(key)`."""
     limit: Limit | Sequence[Limit]
+    """At most so many jobs with a key run at once or start in a time: Concurrency, RateLimit, Ordered; at most
+    8."""
     tags: Sequence[str]
+    """Words to find the job by in the dashboard; at most 50, of at most 100 characters each."""
 
 
 class JobOptions(Options, total=False):
-    """Options that belong where the function is written."""
+    """Options of `@jobs.job`: those of `Options`, and some that belong to the function."""
 
     name: str
+    """The name of the job in messages; default: the name of the function. Keep it when you rename the function."""
     isolation: Literal["thread", "process"]
+    """Only "thread" is available."""
     retry_on: type[Exception] | tuple[type[Exception], ...]
+    """The exceptions after which the job is retried; default Exception."""
 
 
 class CallOptions(Options, total=False):
-    """Options of one call; your own `id` makes a repeated enqueue harmless."""
+    """Options of `job.using`: those of `Options`, and an id."""
 
     id: str
+    """Your own id. A job with this id runs once, however often it is enqueued."""
 
 
 _USUAL = Policy()
@@ -66,7 +78,7 @@ _USUAL = Policy()
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """What was chosen: for a function, or for one call of it. `id` is the caller's own, of one call only."""
+    """The checked options of a function, or of one call of it. Only a call has an `id`."""
 
     name: str | None = None
     queue: str = "default"
@@ -80,30 +92,30 @@ class FunctionOptions:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds from an attempt's start after which it is asked to stop; None: never. See `Options`."""
+        """Seconds an attempt may run; None: without limit. See `Options`."""
         return self.policy.timeout
 
     @property
     def expires(self) -> float | None:
-        """Seconds it may wait; None: for ever."""
+        """Seconds it may wait to start; None: without limit."""
         return self.policy.expires
 
     def changed(self, options: Mapping[str, Any]) -> FunctionOptions:
-        """These options with those of one call on top.
+        """These options, changed by the options of one call.
 
         Raises:
-            OptionError: unknown, of the job only, or out of range.
+            OptionError: an option is unknown, only for `@jobs.job`, or out of range.
         """
         _refuse_unknown(options, CALL, "Options of one call")
         return _with(self, options)
 
 
 def job_options(options: Mapping[str, Any]) -> FunctionOptions:
-    """The options of `@jobs.job(…)`.
+    """Check the options of `@jobs.job(…)`.
 
     Raises:
-        OptionError: unknown, of one call only, or out of range.
-        DefinitionError: isolation="process", which does not exist yet.
+        OptionError: an option is unknown, only for one call, or out of range.
+        DefinitionError: isolation="process" is not available yet.
     """
     _refuse_unknown(options, JOB, "Options of a job")
     if (isolation := options.get("isolation", "thread")) == "process":
@@ -206,7 +218,7 @@ def _tags(value: Any) -> tuple[str, ...]:
     if len(value) > MAX_TAGS or any(len(tag) > MAX_TAG_CHARS for tag in value):
         _wrong("tags", f"at most {MAX_TAGS} of at most {MAX_TAG_CHARS} characters", value)
     for tag in value:
-        if (wrong := unkeepable(tag)) is not None:
+        if (wrong := text_error(tag)) is not None:
             raise OptionError(f"the tag {tag!r} {wrong}")
     return tuple(value)
 
@@ -227,12 +239,12 @@ def check_name(value: object, title: str) -> None:
     """Raise OptionError unless this can be the name of a job, a recurring job or a program."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS:
         _wrong(title, f"a str of 1 to {MAX_NAME_CHARS} characters", value)
-    if (wrong := unkeepable(value)) is not None:
+    if (wrong := text_error(value)) is not None:
         raise OptionError(f"{title} {wrong}: {value!r}")
 
 
 def check_id(value: object, title: str = "id") -> str:
-    """The id of a job or batch. Raises OptionError unless it can be one."""
+    """Check the id of a job or batch. Raises OptionError."""
     if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None or value.startswith(BATCH_PREFIX):
         _wrong(title, JOB_ID_RULE, value)
     return value

@@ -1,7 +1,8 @@
-"""Stands for a result that is not known yet, as an argument of a job that waits for it.
+"""Placeholders for results that are not known yet, as arguments of a job that waits for them.
 
-To type checkers it is the result itself, which is not true: so at run time every use but being an argument raises, on
-the line that is wrong, and not later in a worker.
+To type checkers a placeholder is the result itself. So at run time every use but as an argument raises, on the line
+that is wrong, and not later in a worker. `result_of` and `results_of` take receipts, so they are in
+producer/receipt.py.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from broker_jobs.messages.envelope import ResultArgument
 
 
 class Pending:
-    """The results of jobs to come; made by `result_of` and `results_of`. Only its `repr` can be had.
+    """A placeholder for the results of jobs; made by `result_of` and `results_of`. Only its `repr` can be used.
 
     Args:
         parents: the ids of the jobs.
-        title: what a message calls them, "fetch 0190…".
-        many: a list of all results, in the order of `parents`.
+        title: their names and ids, for error messages: "fetch 0190…".
+        many: it stands for a list of all results, in the order of `parents`.
     """
 
     __slots__ = ("_many", "_parents", "_title")
@@ -40,7 +41,7 @@ class Pending:
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)  # Python asks for protocols this way; no is the right answer
+            raise AttributeError(name)  # Python looks up protocols this way, and none is supported
         self._use()
 
     __str__ = __format__ = __bytes__ = __bool__ = __hash__ = __int__ = __float__ = __complex__ = __index__ = _use
@@ -53,8 +54,10 @@ class Pending:
     __neg__ = __pos__ = __abs__ = __invert__ = __round__ = __reduce_ex__ = _use
 
 
-def take_out(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any], tuple[ResultArgument, ...]]:
-    """Bound arguments with null where a result is to be filled in, and what to fill in there."""
+def extract_result_args(
+    args: list[Any], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any], tuple[ResultArgument, ...]]:
+    """Bound arguments with null in place of each placeholder, and the result arguments for these places."""
     if not has_pending(args, kwargs):
         return args, kwargs, ()
     result_args = [_result_argument(place, value) for place, value in enumerate(args) if type(value) is Pending]
@@ -66,8 +69,8 @@ def take_out(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[s
     )
 
 
-def put_in(result_args: tuple[ResultArgument, ...]) -> dict[int | str, Pending]:
-    """The placeholders of an envelope, by their places: what `take_out` took out."""
+def placeholders_of(result_args: tuple[ResultArgument, ...]) -> dict[int | str, Pending]:
+    """The placeholders of an envelope by their places: the reverse of `extract_result_args`."""
     return {
         result_arg.place: Pending(result_arg.parents, _title(result_arg.parents), many=result_arg.many)
         for result_arg in result_args
@@ -75,15 +78,15 @@ def put_in(result_args: tuple[ResultArgument, ...]) -> dict[int | str, Pending]:
 
 
 def has_pending(args: list[Any] | tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an argument is a result to come."""
+    """Whether an argument is a placeholder."""
     for value in args:
         if type(value) is Pending:
             return True
     return bool(kwargs) and any(type(value) is Pending for value in kwargs.values())
 
 
-def shape(value: object) -> object:
-    """A value to compare by: a placeholder compares by what it stands for."""
+def comparable(value: object) -> object:
+    """A value that supports `==`: a placeholder as its parents, any other value as it is."""
     return (Pending, value._parents, value._many) if type(value) is Pending else value  # noqa: SLF001
 
 

@@ -1,4 +1,4 @@
-"""Keeps the jobs of a program by name, and what is wrapped around each attempt."""
+"""Stores the functions of a program by the names of their jobs, and the hooks around each attempt."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
 
 Around: TypeAlias = Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]]
-"""A generator function with one yield (sync or async): before it, around the attempt, after it."""
+"""A hook: a generator function with one yield (sync or async), at which the attempt runs."""
 
 
 @dataclass(frozen=True)
 class Function:
     """A function that can be run as a job.
 
-    `where` is "shop/mail.py:12"; `provided` are the parameters the worker makes: name -> (position, marker).
+    `where` is its place in the source, "shop/mail.py:12". `provided` are the parameters with `Depends`:
+    name -> (position, marker).
     """
 
     name: str
@@ -33,10 +34,9 @@ class Function:
 
 
 class Registry:
-    """The jobs one `BrokerJobs` knows.
+    """The functions of one `BrokerJobs`.
 
-    `around` are its hooks, the outermost first; `batch_of` gives a running job the batch of this id (a
-    `producer.batch.Batch`, which this package does not import).
+    `around` are its hooks, the outermost first. `batch_of` makes the batch with this id, for a running job.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class Registry:
         self.batch_of: Callable[[str], Any] | None = None
 
     def add(self, function: Function) -> None:
-        """Add a function; one of the same module and qualified name is replaced (Jupyter, reload).
+        """Add a function. It replaces one with the same module and qualified name, as after a reload or in Jupyter.
 
         Raises:
-            DefinitionError: another function has this name; the message has both places.
+            DefinitionError: another function has this job name; the message names both places.
         """
         known = self._functions.get(function.name)
         if known is not None and _identity(known) != _identity(function):
@@ -58,7 +58,7 @@ class Registry:
         self._functions[function.name] = function
 
     def get(self, name: str) -> Function | None:
-        """The function of this name, or None."""
+        """The function with this job name, or None."""
         return self._functions.get(name)
 
     def names(self) -> list[str]:
@@ -72,8 +72,8 @@ class Registry:
         return len(self._functions)
 
 
-def where(fn: Callable[..., Any]) -> str:
-    """Where a function is written: "shop/mail.py:12", from the working directory if it is below it."""
+def source_place(fn: Callable[..., Any]) -> str:
+    """The file and line of a function: "shop/mail.py:12", relative if it is below the working directory."""
     code = getattr(fn, "__code__", None)
     if code is None:
         return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', '?')}"

@@ -1,6 +1,6 @@
-"""Checks a call's arguments and result against the function's annotations, and turns them into JSON and back.
+"""Checks the arguments and the result of a function against its annotations, and converts them to JSON and back.
 
-Annotations are read on first use (see typed.py), so that job modules may import each other.
+The annotations are read on first use, by argument_codec.py, so that modules with jobs may import each other.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.annotation import call_text
+from broker_jobs.function.argument_codec import ArgumentCodec
 from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.pending import Pending
-from broker_jobs.function.typed import Typed
 
 
 class Signature:
-    """What a function takes and returns, as it travels.
+    """The parameters and the result of a function, without its provided (`Depends`) parameters.
 
     Args:
-        fn: the function; its provided (`Depends`) parameters do not travel.
-        name: the job's name, for messages.
-        loose: a job of another service without a stub: anything that has a JSON form is taken as it is.
+        fn: the function.
+        name: the job's name, for error messages.
+        loose: for a job of another service without a stub: anything that has a JSON form is accepted.
     """
 
     def __init__(self, fn: Callable[..., Any], name: str, *, loose: bool = False) -> None:
@@ -30,7 +30,7 @@ class Signature:
         self._name = name
         self._loose = loose
         self._provided = frozenset(provided_parameters(fn))
-        self._typed: Typed | None = None
+        self._codec: ArgumentCodec | None = None
         self.call_text = call_text(fn, name, self._provided)
         parameters = inspect.signature(fn).parameters.values()
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -39,7 +39,7 @@ class Signature:
 
     @property
     def provided(self) -> frozenset[str]:
-        """The parameters the worker makes."""
+        """The parameters that the worker provides."""
         return self._provided
 
     @property
@@ -47,7 +47,7 @@ class Signature:
         """The job with the names of its parameters: "welcome(user_id)"."""
         return f"{self._name}({', '.join([*self.named, *(['…'] if self.takes_more else [])])})"
 
-    def required(self) -> list[str]:
+    def required_parameters(self) -> list[str]:
         """The parameters without a default; no annotation is evaluated."""
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         parameters = inspect.signature(self._fn).parameters.values()
@@ -59,21 +59,21 @@ class Signature:
         Raises:
             DefinitionError: an annotation is not known at run time, or a parameter cannot travel.
         """
-        if self._typed is None:
-            self._typed = Typed(self._fn, self._name, self.call_text, self._provided, loose=self._loose)
+        if self._codec is None:
+            self._codec = ArgumentCodec(self._fn, self._name, self.call_text, self._provided, loose=self._loose)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Check a call's arguments; what comes back is JSON, for an envelope, but for results to come (`Pending`).
+        """The arguments of a call as JSON values for an envelope, checked. Placeholders (`Pending`) stay as they are.
 
         Raises:
-            ArgumentsError: they do not fit, or would not arrive as they are.
+            ArgumentsError: they do not fit, or would arrive as other values.
             DefinitionError: as `check`.
         """
-        typed = self._typed
-        if typed is None:
-            typed = self._ready()
+        codec = self._codec
+        if codec is None:
+            codec = self._ready()
         try:
-            return typed.bind(args, kwargs)
+            return codec.bind(args, kwargs)
         except ArgumentsError as error:
             text = str(error)
             if not text.endswith("cannot be enqueued"):
@@ -84,7 +84,7 @@ class Signature:
         """One argument of a call that `bind` has checked, as JSON; its default if it is not given.
 
         Raises:
-            KeyError: there is no argument of this name.
+            KeyError: there is no argument with this name.
         """
         return self._ready().argument(name, args, kwargs)
 
@@ -92,7 +92,7 @@ class Signature:
         """The arguments in the body of an envelope.
 
         Raises:
-            ArgumentsError: they do not fit the function (a deploy has changed it).
+            ArgumentsError: they do not fit the function, as after a change of its code.
             DefinitionError: as `check`.
         """
         return self._ready().decode(body)
@@ -100,7 +100,7 @@ class Signature:
     def decode_around(
         self, args: list[Any], kwargs: dict[str, Any], pending: Mapping[int | str, Pending]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of an envelope whose parents' results are still to be filled in: placeholders stand there.
+        """The arguments of an envelope whose result arguments are not filled in yet: placeholders are in their places.
 
         Raises:
             As `decode`.
@@ -111,7 +111,7 @@ class Signature:
         """The JSON text of a result.
 
         Raises:
-            ArgumentsError: it has no JSON form, or would not be read back as what is annotated.
+            ArgumentsError: it has no JSON form, or does not match the annotation.
         """
         return self._ready().encode_result(value)
 
@@ -119,11 +119,11 @@ class Signature:
         """The result in a JSON text.
 
         Raises:
-            ArgumentsError: it is not what is annotated (a deploy has changed the function).
+            ArgumentsError: it does not match the annotation, as after a change of the code.
         """
         return self._ready().decode_result(text)
 
-    def _ready(self) -> Typed:
+    def _ready(self) -> ArgumentCodec:
         self.check()
-        assert self._typed is not None
-        return self._typed
+        assert self._codec is not None
+        return self._codec

@@ -1,8 +1,11 @@
-"""Sends the jobs of one submission to a batch while its block runs: chunk by chunk, a few of them unconfirmed.
+"""Publishes the jobs of one batch submission while its block runs, in chunks, and then its commit.
 
-So a batch of any size takes the memory of a few chunks, and the work is done when the block ends. A chunk is held by
-the coordinator until the commit of its submission; a producer that dies inside the block leaves nothing that starts.
-The same chunk, and the same commit, may arrive twice, so what has no confirm is simply sent again.
+So a batch of any size takes the memory of a few chunks, and little is left to do when the block ends. The coordinator
+holds each chunk until the commit of its submission; if the producer dies inside the block, nothing starts. A chunk
+and a commit may arrive twice, so a message without a confirm is simply sent again.
+
+Jobs that are enqueued inside a block, but not in its batch, are counted here too: job.py and enqueue_many.py report
+them, and batch.py, which imports both, warns.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from enum import Enum
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -19,48 +23,49 @@ from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.errors import BrokerError, EnqueueError, UsageError
 from broker_jobs.messages.batch import CHUNK_BYTES, CHUNK_JOBS, BatchCommit, Chunk
 from broker_jobs.messages.envelope import Envelope, new_id
-from broker_jobs.producer.blocking import awaitable
+from broker_jobs.producer.asyncio_support import await_shielded
 from broker_jobs.producer.connection import Connection
-from broker_jobs.producer.routing import body_of
+from broker_jobs.producer.routing import encode_limited
 
-Results: TypeAlias = list[PublishFailure | None]
-Sending: TypeAlias = Generator[Future[Results], Results, None]
+PublishResults: TypeAlias = list[PublishFailure | None]
+SubmissionSteps: TypeAlias = Generator[Future[PublishResults], PublishResults, None]
+"""Yields each future to wait for, so that a thread and an event loop share the steps."""
 
-CHUNKS_OUT = 4
-"""Chunks published and unconfirmed, when the next makes the block wait."""
-CHUNKS_OUT_ON_LOOP = 64
-"""The same in an `async with`, where waiting would stop the event loop."""
+MAX_UNCONFIRMED = 4
+"""The next chunk waits while more chunks than this are unconfirmed."""
+MAX_UNCONFIRMED_ON_LOOP = 64
+"""The same in an `async with`, where waiting would block the event loop."""
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 """RabbitMQ 4 closes the channel over a message of more than 16 MiB; an envelope grows as text within a chunk."""
 TRIES = 3
-"""How often a message is sent whose confirm does not come, each for the publish timeout."""
+"""How often a message without a confirm is sent, each time for the publish timeout."""
 
 
 class Phase(Enum):
-    """How far a submission is."""
+    """The progress of a submission."""
 
     OPEN = "its block runs"
-    CLOSING = "its block has ended; chunks are waited for"
-    SEALED = "its commit is confirmed"
+    CLOSING = "its block has ended; chunks are not confirmed yet"
+    COMMITTED = "its commit is confirmed"
     UNKNOWN = "its commit was sent, and may have arrived"
     ABANDONED = "it was not committed, and never will be"
 
 
-class CommitUnknown(Exception):  # becomes a BatchUnknown, which knows the batch
+class CommitUnknown(Exception):  # becomes a BatchUnknown, which has the batch
     """The commit has no confirm."""
 
 
 class _InFlight(NamedTuple):
     message: Message
-    future: Future[Results]
+    future: Future[PublishResults]
     tries: int
 
 
 class BatchSubmission:
-    """One `with` of a batch. Thread-safe: the threads of a block may add to it together.
+    """One `with` block of a batch. Thread-safe: several threads of a block may add jobs.
 
     Args:
-        title: the batch, as messages name it.
+        title: the batch, as error messages name it.
         on_loop: the block runs on an event loop.
     """
 
@@ -70,19 +75,19 @@ class BatchSubmission:
         self.count = 0
         """Jobs added so far."""
         self.batches: list[str] = []
-        """Sub-batches that were made and committed in it."""
-        self.parts_open = 0
+        """Sub-batches that were made and committed in the block."""
+        self.open_sub_batches = 0
         self._connection = connection
         self._batch_id = batch_id
         self._title = title
-        self._most = CHUNKS_OUT_ON_LOOP if on_loop else CHUNKS_OUT
+        self._max_unconfirmed = MAX_UNCONFIRMED_ON_LOOP if on_loop else MAX_UNCONFIRMED
         self._lock = threading.Lock()
-        self._texts: list[str] = []
+        self._texts: list[str] = []  # the jobs of the next chunk
         self._bytes = 0
-        self._number = 0
-        self._out: deque[_InFlight] = deque()
+        self._chunks = 0
+        self._in_flight: deque[_InFlight] = deque()
         self._commit: Message | None = None
-        self._broken: EnqueueError | None = None
+        self._error: EnqueueError | None = None
 
     @property
     def is_open(self) -> bool:
@@ -90,80 +95,80 @@ class BatchSubmission:
         return self.phase is Phase.OPEN
 
     def add(self, envelope: Envelope) -> None:
-        """Take a job in; publishes when a chunk is full, and waits when too many have no confirm.
+        """Add a job. Publishes when a chunk is full, and waits when too many chunks are unconfirmed.
 
         Raises:
             UsageError: the block has ended.
             ArgumentsError: an argument has no JSON form.
-            EnqueueError: the job is too large, or RabbitMQ did not take a chunk over: nothing of the submission starts.
+            EnqueueError: the job is too large, or a chunk was not published: nothing of the submission starts.
         """
-        body = body_of(envelope, self._connection.settings.max_body)
+        body = encode_limited(envelope, self._connection.settings.max_body)
         if len(body) * 2 > MAX_MESSAGE_BYTES and len(body) + body.count(b'"') + body.count(b"\\") > MAX_MESSAGE_BYTES:
             raise EnqueueError(f"{envelope.job} {envelope.id} is too large for a batch; pass a reference to its data")
         with self._lock:
             if not self.is_open:
                 raise UsageError(f"{self._title} is closed; to add to it open it again: with batch:")
-            self._check()
+            self._raise_error()
             if self._texts and self._bytes + len(body) > CHUNK_BYTES:
-                self._close_chunk()
+                self._publish_chunk()
             self._texts.append(body.decode())
             self._bytes += len(body)
             self.count += 1
             if len(self._texts) >= CHUNK_JOBS or self._bytes >= CHUNK_BYTES:
-                self._close_chunk()
+                self._publish_chunk()
 
-    def finish(self, commit: Callable[[int], BatchCommit]) -> Sending:
-        """Have all chunks confirmed, then the commit, which is made of their number; yields what to wait for.
+    def commit(self, make_commit: Callable[[int], BatchCommit]) -> SubmissionSteps:
+        """Wait until all chunks are confirmed, then publish the commit, which is made of their number.
 
         Raises:
             EnqueueError: not committed, so nothing starts.
-            SealUnknown: the commit may have arrived; `repeat` it.
+            CommitUnknown: the commit may have arrived; `repeat_commit`.
         """
         try:
             with self._lock:
-                self.phase = Phase.CLOSING  # a thread of the block that comes now is told, not lost
-                self._check()
+                self.phase = Phase.CLOSING  # a thread that adds a job now gets an error, and no job is lost
+                self._raise_error()
                 if self._texts:
-                    self._close_chunk()
-            while self._out:
-                out = self._out.popleft()
-                self._took(out, (yield out.future)[0])
-            yield from self._send_commit(commit(self._number))
+                    self._publish_chunk()
+            while self._in_flight:
+                first = self._in_flight.popleft()
+                self._on_result(first, (yield first.future)[0])
+            yield from self._publish_commit(self._commit_message(make_commit(self._chunks)))
         finally:
             if self.phase is Phase.CLOSING:
-                self.give_up()
+                self.abandon()
 
-    def repeat(self) -> Sending:
-        """Send the commit again whose confirm did not come. Raises SealUnknown."""
+    def repeat_commit(self) -> SubmissionSteps:
+        """Send an unconfirmed commit again. Raises CommitUnknown."""
         if self._commit is not None and self.phase is Phase.UNKNOWN:
             yield from self._publish_commit(self._commit)
 
-    def give_up(self) -> None:
-        """Have nothing of it started: what was published is never committed, and deleted soon.
+    def abandon(self) -> None:
+        """Give the submission up: nothing of it starts, and the coordinator deletes its jobs.
 
-        That its block raised is said without waiting; if the word is lost, its jobs are deleted after a day.
+        The message about it is sent without waiting for its confirm. If it is lost, the jobs are deleted after a day.
         """
         self.phase = Phase.ABANDONED
         self._texts.clear()
-        for out in self._out:
-            out.future.cancel()
-        self._out.clear()
-        if self._number or self.batches:
+        for each in self._in_flight:
+            each.future.cancel()
+        self._in_flight.clear()
+        if self._chunks or self.batches:
             self._send(
                 self._commit_message(
                     BatchCommit(
                         batch=self._batch_id, submission=self.id, created_at=self._connection.clock.now(),
-                        chunks=self._number, abandoned=True,
+                        chunks=self._chunks, abandoned=True,
                     )
                 )
             )  # fmt: skip
 
-    def break_off(self, error: EnqueueError) -> None:
-        """Have it not committed, as a part of it is lost."""
-        self._broken = error
+    def fail(self, error: EnqueueError) -> None:
+        """Prevent the commit: a sub-batch of it may be lost."""
+        self._error = error
 
     def refuse_to_wait(self, title: str) -> None:
-        """Raise UsageError where the jobs of this submission are waited for in vain."""
+        """Raise UsageError if a wait for a job of this submission could not end."""
         if self.phase in (Phase.OPEN, Phase.CLOSING):
             raise UsageError(f"{title} starts when the batch is complete; ask after the with block")
         if self.phase is Phase.ABANDONED:
@@ -171,96 +176,129 @@ class BatchSubmission:
 
     # --- chunks ---
 
-    def _check(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
-    def _close_chunk(self) -> None:
-        number, self._number = self._number, self._number + 1
+    def _publish_chunk(self) -> None:
+        number, self._chunks = self._chunks, self._chunks + 1
         texts, self._texts, self._bytes = self._texts, [], 0
         chunk = Chunk(
-            batch=self._batch_id,
-            submission=self.id,
-            created_at=self._connection.clock.now(),
-            number=number,
-            jobs=texts,
+            batch=self._batch_id, submission=self.id, created_at=self._connection.clock.now(), number=number, jobs=texts
         )
         body = chunk.model_dump_json().encode()
-        self._publish(Message(names.REPORT, names.LOG_KEY, body, "chunk", f"{self.id}.{number}"), 1)
-        while self._out and (self._out[0].future.done() or len(self._out) > self._most):
-            out = self._out.popleft()
-            self._took(out, out.future.result()[0])
+        message = Message(names.REPORT, names.LOG_KEY, body, "chunk", f"{self.id}.{number}")
+        self._in_flight.append(_InFlight(message, self._send(message), tries=1))
+        while self._in_flight and (self._in_flight[0].future.done() or len(self._in_flight) > self._max_unconfirmed):
+            first = self._in_flight.popleft()
+            self._on_result(first, first.future.result()[0])
 
-    def _publish(self, message: Message, tries: int) -> None:
-        self._out.append(_InFlight(message, self._send(message), tries))
-
-    def _took(self, out: _InFlight, failure: PublishFailure | None) -> None:
-        """A chunk is confirmed, sent again, or lost."""
+    def _on_result(self, chunk: _InFlight, failure: PublishFailure | None) -> None:
+        """Accept a confirmed chunk, send an unconfirmed one again, or fail."""
         if failure is None:
             return
-        if failure.kind is Unconfirmed.UNKNOWN and out.tries < TRIES:
-            self._publish(out.message, out.tries + 1)
+        if failure.kind is Unconfirmed.UNKNOWN and chunk.tries < TRIES:
+            self._in_flight.append(_InFlight(chunk.message, self._send(chunk.message), chunk.tries + 1))
             return
-        self._lose(failure.reason)
+        self._raise_lost(failure.reason)
 
-    def _lose(self, reason: str) -> NoReturn:
-        self._broken = EnqueueError(f"{self._title} was not enqueued, and nothing of it starts: {reason}")
-        raise self._broken
+    def _raise_lost(self, reason: str) -> NoReturn:
+        self._error = EnqueueError(f"{self._title} was not enqueued, and nothing of it starts: {reason}")
+        raise self._error
 
     # --- the commit ---
-
-    def _send_commit(self, commit: BatchCommit) -> Sending:
-        yield from self._publish_commit(self._commit_message(commit))
 
     def _commit_message(self, commit: BatchCommit) -> Message:
         body = commit.model_dump_json(exclude_none=True).encode()
         return Message(names.REPORT, names.LOG_KEY, body, "commit", self.id)
 
-    def _publish_commit(self, message: Message) -> Sending:
+    def _publish_commit(self, message: Message) -> SubmissionSteps:
         reason = ""
         for _ in range(TRIES):
             future = self._send(message)
             before, self.phase, self._commit = self.phase, Phase.UNKNOWN, message
             failure = (yield future)[0]
             if failure is None:
-                self.phase = Phase.SEALED
+                self.phase = Phase.COMMITTED
                 return
             reason = failure.reason
             if failure.kind is Unconfirmed.NOT_SENT:
                 self.phase = before
                 if before is Phase.CLOSING:
-                    self._lose(failure.reason)
+                    self._raise_lost(failure.reason)
                 break
         raise CommitUnknown(reason)
 
-    def _send(self, message: Message) -> Future[Results]:
+    def _send(self, message: Message) -> Future[PublishResults]:
         try:
             return self._connection.broker().publish([message], self._connection.settings.publish_timeout)
         except BrokerError as error:
-            failed: Future[Results] = Future()
+            failed: Future[PublishResults] = Future()
             failed.set_result([PublishFailure(Unconfirmed.NOT_SENT, str(error))])
             return failed
 
 
-def drive(sending: Sending) -> None:
-    """Wait in this thread for what is on its way."""
+def run_steps(steps: SubmissionSteps) -> None:
+    """Wait in this thread for each step."""
     try:
-        future = next(sending)
+        future = next(steps)
         while True:
-            future = sending.send(future.result())
+            future = steps.send(future.result())
     except StopIteration:
         return
     finally:
-        sending.close()
+        steps.close()
 
 
-async def drive_async(sending: Sending) -> None:
-    """Wait on the event loop for what is on its way."""
+async def run_steps_async(steps: SubmissionSteps) -> None:
+    """Wait on the event loop for each step."""
     try:
-        future = next(sending)
+        future = next(steps)
         while True:
-            future = sending.send(await awaitable(future))
+            future = steps.send(await await_shielded(future))
     except StopIteration:
         return
     finally:
-        sending.close()
+        steps.close()
+
+
+# --- jobs enqueued inside a block, but not in its batch ---
+
+
+class StrayEnqueues:
+    """Counts the jobs that were enqueued inside an open block, but not in its batch.
+
+    A job joins a batch only by `batch.enqueue(load, row)`, so that mail which a library sends inside the block does not
+    join it. A block that ends empty although `load.enqueue(row)` was called in it is most likely a mistake.
+    """
+
+    __slots__ = ("count", "last", "outer")
+
+    def __init__(self, outer: StrayEnqueues | None) -> None:
+        self.outer = outer
+        self.count = 0
+        self.last = ""
+
+
+_innermost: ContextVar[StrayEnqueues | None] = ContextVar("broker_jobs_stray_enqueues", default=None)
+
+
+def watch_stray_enqueues() -> StrayEnqueues:
+    """Begin to count what is enqueued in this thread or task."""
+    stray = StrayEnqueues(_innermost.get())
+    _innermost.set(stray)
+    return stray
+
+
+def unwatch_stray_enqueues(stray: StrayEnqueues) -> None:
+    """Stop counting for this block."""
+    if _innermost.get() is stray:
+        _innermost.set(stray.outer)
+
+
+def note_enqueued(job: str, count: int = 1) -> None:
+    """Count jobs that were enqueued outside any batch."""
+    stray = _innermost.get()
+    if stray is not None:
+        stray.count += count
+        stray.last = job

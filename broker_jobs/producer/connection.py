@@ -1,6 +1,6 @@
-"""Holds a program's way to the broker: opened on first use, shared by all its jobs, never shared over a fork.
+"""Holds a program's connection to the broker: opened on first use, shared by all its jobs, never shared over a fork.
 
-Importing a program connects to nothing: settings are read, and the exchange is made, by the first enqueue.
+Importing a program connects to nothing. The first enqueue reads the settings and connects.
 """
 
 from __future__ import annotations
@@ -17,42 +17,45 @@ from broker_jobs.broker.interface import Broker, Message, PublishFailure, Unconf
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
-from broker_jobs.producer.blocking import in_thread, withdrawable
+from broker_jobs.producer.asyncio_support import await_cancellable, in_thread
 
 if TYPE_CHECKING:
     from broker_jobs.settings import Settings
 
 STALL_SECONDS = 5.0
-"""How much longer than its timeout a publish is waited for; the I/O thread ends each at its deadline, if it can."""
+"""Extra wait after the timeout of a publish. The I/O thread ends each publish at its deadline, unless it is stuck."""
 OPEN_SECONDS = 30.0
-"""How long a thread waits for another that connects."""
+"""How long a thread waits while another thread connects."""
 
 
 class Connection:
-    """The broker, as the producers of one program reach it. Thread-safe.
+    """Connects the producers of one program to the broker. Thread-safe.
 
     Args:
-        load: reads the settings; called once, on first use.
-        make: makes the exchange, not started; called on first use, and again in a forked child.
-        clock: tells the time of created_at and of delays.
+        load_settings: called once, on first use.
+        make_broker: makes a broker object that is not started; called on first use, and again in a forked child.
+        clock: the time for created_at and for delays.
     """
 
     def __init__(
-        self, load: Callable[[], Settings], make: Callable[[Settings], Broker], clock: Clock | None = None
+        self,
+        load_settings: Callable[[], Settings],
+        make_broker: Callable[[Settings], Broker],
+        clock: Clock | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
-        self._load = load
-        self._make = make
+        self._load_settings = load_settings
+        self._make_broker = make_broker
         self._settings: Settings | None = None
         self._broker: Broker | None = None
-        self._abandoned: list[Broker] = []  # of the process we were forked from: its sockets are not ours to close
+        self._inherited: list[Broker] = []  # of the parent process, which goes on to use their sockets: never closed
         self._pid = os.getpid()
         self._started_in: int | None = None
         self._attempts = 0
         self._failed: BrokerError | None = None
         self._lock = threading.Lock()
         self._opener: int | None = None
-        """The thread that connects."""
+        """The thread that is connecting."""
 
     @property
     def settings(self) -> Settings:
@@ -62,7 +65,7 @@ class Connection:
             OptionError: one of them is wrong.
         """
         if self._settings is None:
-            self._settings = self._load()
+            self._settings = self._load_settings()
         return self._settings
 
     def reload(self) -> None:
@@ -71,20 +74,20 @@ class Connection:
 
     @property
     def used(self) -> bool:
-        """Whether the exchange has been opened."""
+        """Whether the connection has been opened."""
         return self._broker is not None
 
     def mark_started(self, *, started: bool) -> None:
-        """Say that worker, coordinator or beat run on this exchange, so that a fork must not go on with it."""
+        """Note that a worker, coordinator or beat uses this connection, so that a forked child must not use it."""
         self._started_in = os.getpid() if started else None
 
     @property
     def forked(self) -> bool:
-        """Whether this is a child that was forked after start()."""
+        """Whether this process was forked after start()."""
         return self._started_in is not None and self._started_in != os.getpid()
 
     def check_fork(self) -> None:
-        """Raise UsageError in a child that was forked after start()."""
+        """Raise UsageError if this process was forked after start()."""
         if self.forked:
             raise UsageError(
                 f"started in process {self._started_in}, this is {os.getpid()}; "
@@ -92,12 +95,12 @@ class Connection:
             )
 
     def broker(self) -> Broker:
-        """The exchange, connected, for a caller that may wait for it.
+        """The connected broker. Blocks while it connects.
 
         Raises:
-            BrokerError: it cannot be reached, or refuses us.
-            UsageError: forked after start(); or called where waiting would be waiting for oneself: in the I/O thread,
-                or (by a signal or logging handler) while this thread connects.
+            BrokerError: RabbitMQ cannot be reached, or refuses.
+            UsageError: this process was forked after start(); or the call would wait for itself: in the I/O thread, or
+                (by a signal or logging handler) while this thread connects.
         """
         io_threads.refuse_blocking_call()
         broker = self._broker
@@ -106,41 +109,41 @@ class Connection:
         return self._open()
 
     async def broker_async(self) -> Broker:
-        """As `exchange`; connecting does not block the event loop."""
+        """As `broker`, without blocking the event loop."""
         broker = self._broker
         if broker is not None and self._pid == os.getpid():
             return broker
         return await in_thread(self._open)
 
     def send(self, messages: Sequence[Message]) -> list[PublishFailure | None]:
-        """Publish and wait for the confirms; one entry a message, None where it is confirmed."""
+        """Publish messages and wait for their confirms; one entry per message, None if it is confirmed."""
         try:
             broker = self.broker()
         except BrokerError as error:
             return _not_sent(messages, error)
         timeout = self.settings.publish_timeout
-        return confirmed(broker.publish(messages, timeout), timeout, len(messages))
+        return wait_for_confirms(broker.publish(messages, timeout), timeout, len(messages))
 
     async def send_async(self, messages: Sequence[Message]) -> list[PublishFailure | None]:
-        """As `send`; the event loop goes on meanwhile."""
+        """As `send`, without blocking the event loop."""
         try:
             broker = await self.broker_async()
         except BrokerError as error:
             return _not_sent(messages, error)
-        return await withdrawable(broker.publish(messages, self.settings.publish_timeout))
+        return await await_cancellable(broker.publish(messages, self.settings.publish_timeout))
 
     @contextmanager
-    def borrowed(self, broker: Broker, clock: Clock) -> Iterator[None]:
-        """Use another exchange and clock for a while, as a test does; what was open is put back."""
-        kept = self._broker, self.clock, self._pid
+    def replaced(self, broker: Broker, clock: Clock) -> Iterator[None]:
+        """Use another broker and clock inside the block, as a test does, and restore the former ones after it."""
+        former = self._broker, self.clock, self._pid
         self._broker, self.clock, self._pid = broker, clock, os.getpid()
         try:
             yield
         finally:
-            self._broker, self.clock, self._pid = kept
+            self._broker, self.clock, self._pid = former
 
     def close(self) -> None:
-        """Close the exchange; the next use opens another. Tolerates twice and never."""
+        """Close the connection; the next use opens another. A second call does nothing."""
         with self._lock:
             broker, self._broker = self._broker, None
             if broker is not None and self._pid == os.getpid():
@@ -160,26 +163,26 @@ class Connection:
 
     def _open(self) -> Broker:
         self.check_fork()
-        if self._pid != os.getpid():  # forked: the lock may have been held by a thread that does not exist here
+        if self._pid != os.getpid():  # forked: a thread that is not in this process may have held the lock
             self._lock = threading.Lock()
             self._opener = None
         attempts = self._attempts
         if self._opener == threading.get_ident():
             raise UsageError(
                 "this call was made by a signal or logging handler while its thread connects to RabbitMQ; nothing was "
-                "sent. Hand it to another thread, or make it again later"
+                "sent. Make the call in another thread, or later"
             )
         with self._opening():
             if self._pid != os.getpid():
                 if self._broker is not None:
-                    self._abandoned.append(self._broker)
+                    self._inherited.append(self._broker)
                 self._broker = None
                 self._pid = os.getpid()
             if self._broker is None:
                 if self._failed is not None and self._attempts != attempts:
-                    raise BrokerError(str(self._failed))  # who waited here for an attempt need not wait for another
+                    raise BrokerError(str(self._failed))  # the attempt this thread waited for has failed
                 settings = self.settings
-                broker = self._make(settings)
+                broker = self._make_broker(settings)
                 try:
                     broker.start(settings.publish_timeout)
                     if settings.declare:
@@ -194,11 +197,13 @@ class Connection:
             return self._broker
 
 
-def confirmed(future: Future[list[PublishFailure | None]], timeout: float, count: int) -> list[PublishFailure | None]:
-    """Wait for an exchange's future, of `count` messages that were published with this timeout.
+def wait_for_confirms(
+    future: Future[list[PublishFailure | None]], timeout: float, count: int
+) -> list[PublishFailure | None]:
+    """Wait for the result of a publish of `count` messages with this timeout.
 
-    A caller that is interrupted gives the publish up: what is not written yet never goes out. So does one whose future
-    does not end in time, as something holds the I/O thread up; then nobody knows.
+    An interrupted caller cancels the publish: what is not written yet is never sent. If the I/O thread is stuck, the
+    future is not done in time; then the publish is cancelled too, and its outcome is unknown.
     """
     try:
         return future.result(timeout + STALL_SECONDS)

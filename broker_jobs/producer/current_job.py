@@ -1,8 +1,8 @@
-"""Tells a function which job it is: id, attempt, progress, log lines, and whether it is asked to stop.
+"""Gives a running function its job: id, attempt, batch, progress, log lines, and whether to stop.
 
-Apart from the consumer, so that a job imports nothing that speaks to a broker. What is reported goes into sinks the
-consumer injects. In a function that is called directly there is no job: reporting does nothing, so that
-`welcome(42)` just runs, and only asking for an id is an error.
+Separate from the consumer, so that a job imports nothing that connects to a broker; the consumer passes callbacks in.
+If a function is called directly, there is no job: progress and log lines are dropped, so that `welcome(42)` runs, and
+only reading an id, an attempt or a batch raises.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class JobCancelled(BaseException):
-    """Raised by raise_if_cancelled(): the job stops as it was asked to.
+    """Raised by `current_job().raise_if_cancelled()`: the job stops, as requested.
 
-    Not an Exception, so that an `except Exception` inside a job does not swallow it.
+    Not an Exception, so that `except Exception` inside a job does not catch it.
     """
 
 
@@ -38,22 +38,28 @@ def _not_cancelled() -> bool:
 
 
 class CurrentJob:
-    """The running attempt, as its function sees it.
+    """The attempt that runs here. Get it with `current_job()`.
 
-    It does not follow into threads the function starts: take `job = current_job()` along.
+    A thread that the function starts has no current job: pass the object to it.
+
+    job = current_job()
+    for number, row in enumerate(rows):
+        job.raise_if_cancelled()
+        load(row)
+        job.progress(number + 1, len(rows))
 
     Args:
         id: the job's id; None outside a job.
-        attempt: number of the run, from 1; None outside a job.
-        on_progress: takes (done, total).
-        on_line: takes a log line.
-        is_cancelled: says whether the attempt is asked to stop.
-        batch: the batch the job is part of.
+        attempt: the number of the run, from 1; None outside a job.
+        on_progress: called with (done, total).
+        on_line: called with each log line.
+        is_cancelled: whether the attempt should stop.
+        batch: the batch that the job is part of.
     """
 
     def __init__(
         self,
-        id: str | None = None,  # the word users read
+        id: str | None = None,
         attempt: int | None = None,
         *,
         on_progress: Callable[[float, float | None], None] = _no_progress,
@@ -70,7 +76,7 @@ class CurrentJob:
 
     @property
     def id(self) -> str:
-        """The job's id; the same in each attempt.
+        """The job's id, the same in each attempt.
 
         Raises:
             UsageError: outside a job.
@@ -92,9 +98,9 @@ class CurrentJob:
 
     @property
     def batch(self) -> Batch | None:
-        """The batch the job is part of, to add to it: `with job.batch as mine: mine.enqueue(…)`; None: of none.
+        """The batch that the job is part of, or None. Jobs can be added: `with job.batch as batch: batch.enqueue(…)`.
 
-        The batch does not end before what is added here has ended. An attempt that is repeated adds again.
+        The batch does not end before the added jobs have ended. A repeated attempt adds them again.
 
         Raises:
             UsageError: outside a job.
@@ -104,22 +110,25 @@ class CurrentJob:
         return self._batch
 
     def progress(self, done: float, total: float | None = None, /) -> None:
-        """Say how far the job is; shown at most once a second. Outside a job: nothing."""
+        """Report progress, as 3 of 10. Sent at most once a second. Does nothing outside a job."""
         self._on_progress(done, total)
 
     def log(self, message: str, /, **fields: object) -> None:
-        """Keep a line with the job, shown with it; at most 100 an attempt. Outside a job: nothing."""
+        """Store a log line with the job, at most 100 per attempt. Does nothing outside a job.
+
+        current_job().log("imported", rows=42)
+        """
         self._on_line(" ".join([message, *(f"{name}={value}" for name, value in fields.items())]))
 
     def cancelled(self) -> bool:
-        """Whether this attempt is asked to stop: deleted, timed out, or the worker shuts down. Outside a job: False."""
+        """Whether to stop: the job was deleted, timed out, or its worker shuts down. False outside a job."""
         return self._is_cancelled()
 
     def raise_if_cancelled(self) -> None:
-        """Stop here if asked to.
+        """Stop the job here, if it should stop.
 
         Raises:
-            JobCancelled: the attempt is asked to stop.
+            JobCancelled: the attempt should stop.
         """
         if self._is_cancelled():
             raise JobCancelled
@@ -130,7 +139,7 @@ _current: ContextVar[CurrentJob] = ContextVar("broker_jobs_current_job", default
 
 
 def current_job() -> CurrentJob:
-    """The job that runs here; outside a job one whose methods do nothing."""
+    """The job that runs in this thread or task. Outside a job, an object whose methods do nothing."""
     return _current.get()
 
 
@@ -141,7 +150,7 @@ def inside_job() -> bool:
 
 @contextmanager
 def running(job: CurrentJob) -> Iterator[CurrentJob]:
-    """Make `job` the current one in this thread or task while the block runs."""
+    """Make `job` the current job of this thread or task inside the block."""
     token = _current.set(job)
     try:
         yield job

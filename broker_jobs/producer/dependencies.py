@@ -1,6 +1,6 @@
-"""Says what a job waits for: which parents, how they must end, and what that has to do with their results. Pure.
+"""Collects the dependencies of a job: its parents, how they must end, and the results it takes. Pure.
 
-Apart from job and batch, as both wait and both are waited for.
+Separate from job.py and batch.py: both can wait, and both can be waited for.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ ENDS: tuple[str, ...] = get_args(End)
 
 
 class DependencyTarget:
-    """What a job can wait for: a receipt or a batch, by its id."""
+    """Something a job can wait for, by its id: a receipt or a batch."""
 
     is_batch: ClassVar[bool] = False
     id: str
 
 
 def parents_of(given: Iterable[object], on: object, job: str, method: str = "after") -> tuple[Parent, ...]:
-    """What `job.after(*given, on=on)` names.
+    """The parents that `job.after(*given, on=on)` names.
 
     Raises:
-        ArgumentsError: something else than receipts and batches, or no such end.
+        ArgumentsError: one is no receipt and no batch, or `on` is unknown.
     """
     if on not in ENDS:
         guess = nearest(on, ENDS) if isinstance(on, str) else ""
         raise ArgumentsError(f"on must be 'succeeded', 'failed' or 'finished', not {on!r}{guess}")
-    return tuple(_parent(each, on, job, method) for each in given)  # type: ignore[arg-type]  # looked at above
+    return tuple(_parent(each, on, job, method) for each in given)  # type: ignore[arg-type]  # checked above
 
 
-def joined(first: tuple[Parent, ...], more: Iterable[Parent]) -> tuple[Parent, ...]:
+def join_parents(first: tuple[Parent, ...], more: Iterable[Parent]) -> tuple[Parent, ...]:
     """All parents, each condition once.
 
     Raises:
-        ArgumentsError: a parent would have to succeed and to fail, or there are too many.
+        ArgumentsError: a parent would have to succeed and to fail, or there are more than 1,000.
     """
     ends: dict[tuple[str, bool], dict[str, Parent]] = {}
     for parent in (*first, *more):
@@ -46,22 +46,22 @@ def joined(first: tuple[Parent, ...], more: Iterable[Parent]) -> tuple[Parent, .
     for (parent_id, _), named in ends.items():
         if "succeeded" in named and "failed" in named:
             raise ArgumentsError(f"{parent_id} cannot both succeed and fail: wait for it with one on=")
-    all_of_them = tuple(parent for named in ends.values() for parent in named.values())
-    if len(all_of_them) > MAX_PARENTS:
+    parents = tuple(parent for named in ends.values() for parent in named.values())
+    if len(parents) > MAX_PARENTS:
         raise ArgumentsError(
-            f"at most {MAX_PARENTS:_} jobs can be waited for, not {len(all_of_them):_}; put them into a batch and wait "
+            f"at most {MAX_PARENTS:_} jobs can be waited for, not {len(parents):_}; put them into a batch and wait "
             "for that"
         )
-    return all_of_them
+    return parents
 
 
 def dependencies_of(
     named: tuple[Parent, ...], result_args: Sequence[ResultArgument], delay: float | None
 ) -> Dependencies | None:
-    """What a job waits for: the parents it names, and those whose results it takes; None: nothing.
+    """The dependencies of a job: the parents it names, and those whose results it takes. None: it waits for none.
 
     Raises:
-        ArgumentsError: a result is wanted of a parent that need not have one, or there are too many parents.
+        ArgumentsError: it takes the result of a parent that may end without one, or it has too many parents.
     """
     if not named and not result_args:
         return None
@@ -70,8 +70,8 @@ def dependencies_of(
             f"at most {MAX_RESULT_ARGS} arguments can be results, not {len(result_args)}; use results_of([…])"
         )
     ends = {parent.id: parent.on for parent in named if not parent.batch}
-    wanted = dict.fromkeys(parent_id for result_arg in result_args for parent_id in result_arg.parents)
-    for parent_id in wanted:
+    taken = dict.fromkeys(parent_id for result_arg in result_args for parent_id in result_arg.parents)
+    for parent_id in taken:
         match ends.get(parent_id, "succeeded"):
             case "failed":
                 raise ArgumentsError("a failed job has no result")
@@ -81,7 +81,7 @@ def dependencies_of(
                 )
             case "succeeded":
                 pass
-    parents = joined(named, (Parent(id=parent_id) for parent_id in wanted))
+    parents = join_parents(named, (Parent(id=parent_id) for parent_id in taken))
     return Dependencies(parents=parents, delay=delay or None)
 
 

@@ -1,7 +1,7 @@
-"""Enqueues many jobs at once: messages go out in chunks, several on their way, and are confirmed together.
+"""Enqueues many jobs at once: publishes chunks of messages, several of them unconfirmed at a time.
 
-All calls are checked before the first is published. It is no batch: when RabbitMQ goes away in the middle, what was
-confirmed stays enqueued, and the error says which.
+All calls are checked before the first one is published. This is not a batch: if RabbitMQ fails in the middle, the
+confirmed jobs stay enqueued, and the error lists them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import Any, TypeAlias, TypeVar
 
 from broker_jobs.broker.interface import Broker, PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError, BrokerError, UsageError
-from broker_jobs.producer import stray_enqueues
-from broker_jobs.producer.blocking import withdrawable
-from broker_jobs.producer.call import Call
+from broker_jobs.producer.asyncio_support import await_cancellable
+from broker_jobs.producer.batch_submission import PublishResults, note_enqueued
 from broker_jobs.producer.errors import EnqueueManyError
-from broker_jobs.producer.job import Prepared
+from broker_jobs.producer.job import Call, PreparedMessage
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 
 R = TypeVar("R")
-Results: TypeAlias = list[PublishFailure | None]
-Sending: TypeAlias = Generator[Future[Results], Results, Results]
+EnqueueSteps: TypeAlias = Generator[Future[PublishResults], PublishResults, PublishResults]
+"""Yields each future to wait for, so that a thread and an event loop share the steps."""
 
 CHUNK = 1000
-CHUNKS_OUT = 4
-"""Chunks published and unconfirmed: the next is written while the first is confirmed."""
+MAX_UNCONFIRMED_CHUNKS = 4
+"""The next chunk is written while the first is confirmed."""
 
 
 def enqueue_many(requests: RequestClient, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
@@ -39,19 +38,19 @@ def enqueue_many(requests: RequestClient, calls: Iterable[Call[R]]) -> list[Rece
         broker = requests.connection.broker()
     except BrokerError as error:
         return _receipts(prepared, [PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(prepared))
-    sending = _send(broker, prepared, requests.connection.settings.publish_timeout)
+    steps = _publish(broker, prepared, requests.connection.settings.publish_timeout)
     try:
-        future = next(sending)
+        future = next(steps)
         while True:
-            future = sending.send(future.result())
+            future = steps.send(future.result())
     except StopIteration as end:
         return _receipts(prepared, end.value)
     finally:
-        sending.close()
+        steps.close()
 
 
 async def enqueue_many_async(requests: RequestClient, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
-    """As `enqueue_many`; the event loop goes on meanwhile."""
+    """As `enqueue_many`, without blocking the event loop."""
     prepared = _prepare(requests, calls)
     if not prepared:
         return []
@@ -59,19 +58,19 @@ async def enqueue_many_async(requests: RequestClient, calls: Iterable[Call[R]]) 
         broker = await requests.connection.broker_async()
     except BrokerError as error:
         return _receipts(prepared, [PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(prepared))
-    sending = _send(broker, prepared, requests.connection.settings.publish_timeout)
+    steps = _publish(broker, prepared, requests.connection.settings.publish_timeout)
     try:
-        future = next(sending)
+        future = next(steps)
         while True:
-            future = sending.send(await withdrawable(future))
+            future = steps.send(await await_cancellable(future))
     except StopIteration as end:
         return _receipts(prepared, end.value)
     finally:
-        sending.close()
+        steps.close()
 
 
-def _prepare(requests: RequestClient, calls: Iterable[Call[Any]]) -> list[Prepared]:
-    prepared: list[Prepared] = []
+def _prepare(requests: RequestClient, calls: Iterable[Call[Any]]) -> list[PreparedMessage]:
+    prepared: list[PreparedMessage] = []
     for call in calls:
         if not isinstance(call, Call):
             raise ArgumentsError(f"enqueue_many() takes calls: write welcome.bind(…) for each, not {call!r}")
@@ -81,53 +80,53 @@ def _prepare(requests: RequestClient, calls: Iterable[Call[Any]]) -> list[Prepar
     return prepared
 
 
-def _send(broker: Broker, prepared: Sequence[Prepared], timeout: float) -> Sending:
-    """Publish in chunks; yields the future to wait for, returns one entry a message. Stops at the first failure."""
-    results: Results = []
-    out: deque[Future[Results]] = deque()
+def _publish(broker: Broker, prepared: Sequence[PreparedMessage], timeout: float) -> EnqueueSteps:
+    """Publish in chunks until the first failure; returns one entry per message, None if it is confirmed."""
+    results: PublishResults = []
+    in_flight: deque[Future[PublishResults]] = deque()
     published = 0
     try:
-        while out or published < len(prepared):
-            while len(out) < CHUNKS_OUT and published < len(prepared):
+        while in_flight or published < len(prepared):
+            while len(in_flight) < MAX_UNCONFIRMED_CHUNKS and published < len(prepared):
                 chunk = [each.message for each in prepared[published : published + CHUNK]]
-                out.append(broker.publish(chunk, timeout))
+                in_flight.append(broker.publish(chunk, timeout))
                 published += len(chunk)
-            got = yield out[0]
-            out.popleft()
+            got = yield in_flight[0]
+            in_flight.popleft()
             results.extend(got)
             if first := next(filter(None, got), None):
-                while out:
-                    results.extend((yield out[0]))
-                    out.popleft()
+                while in_flight:
+                    results.extend((yield in_flight[0]))
+                    in_flight.popleft()
                 unsent = PublishFailure(Unconfirmed.NOT_SENT, first.reason)
                 return results + [unsent] * (len(prepared) - len(results))
         return results
     finally:
-        for future in out:  # the caller was interrupted or cancelled: it has given up what is on its way
+        for future in in_flight:  # the caller was interrupted or cancelled: what is not written yet is never sent
             future.cancel()
 
 
-def _receipts(prepared: Sequence[Prepared], results: Results) -> list[Receipt[Any]]:
-    """The receipts, or the error that says which calls have none."""
+def _receipts(prepared: Sequence[PreparedMessage], results: PublishResults) -> list[Receipt[Any]]:
+    """The receipts, or an error that lists the jobs by their outcome."""
     if not any(results):
-        stray_enqueues.note(prepared[-1].receipt.job, len(prepared))
+        note_enqueued(prepared[-1].receipt.job, len(prepared))
         return [each.receipt for each in prepared]
-    sorted_out: dict[Unconfirmed | None, list[Receipt[Any]]] = {
+    by_outcome: dict[Unconfirmed | None, list[Receipt[Any]]] = {
         None: [],
         Unconfirmed.NOT_SENT: [],
         Unconfirmed.UNKNOWN: [],
     }
     for each, failure in zip(prepared, results, strict=True):
-        sorted_out[failure.kind if failure is not None else None].append(each.receipt)
+        by_outcome[failure.kind if failure is not None else None].append(each.receipt)
     first = next(failure for failure in results if failure is not None)
-    not_sent, unknown = sorted_out[Unconfirmed.NOT_SENT], sorted_out[Unconfirmed.UNKNOWN]
+    not_sent, unknown = by_outcome[Unconfirmed.NOT_SENT], by_outcome[Unconfirmed.UNKNOWN]
     counts = [f"{len(not_sent):_} of {len(prepared):_} jobs were not enqueued"] if not_sent else []
     counts += [f"{len(unknown):_} of {len(prepared):_} may be enqueued or not"] if unknown else []
     some = ", ".join(receipt.id for receipt in (not_sent + unknown)[:3])
     more = "…" if len(not_sent) + len(unknown) > 3 else ""
     raise EnqueueManyError(
         f"{', '.join(counts)}: {first.reason} ({some}{more}); see .enqueued, .not_enqueued, .unknown",
-        enqueued=sorted_out[None],
+        enqueued=by_outcome[None],
         not_enqueued=not_sent,
         unknown=unknown,
     )

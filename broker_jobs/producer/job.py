@@ -1,13 +1,15 @@
-"""What can be enqueued: a function of this program, a job of another service, either one with options.
+"""Enqueues and schedules a job: a function of this program, or a job of another service, with or without options.
 
-`SyncJob` and `AsyncJob` are also called, as the ordinary functions they are; so what cannot be called here (a job of
-another service, a job with options) has no `__call__`, and a type checker says so.
+`SyncJob` and `AsyncJob` can also be called, as ordinary functions. A job that cannot be called here (a job of another
+service, a job with options) has no `__call__`, so a type checker reports the mistake. The file is over 300 lines, as
+the public methods of `Job` with their docstrings take most of it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -26,22 +28,20 @@ from typing import (
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
 from broker_jobs.errors import EnqueueError, OptionError
-from broker_jobs.function.depends import filled, filled_async
-from broker_jobs.function.keys import limit_keys, unique_key, wrong_name
+from broker_jobs.function.depends import provide, provide_async
+from broker_jobs.function.keys import limit_keys, template_error, unique_key
 from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
-from broker_jobs.function.pending import take_out
+from broker_jobs.function.pending import extract_result_args
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
 from broker_jobs.messages.envelope import End, Envelope, Parent, new_id
-from broker_jobs.producer import stray_enqueues
-from broker_jobs.producer.batch_submission import BatchSubmission
-from broker_jobs.producer.blocking import warn_if_blocking
-from broker_jobs.producer.call import Call, call_shown
-from broker_jobs.producer.dependencies import dependencies_of, joined, parents_of
+from broker_jobs.producer.asyncio_support import warn_if_blocking
+from broker_jobs.producer.batch_submission import BatchSubmission, note_enqueued
+from broker_jobs.producer.dependencies import dependencies_of, join_parents, parents_of
 from broker_jobs.producer.errors import EnqueueUnknown
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.routing import Later, later, message_for
+from broker_jobs.producer.routing import ScheduledTime, message_for, scheduled_time
 
 if TYPE_CHECKING:
     from broker_jobs.producer.batch import Batch
@@ -50,25 +50,40 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_PEERS = {
+_OTHER_LIBRARIES = {
     "delay": "enqueue",
     "send": "enqueue",
     "kiq": "enqueue",
     "defer": "enqueue",
     "apply_async": "enqueue",
 }
-"""How other libraries call it, for people who come from them."""
+"""Names of `enqueue` in other libraries, for an error message that names ours."""
 
 
-class Prepared(NamedTuple):
-    """A message, and what the caller gets when it is confirmed."""
+@dataclass(frozen=True)
+class Call(Generic[R_co]):
+    """A job with arguments and options, checked but not enqueued. Made by `job.bind(…)`.
+
+    For `jobs.enqueue_many`, `batch.enqueue_many` and `jobs.recurring`.
+    """
+
+    job: str
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    options: CallOptions
+    source: Job[..., R_co] = field(repr=False, compare=False)
+    bound: tuple[list[Any], dict[str, Any]] = field(repr=False, compare=False)
+
+
+class PreparedMessage(NamedTuple):
+    """A message, and the receipt that the caller gets when it is confirmed."""
 
     message: Message
     receipt: Receipt[Any]
 
 
 class Job(Generic[P, R_co]):
-    """What can be enqueued. Made by `@jobs.job` and `@jobs.remote`, changed by `using` and `after`."""
+    """A job that can be enqueued. Made by `@jobs.job` and `@jobs.remote`, changed by `using` and `after`."""
 
     def __init__(
         self,
@@ -91,78 +106,92 @@ class Job(Generic[P, R_co]):
         return f"<{type(self).__name__} {self._signature.call_text}>"
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
-        """Enqueue the job; when this returns RabbitMQ has confirmed it, and it will be run.
+        """Enqueue the job. It returns when RabbitMQ has confirmed the message; from then on the job is not lost.
+
+        receipt = welcome.enqueue(42)
+
+        Returns:
+            The receipt: `receipt.id`, `receipt.state()`, `receipt.result(timeout=10)`.
 
         Raises:
-            ArgumentsError: the arguments do not fit; nothing was published.
-            EnqueueError: not enqueued: unreachable, blocked, refused or too large.
-            EnqueueUnknown: no confirm came in time; repeat with the same id.
+            ArgumentsError: the arguments do not fit the function; nothing was published.
+            EnqueueError: not enqueued: RabbitMQ is unreachable, blocked or refuses, or the job is too large.
+            EnqueueUnknown: no confirm came within the publish timeout. The job may be enqueued or not; enqueue it again
+                with the same id, which is harmless.
             UsageError: called in a callback of the library's I/O thread, where it would wait for itself.
         """
         warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
         prepared = self.prepare(self._signature.bind(args, kwargs))
         failure = self._requests.connection.send([prepared.message])[0]
         if failure is not None:
-            self._raise(failure, prepared, call_shown("enqueue", args, kwargs))
-        stray_enqueues.note(self.name)
+            self._raise_failure(failure, prepared, _call_text("enqueue", args, kwargs))
+        note_enqueued(self.name)
         return prepared.receipt
 
     async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
-        """As `enqueue`; the event loop goes on meanwhile. Cancelled, what is not on its way yet never goes out."""
+        """As `enqueue`, without blocking the event loop. If it is cancelled, what is not written yet is never sent."""
         prepared = self.prepare(self._signature.bind(args, kwargs))
         failure = (await self._requests.connection.send_async([prepared.message]))[0]
         if failure is not None:
-            self._raise(failure, prepared, call_shown("enqueue_async", args, kwargs))
-        stray_enqueues.note(self.name)
+            self._raise_failure(failure, prepared, _call_text("enqueue_async", args, kwargs))
+        note_enqueued(self.name)
         return prepared.receipt
 
     def schedule(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
-        """Enqueue the job for later; for every Monday see `jobs.recurring`.
+        """Enqueue the job to run once, later. It does not run before that time. See also `jobs.recurring`.
+
+        welcome.schedule(timedelta(hours=1), 42)
 
         Args:
-            when: a timedelta from now or an aware datetime, at most ten years ahead; a past one means now. After
-                parents (`after`, `result_of`) a timedelta counts from the end of the last one.
+            when: a timedelta from now or an aware datetime, at most ten years ahead. A time in the past means now. For
+                a job with parents (`after`, `result_of`), a timedelta counts from the end of the last parent.
 
         Raises:
-            As `enqueue`.
+            As `enqueue`; also ArgumentsError: `when` is a bare number or has no time zone.
         """
         warn_if_blocking(f"{self.name}.schedule()", f"{self.name}.schedule_async(…)")
-        meant = later(when, self._requests.now())
-        prepared = self.prepare(self._signature.bind(args, kwargs), meant)
+        scheduled = scheduled_time(when, self._requests.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), scheduled)
         failure = self._requests.connection.send([prepared.message])[0]
         if failure is not None:
-            self._raise(failure, prepared, call_shown("schedule", (when, *args), kwargs))
-        stray_enqueues.note(self.name)
+            self._raise_failure(failure, prepared, _call_text("schedule", (when, *args), kwargs))
+        note_enqueued(self.name)
         return prepared.receipt
 
     async def schedule_async(self, when: When, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
-        """As `schedule`; the event loop goes on meanwhile."""
-        meant = later(when, self._requests.now())
-        prepared = self.prepare(self._signature.bind(args, kwargs), meant)
+        """As `schedule`, without blocking the event loop."""
+        scheduled = scheduled_time(when, self._requests.now())
+        prepared = self.prepare(self._signature.bind(args, kwargs), scheduled)
         failure = (await self._requests.connection.send_async([prepared.message]))[0]
         if failure is not None:
-            self._raise(failure, prepared, call_shown("schedule_async", (when, *args), kwargs))
-        stray_enqueues.note(self.name)
+            self._raise_failure(failure, prepared, _call_text("schedule_async", (when, *args), kwargs))
+        note_enqueued(self.name)
         return prepared.receipt
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
-        """The job with these arguments, not enqueued: for `enqueue_many` and `recurring`.
+        """Check the arguments of a call without enqueueing it: for `enqueue_many` and `recurring`.
+
+        jobs.enqueue_many(welcome.bind(user_id) for user_id in user_ids)
 
         Raises:
-            ArgumentsError: the arguments do not fit.
+            ArgumentsError: the arguments do not fit the function.
         """
         bound = self._signature.bind(args, kwargs)
         return Call(self.name, args, kwargs, self._call_options, source=self, bound=bound)
 
     def using(self, /, **options: Unpack[CallOptions]) -> Job[P, R_co]:
-        """The same job with other options for one call; of two `using` the later wins. Nothing is enqueued.
+        """The same job with other options. It enqueues nothing; of two `using` the later one wins.
+
+        welcome.using(queue="slow", id="welcome-42").enqueue(42)
+
+        Args:
+            options: all options of `CallOptions`. Your own `id` makes a repeated enqueue harmless: the job runs once.
 
         Raises:
-            OptionError: unknown (the nearest right one is named), out of range, of the function only, or a key with
-                a name that is no parameter.
+            OptionError: an option is unknown, out of range or only for `@jobs.job`, or a key names no parameter.
         """
         changed = self._options.changed(options)
-        if (wrong := wrong_name(changed.unique, changed.limits, self._signature)) is not None:
+        if (wrong := template_error(changed.unique, changed.limits, self._signature)) is not None:
             raise OptionError(wrong)
         return Job(
             self.name,
@@ -176,57 +205,69 @@ class Job(Generic[P, R_co]):
     def after(
         self, parent: Receipt[object] | Batch, /, *more: Receipt[object] | Batch, on: End = "succeeded"
     ) -> Job[P, R_co]:
-        """The same job, run when others have ended. Nothing is enqueued; `after` of `after` waits for all.
+        """The same job, to run when other jobs have ended (a continuation). It enqueues nothing.
+
+        Parents may have ended already. `after` of `after` waits for all of them.
+
+        welcome.after(receipt).enqueue(42)
 
         Args:
-            parent, more: receipts and batches; ended ones count too.
-            on: how they must end; "finished": succeeded, failed or deleted. One that ends otherwise ends this job as
-                deleted, until it is requeued.
+            parent, more: receipts and batches, at most 1,000.
+            on: how the parents must end: "succeeded", "failed", or "finished" (succeeded, failed or deleted). If one
+                ends otherwise, this job is deleted; it waits again when that parent is requeued.
 
         Raises:
-            ArgumentsError: no receipt or batch, no such end, or over 1,000 of them.
+            ArgumentsError: something is no receipt and no batch, `on` is unknown, or there are more than 1,000 parents.
         """
-        parents = joined(self._parents, parents_of((parent, *more), on, self.name))
+        parents = join_parents(self._parents, parents_of((parent, *more), on, self.name))
         return Job(self.name, self._signature, self._options, self._requests, self._call_options, parents=parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
-        """The receipt of a job of this name that was enqueued before, as from an id in a database."""
+        """The receipt of a job of this name that was enqueued before, for example by an id from a database.
+
+        Raises:
+            OptionError: this is no id of a job.
+        """
         return Receipt(check_id(id, "the id of a job"), self._requests, self.name, self._signature.decode_result)
 
-    def prepare(self, bound: tuple[list[Any], dict[str, Any]], meant: Later | None = None) -> Prepared:
+    def prepare(
+        self, bound: tuple[list[Any], dict[str, Any]], scheduled: ScheduledTime | None = None
+    ) -> PreparedMessage:
         """The message of one call.
 
         Raises:
-            ArgumentsError: a result is wanted of a parent that need not have one.
+            ArgumentsError: it takes the result of a parent that may end without one.
             EnqueueError: the message is too large.
         """
         options, requests = self._options, self._requests
         now = requests.now()
-        envelope = self.draft(bound, now, meant)
+        envelope = self.new_envelope(bound, now, scheduled)
         message = message_for(envelope, now, requests.connection.settings.max_body, own_id=options.id is not None)
-        return Prepared(message, self.fresh_receipt(envelope.id))
+        return PreparedMessage(message, self.new_receipt(envelope.id))
 
-    def draft(self, bound: tuple[list[Any], dict[str, Any]], now: Instant, meant: Later | None = None) -> Envelope:
-        """The envelope of one call, with an id. Raises ArgumentsError as `prepare`."""
+    def new_envelope(
+        self, bound: tuple[list[Any], dict[str, Any]], now: Instant, scheduled: ScheduledTime | None = None
+    ) -> Envelope:
+        """The envelope of one call, with the caller's id or a new one. Raises ArgumentsError as `prepare`."""
         job_id = self._options.id or new_id()
-        return self.envelope(bound, job_id, as_datetime(now), meant)
+        return self.envelope(bound, job_id, as_datetime(now), scheduled)
 
     def envelope(
         self,
         bound: tuple[list[Any], dict[str, Any]],
         job_id: str,
         created_at: datetime,
-        meant: Later | None = None,
+        scheduled: ScheduledTime | None = None,
     ) -> Envelope:
         """The envelope of one call. Raises ArgumentsError as `prepare`."""
         options, signature = self._options, self._signature
         unique = unique_key(options.unique, signature, *bound)
         limits = limit_keys(options.limits, signature, *bound) if options.limits else ()
-        args, kwargs, result_args = take_out(*bound)
-        due_at, delay = (None, None) if meant is None else meant
+        args, kwargs, result_args = extract_result_args(*bound)
+        due_at, delay = (None, None) if scheduled is None else scheduled
         after = dependencies_of(self._parents, result_args, delay) if result_args or self._parents else None
         if due_at is not None and after is not None and delay is not None:
-            due_at = None  # it counts from the end of the parents
+            due_at = None  # the delay counts from the end of the parents
         return Envelope(
             id=job_id,
             job=self.name,
@@ -243,41 +284,41 @@ class Job(Generic[P, R_co]):
             tags=options.tags,
         )
 
-    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a call, checked. Raises ArgumentsError."""
+    def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call as JSON values, checked. Raises ArgumentsError."""
         return self._signature.bind(args, kwargs)
 
-    def fresh_receipt(self, job_id: str, submission: BatchSubmission | None = None) -> Receipt[R_co]:
-        """The receipt of a job enqueued just now, in a submission to a batch if one is given."""
+    def new_receipt(self, job_id: str, submission: BatchSubmission | None = None) -> Receipt[R_co]:
+        """The receipt of a job that was enqueued just now, in a batch submission if one is given."""
         return Receipt(
             job_id, self._requests, self.name, self._signature.decode_result, fresh=True, submission=submission
         )
 
     @property
-    def waits(self) -> bool:
-        """Whether it was told to run after others."""
+    def has_parents(self) -> bool:
+        """Whether it runs after other jobs (`after`)."""
         return bool(self._parents)
 
     @property
-    def key_texts(self) -> list[str]:
-        """The keys it was told, of what is unique and of limits, as they were written."""
+    def key_templates(self) -> list[str]:
+        """The keys of its options `unique` and `limit`, as they are written."""
         options = self._options
         return [each.key for each in (options.unique, *options.limits) if each is not None]
 
     @property
     def call_text(self) -> str:
-        """The job as a reader calls it: "welcome(user_id: int)"."""
+        """The job with its parameters, for error messages: "welcome(user_id: int)"."""
         return self._signature.call_text
 
-    def required(self) -> list[str]:
-        """The parameters a call must give; no annotation is evaluated."""
-        return self._signature.required()
+    def required_parameters(self) -> list[str]:
+        """The parameters without a default; no annotation is evaluated."""
+        return self._signature.required_parameters()
 
     def belongs_to(self, requests: RequestClient) -> bool:
-        """Whether the job was made by the program that has this asker."""
+        """Whether the job belongs to the program with this request client."""
         return self._requests is requests
 
-    def _raise(self, failure: PublishFailure, prepared: Prepared, call: str) -> NoReturn:
+    def _raise_failure(self, failure: PublishFailure, prepared: PreparedMessage, call: str) -> NoReturn:
         title = f"{self.name} {prepared.receipt.id}"
         if failure.kind is Unconfirmed.NOT_SENT:
             raise EnqueueError(f"{title} was not enqueued: {failure.reason}")
@@ -291,42 +332,53 @@ class Job(Generic[P, R_co]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in _PEERS:
-                raise AttributeError(f"jobs have no {name!r}; write {self.name}.{_PEERS[name]}(42)")
+            if name in _OTHER_LIBRARIES:
+                raise AttributeError(f"jobs have no {name!r}; write {self.name}.{_OTHER_LIBRARIES[name]}(42)")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class _LocalJob(Job[P, R_co]):
-    """A job whose function is here."""
+    """A job whose function is in this program."""
 
     def __init__(self, function: Function, requests: RequestClient) -> None:
         super().__init__(function.name, function.signature, function.options, requests)
         self._function = function
-        functools.update_wrapper(cast("Any", self), function.fn, updated=())  # its attributes must not hide ours
+        functools.update_wrapper(cast("Any", self), function.fn, updated=())  # its attributes must not hide the job's
 
 
 class SyncJob(_LocalJob[P, R_co]):
-    """A job that is an ordinary function: `welcome(42)` just runs, here and now, `Depends` filled in."""
+    """A job that is an ordinary function: `welcome(42)` runs it here and now, with its `Depends` provided."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        with filled(self._function, args, kwargs) as (given, named):
+        with provide(self._function, args, kwargs) as (given, named):
             result: R_co = self._function.fn(*given, **named)
             return result
 
 
 class AsyncJob(_LocalJob[P, R_co]):
-    """A job that is a coroutine function: `await fetch(url)` just runs, here and now, `Depends` filled in."""
+    """A job that is a coroutine function: `await fetch(url)` runs it here and now, with its `Depends` provided."""
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        async with filled_async(self._function, args, kwargs) as (given, named):
+        async with provide_async(self._function, args, kwargs) as (given, named):
             result: R_co = await self._function.fn(*given, **named)
             return result
 
 
 class JobDecorator(Protocol):
-    """What `@jobs.job(…)` gives; a coroutine function fits both overloads, so the order is the rule."""
+    """The decorator that `@jobs.job(…)` returns. A coroutine function fits both overloads, so their order matters."""
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, fn: Callable[P, R], /) -> SyncJob[P, R]: ...
+
+
+def _call_text(method: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+    """The text of a call, for an error message: "enqueue(42, loud=True)". Long arguments are cut."""
+    parts = [_short(arg) for arg in args] + [f"{name}={_short(value)}" for name, value in kwargs.items()]
+    return f"{method}({', '.join(parts)})"
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,31 +1,39 @@
-"""Stands for a job that was enqueued: its state, its result, and what may still be done with it."""
+"""Reads the state and result of an enqueued job, and deletes, requeues or reschedules it.
+
+`result_of` and `results_of` pass the results of receipts on, as arguments of other jobs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic_core import from_json
 
 from broker_jobs.clock import Seconds, When, as_seconds
-from broker_jobs.errors import BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
+from broker_jobs.errors import ArgumentsError, BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
+from broker_jobs.function.pending import Pending
 from broker_jobs.messages.commands import NO_SUCH_JOB, Command, DeleteJob, JobReply, RequeueJob, RescheduleJob
-from broker_jobs.messages.envelope import new_id
+from broker_jobs.messages.envelope import MAX_PARENTS, new_id
 from broker_jobs.messages.state import State
+from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.batch_submission import BatchSubmission
-from broker_jobs.producer.blocking import warn_if_blocking
 from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.routing import due_after
+from broker_jobs.producer.routing import due_at_of
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
 class Receipt(DependencyTarget, Generic[R_co]):
-    """A job that was enqueued, by its id. Nothing is asked before a method is called.
+    """A job that was enqueued, known by its id.
 
-    All methods but `state_async` and `result_async` block until the coordinator has answered.
+    Creating a receipt sends nothing. All methods but `state_async` and `result_async` block until the coordinator has
+    answered. A receipt also works in another process: `welcome.receipt(id)`.
+
+    print(receipt.state(), receipt.result(timeout=10))
     """
 
     def __init__(
@@ -43,16 +51,16 @@ class Receipt(DependencyTarget, Generic[R_co]):
         self._job = job
         self._decode = decode
         self._submission = submission
-        self._fresh = fresh  # enqueued just now: the coordinator may not have read of it yet
+        self._fresh = fresh  # enqueued just now: the coordinator may not have read it yet
 
     @property
     def job(self) -> str:
-        """The job's name; empty when only its id is known."""
+        """The job's name; empty if only its id is known."""
         return self._job
 
     @property
     def title(self) -> str:
-        """What a message calls it: "fetch 0190…"."""
+        """Its name and id, for error messages: "fetch 0190…"."""
         return f"{self._job or 'job'} {self.id}"
 
     def __repr__(self) -> str:
@@ -65,49 +73,54 @@ class Receipt(DependencyTarget, Generic[R_co]):
         return hash(self.id)
 
     def state(self) -> State:
-        """Where the job stands.
+        """The current state of the job.
 
         Raises:
-            ResultTimeout: no coordinator answered within the publish timeout, or none knows the job.
+            ResultTimeout: no coordinator answered within the publish timeout, or it does not know the job.
             BrokerError: RabbitMQ cannot be reached.
         """
         warn_if_blocking("receipt.state()", "receipt.state_async()", "the coordinator answers")
         if self._submission is not None and self._submission.is_open:
             return State.AWAITING
-        return State(self._requests.view(self.id).state)
+        return State(self._requests.job_view(self.id).state)
 
     async def state_async(self) -> State:
-        """As `state`; the event loop goes on meanwhile."""
+        """As `state`, without blocking the event loop."""
         if self._submission is not None and self._submission.is_open:
             return State.AWAITING
-        return State((await self._requests.view_async(self.id)).state)
+        return State((await self._requests.job_view_async(self.id)).state)
 
     def result(self, timeout: Seconds | None = None) -> R_co:
-        """Wait for the job to end and return what it returned.
+        """Wait until the job has ended, and return its result.
+
+        receipt.result(timeout=10)
 
         Args:
-            timeout: seconds or a timedelta; None waits for ever, as futures do.
+            timeout: seconds or a timedelta; None waits without end, as futures do.
 
         Raises:
-            JobFailed: it failed for good; the remote traceback is a note.
-            JobDeleted: it was deleted.
-            ResultTimeout: it has not ended in time, or no coordinator answered.
-            UsageError: asked inside a job, or inside the block of its batch.
+            JobFailed: the job failed for good; the remote traceback is a note of the exception.
+            JobDeleted: the job was deleted.
+            ResultTimeout: the job has not ended in time, or no coordinator answered.
+            UsageError: called inside a job, where waiting can stop every worker, or inside the block of its batch.
             BrokerError: RabbitMQ cannot be reached.
         """
         self._refuse_to_wait()
         warn_if_blocking("receipt.result()", "receipt.result_async()", "the job has ended")
         seconds = None if timeout is None else as_seconds(timeout)
-        return self._outcome(self._requests.ended(self.id, seconds), seconds)
+        return self._result_or_error(self._requests.wait_for_job(self.id, seconds), seconds)
 
     async def result_async(self, timeout: Seconds | None = None) -> R_co:  # noqa: ASYNC109  # as result()
-        """As `result`; the event loop goes on meanwhile."""
+        """As `result`, without blocking the event loop."""
         self._refuse_to_wait()
         seconds = None if timeout is None else as_seconds(timeout)
-        return self._outcome(await self._requests.ended_async(self.id, seconds), seconds)
+        return self._result_or_error(await self._requests.wait_for_job_async(self.id, seconds), seconds)
 
     def delete(self) -> bool:
-        """Delete the job; one that runs is asked to stop (`current_job().cancelled()`). False: it had already ended.
+        """Delete the job. A running job is asked to stop (`current_job().cancelled()`).
+
+        Returns:
+            False if the job had already ended.
 
         Raises:
             ResultTimeout: no coordinator answered within the publish timeout.
@@ -118,38 +131,43 @@ class Receipt(DependencyTarget, Generic[R_co]):
         return not reply.detail.get("ended", False)
 
     def requeue(self) -> None:
-        """Run the job again, or now if it waits.
+        """Run an ended job again, or a waiting one now.
 
         Raises:
-            UsageError: it runs: delete it first; or its batch is not complete: leave the block first.
+            UsageError: the job is running: delete it first; or its batch is not complete: leave the block first.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
         requests = self._requests
-        self._on_known(lambda: RequeueJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
+        self._send_when_known(lambda: RequeueJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
 
     def reschedule(self, when: When, /) -> None:
-        """Give the job another time: a timedelta from now, or an aware datetime; a past one means now.
+        """Change the time of the job.
+
+        receipt.reschedule(timedelta(hours=1))
+
+        Args:
+            when: a timedelta from now or an aware datetime, at most ten years ahead. A time in the past means now.
 
         Raises:
-            ArgumentsError: a bare number, a datetime without a time zone, over ten years.
-            UsageError: it runs, waits for something other than time, or its batch is not complete.
+            ArgumentsError: `when` is a bare number, has no time zone, or is more than ten years ahead.
+            UsageError: the job is running, waits for something other than time, or its batch is not complete.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
         requests = self._requests
         now = requests.now()
-        due_at = due_after(when, now, "reschedule") or now
-        self._on_known(lambda: RescheduleJob(id=new_id(), at=now, by=requests.by, job_id=self.id, due_at=due_at))
+        due_at = due_at_of(when, now, "reschedule") or now
+        self._send_when_known(lambda: RescheduleJob(id=new_id(), at=now, by=requests.by, job_id=self.id, due_at=due_at))
 
-    def _on_known(self, make: Callable[[], Command]) -> None:
-        """Have a command carried out; commands overtake the log, so a job enqueued just now is first waited for."""
+    def _send_when_known(self, make: Callable[[], Command]) -> None:
+        """Send a command. Commands overtake the log, so a job enqueued just now may be unknown: wait for it."""
         try:
             self._requests.command(make())
         except UsageError as error:
             if not self._fresh or str(error) != NO_SUCH_JOB:
                 raise
-            self._requests.view(self.id)
+            self._requests.job_view(self.id)
             self._requests.command(make())
 
     def _refuse_to_wait(self) -> None:
@@ -158,8 +176,8 @@ class Receipt(DependencyTarget, Generic[R_co]):
         if self._submission is not None:
             self._submission.refuse_to_wait(self.title)
 
-    def _outcome(self, view: JobReply, seconds: float | None) -> R_co:
-        """What `result` returns or raises for an answer."""
+    def _result_or_error(self, view: JobReply, seconds: float | None) -> R_co:
+        """The result in a reply, or the error that `result` raises."""
         title = f"{view.job or self._job or 'job'} {self.id}"
         match view.state:
             case State.SUCCEEDED:
@@ -179,3 +197,55 @@ class Receipt(DependencyTarget, Generic[R_co]):
             case _:
                 run = f" (run {view.attempt})" if view.state == State.PROCESSING else ""
                 raise ResultTimeout(f"{title} is still {view.state}{run} after {0 if seconds is None else seconds:g} s")
+
+
+def result_of(parent: Receipt[R], /) -> R:
+    """The result of a job that has not ended yet, as an argument of another job: a placeholder of that type.
+
+    The other job waits until the parent has succeeded, so `after` is not needed. Every other use of the placeholder
+    raises TypeError.
+
+    image = fetch.enqueue(url)
+    resize.enqueue(result_of(image), 100)
+
+    Raises:
+        ArgumentsError: `parent` is no receipt.
+    """
+    _check_receipt(parent, "result_of")
+    return cast("R", Pending((parent.id,), parent.title, many=False))
+
+
+def results_of(parents: Iterable[Receipt[R]], /) -> list[R]:
+    """The results of several jobs, in their order, as one argument of another job: see `result_of`.
+
+    total.enqueue(results_of([count.enqueue(page) for page in pages]))
+
+    Raises:
+        ArgumentsError: something is no receipt, or there are more than 1,000. For more, enqueue jobs that each sum up
+            some of them.
+    """
+    if isinstance(parents, DependencyTarget | str) or not isinstance(parents, Iterable):
+        raise ArgumentsError(f"results_of() takes receipts: write results_of([…]), not results_of({parents!r})")
+    receipts = list(parents)
+    for receipt in receipts:
+        _check_receipt(receipt, "results_of")
+    if len(receipts) > MAX_PARENTS:
+        raise ArgumentsError(f"results_of() takes at most {MAX_PARENTS:_} receipts, not {len(receipts):_}")
+    if not receipts:
+        return []
+    more = f" and {len(receipts) - 1} more" if len(receipts) > 1 else ""
+    return cast("list[R]", Pending(tuple(receipt.id for receipt in receipts), receipts[0].title + more, many=True))
+
+
+def _check_receipt(parent: Any, function: str) -> None:
+    if isinstance(parent, Receipt):
+        return
+    if isinstance(parent, DependencyTarget):
+        hint = "a batch has no result; take those of its jobs"
+    elif isinstance(parent, list | tuple):
+        hint = "for several write results_of([…])"
+    elif isinstance(parent, str):
+        hint = f'for a job known by its id write {function}(jobs.receipt("{parent}"))'
+    else:
+        hint = f"what enqueue() returns, not {parent!r}"
+    raise ArgumentsError(f"{function}() takes a receipt; {hint}")

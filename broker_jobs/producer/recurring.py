@@ -1,8 +1,8 @@
-"""Recurring jobs: declared in code, or put at run time; triggered, paused, resumed and removed by name.
+"""Declares recurring jobs, and puts, triggers, pauses, resumes and removes them by name.
 
-`jobs.recurring(…)` only remembers: it is written at import, where nothing may touch the network. The beat of the
-program sends what is declared, and removes what its code no longer declares. `jobs.recurring.put(…)` acts at once and
-is never removed by a declaration.
+`jobs.recurring(…)` sends nothing, as it runs at import. The beat of the program sends the declarations, and removes the
+recurring jobs that are no longer in its code. `jobs.recurring.put(…)` acts at once; a declaration never removes what it
+put.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from broker_jobs.messages.commands import (
     TriggerRecurring,
 )
 from broker_jobs.messages.envelope import MAX_RECORDS, new_id
-from broker_jobs.producer.call import Call
-from broker_jobs.producer.job import Job
+from broker_jobs.producer.job import Call, Job
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
-"""A schedule's envelope is a template: always the same for the same code, so that a restart changes no schedule."""
+"""The envelope of a schedule is a template, the same for the same code, so that a restart does not change it."""
 _NAME = "the name of a recurring job"
 _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
 
@@ -46,11 +45,12 @@ _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a j
 class RecurringOptions(TypedDict, total=False):
     """Options of a recurring job.
 
-    tz: a name of the time zone database; UTC if absent.
-    misfire: what to do about missed runs. "once" (if absent) runs the times that were not missed or, if there are none,
+    tz: a name of the time zone database, as "Europe/Istanbul"; default UTC.
+    misfire: what to do about missed runs. "once" (default) runs the times that were not missed or, if there are none,
     the latest missed one; "skip" runs only those that were not missed; "all" runs every one. A time is missed if it is
-    decided more than 60 seconds late, or more than 5 when a later one is due already.
-    overlap: while the last one has not ended the next is run too (if absent), skipped or queued behind it.
+    decided more than 60 seconds late, or more than 5 if a later one is already due.
+    overlap: what to do if the run before has not ended: "allow" (default) runs both, "skip" omits the new run, "queue"
+    runs it afterwards.
     """
 
     tz: str
@@ -59,7 +59,7 @@ class RecurringOptions(TypedDict, total=False):
 
 
 class BindableJob(Protocol):
-    """A job that needs no arguments; a protocol, as ParamSpec is invariant."""
+    """A job that needs no arguments. A protocol, because `Job` is invariant in its parameters."""
 
     def bind(self) -> Call[object]: ...
 
@@ -70,7 +70,10 @@ class _Declared(NamedTuple):
 
 
 class Recurring:
-    """The recurring jobs of a program. Called, it declares one; its methods act at once and block until answered."""
+    """The recurring jobs of a program: `jobs.recurring`.
+
+    Call it to declare one in code. Its methods act at once, and block until the coordinator has answered.
+    """
 
     def __init__(self, requests: RequestClient, on_declared: Callable[[], None]) -> None:
         self._requests = requests
@@ -80,17 +83,19 @@ class Recurring:
     def __call__(
         self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
     ) -> None:
-        """Declare a recurring job; the beat that loads this code sends it, at once if it runs in this program.
+        """Declare a recurring job. The beat that loads this code sends the declaration when it starts.
+
+        jobs.recurring("weekly-report", "0 9 * * MON", report, tz="Europe/Istanbul")
 
         Args:
-            name: of the schedule, once in the code of a program.
+            name: the name of the schedule, 1 to 200 characters, once in the code of a program.
             cron: five fields (minute hour day month weekday) or six (second first).
             call: a job that needs no arguments, or `job.bind(…)`.
             options: see `RecurringOptions`.
 
         Raises:
-            OptionError: the cron, the time zone or another option is wrong.
-            ArgumentsError: `call` is no call, or lacks arguments.
+            OptionError: the name, the cron expression, the time zone or another option is wrong.
+            ArgumentsError: `call` is no job and no call, or lacks arguments.
             DefinitionError: the name is declared twice.
         """
         _check_options(name, cron, options)
@@ -110,11 +115,13 @@ class Recurring:
     def put(
         self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
     ) -> None:
-        """Add a recurring job now, or replace the one of this name; returns when the coordinator has it.
+        """Add a recurring job now, or replace the one with this name. Returns when the coordinator has stored it.
+
+        jobs.recurring.put("tenant-7", "0 9 * * *", welcome.bind(7))
 
         Raises:
-            As declaring one; also
-            UsageError: the coordinator refuses.
+            As a declaration; also
+            UsageError: the coordinator refuses it.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
@@ -125,31 +132,31 @@ class Recurring:
         requests.command(PutRecurring(id=new_id(), at=requests.now(), by=requests.by, schedule=schedule))
 
     def trigger(self, name: str, /) -> Receipt[Any]:
-        """Run a recurring job now, beside its schedule. Raises as `put`; UsageError names an unknown one."""
+        """Run a recurring job now; its schedule does not change. Raises as `put`; UsageError if the name is unknown."""
         check_name(name, _NAME)
         requests, job_id = self._requests, new_id()
         requests.command(TriggerRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name, job_id=job_id))
         return Receipt(job_id, requests, fresh=True)
 
     def pause(self, name: str, /) -> None:
-        """Plan no more times of it until `resume`. Raises as `trigger`."""
+        """Run it no more until `resume`. Raises as `trigger`."""
         self._pause(name, paused=True)
 
     def resume(self, name: str, /) -> None:
-        """Plan its times again. Raises as `trigger`."""
+        """Run it at its times again. Raises as `trigger`."""
         self._pause(name, paused=False)
 
     def remove(self, name: str, /) -> None:
-        """Forget it; its jobs stay. One that code declares comes back with the next start of that program."""
+        """Remove it; its jobs stay. One that is declared in code returns when that program starts again."""
         check_name(name, _NAME)
         requests = self._requests
         requests.command(RemoveRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name))
 
     def declared(self, origin: str) -> list[Schedule]:
-        """What the code declares, as schedules of this origin; what a beat sends.
+        """The declarations of the code, as schedules of this origin, for a beat to send.
 
         Raises:
-            ArgumentsError, DefinitionError: a declared call does not fit its function.
+            ArgumentsError, DefinitionError: the arguments of a call do not fit its function.
         """
         return [each.make().model_copy(update={"origin": origin}) for each in self._declared.values()]
 
@@ -186,17 +193,17 @@ def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> No
 
 
 def _check_call(call: object, method: str) -> None:
-    """Refuse what is no call, without evaluating annotations: this runs at import."""
+    """Refuse a value that is no job and no call. It evaluates no annotation, as it runs at import."""
     match call:
         case Call():
             if "id" in call.options:
                 raise OptionError("id belongs to one call; each job of a recurring one gets its own")
-            if call.source.waits or has_pending(*call.bound):
+            if call.source.has_parents or has_pending(*call.bound):
                 raise ArgumentsError(_NO_PARENTS)
         case Job():
-            if call.waits:
+            if call.has_parents:
                 raise ArgumentsError(_NO_PARENTS)
-            missing = call.required()
+            missing = call.required_parameters()
             if missing:
                 raise ArgumentsError(f"{call.call_text} needs {' and '.join(missing)}; write {call.name}.bind(…)")
         case Receipt():
@@ -213,7 +220,7 @@ def _schedule(name: str, cron: str, call: Call[object] | BindableJob, options: R
 
 
 def _caller() -> str:
-    """Where the program declares: file and line of who called the public method."""
+    """The file and line of the caller of the public method."""
     frame = inspect.currentframe()
     for _ in range(2):
         frame = frame.f_back if frame is not None else None

@@ -1,4 +1,4 @@
-"""A job of another service: enqueued here, run there. A stub function gives it types.
+"""Enqueues jobs that run in another service. A stub function gives such a job its types.
 
 @jobs.remote("billing.charge", queue="billing")
 def charge(order_id: int) -> str: raise NotImplementedError
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from broker_jobs.errors import DefinitionError
-from broker_jobs.function.annotation import check_early
+from broker_jobs.function.annotation import check_annotations_early
 from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
 from broker_jobs.producer.job import Job
@@ -22,12 +22,12 @@ R = TypeVar("R")
 
 
 def _anything(*args: Any, **kwargs: Any) -> Any:
-    """Stands for the function of another service that nobody has described."""
+    """The function of a remote job without a stub."""
     del args, kwargs
 
 
 class RemoteJob(Job[..., Any]):
-    """A job of another service, its arguments unchecked; used as a decorator it takes the signature of a stub."""
+    """A job of another service. Its arguments are not checked, unless it decorates a stub."""
 
     def __init__(self, name: str, options: FunctionOptions, requests: RequestClient) -> None:
         super().__init__(name, Signature(_anything, name, loose=True), options, requests)
@@ -37,21 +37,21 @@ class RemoteJob(Job[..., Any]):
     @overload
     def __call__(self, stub: Callable[P, R], /) -> Job[P, R]: ...
     def __call__(self, stub: Callable[P, Any], /) -> Job[P, Any]:
-        """Check what is enqueued against `stub`, which is never run.
+        """Check the arguments of each call against `stub`, which is never run.
 
         Raises:
-            DefinitionError: `stub` is no function, or a parameter cannot travel.
+            DefinitionError: `stub` is a generator or a lambda, or a parameter has no JSON form.
         """
         if not inspect.isfunction(stub):
             raise TypeError(f"{self.name} runs in another service; write .enqueue(…)")
         if inspect.isgeneratorfunction(stub) or stub.__name__ == "<lambda>":
             raise DefinitionError(f"{self.name}: the stub of a remote job is a def with annotations")
-        check_early(stub, self.name, ())
+        check_annotations_early(stub, self.name, ())
         return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._requests, stub.__name__)
 
 
 class _StubbedJob(Job[P, R]):
-    """A remote job with a stub; calling it is answered, but hidden from type checkers."""
+    """A remote job with a stub. Calling it raises; the method is hidden from type checkers, so they report the call."""
 
     def __init__(
         self, name: str, signature: Signature, options: FunctionOptions, requests: RequestClient, variable: str

@@ -1,44 +1,50 @@
-"""Asks the coordinator over the broker: publishes a command or question, and waits for the reply in a private queue.
+"""Sends commands and queries to the coordinator, and waits for the replies in a private queue.
 
-So a producer needs no database to wait for a result. The same message is repeated every two seconds until it is
-answered: a coordinator that takes over knows nothing of who waits. What is waited for is an event, never a poll; the
-conversation is written once, as a generator of what to wait for, and driven by a thread or by an event loop.
+So a producer needs no database to wait for a result. A message is repeated every two seconds until it is answered,
+because a coordinator that takes over does not know the open requests. The steps of a request are written once, as a
+generator that yields what to wait for; a thread or an event loop runs it. The file is over 300 lines, as the reply
+queue is of no use without the client.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
+import threading
 from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
+from pydantic import ValidationError
+
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.future import SignalSafeFuture
+from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.producer.blocking import awaitable
+from broker_jobs.producer.asyncio_support import await_shielded, in_thread
 from broker_jobs.producer.connection import Connection
-from broker_jobs.producer.reply_queue import ReplyQueue
+
+logger = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.05
-"""Before an unknown job is asked for again; doubles up to REPEAT_SECONDS. The log is read a moment after a confirm."""
-MAX_NAME_CHARS = 300
-"""Of who asks."""
-LAST_LOOK_SECONDS = 0.5
-"""What a result that did not come in time may cost more, to say where the job stands."""
+"""Pause before the next query for an unknown job, as the log is read after a confirm; doubles up to REPEAT_SECONDS."""
+MAX_USER_CHARS = 300
+FINAL_QUERY_SECONDS = 0.5
+"""Extra time, after a wait has timed out, to learn the state of the job for the error message."""
 
 
 class Wait(NamedTuple):
-    """What a conversation waits for: a reply, at most so long."""
+    """One step of a request: wait for this reply, at most this long."""
 
     reply: Future[Reply]
     seconds: float
 
 
-class CommandStamp(TypedDict):
-    """What every command has."""
+class CommandFields(TypedDict):
+    """The fields that every command has."""
 
     id: str
     at: float
@@ -46,22 +52,22 @@ class CommandStamp(TypedDict):
 
 
 class QuerySubject(NamedTuple):
-    """What is asked about: a job or a batch."""
+    """The job or batch that a query is about."""
 
     id: str
     is_batch: bool = False
 
 
-Conversation: TypeAlias = Generator[Wait, Reply | None, Reply | None]
+RequestSteps: TypeAlias = Generator[Wait, Reply | None, Reply | None]
 
 
 class RequestClient:
-    """The questions of one program. Thread-safe.
+    """Sends the commands and queries of one program. Thread-safe.
 
     Args:
-        sender: the way to the broker.
-        by: who asks, for the audit table; None: this host.
-        mailbox: where answers come; None: one of its own.
+        connection: the connection to the broker.
+        by: the name in the audit; None: the name of this host.
+        reply_queue: receives the replies; None: a new one.
     """
 
     def __init__(self, connection: Connection, by: str | None = None, reply_queue: ReplyQueue | None = None) -> None:
@@ -69,100 +75,103 @@ class RequestClient:
         self.by = by or socket.gethostname()
         self._reply_queue = reply_queue or ReplyQueue(connection)
 
-    def on_behalf(self, who: str) -> RequestClient:
-        """The same with somebody's name in what it asks."""
-        return RequestClient(self.connection, who[:MAX_NAME_CHARS], self._reply_queue)
+    def on_behalf_of(self, user: str) -> RequestClient:
+        """A client that sends its commands in the name of this user, with the same reply queue."""
+        return RequestClient(self.connection, user[:MAX_USER_CHARS], self._reply_queue)
 
-    def stamp(self) -> CommandStamp:
-        """What every command begins with: `DeleteJob(**asker.stamp(), job_id=…)`."""
+    def command_fields(self) -> CommandFields:
+        """The fields that every command begins with: `DeleteJob(**requests.command_fields(), job_id=…)`."""
         return {"id": new_id(), "at": self.now(), "by": self.by}
 
     def now(self) -> float:
-        """The time a command is stamped with."""
+        """The time, as seconds since 1970, for the field `at` of a command."""
         return self.connection.clock.now()
 
     def command(self, command: Command) -> Reply:
-        """Have a command carried out.
+        """Send a command and wait until it is carried out.
 
         Raises:
-            UsageError: the coordinator refuses, and says why.
+            UsageError: the coordinator refuses the command; the text is its reason.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
         seconds = self.connection.settings.publish_timeout
         self._reply_queue.open()
-        return _taken(drive(self._repeated(command, seconds)), seconds)
+        return _accepted(run(self._send_until_answered(command, seconds)), seconds)
 
-    def view(self, job_id: str) -> JobReply:
-        """Where a job stands. Raises as `command`; ResultTimeout also when the coordinator does not know the job."""
-        return JobReply.model_validate(self._seen(QuerySubject(job_id)))
+    def job_view(self, job_id: str) -> JobReply:
+        """The current state of a job. Raises as `command`; ResultTimeout also if the coordinator does not know it."""
+        return JobReply.model_validate(self._view(QuerySubject(job_id)))
 
-    async def view_async(self, job_id: str) -> JobReply:
-        """As `view`; the event loop goes on meanwhile."""
-        return JobReply.model_validate(await self._seen_async(QuerySubject(job_id)))
+    async def job_view_async(self, job_id: str) -> JobReply:
+        """As `job_view`, without blocking the event loop."""
+        return JobReply.model_validate(await self._view_async(QuerySubject(job_id)))
 
-    def ended(self, job_id: str, seconds: float | None) -> JobReply:
-        """A job's view when it has ended, or as it is after `seconds`; None waits for ever. Raises as `view`."""
-        return JobReply.model_validate(self._ended(QuerySubject(job_id), seconds))
+    def wait_for_job(self, job_id: str, seconds: float | None) -> JobReply:
+        """The view of a job when it has ended, or after `seconds`; None waits without end. Raises as `job_view`."""
+        return JobReply.model_validate(self._wait_until_ended(QuerySubject(job_id), seconds))
 
-    async def ended_async(self, job_id: str, seconds: float | None) -> JobReply:
-        """As `ended`; the event loop goes on meanwhile."""
-        return JobReply.model_validate(await self._ended_async(QuerySubject(job_id), seconds))
+    async def wait_for_job_async(self, job_id: str, seconds: float | None) -> JobReply:
+        """As `wait_for_job`, without blocking the event loop."""
+        return JobReply.model_validate(await self._wait_until_ended_async(QuerySubject(job_id), seconds))
 
     def batch_view(self, batch_id: str) -> BatchReply:
-        """Where a batch stands. Raises as `view`."""
-        return BatchReply.model_validate(self._seen(QuerySubject(batch_id, is_batch=True)))
+        """The current state of a batch. Raises as `job_view`."""
+        return BatchReply.model_validate(self._view(QuerySubject(batch_id, is_batch=True)))
 
     async def batch_view_async(self, batch_id: str) -> BatchReply:
-        """As `batch_view`; the event loop goes on meanwhile."""
-        return BatchReply.model_validate(await self._seen_async(QuerySubject(batch_id, is_batch=True)))
+        """As `batch_view`, without blocking the event loop."""
+        return BatchReply.model_validate(await self._view_async(QuerySubject(batch_id, is_batch=True)))
 
-    def batch_ended(self, batch_id: str, seconds: float | None) -> BatchReply:
-        """A batch's view when it has ended, or as it is after `seconds`; None waits for ever. Raises as `view`."""
-        return BatchReply.model_validate(self._ended(QuerySubject(batch_id, is_batch=True), seconds))
+    def wait_for_batch(self, batch_id: str, seconds: float | None) -> BatchReply:
+        """The view of a batch when it has ended, or after `seconds`; None waits without end. Raises as `job_view`."""
+        return BatchReply.model_validate(self._wait_until_ended(QuerySubject(batch_id, is_batch=True), seconds))
 
-    async def batch_ended_async(self, batch_id: str, seconds: float | None) -> BatchReply:
-        """As `batch_ended`; the event loop goes on meanwhile."""
-        return BatchReply.model_validate(await self._ended_async(QuerySubject(batch_id, is_batch=True), seconds))
+    async def wait_for_batch_async(self, batch_id: str, seconds: float | None) -> BatchReply:
+        """As `wait_for_batch`, without blocking the event loop."""
+        return BatchReply.model_validate(
+            await self._wait_until_ended_async(QuerySubject(batch_id, is_batch=True), seconds)
+        )
 
     def close(self) -> None:
-        """Give the private queue back. Tolerates twice and never."""
+        """Close the reply queue. A second call does nothing."""
         self._reply_queue.close()
 
-    # --- conversations ---
+    # --- requests ---
 
-    def _seen(self, subject: QuerySubject) -> dict[str, Any]:
+    def _view(self, subject: QuerySubject) -> dict[str, Any]:
         seconds = self.connection.settings.publish_timeout
         self._reply_queue.open()
-        return _known(drive(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
+        return _detail(run(self._query_until_known(subject, seconds, until_ended=False)), subject, seconds)
 
-    async def _seen_async(self, subject: QuerySubject) -> dict[str, Any]:
+    async def _view_async(self, subject: QuerySubject) -> dict[str, Any]:
         seconds = self.connection.settings.publish_timeout
         await self._reply_queue.open_async()
-        return _known(await drive_async(self._until_known(subject, seconds, until_ended=False)), subject, seconds)
+        reply = await run_async(self._query_until_known(subject, seconds, until_ended=False))
+        return _detail(reply, subject, seconds)
 
-    def _ended(self, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
+    def _wait_until_ended(self, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
         self._reply_queue.open()
-        reply = drive(self._until_known(subject, seconds, until_ended=True))
+        reply = run(self._query_until_known(subject, seconds, until_ended=True))
         if reply is None or not _is_known(reply):
-            reply = drive(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
-        return _known(reply, subject, seconds)
+            reply = run(self._query_until_known(subject, FINAL_QUERY_SECONDS, until_ended=False)) or reply
+        return _detail(reply, subject, seconds)
 
-    async def _ended_async(self, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
+    async def _wait_until_ended_async(self, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
         await self._reply_queue.open_async()
-        reply = await drive_async(self._until_known(subject, seconds, until_ended=True))
+        reply = await run_async(self._query_until_known(subject, seconds, until_ended=True))
         if reply is None or not _is_known(reply):
-            reply = await drive_async(self._until_known(subject, LAST_LOOK_SECONDS, until_ended=False)) or reply
-        return _known(reply, subject, seconds)
+            reply = await run_async(self._query_until_known(subject, FINAL_QUERY_SECONDS, until_ended=False)) or reply
+        return _detail(reply, subject, seconds)
 
-    def _question(self, subject: QuerySubject, *, until_ended: bool) -> Command:
+    def _query(self, subject: QuerySubject, *, until_ended: bool) -> Command:
         now = self.now()
         if subject.is_batch:
             return GetBatch(id=new_id(), at=now, by=self.by, batch_id=subject.id, until_ended=until_ended)
         return GetJob(id=new_id(), at=now, by=self.by, job_id=subject.id, until_ended=until_ended)
 
-    def _repeated(self, command: Command, seconds: float | None) -> Conversation:
-        """Publish a command until it is answered; None when it is not in time."""
+    def _send_until_answered(self, command: Command, seconds: float | None) -> RequestSteps:
+        """Publish a command until it is answered; None if it is not answered in time."""
         broker = self.connection.broker()
         message = Message(
             names.REPORT, names.COMMAND_KEY, command.model_dump_json().encode(), "command", command.id,
@@ -170,27 +179,27 @@ class RequestClient:
         )  # fmt: skip
         deadline = None if seconds is None else self.connection.clock.monotonic() + seconds
         answered = self._reply_queue.expect(command.id)
-        refused: PublishFailure | None = None
+        failure: PublishFailure | None = None
         sent: Future[list[PublishFailure | None]] | None = None
         try:
             while True:
                 left = REPEAT_SECONDS if deadline is None else deadline - self.connection.clock.monotonic()
                 if left <= 0:
-                    if refused is not None:
-                        raise BrokerError(f"the coordinator could not be asked: {refused.reason}")
+                    if failure is not None:
+                        raise BrokerError(f"the coordinator could not be asked: {failure.reason}")
                     return None
                 sent = broker.publish([message], min(left, self.connection.settings.publish_timeout))
                 reply = yield Wait(answered, min(left, REPEAT_SECONDS))
                 if reply is not None:
                     return reply
-                refused = _not_sent(sent)
+                failure = _not_sent(sent)
         finally:
             self._reply_queue.forget(command.id)
             if sent is not None:
-                sent.cancel()  # nobody waits for the answer any more: what is not written yet never goes out
+                sent.cancel()  # the reply is not waited for any more, so what is not written yet is not sent
 
-    def _until_known(self, subject: QuerySubject, seconds: float | None, *, until_ended: bool) -> Conversation:
-        """Ask for a job or batch until it is known; the last reply, or None if there was none."""
+    def _query_until_known(self, subject: QuerySubject, seconds: float | None, *, until_ended: bool) -> RequestSteps:
+        """Query a job or batch until the coordinator knows it; the last reply, or None if there was none."""
         monotonic = self.connection.clock.monotonic
         deadline = None if seconds is None else monotonic() + seconds
         pause = FIRST_PAUSE_SECONDS
@@ -199,7 +208,7 @@ class RequestClient:
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return last
-            reply = yield from self._repeated(self._question(subject, until_ended=until_ended), left)
+            reply = yield from self._send_until_answered(self._query(subject, until_ended=until_ended), left)
             if reply is None or reply.refused is not None or _is_known(reply):
                 return reply or last
             last = reply
@@ -207,63 +216,125 @@ class RequestClient:
             pause = min(pause * 2, REPEAT_SECONDS)
 
 
-def drive(conversation: Conversation) -> Reply | None:
-    """Hold a conversation in this thread."""
+class ReplyQueue:
+    """The private queue for all replies to one program. Thread-safe.
+
+    The first request declares it; after a change of the broker object it is declared again.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.address = ""
+        """The name of the queue."""
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[Reply]] = {}
+        self._broker: Broker | None = None
+        self._subscription: Consumer | None = None
+
+    def open(self) -> None:
+        """Declare the queue, unless it is there.
+
+        Raises:
+            BrokerError: RabbitMQ refuses, or cannot be reached.
+        """
+        broker = self._connection.broker()
+        if self._broker is broker:
+            return
+        with self._lock:
+            if self._broker is not broker:
+                self.address, self._subscription = broker.subscribe_private(self._on_deliveries)
+                self._broker = broker
+
+    async def open_async(self) -> None:
+        """As `open`, without blocking the event loop."""
+        if self._broker is None or self._broker is not await self._connection.broker_async():
+            await in_thread(self.open)
+
+    def close(self) -> None:
+        """Delete the queue. A second call does nothing."""
+        with self._lock:
+            subscription, self._subscription, self._broker = self._subscription, None, None
+        if subscription is not None:
+            subscription.close()
+
+    def expect(self, id: str) -> Future[Reply]:
+        """The future reply to the command with this id."""
+        answered: SignalSafeFuture[Reply] = SignalSafeFuture()
+        self._waiting[id] = answered
+        return answered
+
+    def forget(self, id: str) -> None:
+        """Stop waiting for the reply to the command with this id."""
+        self._waiting.pop(id, None)
+
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                reply = Reply.model_validate_json(delivery.body)
+            except ValidationError as error:
+                logger.warning("an unreadable reply of the coordinator is ignored; the request is repeated: %s", error)
+                continue
+            answered = self._waiting.pop(reply.id, None)
+            if answered is not None and not answered.done():
+                answered.set_result(reply)
+
+
+def run(steps: RequestSteps) -> Reply | None:
+    """Run a request in this thread."""
     try:
-        wait = next(conversation)
+        wait = next(steps)
         while True:
             try:
                 reply = wait.reply.result(wait.seconds)
             except TimeoutError:
                 reply = None
-            wait = conversation.send(reply)
+            wait = steps.send(reply)
     except StopIteration as end:
         last: Reply | None = end.value
         return last
     finally:
-        conversation.close()
+        steps.close()
 
 
-async def drive_async(conversation: Conversation) -> Reply | None:
-    """Hold a conversation on the event loop."""
+async def run_async(steps: RequestSteps) -> Reply | None:
+    """Run a request on the event loop."""
     try:
-        wait = next(conversation)
+        wait = next(steps)
         while True:
             try:
-                reply = await awaitable(wait.reply, wait.seconds)
+                reply = await await_shielded(wait.reply, wait.seconds)
             except TimeoutError:
                 reply = None
-            wait = conversation.send(reply)
+            wait = steps.send(reply)
     except StopIteration as end:
         last: Reply | None = end.value
         return last
     finally:
-        conversation.close()
+        steps.close()
 
 
 def _not_sent(sent: Future[list[PublishFailure | None]]) -> PublishFailure | None:
-    """Why the last message was certainly not sent, if that is known by now."""
+    """The failure of the last message, if it is already certain that it was not sent."""
     failure = sent.result()[0] if sent.done() else None
     return failure if failure is not None and failure.kind is Unconfirmed.NOT_SENT else None
 
 
-def _taken(reply: Reply | None, seconds: float) -> Reply:
+def _accepted(reply: Reply | None, seconds: float | None) -> Reply:
     if reply is None:
-        raise no_answer(seconds)
+        raise ResultTimeout(
+            f"no coordinator answered in {_seconds_text(seconds)}: is one running? (broker-jobs coordinator)"
+        )
     if reply.refused is not None:
         raise UsageError(reply.refused)
     return reply
 
 
-def _known(reply: Reply | None, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
+def _detail(reply: Reply | None, subject: QuerySubject, seconds: float | None) -> dict[str, Any]:
     """The view in a reply."""
-    if reply is None:
-        raise no_answer(seconds)
-    if reply.refused is not None:
-        raise UsageError(reply.refused)
+    reply = _accepted(reply, seconds)
     if not _is_known(reply):
         what = f"batch {subject.id}" if subject.is_batch else subject.id
-        raise ResultTimeout(f"{what} is still unknown to the coordinator after {_text(seconds)}")
+        raise ResultTimeout(f"{what} is still unknown to the coordinator after {_seconds_text(seconds)}")
     return reply.detail
 
 
@@ -271,10 +342,5 @@ def _is_known(reply: Reply) -> bool:
     return bool(reply.detail.get("known"))
 
 
-def no_answer(seconds: float | None) -> ResultTimeout:
-    """The error of a question without an answer."""
-    return ResultTimeout(f"no coordinator answered in {_text(seconds)}: is one running? (broker-jobs coordinator)")
-
-
-def _text(seconds: float | None) -> str:
+def _seconds_text(seconds: float | None) -> str:
     return "any time" if seconds is None else f"{seconds:g} s"

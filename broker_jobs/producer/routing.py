@@ -1,12 +1,12 @@
-"""Decides which message an envelope becomes: now, later, or held until the coordinator knows it is no repeat. Pure.
+"""Decides where an envelope is published: work queue, delay queue, or the log alone. Pure.
 
-ready                            submit exchange, routing key = queue: work queue and log
-under 2 s                        the log alone: the coordinator's timer is more exact than a hop
-longer                           the longest delay level that is not longer, and the log
-waiting for parents              the log alone: the coordinator holds it
-with a unique key or limits      the same; a delayed one goes by its delay
-the caller's own id              the log alone: the coordinator releases it once, however often it comes
-an id that we made               the log alone, as a repeat: its first message may be in the work queue
+a job that is ready           the submit exchange, routing key = queue: it reaches the work queue and the log
+due in less than 2 s          the log alone: the coordinator's timer is more exact than a delay queue
+due later                     the log, and the longest delay queue that is not longer than the delay
+with parents                  the log alone: the coordinator holds it
+with a unique key or limits   the log alone; a delayed one by its delay, as above
+with the caller's own id      the log alone: the coordinator releases it once, however often it arrives
+with a generated id given     the log alone, as a repeat: its first message may be in the work queue
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from broker_jobs.messages.codec import encode
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, is_generated_id
 
 
-class Later(NamedTuple):
-    """When a scheduled job is due, and the delay if that is how it was said: after parents it counts from their end."""
+class ScheduledTime(NamedTuple):
+    """The time of a scheduled job. A timedelta also gives a `delay`: after parents it counts from their end."""
 
     due_at: Instant | None
     delay: float | None
 
 
-def later(when: object, now: Instant) -> Later:
-    """What `schedule(when, …)` means. Raises as `due_after`."""
-    due_at = due_after(when, now)
-    return Later(due_at, max(0.0, when.total_seconds()) if isinstance(when, timedelta) else None)
+def scheduled_time(when: object, now: Instant) -> ScheduledTime:
+    """The time that `schedule(when, …)` means. Raises as `due_at_of`."""
+    due_at = due_at_of(when, now)
+    return ScheduledTime(due_at, max(0.0, when.total_seconds()) if isinstance(when, timedelta) else None)
 
 
-def due_after(when: object, now: Instant, method: str = "schedule") -> Instant | None:
-    """The instant a `When` means; None: now, as it has passed.
+def due_at_of(when: object, now: Instant, method: str = "schedule") -> Instant | None:
+    """The instant of a `When`; None if it has passed, which means now.
 
     Raises:
-        ArgumentsError: a bare number, a datetime without a time zone, more than ten years.
+        ArgumentsError: `when` is a bare number, a datetime without a time zone, or more than ten years ahead.
     """
     match when:
         case timedelta():
@@ -67,18 +67,19 @@ def due_after(when: object, now: Instant, method: str = "schedule") -> Instant |
 
 
 def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool) -> Message:
-    """The message of an envelope; its epoch is set here, by the way it goes.
+    """The message of an envelope. Its epoch depends on where it is published, so it is set here.
 
     Raises:
-        EnqueueError: the body is over `max_body` bytes.
+        ArgumentsError: an argument has no JSON form.
+        EnqueueError: the body has more than `max_body` bytes.
     """
     if envelope.after is not None:
         return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if envelope.due_at is not None:
-        step = level_for(envelope.due_at.timestamp() - now)
-        if step is None:
+        level = level_for(envelope.due_at.timestamp() - now)
+        if level is None:
             return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
-        return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(step, new=True))
+        return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(level, new=True))
     if envelope.unique is not None or envelope.limits:
         return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if own_id:
@@ -88,16 +89,16 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
     return _message(envelope, max_body, names.SUBMIT, envelope.queue)
 
 
-def body_of(envelope: Envelope, max_body: int) -> bytes:
-    """The envelope as it travels.
+def encode_limited(envelope: Envelope, max_body: int) -> bytes:
+    """The body of an envelope's message.
 
     Raises:
         ArgumentsError: an argument has no JSON form.
-        EnqueueError: it is over `max_body` bytes.
+        EnqueueError: the body has more than `max_body` bytes.
     """
     try:
         body = encode(envelope)
-    except PydanticSerializationError as error:  # half a surrogate pair in a value of a type nobody has given
+    except PydanticSerializationError as error:  # half a surrogate pair in a value without an annotation
         raise ArgumentsError(f"{envelope.job}: its arguments cannot travel as JSON: {error}") from None
     if len(body) > max_body:
         raise EnqueueError(
@@ -108,4 +109,4 @@ def body_of(envelope: Envelope, max_body: int) -> bytes:
 
 
 def _message(envelope: Envelope, max_body: int, exchange: str, key: str, kind: str = "job") -> Message:
-    return Message(exchange, key, body_of(envelope, max_body), kind, envelope.id)
+    return Message(exchange, key, encode_limited(envelope, max_body), kind, envelope.id)

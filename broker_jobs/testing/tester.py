@@ -24,14 +24,13 @@ from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.coordinator.release import release
 from broker_jobs.errors import UsageError
 from broker_jobs.function.depends import provided_parameters
-from broker_jobs.function.pending import put_in, shape
+from broker_jobs.function.pending import comparable, placeholders_of
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import CHUNK
 from broker_jobs.messages.commands import DeclareRecurring, DeclareSubscriptions, DeleteJob, Fire, GetBatch, GetJob
 from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.messages.state import State
-from broker_jobs.producer.call import Call
-from broker_jobs.producer.job import Job
+from broker_jobs.producer.job import Call, Job
 from broker_jobs.store import Store
 from broker_jobs.testing.broker import ManualBroker
 from broker_jobs.testing.worker import ManualWorker
@@ -73,7 +72,7 @@ class Tester:
             raise UsageError("this Tester is open already")
         self._store.open()
         self._broker.taken_over = self._taken_over
-        self._borrowed = self._jobs.borrowed(self._broker, self.clock)
+        self._borrowed = self._jobs.replaced(self._broker, self.clock)
         self._borrowed.__enter__()
         self._jobs.load_modules()
         self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with what the modules put around
@@ -273,11 +272,13 @@ class Tester:
     def _arguments(self, envelope: Envelope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         function = self._jobs.registry.get(envelope.job)
         if function is None:  # a job of another service: as it travels
-            pending = put_in(envelope.result_args)
+            pending = placeholders_of(envelope.result_args)
             args = tuple(pending.get(place, arg) for place, arg in enumerate(envelope.args))
             return args, {name: pending.get(name, value) for name, value in envelope.kwargs.items()}
         if envelope.result_args:
-            return function.signature.decode_around(envelope.args, envelope.kwargs, put_in(envelope.result_args))
+            return function.signature.decode_around(
+                envelope.args, envelope.kwargs, placeholders_of(envelope.result_args)
+            )
         return function.signature.decode(body)
 
 
@@ -300,13 +301,16 @@ def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """Arguments by the names of their parameters, defaults filled in, so that two ways to write a call are equal."""
     function = getattr(job, "__wrapped__", None)
     if function is None:
-        return {"args": tuple(map(shape, args)), "kwargs": {name: shape(value) for name, value in kwargs.items()}}
+        return {
+            "args": tuple(map(comparable, args)),
+            "kwargs": {name: comparable(value) for name, value in kwargs.items()},
+        }
     whole = inspect.signature(function)
     provided = provided_parameters(function)  # they do not travel, and take no place among the positional arguments
     shown = whole.replace(parameters=[each for each in whole.parameters.values() if each.name not in provided])
     bound = shown.bind(*args, **kwargs)
     bound.apply_defaults()
-    return {name: shape(value) for name, value in bound.arguments.items()}
+    return {name: comparable(value) for name, value in bound.arguments.items()}
 
 
 def _shown(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

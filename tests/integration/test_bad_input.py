@@ -245,7 +245,7 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
 def replay(system: System, id: str) -> None:
     """Have a message that was put aside decided again."""
     requests = system.jobs.program._requests
-    requests.command(ReplayDeadLetter(**requests.stamp(), dead_letter_id=id))
+    requests.command(ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
 
 def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_because_of_it(

@@ -30,7 +30,7 @@ class Heard(RequestClient):
         super().__init__(Connection(Settings.load, lambda _: pytest.fail("nothing is published here")))
         self.heard: list[Command] = []
 
-    def on_behalf(self, who: str) -> RequestClient:
+    def on_behalf_of(self, user: str) -> RequestClient:
         self.by = who
         return self
 

@@ -9,13 +9,13 @@ import pytest
 
 from broker_jobs import Depends
 from broker_jobs.function.definition import define
-from broker_jobs.function.depends import filled, filled_async
+from broker_jobs.function.depends import provide, provide_async
 
 
 def test_a_plain_provider_is_called() -> None:
     def notify(user_id: int, mailer: str = Depends(lambda: "smtp")) -> None: ...
 
-    with filled(define(notify, {}), (42,), {}) as (args, kwargs):
+    with provide(define(notify, {}), (42,), {}) as (args, kwargs):
         assert (args, kwargs) == ((42,), {"mailer": "smtp"})
 
 
@@ -23,9 +23,9 @@ def test_what_is_given_is_not_made() -> None:
     def notify(user_id: int, mailer: str = Depends(lambda: pytest.fail("made"))) -> None: ...
 
     function = define(notify, {})
-    with filled(function, (42, "mine"), {}) as found:
+    with provide(function, (42, "mine"), {}) as found:
         assert found == ((42, "mine"), {})
-    with filled(function, (42,), {"mailer": "mine"}) as found:
+    with provide(function, (42,), {"mailer": "mine"}) as found:
         assert found == ((42,), {"mailer": "mine"})
 
 
@@ -42,7 +42,7 @@ def test_a_scope_is_closed_at_the_end_in_reverse_order() -> None:
 
     def job(a: str = Depends(first), b: str = Depends(second)) -> None: ...
 
-    with filled(define(job, {}), (), {}) as (_, kwargs):
+    with provide(define(job, {}), (), {}) as (_, kwargs):
         assert kwargs == {"a": "first", "b": "second"}
         assert seen == []
     assert seen == ["second closed", "first closed"]
@@ -59,7 +59,7 @@ def test_a_scope_sees_the_failure_and_cannot_hide_it() -> None:
 
     def job(session: str = Depends(session)) -> None: ...
 
-    with pytest.raises(ValueError, match="boom"), filled(define(job, {}), (), {}):
+    with pytest.raises(ValueError, match="boom"), provide(define(job, {}), (), {}):
         raise ValueError("boom")
     assert len(seen) == 1
 
@@ -76,7 +76,7 @@ def test_a_provider_has_providers_and_each_is_called_once() -> None:
 
     def job(mailer: str = Depends(mailer), settings: str = Depends(settings)) -> None: ...
 
-    with filled(define(job, {}), (), {}) as (_, kwargs):
+    with provide(define(job, {}), (), {}) as (_, kwargs):
         assert kwargs == {"mailer": "mailer(s)", "settings": "s"}
     assert calls == ["settings"]
 
@@ -98,7 +98,7 @@ def test_an_async_job_has_providers_of_every_kind() -> None:
     async def job(a: Any = Depends(awaited), b: Any = Depends(scoped), c: Any = Depends(plain)) -> None: ...
 
     async def run() -> dict[str, Any]:
-        async with filled_async(define(job, {}), (), {}) as (_, kwargs):
+        async with provide_async(define(job, {}), (), {}) as (_, kwargs):
             assert seen == []
             return kwargs
 
@@ -114,7 +114,7 @@ def test_an_async_scope_cannot_hide_a_failure() -> None:
     async def job(a: Any = Depends(scoped)) -> None: ...
 
     async def run() -> None:
-        async with filled_async(define(job, {}), (), {}):
+        async with provide_async(define(job, {}), (), {}):
             raise ValueError("boom")
 
     with pytest.raises(ValueError, match="boom"):

@@ -14,9 +14,16 @@ from pydantic import BaseModel
 from broker_jobs import Concurrency, Depends, Ordered, RateLimit, Unique
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError
 from broker_jobs.function.definition import define
-from broker_jobs.function.keys import Limit, limit_keys, limit_option, unique_key, unique_option
+from broker_jobs.function.keys import (
+    Limit,
+    TemplateError,
+    limit_keys,
+    limit_option,
+    template_of,
+    unique_key,
+    unique_option,
+)
 from broker_jobs.function.signature import Signature
-from broker_jobs.function.template import Unrenderable, template_of
 from broker_jobs.messages.envelope import MAX_KEY_CHARS, LimitKey, UniqueKey
 
 
@@ -59,7 +66,7 @@ def test_a_key_is_the_text_with_the_arguments_in_their_places(
 ) -> None:
     text = "".join(literal.replace("{", "{{").replace("}", "}}") + f"{{{name}}}" for literal, name in parts)
     template = template_of(text)
-    assert [place.name for place in template.places] == [name for _, name in parts]
+    assert [each.name for each in template.placeholders] == [name for _, name in parts]
     expected = "".join(literal + values.get(name, "x") for literal, name in parts)
     assert template.render(lambda name: values.get(name, "x")) == expected
 
@@ -70,7 +77,7 @@ def test_any_text_is_a_template_or_refused(text: str) -> None:
         template = template_of(text)
     except OptionError:
         return
-    assert all(place.name.isidentifier() for place in template.places)
+    assert all(each.name.isidentifier() for each in template.placeholders)
     assert len(template.render(lambda _: "x") if text else "") <= len(text)
 
 
@@ -119,7 +126,7 @@ def test_arguments_that_make_no_key_are_refused(call: Callable[[], str], reason:
 def test_a_key_of_exactly_the_longest_length_is_taken() -> None:
     longest = "x" * MAX_KEY_CHARS
     assert key(welcome, "{name}", 1, longest) == longest
-    with pytest.raises(Unrenderable):
+    with pytest.raises(TemplateError):
         template_of("{name}y").render(lambda _: longest)
 
 

@@ -682,7 +682,7 @@ def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, broker: RecordingExchange,
 def test_all_failures_are_requeued_by_one_command(
     jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_jobs.producer.failure.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("broker_jobs.producer.failures.FIRST_PAUSE_SECONDS", 0.001)
     with jobs.batch() as batch:
         pass
     given: list[BulkRequeue] = []

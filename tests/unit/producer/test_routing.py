@@ -12,7 +12,7 @@ from broker_jobs.broker.delay import level_seconds
 from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.messages.codec import decode
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, is_generated_id, new_id
-from broker_jobs.producer.routing import due_after, message_for
+from broker_jobs.producer.routing import due_at_of, message_for
 from tests.unit.producer.recording import RecordingExchange
 
 
@@ -119,7 +119,7 @@ def test_a_step_is_never_longer_than_the_delay(delay: float) -> None:
 
 def when_refused(when: object) -> str:
     with pytest.raises(ArgumentsError) as caught:
-        due_after(when, 0.0)
+        due_at_of(when, 0.0)
     return str(caught.value)
 
 

@@ -1,6 +1,7 @@
-"""Keeps blocking calls and event loops apart: a warning where one stops the other, and ways to wait from a coroutine.
+"""Warns when a blocking call stops an event loop, and awaits futures of other threads.
 
-asyncio is imported by the first coroutine that waits here, as a program without an event loop has no use for it.
+Separate, so that asyncio is imported by the first coroutine that waits here: a program without an event loop does not
+pay for it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ T = TypeVar("T")
 def warn_if_blocking(call: str, instead: str, until: str = "RabbitMQ confirms") -> None:
     """Warn, once per line of the program, when this thread runs an event loop.
 
-    To be called by the public method itself: the line that is named is that of its caller.
+    Call it in the public method itself: the warning names the line of that method's caller.
     """
     get_running_loop = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
     if get_running_loop is None:
-        return  # not imported, or another thread is about to: no loop runs in this one
+        return  # asyncio is not imported, or another thread is importing it: no loop runs in this thread
     try:
         get_running_loop()
     except RuntimeError:
@@ -31,17 +32,17 @@ def warn_if_blocking(call: str, instead: str, until: str = "RabbitMQ confirms") 
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """Make a blocking call in a thread; the event loop goes on meanwhile."""
+    """Run a blocking call in a thread, so that the event loop goes on."""
     import asyncio  # noqa: PLC0415  # see the head of this file
 
     return await asyncio.to_thread(call)
 
 
-async def awaitable(future: Future[T], seconds: float | None = None) -> T:
-    """Await a future of another thread; a cancelled caller leaves what it stands for alone.
+async def await_shielded(future: Future[T], seconds: float | None = None) -> T:
+    """Await a future of another thread. Cancelling the caller does not cancel the future.
 
     Raises:
-        TimeoutError: it has not ended in `seconds`; None waits for ever.
+        TimeoutError: it is not done after `seconds`; None waits without end.
     """
     import asyncio  # noqa: PLC0415  # see the head of this file
 
@@ -49,8 +50,8 @@ async def awaitable(future: Future[T], seconds: float | None = None) -> T:
     return await waiting if seconds is None else await asyncio.wait_for(waiting, seconds)
 
 
-async def withdrawable(future: Future[T]) -> T:
-    """Await a publish of another thread; a cancelled caller cancels it: what is not written yet never goes out."""
+async def await_cancellable(future: Future[T]) -> T:
+    """Await a publish of another thread. Cancelling the caller cancels it: what is not written yet is never sent."""
     import asyncio  # noqa: PLC0415  # see the head of this file
 
     return await asyncio.wrap_future(future)

@@ -1,8 +1,9 @@
-"""A signature whose annotations have been read: arguments and results become JSON, and come back.
+"""Converts the arguments and the result of one function to JSON and back, by its evaluated annotations.
 
-Strict, as a message is read by another program: `"42"` is no int. What would not come back as it was is refused
-before anything is published, by bringing it back once; values that are their own JSON (int, str, bool, None and lists
-and dicts of them) need no such try, which keeps the hot path at one call into pydantic.
+Strict, as another program reads the message: `"42"` is no int. A value that would come back as another one is refused
+before anything is published; to find out, it is decoded once. Values that are their own JSON (int, str, bool, None, and
+lists and dicts of them) are not decoded, which keeps the hot path at one call into pydantic. The file is over 300
+lines, as encoding and decoding share the adapters.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from pydantic_core import ArgsKwargs, PydanticSerializationError, from_json, to_
 from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
-from broker_jobs.function.annotation import STRICT, adapter_of, check_travels, is_plain, read_hints
+from broker_jobs.function.annotation import STRICT, adapter_of, is_plain, parameter_adapter, read_hints
 from broker_jobs.function.depends import refuse_annotated
-from broker_jobs.function.explain import explain, kind, must_be, shown
+from broker_jobs.function.explain import explain, must_be, shown, type_only
 from broker_jobs.function.pending import Pending, has_pending
-from broker_jobs.function.secret import holds_secret, may_hide, revealed
+from broker_jobs.function.secret import contains_secret, may_contain_stars, with_secrets
 
 _MAX_SHAPES = 32
-"""How many numbers of positional arguments get a decoder of their own; others take the slow path."""
+"""At most so many decoders, one per number of positional arguments; other numbers take the slow path."""
 
 
 class _Default(Enum):
-    TAKEN = 0
+    DEFAULT = 0
 
 
-_TAKEN: Final = _Default.TAKEN
-"""Stands for a default in validated arguments: the worker's own default is what counts, so it does not travel."""
+_DEFAULT: Final = _Default.DEFAULT
+"""Marks a default in validated arguments. Defaults are not sent: the worker's own default counts."""
 
 
-class Typed:
-    """The adapters of one function."""
+class ArgumentCodec:
+    """The pydantic adapters of one function."""
 
     def __init__(self, fn: Callable[..., Any], name: str, call: str, provided: frozenset[str], *, loose: bool) -> None:
         self._name = name
@@ -50,11 +51,11 @@ class Typed:
         signature = inspect.signature(fn)
         self._parameters = [p for p in signature.parameters.values() if p.name not in provided]
         self._hints = {p.name: hints.get(p.name, Any) for p in self._parameters}
-        self._adapters = {n: check_travels(n, hint, call) for n, hint in self._hints.items()}
+        self._adapters = {n: parameter_adapter(n, hint, call) for n, hint in self._hints.items()}
         self._returns = hints.get("return", Any)
         self._result = _result_adapter(self._returns)
         self._validate = _arguments_adapter(self._parameters, self._hints).validator.validate_python
-        self._validate_waiting: Callable[[ArgsKwargs], Any] | None = None
+        self._validate_with_pending: Callable[[ArgsKwargs], Any] | None = None
         self._has_defaults = any(p.default is not p.empty for p in self._parameters)
         self._converts = not all(is_plain(hint) for hint in self._hints.values())
         self._positional = [p for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -65,7 +66,7 @@ class Typed:
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         self._refuse_provided(kwargs)
-        validate = self._waiting() if has_pending(args, kwargs) else self._validate
+        validate = self._pending_validator() if has_pending(args, kwargs) else self._validate
         try:
             got_args, got_kwargs = validate(ArgsKwargs(args, kwargs))
         except ValidationError as error:
@@ -74,19 +75,19 @@ class Typed:
                 self._call, self._parameters, self._hints, provided=self._provided, errors=details, args=args
             )
             raise ArgumentsError(text) from None
-        travelling = list(got_args)
+        sent = list(got_args)
         if self._has_defaults:
-            while travelling and travelling[-1] is _TAKEN:
-                travelling.pop()
-            got_kwargs = {name: value for name, value in got_kwargs.items() if value is not _TAKEN}
+            while sent and sent[-1] is _DEFAULT:
+                sent.pop()
+            got_kwargs = {name: value for name, value in got_kwargs.items() if value is not _DEFAULT}
         if not self._converts:
-            return travelling, got_kwargs
-        for index, value in enumerate(travelling):
-            travelling[index] = self._convert(self._name_at(index), value)
-        return travelling, {name: self._convert(name, value) for name, value in got_kwargs.items()}
+            return sent, got_kwargs
+        for index, value in enumerate(sent):
+            sent[index] = self._convert(self._name_at(index), value)
+        return sent, {name: self._convert(name, value) for name, value in got_kwargs.items()}
 
     def _refuse_provided(self, kwargs: Mapping[str, Any]) -> None:
-        """`**more` would take them, and the function would get them instead of what the worker makes."""
+        """Refuse provided parameters: `**more` would accept them, and they would replace the worker's values."""
         if self._more is not None and (name := next((name for name in kwargs if name in self._provided), None)):
             raise ArgumentsError(f"{name} is made by the worker (Depends) and cannot be enqueued")
 
@@ -101,12 +102,12 @@ class Typed:
                 return self._adapters[name].dump_python(parameter.default, mode="json", warnings="none")
         raise KeyError(name)
 
-    def _waiting(self) -> Callable[[ArgsKwargs], Any]:
-        """As `_validate`, but a result to come fits everywhere."""
-        if self._validate_waiting is None:
-            hints = {name: Annotated[hint, WrapValidator(_let_pending)] for name, hint in self._hints.items()}
-            self._validate_waiting = _arguments_adapter(self._parameters, hints).validator.validate_python
-        return self._validate_waiting
+    def _pending_validator(self) -> Callable[[ArgsKwargs], Any]:
+        """As `_validate`, but a placeholder fits every parameter."""
+        if self._validate_with_pending is None:
+            hints = {name: Annotated[hint, WrapValidator(_accept_pending)] for name, hint in self._hints.items()}
+            self._validate_with_pending = _arguments_adapter(self._parameters, hints).validator.validate_python
+        return self._validate_with_pending
 
     def _name_at(self, index: int) -> str:
         if index < len(self._positional):
@@ -124,22 +125,22 @@ class Typed:
         try:
             plain = adapter.dump_python(value, mode="json", warnings="error")
             text = to_json(plain, inf_nan_mode="null")
-            if may_hide(text):
-                plain = revealed(plain, value)
+            if may_contain_stars(text):
+                plain = with_secrets(plain, value)
                 text = to_json(plain, inf_nan_mode="null")
             if self._loose:
                 return plain
             back = adapter.validate_json(text, strict=True)
         except ValidationError:
-            raise self._lost(name, value, "something else") from None
+            raise self._changed_error(name, value, "something else") from None
         except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
             raise ArgumentsError(f"{self._call}: {name} cannot travel as JSON: {_reason(error)}") from None
         if type(back) is not kind or not _same(back, value):
-            raise self._lost(name, value, shown(back))
+            raise self._changed_error(name, value, shown(back))
         return plain
 
-    def _lost(self, name: str, value: Any, back: str) -> ArgumentsError:
-        """The error for a value that would not come back as it was."""
+    def _changed_error(self, name: str, value: Any, back: str) -> ArgumentsError:
+        """The error for a value that would arrive as another one."""
         if to_jsonable_python(value, inf_nan_mode="strings") != to_jsonable_python(value, inf_nan_mode="null"):
             return ArgumentsError(f"{self._call}: {name} cannot travel as JSON: it has no NaN and no infinity")
         return ArgumentsError(
@@ -159,7 +160,7 @@ class Typed:
                 found = decoder(body)
                 return found["args"], found["kwargs"]
             except ValidationError:
-                pass  # another number of positional arguments, or a mistake: the slow path tells
+                pass  # another number of positional arguments, or a mistake: the slow path finds out
         return self._decode_slowly(body)
 
     def decode_around(
@@ -177,7 +178,7 @@ class Typed:
         )
 
     def _decoder(self, count: int) -> Callable[[bytes], dict[str, Any]]:
-        """A reader of whole bodies with `count` positional arguments, for functions without **more."""
+        """A decoder of whole bodies with `count` positional arguments, for functions without **more."""
         rest = [self._hints[self._rest.name]] * (count - len(self._positional)) if self._rest else []
         firsts = [self._hints[p.name] for p in self._positional[:count]]
         named = {
@@ -215,7 +216,7 @@ class Typed:
         )
 
     def _check_shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Names and numbers of arguments, whatever their types."""
+        """Check names and numbers of arguments, but not their types."""
         self._refuse_provided(kwargs)
         anything = _arguments_adapter(self._parameters, dict.fromkeys(self._hints, Any)).validator.validate_python
         try:
@@ -234,7 +235,7 @@ class Typed:
             details = error.errors(include_url=False, include_context=False)
             for detail in details:
                 detail["loc"] = (name, *detail["loc"])
-            text = must_be(name, self._hints.get(name, Any), details, shown=kind)  # it becomes the job's error
+            text = must_be(name, self._hints.get(name, Any), details, shown=type_only)  # the job's error
             raise ArgumentsError(f"{self._call}: {text}") from None
 
     def encode_result(self, value: Any) -> str:
@@ -242,14 +243,14 @@ class Typed:
             return "null"
         try:
             text = self._result.dump_json(value, warnings="none").decode()
-            if may_hide(text) and holds_secret(value):
+            if may_contain_stars(text) and contains_secret(value):
                 raise ArgumentsError(f"the result of {self._name} holds a secret, and results are shown: return a key")
             if not (type(value) is self._returns and is_plain(self._returns)) and self._returns is not Any:
                 self._result.validate_json(text, strict=True)
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the result of {self._name} cannot travel as JSON: {_reason(error)}") from None
         except ValidationError as error:
-            raise ArgumentsError(self._wrong_result(error, kind)) from None
+            raise ArgumentsError(self._wrong_result(error, type_only)) from None
         return text
 
     def decode_result(self, text: str) -> Any:
@@ -265,17 +266,17 @@ class Typed:
         return must_be(f"the result of {self._name}", self._returns, details, shown=show)
 
 
-def _let_pending(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def _accept_pending(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return value if type(value) is Pending else validate(value)
 
 
 def _arguments_adapter(parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> TypeAdapter[Any]:
-    """Validates (args, kwargs) as Python binds them, all in one call; defaults are marked, not filled in."""
+    """Validates (args, kwargs) as Python binds them, in one call. Defaults are marked, and not filled in."""
 
     def collect(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, kwargs
 
-    marked = [p.replace(default=_TAKEN) if p.default is not p.empty else p for p in parameters]
+    marked = [p.replace(default=_DEFAULT) if p.default is not p.empty else p for p in parameters]
     described: Any = collect
     described.__signature__ = inspect.Signature(marked)
     described.__annotations__ = dict(hints)
@@ -286,7 +287,7 @@ def _result_adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return adapter_of(annotation)
     except (PydanticUserError, NameError):
-        return TypeAdapter(Any, config=STRICT)  # what it returns is looked at when it is there
+        return TypeAdapter(Any, config=STRICT)  # the result is checked when there is one
 
 
 def _typed_dict(
@@ -303,7 +304,7 @@ def _typed_dict(
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no JSON for a value, in one line."""
+    """The reason why a value has no JSON form, in one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     return (lines[1] if lines[0].endswith("warnings:") and len(lines) > 1 else lines[0]).removeprefix(
         "Unable to serialize "

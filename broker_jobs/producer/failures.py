@@ -1,4 +1,7 @@
-"""What has failed in a batch, job by job, so that a program can look at it and run it again."""
+"""Lists the failed jobs of a batch, page by page, and requeues them.
+
+Separate from batch.py, which is long enough; the bulk command of the command line is here too.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,17 @@ from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 
-PAGE = 100
+PAGE_SIZE = 100
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed for good: which, with what arguments, and why.
+    """A job of a batch that failed for good: its name, arguments and error.
 
-    `args` and `kwargs` are as they travel: JSON, defaults not filled in. `error_type` is the exception's name.
+    `args` and `kwargs` are the JSON values that were sent, without defaults. `error_type` is the name of the
+    exception's class; `attempts` counts all runs.
     """
 
     job: str
@@ -47,26 +51,26 @@ class Failure:
 
 
 def failures(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
-    """The failed jobs of a batch, asked for page by page as they are taken."""
-    requests.batch_view(batch_id)  # a batch made just now is first waited for
+    """The failed jobs of a batch; each page is requested when the iterator reaches it."""
+    requests.batch_view(batch_id)  # commands overtake the log, so wait until the coordinator knows the batch
     return _pages(requests, batch_id)
 
 
 def requeue_failures(requests: RequestClient, batch_id: str, error_text: str) -> int:
-    """Have the failed jobs of a batch run again; how many that were."""
+    """Requeue the failed jobs of a batch; the number of them."""
     try:
-        meant = JobFilter(batch=batch_id, error_text=error_text or None)
+        job_filter = JobFilter(batch=batch_id, error_text=error_text or None)
     except ValidationError:
         raise ArgumentsError("the text to look for in errors has at most 1,000 characters, and no NUL") from None
-    requests.batch_view(batch_id)  # a batch made just now is first waited for
-    command = BulkRequeue(id=new_id(), at=requests.now(), by=requests.by, filter=meant)
-    return int(worked_off(requests, command)["done"])
+    requests.batch_view(batch_id)  # commands overtake the log, so wait until the coordinator knows the batch
+    command = BulkRequeue(id=new_id(), at=requests.now(), by=requests.by, filter=job_filter)
+    return int(run_bulk_command(requests, command)["done"])
 
 
-def worked_off(requests: RequestClient, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
-    """Give a bulk command and stay until it is worked off; its last reply's detail.
+def run_bulk_command(requests: RequestClient, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
+    """Send a bulk command and wait until the coordinator has finished it; the detail of its last reply.
 
-    The same command again changes nothing; its reply says how far the first one is.
+    Sending the same command again changes nothing; its reply reports the progress of the first one.
     """
     pause = FIRST_PAUSE_SECONDS
     while not (detail := requests.command(command).detail)["finished"]:
@@ -78,10 +82,10 @@ def worked_off(requests: RequestClient, command: BulkRequeue | BulkDelete) -> di
 def _pages(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     after = ""
     while True:
-        question = ListFailures(
-            id=new_id(), at=requests.now(), by=requests.by, batch_id=batch_id, after=after, limit=PAGE
+        query = ListFailures(
+            id=new_id(), at=requests.now(), by=requests.by, batch_id=batch_id, after=after, limit=PAGE_SIZE
         )  # fmt: skip
-        page = [JobReply.model_validate(view) for view in requests.command(question).detail.get("failures", [])]
+        page = [JobReply.model_validate(view) for view in requests.command(query).detail.get("failures", [])]
         if not page:
             return
         for view in page:
