@@ -38,12 +38,3 @@ def test_public_names_are_gathered_by_hand_and_importable() -> None:
     public = set(re.findall(r"^ *from broker_jobs\S* import (\w+) as \1$", init, re.MULTILINE))
     assert public
     assert all(hasattr(broker_jobs, name) for name in public)
-
-
-def test_each_folder_stands_in_the_map_at_the_door() -> None:
-    import broker_jobs
-
-    folders = {path.parent.name for path in (ROOT / "broker_jobs").glob("*/__init__.py")}
-    assert broker_jobs.__doc__ is not None
-    missing = {folder for folder in folders if f"{folder}/" not in broker_jobs.__doc__}
-    assert missing == set()

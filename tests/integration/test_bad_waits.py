@@ -143,7 +143,7 @@ def test_a_block_inside_itself_is_refused(shop: Shop) -> None:
 def test_what_waits_for_its_own_batch_says_so_and_the_batch_ends(shop: Shop) -> None:
     with shop.jobs.batch() as batch:
         outside = shop.load.after(batch).enqueue(1)
-        with pytest.raises(UsageError, match="would wait for the batch it is part of: enqueue it beside the batch"):
+        with pytest.raises(UsageError, match="would wait for the batch it is part of: enqueue it outside the batch"):
             batch.enqueue(shop.load.after(batch), 2)
         member = batch.enqueue(shop.load.after(outside), 3)
     assert batch.wait(30) is State.FAILED

@@ -31,7 +31,7 @@ class Heard(RequestClient):
         self.heard: list[Command] = []
 
     def on_behalf_of(self, user: str) -> RequestClient:
-        self.by = who
+        self.by = user
         return self
 
     def command(self, command: Command) -> Reply:

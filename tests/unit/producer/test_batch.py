@@ -216,14 +216,17 @@ def test_a_result_is_not_waited_for_inside_the_block(jobs: BrokerJobs, load: Loa
                 wait()
 
 
-def test_an_empty_batch_beside_enqueued_jobs_is_pointed_at(
+def test_jobs_enqueued_inside_an_empty_block_give_a_warning(
     jobs: BrokerJobs, broker: RecordingExchange, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     with jobs.batch("import"):
         load.enqueue(1)
         jobs.enqueue_many([load.bind(2), load.bind(3)])
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "batch 'import' is empty; 3 jobs were enqueued beside it: write batch.enqueue(load, …)"
+        (
+            "batch 'import' is empty, but 3 jobs were enqueued inside its block without joining it: "
+            "write batch.enqueue(load, …)"
+        )
     ]
     assert seals(broker)[0].chunks == 0
     caplog.clear()

@@ -218,7 +218,7 @@ def test_a_subscription_has_no_key_made_of_arguments_and_waits_for_nothing(jobs:
     with pytest.raises(DefinitionError, match=r"^ping belongs to another BrokerJobs; subscribe it there"):
         jobs.subscribe("user.registered")(BrokerJobs().job(name="ping")(plain))
     ping = jobs.job(name="ping")(plain)
-    with pytest.raises(DefinitionError, match=r"waits for nothing else: leave out \.after"):
+    with pytest.raises(DefinitionError, match=r"cannot wait for jobs: leave out \.after"):
         jobs.subscribe("user.registered")(ping.after(jobs.receipt("x")))  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="no option 'quee'"):
         jobs.subscribe("user.registered", quee="x")  # type: ignore[call-arg]
