@@ -1,1 +1,1 @@
-"""The mail room: a program that needs every kind of job there is, with a real SMTP server to count what arrives."""
+"""A demo that sends mail with every kind of job to a real SMTP server, and checks what arrives."""

@@ -1,4 +1,4 @@
-"""Draws how far the demo is: bars in a terminal, plain lines elsewhere; and the table at its end."""
+"""Shows the progress of the demo (bars in a terminal, plain lines elsewhere) and the final table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from broker_jobs.demo.tally import TallyLine
+from broker_jobs.demo.check import ResultLine
 
 PLAIN_SECONDS = 1.0
 """Between two plain lines."""
 
 
 class Screen:
-    """What is seen of the demo. Used by one thread."""
+    """The output of the demo. Used by one thread."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
@@ -50,30 +50,32 @@ class Screen:
         """Print a line, above the bars."""
         self._console.print(text, markup=False)
 
-    def draw(self, seconds: float, arrived: Mapping[str, int], asked: Mapping[str, int | None], more: str = "") -> None:
-        """Show mails arrived of those asked (None: nobody knows yet), `seconds` after the start."""
+    def draw(
+        self, seconds: float, arrived: Mapping[str, int], requested: Mapping[str, int | None], more: str = ""
+    ) -> None:
+        """Show delivered of requested mails (None: not known yet), `seconds` after the start."""
         if self._bars is not None:
             for kind, count in arrived.items():
                 if kind not in self._tasks:
                     self._tasks[kind] = self._bars.add_task(kind, total=None, more="")
-                self._bars.update(self._tasks[kind], completed=count, total=asked[kind], more="")
+                self._bars.update(self._tasks[kind], completed=count, total=requested[kind], more="")
             return
         parts = tuple(
-            f"{kind} {count}" + (f" of {asked[kind]}" if asked[kind] is not None else "")
+            f"{kind} {count}" + (f" of {requested[kind]}" if requested[kind] is not None else "")
             for kind, count in arrived.items()
         )
         if parts != self._shown and seconds >= self._shown_at + PLAIN_SECONDS:
             self._shown, self._shown_at = parts, seconds
             self.say(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
 
-    def table(self, lines: Sequence[TallyLine], sent_by: Mapping[str, str]) -> None:
-        """Print what was asked and what was delivered, and by which kind of job."""
+    def table(self, lines: Sequence[ResultLine], sent_by: Mapping[str, str]) -> None:
+        """Print requested, delivered and retried mails, and the kind of job that sent them."""
         table = Table(box=box.SIMPLE_HEAD, title=None)
         table.add_column("mail")
-        for name in ("asked", "delivered", "retried"):
+        for name in ("requested", "delivered", "retried"):
             table.add_column(name, justify="right")
         table.add_column("kind of job", style="dim")
         for line in lines:
-            numbers = (str(line.asked), str(line.delivered), str(line.retried))
+            numbers = (str(line.requested), str(line.delivered), str(line.retried))
             table.add_row(line.kind, *numbers, sent_by.get(line.kind, ""))
         self._console.print(table)

@@ -1,6 +1,6 @@
-"""Reads the list of subscribers from a CSV file, and says of each row it cannot use why, and on which line it stands.
+"""Reads the list of subscribers from a CSV file, and reports each unusable row with its line and the reason.
 
-A row that is wrong costs that row, not the list. A file that is wrong (missing, empty, no header) is an error.
+A wrong row is skipped. A wrong file (missing, empty, without a header) is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _YES = {"yes", "y", "true", "1", "x"}
 
 @dataclass(frozen=True)
 class Subscriber:
-    """Who gets mail: `digest` says whether also the regular one."""
+    """A person who gets mail; `digest`: also the recurring one."""
 
     name: str
     email: str
@@ -31,15 +31,15 @@ class Subscriber:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is not used: the line of the file it begins on, and why."""
+    """A row that is skipped: the line on which it begins, and the reason."""
 
     line: int
     reason: str
 
 
 @dataclass(frozen=True)
-class Roll:
-    """All subscribers of a file, and the rows that are none."""
+class SubscriberList:
+    """All subscribers of a file, and the skipped rows."""
 
     subscribers: tuple[Subscriber, ...]
     bad: tuple[BadRow, ...]
@@ -50,7 +50,7 @@ class Roll:
         return tuple(each.email for each in self.subscribers if each.digest)
 
 
-def read_subscribers(path: Path) -> Roll:
+def read_subscribers(path: Path) -> SubscriberList:
     """The subscribers of a CSV file: UTF-8, a header with `email`, and `name` and `digest` if wanted.
 
     The digest goes to rows that say yes there; without such a column to all.
@@ -64,17 +64,17 @@ def read_subscribers(path: Path) -> Roll:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path} is UTF-16; save it as UTF-8")
-    # What is no UTF-8 becomes a surrogate, so that only its row is lost. Spreadsheets begin a file with a mark (BOM).
+    # Bytes that are not UTF-8 become surrogates, so that only their row is skipped. Spreadsheets write a BOM first.
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    roll = parse(text, str(path))
-    if not roll.subscribers:
-        first = f"; line {roll.bad[0].line}: {roll.bad[0].reason}" if roll.bad else ""
+    subscriber_list = parse(text, str(path))
+    if not subscriber_list.subscribers:
+        first = f"; line {subscriber_list.bad[0].line}: {subscriber_list.bad[0].reason}" if subscriber_list.bad else ""
         raise UsageError(f"{path} has a header and no usable row{first}")
-    return roll
+    return subscriber_list
 
 
-def parse(text: str, title: str = "the list") -> Roll:
-    """The subscribers in a CSV text; bytes that were no UTF-8 are surrogates in it.
+def parse(text: str, title: str = "the list") -> SubscriberList:
+    """Parse a CSV text, in which bytes that were not UTF-8 are surrogates.
 
     Raises:
         UsageError: it is empty or its first row is no header.
@@ -95,7 +95,7 @@ def parse(text: str, title: str = "the list") -> Roll:
             bad.append(BadRow(line, f"no CSV: {error}"))
             continue
         if row is None:
-            return Roll(tuple(subscribers), tuple(bad))
+            return SubscriberList(tuple(subscribers), tuple(bad))
         if not any(cell.strip() for cell in row):
             continue
         if not header:
@@ -122,12 +122,12 @@ def _header(row: list[str], title: str) -> list[str]:
 
 
 def domain_of(email: str) -> str:
-    """Whose mail server an address is at."""
+    """The domain of an e-mail address, in lower case."""
     return email.rpartition("@")[2].lower()
 
 
 def _subscriber(row: list[str], header: list[str]) -> Subscriber | str:
-    """The subscriber of a row, or why it is none."""
+    """The subscriber in a row, or the reason why there is none."""
     if any("\ud800" <= char <= "\udfff" for cell in row for char in cell):
         return "not UTF-8"
     if len(row) != len(header):
@@ -137,6 +137,6 @@ def _subscriber(row: list[str], header: list[str]) -> Subscriber | str:
     if not email:
         return "no address"
     if _ADDRESS.fullmatch(email) is None or len(email) > _MOST_CHARS:
-        return f"{email[:60]!r} is no e-mail address"
+        return f"{email[:60]!r} is not an e-mail address"
     name = " ".join(cells.get("name", "").split()) or email.partition("@")[0]
     return Subscriber(name, email, cells.get("digest", "yes").lower() in _YES)
