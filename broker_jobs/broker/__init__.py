@@ -1,1 +1,1 @@
-"""What the broker holds for us: names, topology and delay (pure), and the two exchanges behind one port."""
+"""The message broker: names, topology, delays and routing (pure), and its two implementations behind one interface."""

@@ -1,4 +1,4 @@
-"""Chooses the exchange by the address: memory:// is the embedded one, anything else is RabbitMQ."""
+"""Makes the broker of the settings: memory:// is the broker in memory, any other address is RabbitMQ."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def broker_for(settings: Settings, name: str) -> Broker:
-    """The exchange of these settings, not started.
+    """Return the broker of these settings, not started.
 
     Args:
-        settings: url, heartbeat and declare are read.
-        name: what the broker's own pages call our connections.
+        settings: `url`, `heartbeat` and `declare` are read.
+        name: shown by RabbitMQ's management pages for our connections.
 
     Raises:
-        BrokerError: the address cannot be read.
+        BrokerError: the address is not valid.
     """
-    # Of the two client libraries only the one that is used is imported, and by whom it is used first.
+    # Only the client library that is used is imported.
     if settings.in_memory:
         from broker_jobs.broker.memory import MemoryBroker  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""A future that an interrupted waiter cannot break: who waits holds no lock, so the I/O thread never waits for one.
+"""Provides a future without a shared lock, so that a waiter interrupted by a signal cannot block the I/O thread.
 
-The library's own Future takes a lock in both threads. A signal handler that raises (Ctrl-C, an alarm) may leave it held
-in the one that waits; then the I/O thread would wait for it without end, and with it every later call.
+`concurrent.futures.Future` takes a lock in both threads. A signal handler that raises (Ctrl-C, an alarm) may leave it
+locked in the waiting thread. Then the I/O thread would wait for it for ever, and with it every later call.
 """
 
 from __future__ import annotations
@@ -21,79 +21,79 @@ _Outcome: TypeAlias = tuple[Literal["result", "error", "cancelled"], Any]
 
 
 class SignalSafeFuture(Future[T]):
-    """As `concurrent.futures.Future`, for `result`, callbacks and `asyncio.wrap_future`. What ends it first stands."""
+    """A `concurrent.futures.Future` for `result`, callbacks and `asyncio.wrap_future`. The first outcome wins."""
 
     def __init__(self) -> None:
-        # Not the parent's __init__: all that it makes is for its lock.
+        # The parent's __init__ is not called: it only sets up the lock.
         self.on_cancel: Callable[[], object] | None = None
-        """Called when it is cancelled before it has ended."""
-        self._ended: dict[str, _Outcome] = {}  # setdefault is one step of the interpreter: the first to end it wins
+        """Called if it is cancelled before it has an outcome."""
+        self._outcome: dict[str, _Outcome] = {}  # setdefault is atomic: the first outcome wins
         self._callbacks: deque[Callable[[Any], object]] = deque()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._ended.get('outcome', ('pending',))[0]}>"
+        return f"<{type(self).__name__} {self._outcome.get('outcome', ('pending',))[0]}>"
 
     def cancel(self) -> bool:
-        """Give it up; whether it is cancelled now."""
-        if self._end(("cancelled", None)) and self.on_cancel is not None:
+        """Cancel it. Returns whether it is cancelled now."""
+        if self._set(("cancelled", None)) and self.on_cancel is not None:
             self.on_cancel()
         return self.cancelled()
 
     def cancelled(self) -> bool:
-        """Whether it was given up."""
-        return self._ended.get("outcome", ("",))[0] == "cancelled"
+        """Whether it was cancelled."""
+        return self._outcome.get("outcome", ("",))[0] == "cancelled"
 
     def running(self) -> bool:
-        """Never: it can be cancelled until it has ended."""
+        """Return False: it can be cancelled until it has an outcome."""
         return False
 
     def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return bool(self._ended)
+        """Whether it has an outcome."""
+        return bool(self._outcome)
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for the result. Raises TimeoutError, CancelledError, or what it ended with."""
+        """Wait for the result. Raises TimeoutError, CancelledError, or the exception that was set."""
         error = self.exception(timeout)
         if error is not None:
             raise error
-        value: T = self._ended["outcome"][1]
+        value: T = self._outcome["outcome"][1]
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end: the error, or None. Raises TimeoutError and CancelledError."""
-        if not self._ended:
+        """Wait for the outcome and return its exception or None. Raises TimeoutError and CancelledError."""
+        if not self._outcome:
             self._wait(timeout)
-        kind, value = self._ended["outcome"]
+        kind, value = self._outcome["outcome"]
         if kind == "cancelled":
             raise CancelledError
         return value if kind == "error" else None
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Call a function with this future when it has ended; at once if it has."""
+        """Call a function with this future when it has an outcome; at once if it has one."""
         self._callbacks.append(fn)
-        if self._ended:
-            self._call()
+        if self._outcome:
+            self._run_callbacks()
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Whether the work is still wanted."""
+        """Return whether it was not cancelled."""
         return not self.cancelled()
 
     def set_result(self, result: T) -> None:
-        """End it; nothing happens when it has ended."""
-        self._end(("result", result))
+        """Set the result. Does nothing if there is an outcome."""
+        self._set(("result", result))
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """End it with an error; nothing happens when it has ended."""
-        self._end(("error", exception))
+        """Set the exception. Does nothing if there is an outcome."""
+        self._set(("error", exception))
 
-    def _end(self, outcome: _Outcome) -> bool:
-        if self._ended.setdefault("outcome", outcome) is not outcome:
+    def _set(self, outcome: _Outcome) -> bool:
+        if self._outcome.setdefault("outcome", outcome) is not outcome:
             return False
-        self._call()
+        self._run_callbacks()
         return True
 
-    def _call(self) -> None:
-        """Call what waits for the end: each once, as who takes it out calls it."""
+    def _run_callbacks(self) -> None:
+        """Run each callback once: the thread that removes it runs it."""
         while True:
             try:
                 callback = self._callbacks.popleft()
@@ -102,18 +102,18 @@ class SignalSafeFuture(Future[T]):
             try:
                 callback(self)
             except Exception:
-                logger.exception("a callback of a future failed; the others are called")
+                logger.exception("a callback of a future raised an error; the other callbacks run")
 
     def _wait(self, timeout: float | None) -> None:
-        bell = threading.Lock()  # of this call alone: whatever becomes of it hurts nobody
-        bell.acquire()
+        woken = threading.Lock()  # used only by this call, so it does no harm if it stays locked
+        woken.acquire()
 
         def wake(_: object) -> None:
-            bell.release()
+            woken.release()
 
         self.add_done_callback(wake)
         seconds = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
-        if not bell.acquire(timeout=seconds) and not self._ended:
+        if not woken.acquire(timeout=seconds) and not self._outcome:
             with contextlib.suppress(ValueError):
                 self._callbacks.remove(wake)
             raise TimeoutError

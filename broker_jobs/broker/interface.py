@@ -1,7 +1,7 @@
-"""Says what a message exchange must do; RabbitMQ (on pika) and the embedded one (on kombu's memory) both do it.
+"""Defines what a broker must do. RabbitMQ (pika) and the broker in memory (kombu) implement it.
 
-Nothing here knows a client library. Callbacks run on the exchange's own I/O thread: they must be quick, must not
-block and must not call the blocking methods of the exchange.
+Nothing here depends on a client library. Callbacks run on the broker's I/O thread: they must be quick, must not block,
+and must not call the blocking methods of the broker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from broker_jobs.broker.topology import Topology
 
 
 class Message(NamedTuple):
-    """What is published: always persistent, always confirmed, headers fresh (none are copied)."""
+    """A message to publish: always persistent and confirmed, without headers."""
 
     exchange: str
     key: str
@@ -27,9 +27,9 @@ class Message(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What is received.
+    """A received message.
 
-    (`channel`, `tag`) acknowledge it; a tag of a lost channel is ignored when it is acknowledged.
+    (`channel`, `tag`) identify it for the acknowledgement. An acknowledgement for a lost channel is ignored.
     """
 
     channel: int
@@ -47,12 +47,12 @@ class Delivery(NamedTuple):
 
 
 class Unconfirmed(Enum):
-    """The two ways a publish can end without a confirm."""
+    """The two ways in which a publish can end without a confirm."""
 
     NOT_SENT = "not sent"
-    """It was certainly not taken over: never written, or returned as unroutable."""
+    """The broker certainly does not have it: it was never written, or returned as unroutable."""
     UNKNOWN = "unknown"
-    """It may have been taken over: no confirm in time, connection lost, or refused by one of several queues."""
+    """The broker may have it: no confirm in time, connection lost, or refused by one of several queues."""
 
 
 class PublishFailure(NamedTuple):
@@ -67,58 +67,60 @@ class Consumer(Protocol):
 
     @property
     def consuming(self) -> bool:
-        """Whether deliveries may still come: after `cancel` for as long as that takes."""
+        """Whether deliveries may still arrive. True for a while after `cancel`, until the broker has cancelled."""
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
-        """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
+        """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
 
     def requeue(self, channel: int, tag: int) -> None:
-        """Give a delivery back to its queue."""
+        """Return a delivery to its queue."""
 
     def set_prefetch(self, count: int) -> None:
-        """Change how many unacknowledged deliveries each queue may have out here (1..65535)."""
+        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume taking deliveries of one queue; what is out stays out."""
+        """Stop or resume consuming one queue. Received deliveries stay valid."""
 
     def cancel(self) -> None:
-        """Take no more deliveries; what is out can still be acknowledged."""
+        """Stop consuming. Received deliveries can still be acknowledged."""
 
     def close(self) -> None:
-        """Cancel and close the channel; what is unacknowledged goes back to its queue."""
+        """Cancel and close the channel. Unacknowledged deliveries return to their queues."""
 
 
 class Broker(Protocol):
-    """The broker, as one process sees it. Thread-safe; reconnects by itself for ever, and says so in the log."""
+    """A message broker, as one process uses it. Thread-safe. Reconnects by itself without limit, and logs it."""
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are up now."""
+        """Whether both connections are open."""
 
     @property
     def reconnects(self) -> int:
-        """How often a connection was lost and made again since the start."""
+        """Number of reconnects since the start."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has blocked publishing (an alarm)."""
+        """Whether the broker blocks publishing (an alarm)."""
 
     def start(self, timeout: float = 10.0) -> None:
-        """Connect; tolerates being called twice. Raises BrokerError (unreachable, wrong password, no such vhost)."""
+        """Connect. A second call does nothing. Raises BrokerError (unreachable, wrong password, no such vhost)."""
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Close; tolerates twice and never-started. Publishes still waiting end as failures."""
+        """Close. Does nothing if not started. Publishes that still wait end as failures."""
 
     def apply(self, topology: Topology, timeout: float = 10.0) -> None:
-        """Declare exchanges, queues and bindings; remembered and repeated at each reconnect.
+        """Declare exchanges, queues and bindings, now and after each reconnect.
 
-        Raises BrokerError that explains: 406 (queue exists with other arguments), 403 (no permission), unreachable.
+        Raises BrokerError with the reason: 406 (queue exists with other arguments), 403 (no permission), unreachable.
         """
 
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
-        """Publish persistently with confirms. The future always ends within about `timeout` seconds and never raises:
-        one entry a message, None where it is confirmed. While the connection is down or blocked messages wait unsent.
-        A future that is cancelled is given up: what is not written yet never is.
+        """Publish persistent messages with confirms.
+
+        The future ends within about `timeout` seconds and never raises. Its result has one entry per message, None if
+        it is confirmed. While the connection is lost or blocked, messages wait unsent. Cancelling the future drops the
+        messages that are not written yet.
         """
 
     def subscribe(
@@ -130,11 +132,11 @@ class Broker(Protocol):
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
-        """Consume queues on one channel. `on_deliveries` gets all deliveries of one socket read as a list.
+        """Consume queues on one channel. `on_deliveries` receives all deliveries of one socket read as a list.
 
-        `on_lost(channel)`: that channel is gone, its unacknowledged deliveries belong to the broker again; the
-        subscription comes back by itself on a new channel, `on_ready(channel)`. A server-sent cancel counts as lost. A
-        queue that does not exist is waited for: retried until it does.
+        `on_lost(channel)`: the channel is lost, and its unacknowledged deliveries are back in their queues. The
+        consumer opens a new channel by itself and calls `on_ready(channel)`. A cancel by the server counts as a loss.
+        A queue that does not exist is tried again until it does.
         """
 
     def subscribe_private(
@@ -144,13 +146,13 @@ class Broker(Protocol):
         bind_to: str | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Consumer]:
-        """An exclusive queue of this process (no acknowledgements), bound to a fanout exchange if given.
+        """Consume an exclusive queue of this process without acknowledgements, bound to a fanout exchange if given.
 
-        Returns its name (usable as reply_to) and the subscription. It keeps its name over reconnects.
+        Returns its name, which can be used as reply_to, and the consumer. It keeps its name after a reconnect.
         """
 
     def depth(self, queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
-        """(messages ready, consumers) of a queue, None when it does not exist. Raises BrokerError when unreachable."""
+        """Return (ready messages, consumers) of a queue, or None if it does not exist."""
 
     def purge(self, queue: str, timeout: float = 10.0) -> int:
-        """Drop what is ready in a queue; the number dropped."""
+        """Delete the ready messages of a queue. Returns their number."""

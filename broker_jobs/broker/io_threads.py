@@ -1,7 +1,7 @@
-"""Knows the I/O threads of this process: no call may wait in one, and their log records are handled in another thread.
+"""Keeps the I/O threads from blocking: refuses blocking calls in them and handles their log records elsewhere.
 
-A handler of the program's logging may do anything: enqueue a job, wait for a lock, raise. In an I/O thread each of
-these would stop every connection of the process for ever, as confirms, deadlines and reconnects happen there.
+A logging handler of the program may do anything: enqueue a job, wait for a lock, raise. In an I/O thread each of these
+would stop every connection of the process for ever, as confirms, deadlines and reconnects are handled there.
 """
 
 from __future__ import annotations
@@ -18,87 +18,88 @@ from typing import TypeAlias
 from broker_jobs.errors import UsageError
 
 FLUSH_SECONDS = 1.0
-"""What the handling of the last records may take at the end of the process."""
-OURS = ("broker_jobs", "pika")
+"""How long the end of the process waits for the last log records."""
+LOGGERS = ("broker_jobs", "pika")
+"""The top-level loggers that are used in I/O threads."""
 
 _io_threads: set[int] = set()
 
-_Item: TypeAlias = logging.LogRecord | threading.Event
+_Entry: TypeAlias = logging.LogRecord | threading.Event
 
 
-def enter() -> None:
-    """The calling thread is an I/O thread from now on."""
+def register() -> None:
+    """Register the calling thread as an I/O thread."""
     _io_threads.add(threading.get_ident())
     defer_logs()
 
 
-def leave() -> None:
-    """It is none any more; called at its end, as its number may be given to another thread."""
+def unregister() -> None:
+    """Unregister the calling thread. Called at its end, as its id may be used for another thread."""
     _io_threads.discard(threading.get_ident())
 
 
-def inside() -> bool:
+def is_io_thread() -> bool:
     """Whether the caller is an I/O thread."""
     return threading.get_ident() in _io_threads
 
 
 def refuse_blocking_call() -> None:
-    """Raise UsageError in an I/O thread: what is waited for happens there."""
-    if inside():
+    """Raise UsageError in an I/O thread: it would wait for itself."""
+    if is_io_thread():
         raise UsageError(
-            "this call waits for RabbitMQ in the thread that talks to RabbitMQ, so it would wait for ever; nothing was "
-            "sent. Make it in a thread of your own: a callback puts what it has into a queue.Queue, a logging handler "
-            "is put behind logging.handlers.QueueHandler and QueueListener"
+            "this call waits for RabbitMQ in the I/O thread of RabbitMQ, so it would wait for ever; nothing was sent. "
+            "Call it from another thread: in a callback, put the data into a queue.Queue; in a logging handler, use "
+            "logging.handlers.QueueHandler and QueueListener"
         )
 
 
 def defer_logs() -> None:
-    """Have records that our loggers make in I/O threads handled in a thread of their own. Tolerates twice.
+    """Let a separate thread handle the log records of I/O threads. May be called again.
 
-    Called at each start and subscription: loggers come with the modules that are imported meanwhile.
+    Called at each start and subscription, as modules imported since the last call have new loggers.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in OURS:
-            logger.addFilter(_elsewhere)
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in LOGGERS:
+            logger.addFilter(_deferred)
 
 
 def flush_logs(timeout: float = FLUSH_SECONDS) -> None:
-    """Wait until the records made so far are handled, at most `timeout` seconds."""
-    if _elsewhere.used and not inside():
+    """Wait until the records so far are handled, at most `timeout` seconds."""
+    if _deferred.used and not is_io_thread():
         handled = threading.Event()
-        _elsewhere.put(handled)
+        _deferred.put(handled)
         handled.wait(timeout)
 
 
-class _Elsewhere(logging.Filter):
-    """Lets no record of an I/O thread pass, but hands it to the thread that handles them."""
+class _DeferredRecords(logging.Filter):
+    """Takes the records of I/O threads out of normal logging and handles them in its own thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._forget()
+        self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _forget(self) -> None:
-        self._records: SimpleQueue[_Item] = SimpleQueue()
+    def _reset(self) -> None:
+        self._records: SimpleQueue[_Entry] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     @property
     def used(self) -> bool:
-        """Whether there has been a record."""
+        """Whether there was a record."""
         return self._thread is not None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is handled here."""
-        if not inside():
+        """Return whether the record is handled in the calling thread."""
+        if not is_io_thread():
             return True
         self.put(record)
         return False
 
-    def put(self, item: _Item) -> None:
-        """Have a record handled, or an event set when those before it are."""
-        self._records.put(item)
+    def put(self, entry: _Entry) -> None:
+        """Queue a record, or an event that is set when the records before it are handled."""
+        self._records.put(entry)
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -108,18 +109,18 @@ class _Elsewhere(logging.Filter):
                     self._thread.start()
 
     @staticmethod
-    def _handle_all(records: SimpleQueue[_Item]) -> None:
+    def _handle_all(records: SimpleQueue[_Entry]) -> None:
         while True:
-            item = records.get()
-            if isinstance(item, threading.Event):
-                item.set()
+            entry = records.get()
+            if isinstance(entry, threading.Event):
+                entry.set()
                 continue
             try:
-                logging.getLogger(item.name).callHandlers(item)
-            except Exception:  # noqa: BLE001  # a handler's own error; logging it might raise again
+                logging.getLogger(entry.name).callHandlers(entry)
+            except Exception:  # noqa: BLE001  # an error of a handler: logging it might raise again
                 if logging.raiseExceptions and sys.stderr is not None:
                     traceback.print_exc()
 
 
-_elsewhere = _Elsewhere()
+_deferred = _DeferredRecords()
 atexit.register(flush_logs)

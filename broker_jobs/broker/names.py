@@ -1,19 +1,19 @@
-"""Holds every name the broker knows of us, with a version in it; a change of a queue's arguments is a new version."""
+"""Defines the names of all exchanges and queues. They contain a version: other queue arguments need a new version."""
 
 from __future__ import annotations
 
 import re
 
 SUBMIT = "jobs.v1.submit"
-"""Fanout: producers publish ready jobs here, routing key = queue name. Copies go to work and to the log."""
+"""Fanout: producers publish ready jobs here; the routing key is the queue name. Copies go to WORK and to the log."""
 WORK = "jobs.v1.work"
-"""Direct: routes by queue name to work queues; unroutable goes to parked."""
+"""Direct: routes by queue name to the work queues. Unroutable messages go to the dead letters."""
 DELAY = "jobs.v1.delay"
-"""Direct: the delay queues; key `<step>` reaches the step's queue, `<step>.new` also the log."""
+"""Direct: routing key `<level>` reaches the delay queue of the level, `<level>.new` also the log."""
 REPORT = "jobs.v1.report"
-"""Direct: what is told to the coordinator; keys `log` and `command`."""
+"""Direct: messages for the coordinator, with the routing keys `log` and `command`."""
 CONTROL = "jobs.v1.control"
-"""Fanout: what the coordinator tells workers and beats."""
+"""Fanout: control messages of the coordinator to workers and beats."""
 
 LOG = "jobs.v1.log"
 COMMAND = "jobs.v1.command"
@@ -27,25 +27,25 @@ QUEUE_NAME_RULE = "1 to 100 of the characters A-Z a-z 0-9 . _ -"
 
 
 def is_queue_name(name: str) -> bool:
-    """Whether a queue may have this name (it is also a routing key, so `#` and `*` are out)."""
+    """Whether a queue may have this name. It is also a routing key, so `#` and `*` are not allowed."""
     return QUEUE_NAME.fullmatch(name) is not None
 
 
 def work_queue(queue: str) -> str:
-    """The broker's queue that holds the ready jobs of `queue`."""
+    """Return the name of the work queue with the ready jobs of `queue`."""
     return f"jobs.v1.work.{queue}"
 
 
 def queue_of(work_queue_name: str) -> str:
-    """The job queue whose ready jobs a broker's queue holds."""
+    """Return the job queue of a work queue."""
     return work_queue_name.removeprefix("jobs.v1.work.")
 
 
 def delay_queue(level: int) -> str:
-    """The queue of the delay level of 2**step seconds."""
+    """Return the name of the delay queue of a level: 2**level seconds."""
     return f"jobs.v1.delay.{level:02d}"
 
 
 def delay_key(level: int, *, new: bool) -> str:
-    """The routing key on DELAY: `new` for a producer's first message, which the log sees too."""
+    """Return the routing key on DELAY. `new`: a first message, which goes to the log too."""
     return f"{level:02d}.new" if new else f"{level:02d}"

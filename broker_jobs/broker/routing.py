@@ -1,6 +1,6 @@
-"""Decides which queues a message reaches, as RabbitMQ would: fanout, direct, exchange to exchange, alternate. Pure.
+"""Computes which queues a message reaches, by RabbitMQ's rules: fanout, direct, exchange to exchange, alternate. Pure.
 
-Apart from the embedded exchange, which uses it, so that the rules can be read and tested without threads.
+The broker in memory uses it. It is separate so that the rules can be tested without threads.
 """
 
 from __future__ import annotations
@@ -15,81 +15,81 @@ Spec = TypeVar("Spec", ExchangeSpec, QueueSpec)
 
 
 class Routes:
-    """The exchanges and bindings that have been declared."""
+    """The declared exchanges, queues and bindings."""
 
     def __init__(self) -> None:
         self.queues: dict[str, QueueSpec] = {}
         self._exchanges: dict[str, ExchangeSpec] = {}
         self._bindings: dict[str, list[BindingSpec]] = {}
-        self._known: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._cache: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def declare(self, topology: Topology) -> list[QueueSpec]:
-        """Take exchanges, queues and bindings over, all or none; returns the queues that are new.
+        """Add exchanges, queues and bindings, all or none. Returns the new queues.
 
         Raises:
-            BrokerError: something exists by this name in another shape, or a binding leads from or to nowhere.
+            BrokerError: one exists with other arguments, or a binding names an exchange or queue that does not exist.
         """
         exchanges = _merged(self._exchanges, topology.exchanges, "exchange")
         queues = _merged(self.queues, topology.queues, "queue")
         for binding in topology.bindings:
             if binding.source not in exchanges:
-                raise BrokerError(f"no exchange {binding.source!r} to bind {binding.target!r} to")
+                raise BrokerError(f"cannot bind {binding.target!r}: there is no exchange {binding.source!r}")
             if binding.target not in (exchanges if binding.to_exchange else queues):
-                raise BrokerError(f"nothing is named {binding.target!r}, so it cannot be bound to {binding.source!r}")
+                raise BrokerError(f"cannot bind {binding.target!r} to {binding.source!r}: it does not exist")
         new = [queue for name, queue in queues.items() if name not in self.queues]
         self._exchanges, self.queues = exchanges, queues
         for binding in topology.bindings:
             bindings = self._bindings.setdefault(binding.source, [])
             if binding not in bindings:
                 bindings.append(binding)
-        self._known.clear()
+        self._cache.clear()
         return new
 
-    def forget(self, queue: str) -> None:
+    def delete(self, queue: str) -> None:
         """Delete a queue and its bindings."""
         self.queues.pop(queue, None)
         for source, bindings in self._bindings.items():
             self._bindings[source] = [each for each in bindings if each.to_exchange or each.target != queue]
-        self._known.clear()
+        self._cache.clear()
 
     def has_exchange(self, name: str) -> bool:
-        """Whether messages can be published to this exchange; the empty name is the default one."""
+        """Whether this exchange exists. The empty name is the default exchange."""
         return name == "" or name in self._exchanges
 
     def queues_for(self, exchange: str, key: str) -> tuple[str, ...]:
-        """The queues a message reaches, each once however many ways lead there; empty: it is unroutable."""
+        """Return the queues that a message reaches, each once. Empty: it is unroutable."""
         if exchange == "":
             return (key,) if key in self.queues else ()
-        found = self._known.get((exchange, key))
+        found = self._cache.get((exchange, key))
         if found is None:
-            if len(self._known) > 10_000:  # keys come from outside
-                self._known.clear()
-            found = self._known[exchange, key] = self._walk(exchange, key)
+            if len(self._cache) > 10_000:  # bounded, as producers choose the keys
+                self._cache.clear()
+            found = self._cache[exchange, key] = self._compute(exchange, key)
         return found
 
-    def _walk(self, exchange: str, key: str) -> tuple[str, ...]:
+    def _compute(self, exchange: str, key: str) -> tuple[str, ...]:
         queues: dict[str, None] = {}
         seen = {exchange}
-        waiting = [exchange]
-        while waiting:
-            spec = self._exchanges[waiting.pop(0)]
+        pending = [exchange]
+        while pending:
+            spec = self._exchanges[pending.pop(0)]
             matching = [
                 binding for binding in self._bindings.get(spec.name, ()) if spec.kind == "fanout" or binding.key == key
             ]
             queues.update((binding.target, None) for binding in matching if not binding.to_exchange)
-            onward = [binding.target for binding in matching if binding.to_exchange]
+            targets = [binding.target for binding in matching if binding.to_exchange]
             if not matching and spec.alternate in self._exchanges:
-                onward.append(spec.alternate)
-            for name in onward:
+                targets.append(spec.alternate)
+            for name in targets:
                 if name not in seen:
                     seen.add(name)
-                    waiting.append(name)
+                    pending.append(name)
         return tuple(queues)
 
 
-def _merged(known: dict[str, Spec], given: Iterable[Spec], what: str) -> dict[str, Spec]:
-    merged = dict(known)
-    for spec in given:
+def _merged(existing: dict[str, Spec], added: Iterable[Spec], what: str) -> dict[str, Spec]:
+    merged = dict(existing)
+    for spec in added:
         if merged.setdefault(spec.name, spec) != spec:
-            raise BrokerError(f"{what} {spec.name!r} exists in another shape: {merged[spec.name]}, not {spec}")
+            raise BrokerError(f"{what} {spec.name!r} exists with other arguments: {merged[spec.name]}, not {spec}")
     return merged

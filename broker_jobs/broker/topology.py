@@ -1,20 +1,22 @@
-"""Describes exchanges, queues and bindings as values; both exchanges declare what this says. Pure."""
+"""Describes exchanges, queues and bindings as values, which both brokers declare. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
 
 NEVER_DROP = 2_000_000_000
-"""A delivery limit for queues that must never drop: an absent one is 20 on RabbitMQ 4, and -1 means "drop at the first
-return" on 3.10 (probed)."""
+"""Delivery limit of queues that must never drop a message. RabbitMQ 4 uses 20 if there is none, and -1 means "drop at
+the first return" on 3.10 (probed)."""
 WORK_DELIVERY_LIMIT = 20
 
 
 @dataclass(frozen=True)
 class ExchangeSpec:
+    """A durable exchange. `alternate`: the exchange that receives its unroutable messages."""
+
     name: str
     kind: str
     alternate: str | None = None
@@ -22,7 +24,7 @@ class ExchangeSpec:
 
 @dataclass(frozen=True)
 class QueueSpec:
-    """A durable quorum queue. `dead_letter_to` is a queue's name, reached through the default exchange."""
+    """A durable quorum queue. `dead_letter_to`: name of the queue for its dead letters, by the default exchange."""
 
     name: str
     delivery_limit: int = NEVER_DROP
@@ -31,7 +33,7 @@ class QueueSpec:
     dead_letter_to: str | None = None
 
     def arguments(self) -> dict[str, object]:
-        """The x-arguments RabbitMQ is given."""
+        """Return the x-arguments of the declaration."""
         arguments: dict[str, object] = {"x-queue-type": "quorum"}
         if self.ttl_seconds is None:
             arguments["x-delivery-limit"] = self.delivery_limit
@@ -51,7 +53,7 @@ class QueueSpec:
 
 @dataclass(frozen=True)
 class BindingSpec:
-    """`target` is a queue, or an exchange where `to_exchange`."""
+    """`target` is a queue, or an exchange if `to_exchange`."""
 
     source: str
     target: str
@@ -61,14 +63,15 @@ class BindingSpec:
 
 @dataclass(frozen=True)
 class Topology:
+    """Exchanges, queues and bindings to declare together."""
+
     exchanges: tuple[ExchangeSpec, ...] = ()
     queues: tuple[QueueSpec, ...] = ()
     bindings: tuple[BindingSpec, ...] = ()
-    meanings: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def work_topology(*queues: str) -> Topology:
-    """What the given work queues need."""
+    """Return the topology of these work queues."""
     return Topology(
         queues=tuple(
             QueueSpec(names.work_queue(q), delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.LOG) for q in queues
@@ -78,7 +81,7 @@ def work_topology(*queues: str) -> Topology:
 
 
 def fixed_topology() -> Topology:
-    """Everything but the work queues."""
+    """Return the topology of everything except the work queues."""
     levels = range(LEVELS)
     return Topology(
         exchanges=(

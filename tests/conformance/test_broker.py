@@ -1,4 +1,4 @@
-"""What every exchange must do, on RabbitMQ and embedded alike: a test that holds on one side only is not here."""
+"""What every exchange must do, on RabbitMQ and embedded alike: a test that holds on one backend only is not here."""
 
 import threading
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery, Message, Unconfirmed
 from broker_jobs.broker.topology import WORK_DELIVERY_LIMIT, fixed_topology, work_topology
 from broker_jobs.errors import BrokerError
-from tests.conformance.sides import EmbeddedSide, Inbox, RabbitSide, Side, confirmed, numbered, publish
+from tests.conformance.backends import Backend, Inbox, MemoryBackend, RabbitBackend, confirmed, numbered, publish
 from tests.support.wait import eventually
 
 MAIL = names.work_queue("mail")
 BULK = names.work_queue("bulk")
 
 
-@pytest.fixture(params=[pytest.param("rabbit", marks=pytest.mark.rabbitmq), "embedded"])
-def side(request: pytest.FixtureRequest) -> Iterator[Side]:
-    chosen: Side
-    chosen = RabbitSide(request.getfixturevalue("vhost")) if request.param == "rabbit" else EmbeddedSide()
+@pytest.fixture(params=[pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), "memory"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    chosen: Backend
+    chosen = RabbitBackend(request.getfixturevalue("vhost")) if request.param == "rabbitmq" else MemoryBackend()
     yield chosen
     chosen.close()
 
@@ -27,8 +27,8 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 # --- publishing and routing ---
 
 
-def test_messages_of_one_call_arrive_in_their_order_and_whole(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_messages_of_one_call_arrive_in_their_order_and_whole(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     message = Message(names.SUBMIT, "mail", '{"ü":1}'.encode(), "envelope", "id-1", "reply.here", "question-1")
     confirmed(broker, message, *numbered(names.SUBMIT, "mail", 200))
     inbox.subscribe(broker, MAIL, prefetch=500)
@@ -39,32 +39,32 @@ def test_messages_of_one_call_arrive_in_their_order_and_whole(side: Side) -> Non
     assert [delivery.body for delivery in others] == [b"%d" % n for n in range(200)]
 
 
-def test_a_submitted_message_reaches_its_work_queue_and_the_log(side: Side) -> None:
-    broker = side.broker()
+def test_a_submitted_message_reaches_its_work_queue_and_the_log(backend: Backend) -> None:
+    broker = backend.broker()
     confirmed(broker, *numbered(names.SUBMIT, "mail", 3))
     assert broker.depth(MAIL) == (3, 0)
     assert broker.depth(names.LOG) == (3, 0)
     assert broker.depth(BULK) == (0, 0)
 
 
-def test_a_release_reaches_its_work_queue_alone(side: Side) -> None:
-    broker = side.broker()
+def test_a_release_reaches_its_work_queue_alone(backend: Backend) -> None:
+    broker = backend.broker()
     confirmed(broker, *numbered(names.WORK, "mail", 3))
     assert broker.depth(MAIL) == (3, 0)
     assert broker.depth(names.LOG) == (0, 0)
 
 
 @pytest.mark.parametrize("entrance", [names.SUBMIT, names.WORK])
-def test_a_message_for_a_queue_that_does_not_exist_is_dead_lettered(side: Side, entrance: str) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_a_message_for_a_queue_that_does_not_exist_is_dead_lettered(backend: Backend, entrance: str) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, Message(entrance, "nobody", b"x"))
     inbox.subscribe(broker, names.DEAD_LETTERS)
     [dead_letters] = inbox.wait(1)
     assert (dead_letters.body, dead_letters.exchange, dead_letters.key) == (b"x", entrance, "nobody")
 
 
-def test_reports_and_commands_reach_their_queues(side: Side) -> None:
-    broker = side.broker()
+def test_reports_and_commands_reach_their_queues(backend: Backend) -> None:
+    broker = backend.broker()
     confirmed(
         broker, Message(names.REPORT, names.LOG_KEY, b"event"), Message(names.REPORT, names.COMMAND_KEY, b"delete")
     )
@@ -72,8 +72,8 @@ def test_reports_and_commands_reach_their_queues(side: Side) -> None:
     assert broker.depth(names.COMMAND) == (1, 0)
 
 
-def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(
         broker,
         Message(names.DELAY, names.delay_key(20, new=True), b"new"),
@@ -86,8 +86,8 @@ def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(side: Side) -
     assert inbox.bodies() == [b"new", b"last"]
 
 
-def test_a_message_that_no_queue_takes_is_not_sent_and_its_neighbours_are(side: Side) -> None:
-    broker = side.broker()
+def test_a_message_that_no_queue_takes_is_not_sent_and_its_neighbours_are(backend: Backend) -> None:
+    broker = backend.broker()
     results = publish(
         broker,
         Message("", MAIL, b"a", message_id="a"),
@@ -102,20 +102,20 @@ def test_a_message_that_no_queue_takes_is_not_sent_and_its_neighbours_are(side: 
     assert broker.depth(MAIL) == (2, 0)
 
 
-def test_a_message_for_an_exchange_that_does_not_exist_fails_and_later_ones_are_sent(side: Side) -> None:
-    broker = side.broker()
+def test_a_message_for_an_exchange_that_does_not_exist_fails_and_later_ones_are_sent(backend: Backend) -> None:
+    broker = backend.broker()
     [result] = publish(broker, Message("no.such.exchange", "k", b"x"))
     assert result is not None
     assert "no.such.exchange" in result.reason
     confirmed(broker, Message("", MAIL, b"after"))
 
 
-def test_nothing_published_is_an_empty_list(side: Side) -> None:
-    assert side.broker().publish([]).result(1) == []
+def test_nothing_published_is_an_empty_list(backend: Backend) -> None:
+    assert backend.broker().publish([]).result(1) == []
 
 
-def test_what_is_published_before_start_or_after_stop_is_not_sent(side: Side) -> None:
-    broker = side.broker()
+def test_what_is_published_before_start_or_after_stop_is_not_sent(backend: Backend) -> None:
+    broker = backend.broker()
     broker.stop()
     broker.stop()
     [result] = publish(broker, Message("", MAIL, b"x"))
@@ -123,16 +123,16 @@ def test_what_is_published_before_start_or_after_stop_is_not_sent(side: Side) ->
     assert result.kind is Unconfirmed.NOT_SENT
 
 
-def test_stop_waits_for_what_is_being_published(side: Side) -> None:
-    broker, other = side.broker(), side.broker()
+def test_stop_waits_for_what_is_being_published(backend: Backend) -> None:
+    broker, other = backend.broker(), backend.broker()
     future = broker.publish(numbered(names.WORK, "mail", 2_000))
     broker.stop(timeout=10)
     assert future.result(0) == [None] * 2_000
     assert other.depth(MAIL) == (2_000, 0)
 
 
-def test_many_threads_may_publish_at_once(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_many_threads_may_publish_at_once(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
 
     def work(first: int) -> None:
         for n in range(first, first + 100, 10):
@@ -151,8 +151,8 @@ def test_many_threads_may_publish_at_once(side: Side) -> None:
 # --- taking and acknowledging ---
 
 
-def test_no_more_than_the_prefetch_is_out_of_each_queue(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_no_more_than_the_prefetch_is_out_of_each_queue(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10), *numbered(names.WORK, "bulk", 10))
     subscription = inbox.subscribe(broker, MAIL, BULK, prefetch=3)
     inbox.wait(6)
@@ -165,8 +165,8 @@ def test_no_more_than_the_prefetch_is_out_of_each_queue(side: Side) -> None:
     assert len(inbox.deliveries) == 7
 
 
-def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 100))
     subscription = inbox.subscribe(broker, MAIL, prefetch=4)
     inbox.wait(4)
@@ -189,8 +189,8 @@ def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(side: S
     assert sorted(int(body) for body in inbox.bodies()) == list(range(len(inbox.deliveries)))
 
 
-def test_one_ack_may_settle_all_of_a_channel_up_to_it(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_one_ack_may_settle_all_of_a_channel_up_to_it(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10))
     subscription = inbox.subscribe(broker, MAIL)
     eighth = inbox.wait(10)[7]
@@ -202,8 +202,8 @@ def test_one_ack_may_settle_all_of_a_channel_up_to_it(side: Side) -> None:
     assert again.bodies() == [b"8", b"9"]
 
 
-def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(side: Side) -> None:
-    broker, inbox, other = side.broker(), Inbox(), Inbox()
+def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(backend: Backend) -> None:
+    broker, inbox, other = backend.broker(), Inbox(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10))
     subscription = inbox.subscribe(broker, MAIL, prefetch=3)
     inbox.wait(3)
@@ -217,8 +217,8 @@ def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(
     assert inbox.lost == []
 
 
-def test_a_requeued_delivery_comes_again_flagged_before_the_others(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_a_requeued_delivery_comes_again_flagged_before_the_others(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 3))
     subscription = inbox.subscribe(broker, MAIL, prefetch=1)
     [first] = inbox.wait(1)
@@ -227,8 +227,8 @@ def test_a_requeued_delivery_comes_again_flagged_before_the_others(side: Side) -
     assert (again.body, again.redelivered, again.delivery_count) == (b"0", True, 1)
 
 
-def test_settling_for_a_channel_that_is_gone_does_nothing(side: Side) -> None:
-    broker, inbox, other = side.broker(), Inbox(), Inbox()
+def test_settling_for_a_channel_that_is_gone_does_nothing(backend: Backend) -> None:
+    broker, inbox, other = backend.broker(), Inbox(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 2))
     old = inbox.subscribe(broker, MAIL)
     stale = inbox.wait(2)[1]
@@ -243,8 +243,8 @@ def test_settling_for_a_channel_that_is_gone_does_nothing(side: Side) -> None:
     assert inbox.ready != other.ready, "channel numbers are used once"
 
 
-def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
     subscription = inbox.subscribe(broker, MAIL, prefetch=2)
     out = inbox.wait(2)
@@ -260,8 +260,8 @@ def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(side: 
     assert _ready(broker, MAIL) == 0
 
 
-def test_a_paused_queue_stands_still_and_the_others_go_on(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_a_paused_queue_stands_still_and_the_others_go_on(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     subscription = inbox.subscribe(broker, MAIL, BULK)
     eventually(lambda: broker.depth(BULK) == (0, 1), what="both consumed")
     subscription.pause(MAIL, paused=True)
@@ -274,8 +274,8 @@ def test_a_paused_queue_stands_still_and_the_others_go_on(side: Side) -> None:
     assert inbox.bodies() == [b"b", b"m"]
 
 
-def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     inbox.subscribe(broker, MAIL, names.work_queue("later"))
     confirmed(broker, Message(names.WORK, "mail", b"m"))
     inbox.wait(1)
@@ -285,8 +285,8 @@ def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served
     assert inbox.bodies() == [b"m", b"l"]
 
 
-def test_a_work_message_given_back_too_often_goes_to_the_log(side: Side) -> None:
-    broker, inbox, log = side.broker(), Inbox(), Inbox()
+def test_a_work_message_given_back_too_often_goes_to_the_log(backend: Backend) -> None:
+    broker, inbox, log = backend.broker(), Inbox(), Inbox()
     confirmed(broker, Message(names.WORK, "mail", b"poison", "envelope", "id-1"))
     subscription = inbox.subscribe(broker, MAIL)
     for n in range(WORK_DELIVERY_LIMIT + 1):
@@ -300,8 +300,8 @@ def test_a_work_message_given_back_too_often_goes_to_the_log(side: Side) -> None
     assert len(inbox.deliveries) == WORK_DELIVERY_LIMIT + 1
 
 
-def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_unsettled(side: Side) -> None:
-    one, two, first, second = side.broker(), side.broker(), Inbox(), Inbox()
+def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_unsettled(backend: Backend) -> None:
+    one, two, first, second = backend.broker(), backend.broker(), Inbox(), Inbox()
     active = first.subscribe(one, names.LOG, prefetch=5)
     second.subscribe(two, names.LOG, prefetch=100)
     confirmed(one, *numbered(names.REPORT, names.LOG_KEY, 20))
@@ -315,8 +315,8 @@ def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_uns
     ]
 
 
-def test_an_error_in_a_callback_ends_nothing(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_an_error_in_a_callback_ends_nothing(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
 
     def fail(deliveries: list[Delivery]) -> None:
         inbox.on_deliveries(deliveries)
@@ -332,8 +332,8 @@ def test_an_error_in_a_callback_ends_nothing(side: Side) -> None:
 # --- private queues ---
 
 
-def test_control_messages_reach_every_private_queue_bound_to_it(side: Side) -> None:
-    one, two, first, second = side.broker(), side.broker(), Inbox(), Inbox()
+def test_control_messages_reach_every_private_queue_bound_to_it(backend: Backend) -> None:
+    one, two, first, second = backend.broker(), backend.broker(), Inbox(), Inbox()
     one.subscribe_private(first.on_deliveries, bind_to=names.CONTROL, on_ready=first.ready.append)
     two.subscribe_private(second.on_deliveries, bind_to=names.CONTROL, on_ready=second.ready.append)
     eventually(lambda: first.ready and second.ready, what="both ready")
@@ -343,8 +343,8 @@ def test_control_messages_reach_every_private_queue_bound_to_it(side: Side) -> N
     assert first.bodies() == second.bodies() == [b"fences"]
 
 
-def test_a_question_is_answered_to_the_private_queue_it_names(side: Side) -> None:
-    client, answerer, answers, questions = side.broker(), side.broker(), Inbox(), Inbox()
+def test_a_question_is_answered_to_the_private_queue_it_names(backend: Backend) -> None:
+    client, answerer, answers, questions = backend.broker(), backend.broker(), Inbox(), Inbox()
     reply_to, subscription = client.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
     eventually(lambda: answers.ready, what="ready")
     confirmed(client, Message(names.REPORT, names.COMMAND_KEY, b"?", reply_to=reply_to, correlation_id="q-1"))
@@ -366,29 +366,29 @@ def test_a_question_is_answered_to_the_private_queue_it_names(side: Side) -> Non
 # --- the rest ---
 
 
-def test_apply_may_be_repeated(side: Side) -> None:
-    broker = side.broker()
+def test_apply_may_be_repeated(backend: Backend) -> None:
+    broker = backend.broker()
     confirmed(broker, *numbered(names.SUBMIT, "mail", 1))
     broker.apply(fixed_topology())
-    side.broker().apply(work_topology("mail", "another"))
+    backend.broker().apply(work_topology("mail", "another"))
     assert broker.depth(MAIL) == (1, 0)
     assert broker.depth(names.work_queue("another")) == (0, 0)
 
 
-def test_the_depth_of_a_queue_that_does_not_exist_is_none(side: Side) -> None:
-    assert side.broker().depth("no.such.queue") is None
+def test_the_depth_of_a_queue_that_does_not_exist_is_none(backend: Backend) -> None:
+    assert backend.broker().depth("no.such.queue") is None
 
 
-def test_the_depth_counts_what_is_ready_and_who_consumes(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_the_depth_counts_what_is_ready_and_who_consumes(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
     inbox.subscribe(broker, MAIL, prefetch=2)
     inbox.wait(2)
     assert broker.depth(MAIL) == (3, 1)
 
 
-def test_purge_drops_what_is_ready_and_counts_it(side: Side) -> None:
-    broker, inbox = side.broker(), Inbox()
+def test_purge_drops_what_is_ready_and_counts_it(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
     subscription = inbox.subscribe(broker, MAIL, prefetch=2)
     inbox.wait(2)
@@ -397,13 +397,13 @@ def test_purge_drops_what_is_ready_and_counts_it(side: Side) -> None:
     eventually(lambda: _ready(broker, MAIL) == 2, what="what was out is back")
 
 
-def test_purging_a_queue_that_does_not_exist_says_so(side: Side) -> None:
+def test_purging_a_queue_that_does_not_exist_says_so(backend: Backend) -> None:
     with pytest.raises(BrokerError, match=r"no\.such\.queue"):
-        side.broker().purge("no.such.queue")
+        backend.broker().purge("no.such.queue")
 
 
-def test_start_tolerates_twice_and_connected_says_what_is(side: Side) -> None:
-    broker = side.broker()
+def test_start_tolerates_twice_and_connected_says_what_is(backend: Backend) -> None:
+    broker = backend.broker()
     broker.start()
     assert broker.connected
     assert not broker.blocked

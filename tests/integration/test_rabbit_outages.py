@@ -11,7 +11,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
-from tests.conformance.sides import Inbox, applied, confirmed, numbered, publish
+from tests.conformance.backends import Inbox, applied, confirmed, numbered, publish
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
@@ -147,7 +147,7 @@ def test_under_an_alarm_nothing_is_sent_once_the_broker_has_said_so(vhost: Vhost
     eventually(lambda: broker.blocked, what="blocked")
     results = publish(broker, *numbered(names.WORK, "mail", 3), timeout=0.3)
     assert {result and (result.kind, result.reason) for result in results} == {
-        (Unconfirmed.NOT_SENT, "RabbitMQ has blocked publishing: memory or disk alarm")
+        (Unconfirmed.NOT_SENT, "RabbitMQ blocks publishing: memory or disk alarm")
     }
     assert kinds(first.result(5)) == {Unconfirmed.UNKNOWN}, "it was written before the broker said that it blocks"
     # The other connection goes on: taking, acknowledging, asking.

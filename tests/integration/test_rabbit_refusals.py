@@ -10,7 +10,7 @@ from broker_jobs.broker.interface import Message, Unconfirmed
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import BrokerError
-from tests.conformance.sides import applied, publish
+from tests.conformance.backends import applied, publish
 from tests.support.process import free_port
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
@@ -68,7 +68,7 @@ def test_an_address_that_cannot_be_read_is_refused_before_anything_is_tried() ->
     with pytest.raises(BrokerError, match="no broker address") as caught:
         RabbitBroker("amqp://guest:s3cret@host:notaport/")
     assert "s3cret" not in str(caught.value)
-    with pytest.raises(BrokerError, match="no broker address is given"):
+    with pytest.raises(BrokerError, match="the broker address is empty"):
         RabbitBroker(" , ")
 
 

@@ -1,15 +1,15 @@
-"""The exchange inside this process, volatile: for development, tests and small programs.
+"""The broker in the memory of this process, volatile: for development, tests and small programs.
 
-kombu's memory transport carries the bytes from publish to delivery (`pipe.py`, the only file that knows it). What a
-broker owes beyond that is added around it: acknowledgements, messages that come back (to the front, flagged, counted),
-prefetch, one active consumer, delivery limits with dead letters, alternate exchanges, confirms that come later and can
-fail, alarms and lost connections.
+kombu's memory transport stores the messages of the queues (`transport.py`, the only file that uses kombu). The rest
+is added around it: acknowledgements, returned messages (to the front, flagged and counted), prefetch, single
+active consumers, delivery limits with dead letters, alternate exchanges, confirms that can fail, alarms and lost
+connections.
 
-Queues with a TTL (the delay delay queues) take messages and drop them: the copy in the log is what counts, since the
-coordinator's row decides when a delayed job is due and its timer releases it.
+Delay queues accept messages and drop them. The copy in the log is what counts: the coordinator's row has the due time,
+and its timer releases the job.
 
-`memory://` is a broker of its own for each exchange; `memory://name` is shared by all exchanges of that name in this
-process, from the first start to the last stop.
+`memory://` is a new broker for each `MemoryBroker`. `memory://name` is shared by all of that name in this process, from
+the first start to the last stop.
 """
 
 from broker_jobs.broker.memory.broker import MemoryBroker

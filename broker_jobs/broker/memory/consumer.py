@@ -1,4 +1,4 @@
-"""A consumer of the embedded broker: what is out there, how it is acknowledged, how it is lost and comes back."""
+"""A consumer of the broker in memory: deliveries, acknowledgements, and recovery after a loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker_jobs.broker.interface import Delivery, PublishFailure
-from broker_jobs.broker.memory.io_thread import guarded
+from broker_jobs.broker.memory.io_thread import run_safely
 from broker_jobs.broker.memory.queue import QueuedMessage
 from broker_jobs.clock import Clock
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MemoryConnection:
-    """One exchange's connection to its broker: up or not, closed for good, and the failures a test has ordered."""
+    """The connection of a `MemoryBroker` to its server: whether it is up, and the failures requested by a test."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -28,17 +28,17 @@ class MemoryConnection:
         self.failures: deque[tuple[PublishFailure, bool]] = deque()
 
     def next_failure(self) -> tuple[PublishFailure | None, bool]:
-        """How the next message fails, and whether it is taken over although it does."""
+        """Return the failure of the next message, and whether it reaches its queues."""
         return self.failures.popleft() if self.failures else (None, True)
 
 
 class MemoryConsumer:
-    """A consumer of some queues. The methods of the port are for any thread; the rest runs on the I/O thread."""
+    """Consumes some queues. The methods of the interface are for any thread; the others run in the I/O thread."""
 
     def __init__(
         self,
-        link: MemoryConnection,
-        broker: MemoryServer,
+        connection: MemoryConnection,
+        server: MemoryServer,
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
@@ -47,69 +47,69 @@ class MemoryConsumer:
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> None:
-        self.link = link
+        self.connection = connection
         self.queues = tuple(queues)
         self._on_deliveries = on_deliveries
         self.private = prefetch is None
-        """An exclusive queue without acknowledgements."""
+        """Whether its queue is exclusive and without acknowledgements."""
         self.bind_to = bind_to
         self.paused: set[str] = set()
-        self._broker = broker
+        self._server = server
         self._prefetch = prefetch
         self._on_lost = on_lost
         self._on_ready = on_ready
-        self._channel = 0  # 0: none
+        self._channel = 0  # 0: no channel
         self._tags = itertools.count(1)
-        self._unsettled: dict[int, tuple[str, QueuedMessage]] = {}  # by tag, so oldest first
-        self._out = dict.fromkeys(self.queues, 0)
+        self._unacknowledged: dict[int, tuple[str, QueuedMessage]] = {}  # by tag, oldest first
+        self._counts = dict.fromkeys(self.queues, 0)
         self._cancelled = False
 
     # --- for any thread ---
 
     @property
     def consuming(self) -> bool:
-        """Whether deliveries may still come."""
+        """Whether deliveries may still arrive."""
         return not self._cancelled
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
-        """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
-        self._broker.thread.call(partial(self._ack, channel, tag, multiple))
+        """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
+        self._server.thread.call_soon(partial(self._ack, channel, tag, multiple))
 
     def requeue(self, channel: int, tag: int) -> None:
-        """Give a delivery back to the front of its queue."""
-        self._broker.thread.call(partial(self._requeue, channel, tag))
+        """Return a delivery to the front of its queue."""
+        self._server.thread.call_soon(partial(self._requeue, channel, tag))
 
     def set_prefetch(self, count: int) -> None:
-        """Change how many unacknowledged deliveries each queue may have out here (1..65535)."""
-        self._broker.thread.call(partial(self._set_prefetch, count))
+        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
+        self._server.thread.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume taking deliveries of one queue; what is out stays out."""
-        self._broker.thread.call(partial(self._pause, queue, paused))
+        """Stop or resume consuming one queue. Received deliveries stay valid."""
+        self._server.thread.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
-        """Take no more deliveries; what is out can still be acknowledged."""
-        self._broker.thread.call(self._cancel)
+        """Stop consuming. Received deliveries can still be acknowledged."""
+        self._server.thread.call_soon(self._cancel)
 
     def close(self) -> None:
-        """Cancel and close the channel; what is unacknowledged goes back to its queue."""
-        self._broker.thread.call(self.close_now)
+        """Cancel and close the channel. Unacknowledged deliveries return to their queues."""
+        self._server.thread.call_soon(self.close_now)
 
-    # --- on the I/O thread ---
+    # --- in the I/O thread ---
 
     @property
     def wants_to_consume(self) -> bool:
-        return not self._cancelled and self.link.up
+        return not self._cancelled and self.connection.up
 
     def has_room(self, queue: str) -> bool:
-        return self._prefetch is None or self._out[queue] < self._prefetch
+        return self._prefetch is None or self._counts[queue] < self._prefetch
 
-    def deliver(self, queue: str, held: QueuedMessage) -> Delivery:
+    def deliver(self, queue: str, queued: QueuedMessage) -> Delivery:
         tag = next(self._tags)
         if not self.private:
-            self._unsettled[tag] = (queue, held)
-            self._out[queue] += 1
-        message, returns = held
+            self._unacknowledged[tag] = (queue, queued)
+            self._counts[queue] += 1
+        message, returns = queued
         return Delivery(
             self._channel,
             tag,
@@ -126,63 +126,63 @@ class MemoryConsumer:
         )
 
     def receive(self, deliveries: list[Delivery]) -> None:
-        """Hand over what was put out, as one list."""
+        """Pass on deliveries as one list."""
         self._on_deliveries(deliveries)
 
     def became_ready(self, channels: itertools.count[int]) -> None:
-        """The first of its queues is consumed: tell, once for each channel."""
+        """Call `on_ready` when the first of its queues is consumed, once per channel."""
         if self._channel == 0:
             self._channel = next(channels)
             self._tags = itertools.count(1)
             if self._on_ready is not None:
-                guarded(partial(self._on_ready, self._channel))
+                run_safely(partial(self._on_ready, self._channel))
 
-    def take_unsettled(self) -> list[tuple[str, QueuedMessage]]:
-        unsettled, self._unsettled = list(self._unsettled.values()), {}
-        self._out = dict.fromkeys(self.queues, 0)
-        return unsettled
+    def take_unacknowledged(self) -> list[tuple[str, QueuedMessage]]:
+        unacknowledged, self._unacknowledged = list(self._unacknowledged.values()), {}
+        self._counts = dict.fromkeys(self.queues, 0)
+        return unacknowledged
 
     def lose(self) -> None:
-        """The connection is gone; the subscription is not."""
+        """The connection is lost. The consumer stays and continues after a reconnect."""
         channel, self._channel = self._channel, 0
-        self._broker.drop(self, for_good=False)
+        self._server.drop(self, for_good=False)
         if channel and self._on_lost is not None:
-            guarded(partial(self._on_lost, channel))
+            run_safely(partial(self._on_lost, channel))
 
     def close_now(self) -> None:
         self._cancelled = True
         self._channel = 0
-        self._broker.drop(self, for_good=True)
+        self._server.drop(self, for_good=True)
 
     def _ack(self, channel: int, tag: int, multiple: bool) -> None:
         if channel != self._channel:
             return
-        tags = list(itertools.takewhile(lambda each: each <= tag, self._unsettled)) if multiple else [tag]
+        tags = list(itertools.takewhile(lambda each: each <= tag, self._unacknowledged)) if multiple else [tag]
         for each in tags:
-            if (settled := self._unsettled.pop(each, None)) is not None:
-                self._out[settled[0]] -= 1
-        self._broker.wake(self.queues)
+            if (entry := self._unacknowledged.pop(each, None)) is not None:
+                self._counts[entry[0]] -= 1
+        self._server.wake(self.queues)
 
     def _requeue(self, channel: int, tag: int) -> None:
-        if channel == self._channel and (settled := self._unsettled.pop(tag, None)) is not None:
-            self._out[settled[0]] -= 1
-            self._broker.give_back(*settled)
+        if channel == self._channel and (entry := self._unacknowledged.pop(tag, None)) is not None:
+            self._counts[entry[0]] -= 1
+            self._server.return_message(*entry)
 
     def _set_prefetch(self, count: int) -> None:
         if not self.private:
             self._prefetch = count
-            self._broker.wake(self.queues)
+            self._server.wake(self.queues)
 
     def _pause(self, queue: str, paused: bool) -> None:
         if queue not in self.queues:
             return
         if paused:
             self.paused.add(queue)
-            self._broker.detach(self, [queue])
+            self._server.detach(self, [queue])
         else:
             self.paused.discard(queue)
-            self._broker.attach(self)
+            self._server.attach(self)
 
     def _cancel(self) -> None:
         self._cancelled = True
-        self._broker.detach(self, self.queues)
+        self._server.detach(self, self.queues)

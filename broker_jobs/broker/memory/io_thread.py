@@ -1,6 +1,6 @@
-"""The I/O thread: does what other threads ask, in order, then takes a turn at the queues.
+"""Runs the calls of other threads in order in one I/O thread, and a turn of the server after them.
 
-Who asks takes no lock: it may be interrupted anywhere by a signal handler that raises, or that asks something itself.
+A caller takes no lock: a signal handler may interrupt it anywhere, raise, or make a call itself.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 
 class IoThread:
-    """One thread that owns everything of a broker.
+    """The thread in which everything of a `MemoryServer` runs.
 
     Args:
-        name: of the thread.
-        turn: what is done after each round of errands; returns the seconds after which it wants another turn though
-            nobody asked (0: at once, None: not at all).
-        end: what is done last.
+        name: name of the thread.
+        turn: called after each round of calls. Returns the seconds until the next turn without a call (0: at once,
+            None: no such turn).
+        end: called last.
     """
 
     def __init__(self, name: str, turn: Callable[[], float | None], end: Callable[[], None]) -> None:
         self._turn = turn
         self._end = end
         self._changed: SimpleQueue[None] = SimpleQueue()
-        self._errands: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -43,77 +43,77 @@ class IoThread:
     def start(self) -> None:
         self._thread.start()
 
-    def call(self, errand: Callable[[], None]) -> bool:
-        """Have something done after what was asked before; False when the thread has ended and will not do it."""
+    def call_soon(self, function: Callable[[], None]) -> bool:
+        """Run a function after the calls made before. Returns False if the thread has ended and will not run it."""
         if self._ended:
             return False
-        self._errands.append(errand)
+        self._calls.append(function)
         self._changed.put(None)
-        return self._takes(errand)
+        return self._will_run(function)
 
-    def _takes(self, errand: Callable[[], None]) -> bool:
-        """Whether an errand that was added was done or will be: the thread may have ended meanwhile."""
+    def _will_run(self, function: Callable[[], None]) -> bool:
+        """Return whether an added call has run or will run: the thread may have ended meanwhile."""
         if self._ended:
             with contextlib.suppress(ValueError):
-                self._errands.remove(errand)
+                self._calls.remove(function)
                 return False
         return True
 
-    def ask(self, question: Callable[[], T], timeout: float) -> T:
-        """Have something answered; what it raises is raised here."""
+    def call(self, function: Callable[[], T], timeout: float) -> T:
+        """Run a function in the thread and return its result. Its exception is raised here."""
         if threading.current_thread() is self._thread:
-            return question()
-        io_threads.refuse_blocking_call()  # of another broker
+            return function()
+        io_threads.refuse_blocking_call()  # in the I/O thread of another broker
         answer: SignalSafeFuture[T] = SignalSafeFuture()
 
-        def errand() -> None:
+        def call_function() -> None:
             try:
-                answer.set_result(question())
-            except Exception as error:  # noqa: BLE001  # raised where it was asked
+                answer.set_result(function())
+            except Exception as error:  # noqa: BLE001  # raised in the caller
                 answer.set_exception(error)
 
-        if not self.call(errand):
-            raise BrokerError("the embedded exchange was stopped")
+        if not self.call_soon(call_function):
+            raise BrokerError("the broker in memory was stopped")
         try:
             return answer.result(timeout)
         except TimeoutError:
-            raise BrokerError(f"the embedded exchange did not answer in {timeout:g} s") from None
+            raise BrokerError(f"the broker in memory did not answer in {timeout:g} s") from None
 
     def stop(self, timeout: float) -> None:
-        """End after what was asked; tolerates being called on the thread itself."""
+        """End the thread after the calls made so far. May be called in the thread itself."""
         self._stopping = True
         self._changed.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        io_threads.enter()
+        io_threads.register()
         pause: float | None = None
-        while not (self._stopping and not self._errands):
-            if not self._errands and not self._stopping and pause != 0:
+        while not (self._stopping and not self._calls):
+            if not self._calls and not self._stopping and pause != 0:
                 with contextlib.suppress(Empty):
                     self._changed.get(timeout=pause)
-            while not self._changed.empty():  # before the errands: one that comes now is noticed in the next round
+            while not self._changed.empty():  # before the calls: a later call is seen in the next round
                 self._changed.get()
             pause = self._round()
         self._ended = True
-        self._round()  # what was asked while it ended
+        self._round()  # calls made while it ended
         self._end()
-        io_threads.leave()
+        io_threads.unregister()
 
     def _round(self) -> float | None:
-        for _ in range(len(self._errands)):
-            guarded(self._errands.popleft())
+        for _ in range(len(self._calls)):
+            run_safely(self._calls.popleft())
         try:
             return self._turn()
         except Exception:
-            logger.exception("a turn of the embedded exchange failed; the next one follows in a second")
+            logger.exception("error in the broker in memory; it continues in a second")
             return 1.0
 
 
-def guarded(callback: Callable[[], object]) -> None:
-    """Run what others gave us; an error of theirs must not stop the I/O thread."""
+def run_safely(callback: Callable[[], object]) -> None:
+    """Run a callback and log its error, which must not stop the I/O thread."""
     try:
         callback()
     except Exception:
-        logger.exception("a callback of the embedded exchange failed; what it was given stays unacknowledged")
+        logger.exception("a callback of the broker in memory raised an error; its deliveries stay unacknowledged")

@@ -1,4 +1,4 @@
-"""A queue of the embedded broker: who consumes it, and what came back to it."""
+"""A queue of the broker in memory: its messages, returned messages and consumers."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from broker_jobs.broker.topology import QueueSpec
 
 
 class QueuedMessage(NamedTuple):
-    """A message in a queue, or out at a consumer."""
+    """A message in a queue, or delivered to a consumer."""
 
     message: Message
     returns: int = 0
-    """How often it came back."""
+    """How often it was returned."""
 
 
 class DeliveryTarget(Protocol):
-    """What a queue must know of a consumer."""
+    """The methods of a consumer that a queue and the server use."""
 
     def has_room(self, queue: str) -> bool:
         """Whether it may have one more unacknowledged delivery of this queue."""
 
-    def deliver(self, queue: str, held: QueuedMessage) -> Delivery:
-        """Put a message out to it."""
+    def deliver(self, queue: str, queued: QueuedMessage) -> Delivery:
+        """Record a delivery of a message and return it."""
 
     def receive(self, deliveries: list[Delivery]) -> None:
-        """Hand over what was put out, as one list."""
+        """Pass on deliveries as one list."""
 
 
 class MemoryQueue:
-    """A queue's consumers, and what came back to it: that is served before what is in the pipe."""
+    """Messages and consumers of a queue. Returned messages are delivered before those in the transport."""
 
-    def __init__(self, spec: QueueSpec, pipe: KombuTransport) -> None:
+    def __init__(self, spec: QueueSpec, transport: KombuTransport) -> None:
         self.spec = spec
         self.consumers: deque[DeliveryTarget] = deque()
         self.returned: deque[QueuedMessage] = deque()
-        self._pipe = pipe
-        pipe.open(spec.name)
+        self._transport = transport
+        transport.open(spec.name)
 
     def ready(self) -> int:
-        return len(self.returned) + self._pipe.size(self.spec.name)
+        return len(self.returned) + self._transport.size(self.spec.name)
 
     def put(self, message: Message) -> None:
         if self.spec.ttl_seconds is None:
-            self._pipe.put(self.spec.name, message)
+            self._transport.put(self.spec.name, message)
 
     def take(self) -> QueuedMessage | None:
         if self.returned:
             return self.returned.popleft()
-        message = self._pipe.get(self.spec.name)
+        message = self._transport.get(self.spec.name)
         return None if message is None else QueuedMessage(message)
 
     def purge(self) -> int:
         dropped = self.ready()
         self.returned.clear()
-        self._pipe.purge(self.spec.name)
+        self._transport.purge(self.spec.name)
         return dropped
 
     def next_consumer(self) -> DeliveryTarget | None:
-        """Who gets the next message: each in turn, or the oldest one alone where only one may be active."""
+        """Return the consumer for the next message: each in turn, or only the oldest with a single active consumer."""
         if self.spec.single_active:
             first = self.consumers[0] if self.consumers else None
             return first if first is not None and first.has_room(self.spec.name) else None

@@ -1,6 +1,6 @@
-"""Carries bytes: kombu's memory transport as named queues. The one file that knows kombu.
+"""Wraps kombu's memory transport as named queues of messages. The only file that uses kombu.
 
-kombu keeps its queues for the whole process, so ours carry the name of their broker and are deleted with it.
+kombu's queues belong to the whole process, so ours have the name of their server in front and are deleted with it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from broker_jobs.broker.interface import Message
 
 
 class KombuTransport:
-    """kombu's memory transport as queues of bytes. For the I/O thread alone."""
+    """Named queues in kombu's memory transport. For the I/O thread only."""
 
-    def __init__(self, broker: str) -> None:
-        self._broker = broker
-        make: Any = Connection  # kombu's own functions carry no types
+    def __init__(self, server: str) -> None:
+        self._server = server
+        make: Any = Connection  # kombu has no type annotations
         self._connection = make("memory://", transport_options={"body_encoding": None})
         self._channel = self._connection.channel()
 
     def open(self, queue: str) -> None:
-        self._channel.queue_declare(self._full(queue))
+        self._channel.queue_declare(self._full_name(queue))
 
     def put(self, queue: str, message: Message) -> None:
         properties = {
@@ -37,10 +37,10 @@ class KombuTransport:
             headers={"exchange": message.exchange, "key": message.key},
             properties=properties,
         )
-        self._channel.basic_publish(prepared, exchange="", routing_key=self._full(queue))
+        self._channel.basic_publish(prepared, exchange="", routing_key=self._full_name(queue))
 
     def get(self, queue: str) -> Message | None:
-        got = self._channel.basic_get(self._full(queue), no_ack=True)
+        got = self._channel.basic_get(self._full_name(queue), no_ack=True)
         if got is None:
             return None
         properties, headers = got.properties, got.headers
@@ -55,17 +55,19 @@ class KombuTransport:
         )
 
     def size(self, queue: str) -> int:
-        size: int = self._channel.queue_declare(self._full(queue)).message_count
+        size: int = self._channel.queue_declare(self._full_name(queue)).message_count
         return size
 
     def purge(self, queue: str) -> None:
-        self._channel.queue_purge(self._full(queue))
+        self._channel.queue_purge(self._full_name(queue))
 
     def delete(self, queue: str) -> None:
-        self._channel.queues.pop(self._full(queue), None)  # queue_delete deletes what is bound in kombu alone
+        self._channel.queues.pop(
+            self._full_name(queue), None
+        )  # queue_delete deletes only queues that are bound in kombu
 
     def close(self) -> None:
         self._connection.close()
 
-    def _full(self, queue: str) -> str:
-        return f"{self._broker}/{queue}"
+    def _full_name(self, queue: str) -> str:
+        return f"{self._server}/{queue}"

@@ -1,11 +1,11 @@
-"""RabbitMQ as an exchange, on pika, which is imported nowhere else.
+"""The broker on RabbitMQ. This folder is the only place that uses pika.
 
-exchange.py     RabbitExchange: what other threads call
-loop.py         the one I/O thread, and how other threads reach it
-connection.py   one connection kept up for ever, and errors explained
-publisher.py    confirms matched by tag, deadlines, back-pressure
-subscriber.py   consumers, acknowledgements, and coming back after a loss
-declare.py      exchanges, queues and bindings; depth and purge
+broker.py         RabbitBroker: the interface for other threads
+io_loop.py        the I/O thread with pika's event loop
+connection.py     one connection that reconnects, and explanations of its errors
+publisher.py      publishing with confirms, deadlines and back-pressure
+consumer.py       consuming, acknowledging and recovery after a loss
+declarations.py   exchanges, queues and bindings; depth and purge
 """
 
 from broker_jobs.broker.rabbitmq.broker import RabbitBroker

@@ -1,7 +1,9 @@
-"""RabbitExchange: the broker, as one process sees it. Puts the parts of this folder together.
+"""Implements the broker interface on RabbitMQ, with two connections on one I/O thread.
 
-Two connections on one I/O thread: under an alarm the broker stops reading a connection that publishes, and
-acknowledgements must go on. Declarations run on both, so that neither goes on without them after a loss.
+During an alarm RabbitMQ stops reading a connection that publishes, and acknowledgements must go on. So one connection
+publishes and one consumes. Declarations are repeated on both after a loss, so that neither continues without them.
+
+Over 300 lines: it is the whole interface, and start and stop need everything in it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from broker_jobs.broker import io_threads
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.rabbitmq import declarations
-from broker_jobs.broker.rabbitmq.connection import RabbitConnection, hosts_of, refusal, unreachable
+from broker_jobs.broker.rabbitmq.connection import RabbitConnection, parse_hosts, refusal, unreachable
 from broker_jobs.broker.rabbitmq.consumer import PrivateConsumer, RabbitConsumer
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop
 from broker_jobs.broker.rabbitmq.publisher import NOT_OPEN, PublishBatch, Publisher
@@ -34,63 +36,63 @@ logger = logging.getLogger(__name__)
 
 REPLY_QUEUE = "jobs.v1.reply.{}"
 CLOSE_SECONDS = 2.0
-"""How long closing in order may take beside the wait for confirms; then the sockets are cut."""
-CUT_SECONDS = 0.05
-"""How long pika has to see that."""
+"""How long a clean close may take, besides the wait for confirms. Then the sockets are shut down."""
+SHUT_DOWN_SECONDS = 0.05
+"""How long pika may take to notice that."""
 
 
 class RabbitBroker:
-    """The exchange on RabbitMQ. Thread-safe; reconnects by itself for ever.
+    """The broker on RabbitMQ. Thread-safe. Reconnects by itself without limit.
 
     Args:
-        urls: amqp:// or amqps:// addresses, comma-separated; tried in random order. Raises BrokerError if unreadable.
-        name: what RabbitMQ's own pages call our connections.
-        heartbeat: seconds between AMQP heartbeats; a silent connection is given up after one or two of them and 5 s.
-        declare: whether `apply` declares; off where an administrator has declared everything.
-        clock: what deadlines are measured by.
+        urls: amqp:// or amqps:// addresses, comma-separated; tried in random order. BrokerError if one is not valid.
+        name: shown by RabbitMQ's management pages for our connections.
+        heartbeat: seconds between AMQP heartbeats. A silent connection is closed after one or two of them plus 5 s.
+        declare: whether `apply` declares. False if an administrator has declared everything.
+        clock: measures the deadlines of publishes.
     """
 
     def __init__(
         self, urls: str, *, name: str = "", heartbeat: int = 20, declare: bool = True, clock: Clock | None = None
     ) -> None:
-        self._hosts = hosts_of(urls, name, heartbeat)
+        self._hosts = parse_hosts(urls, name, heartbeat)
         self._declare = declare
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()  # start and stop
         self._numbers = itertools.count(1)
-        self._subscriptions: list[RabbitConsumer] = []
+        self._consumers: list[RabbitConsumer] = []
         self._topology = Topology()
-        self._links: tuple[RabbitConnection, ...] = ()  # to publish, to consume
+        self._connections: tuple[RabbitConnection, ...] = ()  # publishing, consuming
         self._started: SignalSafeFuture[None] = SignalSafeFuture()
-        self._errands: list[Callable[[], None]] = []  # wait for the consuming connection
+        self._waiting_requests: list[Callable[[], None]] = []  # wait for the consuming connection
         self._loop = IoLoop(f"broker-jobs-io {name}".rstrip())
         self._publisher = Publisher(self._loop, self._clock)
-        _quieten_pika()
+        _silence_pika()
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are up now."""
-        return all(link.connection is not None for link in self._links) and bool(self._links)
+        """Whether both connections are open."""
+        return bool(self._connections) and all(each.pika_connection is not None for each in self._connections)
 
     @property
     def reconnects(self) -> int:
-        """How often a connection was lost and made again since the start."""
-        return sum(link.reconnects for link in self._links)
+        """Number of reconnects since the start."""
+        return sum(connection.reconnects for connection in self._connections)
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has blocked publishing (an alarm)."""
+        """Whether RabbitMQ blocks publishing (an alarm)."""
         return self._publisher.blocked
 
     # --- start and stop ---
 
     def start(self, timeout: float = 10.0) -> None:
-        """Connect. Raises BrokerError: at once when we are refused, after `timeout` seconds when nothing answers."""
+        """Connect. Raises BrokerError: at once if RabbitMQ refuses, after `timeout` seconds if nothing answers."""
         with self._lock:
             if self._loop.running:
                 return
             self._started = SignalSafeFuture()
-            self._publisher.resume()
+            self._publisher.accept()
             self._publisher.address = self._hosts[0][1]
             self._loop.start()
             publishing = RabbitConnection(
@@ -98,148 +100,155 @@ class RabbitBroker:
                 self._hosts,
                 "publish",
                 self._clock,
-                on_up=self._publishing_up,
-                on_down=self._publisher.lose,
-                on_failed=lambda error: self._not_started(publishing, error),
+                on_up=self._publishing_opened,
+                on_down=self._publisher.connection_lost,
+                on_failed=lambda error: self._start_failed(publishing, error),
             )
             consuming = RabbitConnection(
                 self._loop,
                 self._hosts,
                 "consume",
                 self._clock,
-                on_up=self._consuming_up,
-                on_down=lambda _: None,  # each channel of it tells its subscription
-                on_failed=lambda error: self._not_started(consuming, error),
+                on_up=self._consuming_opened,
+                on_down=lambda _: None,  # each consumer is notified by its channel
+                on_failed=lambda error: self._start_failed(consuming, error),
             )
-            self._links = (publishing, consuming)
-            for link in self._links:
-                self._loop.call(link.connect)
+            self._connections = (publishing, consuming)
+            for connection in self._connections:
+                self._loop.call_soon(connection.connect)
             try:
                 self._started.result(timeout)
             except TimeoutError:
-                down = next((link for link in self._links if link.connection is None), publishing)
-                self._end(0.0)
+                down = next(
+                    (connection for connection in self._connections if connection.pika_connection is None), publishing
+                )
+                self._shut_down(0.0)
                 raise unreachable(down.error, down.address) from None
             except BrokerError:
-                self._end(0.0)
+                self._shut_down(0.0)
                 raise
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Wait up to `timeout` seconds for outstanding confirms, then close. What is still open ends as failures."""
+        """Wait up to `timeout` seconds for confirms, then close. Unconfirmed publishes end as failures."""
         with self._lock:
             if not self._loop.running:
                 return
-            for subscription in self._subscriptions:
-                subscription.close()
-            self._end(timeout)
-            self._subscriptions.clear()
+            for consumer in self._consumers:
+                consumer.close()
+            self._shut_down(timeout)
+            self._consumers.clear()
 
-    def _end(self, timeout: float) -> None:
+    def _shut_down(self, timeout: float) -> None:
         ended: SignalSafeFuture[None] = SignalSafeFuture()
-        self._loop.call(partial(self._drain, time.monotonic() + timeout, ended))
-        if not self._loop.inside():
+        self._loop.call_soon(partial(self._drain, time.monotonic() + timeout, ended))
+        if not self._loop.is_current_thread():
             try:
                 ended.result(timeout + 2 * CLOSE_SECONDS)
             except TimeoutError:
-                logger.warning("the I/O thread does not answer; it is left behind")
+                logger.warning(
+                    "the I/O thread did not close its connections in time; the program goes on without waiting for it"
+                )
         self._loop.stop(CLOSE_SECONDS)
-        self._links = ()
+        self._connections = ()
 
     def _drain(self, until: float, ended: Future[None]) -> None:
-        """Wait for confirms, then close, then cut what does not close: each a step of the I/O thread."""
-        self._publisher.refuse()
+        """Wait for confirms, then close. Runs in the I/O thread, again and again until `until`."""
+        self._publisher.stop_accepting()
         if not self._publisher.idle and time.monotonic() < until:
-            self._loop.later(0.005, partial(self._drain, until, ended))
+            self._loop.call_later(0.005, partial(self._drain, until, ended))
             return
-        self._publisher.give_up(
-            PublishFailure(Unconfirmed.NOT_SENT, "the exchange was stopped before it could be sent")
+        self._publisher.fail_all(
+            PublishFailure(Unconfirmed.NOT_SENT, "the broker was stopped before the message was sent")
         )
-        self._errands.clear()
-        for link in self._links:
-            link.close()
+        self._waiting_requests.clear()
+        for connection in self._connections:
+            connection.close()
         self._await_closed(time.monotonic() + CLOSE_SECONDS, ended)
 
     def _await_closed(self, until: float, ended: Future[None]) -> None:
-        if all(link.closed for link in self._links):
+        if all(connection.closed for connection in self._connections):
             ended.set_result(None)
-        elif time.monotonic() >= until or all(link.connection is None for link in self._links):
-            self._loop.cut_sockets()
-            self._loop.later(CUT_SECONDS, lambda: ended.set_result(None))
+        elif time.monotonic() >= until or all(connection.pika_connection is None for connection in self._connections):
+            self._loop.shut_down_sockets()
+            self._loop.call_later(SHUT_DOWN_SECONDS, lambda: ended.set_result(None))
         else:
-            self._loop.later(0.005, partial(self._await_closed, until, ended))
+            self._loop.call_later(0.005, partial(self._await_closed, until, ended))
 
-    def _not_started(self, link: RabbitConnection, error: BaseException) -> None:
-        refused = refusal(error, link.address)
+    def _start_failed(self, connection: RabbitConnection, error: BaseException) -> None:
+        refused = refusal(error, connection.address)
         if refused is not None and not self._started.done():
             self._started.set_exception(refused)
 
-    def _look_if_started(self) -> None:
+    def _check_started(self) -> None:
         if self.connected and not self._started.done():
             self._started.set_result(None)
 
-    # --- connections come up ---
+    # --- connections open ---
 
-    def _publishing_up(self, connection: pika.SelectConnection) -> None:
+    def _publishing_opened(self, connection: pika.SelectConnection) -> None:
         connection.add_on_connection_blocked_callback(
             lambda _, frame: self._publisher.set_blocked(True, str(frame.method.reason))
         )
         connection.add_on_connection_unblocked_callback(lambda _, __: self._publisher.set_blocked(False))
-        address = self._links[0].address
-        self._declare_again(connection, lambda: self._publisher.open(connection, address))
-        self._look_if_started()
+        address = self._connections[0].address
+        self._redeclare(connection, lambda: self._publisher.open(connection, address))
+        self._check_started()
 
-    def _consuming_up(self, connection: pika.SelectConnection) -> None:
-        self._declare_again(connection, lambda: self._consume_on(connection))
-        self._look_if_started()
+    def _consuming_opened(self, connection: pika.SelectConnection) -> None:
+        self._redeclare(connection, lambda: self._open_consumers(connection))
+        self._check_started()
 
-    def _consume_on(self, connection: pika.SelectConnection) -> None:
-        for subscription in list(self._subscriptions):
-            subscription.open(connection)
-        errands, self._errands = self._errands, []
-        for errand in errands:
-            errand()
+    def _open_consumers(self, connection: pika.SelectConnection) -> None:
+        for consumer in list(self._consumers):
+            consumer.open(connection)
+        requests, self._waiting_requests = self._waiting_requests, []
+        for request in requests:
+            request()
 
-    def _declare_again(self, connection: pika.SelectConnection, then: Callable[[], None]) -> None:
-        """After a loss, declare what `apply` was given before; the broker may have been set up anew."""
+    def _redeclare(self, connection: pika.SelectConnection, then: Callable[[], None]) -> None:
+        """After a loss, repeat the declarations of `apply`: the broker may have been set up anew."""
         if self._topology == Topology():
             then()
             return
 
         def done(result: object) -> None:
             if not connection.is_open:
-                return  # `then` belongs to the next connection
+                return  # the next connection calls its own `then`
             if isinstance(result, BaseException):
-                logger.error("declaring again failed; going on with what exists: %s", self._explained(result))
+                logger.error(
+                    "repeating the declarations failed; continuing with the queues that exist: %s",
+                    self._explain(result),
+                )
             then()
 
-        declarations.run_errand(connection, declarations.declare(self._topology), done)
+        declarations.run_on_channel(connection, declarations.declare(self._topology), done)
 
-    # --- what is asked for ---
+    # --- the interface ---
 
     def apply(self, topology: Topology, timeout: float = 10.0) -> None:
-        """Declare exchanges, queues and bindings; remembered and repeated at each reconnect.
+        """Declare exchanges, queues and bindings, now and after each reconnect. Does nothing with `declare=False`.
 
-        Raises BrokerError that explains 406 and 403, or when nothing answers. Checks nothing with `declare=False`.
+        Raises BrokerError: 406 and 403 with an explanation, or nothing answers.
         """
         if not self._declare:
             return
-        self._ask(declarations.declare(topology), timeout)
-        self._loop.call(partial(self._remember, topology))
+        self._request(declarations.declare(topology), timeout)
+        self._loop.call_soon(partial(self._remember, topology))
 
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
-        """Publish persistently with confirms, in order; see the port. `timeout` is in seconds, from now."""
+        """Publish persistent messages with confirms, in order; see `Broker.publish`. `timeout` in seconds."""
         batch = PublishBatch(messages, timeout, self._clock.monotonic() + timeout)
         if not messages:
             batch.future.set_result([])
             return batch.future
-        batch.future.on_cancel = partial(self._loop.call, partial(self._publisher.withdraw, batch))
+        batch.future.on_cancel = partial(self._loop.call_soon, partial(self._publisher.cancel, batch))
         try:
-            taken = self._loop.call(partial(self._publisher.publish, batch))
-        except BaseException:  # a signal handler raised: nobody will have the future
+            accepted = self._loop.call_soon(partial(self._publisher.publish, batch))
+        except BaseException:  # a signal handler raised: the caller does not get the future
             batch.future.cancel()
             raise
-        if not taken:
-            batch.resolve_unwritten(NOT_OPEN)
+        if not accepted:
+            batch.fail_unwritten(NOT_OPEN)
         return batch.future
 
     def subscribe(
@@ -251,12 +260,12 @@ class RabbitBroker:
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
-        """Consume queues on one channel, with `prefetch` (1..65535) deliveries of each queue out here; see the port."""
-        subscription = RabbitConsumer(
+        """Consume queues on one channel, with `prefetch` (1..65535) for each queue; see `Broker.subscribe`."""
+        consumer = RabbitConsumer(
             self._loop, self._numbers, queues, on_deliveries, prefetch=prefetch, on_lost=on_lost, on_ready=on_ready
         )
-        self._add(subscription)
-        return subscription
+        self._add(consumer)
+        return consumer
 
     def subscribe_private(
         self,
@@ -265,40 +274,38 @@ class RabbitBroker:
         bind_to: str | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Consumer]:
-        """An exclusive queue of this process, without acknowledgements; see the port."""
+        """Consume an exclusive queue of this process; see `Broker.subscribe_private`."""
         queue = REPLY_QUEUE.format(uuid.uuid4().hex)
-        subscription = PrivateConsumer(
-            self._loop, self._numbers, queue, on_deliveries, bind_to=bind_to, on_ready=on_ready
-        )
-        self._add(subscription)
-        return queue, subscription
+        consumer = PrivateConsumer(self._loop, self._numbers, queue, on_deliveries, bind_to=bind_to, on_ready=on_ready)
+        self._add(consumer)
+        return queue, consumer
 
     def depth(self, queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
-        """(messages ready, consumers) of a queue, None when it does not exist."""
+        """Return (ready messages, consumers) of a queue, or None if it does not exist."""
         try:
-            found: tuple[int, int] = self._ask(declarations.measure(queue), timeout)
+            found: tuple[int, int] = self._request(declarations.measure(queue), timeout)
         except declarations.QueueMissingError:
             return None
         return found
 
     def purge(self, queue: str, timeout: float = 10.0) -> int:
-        """Drop what is ready in a queue; the number dropped."""
-        dropped: int = self._ask(declarations.purge(queue), timeout)
+        """Delete the ready messages of a queue. Returns their number."""
+        dropped: int = self._request(declarations.purge(queue), timeout)
         return dropped
 
-    # --- inside ---
+    # --- private ---
 
-    def _add(self, subscription: RabbitConsumer) -> None:
+    def _add(self, consumer: RabbitConsumer) -> None:
         io_threads.defer_logs()
-        if not self._loop.call(partial(self._open, subscription)):
-            self._subscriptions.append(subscription)  # opened by `start`
+        if not self._loop.call_soon(partial(self._open, consumer)):
+            self._consumers.append(consumer)  # opened by `start`
 
-    def _open(self, subscription: RabbitConsumer) -> None:
-        self._subscriptions[:] = [each for each in self._subscriptions if not each.closed]
-        self._subscriptions.append(subscription)
-        connection = self._links[1].connection if self._links else None
+    def _open(self, consumer: RabbitConsumer) -> None:
+        self._consumers[:] = [each for each in self._consumers if not each.closed]
+        self._consumers.append(consumer)
+        connection = self._connections[1].pika_connection if self._connections else None
         if connection is not None:
-            subscription.open(connection)
+            consumer.open(connection)
 
     def _remember(self, topology: Topology) -> None:
         known = self._topology
@@ -308,54 +315,54 @@ class RabbitBroker:
             bindings=tuple(dict.fromkeys(known.bindings + topology.bindings)),
         )
 
-    def _ask(self, work: Callable[[Any, declarations.Finish], None], timeout: float) -> Any:
-        """Run an errand on the consuming connection (which no alarm stops) and wait; again after each outage."""
-        if self._loop.inside():
-            raise RuntimeError("this would wait for the I/O thread, in the I/O thread: call it from another one")
+    def _request(self, operation: Callable[[Any, declarations.Finish], None], timeout: float) -> Any:
+        """Run an operation on the consuming connection, which no alarm blocks, and wait. Repeated after each outage."""
+        if self._loop.is_current_thread():
+            raise RuntimeError("this call waits for the I/O thread and was made in it; call it from another thread")
         answer: SignalSafeFuture[Any] = SignalSafeFuture()
         until = time.monotonic() + timeout
 
         def run() -> None:
-            connection = self._links[1].connection if self._links else None
+            connection = self._connections[1].pika_connection if self._connections else None
             if connection is None or not connection.is_open:
-                self._errands.append(run)
+                self._waiting_requests.append(run)
             elif time.monotonic() < until:
-                declarations.run_errand(connection, work, done)
+                declarations.run_on_channel(connection, operation, done)
 
         def done(result: Any) -> None:
             if declarations.is_outage(result):
-                self._errands.append(run)
+                self._waiting_requests.append(run)
             elif not answer.done():
                 answer.set_result(result)
 
-        if not self._loop.call(run):
+        if not self._loop.call_soon(run):
             raise BrokerError(NOT_OPEN.reason)
         try:
             result = answer.result(timeout)
         except TimeoutError:
-            link = self._links[1] if self._links else None
-            if link is None:
+            connection = self._connections[1] if self._connections else None
+            if connection is None:
                 raise BrokerError(NOT_OPEN.reason) from None
-            if link.connection is None:
-                raise unreachable(link.error, link.address) from None
-            raise BrokerError(f"RabbitMQ at {link.address} did not answer in {timeout:g} s") from None
+            if connection.pika_connection is None:
+                raise unreachable(connection.error, connection.address) from None
+            raise BrokerError(f"RabbitMQ at {connection.address} did not answer in {timeout:g} s") from None
         if declarations.is_missing(result):
-            raise declarations.QueueMissingError(self._explained(result))
+            raise declarations.QueueMissingError(self._explain(result))
         if isinstance(result, BaseException):
-            raise self._explained(result)
+            raise self._explain(result)
         return result
 
-    def _explained(self, error: BaseException) -> BrokerError:
-        link = self._links[1] if self._links else None
-        address = link.address if link is not None else self._publisher.address
+    def _explain(self, error: BaseException) -> BrokerError:
+        connection = self._connections[1] if self._connections else None
+        address = connection.address if connection is not None else self._publisher.address
         credentials = self._hosts[0][0].credentials
         return declarations.explain(error, address, str(getattr(credentials, "username", "")))
 
 
-def _quieten_pika() -> None:
-    """pika logs each failed try with several tracebacks; what a person needs of it is said here, in one line.
+def _silence_pika() -> None:
+    """Silence pika, which logs each failed attempt with several tracebacks: we log one line instead.
 
-    A level that the program has set for the logger `pika` stays as it is.
+    A level that the program has set for the logger `pika` is kept.
     """
     pika_logger = logging.getLogger("pika")
     if pika_logger.level == logging.NOTSET:

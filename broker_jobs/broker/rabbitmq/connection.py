@@ -1,4 +1,4 @@
-"""Keeps one connection up for ever: parameters, reconnecting with back-off, and errors explained."""
+"""Keeps one connection to RabbitMQ open: parameters, reconnects with back-off, and explanations of errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pika
 from pika import exceptions
 
-from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, guarded
+from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, run_safely
 from broker_jobs.clock import Clock
 from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.settings import mask
@@ -22,27 +22,27 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
-"""For TCP, TLS and the AMQP handshake with one host; then the next one is tried."""
+"""Time for TCP, TLS and the AMQP handshake with one host. Then the next host is tried."""
 
-_CHANCE = random.Random()  # our own: reconnecting in the background must not disturb who seeds the global one
+_RANDOM = random.Random()  # not the global one: reconnects must not disturb a program that seeds it
 
 Host: TypeAlias = tuple[pika.connection.Parameters, str]
-"""Where to connect, and its address without the password."""
+"""Parameters of a host, and its address without the password."""
 
 
 def pause_seconds(failures: int) -> float:
-    """How long to wait after so many failures in a row: 0.1 s doubled up to 5 s, less a random part up to a half."""
+    """Return the pause after so many failures in a row: 0.1 s doubled up to 5 s, minus a random part of up to half."""
     longest: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 16))
-    return longest * _CHANCE.uniform(0.5, 1.0)
+    return longest * _RANDOM.uniform(0.5, 1.0)
 
 
-def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
-    """The hosts of comma-separated amqp:// or amqps:// addresses. Raises BrokerRefused for one that cannot be read."""
+def parse_hosts(urls: str, name: str, heartbeat: int) -> list[Host]:
+    """Return the hosts of comma-separated amqp:// or amqps:// addresses. Raises BrokerRefused if one is not valid."""
     hosts: list[Host] = []
     for url in (part.strip() for part in urls.split(",") if part.strip()):
         try:
             if not url.startswith(("amqp://", "amqps://")):
-                raise ValueError("it does not begin with amqp:// or amqps://")  # pika takes others for amqp
+                raise ValueError("it does not begin with amqp:// or amqps://")  # pika treats other schemes as amqp
             parameters = pika.URLParameters(url)
         except (ValueError, TypeError, OSError) as error:
             raise BrokerRefused(
@@ -55,18 +55,18 @@ def hosts_of(urls: str, name: str, heartbeat: int) -> list[Host]:
         parameters.retry_delay = 0
         parameters.socket_timeout = CONNECT_SECONDS
         parameters.stack_timeout = 2 * CONNECT_SECONDS
-        parameters.blocked_connection_timeout = None  # blocked is no error here: messages wait until their deadlines
+        parameters.blocked_connection_timeout = None  # messages wait until their deadlines
         hosts.append((parameters, mask(url).split("?", 1)[0]))
     if not hosts:
-        raise BrokerRefused("no broker address is given; write amqp://user:password@host:5672/vhost")
+        raise BrokerRefused("the broker address is empty; write amqp://user:password@host:5672/vhost")
     return hosts
 
 
 class RabbitConnection:
-    """One connection of the exchange, connected again whenever it is lost. Lives in the I/O thread.
+    """One connection of the broker, which reconnects after each loss. All methods run in the I/O thread.
 
-    `on_up(connection)` is called at each connect, `on_down(reason)` once at each loss of a connection that was up,
-    `on_failed(error)` at each try that failed.
+    `on_up(connection)` is called at each connect, `on_down(reason)` at each loss of an open connection,
+    `on_failed(error)` at each failed attempt.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class RabbitConnection:
         on_down: Callable[[str], None],
         on_failed: Callable[[BaseException], None],
     ) -> None:
-        self.connection: pika.SelectConnection | None = None
-        """The connection while it is up."""
+        self.pika_connection: pika.SelectConnection | None = None
+        """pika's connection while it is open."""
         self.address = hosts[0][1]
-        """Where it is connected to, or was tried last."""
+        """The address of the current or last attempt."""
         self.error: BaseException | None = None
-        """Why it is not up."""
+        """Why it is not open."""
         self.failures = 0
         self._loop = loop
-        self._hosts = _CHANCE.sample(hosts, len(hosts))
+        self._hosts = _RANDOM.sample(hosts, len(hosts))
         self._next = 0
         self._purpose = purpose
         self._clock = clock
@@ -104,11 +104,11 @@ class RabbitConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is open and nothing will be."""
-        return self._closing and self.connection is None and self._opening is None
+        """Whether it is closed for good."""
+        return self._closing and self.pika_connection is None and self._opening is None
 
     def connect(self) -> None:
-        """Connect to the next host; goes on for ever until `close`."""
+        """Connect to the next host, and again until `close`."""
         self._timer = None
         if self._closing:
             return
@@ -117,27 +117,27 @@ class RabbitConnection:
         try:
             self._opening = pika.SelectConnection(
                 parameters,
-                on_open_callback=lambda connection: guarded(self._opened, connection),
-                on_open_error_callback=lambda _, error: guarded(self._not_opened, error),
-                on_close_callback=lambda _, error: guarded(self._lost, error),
+                on_open_callback=lambda connection: run_safely(self._opened, connection),
+                on_open_error_callback=lambda _, error: run_safely(self._not_opened, error),
+                on_close_callback=lambda _, error: run_safely(self._lost, error),
                 custom_ioloop=self._loop.ioloop,
             )
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next try may do better
+        except Exception as error:  # noqa: BLE001  # any error: the next attempt may succeed
             self._not_opened(error)
 
     def close(self) -> None:
-        """Close for good, in order. `closed` says when it is done."""
+        """Close for good. `closed` becomes true when it is done."""
         self._closing = True
         if self._timer is not None:
-            self._loop.forget(self._timer)
+            self._loop.cancel_timer(self._timer)
             self._timer = None
-        # One that is being opened cannot be closed in pika without an error of its own: its socket is cut later.
-        if self.connection is not None and not self.connection.is_closing:
-            self.connection.close()
+        # pika raises an error if a connection is closed while it opens: its socket is shut down later.
+        if self.pika_connection is not None and not self.pika_connection.is_closing:
+            self.pika_connection.close()
 
     def _opened(self, connection: pika.SelectConnection) -> None:
         self._opening = None
-        self.connection = connection
+        self.pika_connection = connection
         self.error = None
         self._up_at = self._clock.monotonic()
         if self._closing:
@@ -146,44 +146,44 @@ class RabbitConnection:
         if not self._announced:
             self._announced = True
             self.reconnects += 1
-            logger.info("connected again to %s to %s", self.address, self._purpose)
+            logger.info("reconnected to %s to %s", self.address, self._purpose)
         self._on_up(connection)
 
     def _not_opened(self, error: BaseException) -> None:
         self._opening = None
         self.error = error
-        guarded(self._on_failed, error)
-        self._again()
+        run_safely(self._on_failed, error)
+        self._reconnect_later()
 
     def _lost(self, error: BaseException) -> None:
-        self.connection = None
+        self.pika_connection = None
         self.error = error
-        reason = in_words(error)
+        reason = describe_error(error)
         if not self._closing:
             if self._clock.monotonic() - self._up_at > LONGEST_PAUSE_SECONDS:
                 self.failures = 0
             if self._announced:
                 self._announced = False
                 logger.warning(
-                    "lost the connection to %s to %s: %s; connecting again every %g to %g s",
+                    "lost the connection to %s to %s: %s; reconnecting every %g to %g s",
                     self.address,
                     self._purpose,
                     reason,
                     FIRST_PAUSE_SECONDS,
                     LONGEST_PAUSE_SECONDS,
                 )
-        guarded(self._on_down, reason)
-        self._again()
+        run_safely(self._on_down, reason)
+        self._reconnect_later()
 
-    def _again(self) -> None:
+    def _reconnect_later(self) -> None:
         if self._closing:
             return
         self.failures += 1
-        self._timer = self._loop.later(pause_seconds(self.failures), self.connect)
+        self._timer = self._loop.call_later(pause_seconds(self.failures), self.connect)
 
 
-def in_words(error: BaseException) -> str:
-    """An error of pika in a few words, without Python's notation where it can be had."""
+def describe_error(error: BaseException) -> str:
+    """Describe an error of pika in a few words, without Python notation where possible."""
     for cause in _causes(error):
         match cause:
             case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
@@ -193,7 +193,7 @@ def in_words(error: BaseException) -> str:
             case ssl.SSLError():
                 return f"TLS: {cause.reason or cause}"
             case exceptions.IncompatibleProtocolError():
-                return "it hung up before it spoke AMQP 0-9-1 (is it the port of TLS, 5671, or of HTTP?)"
+                return "it closed the connection before the AMQP handshake (is this the port of TLS, 5671, or of HTTP?)"
             case socket.gaierror():
                 return f"host name not found ({cause.strerror})"
             case OSError() if cause.strerror:
@@ -202,16 +202,16 @@ def in_words(error: BaseException) -> str:
         case exceptions.StreamLostError():
             return "the connection broke"
         case exceptions.AMQPHeartbeatTimeout():
-            return "no heartbeat came"
+            return "no heartbeat arrived"
         case _:
             return repr(error)
 
 
 def refusal(error: BaseException, address: str) -> BrokerRefused | None:
-    """What is wrong and what to do, for an error that trying again would not mend; else None.
+    """Return what is wrong and what to do, for an error that a retry does not solve; else None.
 
-    pika calls every connection that breaks during the handshake a probable refusal; a broker that starts or stops
-    breaks them too, so only the broker's own word counts.
+    pika reports every connection that breaks during the handshake as a probable refusal. A broker that starts or stops
+    breaks them too, so only an answer of the broker counts.
     """
     for cause in _causes(error):
         match cause:
@@ -226,7 +226,7 @@ def refusal(error: BaseException, address: str) -> BrokerRefused | None:
                 return BrokerRefused(
                     f"RabbitMQ at {address} refused the virtual host: it does not exist, or the user has no permission "
                     "in it; create it (rabbitmqctl add_vhost, set_permissions) or correct the address "
-                    f"(broker says: {_said(cause)})"
+                    f"(broker says: {_broker_text(cause)})"
                 )
             case ssl.SSLCertVerificationError():
                 return BrokerRefused(
@@ -243,13 +243,15 @@ def refusal(error: BaseException, address: str) -> BrokerRefused | None:
 
 
 def unreachable(error: BaseException | None, address: str) -> BrokerError:
-    """What to do when nothing answers."""
-    reason = "no answer" if error is None else in_words(error)
-    return BrokerError(f"RabbitMQ at {address} cannot be reached: {reason}; is it running, and is the address right?")
+    """Return the error for a broker that does not answer."""
+    reason = "no answer" if error is None else describe_error(error)
+    return BrokerError(
+        f"RabbitMQ at {address} cannot be reached: {reason}; check that it is running and that the address is right"
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that pika has packed into it, outermost first."""
+    """Yield an error and the errors inside it, outermost first."""
     yield error
     inner: list[object] = [*error.args, getattr(error, "exception", None), *getattr(error, "exceptions", ())]
     for each in inner:
@@ -257,7 +259,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             yield from _causes(each)
 
 
-def _said(error: BaseException) -> str:
-    """The broker's own words in an error that pika has turned into text."""
+def _broker_text(error: BaseException) -> str:
+    """Return the broker's text in an error that pika has turned into a string."""
     text = str(error.args[0]) if error.args else str(error)
     return text.partition("(")[2].rstrip(")").strip("'\" ") or text

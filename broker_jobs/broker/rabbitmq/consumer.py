@@ -1,16 +1,19 @@
-"""Takes deliveries from queues, acknowledges them, and comes back after every loss on a new channel.
+"""Consumes queues, acknowledges deliveries, and opens a new channel after every loss.
 
-Prefetch: `basic.qos` (global=false) counts for consumers that start later, never for living ones, and cancelling a
-consumer to start it anew closes the channel on RabbitMQ 3.10.8 when deliveries are under way (its bug 5927). So a
-queue may have several consumers here, whose prefetches add up: raising it starts one more with the difference,
-lowering it cancels the newest. No tag is used twice. What is out stays out and can be acknowledged; what a cancelled
-consumer has out is not counted any more, so after lowering more may be out until that is acknowledged. (On a queue
-with a single active consumer only the first of them is served: there the prefetch is what it was at the start.)
+Prefetch: `basic.qos` (global=false) applies to consumers that start later, not to existing ones, and to cancel and
+restart a consumer closes the channel on RabbitMQ 3.10.8 if deliveries are in flight (its bug 5927). So a queue may have
+several consumers here, whose prefetches add up: to raise the prefetch, one more is started with the difference; to
+lower it, the newest are cancelled. No consumer tag is used twice. Deliveries of a cancelled consumer stay valid and are
+no longer counted, so after lowering, more may be unacknowledged for a while. (On a queue with a single active consumer
+only the first of them is served: there the prefetch stays what it was at the start.)
 
-What RabbitMQ is about to deliver to a consumer that is cancelled it takes back, and it comes again as `redelivered`,
-which here means "a worker may have died with it" (seen on 3.10 and 4.0: an acknowledgement just before the cancel is
-enough). So acknowledgements are held back before a cancel, and sent when it is done: a consumer whose prefetch is used
-up has nothing under way. Where a queue has too little for that, what is under way is given half a second to arrive.
+When a consumer is cancelled, RabbitMQ takes back what it is about to deliver to it, and delivers it again as
+`redelivered`, which here means "a worker may have died with it" (seen on 3.10 and 4.0: an acknowledgement just before
+the cancel is enough). So acknowledgements are deferred before a cancel and sent after it: a consumer that has used up
+its prefetch has no deliveries in flight. If the queue has too few messages for that, we wait half a second for
+deliveries in flight.
+
+Over 300 lines: prefetch, pause, cancel and recovery change the same set of consumers on one channel.
 """
 
 from __future__ import annotations
@@ -28,26 +31,26 @@ from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq import declarations
-from broker_jobs.broker.rabbitmq.connection import in_words, pause_seconds
-from broker_jobs.broker.rabbitmq.io_loop import IoLoop, guarded
+from broker_jobs.broker.rabbitmq.connection import describe_error, pause_seconds
+from broker_jobs.broker.rabbitmq.io_loop import IoLoop, run_safely
 
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
-"""When no consumer began, nothing was acknowledged and nothing came for so long, nothing is under way."""
-LOOK_SECONDS = 0.01
-"""Between two looks whether that is so."""
-LONGEST_HOLD_SECONDS = 3.0
-"""After so long it is cancelled all the same: what comes now and then need not use up a large prefetch, nor end."""
+"""Without a new consumer, an acknowledgement or a delivery for this long, no delivery is in flight."""
+CHECK_SECONDS = 0.01
+"""Pause between two checks of that."""
+MAX_DEFER_SECONDS = 3.0
+"""After this long the consumer is cancelled anyway: rare deliveries may never use up a large prefetch, nor stop."""
 
 _tags = itertools.count(1)
 
 
 class RabbitConsumer:
-    """Consumers of some queues on one channel. Public methods are for any thread; the rest runs in the I/O thread."""
+    """Consumes some queues on one channel. Public methods are for any thread; the others run in the I/O thread."""
 
     _needs_acks = True
-    """Whether deliveries are acknowledged one day."""
+    """Whether deliveries are acknowledged."""
 
     def __init__(
         self,
@@ -69,79 +72,79 @@ class RabbitConsumer:
         self._on_ready = on_ready
         self._connection: pika.SelectConnection | None = None
         self._channel: Channel | None = None
-        self._number = 0  # of the living channel, unique over the life of the exchange
-        self._live = False  # whether `on_ready` was told of it
+        self._number = 0  # of the open channel, unique over the life of the broker object
+        self._ready = False  # whether `on_ready` was called for it
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
         self._paused: set[str] = set()
-        self._arrived: list[Delivery] = []
-        self._out: dict[int, str] = {}  # tags not acknowledged, oldest first → the consumer they came to
-        self._stirred = 0.0  # when a consumer began, or something was acknowledged or came: monotonic
-        self._held: list[Callable[[], None]] | None = None  # what is acknowledged around a cancel, in order
+        self._received: list[Delivery] = []
+        self._unacknowledged: dict[int, str] = {}  # unacknowledged delivery tags, oldest first → consumer tag
+        self._active_at = 0.0  # last start of a consumer, acknowledgement or delivery: monotonic
+        self._deferred_acks: list[Callable[[], None]] | None = None  # acknowledgements that wait for a cancel, in order
         self._failures = 0
-        self._lost_before = False
+        self._was_lost = False
         self._cancelled = False
         self._closed = False
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed for good."""
+        """Whether it is closed for good."""
         return self._closed
 
     # --- for any thread ---
 
     @property
     def consuming(self) -> bool:
-        """Whether deliveries may still come: after `cancel` until RabbitMQ knows of it and all that came was taken."""
-        return not self._cancelled or self._held is not None or any(list(self._consumers.values()))
+        """Whether deliveries may still arrive: after `cancel`, until RabbitMQ has confirmed it."""
+        return not self._cancelled or self._deferred_acks is not None or any(list(self._consumers.values()))
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
-        """Acknowledge one delivery, or with `multiple` all of the channel up to it."""
-        self._loop.call(partial(self._ack, channel, tag, multiple))
+        """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
+        self._loop.call_soon(partial(self._ack, channel, tag, multiple))
 
     def requeue(self, channel: int, tag: int) -> None:
-        """Give a delivery back to its queue."""
-        self._loop.call(partial(self._requeue, channel, tag))
+        """Return a delivery to its queue."""
+        self._loop.call_soon(partial(self._requeue, channel, tag))
 
     def set_prefetch(self, count: int) -> None:
-        """Change how many unacknowledged deliveries each queue may have out here (1..65535)."""
-        self._loop.call(partial(self._set_prefetch, count))
+        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
+        self._loop.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume taking deliveries of one queue; what is out stays out."""
-        self._loop.call(partial(self._pause, queue, paused))
+        """Stop or resume consuming one queue. Received deliveries stay valid."""
+        self._loop.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
-        """Take no more deliveries; what is out can still be acknowledged."""
-        if not self._loop.call(self._cancel):
+        """Stop consuming. Received deliveries can still be acknowledged."""
+        if not self._loop.call_soon(self._cancel):
             self._cancelled = True
 
     def close(self) -> None:
-        """Cancel and close the channel; what is unacknowledged goes back to its queue."""
-        self._loop.call(self._close)
+        """Cancel and close the channel. Unacknowledged deliveries return to their queues."""
+        self._loop.call_soon(self._close)
 
-    # --- the connection and the channel come and go ---
+    # --- opening and losing the channel ---
 
     def open(self, connection: pika.SelectConnection) -> None:
-        """Start on a connection that is up."""
+        """Start on an open connection."""
         self._connection = connection
         if self._cancelled or self._channel is not None or not connection.is_open:
             return
-        channel = connection.channel(on_open_callback=lambda opened: guarded(self._opened, opened))
-        channel.add_on_close_callback(lambda closed, error: guarded(self._lost, closed, error))
-        channel.add_on_cancel_callback(lambda frame: guarded(self._cancelled_by_broker, frame))
+        channel = connection.channel(on_open_callback=lambda opened: run_safely(self._opened, opened))
+        channel.add_on_close_callback(lambda closed, error: run_safely(self._channel_closed, closed, error))
+        channel.add_on_cancel_callback(lambda frame: run_safely(self._cancelled_by_broker, frame))
         self._channel = channel
         self._number = next(self._numbers)
-        self._live = False
+        self._ready = False
 
     def _opened(self, channel: Channel) -> None:
         if channel is not self._channel:
             return
         for queue in self._queues:
             if queue not in self._paused:
-                self._attach(channel, queue)
+                self._consume_when_declared(channel, queue)
 
-    def _attach(self, channel: Channel, queue: str, tries: int = 0) -> None:
-        """Consume a queue once it exists. Asked on another channel: the answer 404 closes the channel it comes on."""
+    def _consume_when_declared(self, channel: Channel, queue: str, tries: int = 0) -> None:
+        """Consume a queue once it exists. It is checked on another channel, as a 404 reply closes its channel."""
         if channel is not self._channel or self._cancelled or queue in self._paused or self._consumers.get(queue):
             return
         assert self._connection is not None
@@ -152,135 +155,139 @@ class RabbitConsumer:
                     self._adjust(channel, queue)
                 return
             if tries == 0:
-                logger.info("queue %s does not exist yet; it is looked for every 0.1 to 5 s", queue)
-            self._loop.later(pause_seconds(tries + 1), lambda: self._attach(channel, queue, tries + 1))
+                logger.info("queue %s does not exist yet; trying again every 0.1 to 5 s", queue)
+            self._loop.call_later(
+                pause_seconds(tries + 1), lambda: self._consume_when_declared(channel, queue, tries + 1)
+            )
 
-        declarations.run_errand(self._connection, declarations.measure(queue), found)
+        declarations.run_on_channel(self._connection, declarations.measure(queue), found)
 
     def _adjust(self, channel: Channel, queue: str) -> None:
-        """Start a consumer of a queue, or see to it that some are cancelled, until their prefetches are as wanted."""
+        """Start a consumer of a queue, or begin to cancel some, so that their prefetches add up to the wanted one."""
         missing = self._wanted(queue) - sum(prefetch for _, prefetch in self._consumers.setdefault(queue, []))
         if missing > 0:
             tag = f"{queue}.{next(_tags)}"
             self._consumers[queue].append((tag, missing))
-            self._stirred = time.monotonic()
+            self._active_at = time.monotonic()
             channel.basic_qos(prefetch_count=missing)
             channel.basic_consume(
                 queue,
                 partial(self._on_message, queue),
                 consumer_tag=tag,
-                callback=lambda _: guarded(self._attached, channel),
+                callback=lambda _: run_safely(self._consume_ok, channel),
             )
-        elif missing < 0 and self._held is None:
-            self._held = []
-            self._lower(channel, time.monotonic() + LONGEST_HOLD_SECONDS)
+        elif missing < 0 and self._deferred_acks is None:
+            self._deferred_acks = []
+            self._lower(channel, time.monotonic() + MAX_DEFER_SECONDS)
 
     def _lower(self, channel: Channel, until_monotonic: float) -> None:
-        """Cancel what is too much of all queues, the newest first, then acknowledge what was held back."""
+        """Cancel consumers of all queues until the prefetch fits, the newest first, then send the deferred acks."""
         if channel is not self._channel or not channel.is_open:
             return
-        if not self._nothing_is_under_way() and time.monotonic() < until_monotonic:
-            self._loop.later(LOOK_SECONDS, lambda: self._lower(channel, until_monotonic))
+        if not self._nothing_in_flight() and time.monotonic() < until_monotonic:
+            self._loop.call_later(CHECK_SECONDS, lambda: self._lower(channel, until_monotonic))
             return
         for queue, consumers in self._consumers.items():
             while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
                 _cancel(channel, consumers.pop()[0])
             self._adjust(channel, queue)
-        # Answered after the cancels, as pika asks one thing at a time.
-        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: guarded(self._lowered, channel))
+        # The reply comes after those to the cancels, as pika sends one request at a time.
+        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: run_safely(self._lowered, channel))
 
-    def _nothing_is_under_way(self) -> bool:
-        """Of the consumers that are to be cancelled: their prefetch is used up, or all has been quiet for long."""
-        if time.monotonic() - self._stirred >= QUIET_SECONDS:
+    def _nothing_in_flight(self) -> bool:
+        """Whether the consumers to be cancelled have used up their prefetch, or nothing has happened for a while."""
+        if time.monotonic() - self._active_at >= QUIET_SECONDS:
             return True
-        out = Counter(self._out.values())
+        out = Counter(self._unacknowledged.values())
         for queue, consumers in self._consumers.items():
-            too_much = sum(prefetch for _, prefetch in consumers) - self._wanted(queue)
+            excess = sum(prefetch for _, prefetch in consumers) - self._wanted(queue)
             for tag, prefetch in reversed(consumers):
-                if too_much <= 0:
+                if excess <= 0:
                     break
                 if out[tag] < prefetch:
                     return False
-                too_much -= prefetch
+                excess -= prefetch
         return True
 
     def _lowered(self, channel: Channel) -> None:
         if channel is self._channel:
-            self._hand_over()
-            self._acknowledge_held()
-            for queue in self._consumers:  # what was asked for in between
+            self._pass_on()
+            self._send_deferred_acks()
+            for queue in self._consumers:  # apply changes made meanwhile
                 self._adjust(channel, queue)
 
     def _wanted(self, queue: str) -> int:
         return 0 if self._cancelled or queue in self._paused else self._prefetch
 
-    def _acknowledge_held(self) -> None:
-        held, self._held = self._held, None
-        for acknowledge in held or ():
+    def _send_deferred_acks(self) -> None:
+        deferred, self._deferred_acks = self._deferred_acks, None
+        for acknowledge in deferred or ():
             acknowledge()
 
-    def _attached(self, channel: Channel) -> None:
-        if channel is not self._channel or self._live:
+    def _consume_ok(self, channel: Channel) -> None:
+        if channel is not self._channel or self._ready:
             return
-        self._live = True
+        self._ready = True
         self._failures = 0
-        if self._lost_before:
-            self._lost_before = False
-            logger.info("taking %s again", ", ".join(self._queues))
+        if self._was_lost:
+            self._was_lost = False
+            logger.info("consuming %s again", ", ".join(self._queues))
         if self._on_ready is not None:
-            guarded(self._on_ready, self._number)
+            run_safely(self._on_ready, self._number)
 
     def _cancelled_by_broker(self, frame: Any) -> None:
-        """The queue was deleted, or the broker has given us up: the same as a lost channel."""
+        """The queue was deleted, or the broker cancelled us. Handled like a lost channel."""
         channel = self._channel
         if channel is None:
             return
-        self._lose(f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?")
+        self._channel_lost(f"the broker cancelled consumer {frame.method.consumer_tag}, as when its queue is deleted")
         if channel.is_open:
             channel.close()
-        self._come_back()
+        self._reopen_later()
 
-    def _lost(self, channel: Channel, error: BaseException) -> None:
+    def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if channel is not self._channel:
             return
-        self._lose(in_words(error))
-        self._come_back()
+        self._channel_lost(describe_error(error))
+        self._reopen_later()
 
-    def _lose(self, reason: str) -> None:
-        number, live = self._number, self._live
+    def _channel_lost(self, reason: str) -> None:
+        number, live = self._number, self._ready
         self._channel = None
         self._number = 0
-        self._live = False
+        self._ready = False
         self._consumers.clear()
-        self._arrived.clear()
-        self._out.clear()
-        self._held = None
+        self._received.clear()
+        self._unacknowledged.clear()
+        self._deferred_acks = None
         if self._closed:
             return
         if live and self._connection is not None and self._connection.is_open:
-            logger.warning("lost the channel that takes %s: %s; opening another", ", ".join(self._queues), reason)
+            logger.warning("lost the channel that consumes %s: %s; opening a new one", ", ".join(self._queues), reason)
         if live:
-            self._lost_before = True
+            self._was_lost = True
             if self._on_lost is not None:
-                guarded(self._on_lost, number)
+                run_safely(self._on_lost, number)
 
-    def _come_back(self) -> None:
+    def _reopen_later(self) -> None:
         connection = self._connection
         if connection is None or not connection.is_open or self._cancelled:
-            return  # `open` is called when there is a connection again
+            return  # `open` is called after the reconnect
         self._failures += 1
-        self._loop.later(pause_seconds(self._failures), lambda: self.open(connection) if connection.is_open else None)
+        self._loop.call_later(
+            pause_seconds(self._failures), lambda: self.open(connection) if connection.is_open else None
+        )
 
     # --- deliveries ---
 
     def _on_message(self, queue: str, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        arrived = self._arrived
-        if not arrived:
-            self._loop.later(0, self._hand_over)  # at the end of this turn: when the socket is read empty
+        received = self._received
+        if not received:
+            self._loop.call_later(0, self._pass_on)  # at the end of this iteration: when the socket is read empty
         if self._needs_acks:
-            self._out[method.delivery_tag] = method.consumer_tag
+            self._unacknowledged[method.delivery_tag] = method.consumer_tag
         headers = properties.headers
-        arrived.append(
+        received.append(
             Delivery(
                 self._number,
                 method.delivery_tag,
@@ -297,32 +304,32 @@ class RabbitConsumer:
             )
         )
 
-    def _hand_over(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        if arrived:
-            self._stirred = time.monotonic()
-            guarded(self._on_deliveries, arrived)
+    def _pass_on(self) -> None:
+        received, self._received = self._received, []
+        if received:
+            self._active_at = time.monotonic()
+            run_safely(self._on_deliveries, received)
 
-    # --- what other threads asked for ---
+    # --- calls from other threads ---
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
-        if self._held is not None:
-            self._held.append(partial(self._ack, number, tag, multiple))
+        if self._deferred_acks is not None:
+            self._deferred_acks.append(partial(self._ack, number, tag, multiple))
         elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(tag, multiple)
             self._acknowledged(tag, multiple)
 
     def _requeue(self, number: int, tag: int) -> None:
-        if self._held is not None:
-            self._held.append(partial(self._requeue, number, tag))
+        if self._deferred_acks is not None:
+            self._deferred_acks.append(partial(self._requeue, number, tag))
         elif number == self._number and self._channel is not None and self._channel.is_open:
             self._channel.basic_nack(tag, requeue=True)
             self._acknowledged(tag, multiple=False)
 
     def _acknowledged(self, tag: int, multiple: bool) -> None:
-        self._stirred = time.monotonic()
-        for each in list(itertools.takewhile(lambda out: out <= tag, self._out)) if multiple else [tag]:
-            self._out.pop(each, None)
+        self._active_at = time.monotonic()
+        for each in list(itertools.takewhile(lambda out: out <= tag, self._unacknowledged)) if multiple else [tag]:
+            self._unacknowledged.pop(each, None)
 
     def _set_prefetch(self, count: int) -> None:
         self._prefetch = count
@@ -339,7 +346,7 @@ class RabbitConsumer:
         elif queue in self._paused:
             self._paused.discard(queue)
             if self._channel is not None and self._channel.is_open:
-                self._attach(self._channel, queue)
+                self._consume_when_declared(self._channel, queue)
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -347,10 +354,10 @@ class RabbitConsumer:
             self._adjust_if_open(queue)
 
     def _close(self) -> None:
-        self._acknowledge_held()
+        self._send_deferred_acks()
         self._cancelled = self._closed = True
         channel = self._channel
-        self._lose("closed")
+        self._channel_lost("closed")
         if channel is not None and channel.is_open:
             channel.close()
 
@@ -360,7 +367,7 @@ class RabbitConsumer:
 
 
 class PrivateConsumer(RabbitConsumer):
-    """An exclusive queue that lives as long as its connection and is declared again, by the same name, after a loss."""
+    """Consumes an exclusive queue of its connection. After a loss it is declared again with the same name."""
 
     _needs_acks = False
 
@@ -377,10 +384,10 @@ class PrivateConsumer(RabbitConsumer):
         super().__init__(loop, numbers, (queue,), on_deliveries, prefetch=1, on_lost=None, on_ready=on_ready)
         self._bind_to = bind_to
 
-    def _attach(self, channel: Channel, queue: str, tries: int = 0) -> None:
-        channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=_ignored)
+    def _consume_when_declared(self, channel: Channel, queue: str, tries: int = 0) -> None:
+        channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=_ignore)
         if self._bind_to is not None:
-            channel.queue_bind(queue, self._bind_to, callback=_ignored)
+            channel.queue_bind(queue, self._bind_to, callback=_ignore)
         self._adjust(channel, queue)
 
     def _adjust(self, channel: Channel, queue: str) -> None:
@@ -394,32 +401,32 @@ class PrivateConsumer(RabbitConsumer):
                 partial(self._on_message, queue),
                 auto_ack=True,
                 consumer_tag=tag,
-                callback=lambda _: guarded(self._attached, channel),
+                callback=lambda _: run_safely(self._consume_ok, channel),
             )
         while consumers and not wanted:
             _cancel(channel, consumers.pop()[0])
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
-        """Nothing to acknowledge here."""
+        """Do nothing: there are no acknowledgements."""
 
     def _requeue(self, number: int, tag: int) -> None:
-        """Nothing to give back here."""
+        """Do nothing: there are no acknowledgements."""
 
 
 def _cancel(channel: Channel, tag: str) -> None:
-    """Cancel a consumer, and take what is still under way to it.
+    """Cancel a consumer, and still receive its deliveries in flight.
 
-    pika rejects deliveries for the tags in this private set of its channels. Should it lose the set one day, they come
-    again as redelivered: slower, not wrong.
+    pika rejects deliveries to the tags in this private set of its channels. If pika removes the set one day, they are
+    redelivered: slower, not wrong.
     """
-    channel.basic_cancel(tag, callback=_ignored)
+    channel.basic_cancel(tag, callback=_ignore)
     getattr(channel, "_cancelled", set()).discard(tag)
 
 
 def _delivery_count(headers: Mapping[str, Any]) -> int:
     count = headers.get("x-delivery-count", 0)
-    return int(count) if isinstance(count, int) else 0  # pika has an int of its own, which prints as 1L
+    return int(count) if isinstance(count, int) else 0  # pika has its own int type, which prints as 1L
 
 
-def _ignored(_: object) -> None:
-    """An answer that only has to be waited for: what follows on the channel comes after it."""
+def _ignore(_: object) -> None:
+    """Ignore a reply. The callback makes pika send the next request only after this reply."""

@@ -1,8 +1,8 @@
-"""Runs pika's event loop in one thread of its own, and lets other threads have their calls run there.
+"""Runs pika's event loop in its own thread, and runs functions there for other threads.
 
 pika is not thread-safe. So calls from other threads go into a deque, and one wake-up, which is a system call, serves
-all that are there when the loop gets to them. No lock is taken: a signal handler may interrupt a caller anywhere, raise
-or make a call itself, and must leave nothing behind that stops the others.
+all calls that are in it when the loop runs. No lock is taken: a signal handler may interrupt a caller anywhere, raise,
+or make a call itself, and must not leave a lock behind that blocks the others.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from broker_jobs.broker import io_threads
 logger = logging.getLogger(__name__)
 
 Timer = object
-"""What `later` returns; only good for `forget`."""
+"""Returned by `call_later`, for `cancel_timer`."""
 
 
 class _TrackingIOLoop(IOLoop):
-    """pika's loop, which remembers its sockets: pika has no public way to drop a connection that does not answer."""
+    """pika's loop, with a set of its sockets: pika has no public method to drop a connection that does not answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _TrackingIOLoop(IOLoop):
 
 
 class IoLoop:
-    """The I/O thread. `call` is for any thread; `later` and `forget` are for the I/O thread alone."""
+    """The I/O thread. `call_soon` is for any thread; `call_later` and `cancel_timer` are for the I/O thread only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -50,9 +50,9 @@ class IoLoop:
         self._thread: threading.Thread | None = None
         self._calls: deque[Callable[[], object]] = deque()
         self._rounds = 0
-        """How often the calls were looked at."""
+        """How often the calls were processed."""
         self._woken_in = -1
-        """The round that was woken last: it has not begun while this is `_rounds`."""
+        """The round that was last woken. It has not begun while this equals `_rounds`."""
         self._waker: tuple[socket.socket, socket.socket] | None = None
         self._running = False
         self._stopping = False
@@ -65,11 +65,11 @@ class IoLoop:
 
     @property
     def running(self) -> bool:
-        """Whether calls are taken."""
+        """Whether calls are accepted."""
         return self._running
 
     def start(self) -> None:
-        """Start the thread; may be done again after `stop`."""
+        """Start the thread. May be called again after `stop`."""
         self._ioloop = _TrackingIOLoop()
         self._calls.clear()
         self._stopping = False
@@ -78,24 +78,26 @@ class IoLoop:
         for end in self._waker:
             end.setblocking(False)
         reader = self._waker[0]
-        IOLoop.add_handler(self._ioloop, reader.fileno(), lambda *_: self._awake(reader), IOLoop.READ)
+        IOLoop.add_handler(self._ioloop, reader.fileno(), lambda *_: self._on_wake(reader), IOLoop.READ)
         self._running = True
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
-    def call(self, function: Callable[[], object]) -> bool:
-        """Have a function run in the I/O thread soon; False when the loop does not run, so that it never will be."""
+    def call_soon(self, function: Callable[[], object]) -> bool:
+        """Run a function in the I/O thread soon. Returns False if the loop does not run, so that it will never run."""
         if not self._running:
             return False
         self._calls.append(function)
-        rounds = self._rounds  # after the append: this round sees it
+        rounds = self._rounds  # read after the append: this round processes it
         if self._woken_in != rounds:
             self._wake()
-            self._woken_in = rounds  # after the wake-up: who is interrupted between them costs one more, not one less
-        return self._takes(function)
+            self._woken_in = (
+                rounds  # after the wake-up: an interrupt between them costs one wake-up too many, not one too few
+            )
+        return self._will_run(function)
 
-    def _takes(self, function: Callable[[], object]) -> bool:
-        """Whether a call that was added has run or will: the loop may have ended meanwhile, with or without it."""
+    def _will_run(self, function: Callable[[], object]) -> bool:
+        """Return whether an added call has run or will run: the loop may have ended meanwhile, with or without it."""
         if not self._running:
             with contextlib.suppress(ValueError):
                 self._calls.remove(function)
@@ -105,24 +107,24 @@ class IoLoop:
     def _wake(self) -> None:
         waker = self._waker
         if waker is not None:
-            with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            with contextlib.suppress(OSError):  # the buffer is full: it is awake; closed: it has ended
                 waker[1].send(b".")
 
-    def _awake(self, reader: socket.socket) -> None:
+    def _on_wake(self, reader: socket.socket) -> None:
         with contextlib.suppress(OSError):
             reader.recv(4096)
         self._run_calls()
 
-    def later(self, seconds: float, function: Callable[[], object]) -> Timer:
-        """Run a function after `seconds`; 0 is at the end of this turn of the loop."""
-        return self.ioloop.call_later(seconds, lambda: guarded(function))
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """Run a function after `seconds`; 0 is at the end of this iteration of the loop."""
+        return self.ioloop.call_later(seconds, lambda: run_safely(function))
 
-    def forget(self, timer: Timer) -> None:
-        """Forget a timer that has not run."""
+    def cancel_timer(self, timer: Timer) -> None:
+        """Cancel a timer that has not run."""
         self.ioloop.remove_timeout(timer)  # type: ignore[arg-type]  # pika's private type
 
-    def cut_sockets(self) -> None:
-        """Let all connections see the end of their stream now, answered or not."""
+    def shut_down_sockets(self) -> None:
+        """Shut down all sockets, so that each connection sees the end of its stream at once."""
         for fd in list(self.ioloop.sockets):
             try:
                 duplicate = socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM)
@@ -135,13 +137,13 @@ class IoLoop:
                     continue
 
     def stop(self, timeout: float) -> None:
-        """End the thread; what was called before still runs. Waits `timeout` seconds for it."""
-        self.call(self._stop)
-        if self._thread is not None and not self.inside():
+        """End the thread after the calls made so far. Waits up to `timeout` seconds."""
+        self.call_soon(self._stop)
+        if self._thread is not None and not self.is_current_thread():
             self._thread.join(timeout)
 
-    def inside(self) -> bool:
-        """Whether the caller is the I/O thread itself (which must not wait for itself)."""
+    def is_current_thread(self) -> bool:
+        """Whether the caller is this I/O thread, which must not wait for itself."""
         return threading.current_thread() is self._thread
 
     def _stop(self) -> None:
@@ -150,12 +152,12 @@ class IoLoop:
 
     def _run(self) -> None:
         ioloop = self.ioloop
-        io_threads.enter()
+        io_threads.register()
         while not self._stopping:
             try:
                 ioloop.start()
             except Exception:
-                logger.exception("the I/O thread met an error that nobody caught; it goes on")
+                logger.exception("uncaught error in the I/O thread; it continues")
         self._running = False
         self._run_calls()
         waker, self._waker = self._waker, None
@@ -164,18 +166,18 @@ class IoLoop:
             for end in waker:
                 end.close()
         ioloop.close()
-        io_threads.leave()
+        io_threads.unregister()
 
     def _run_calls(self) -> None:
-        self._rounds += 1  # before the deque is read: a call that comes now wakes the loop again
+        self._rounds += 1  # before the deque is read: a later call wakes the loop again
         calls = self._calls
         for _ in range(len(calls)):
-            guarded(calls.popleft())
+            run_safely(calls.popleft())
 
 
-def guarded(function: Callable[..., object], *arguments: Any) -> None:
-    """Call a function; an error in it is logged and ends there: it must not end the I/O thread."""
+def run_safely(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function and log its error, which must not end the I/O thread."""
     try:
         function(*arguments)
     except Exception:
-        logger.exception("a callback raised an error; the I/O thread goes on")
+        logger.exception("a callback raised an error; the I/O thread continues")

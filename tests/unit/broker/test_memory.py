@@ -144,7 +144,7 @@ def test_other_questions_before_start_are_refused() -> None:
 
 
 def test_a_queue_of_another_shape_is_explained(broker: MemoryBroker) -> None:
-    with pytest.raises(BrokerError, match="exists in another shape"):
+    with pytest.raises(BrokerError, match="exists with other arguments"):
         broker.apply(Topology(queues=(QueueSpec(MAIL),)))
 
 
@@ -157,7 +157,7 @@ def test_a_confirm_comes_on_another_thread(broker: MemoryBroker) -> None:
     assert future.result(5) == [None]
     settled(broker)
     assert seen
-    assert "embedded-exchange" in seen[0]
+    assert "memory-broker" in seen[0]
 
 
 def test_an_unroutable_message_is_not_sent_and_the_others_are(broker: MemoryBroker) -> None:
@@ -166,7 +166,7 @@ def test_an_unroutable_message_is_not_sent_and_the_others_are(broker: MemoryBrok
     for failure in results[1:]:
         assert failure is not None
         assert failure.kind is Unconfirmed.NOT_SENT
-        assert "no queue takes it" in failure.reason
+        assert "no queue accepts it" in failure.reason
     assert broker.depth(MAIL) == (1, 0)
 
 
@@ -383,11 +383,11 @@ def test_a_disconnected_exchange_says_so(broker: MemoryBroker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "taken_over", "arrives"),
+    ("kind", "delivered", "arrives"),
     [(Unconfirmed.NOT_SENT, False, 1), (Unconfirmed.UNKNOWN, False, 1), (Unconfirmed.UNKNOWN, True, 2)],
 )
-def test_a_confirm_can_be_made_to_fail(broker: MemoryBroker, kind: Unconfirmed, taken_over: bool, arrives: int) -> None:
-    broker.fail_next(kind, taken_over=taken_over)
+def test_a_confirm_can_be_made_to_fail(broker: MemoryBroker, kind: Unconfirmed, delivered: bool, arrives: int) -> None:
+    broker.fail_next(kind, delivered=delivered)
     failure, fine = send(broker, *to_mail(b"1", b"2"))
     assert failure is not None
     assert failure.kind is kind
@@ -405,7 +405,7 @@ def test_a_failing_callback_stops_nobody(broker: MemoryBroker, caplog: pytest.Lo
     taker = Taker()
     broker.subscribe([MAIL], taker.take, prefetch=5)
     taker.await_bodies(b"1")
-    assert "a callback of the embedded exchange failed" in caplog.text
+    assert "a callback of the broker in memory raised an error" in caplog.text
 
 
 def test_purge_drops_what_is_ready_and_not_what_is_out(broker: MemoryBroker) -> None:
@@ -417,7 +417,7 @@ def test_purge_drops_what_is_ready_and_not_what_is_out(broker: MemoryBroker) -> 
     subscription.close()
     settled(broker)
     assert broker.depth(MAIL) == (1, 0)
-    with pytest.raises(BrokerError, match="no queue 'nowhere'"):
+    with pytest.raises(BrokerError, match="there is no queue 'nowhere'"):
         broker.purge("nowhere")
     assert broker.depth("nowhere") is None
 

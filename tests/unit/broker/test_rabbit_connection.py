@@ -10,8 +10,8 @@ from pika import exceptions
 from broker_jobs.broker.rabbitmq.connection import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
-    hosts_of,
-    in_words,
+    describe_error,
+    parse_hosts,
     pause_seconds,
     refusal,
     unreachable,
@@ -26,7 +26,7 @@ def test_a_pause_grows_to_its_limit_and_no_two_clients_keep_step(failures: int) 
 
 
 def test_every_address_is_a_host_shown_without_its_password() -> None:
-    hosts = hosts_of("amqp://me:s3cret@one/v?heartbeat=7, amqps://me:s3cret@two:5999/v", "worker", 20)
+    hosts = parse_hosts("amqp://me:s3cret@one/v?heartbeat=7, amqps://me:s3cret@two:5999/v", "worker", 20)
     assert [shown for _, shown in hosts] == ["amqp://me:***@one/v", "amqps://me:***@two:5999/v"]
     assert [(parameters.host, parameters.port) for parameters, _ in hosts] == [("one", 5672), ("two", 5999)]
     assert [parameters.heartbeat for parameters, _ in hosts] == [7, 20], "what the address says goes before the setting"
@@ -36,7 +36,7 @@ def test_every_address_is_a_host_shown_without_its_password() -> None:
 @pytest.mark.parametrize("urls", ["", " , ", "amqp://me:s3cret@host:port/", "http://me:s3cret@host/"])
 def test_an_address_that_cannot_be_read_is_refused_without_its_password(urls: str) -> None:
     with pytest.raises(BrokerError) as caught:
-        hosts_of(urls, "", 20)
+        parse_hosts(urls, "", 20)
     assert "s3cret" not in str(caught.value)
 
 
@@ -57,7 +57,7 @@ def test_an_error_is_told_by_what_lies_at_its_bottom() -> None:
     packed = exceptions.AMQPConnectionError(
         exceptions.AMQPConnectionError(ConnectionRefusedError(111, "Connection refused"))
     )
-    assert in_words(packed) == "connection refused"
-    assert in_words(socket.gaierror(-2, "Name or service not known")).startswith("host name not found")
-    assert in_words(exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue")) == "404 NOT_FOUND - no queue"
+    assert describe_error(packed) == "connection refused"
+    assert describe_error(socket.gaierror(-2, "Name or service not known")).startswith("host name not found")
+    assert describe_error(exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue")) == "404 NOT_FOUND - no queue"
     assert str(unreachable(None, "amqp://host")).startswith("RabbitMQ at amqp://host cannot be reached: no answer")

@@ -4,7 +4,7 @@ import pytest
 
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS
-from broker_jobs.broker.topology import NEVER_DROP, QueueSpec, Topology, fixed_topology, work_topology
+from broker_jobs.broker.topology import NEVER_DROP, QueueSpec, fixed_topology, work_topology
 
 WHOLE = (fixed_topology(), work_topology("mail", "a.b"))
 QUEUES = [queue for topology in WHOLE for queue in topology.queues]
@@ -84,7 +84,6 @@ def test_every_part_of_the_topology_is_named_once() -> None:
 
 def test_topologies_are_values() -> None:
     assert work_topology("mail") == work_topology("mail") != work_topology("bulk")
-    assert Topology() == Topology(meanings={"a": "b"})
 
 
 @pytest.mark.parametrize("name", ["mail", "a.b-c_9", "A" * 100])

@@ -122,15 +122,15 @@ def test_a_queue_that_was_deleted_is_declared_again(room: Room) -> None:
 
 
 def _delete(room: Room, queue: str) -> None:
-    """As an operator may; the embedded exchange has no word for it."""
-    broker, name = room.broker._reach(), names.work_queue(queue)
+    """Delete a queue, as an operator may; the interface has no method for it."""
+    server, name = room.broker._connected_server(), names.work_queue(queue)
 
     def delete() -> None:
-        broker._routes.forget(name)
-        del broker._queues[name]
-        broker._pipe.delete(name)
+        server._routes.delete(name)
+        del server._queues[name]
+        server._transport.delete(name)
 
-    broker.thread.ask(delete, 5.0)
+    server.thread.call(delete, 5.0)
 
 
 def test_a_queue_that_cannot_be_declared_now_fails_no_job(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

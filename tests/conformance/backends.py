@@ -13,7 +13,7 @@ from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
 
-class Side(Protocol):
+class Backend(Protocol):
     """One broker of one kind, and as many exchanges on it as a test wants."""
 
     def broker(self) -> Broker:
@@ -31,7 +31,7 @@ def applied(broker: Broker) -> Broker:
     return broker
 
 
-class RabbitSide:
+class RabbitBackend:
     """A virtual host."""
 
     def __init__(self, vhost: Vhost) -> None:
@@ -48,7 +48,7 @@ class RabbitSide:
             broker.stop()
 
 
-class EmbeddedSide:
+class MemoryBackend:
     """A broker in memory, of a name of its own."""
 
     def __init__(self) -> None:
