@@ -24,13 +24,15 @@ from broker_jobs.messages.batch import BatchCommit, Chunk
 from broker_jobs.messages.envelope import Envelope, schema
 from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.messages.state import State
-from broker_jobs.settings import PREFIX, Settings
+from broker_jobs.settings import PREFIX
 from tests.support.rabbitmq import Vhost
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WIRE_FORMAT = (ROOT / "docs" / "reference" / "wire-format.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+WIRE_FORMAT = (DOCS / "reference" / "wire-format.md").read_text(encoding="utf-8")
+TRANSITIONS = (DOCS / "internals" / "transitions.md").read_text(encoding="utf-8")
 MADE = {"benchmarks/results/"}
 """What `make bench` makes."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,15 +44,34 @@ def blocks(text: str, language: str) -> list[str]:
     return [body for of, body in FENCE.findall(text) if of == language]
 
 
-def files(text: str) -> dict[str, str]:
-    """The Python blocks that begin with the name of a file."""
-    return {head.group(1): body for body in blocks(text, "python") if (head := FILE_HEAD.match(body))}
+def files() -> dict[str, str]:
+    """The Python blocks of all pages that begin with the name of a file."""
+    found: dict[str, str] = {}
+    for document in DOCUMENTS:
+        for body in blocks(document.read_text(encoding="utf-8"), "python"):
+            if head := FILE_HEAD.match(body):
+                assert found.setdefault(head.group(1), body) == body, f"{document} has another {head.group(1)}"
+    return found
+
+
+FILES = files()
+PIECES = {
+    document: pieces
+    for document in DOCUMENTS
+    if document.name != "wire-format.md"  # its producer is run below, on RabbitMQ
+    if (
+        pieces := [
+            body for body in blocks(document.read_text(encoding="utf-8"), "python") if FILE_HEAD.match(body) is None
+        ]
+    )
+}
+"""Page -> its pieces of code that are no files of their own."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the files of the README."""
-    for name, body in files(README).items():
+    """A folder with the files of the pages."""
+    for name, body in FILES.items():
         (tmp_path / name).write_text(body, encoding="utf-8")
     return tmp_path
 
@@ -69,25 +90,40 @@ def run(folder: Path, *arguments: str, **environment: str) -> str:
 # --- programs ---
 
 
-def test_the_first_program_prints_what_the_readme_says(folder: Path) -> None:
-    assert run(folder, "app.py") == "hello world\n"
-    assert "$ python app.py\nhello world\n" in README
+PRINTED = re.findall(
+    r"^\$ python (\w+\.py)\n((?:[^$\n].*\n)+)",
+    "\n".join(body for document in DOCUMENTS for body in blocks(document.read_text(encoding="utf-8"), "console")),
+    re.MULTILINE,
+)
+"""The programs that consoles on the pages run, and what they print."""
 
 
-def test_the_guide_runs_from_top_to_bottom(folder: Path) -> None:
-    pieces = [body for body in blocks(README, "python") if FILE_HEAD.match(body) is None]
-    assert len(pieces) > 8
+@pytest.mark.parametrize(("program", "printed"), PRINTED, ids=[program for program, _ in PRINTED])
+def test_a_program_prints_what_its_page_says(program: str, printed: str, folder: Path) -> None:
+    assert run(folder, program) == printed
+
+
+def test_the_first_programs_are_among_them() -> None:
+    assert {"app.py", "shop.py"} <= {program for program, _ in PRINTED}
+
+
+@pytest.mark.parametrize("page", sorted(PIECES), ids=lambda path: path.stem)
+def test_a_page_runs_from_top_to_bottom(page: Path, folder: Path) -> None:
+    pieces = PIECES[page]
     # The jobs have to run somewhere for their results; a module of its own, as annotations are read there.
     started = ["from app import jobs", "jobs.start()", *pieces, "jobs.stop()"]
-    (folder / "guide.py").write_text("\n\n".join(started), encoding="utf-8")
-    printed = run(folder, "-W", "error", "-c", "import guide")
-    said = re.findall(r"  # -> (.+)$", "\n".join(pieces), re.MULTILINE)
-    assert len(said) > 5
-    for line in ("welcome 42", "3", "mail to 42", *said):
-        assert line in printed.splitlines()
+    (folder / "page.py").write_text("\n\n".join(started), encoding="utf-8")
+    printed = run(folder, "-W", "error", "-c", "import page").splitlines()
+    for line in re.findall(r"  # -> (.+)$", "\n".join(pieces), re.MULTILINE):
+        assert line in printed, f"{line!r} was not printed, but:\n" + "\n".join(printed)
 
 
-def test_the_readmes_tests_pass(folder: Path) -> None:
+def test_every_page_of_the_guide_has_code_that_runs_and_prints() -> None:
+    assert set((DOCS / "guide").glob("*.md")) <= set(PIECES)
+    assert sum("# -> " in piece for pieces in PIECES.values() for piece in pieces) > 15
+
+
+def test_the_tests_of_the_page_on_testing_pass(folder: Path) -> None:
     assert "3 passed" in run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py")
 
 
@@ -121,7 +157,7 @@ with jobs:
 }
 
 
-@pytest.mark.parametrize("name", sorted(name.removesuffix(".py") for name in files(README) if name.startswith("with_")))
+@pytest.mark.parametrize("name", sorted(name.removesuffix(".py") for name in FILES if name.startswith("with_")))
 def test_the_wiring_in_other_programs_works(folder: Path, name: str) -> None:
     databases = "{'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}"
     setup = f"from django.conf import settings; settings.configure(DATABASES={databases})\n" if "django" in name else ""
@@ -149,7 +185,7 @@ def test_a_foreign_producer_as_documented_has_its_job_run(folder: Path, vhost: V
     (folder / "producer.py").write_text(producer, encoding="utf-8")
     store = f"sqlite:///{folder / 'store.db'}"
     given = {"BROKER_JOBS_URL": vhost.url, "BROKER_JOBS_STORE": store}
-    run(folder, "-c", "from app import jobs; jobs.start(); jobs.stop()", **given)  # somebody has declared the queues
+    run(folder, "-c", "from app import jobs; jobs.start(); jobs.stop()", **given)  # declares the queues
     job_id = run(folder, "producer.py", **given)
     (folder / "wait.py").write_text(
         f"from app import greet, jobs\nwith jobs:\n    print(greet.receipt({job_id.strip()!r}).result(timeout=30))\n"
@@ -171,11 +207,27 @@ def test_every_file_a_document_names_is_there(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_within_a_document_has_its_heading(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    headings = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in found}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+def test_every_link_to_a_heading_has_its_heading(document: Path) -> None:
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    for path, heading in re.findall(r"\]\(([^)\s#]*)#([^)]+)\)", text):
+        if "://" not in path:
+            assert heading in _headings(document.parent / path if path else document), f"{path}#{heading}"
+
+
+def _headings(document: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    found = re.findall(r"^#+ (.+)$", FENCE.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in found}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    linked = {(DOCS / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index)}
+    assert set(DOCS.rglob("*.md")) - {DOCS / "index.md"} <= linked
+
+
+def test_the_readme_is_short() -> None:
+    assert 100 <= len(README.splitlines()) <= 150
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -207,7 +259,7 @@ def test_every_command_and_option_named_exists() -> None:
         path: tuple[str, ...] = ()
         while len(words) > len(path) and (*path, words[len(path)]) in COMMANDS:
             path = (*path, words[len(path)])
-        assert path, f"no command {words}"
+        assert path or words in ([], ["--help"], ["--version"]), f"no command {words}"
         options = {option for parameter in COMMANDS[path].params for option in parameter.opts} | {"--help"}
         wrong = [word for word in words[len(path) :] if word.startswith("-") and word not in options]
         assert not wrong, f"broker-jobs {' '.join(words)}: no {wrong}"
@@ -227,39 +279,27 @@ def test_every_metric_named_exists() -> None:
         assert named <= known, named - known
 
 
-def test_every_setting_is_in_the_table_as_it_is() -> None:
-    rows = ["| setting | default | means |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = (
-            json.dumps(field.default).strip('"') if not isinstance(field.default, tuple) else ",".join(field.default)
-        )
-        rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', 'null') else 'none'} | {field.description} |")
-    table = "\n".join(rows)
-    assert f"-->\n{table}\n<!-- end of settings -->" in README, f"the table is to be:\n{table}"
-
-
 def test_every_error_is_in_the_table_and_no_other() -> None:
     mine = {
         name
         for name, value in ((name, getattr(broker_jobs, name)) for name in dir(broker_jobs))
         if isinstance(value, type) and issubclass(value, errors.BrokerJobsError)
     } - {"BrokerJobsError"}
-    section = README.partition("## Errors")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == mine
+    page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == mine
 
 
 def test_every_option_of_a_job_is_in_the_table() -> None:
-    section = README.partition("### Define")[2].partition("\n### ")[0]
+    section = (DOCS / "guide" / "jobs.md").read_text(encoding="utf-8").partition("## Options")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) | {"isolation"} == set(JobOptions.__annotations__)
 
 
-# --- the law and the wire ---
+# --- the states and the wire ---
 
 
-def test_the_law_has_a_column_for_every_state_and_its_numbers() -> None:
-    law = (ROOT / "docs" / "internals" / "transitions.md").read_text(encoding="utf-8")
+def test_the_transitions_have_a_column_for_every_state_and_their_numbers() -> None:
     for state in State:
-        assert f"`{state.value}`" in law
+        assert f"`{state.value}`" in TRANSITIONS
     for text in (
         f"{state_machine.GRACE_SECONDS:g} seconds of log time",
         f"{state_machine.UNKNOWN_JOB_SECONDS:g} seconds",
@@ -267,14 +307,13 @@ def test_the_law_has_a_column_for_every_state_and_its_numbers() -> None:
         f"after {state_machine.MAX_UNKNOWN} such",
         f"{precise_timer.AHEAD_SECONDS * 1_000:g} milliseconds",
     ):
-        assert text in law, text
+        assert text in TRANSITIONS, text
 
 
-def test_the_law_has_a_row_for_every_record() -> None:
-    law = (ROOT / "docs" / "internals" / "transitions.md").read_text(encoding="utf-8")
+def test_the_transitions_have_a_row_for_every_record() -> None:
     kinds = {kind.__name__ for kind in records.JobRecord.__args__} - {"FromWorker"}
     for name in sorted(kinds):
-        assert re.search(rf"^\| `{name}`", law, re.MULTILINE), f"docs/internals/transitions.md says nothing of {name}"
+        assert re.search(rf"^\| `{name}`", TRANSITIONS, re.MULTILINE), f"no row for {name}"
 
 
 def test_every_field_of_the_envelope_is_described() -> None:
@@ -302,7 +341,7 @@ def test_the_example_envelopes_are_valid() -> None:
 
 
 def _model_of(example: str) -> type[BaseModel]:
-    """What an example is: a part of a batch, an event or a job."""
+    """The model of an example: a part of a batch, an event or a job."""
     kinds: dict[str, type[BaseModel]] = {"jobs": Chunk, "chunks": BatchCommit, "event": PublishedEvent}
     for field, model in kinds.items():
         if field in json.loads(example):

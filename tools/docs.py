@@ -10,12 +10,22 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import inspect
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from broker_jobs import metrics  # noqa: E402
+from broker_jobs.cli.commands import app as command_line  # noqa: E402
+from broker_jobs.settings import Settings  # noqa: E402
 
 FILES = ROOT / "docs" / "internals" / "files.md"
 PACKAGE = ROOT / "broker_jobs"
@@ -55,9 +65,71 @@ def files_page() -> str:
     return "\n".join(parts)
 
 
+def settings_table() -> str:
+    """A row for each setting: name, default and description."""
+    rows = ["| setting | default | means |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else json.dumps(field.default).strip('"')
+        rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', 'null') else 'none'} | {field.description} |")
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """A row for each metric: name, kind, labels and description."""
+    rows = ["| metric | kind | labels | means |", "|---|---|---|---|"]
+    for family in metrics.FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "none"
+        rows.append(f"| `{metrics.PREFIX}{family.name}` | {family.kind} | {labels} | {family.help} |")
+    return "\n".join(rows)
+
+
+def commands(command: Any, path: tuple[str, ...] = ("broker-jobs",)) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command that can be run, with the words that call it."""
+    if getattr(command, "invoke_without_command", True):
+        yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def _metavar(argument: Any) -> str:
+    name = argument.name.upper() + ("…" if argument.nargs != 1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def commands_list() -> str:
+    """A section for each command: its help, arguments and options, as `--help` shows them."""
+    parts = []
+    for path, command in commands(typer.main.get_command(command_line)):
+        if len(path) == 1:
+            continue
+        arguments = [part for part in command.params if part.param_type_name == "argument"]
+        call = " ".join([*path, *(_metavar(part) for part in arguments)])
+        text = inspect.cleandoc(command.help or "").replace("\n", " ")
+        lines = [f"### {' '.join(path)}", "", f"```\n{call}\n```", "", text, ""]
+        options = [part for part in command.params if part.param_type_name == "option" and not part.hidden]
+        if options:
+            lines += ["| option | default | means |", "|---|---|---|"]
+        for option in options:
+            names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+            default = option.default
+            shown = "none" if default in (None, (), []) or callable(default) else f"`{str(default).lower()}`"
+            lines.append(f"| {names} | {shown} | {(option.help or '').replace('|', chr(92) + '|')} |")
+        parts.append("\n".join(lines).rstrip())
+    return "\n\n".join(parts)
+
+
+BETWEEN = re.compile(r"(<!-- made by `make docs`: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PARTS = {"settings": settings_table, "metrics": metrics_table, "commands": commands_list}
+
+
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each page that is made from the code, as it has to be."""
+    """Each page that is made from the code, whole or between two marks, as it has to be."""
     yield FILES, files_page()
+    for path in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        there = path.read_text(encoding="utf-8")
+        text = BETWEEN.sub(lambda found: found.group(1) + PARTS[found.group(2)]() + "\n" + found.group(3), there)
+        if text != there or BETWEEN.search(there):
+            yield path, text
 
 
 def main() -> int:
