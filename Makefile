@@ -69,7 +69,7 @@ $(PYTHON313)/.complete:
 check: .venv/.stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks deploy)
+	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks deploy examples)
 	@$(PYTEST) -q tests/test_map.py
 
 .PHONY: docs
