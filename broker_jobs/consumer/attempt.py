@@ -55,7 +55,7 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
     function = run.received.function
     try:
         args, kwargs = function.signature.decode(run.received.delivery.body)
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
+    except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
         return misfit(error)
     try:
         with running(current):
@@ -76,7 +76,7 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
     function = run.received.function
     try:
         args, kwargs = function.signature.decode(run.received.delivery.body)
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with the arguments is the job's failure
+    except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
         return misfit(error)
     try:
         with running(current):

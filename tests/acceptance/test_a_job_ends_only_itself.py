@@ -4,9 +4,10 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BeforeValidator
 
 from broker_jobs import BrokerJobs, JobFailed
 from broker_jobs.testing import Tester
@@ -98,13 +99,13 @@ class Beside:
         self.later = jobs.job(retries=0)(later)
         self._innocent = jobs.job(retries=0)(innocent)
 
-    def run(self, bad: Callable[..., Any]) -> Any:
+    def run(self, bad: Callable[..., Any], *arguments: Any) -> Any:
         """The result of a bad job, or what it failed with; what runs beside it and after it must not notice."""
         job = self.jobs.job(retries=0)(bad)
         with self.jobs:
             innocent = self._innocent.enqueue()
             assert self._entered.wait(30)
-            receipt = job.enqueue()
+            receipt = job.enqueue(*arguments)
             try:
                 ended: Any = receipt.result(timeout=30)
             except JobFailed as failed:
@@ -137,6 +138,28 @@ def test_what_is_not_awaited_is_logged_and_the_loop_goes_on(
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(said) == 1
     assert "event loop" in said[0]
+
+
+def exit_where_it_runs(number: int) -> int:
+    """A validator that a worker cannot pass."""
+    if threading.current_thread() is not threading.main_thread():
+        sys.exit(3)
+    return number
+
+
+async def takes_what_exits(number: Annotated[int, BeforeValidator(exit_where_it_runs)]) -> int:
+    return number
+
+
+def takes_what_exits_in_a_thread(number: Annotated[int, BeforeValidator(exit_where_it_runs)]) -> int:
+    return number
+
+
+@pytest.mark.parametrize("bad", [takes_what_exits, takes_what_exits_in_a_thread])
+def test_a_validator_that_exits_fails_its_own_job(beside: Beside, bad: Callable[..., Any]) -> None:
+    failed = beside.run(bad, 1)
+    assert isinstance(failed, JobFailed)
+    assert "ArgumentsError" in str(failed)
 
 
 def test_a_job_that_cancels_every_task_it_finds_loses_no_other_job() -> None:
