@@ -202,7 +202,7 @@ def test_requeue_run_now_reschedule_delete(shop: Shop) -> None:
     page = person.send(f"/jobs/{later.id}/delete", page=f"/jobs/{later.id}")
     assert shop.state(later.id) == "deleted"
     page = person.send("/jobs/nope/requeue", page="/jobs")
-    assert "no such job" in flash_of(page)
+    assert "there is no job with this id" in flash_of(page)
 
 
 def test_a_running_job_is_cancelled(shop: Shop) -> None:

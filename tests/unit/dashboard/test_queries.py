@@ -181,7 +181,7 @@ def part(kind: Any = "coordinator", **given: Any) -> ComponentView:
 
 def system(**given: Any) -> SystemStatus:
     fields: dict[str, Any] = {
-        "now": NOW, "queues": [queue(enqueued=3)], "workers": [worker()], "parts": [part(), part("beat")],
+        "now": NOW, "queues": [queue(enqueued=3)], "workers": [worker()], "components": [part(), part("beat")],
         "last_tick_at": NOW - 1, "schedules": 2, "succeeded": 100, "failed": 3,
     }  # fmt: skip
     return SystemStatus(**fields | given)
@@ -197,13 +197,18 @@ def test_a_system_that_is_well_has_no_troubles() -> None:
     [
         ({"queues": [queue(enqueued=2, workers=0)]}, "error", "2 jobs in mail, and no worker", "queues"),
         ({"queues": [queue(enqueued=1, paused=True)]}, "warning", "1 job in mail, which is paused", "queues"),
-        ({"last_tick_at": NOW - 60, "parts": []}, "error", "No coordinator is at work since", "workers"),
-        ({"last_tick_at": None, "parts": []}, "error", "No coordinator is at work:", "workers"),
+        ({"last_tick_at": NOW - 60, "components": []}, "error", "No coordinator is at work since", "workers"),
+        ({"last_tick_at": None, "components": []}, "error", "No coordinator is at work:", "workers"),
         ({"last_tick_at": NOW - 20}, "warning", "The coordinator is 20 seconds behind", "workers"),
         ({"last_tick_at": NOW - 90}, "error", "The coordinator is 90 seconds behind", "workers"),
         ({"overdue_since": NOW - 120}, "error", "are not released", "jobs?state=scheduled&sort=due"),
-        ({"parts": [part(), part("beat", silent=True, seen_at=LONG_AGO)]}, "error", "and no beat since", "recurring"),
-        ({"parts": [part()]}, "error", "2 recurring jobs and no beat:", "recurring"),
+        (
+            {"components": [part(), part("beat", silent=True, seen_at=LONG_AGO)]},
+            "error",
+            "and no beat since",
+            "recurring",
+        ),
+        ({"components": [part()]}, "error", "2 recurring jobs and no beat:", "recurring"),
         ({"dead": 1}, "warning", "1 dead letter", "dead"),
         ({"workers": [worker(silent=True)]}, "warning", "1 worker not heard of for three heartbeats: h:7", "workers"),
         ({"failed": 20}, "warning", "20 jobs failed for good in the last five minutes, 17 %", "jobs?state=failed"),

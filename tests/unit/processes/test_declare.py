@@ -90,7 +90,9 @@ def test_a_refusal_is_logged_and_the_declaration_not_repeated(
     with caplog.at_level(logging.ERROR):
         declarer.start()
         assert declarer.wait(20)
-    assert "the coordinator refuses the subscriptions of this program: not of this version" in caplog.text
+        # Another thread handles what a thread of the broker logs.
+        refusal = "the coordinator refuses the subscriptions of this program: not of this version"
+        eventually(lambda: refusal in caplog.text, what="the refusal in the log")
     eventually(lambda: not threads_of(declarer), what="its thread ends")
 
 
