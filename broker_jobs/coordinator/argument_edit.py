@@ -58,7 +58,7 @@ def edited(row: Row, command: RequeueJob, max_body: int) -> Row | str:
     try:
         body = codec.encode(envelope.evolve(args=args, kwargs=kwargs, result_args=result_args))
     except PydanticSerializationError as error:
-        return f"its arguments cannot travel as JSON: {error}"
+        return f"its arguments cannot be sent as JSON: {error}"
     if len(body) > max_body:
         return (
             f"its message would have {len(body):_} bytes, the limit is {max_body:_} (BROKER_JOBS_MAX_BODY of the "

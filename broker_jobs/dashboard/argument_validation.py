@@ -30,9 +30,9 @@ def check_json(args: list[Any], kwargs: dict[str, Any]) -> None:
         json.dumps([args, kwargs], ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         what = "half a character" if isinstance(error, UnicodeEncodeError) else str(error)
-        raise ArgumentsError(f"the arguments cannot travel as JSON: {what}") from None
+        raise ArgumentsError(f"the arguments cannot be sent as JSON: {what}") from None
     if any(is_too_deep(each) for each in (*args, *kwargs.values())):  # a coordinator could not read the command
-        raise ArgumentsError(f"the arguments cannot travel as JSON: one is nested deeper than {MOST_DEPTH} times")
+        raise ArgumentsError(f"the arguments cannot be sent as JSON: one is nested deeper than {MOST_DEPTH} times")
 
 
 def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""What can be run: signature, options, registry, provided arguments, and the job that runs now. No I/O."""
+"""Describes what can be run: signatures, options, registry, provided arguments. No I/O."""

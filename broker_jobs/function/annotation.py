@@ -157,5 +157,5 @@ def _parameter_text(parameter: inspect.Parameter) -> str:
 
 def _cannot_travel(annotation: Any, call: str) -> DefinitionError:
     return DefinitionError(
-        f"{call}: {with_article(type_text(annotation))} cannot travel as JSON; pass its key, or make it Depends(…)"
+        f"{call}: {with_article(type_text(annotation))} cannot be sent as JSON; pass its key, or make it Depends(…)"
     )

@@ -89,7 +89,7 @@ class ArgumentCodec:
     def _refuse_provided(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse provided parameters: `**more` would accept them, and they would replace the worker's values."""
         if self._more is not None and (name := next((name for name in kwargs if name in self._provided), None)):
-            raise ArgumentsError(f"{name} is made by the worker (Depends) and cannot be enqueued")
+            raise ArgumentsError(f"{name} is provided by the worker (Depends) and cannot be enqueued")
 
     def argument(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         for index, parameter in enumerate(self._positional[: len(args)]):
@@ -134,7 +134,7 @@ class ArgumentCodec:
         except ValidationError:
             raise self._changed_error(name, value, "something else") from None
         except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
-            raise ArgumentsError(f"{self._call}: {name} cannot travel as JSON: {_reason(error)}") from None
+            raise ArgumentsError(f"{self._call}: {name} cannot be sent as JSON: {_reason(error)}") from None
         if type(back) is not kind or not _same(back, value):
             raise self._changed_error(name, value, shown(back))
         return plain
@@ -142,7 +142,7 @@ class ArgumentCodec:
     def _changed_error(self, name: str, value: Any, back: str) -> ArgumentsError:
         """The error for a value that would arrive as another one."""
         if to_jsonable_python(value, inf_nan_mode="strings") != to_jsonable_python(value, inf_nan_mode="null"):
-            return ArgumentsError(f"{self._call}: {name} cannot travel as JSON: it has no NaN and no infinity")
+            return ArgumentsError(f"{self._call}: {name} cannot be sent as JSON: it has no NaN and no infinity")
         return ArgumentsError(
             f"{self._call}: {name} would arrive as {back}, not as {shown(value)}; annotate it as what it is"
         )
@@ -248,7 +248,7 @@ class ArgumentCodec:
             if not (type(value) is self._returns and is_plain(self._returns)) and self._returns is not Any:
                 self._result.validate_json(text, strict=True)
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the result of {self._name} cannot travel as JSON: {_reason(error)}") from None
+            raise ArgumentsError(f"the result of {self._name} cannot be sent as JSON: {_reason(error)}") from None
         except ValidationError as error:
             raise ArgumentsError(self._wrong_result(error, type_only)) from None
         return text

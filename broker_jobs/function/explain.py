@@ -58,7 +58,7 @@ def explain(
         if error["type"] == "unexpected_keyword_argument":
             name = str(error["loc"][0])
             if name in provided:
-                return f"{name} is made by the worker (Depends) and cannot be enqueued"
+                return f"{name} is provided by the worker (Depends) and cannot be enqueued"
             return f"{call} takes no {name!r}{nearest(name, accepted)}"
     first = errors[0]
     match first["type"]:

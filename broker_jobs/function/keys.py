@@ -163,7 +163,7 @@ def template_error(unique: Unique | None, limits: Iterable[Limit], signature: Si
     for title, key in _titled(unique, limits):
         for placeholder in template_of(key).placeholders:
             if placeholder.name in signature.provided:
-                return f"{_of(title, signature)}: {placeholder.name!r} is made by the worker (Depends)"
+                return f"{_of(title, signature)}: {placeholder.name!r} is provided by the worker (Depends)"
             if placeholder.name not in signature.named and not signature.takes_more:
                 return f"{_of(title, signature)}: {_no_parameter(placeholder, signature)}"
     return None
@@ -230,7 +230,7 @@ def _key(option: str, text: str, signature: Signature, args: list[Any], kwargs: 
         except KeyError:
             raise TemplateError(_no_parameter(Placeholder(name), signature, kwargs)) from None
         if type(value) is Pending:
-            raise TemplateError(f"{name} is not known yet, as it is a result to come")
+            raise TemplateError(f"{name} is not known yet, as it is the result of another job")
         return value
 
     try:
@@ -289,7 +289,7 @@ class Placeholder(NamedTuple):
     field: str = ""
 
 
-class TemplateError(Exception):  # becomes an ArgumentsError, which names the job and the option
+class TemplateError(Exception):  # turned into an ArgumentsError, which names the job and the option
     """No key can be made of these arguments; the text is the reason."""
 
 
@@ -336,7 +336,7 @@ def template_of(text: str) -> Template:
     try:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
-        raise OptionError(f"{text!r} is no key: {error} (a brace that is meant is written twice)") from None
+        raise OptionError(f"{text!r} is not a valid key: {error} (write a literal brace twice)") from None
     parts: list[tuple[str, Placeholder | None]] = []
     for literal, field, format_spec, conversion in pieces:
         plain = not (format_spec or conversion)
@@ -359,7 +359,7 @@ def _placeholder(text: str, field: str, *, plain: bool) -> Placeholder:
     name, *fields = field.split(".")
     if not plain or len(fields) > 1 or not all(part.isidentifier() for part in (name, *fields)):
         raise OptionError(
-            f"{text!r} is no key: in braces stands a parameter or one field of it, as {{user_id}} or {{user.id}}"
+            f"{text!r} is not a valid key: braces contain a parameter or one field of it, as {{user_id}} or {{user.id}}"
         )
     return Placeholder(name, *fields)
 

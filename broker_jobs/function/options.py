@@ -139,7 +139,7 @@ def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...], title: s
         if option in known:
             continue
         if option in JOB:
-            raise OptionError(f"{option} is decided where the function is written: @jobs.job({option}=…)")
+            raise OptionError(f"{option} belongs to the function: write @jobs.job({option}=…)")
         if option in CALL:
             raise OptionError(f"{option} belongs to one call: write .using({option}=…).enqueue(…)")
         raise OptionError(f"no option {option!r}{nearest(option, known) or '.'} {title}: {', '.join(known)}")

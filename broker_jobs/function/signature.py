@@ -57,7 +57,7 @@ class Signature:
         """Read the annotations now.
 
         Raises:
-            DefinitionError: an annotation is not known at run time, or a parameter cannot travel.
+            DefinitionError: an annotation is not known at run time, or a parameter has no JSON form.
         """
         if self._codec is None:
             self._codec = ArgumentCodec(self._fn, self._name, self.call_text, self._provided, loose=self._loose)

@@ -1,1 +1,1 @@
-"""A call becomes an envelope, and the envelope a confirmed message; what became of it is asked of the coordinator."""
+"""Turns a call into an envelope, publishes it, and reads states and results from the coordinator."""

@@ -449,7 +449,7 @@ class Batch(DependencyTarget):
 
     def _require_committed(self) -> None:
         if self._is_in_first_block():
-            raise UsageError(f"{self.label} is complete when its with block has ended; ask after it")
+            raise UsageError(f"{self.label} is complete when its with block has ended; call this after it")
         if not self._committed and (self._last is None or self._last.phase is not Phase.UNKNOWN):
             raise UsageError(f"{self.label} was never completed; write: with batch:")
 
@@ -457,7 +457,7 @@ class Batch(DependencyTarget):
         if inside_job():
             raise UsageError("a job that waits for a batch can stop every worker; use child.after(batch)")
         if self.submission is not None:
-            raise UsageError(f"{self.label} is complete when its with block has ended; ask after it")
+            raise UsageError(f"{self.label} is complete when its with block has ended; call this after it")
         self._require_committed()
 
     def _final_state(self, view: BatchReply, seconds: float | None) -> State:

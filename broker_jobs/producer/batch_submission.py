@@ -51,7 +51,7 @@ class Phase(Enum):
     ABANDONED = "it was not committed, and never will be"
 
 
-class CommitUnknown(Exception):  # becomes a BatchUnknown, which has the batch
+class CommitUnknown(Exception):  # turned into a BatchUnknown, which has the batch
     """The commit has no confirm."""
 
 
@@ -170,7 +170,7 @@ class BatchSubmission:
     def refuse_to_wait(self, title: str) -> None:
         """Raise UsageError if a wait for a job of this submission could not end."""
         if self.phase in (Phase.OPEN, Phase.CLOSING):
-            raise UsageError(f"{title} starts when the batch is complete; ask after the with block")
+            raise UsageError(f"{title} starts when the batch is complete; call this after the with block")
         if self.phase is Phase.ABANDONED:
             raise UsageError(f"{title} never starts: the with block of {self._title} did not complete")
 

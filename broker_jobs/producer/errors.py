@@ -1,4 +1,4 @@
-"""Errors of enqueueing that carry the receipts or the batch to go on with."""
+"""Errors of enqueueing that carry the receipts or the batch, to repeat what has no confirm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 
 class EnqueueUnknown(EnqueueError):
-    """No confirm came, so the job may be enqueued or not: its message was on its way to RabbitMQ when it was given up.
+    """No confirm came in time, so the job may be enqueued or not. Enqueue it again with the same id, which is harmless.
 
-    What was not on its way yet when its time was over is an `EnqueueError`, and never goes out. Repeating with the same
-    id is harmless.
+    The message was being written to RabbitMQ. A message that was not written yet is never sent, and raises
+    `EnqueueError`. `receipt` is the receipt that the call would have returned.
 
-    `receipt` is the receipt the call would have returned.
+    try:
+        welcome.enqueue(42)
+    except EnqueueUnknown as error:
+        welcome.using(id=error.receipt.id).enqueue(42)
     """
 
     def __init__(self, message: str, receipt: Receipt[Any]) -> None:
@@ -26,9 +29,9 @@ class EnqueueUnknown(EnqueueError):
 
 
 class BatchUnknown(EnqueueError):
-    """All jobs of a batch are confirmed, but not that it is complete, so it may start or not.
+    """All jobs of a batch are confirmed, but its commit is not, so the batch may start or not.
 
-    `with error.batch: pass` repeats the end, which is harmless.
+    `with error.batch: pass` sends the commit again, which is harmless.
     """
 
     def __init__(self, message: str, batch: Batch) -> None:
@@ -37,9 +40,10 @@ class BatchUnknown(EnqueueError):
 
 
 class EnqueueManyError(EnqueueError):
-    """Of many jobs enqueued at once some were not. The receipts, in the order of the calls, are in
+    """Some jobs of `enqueue_many` were not enqueued.
 
-    `enqueued`, `not_enqueued` and `unknown` (no confirm came: repeat these with their ids).
+    `enqueued`, `not_enqueued` and `unknown` have the receipts, in the order of the calls. The unknown ones have no
+    confirm: enqueue them again with their ids.
     """
 
     def __init__(

@@ -116,7 +116,9 @@ def _message(connection: Connection, event: str, args: Sequence[Any], kwargs: Ma
     try:
         body = published.model_dump_json().encode()
     except (PydanticSerializationError, UnicodeEncodeError) as error:  # half a surrogate pair
-        raise ArgumentsError(f"{event}: its arguments cannot travel as JSON: {error}. Nothing was published.") from None
+        raise ArgumentsError(
+            f"{event}: its arguments cannot be sent as JSON: {error}. Nothing was published."
+        ) from None
     limit = connection.settings.max_body
     if len(body) > limit:
         raise EnqueueError(
@@ -129,14 +131,17 @@ def _message(connection: Connection, event: str, args: Sequence[Any], kwargs: Ma
 def _json(event: str, name: str, value: object) -> Any:
     """An argument as JSON. The annotations of the subscribed job decide its type there."""
     if type(value) is Pending:
-        raise ArgumentsError(f"{event}: {name} is a result to come; publish where it is known. Nothing was published.")
+        raise ArgumentsError(
+            f"{event}: {name} is the result of a job that has not ended; publish it when it is known. "
+            "Nothing was published."
+        )
     try:
         plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
         if not isinstance(value, str | int | float | None) and contains_secret(value):
             plain = with_secrets(plain, value)
         _check_finite(plain)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise ArgumentsError(f"{event}: {name} cannot travel as JSON: {error}. Nothing was published.") from None
+        raise ArgumentsError(f"{event}: {name} cannot be sent as JSON: {error}. Nothing was published.") from None
     return plain
 
 

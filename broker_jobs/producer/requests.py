@@ -186,7 +186,7 @@ class RequestClient:
                 left = REPEAT_SECONDS if deadline is None else deadline - self.connection.clock.monotonic()
                 if left <= 0:
                     if failure is not None:
-                        raise BrokerError(f"the coordinator could not be asked: {failure.reason}")
+                        raise BrokerError(f"the request was not sent to the coordinator: {failure.reason}")
                     return None
                 sent = broker.publish([message], min(left, self.connection.settings.publish_timeout))
                 reply = yield Wait(answered, min(left, REPEAT_SECONDS))
@@ -232,7 +232,7 @@ class ReplyQueue:
         self._subscription: Consumer | None = None
 
     def open(self) -> None:
-        """Declare the queue, unless it is there.
+        """Declare the queue, unless it is open.
 
         Raises:
             BrokerError: RabbitMQ refuses, or cannot be reached.

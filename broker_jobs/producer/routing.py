@@ -99,7 +99,7 @@ def encode_limited(envelope: Envelope, max_body: int) -> bytes:
     try:
         body = encode(envelope)
     except PydanticSerializationError as error:  # half a surrogate pair in a value without an annotation
-        raise ArgumentsError(f"{envelope.job}: its arguments cannot travel as JSON: {error}") from None
+        raise ArgumentsError(f"{envelope.job}: its arguments cannot be sent as JSON: {error}") from None
     if len(body) > max_body:
         raise EnqueueError(
             f"{envelope.job} {envelope.id} was not enqueued: its message has {len(body):_} bytes, the limit is "

@@ -1,7 +1,7 @@
-"""A broker that stands still: it routes and keeps messages as the real one, and moves only when it is told to.
+"""A broker for tests: it routes messages into queues like the real one, and delivers only when the test asks.
 
-Bytes go through the real codec and the real topology. There are no threads: a publish is confirmed before it returns,
-and what reached a queue stays there until somebody takes it.
+It uses the real codec and the real topology. It has no threads: a publish is confirmed before it returns, and a message
+stays in its queue until it is taken.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from broker_jobs.messages import codec
 
 
 class ManualBroker:
-    """A `Broker` for one thread; `taken_over` is called after each publish."""
+    """A `Broker` for one thread. `on_published` is called after each publish."""
 
     def __init__(self) -> None:
         self.connected = True
         self.blocked = False
         self.reconnects = 0
         self.published: list[Message] = []
-        """What producers and coordinators have published, in order."""
-        self.taken_over: Callable[[Message], None] = _nothing
+        """All messages that producers and coordinators have published, in order."""
+        self.on_published: Callable[[Message], None] = _nothing
         self._routes = Routes()
         self._queues: dict[str, deque[Delivery]] = {}
         self._private: dict[str, Callable[[list[Delivery]], None]] = {}
@@ -34,10 +34,10 @@ class ManualBroker:
         self.apply(fixed_topology())
 
     def start(self, timeout: float = 10.0) -> None:
-        """Nothing is to be connected."""
+        """Do nothing: there is no connection."""
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Nothing is to be closed."""
+        """Do nothing: there is no connection."""
 
     def apply(self, topology: Topology, timeout: float = 10.0) -> None:
         """Declare exchanges, queues and bindings."""
@@ -46,12 +46,12 @@ class ManualBroker:
             self._queues[spec.name] = deque()
 
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> Future[list[PublishFailure | None]]:
-        """Route the messages; confirmed at once."""
+        """Route the messages, and confirm them at once."""
         del timeout
         done: Future[list[PublishFailure | None]] = Future()
         done.set_result([self._publish(message) for message in messages])
         for message in messages:
-            self.taken_over(message)
+            self.on_published(message)
         return done
 
     def _publish(self, message: Message) -> PublishFailure | None:
@@ -63,7 +63,9 @@ class ManualBroker:
             return None
         reached = self._routes.queues_for(message.exchange, message.key)
         for queue in reached:
-            if not queue.startswith(names.delay_queue(0)[:-2]):  # the delay queues: here the row's time decides alone
+            if not queue.startswith(
+                names.delay_queue(0)[:-2]
+            ):  # delay queues: the Tester goes by the times in the store
                 self._queues[queue].append(self.delivery(message, queue))
         return (
             None
@@ -72,7 +74,7 @@ class ManualBroker:
         )
 
     def delivery(self, message: Message, queue: str) -> Delivery:
-        """A message as it stands in a queue."""
+        """The delivery of a message from a queue."""
         self._tags += 1
         return Delivery(
             channel=1, tag=self._tags, queue=queue, body=message.body, redelivered=False, exchange=message.exchange,
@@ -81,7 +83,7 @@ class ManualBroker:
         )  # fmt: skip
 
     def take(self, queue: str) -> list[Delivery]:
-        """All that waits in a queue; it is empty then."""
+        """Remove and return all messages of a queue."""
         waiting = self._queues.get(queue)
         if not waiting:
             return []
@@ -89,8 +91,8 @@ class ManualBroker:
         waiting.clear()
         return received
 
-    def first_ready(self, paused: frozenset[str]) -> Delivery | None:
-        """The next delivery of the work queues that are not paused, the one that was published first."""
+    def take_first(self, paused: frozenset[str]) -> Delivery | None:
+        """Remove and return the oldest message of all work queues that are not paused; None if there is none."""
         work = [(name, queue) for name, queue in self._queues.items() if name.startswith(names.work_queue(""))]
         heads = [queue for name, queue in work if queue and names.queue_of(name) not in paused]
         return min(heads, key=lambda queue: queue[0].tag).popleft() if heads else None
@@ -104,8 +106,8 @@ class ManualBroker:
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
-        """Nobody consumes here: the tester takes."""
-        raise NotImplementedError("a still exchange is stepped, not subscribed to")
+        """Not supported: the Tester takes messages itself."""
+        raise NotImplementedError("a ManualBroker has no consumers: take messages with take()")
 
     def subscribe_private(
         self,
@@ -114,7 +116,7 @@ class ManualBroker:
         bind_to: str | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Consumer]:
-        """A private queue whose deliveries are handed over while they are published."""
+        """A private queue; each message is delivered inside its publish."""
         del bind_to
         name = f"jobs.v1.reply.{len(self._private)}"
         self._private[name] = on_deliveries
@@ -123,41 +125,41 @@ class ManualBroker:
         return name, _ManualConsumer()
 
     def depth(self, queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
-        """(messages, 0) of a queue, None when it does not exist."""
+        """(messages, 0) of a queue; None if it does not exist."""
         del timeout
         return (len(self._queues[queue]), 0) if queue in self._queues else None
 
     def purge(self, queue: str, timeout: float = 10.0) -> int:
-        """Drop what waits in a queue."""
+        """Remove all messages of a queue; the number of them."""
         del timeout
         return len(self.take(queue))
 
 
 class _ManualConsumer:
-    """The subscription of a private queue: there is nothing to acknowledge."""
+    """The consumer of a private queue. All methods do nothing."""
 
     @property
     def consuming(self) -> bool:
-        """Nothing comes by itself."""
+        """It takes no messages from work queues."""
         return False
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
-        """Private deliveries are not acknowledged."""
+        """Do nothing: private deliveries are not acknowledged."""
 
     def requeue(self, channel: int, tag: int) -> None:
-        """Private deliveries do not come back."""
+        """Do nothing: private deliveries are not requeued."""
 
     def set_prefetch(self, count: int) -> None:
-        """There is no prefetch."""
+        """Do nothing: there is no prefetch."""
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Nothing flows."""
+        """Do nothing: it consumes from no queue that could be paused."""
 
     def cancel(self) -> None:
-        """Nothing is to be cancelled."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is to be closed."""
+        """Do nothing: there is no connection."""
 
 
 def _nothing(message: Message) -> None:

@@ -1,7 +1,7 @@
-"""Runs a program's jobs inside a test: nothing leaves the process, and time moves only when it is told to.
+"""Tester: runs the jobs of a program inside a test, in one thread, with a clock that the test moves.
 
-The real producer, codec, attempt, coordinator and store (SQLite in memory), stepped by hand in the test's own thread.
-Only the broker between them is a still one.
+It uses the real producer, codec, attempt, coordinator and store (SQLite in memory). Only the broker is replaced. The
+file is over 300 lines, as the public methods have long docstrings.
 """
 
 from __future__ import annotations
@@ -38,19 +38,28 @@ from broker_jobs.testing.worker import ManualWorker
 P = ParamSpec("P")
 R = TypeVar("R")
 GRACE_TICKS = 15
-"""Log time passes a second a tick; more than a grace's length is of no use."""
+"""Log time passes one second per tick. More ticks than a grace period has seconds change nothing."""
 
 
 class Tester:
-    """A stage for the jobs of one `BrokerJobs`.
+    """Tests the jobs of one `BrokerJobs` without a broker.
+
+    with Tester(jobs) as tester:
+        signup("ann")
+        tester.assert_enqueued(welcome, 42)
+        assert tester.run() == 1
+        tester.advance(timedelta(hours=1))
+
+    Inside the block everything that the program enqueues stays in this process. Jobs run only when you call `run` or
+    `advance`, in the thread of the test. `tester.clock` is the clock of the program.
 
     Args:
-        jobs: the program under test; while the tester is open, what it enqueues stays here.
-        inline: run each job within its enqueue; its exception comes out of enqueue and nothing is retried.
+        jobs: the program under test. It must not be running (`start()`).
+        inline: run each job inside its enqueue. Its exception is raised by enqueue, and it is not retried.
     """
 
     __test__ = False
-    """Its name begins as pytest's test classes do; it is none."""
+    """Tells pytest that this class, whose name begins with Test, is not a test."""
 
     def __init__(self, jobs: BrokerJobs, /, *, inline: bool = False) -> None:
         self.clock = ManualClock()
@@ -61,21 +70,21 @@ class Tester:
         self._engine = Engine(self._store, "tester", chance=lambda: 0.5)
         self._schedule_timer = ScheduleTimer()
         self._worker = ManualWorker(jobs.registry, self._broker, self.clock)
-        self._borrowed: AbstractContextManager[None] | None = None
+        self._replacement: AbstractContextManager[None] | None = None
         self._depth = 0
 
-    # ---- what a test says
+    # --- public ---
 
     def __enter__(self) -> Self:
-        """Take the program's broker and clock over."""
-        if self._borrowed is not None:
+        """Replace the program's broker and clock. Raises UsageError if the tester is open or the program runs."""
+        if self._replacement is not None:
             raise UsageError("this Tester is open already")
         self._store.open()
-        self._broker.taken_over = self._taken_over
-        self._borrowed = self._jobs.replaced(self._broker, self.clock)
-        self._borrowed.__enter__()
+        self._broker.on_published = self._on_published
+        self._replacement = self._jobs.replaced(self._broker, self.clock)
+        self._replacement.__enter__()
         self._jobs.load_modules()
-        self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with what the modules put around
+        self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with the hooks of the modules
         self._declare()
         return self
 
@@ -85,68 +94,83 @@ class Tester:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        """Give the program its broker back."""
-        borrowed, self._borrowed = self._borrowed, None
-        if borrowed is not None:
-            borrowed.__exit__(kind, error, trace)
+        """Restore the program's broker and clock."""
+        replacement, self._replacement = self._replacement, None
+        if replacement is not None:
+            replacement.__exit__(kind, error, trace)
             self._store.close()
 
     def enqueued(self, job: Job[..., R], /) -> list[Call[R]]:
-        """The calls of this job that were enqueued or scheduled since the tester was opened, in their order."""
+        """The calls of this job that were enqueued or scheduled since the tester was opened, in their order.
+
+        assert [call.args for call in tester.enqueued(welcome)] == [(42,)]
+        """
         return [job.bind(*args, **kwargs) for args, kwargs in self._calls(job)]
 
     def assert_enqueued(self, job: Job[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Fail unless this job was enqueued with these arguments; `unittest.mock.ANY` matches any.
+        """Fail unless this job was enqueued with these arguments. `unittest.mock.ANY` matches any value.
 
         Raises:
-            AssertionError: says with what it was enqueued instead.
+            AssertionError: it was not; the text lists the calls that were enqueued.
         """
         calls = self._calls(job)
         wanted = _named(job, args, kwargs)
         if not any(_named(job, *call) == wanted for call in calls):
-            seen = "\n  ".join(_shown(job.name, *call) for call in calls) or "nothing"
-            raise AssertionError(f"{_shown(job.name, args, kwargs)} was not enqueued; enqueued was:\n  {seen}")
+            calls_text = "\n  ".join(_call_text(job.name, *call) for call in calls) or "nothing"
+            raise AssertionError(
+                f"{_call_text(job.name, args, kwargs)} was not enqueued; enqueued was:\n  {calls_text}"
+            )
 
     def run(self) -> int:
-        """Run what is ready, and what that makes ready, until nothing is; the number of runs."""
+        """Run all jobs that are ready, and those that become ready by that, until none is left.
+
+        Returns:
+            The number of runs.
+        """
         self._require_open()
         runs = 0
-        self._pump()
-        while (delivery := self._broker.first_ready(self._worker.paused)) is not None:
+        self._process_messages()
+        while (delivery := self._broker.take_first(self._worker.paused)) is not None:
             runs += self._worker.run(delivery)
-            self._pump()
+            self._process_messages()
         return runs
 
     def advance(self, by: timedelta, /) -> int:
-        """Let time pass; delays, retries and recurring jobs come due on the way, each at its time. The number of runs.
+        """Move the clock forward, and run delayed jobs, retries and recurring jobs on the way, each at its time.
+
+        Args:
+            by: 0 or more.
+
+        Returns:
+            The number of runs.
 
         Raises:
             UsageError: `by` is negative.
         """
         self._require_open()
         if by < timedelta():
-            raise UsageError("time does not go back: advance() takes a timedelta of 0 or more")
+            raise UsageError("the clock cannot go back: advance() takes a timedelta of 0 or more")
         until = self.clock.now() + by.total_seconds()
         runs = self.run()
         while (at := self._next_at(until)) is not None:
             self.clock.advance(max(0.0, at - self.clock.now()))
-            runs += self._come_due()
+            runs += self._run_due()
         self.clock.advance(max(0.0, until - self.clock.now()))
-        self._let_log_time_pass(min(GRACE_TICKS, int(by.total_seconds())))
-        return runs + self._come_due()
+        self._advance_log_time(min(GRACE_TICKS, int(by.total_seconds())))
+        return runs + self._run_due()
 
-    # ---- the steps
+    # --- steps ---
 
     def _require_open(self) -> None:
-        if self._borrowed is None:
-            raise UsageError("write `with Tester(jobs) as tester:`; outside of it there is nothing to run")
+        if self._replacement is None:
+            raise UsageError("the tester is not open: write `with Tester(jobs) as tester:`")
 
-    def _taken_over(self, message: Message) -> None:
-        """A publish of the program is confirmed: questions are answered at once, and inline jobs are run."""
+    def _on_published(self, message: Message) -> None:
+        """Answer a query of the program at once, and run inline jobs."""
         if message.exchange == names.REPORT and message.key == names.COMMAND_KEY:
-            self._pump()
+            self._process_messages()
             self._refuse_to_wait(message)
-        elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_set_free(message)):
+        elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_release_jobs(message)):
             self._depth += 1
             try:
                 self._run_inline(None if message.type in ("commit", "published") else message.message_id)
@@ -154,8 +178,7 @@ class Tester:
                 self._depth -= 1
 
     def _refuse_to_wait(self, message: Message) -> None:
-        asked = read_command(self._broker.delivery(message, names.COMMAND))
-        match asked:
+        match read_command(self._broker.delivery(message, names.COMMAND)):
             case CommandReceived(command=GetJob(job_id=job_id, until_ended=True)):
                 row = self._store.reader.job(job_id)
                 what, state = f"job {job_id}", None if row is None else row.state.value
@@ -169,12 +192,12 @@ class Tester:
                 return
         if not ended:
             raise UsageError(
-                f"{what} is {state or 'not known here'}: nothing moves by itself in a Tester; call tester.run() or "
-                "tester.advance(…) first, or use Tester(jobs, inline=True)"
+                f"{what} is {state or 'not known here'}: in a Tester jobs run only when you call tester.run() or "
+                "tester.advance(…); call one of them first, or use Tester(jobs, inline=True)"
             )
 
     def _run_inline(self, job_id: str | None) -> None:
-        """Run what is ready; what the job raised (None: any of them, of a batch or event) is raised, not retried."""
+        """Run what is ready. The exception of this job (None: of any, for a batch or event) is raised, not retried."""
         self._worker.errors.clear()
         self.run()
         raised = [id for id in self._worker.errors if job_id is None or id == job_id]
@@ -185,8 +208,8 @@ class Tester:
         if raised:
             raise self._worker.errors[raised[0]]
 
-    def _pump(self) -> None:
-        """Let the coordinator decide all that was told it, and publish what follows."""
+    def _process_messages(self) -> None:
+        """Let the coordinator process all messages in its queues, and publish the results."""
         while True:
             inputs: list[Input] = [read_command(d) for d in self._broker.take(names.COMMAND)]
             inputs += [one for d in self._broker.take(names.LOG) for one in read_log(d)]
@@ -197,12 +220,12 @@ class Tester:
     def _apply(self, inputs: list[Input]) -> None:
         for one in inputs:
             if isinstance(one, Unreadable):
-                raise AssertionError(  # noqa: TRY004  # a broken promise, not a type
+                raise AssertionError(  # noqa: TRY004  # not an error of the type
                     f"the coordinator cannot read what was published: {one.reason}"
                 )
         effects = self._engine.apply(inputs, self.clock.now())
         if effects.control is not None:
-            self._worker.told(effects.control)
+            self._worker.on_control(effects.control)
         released: list[Input] = []
         for row in effects.releases:
             self._broker.publish([release(row)])
@@ -212,9 +235,9 @@ class Tester:
         if released or effects.next or more:
             self._apply([*released, *effects.next, *more])
 
-    def _come_due(self) -> int:
+    def _run_due(self) -> int:
         now = self.clock.now()
-        self._learn()
+        self._load_schedules()
         fires: list[Input] = [
             CommandReceived(
                 Fire(id=new_id(), at=now, name=due.name, version=due.version, planned_at=due.planned_at), None, None
@@ -228,8 +251,8 @@ class Tester:
         return self.run()
 
     def _next_at(self, until: float) -> float | None:
-        """The next time something comes due, if that is not after `until`."""
-        self._learn()
+        """The next time at which a job or schedule is due, if it is not after `until`."""
+        self._load_schedules()
         with self._store.transaction() as tx:
             due = [at for at, job_id in tx.due(until, limit=1_000) if self._waits_for_time(job_id)]
         planned = self._schedule_timer.next_at()
@@ -240,11 +263,11 @@ class Tester:
         row = self._store.reader.job(job_id)
         return row is not None and row.state is State.SCHEDULED and row.grace_until is None
 
-    def _let_log_time_pass(self, seconds: int) -> None:
+    def _advance_log_time(self, seconds: int) -> None:
         with self._store.transaction() as tx:
             tx.meta.log_time += seconds
 
-    def _learn(self) -> None:
+    def _load_schedules(self) -> None:
         with self._store.transaction() as tx:
             self._schedule_timer.update(commands.views(tx), self.clock.now())
 
@@ -258,7 +281,7 @@ class Tester:
         )  # fmt: skip
         self._apply([CommandReceived(recurring, None, None), CommandReceived(subscribed, None, None)])
 
-    # ---- what was enqueued
+    # --- enqueued calls ---
 
     def _calls(self, job: Job[..., Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls = []
@@ -271,7 +294,7 @@ class Tester:
 
     def _arguments(self, envelope: Envelope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         function = self._jobs.registry.get(envelope.job)
-        if function is None:  # a job of another service: as it travels
+        if function is None:  # a job of another service: its arguments as JSON
             pending = placeholders_of(envelope.result_args)
             args = tuple(pending.get(place, arg) for place, arg in enumerate(envelope.args))
             return args, {name: pending.get(name, value) for name, value in envelope.kwargs.items()}
@@ -292,13 +315,13 @@ def _enqueued(message: Message) -> list[bytes]:
     return [message.body] if by_producer and message.type in ("job", "repeat") else []
 
 
-def _may_set_free(message: Message) -> bool:
-    """Whether a producer's message may start jobs beside the work queues: a held job, a batch's end, an event."""
+def _may_release_jobs(message: Message) -> bool:
+    """Whether a message may start jobs without a work queue: a held job, the commit of a batch, an event."""
     return message.exchange == names.REPORT and message.type in ("job", "commit", "published")
 
 
 def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of their parameters, defaults filled in, so that two ways to write a call are equal."""
+    """Arguments by the names of their parameters, with defaults, so that two ways to write a call are equal."""
     function = getattr(job, "__wrapped__", None)
     if function is None:
         return {
@@ -306,13 +329,13 @@ def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "kwargs": {name: comparable(value) for name, value in kwargs.items()},
         }
     whole = inspect.signature(function)
-    provided = provided_parameters(function)  # they do not travel, and take no place among the positional arguments
+    provided = provided_parameters(function)  # they are not sent, and do not count among the positional arguments
     shown = whole.replace(parameters=[each for each in whole.parameters.values() if each.name not in provided])
     bound = shown.bind(*args, **kwargs)
     bound.apply_defaults()
     return {name: comparable(value) for name, value in bound.arguments.items()}
 
 
-def _shown(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     given = [*(repr(arg) for arg in args), *(f"{key}={value!r}" for key, value in kwargs.items())]
     return f"{name}({', '.join(given)})"

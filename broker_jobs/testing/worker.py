@@ -1,4 +1,4 @@
-"""Runs one delivery at a time in the test's own thread, through the worker's own steps, and keeps what was raised."""
+"""Runs one delivery at a time in the thread of the test, with the code of the real worker, and records exceptions."""
 
 from __future__ import annotations
 
@@ -34,32 +34,35 @@ class ManualWorker:
         self._registry = registry
         self._broker = broker
         self._clock = clock
-        event_sender = EventSender(self._send, WorkerRef(id="tester"), clock, acknowledge=_nothing)
-        reporter = Reporter(event_sender, clock, NoWorkerObserver(), _nothing)
+        event_sender = EventSender(self._send, WorkerRef(id="tester"), clock, acknowledge=_do_nothing)
+        reporter = Reporter(event_sender, clock, NoWorkerObserver(), _do_nothing)
         self._revocations = Revocations()
         self._runner = Runner(
             Running(),
             self._revocations,
             reporter,
             clock,
-            [*registry.around, self._keep_errors],
-            run_coroutine=lambda coroutine, _: _alone(coroutine),
+            [*registry.around, self._record_errors],
+            run_coroutine=lambda coroutine, _: _run_coroutine(coroutine),
             batch_of=registry.batch_of,
         )
 
     @property
     def paused(self) -> frozenset[str]:
-        """Queues nothing is taken from."""
+        """The queues that are paused."""
         return self._revocations.paused
 
-    def told(self, control: Control) -> None:
-        """Hear what the coordinator tells workers: fences, pauses."""
+    def on_control(self, control: Control) -> None:
+        """Apply a control message of the coordinator: fences, pauses."""
         self._revocations.learn(control, self._clock.monotonic())
 
     def run(self, delivery: Delivery) -> bool:
-        """Run one delivery to its end; what it raises is told to the coordinator, and kept. False: it may not run.
+        """Run one delivery to its end. Its exception is reported to the coordinator, and recorded in `errors`.
 
-        A job of another service is left alone: it would be run over there.
+        A job of another service is dropped, as its workers would run it.
+
+        Returns:
+            False if it did not run.
         """
         envelope = codec.decode(delivery.body)
         function = self._registry.get(envelope.job)
@@ -68,12 +71,12 @@ class ManualWorker:
         received = ReceivedDelivery(delivery, envelope, function, self._clock.monotonic())
         may_run = self._revocations.refuses(envelope, received.queue) is None
         if function.is_async:
-            _alone(self._runner.run_async(received))
+            _run_coroutine(self._runner.run_async(received))
         else:
             self._runner.run(received)
         return may_run
 
-    def _keep_errors(self) -> Generator[None]:
+    def _record_errors(self) -> Generator[None]:
         try:
             yield
         except BaseException as error:
@@ -85,13 +88,13 @@ class ManualWorker:
         ended(None)
 
 
-def _nothing(what: object) -> None:
-    """There are no deliveries to acknowledge here, and no prefetch to adapt."""
-    del what
+def _do_nothing(value: object) -> None:
+    """There is no delivery to acknowledge here, and no prefetch to adapt."""
+    del value
 
 
-def _alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end; a test that is itself on an event loop has to do that in a thread."""
+def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end. On a running event loop this raises, as a loop cannot run inside itself."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -464,10 +464,10 @@ def test_the_rest_of_the_arguments_comes_after_the_provided_one(jobs: BrokerJobs
         assert rest.enqueue(1, 5, 6, c=7).result(timeout=30) == ["made", 1, 5, 6, 7]
         assert only_rest.enqueue(5, 6).result(timeout=30) == ["made", 5, 6]
         assert named.enqueue(1, 5, c=6).result(timeout=30) == ["made", 1, 5, {"c": 6}]
-        with pytest.raises(ArgumentsError, match="given is made by the worker"):
+        with pytest.raises(ArgumentsError, match="given is provided by the worker"):
             named.enqueue(1, given="mine")
         # A producer that has not this code checks nothing; the worker does.
-        with pytest.raises(JobFailed, match="given is made by the worker"):
+        with pytest.raises(JobFailed, match="given is provided by the worker"):
             jobs.remote("named_fn").using(retries=0).enqueue(1, given="mine").result(timeout=30)
 
 

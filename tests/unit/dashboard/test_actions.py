@@ -80,9 +80,9 @@ def test_chosen_jobs_are_named_in_one_command(requests: Heard, actions: Actions)
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", {"deep": [math.nan]}])
 def test_arguments_that_json_cannot_carry_are_refused(requests: Heard, actions: Actions, value: Any) -> None:
-    with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
+    with pytest.raises(ArgumentsError, match="cannot be sent as JSON"):
         actions.requeue_with("ann", "j", [value], {})
-    with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
+    with pytest.raises(ArgumentsError, match="cannot be sent as JSON"):
         actions.enqueue("ann", "job", [], {"x": value})
     assert requests.heard == []
 

@@ -1,4 +1,4 @@
-"""What can be a job, what cannot, and what each refusal says."""
+"""Which functions can be jobs, and the error messages for those that cannot."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
@@ -74,9 +74,9 @@ def test_a_parameter_that_cannot_travel_is_refused_where_it_is_written() -> None
     def call(back: Callable[[int], int]) -> None: ...
 
     assert refused(welcome) == (
-        "welcome(conn: Connection): a Connection cannot travel as JSON; pass its key, or make it Depends(…)"
+        "welcome(conn: Connection): a Connection cannot be sent as JSON; pass its key, or make it Depends(…)"
     )
-    assert "cannot travel as JSON" in refused(call)
+    assert "cannot be sent as JSON" in refused(call)
 
 
 def test_what_is_provided_need_not_travel() -> None:
@@ -90,7 +90,7 @@ def test_text_annotations_are_left_for_later() -> None:
     exec("from __future__ import annotations\ndef welcome(conn: Connection) -> None: ...", namespace)
     function = define(namespace["welcome"], {})
     namespace["Connection"] = Connection
-    with pytest.raises(DefinitionError, match="a Connection cannot travel as JSON"):
+    with pytest.raises(DefinitionError, match="a Connection cannot be sent as JSON"):
         function.signature.check()
 
 
@@ -184,9 +184,7 @@ def test_an_unknown_option_names_the_nearest() -> None:
 
 
 def test_options_of_the_function_are_refused_for_a_call() -> None:
-    assert call_refused(isolation="process") == (
-        "isolation is decided where the function is written: @jobs.job(isolation=…)"
-    )
+    assert call_refused(isolation="process") == ("isolation belongs to the function: write @jobs.job(isolation=…)")
 
 
 def test_an_id_is_refused_for_the_function() -> None:

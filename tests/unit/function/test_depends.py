@@ -1,4 +1,4 @@
-"""What the worker makes for a function: once an attempt, closed at the end, and only where it was not given."""
+"""Provided arguments: made once per attempt, closed at the end, and only if the caller did not give them."""
 
 import asyncio
 import contextlib

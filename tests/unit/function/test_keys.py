@@ -1,4 +1,4 @@
-"""Unique keys and limits: what is refused, where, in which words; and which key a call gets."""
+"""Unique keys and limits: which ones are refused, with which messages, and the keys of calls."""
 
 from __future__ import annotations
 
@@ -149,14 +149,14 @@ def test_a_name_that_is_no_parameter_is_a_mistake_of_the_definition() -> None:
 
 def test_what_the_worker_makes_is_in_no_key() -> None:
     assert refused(lambda: define(greet, {"unique": "{sender}"}), DefinitionError) == (
-        "unique=\"{sender}\" of greet(user, day): 'sender' is made by the worker (Depends)"
+        "unique=\"{sender}\" of greet(user, day): 'sender' is provided by the worker (Depends)"
     )
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{a[0]}", "{a!r}", "{a:>3}", "{a.b.c}", "{a b}", "{.x}"])
 def test_braces_hold_a_parameter_or_one_field_of_it(text: str) -> None:
-    assert refused(lambda: Unique(text)).startswith(f"{text!r} is no key: ")
-    assert refused(lambda: Ordered(text)).startswith(f"{text!r} is no key: ")
+    assert refused(lambda: Unique(text)).startswith(f"{text!r} is not a valid key: ")
+    assert refused(lambda: Ordered(text)).startswith(f"{text!r} is not a valid key: ")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Secrets travel as what they are, in whatever they lie; a result that holds one is not kept."""
+"""Secrets are sent with their values, also inside other values; a result that contains one is refused."""
 
 from __future__ import annotations
 

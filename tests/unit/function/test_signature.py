@@ -173,7 +173,7 @@ def test_given_twice_is_named() -> None:
 
 
 def test_what_the_worker_makes_cannot_be_enqueued() -> None:
-    assert refused(notify, 42, mailer=object()) == "mailer is made by the worker (Depends) and cannot be enqueued"
+    assert refused(notify, 42, mailer=object()) == "mailer is provided by the worker (Depends) and cannot be enqueued"
 
 
 @pytest.mark.parametrize("value", ["42", True, 4.0, None, Decimal(4)])
@@ -199,8 +199,8 @@ def test_one_of_many_is_numbered() -> None:
             "order would arrive as something else, not as Order(id=1, total=nan) (Order)",
         ),
         (unannotated, ((1, 2),), "x would arrive as [1, 2] (list), not as (1, 2) (tuple); annotate it as what it is"),
-        (unannotated, (object(),), "x cannot travel as JSON: unknown type: <class 'object'>"),
-        (unannotated, (float("inf"),), "x cannot travel as JSON: it has no NaN and no infinity"),
+        (unannotated, (object(),), "x cannot be sent as JSON: unknown type: <class 'object'>"),
+        (unannotated, (float("inf"),), "x cannot be sent as JSON: it has no NaN and no infinity"),
         (unannotated, (Order(id=1),), "x would arrive as {'id': 1, 'total': 0.0} (dict)"),
     ],
 )
@@ -213,13 +213,13 @@ def test_what_would_not_come_back_is_refused_before_it_is_published(
 def test_what_contains_itself_is_refused() -> None:
     knot: list[Any] = []
     knot.append(knot)
-    assert "x cannot travel as JSON: Circular reference" in refused(unannotated, knot)
+    assert "x cannot be sent as JSON: Circular reference" in refused(unannotated, knot)
 
 
 def test_bytes_of_a_model_without_base64_are_refused() -> None:
     def keep(token: Token) -> None: ...
 
-    assert "token cannot travel as JSON" in refused(keep, Token(secret=b"\xff"))
+    assert "token cannot be sent as JSON" in refused(keep, Token(secret=b"\xff"))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_one_signature_reads_calls_of_every_shape() -> None:
 
 
 def test_a_message_may_not_bring_what_the_worker_makes() -> None:
-    with pytest.raises(ArgumentsError, match="made by the worker"):
+    with pytest.raises(ArgumentsError, match="provided by the worker"):
         Signature(notify, "notify").decode(body_of([1], {"mailer": 2}))
 
 
@@ -274,7 +274,7 @@ def test_a_result_of_another_type_is_refused_with_a_reason() -> None:
 
 
 def test_a_result_without_json_is_refused_with_a_reason() -> None:
-    with pytest.raises(ArgumentsError, match="the result of unannotated cannot travel as JSON: unknown type"):
+    with pytest.raises(ArgumentsError, match="the result of unannotated cannot be sent as JSON: unknown type"):
         Signature(unannotated, "unannotated").encode_result(object())
 
 
@@ -323,5 +323,5 @@ def test_a_job_of_another_service_takes_what_has_json() -> None:
 
     loose = Signature(anything, "billing.charge", loose=True)
     assert loose.bind((dt.date(2027, 1, 1),), {"pair": (1, 2)}) == (["2027-01-01"], {"pair": [1, 2]})
-    with pytest.raises(ArgumentsError, match="cannot travel"):
+    with pytest.raises(ArgumentsError, match="cannot be sent"):
         loose.bind((object(),), {})

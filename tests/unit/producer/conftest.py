@@ -1,14 +1,14 @@
 import pytest
 
 from broker_jobs import BrokerJobs
-from tests.unit.producer.recording import RecordingExchange, program
+from tests.unit.producer.recording import RecordingBroker, program
 
 
 @pytest.fixture
-def broker() -> RecordingExchange:
-    return RecordingExchange()
+def broker() -> RecordingBroker:
+    return RecordingBroker()
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch, broker: RecordingExchange) -> BrokerJobs:
+def jobs(monkeypatch: pytest.MonkeyPatch, broker: RecordingBroker) -> BrokerJobs:
     return program(monkeypatch, broker, publish_timeout=0.2, max_body=4096)

@@ -1,4 +1,4 @@
-"""An exchange that keeps what is published and answers as it is told; a port, not a mock."""
+"""A broker that records what is published, and replies as the test sets it up: a `Broker`, not a mock."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,15 +15,15 @@ from broker_jobs.messages.envelope import Envelope
 REPLIES = "jobs.v1.reply.test"
 
 
-class NoSubscription:
-    """A subscription nothing is acknowledged on."""
+class NoConsumer:
+    """A consumer that acknowledges nothing."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
-class RecordingExchange:
-    """Keeps messages. `fail` decides what a message ends as; `answer` gives the reply to a command, or None."""
+class RecordingBroker:
+    """Records messages. `fail` returns the failure of a message; `answer` the reply to a command, or None."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -68,7 +68,7 @@ class RecordingExchange:
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Any]:
         self._on_deliveries = on_deliveries
-        return REPLIES, NoSubscription()
+        return REPLIES, NoConsumer()
 
     def subscribe(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -91,12 +91,12 @@ class RecordingExchange:
 
     @property
     def last(self) -> Message:
-        """The message published last."""
+        """The last message."""
         return self.messages[-1]
 
     @property
     def envelope(self) -> Envelope:
-        """What the message published last carries."""
+        """The envelope in the last message."""
         return decode(self.last.body)
 
     @property
@@ -105,8 +105,8 @@ class RecordingExchange:
         return [COMMAND.validate_json(message.body) for message in self.messages if message.type == "command"]
 
 
-def program(monkeypatch: Any, broker: RecordingExchange, **settings: Any) -> BrokerJobs:
-    """A BrokerJobs that publishes into `exchange`."""
+def program(monkeypatch: Any, broker: RecordingBroker, **settings: Any) -> BrokerJobs:
+    """A BrokerJobs that publishes to `broker`."""
     monkeypatch.setattr("broker_jobs.app.broker_for", lambda _settings, _name: broker)
     for name, value in settings.items():
         monkeypatch.setenv(f"BROKER_JOBS_{name.upper()}", str(value))

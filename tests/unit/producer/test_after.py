@@ -1,4 +1,4 @@
-"""A job after others: what it waits for travels with it, and what it cannot wait for is told before."""
+"""Dependencies of a job: they are sent in its envelope, and wrong ones raise before anything is published."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -10,16 +10,16 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.messages.envelope import Parent
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
-def held(broker: RecordingExchange) -> tuple[Parent, ...]:
+def held(broker: RecordingBroker) -> tuple[Parent, ...]:
     after = broker.envelope.after
     assert after is not None
     return after.parents
 
 
-def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> str:
         return str(user_id)
@@ -32,7 +32,7 @@ def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, brok
     assert held(broker) == (Parent(id=parent.id, on="failed"),)
 
 
-def test_several_parents_and_after_of_after_wait_for_all(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_several_parents_and_after_of_after_wait_for_all(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> None: ...
 
@@ -47,7 +47,7 @@ def test_several_parents_and_after_of_after_wait_for_all(jobs: BrokerJobs, broke
     assert broker.envelope.queue == "slow"
 
 
-def test_after_publishes_nothing_and_leaves_the_job_as_it_is(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_after_publishes_nothing_and_leaves_the_job_as_it_is(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> None: ...
 
@@ -58,7 +58,7 @@ def test_after_publishes_nothing_and_leaves_the_job_as_it_is(jobs: BrokerJobs, b
     assert broker.last.exchange == names.SUBMIT
 
 
-def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> None: ...
 
@@ -79,7 +79,7 @@ def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, broker: R
     assert (soon.after.delay, soon.due_at) == (None, None)
 
 
-def test_many_continuations_go_out_together(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_many_continuations_go_out_together(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -99,7 +99,7 @@ def test_many_continuations_go_out_together(jobs: BrokerJobs, broker: RecordingE
     ],
 )
 def test_what_is_no_parent_is_told_what_to_write(
-    jobs: BrokerJobs, broker: RecordingExchange, parent: Any, hint: str
+    jobs: BrokerJobs, broker: RecordingBroker, parent: Any, hint: str
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
@@ -132,9 +132,7 @@ def test_a_recurring_job_waits_for_nothing_else(jobs: BrokerJobs) -> None:
             jobs.recurring("x", "* * * * *", call)
 
 
-def test_a_continuation_without_confirm_is_repeated_with_its_parents(
-    jobs: BrokerJobs, broker: RecordingExchange
-) -> None:
+def test_a_continuation_without_confirm_is_repeated_with_its_parents(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 

@@ -21,7 +21,7 @@ from broker_jobs.messages.commands import BulkRequeue, Command, DeleteBatch, Get
 from broker_jobs.messages.envelope import Envelope, Parent
 from broker_jobs.producer.current_job import CurrentJob, current_job, running
 from tests.support.wait import eventually
-from tests.unit.producer.recording import RecordingExchange, program
+from tests.unit.producer.recording import RecordingBroker, program
 
 Load: TypeAlias = SyncJob[..., str]
 
@@ -35,24 +35,24 @@ def load(jobs: BrokerJobs) -> Load:
     return load
 
 
-def chunks(broker: RecordingExchange) -> list[Chunk]:
+def chunks(broker: RecordingBroker) -> list[Chunk]:
     return [Chunk.model_validate_json(message.body) for message in broker.messages if message.type == "chunk"]
 
 
-def seals(broker: RecordingExchange) -> list[BatchCommit]:
+def commits(broker: RecordingBroker) -> list[BatchCommit]:
     return [commit for commit in _all_seals(broker) if not commit.abandoned]
 
 
-def abandoned(broker: RecordingExchange) -> list[str]:
-    """Additions of which the coordinator was told that their block raised."""
+def abandoned(broker: RecordingBroker) -> list[str]:
+    """The submissions that were abandoned."""
     return [commit.submission for commit in _all_seals(broker) if commit.abandoned]
 
 
-def _all_seals(broker: RecordingExchange) -> list[BatchCommit]:
+def _all_seals(broker: RecordingBroker) -> list[BatchCommit]:
     return [BatchCommit.model_validate_json(message.body) for message in broker.messages if message.type == "commit"]
 
 
-def members(broker: RecordingExchange) -> list[Envelope]:
+def members(broker: RecordingBroker) -> list[Envelope]:
     return [decode(text) for chunk in chunks(broker) for text in chunk.jobs]
 
 
@@ -80,16 +80,16 @@ NOT_SENT = PublishFailure(Unconfirmed.NOT_SENT, "unreachable")
 
 
 def test_members_travel_in_chunks_and_the_commit_counts_them(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     with jobs.batch("import") as batch:
         receipts = [batch.enqueue(load, row) for row in range(CHUNK_JOBS + 2)]
         assert len(chunks(broker)) == 1
-        assert seals(broker) == []
+        assert commits(broker) == []
     assert sum(len(chunk.jobs) for chunk in chunks(broker)) == CHUNK_JOBS + 2
     assert all(len(chunk.jobs) <= CHUNK_JOBS for chunk in chunks(broker))
     assert [chunk.number for chunk in chunks(broker)] == [0, 1]
-    (commit,) = seals(broker)
+    (commit,) = commits(broker)
     assert (commit.chunks, commit.title, commit.batch, commit.parents, commit.parent) == (
         2,
         "import",
@@ -106,7 +106,7 @@ def test_members_travel_in_chunks_and_the_commit_counts_them(
     assert [each.args for each in found] == [[row] for row in range(CHUNK_JOBS + 2)]
 
 
-def test_a_chunk_is_closed_by_its_bytes_too(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_chunk_is_closed_by_its_bytes_too(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     @jobs.job
     def say(text: str) -> None: ...
 
@@ -118,7 +118,7 @@ def test_a_chunk_is_closed_by_its_bytes_too(broker: RecordingExchange, jobs: Bro
     assert len(members(broker)) == 100
 
 
-def test_every_way_to_add_makes_members(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_every_way_to_add_makes_members(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     outside = load.enqueue(0)
     with jobs.batch() as batch:
         batch.enqueue(load.using(queue="slow"), 1)
@@ -137,7 +137,7 @@ def test_every_way_to_add_makes_members(jobs: BrokerJobs, broker: RecordingExcha
     assert (six.after.delay, six.due_at) == (3600, None)
 
 
-def test_a_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     def result_arg(wrong: Any) -> Receipt[str]:
         receipt: Receipt[str] | None = None
         with jobs.batch("import") as batch:
@@ -152,7 +152,7 @@ def test_a_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: Recording
     with pytest.raises(ArgumentsError, match="row must be an int, not 'x'"):
         result_arg("x")
     (chunk,) = chunks(broker)
-    assert seals(broker) == []
+    assert commits(broker) == []
     assert abandoned(broker) == [chunk.submission]
     batch, receipt = kept[-1]
     with pytest.raises(UsageError, match=rf"^load {receipt.id} never starts: the with block of batch 'import' did not"):
@@ -161,25 +161,25 @@ def test_a_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: Recording
         batch.wait()
 
 
-def test_each_with_is_one_submission(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_each_with_is_one_submission(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     batch = jobs.batch("import")
     for row in range(2):
         with batch:
             batch.enqueue(load, row)
-    first, second = seals(broker)
+    first, second = commits(broker)
     assert first.batch == second.batch
     assert first.submission != second.submission
     assert [chunk.number for chunk in chunks(broker)] == [0, 0]
 
 
-def test_a_failed_block_may_be_followed_by_another(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_failed_block_may_be_followed_by_another(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     batch = jobs.batch()
     break_in(batch, load)
     with batch:
         batch.enqueue(load, 2)
-    (commit,) = seals(broker)
-    sealed = [chunk for chunk in chunks(broker) if chunk.submission == commit.submission]
-    assert [decode(text).args for chunk in sealed for text in chunk.jobs] == [[2]]
+    (commit,) = commits(broker)
+    committed = [chunk for chunk in chunks(broker) if chunk.submission == commit.submission]
+    assert [decode(text).args for chunk in committed for text in chunk.jobs] == [[2]]
 
 
 def test_outside_its_block_nothing_is_added(jobs: BrokerJobs, load: Load) -> None:
@@ -203,11 +203,14 @@ def test_outside_its_block_nothing_is_added(jobs: BrokerJobs, load: Load) -> Non
 def test_a_result_is_not_waited_for_inside_the_block(jobs: BrokerJobs, load: Load) -> None:
     with jobs.batch("import") as batch:
         receipt = batch.enqueue(load, 1)
-        asks: list[Callable[[], object]] = [receipt.result, lambda: asyncio.run(receipt.result_async())]
-        for ask in asks:
+        calls: list[Callable[[], object]] = [receipt.result, lambda: asyncio.run(receipt.result_async())]
+        for call in calls:
             with pytest.raises(UsageError) as caught:
-                ask()
-            assert str(caught.value) == f"load {receipt.id} starts when the batch is complete; ask after the with block"
+                call()
+            assert (
+                str(caught.value)
+                == f"load {receipt.id} starts when the batch is complete; call this after the with block"
+            )
         assert receipt.state() is State.AWAITING
         assert batch.state() is State.AWAITING
         waits: list[Callable[[], object]] = [batch.wait, batch.delete, batch.failures]
@@ -217,7 +220,7 @@ def test_a_result_is_not_waited_for_inside_the_block(jobs: BrokerJobs, load: Loa
 
 
 def test_jobs_enqueued_inside_an_empty_block_give_a_warning(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load, caplog: pytest.LogCaptureFixture
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     with jobs.batch("import"):
         load.enqueue(1)
@@ -228,7 +231,7 @@ def test_jobs_enqueued_inside_an_empty_block_give_a_warning(
             "write batch.enqueue(load, …)"
         )
     ]
-    assert seals(broker)[0].chunks == 0
+    assert commits(broker)[0].chunks == 0
     caplog.clear()
     load.enqueue(4)
     with jobs.batch() as batch:
@@ -240,16 +243,16 @@ def test_jobs_enqueued_inside_an_empty_block_give_a_warning(
     assert caplog.records == []
 
 
-def test_what_a_batch_waits_for_stands_in_its_commit(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_what_a_batch_waits_for_stands_in_its_commit(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     first = jobs.batch()
     receipt = load.enqueue(1)
     for after in (first, [first], (each for each in [first])):
         with jobs.batch(after=after):
             pass
-        assert seals(broker)[-1].parents == (Parent(id=first.id, batch=True),)
+        assert commits(broker)[-1].parents == (Parent(id=first.id, batch=True),)
     with jobs.batch("x", after=[first, receipt], on="finished"):
         pass
-    assert seals(broker)[-1].parents == (
+    assert commits(broker)[-1].parents == (
         Parent(id=first.id, batch=True, on="finished"),
         Parent(id=receipt.id, on="finished"),
     )
@@ -261,22 +264,22 @@ def test_what_a_batch_waits_for_stands_in_its_commit(jobs: BrokerJobs, broker: R
         jobs.batch(after=cast("Any", [timedelta(1)]))
 
 
-def test_batches_nest(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_batches_nest(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     with jobs.batch("import") as batch:
         with batch.batch("part") as part:
             part.enqueue(load, 1)
         batch.enqueue(load, 2)
-    inner, outer = seals(broker)
+    inner, outer = commits(broker)
     assert (inner.title, inner.parent, inner.parent_submission) == ("part", batch.id, outer.submission)
     assert (outer.batches, outer.parent) == ([part.id], None)
     assert [each.batch for each in members(broker)] == [part.id, batch.id]
 
 
-def test_a_part_that_was_given_up_is_not_waited_for(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_part_that_was_given_up_is_not_waited_for(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     with jobs.batch() as batch:
         break_in(batch.batch(), load)
         batch.batch("never filled")
-    (commit,) = seals(broker)
+    (commit,) = commits(broker)
     assert commit.batches == []
 
 
@@ -292,7 +295,7 @@ def test_a_part_opens_inside_its_batch_only(jobs: BrokerJobs, load: Load) -> Non
 
 
 def test_a_batch_does_not_end_before_the_blocks_of_its_parts(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     batch = jobs.batch()
     batch.__enter__()
@@ -300,7 +303,7 @@ def test_a_batch_does_not_end_before_the_blocks_of_its_parts(
     part.__enter__()
     with pytest.raises(UsageError, match="sub-batch whose with block has not ended"):
         batch.__exit__()
-    assert seals(broker) == []
+    assert commits(broker) == []
 
 
 def test_a_member_cannot_wait_for_its_own_batch(jobs: BrokerJobs, load: Load) -> None:
@@ -343,7 +346,7 @@ def test_what_is_no_job_of_this_program_is_refused(jobs: BrokerJobs, load: Load)
             pass
 
 
-def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def say(text: str) -> None: ...
 
@@ -355,7 +358,7 @@ def test_a_job_that_is_too_large_is_refused_alone(jobs: BrokerJobs, broker: Reco
 
 
 def test_a_job_that_grows_over_the_broker_s_limit_in_a_chunk_is_refused(
-    monkeypatch: pytest.MonkeyPatch, broker: RecordingExchange
+    monkeypatch: pytest.MonkeyPatch, broker: RecordingBroker
 ) -> None:
     jobs = program(monkeypatch, broker, max_body=8 * 1024 * 1024)
 
@@ -373,7 +376,7 @@ def test_a_job_that_grows_over_the_broker_s_limit_in_a_chunk_is_refused(
 
 
 def test_a_chunk_without_confirm_is_sent_again_before_the_commit(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     broker.fail = first_times("chunk", UNKNOWN, 2)
     with jobs.batch() as batch:
@@ -382,17 +385,17 @@ def test_a_chunk_without_confirm_is_sent_again_before_the_commit(
     assert len({message.body for message in broker.messages[:3]}) == 1
 
 
-def test_a_chunk_that_is_lost_starts_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_chunk_that_is_lost_starts_nothing(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     for failure in (UNKNOWN, NOT_SENT):
         broker.fail = first_times("chunk", failure, 99)
         text = "^batch 'import' was not enqueued, and nothing of it starts: "
         with pytest.raises(EnqueueError, match=text), jobs.batch("import") as batch:
             batch.enqueue(load, 1)
-    assert seals(broker) == []
+    assert commits(broker) == []
 
 
 def test_a_lost_chunk_in_a_long_block_cannot_be_overlooked(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     broker.fail = first_times("chunk", NOT_SENT, 1)
     refused = 0
@@ -403,33 +406,33 @@ def test_a_lost_chunk_in_a_long_block_cannot_be_overlooked(
             except EnqueueError:
                 refused += 1
     assert refused > CHUNK_JOBS
-    assert seals(broker) == []
+    assert commits(broker) == []
 
 
-def test_an_unreachable_broker_is_told_at_the_end(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
-    broker.unreachable = "nobody answers"
-    with pytest.raises(EnqueueError, match="nothing of it starts: nobody answers"), jobs.batch() as batch:
+def test_an_unreachable_broker_is_told_at_the_end(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
+    broker.unreachable = "connection refused"
+    with pytest.raises(EnqueueError, match="nothing of it starts: connection refused"), jobs.batch() as batch:
         batch.enqueue(load, 1)
 
 
-def test_a_commit_without_confirm_can_be_repeated(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_commit_without_confirm_can_be_repeated(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     broker.fail = first_times("commit", UNKNOWN, 1)
     with jobs.batch() as batch:
         batch.enqueue(load, 1)
-    assert len(seals(broker)) == 2
+    assert len(commits(broker)) == 2
     broker.messages.clear()
     broker.fail = first_times("commit", UNKNOWN, 99)
     with pytest.raises(BatchUnknown, match="may start or not") as caught, jobs.batch("import") as batch:
         batch.enqueue(load, 1)
-    first = seals(broker)[0]
+    first = commits(broker)[0]
     broker.fail = lambda _: None
     with caught.value.batch:
         pass
-    assert seals(broker)[-2] == first
-    assert seals(broker)[-1].submission != first.submission
+    assert commits(broker)[-2] == first
+    assert commits(broker)[-1].submission != first.submission
 
 
-def test_a_commit_that_was_not_sent_starts_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_commit_that_was_not_sent_starts_nothing(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     broker.fail = first_times("commit", NOT_SENT, 99)
     with pytest.raises(EnqueueError, match="nothing of it starts") as caught, jobs.batch() as batch:
         batch.enqueue(load, 1)
@@ -437,7 +440,7 @@ def test_a_commit_that_was_not_sent_starts_nothing(jobs: BrokerJobs, broker: Rec
 
 
 def test_a_part_that_may_have_started_takes_its_batch_with_it(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     broker.fail = first_times("commit", UNKNOWN, 3)
     outer = jobs.batch()
@@ -445,11 +448,11 @@ def test_a_part_that_may_have_started_takes_its_batch_with_it(
         part = outer.batch("part")
         with pytest.raises(BatchUnknown), part:
             part.enqueue(load, 1)
-    assert {commit.title for commit in seals(broker)} == {"part"}
+    assert {commit.title for commit in commits(broker)} == {"part"}
 
 
-class SlowExchange(RecordingExchange):
-    """Confirms nothing until it is told to."""
+class SlowBroker(RecordingBroker):
+    """Confirms messages only when the test calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -470,11 +473,11 @@ class SlowExchange(RecordingExchange):
 
 class TestOnASlowBroker:
     @pytest.fixture
-    def broker(self) -> RecordingExchange:
-        return SlowExchange()
+    def broker(self) -> RecordingBroker:
+        return SlowBroker()
 
     def test_few_chunks_are_unconfirmed_and_the_commit_waits_for_all(
-        self, jobs: BrokerJobs, broker: SlowExchange, load: Load
+        self, jobs: BrokerJobs, broker: SlowBroker, load: Load
     ) -> None:
         def result_arg() -> None:
             with jobs.batch() as batch:
@@ -489,10 +492,10 @@ class TestOnASlowBroker:
             broker.confirm_all()
             thread.join(0.01)
         assert broker.most <= 5
-        assert [message.type for message in broker.messages] == ["chunk"] * seals(broker)[0].chunks + ["commit"]
-        assert seals(broker)[0].chunks >= 10
+        assert [message.type for message in broker.messages] == ["chunk"] * commits(broker)[0].chunks + ["commit"]
+        assert commits(broker)[0].chunks >= 10
 
-    def test_the_jobs_of_a_large_batch_are_not_held(self, jobs: BrokerJobs, broker: SlowExchange, load: Load) -> None:
+    def test_the_jobs_of_a_large_batch_are_not_held(self, jobs: BrokerJobs, broker: SlowBroker, load: Load) -> None:
         tracemalloc.start()
         with jobs.batch() as batch:
             for row in range(20_000):
@@ -505,14 +508,14 @@ class TestOnASlowBroker:
             threading.Timer(0.05, lambda: eventually(self.all_confirmed(broker))).start()
         assert held < 2_000_000
 
-    def all_confirmed(self, broker: SlowExchange) -> Callable[[], bool]:
+    def all_confirmed(self, broker: SlowBroker) -> Callable[[], bool]:
         def confirmed() -> bool:
             broker.confirm_all()
             return any(message.type == "commit" for message in broker.messages)
 
         return confirmed
 
-    def test_an_async_block_leaves_the_loop_free(self, jobs: BrokerJobs, broker: SlowExchange, load: Load) -> None:
+    def test_an_async_block_leaves_the_loop_free(self, jobs: BrokerJobs, broker: SlowBroker, load: Load) -> None:
         async def result_arg() -> None:
             async with jobs.batch() as batch:
                 for row in range(CHUNK_JOBS * 10):
@@ -531,7 +534,7 @@ class TestOnASlowBroker:
         asyncio.run(both())
 
 
-def test_threads_of_a_block_add_together(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_threads_of_a_block_add_together(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     with jobs.batch() as batch:
         threads = [
             threading.Thread(target=lambda: [batch.enqueue(load, row) for row in range(700)]) for _ in range(4)
@@ -541,7 +544,7 @@ def test_threads_of_a_block_add_together(jobs: BrokerJobs, broker: RecordingExch
         for thread in threads:
             thread.join()
     assert len({each.id for each in members(broker)}) == 2800
-    assert seals(broker)[0].chunks == len({chunk.number for chunk in chunks(broker)})
+    assert commits(broker)[0].chunks == len({chunk.number for chunk in chunks(broker)})
 
 
 def test_a_with_block_on_an_event_loop_warns(jobs: BrokerJobs, load: Load) -> None:
@@ -554,7 +557,7 @@ def test_a_with_block_on_an_event_loop_warns(jobs: BrokerJobs, load: Load) -> No
     asyncio.run(result_arg())
 
 
-def test_an_async_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_an_async_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     async def result_arg() -> None:
         async with jobs.batch() as batch:
             batch.enqueue(load, 1)
@@ -562,13 +565,13 @@ def test_an_async_block_that_raises_commits_nothing(jobs: BrokerJobs, broker: Re
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(result_arg())
-    assert seals(broker) == []
+    assert commits(broker) == []
 
 
 # ---- asking
 
 
-def asked(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command], Reply | None]:
+def batch_reply(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command], Reply | None]:
     def answer(command: Command) -> Reply | None:
         match command:
             case GetBatch():
@@ -582,35 +585,35 @@ def asked(state: str, *, left: int = 0, known: bool = True) -> Callable[[Command
     return answer
 
 
-def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     with jobs.batch("import") as batch:
         pass
-    broker.answer = asked("failed")
+    broker.answer = batch_reply("failed")
     assert batch.state() is State.FAILED
     assert batch.wait(5) is State.FAILED
     assert asyncio.run(batch.state_async()) is State.FAILED
     assert asyncio.run(batch.wait_async(5)) is State.FAILED
     assert [c.until_ended for c in broker.commands if isinstance(c, GetBatch)] == [False, True, False, True]
-    broker.answer = asked("processing", left=7)
+    broker.answer = batch_reply("processing", left=7)
     with pytest.raises(ResultTimeout, match=r"batch 'import' is still processing \(3 of 10 ended\) after 0.05 s"):
         batch.wait(timedelta(seconds=0.05))
-    broker.answer = asked("", known=False)
+    broker.answer = batch_reply("", known=False)
     with pytest.raises(ResultTimeout, match="still unknown"):
         batch.state()
     with running(CurrentJob("0191", 1)), pytest.raises(UsageError, match=r"use child.after\(batch\)"):
         batch.wait()
 
 
-def test_delete_says_whether_it_came_in_time(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_delete_says_whether_it_came_in_time(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     with jobs.batch() as batch:
         pass
-    broker.answer = asked("processing")
+    broker.answer = batch_reply("processing")
     assert batch.delete() is True
-    broker.answer = asked("succeeded")
+    broker.answer = batch_reply("succeeded")
     assert batch.delete() is False
 
 
-def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     with jobs.batch() as batch:
         pass
     ids = [f"id-{number:03}" for number in range(250)]
@@ -627,7 +630,7 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, broker: R
                 requeued.append(command.job_id)
                 return Reply(id=command.id)
             case _:
-                return asked("failed")(command)
+                return batch_reply("failed")(command)
 
     broker.answer = answer
     found = list(batch.failures())
@@ -641,10 +644,10 @@ def test_failures_come_page_by_page_and_are_requeued(jobs: BrokerJobs, broker: R
         first.job = "x"  # type: ignore[misc]
 
 
-def test_counts_are_a_value(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_counts_are_a_value(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     with jobs.batch() as batch, pytest.raises(UsageError, match="complete when its with block has ended"):
         batch.counts()
-    broker.answer = asked("processing", left=7)
+    broker.answer = batch_reply("processing", left=7)
     counts = batch.counts()
     assert counts == asyncio.run(batch.counts_async())
     assert (counts.total, counts.open, counts.ended) == (10, 7, counts.succeeded + counts.failed + counts.deleted)
@@ -653,7 +656,7 @@ def test_counts_are_a_value(jobs: BrokerJobs, broker: RecordingExchange) -> None
 
 
 def test_a_block_that_raises_before_anything_left_it_says_nothing(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     with pytest.raises(ArgumentsError), jobs.batch() as batch:
         batch.enqueue_many(load.bind(cast(Any, row)) for row in (1, "x"))
@@ -661,29 +664,29 @@ def test_a_block_that_raises_before_anything_left_it_says_nothing(
 
 
 def test_a_block_that_raises_after_a_sub_batch_was_committed_says_so(
-    jobs: BrokerJobs, broker: RecordingExchange, load: Load
+    jobs: BrokerJobs, broker: RecordingBroker, load: Load
 ) -> None:
     with pytest.raises(ZeroDivisionError), jobs.batch() as batch:  # noqa: PT012  # what raises stands behind it
         with batch.batch() as part:
             part.enqueue(load, 1)
         raise ZeroDivisionError
-    (commit,) = seals(broker)
+    (commit,) = commits(broker)
     assert abandoned(broker) == [commit.parent_submission]
 
 
-def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     batch = jobs.batch_receipt("0190")
-    broker.answer = asked("failed")
+    broker.answer = batch_reply("failed")
     assert batch.wait(5) is State.FAILED
     assert batch.counts().total == 10
     with batch:
         batch.enqueue(load, 7)
-    (commit,) = seals(broker)
+    (commit,) = commits(broker)
     assert commit.batch == "0190"
 
 
 def test_all_failures_are_requeued_by_one_command(
-    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker_jobs.producer.failures.FIRST_PAUSE_SECONDS", 0.001)
     with jobs.batch() as batch:
@@ -692,7 +695,7 @@ def test_all_failures_are_requeued_by_one_command(
 
     def answer(command: Command) -> Reply | None:
         if not isinstance(command, BulkRequeue):
-            return asked("failed")(command)
+            return batch_reply("failed")(command)
         given.append(command)
         detail = {"started": True, "finished": len(given) == 3, "done": 10 * len(given), "refused": 0}
         return Reply(id=command.id, detail=detail)
@@ -709,7 +712,7 @@ def test_all_failures_are_requeued_by_one_command(
 # ---- inside a job
 
 
-def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, broker: RecordingExchange, load: Load) -> None:
+def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     batch_of = jobs.registry.batch_of
     assert batch_of is not None
     with running(CurrentJob("0191", 1, batch=batch_of("0190"))):
@@ -718,7 +721,7 @@ def test_a_running_job_adds_to_its_own_batch(jobs: BrokerJobs, broker: Recording
         assert mine is current_job().batch
         with mine:
             mine.enqueue(load, 7)
-    (commit,) = seals(broker)
+    (commit,) = commits(broker)
     assert (commit.batch, commit.title, commit.chunks) == ("0190", "", 1)
     assert members(broker)[0].batch == "0190"
     with running(CurrentJob("0191", 1)):

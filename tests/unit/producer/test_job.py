@@ -1,4 +1,4 @@
-"""What a job says and does; every mistake is told before anything is published."""
+"""Jobs: enqueue, schedule, options; every mistake raises before anything is published."""
 
 import asyncio
 import inspect
@@ -17,10 +17,10 @@ from broker_jobs import AsyncJob, BrokerJobs, Depends, EnqueueUnknown, Receipt, 
 from broker_jobs.broker.interface import PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError, BrokerError, DefinitionError, EnqueueError, OptionError, UsageError
 from broker_jobs.producer.errors import EnqueueManyError
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
-def test_a_sync_job_stays_an_ordinary_function(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_sync_job_stays_an_ordinary_function(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int, greeting: str = Depends(lambda: "hello")) -> str:
         """Greets."""
@@ -44,7 +44,7 @@ def test_an_async_job_stays_a_coroutine_function(jobs: BrokerJobs) -> None:
     assert inspect.iscoroutinefunction(type(fetch).__call__)
 
 
-def test_importing_and_defining_connects_to_nothing(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_importing_and_defining_connects_to_nothing(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> None: ...
 
@@ -56,7 +56,7 @@ def test_importing_and_defining_connects_to_nothing(jobs: BrokerJobs, broker: Re
     assert broker.topologies != []
 
 
-def test_our_own_parameters_do_not_clash_with_a_jobs(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_our_own_parameters_do_not_clash_with_a_jobs(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def odd(when: int, job: int, self: int) -> None: ...
 
@@ -64,7 +64,7 @@ def test_our_own_parameters_do_not_clash_with_a_jobs(jobs: BrokerJobs, broker: R
     assert broker.envelope.kwargs == {"when": 1, "job": 2, "self": 3}
 
 
-def test_arguments_are_refused_before_anything_is_published(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_arguments_are_refused_before_anything_is_published(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -74,7 +74,7 @@ def test_arguments_are_refused_before_anything_is_published(jobs: BrokerJobs, br
     assert broker.messages == []
 
 
-def test_of_two_using_the_later_wins(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_of_two_using_the_later_wins(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job(queue="mail", retries=5)
     def welcome(user_id: int) -> None: ...
 
@@ -112,7 +112,7 @@ def test_a_name_in_place_of_a_function_is_explained(jobs: BrokerJobs) -> None:
         jobs.job("mail")  # type: ignore[call-overload]
 
 
-def test_not_sent_is_an_enqueue_error(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_not_sent_is_an_enqueue_error(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -128,7 +128,7 @@ def test_not_sent_is_an_enqueue_error(jobs: BrokerJobs, broker: RecordingExchang
     assert not isinstance(caught.value, EnqueueUnknown)
 
 
-def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -144,7 +144,7 @@ def test_no_confirm_says_how_to_repeat(jobs: BrokerJobs, broker: RecordingExchan
 
 
 def test_an_unreachable_broker_is_an_enqueue_error_and_the_next_call_tries_again(
-    jobs: BrokerJobs, broker: RecordingExchange
+    jobs: BrokerJobs, broker: RecordingBroker
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
@@ -157,7 +157,7 @@ def test_an_unreachable_broker_is_an_enqueue_error_and_the_next_call_tries_again
 
 
 def test_threads_that_wait_for_one_failed_attempt_do_not_wait_for_another(
-    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @jobs.job
     def ping() -> None: ...
@@ -200,7 +200,7 @@ def test_blocking_calls_warn_in_an_event_loop(jobs: BrokerJobs) -> None:
     assert seen[0].filename == __file__
 
 
-def test_the_async_twins_do_not_warn(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_the_async_twins_do_not_warn(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -216,7 +216,7 @@ def test_the_async_twins_do_not_warn(jobs: BrokerJobs, broker: RecordingExchange
 # ---- many ----
 
 
-def test_many_go_out_in_chunks_in_order(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_many_go_out_in_chunks_in_order(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -226,7 +226,7 @@ def test_many_go_out_in_chunks_in_order(jobs: BrokerJobs, broker: RecordingExcha
     assert jobs.enqueue_many([]) == []
 
 
-def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -237,7 +237,7 @@ def test_many_are_all_checked_before_the_first_is_published(jobs: BrokerJobs, br
     assert broker.messages == []
 
 
-def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -260,7 +260,7 @@ def test_many_that_fail_in_part_say_which(jobs: BrokerJobs, broker: RecordingExc
     assert str(error).startswith("1 of 4 jobs were not enqueued, 1 of 4 may be enqueued or not: blocked (")
 
 
-def test_many_stop_at_the_first_chunk_that_fails(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_many_stop_at_the_first_chunk_that_fails(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -283,7 +283,7 @@ def test_a_call_of_another_program_is_refused(jobs: BrokerJobs) -> None:
 # ---- other services ----
 
 
-def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.remote("billing.charge", queue="billing")
     def charge(order_id: int, *, note: str = "") -> str:
         raise NotImplementedError
@@ -304,7 +304,7 @@ def test_a_remote_job_is_checked_by_its_stub(jobs: BrokerJobs, broker: Recording
     assert str(caught.value) == "billing.charge runs in another service; write charge.enqueue(…)"
 
 
-def test_a_remote_job_without_a_stub_takes_anything(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_remote_job_without_a_stub_takes_anything(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     charge = jobs.remote("billing.charge")
     charge.enqueue(order_id=7, parts=(1, 2))
     assert broker.envelope.kwargs == {"order_id": 7, "parts": [1, 2]}
@@ -366,7 +366,7 @@ def test_started_before_a_fork_is_refused(jobs: BrokerJobs, monkeypatch: pytest.
 
 
 def test_a_child_of_a_producer_gets_a_connection_of_its_own(
-    jobs: BrokerJobs, broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    jobs: BrokerJobs, broker: RecordingBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @jobs.job
     def ping() -> None: ...
@@ -378,7 +378,7 @@ def test_a_child_of_a_producer_gets_a_connection_of_its_own(
     assert broker.stopped == 0
 
 
-def test_stop_tolerates_twice_and_never(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_stop_tolerates_twice_and_never(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> None: ...
 

@@ -1,4 +1,4 @@
-"""Recurring jobs: declaring remembers, putting acts, and what is wrong is told where it is written."""
+"""Recurring jobs: a declaration sends nothing, `put` acts at once, and mistakes raise where they are written."""
 
 import logging
 from typing import Any
@@ -16,7 +16,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     TriggerRecurring,
 )
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def welcome(jobs: BrokerJobs) -> Any:
     return welcome
 
 
-def test_declaring_remembers_and_sends_nothing(jobs: BrokerJobs, broker: RecordingExchange, report: Any) -> None:
+def test_declaring_remembers_and_sends_nothing(jobs: BrokerJobs, broker: RecordingBroker, report: Any) -> None:
     jobs.recurring("weekly", "0 9 * * MON", report, tz="Europe/Istanbul", misfire="skip", overlap="queue")
     assert broker.started == 0
     (schedule,) = jobs.recurring.declared("shop")
@@ -100,7 +100,7 @@ def test_the_same_line_run_again_declares_again(jobs: BrokerJobs, report: Any) -
     assert [schedule.cron for schedule in jobs.recurring.declared("shop")] == ["2 * * * *"]
 
 
-def test_putting_acts_at_once(jobs: BrokerJobs, broker: RecordingExchange, welcome: Any) -> None:
+def test_putting_acts_at_once(jobs: BrokerJobs, broker: RecordingBroker, welcome: Any) -> None:
     broker.answer = lambda command: Reply(id=command.id)
     jobs.recurring.put("tenant-7", "*/5 * * * * *", welcome.bind(7))
     command = broker.commands[-1]
@@ -110,7 +110,7 @@ def test_putting_acts_at_once(jobs: BrokerJobs, broker: RecordingExchange, welco
     assert jobs.recurring.declared("shop") == []
 
 
-def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     broker.answer = lambda command: Reply(id=command.id)
     receipt = jobs.recurring.trigger("weekly")
     jobs.recurring.pause("weekly")
@@ -126,7 +126,7 @@ def test_recurring_jobs_are_named_in_commands(jobs: BrokerJobs, broker: Recordin
 
 
 def test_an_unknown_recurring_job_is_refused_in_the_coordinators_words(
-    jobs: BrokerJobs, broker: RecordingExchange
+    jobs: BrokerJobs, broker: RecordingBroker
 ) -> None:
     broker.answer = lambda command: Reply(id=command.id, ok=False, refused="no recurring job 'weekli'")
     with pytest.raises(UsageError, match="no recurring job 'weekli'"):

@@ -33,7 +33,7 @@ from broker_jobs.messages.events import ErrorInfo
 from broker_jobs.producer import requests
 from broker_jobs.producer.current_job import running
 from tests.support.wait import eventually
-from tests.unit.producer.recording import REPLIES, RecordingExchange
+from tests.unit.producer.recording import REPLIES, RecordingBroker
 
 
 def view(**fields: Any) -> Callable[[Command], Reply]:
@@ -45,7 +45,7 @@ def view(**fields: Any) -> Callable[[Command], Reply]:
     return answer
 
 
-def fail_with(broker: RecordingExchange, kind: type[Exception], call: Callable[[], object]) -> str:
+def fail_with(broker: RecordingBroker, kind: type[Exception], call: Callable[[], object]) -> str:
     with pytest.raises(kind) as caught:
         call()
     return str(caught.value)
@@ -60,7 +60,7 @@ def receipt(jobs: BrokerJobs) -> Receipt[str]:
     return welcome.receipt("0190")
 
 
-def test_a_question_is_a_command_with_a_private_reply_queue(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_question_is_a_command_with_a_private_reply_queue(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = view(state="enqueued")
     assert receipt.state() is State.ENQUEUED
     message = broker.last
@@ -69,7 +69,7 @@ def test_a_question_is_a_command_with_a_private_reply_queue(receipt: Receipt[str
     assert broker.commands[-1].id == message.message_id
 
 
-def test_a_result_comes_typed(receipt: Receipt[str], broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_result_comes_typed(receipt: Receipt[str], broker: RecordingBroker, jobs: BrokerJobs) -> None:
     broker.answer = view(state="succeeded", result='"42"')
     assert receipt.result(timeout=1) == "42"
     assert jobs.receipt("0190").result() == "42"
@@ -80,7 +80,7 @@ def test_a_result_comes_typed(receipt: Receipt[str], broker: RecordingExchange, 
         receipt.result()
 
 
-def test_a_failed_job_raises_with_the_remote_traceback(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_failed_job_raises_with_the_remote_traceback(receipt: Receipt[str], broker: RecordingBroker) -> None:
     error = ErrorInfo(type="ValueError", message="no such user", traceback="Traceback: far away")
     broker.answer = view(state="failed", attempt=11, error=error)
     with pytest.raises(JobFailed) as caught:
@@ -89,19 +89,19 @@ def test_a_failed_job_raises_with_the_remote_traceback(receipt: Receipt[str], br
     assert caught.value.__notes__ == ["Traceback: far away"]
 
 
-def test_a_deleted_job_raises(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_deleted_job_raises(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = view(state="deleted", reason="by ana")
     assert fail_with(broker, JobDeleted, receipt.result) == "welcome 0190 was deleted: by ana"
 
 
-def test_a_result_that_was_not_kept_says_why(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_result_that_was_not_kept_says_why(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = view(state="succeeded", result_lost="result too large")
     assert fail_with(broker, BrokerJobsError, receipt.result) == (
         "welcome 0190 succeeded, but its result was not kept: result too large"
     )
 
 
-def test_a_result_not_in_time_says_where_the_job_stands(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_result_not_in_time_says_where_the_job_stands(receipt: Receipt[str], broker: RecordingBroker) -> None:
     still = view(state="processing", attempt=2)
     broker.answer = lambda command: None if getattr(command, "until_ended", False) else still(command)
     assert fail_with(broker, ResultTimeout, lambda: receipt.result(timeout=0.1)) == (
@@ -109,32 +109,32 @@ def test_a_result_not_in_time_says_where_the_job_stands(receipt: Receipt[str], b
     )
 
 
-def test_without_a_coordinator_the_error_says_so(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_without_a_coordinator_the_error_says_so(receipt: Receipt[str], broker: RecordingBroker) -> None:
     text = "no coordinator answered in 0.2 s: is one running? (broker-jobs coordinator)"
     assert fail_with(broker, ResultTimeout, receipt.state) == text
     assert fail_with(broker, ResultTimeout, receipt.delete) == text
 
 
-def test_an_unknown_job_is_asked_for_until_it_is_known(receipt: Receipt[str], broker: RecordingExchange) -> None:
-    asked = 0
+def test_an_unknown_job_is_asked_for_until_it_is_known(receipt: Receipt[str], broker: RecordingBroker) -> None:
+    queries = 0
 
     def answer(command: Command) -> Reply:
-        nonlocal asked
-        asked += 1
-        return view(known=asked > 2, state="enqueued" if asked > 2 else "")(command)
+        nonlocal queries
+        queries += 1
+        return view(known=queries > 2, state="enqueued" if queries > 2 else "")(command)
 
     broker.answer = answer
     assert receipt.state() is State.ENQUEUED
-    assert asked == 3
+    assert queries == 3
 
 
-def test_a_job_that_stays_unknown_is_said_to_be(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_a_job_that_stays_unknown_is_said_to_be(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = view(known=False)
     assert fail_with(broker, ResultTimeout, receipt.state) == "0190 is still unknown to the coordinator after 0.2 s"
 
 
 def test_the_same_question_is_repeated_until_it_is_answered(
-    receipt: Receipt[str], broker: RecordingExchange, monkeypatch: pytest.MonkeyPatch
+    receipt: Receipt[str], broker: RecordingBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "REPEAT_SECONDS", 0.02)
     seen: list[str] = []
@@ -149,10 +149,10 @@ def test_the_same_question_is_repeated_until_it_is_answered(
     assert len(set(seen)) == 1
 
 
-def test_what_cannot_be_sent_is_a_broker_error(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_what_cannot_be_sent_is_a_broker_error(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.fail = lambda _: PublishFailure(Unconfirmed.NOT_SENT, "RabbitMQ has blocked publishing")
     assert fail_with(broker, BrokerError, receipt.delete) == (
-        "the coordinator could not be asked: RabbitMQ has blocked publishing"
+        "the request was not sent to the coordinator: RabbitMQ has blocked publishing"
     )
 
 
@@ -162,7 +162,7 @@ def test_a_job_that_waits_for_a_job_is_refused(receipt: Receipt[str]) -> None:
     assert str(caught.value) == "a job that waits for a job can stop every worker; use child.after(receipt)"
 
 
-def test_delete_says_whether_it_had_ended(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_delete_says_whether_it_had_ended(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = lambda command: Reply(id=command.id, detail={"ended": True})
     assert receipt.delete() is False
     broker.answer = lambda command: Reply(id=command.id, detail={"ended": False})
@@ -170,16 +170,14 @@ def test_delete_says_whether_it_had_ended(receipt: Receipt[str], broker: Recordi
     assert isinstance(broker.commands[-1], DeleteJob)
 
 
-def test_a_refusal_is_a_usage_error_with_the_coordinators_words(
-    receipt: Receipt[str], broker: RecordingExchange
-) -> None:
+def test_a_refusal_is_a_usage_error_with_the_coordinators_words(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = lambda command: Reply(id=command.id, ok=False, refused="0190 runs: delete it first")
     for call in (receipt.requeue, lambda: receipt.reschedule(timedelta(hours=1))):
         assert fail_with(broker, UsageError, call) == "0190 runs: delete it first"
     assert [type(command) for command in broker.commands] == [RequeueJob, RescheduleJob]
 
 
-def test_a_job_enqueued_just_now_is_waited_for(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_job_enqueued_just_now_is_waited_for(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     """Commands overtake the log: the coordinator may not have read of the job yet."""
     known = False
 
@@ -200,7 +198,7 @@ def test_a_job_enqueued_just_now_is_waited_for(jobs: BrokerJobs, broker: Recordi
     assert fail_with(broker, UsageError, ping.receipt("0190").requeue) == NO_SUCH_JOB
 
 
-def test_reschedule_takes_what_schedule_takes(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_reschedule_takes_what_schedule_takes(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = lambda command: Reply(id=command.id)
     at = datetime(2030, 1, 1, tzinfo=UTC)
     receipt.reschedule(at)
@@ -211,7 +209,7 @@ def test_reschedule_takes_what_schedule_takes(receipt: Receipt[str], broker: Rec
         receipt.reschedule(30)  # type: ignore[arg-type]
 
 
-def test_the_event_loop_goes_on_while_a_result_is_awaited(receipt: Receipt[str], broker: RecordingExchange) -> None:
+def test_the_event_loop_goes_on_while_a_result_is_awaited(receipt: Receipt[str], broker: RecordingBroker) -> None:
     answered = False
 
     def answer(command: Command) -> Reply | None:
@@ -231,7 +229,7 @@ def test_the_event_loop_goes_on_while_a_result_is_awaited(receipt: Receipt[str],
     assert asyncio.run(handler()) == "42"
 
 
-def test_queues_are_paused_by_command_and_declared_by_topology(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_queues_are_paused_by_command_and_declared_by_topology(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     broker.answer = lambda command: Reply(id=command.id)
     jobs.queues.pause("mail")
     jobs.queues.resume("mail")

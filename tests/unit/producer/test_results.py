@@ -1,4 +1,4 @@
-"""A result to come is an argument and nothing else: every other use raises where it is written."""
+"""`result_of` is only an argument of a job: every other use raises where it is written."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from broker_jobs import BrokerJobs, Receipt, SyncJob, result_of, results_of
 from broker_jobs.errors import ArgumentsError, UsageError
 from broker_jobs.function.pending import has_pending
 from broker_jobs.messages.envelope import Parent, ResultArgument
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def resize(jobs: BrokerJobs) -> SyncJob[..., str]:
 
 
 def test_a_result_travels_as_a_place_to_fill_and_implies_its_parent(
-    broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    broker: RecordingBroker, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
     resize.enqueue(result_of(image), 100, crop=result_of(image))
     envelope = broker.envelope
@@ -48,7 +48,7 @@ def test_a_result_travels_as_a_place_to_fill_and_implies_its_parent(
     assert envelope.after.parents == (Parent(id=image.id),)
 
 
-def test_results_are_one_list(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_results_are_one_list(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def ping() -> int:
         return 1
@@ -68,7 +68,7 @@ def test_results_are_one_list(jobs: BrokerJobs, broker: RecordingExchange) -> No
     assert not broker.envelope.result_args
 
 
-def test_it_fits_every_kind_of_parameter(jobs: BrokerJobs, broker: RecordingExchange, image: Receipt[bytes]) -> None:
+def test_it_fits_every_kind_of_parameter(jobs: BrokerJobs, broker: RecordingBroker, image: Receipt[bytes]) -> None:
     @jobs.job
     def odd(a: int, /, *more: bytes, **named: list[int]) -> None: ...
 
@@ -81,7 +81,7 @@ def test_it_fits_every_kind_of_parameter(jobs: BrokerJobs, broker: RecordingExch
 
 
 def test_the_other_arguments_are_checked_as_ever(
-    broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    broker: RecordingBroker, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
     published = len(broker.messages)
     with pytest.raises(ArgumentsError, match="width must be an int, not 'x'"):
@@ -100,7 +100,7 @@ def test_inside_a_list_it_is_refused_with_what_to_write(jobs: BrokerJobs, image:
 
     with pytest.raises(ArgumentsError, match=r"only a whole argument can be one, for a list write results_of"):
         join.enqueue([result_of(image)])
-    with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
+    with pytest.raises(ArgumentsError, match="cannot be sent as JSON"):
         anything.enqueue([result_of(image)])
 
 
@@ -112,7 +112,7 @@ def test_a_failed_job_has_no_result(image: Receipt[bytes], resize: SyncJob[..., 
 
 
 def test_a_call_carries_it_until_it_is_enqueued(
-    jobs: BrokerJobs, broker: RecordingExchange, image: Receipt[bytes], resize: SyncJob[..., str]
+    jobs: BrokerJobs, broker: RecordingBroker, image: Receipt[bytes], resize: SyncJob[..., str]
 ) -> None:
     call = resize.using(queue="slow").bind(result_of(image), 100)
     assert "result_of(fetch " in repr(call)
@@ -167,7 +167,7 @@ def test_it_takes_receipts(jobs: BrokerJobs, wrong: Callable[[Any], Any], text: 
 
 
 def test_a_member_of_a_batch_may_take_the_result_of_another(
-    jobs: BrokerJobs, broker: RecordingExchange, resize: SyncJob[..., str]
+    jobs: BrokerJobs, broker: RecordingBroker, resize: SyncJob[..., str]
 ) -> None:
     @jobs.job
     def fetch() -> bytes:

@@ -13,16 +13,16 @@ from broker_jobs.errors import ArgumentsError, EnqueueError
 from broker_jobs.messages.codec import decode
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, is_generated_id, new_id
 from broker_jobs.producer.routing import due_at_of, message_for
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
-def route(broker: RecordingExchange) -> tuple[str, str, str, int]:
+def route(broker: RecordingBroker) -> tuple[str, str, str, int]:
     message = broker.last
     assert message.message_id == broker.envelope.id
     return message.exchange, message.key, message.type, broker.envelope.epoch
 
 
-def test_a_ready_job_goes_to_submit_with_its_queue_as_key(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_ready_job_goes_to_submit_with_its_queue_as_key(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job(queue="mail", retries=3, tags=["a"])
     def welcome(user_id: int) -> str:
         return str(user_id)
@@ -37,7 +37,7 @@ def test_a_ready_job_goes_to_submit_with_its_queue_as_key(jobs: BrokerJobs, brok
 
 
 @pytest.mark.parametrize("seconds", [0.05, 1, 1.99])
-def test_a_short_delay_goes_to_the_log_alone(jobs: BrokerJobs, broker: RecordingExchange, seconds: float) -> None:
+def test_a_short_delay_goes_to_the_log_alone(jobs: BrokerJobs, broker: RecordingBroker, seconds: float) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -53,7 +53,7 @@ def test_a_short_delay_goes_to_the_log_alone(jobs: BrokerJobs, broker: Recording
 
 @pytest.mark.parametrize(("delay", "step"), [(2.5, 1), (5, 2), (30 * 86400, 21), (MAX_DELAY_SECONDS, 28)])
 def test_a_longer_delay_goes_to_the_longest_step_not_longer(
-    jobs: BrokerJobs, broker: RecordingExchange, delay: float, step: int
+    jobs: BrokerJobs, broker: RecordingBroker, delay: float, step: int
 ) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
@@ -63,7 +63,7 @@ def test_a_longer_delay_goes_to_the_longest_step_not_longer(
     assert broker.envelope.due_at is not None
 
 
-def test_an_aware_datetime_is_a_time(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_an_aware_datetime_is_a_time(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -74,7 +74,7 @@ def test_an_aware_datetime_is_a_time(jobs: BrokerJobs, broker: RecordingExchange
 
 
 @pytest.mark.parametrize("when", [datetime(2020, 1, 1, tzinfo=UTC), timedelta(0), timedelta(days=-1)])
-def test_the_past_means_now(jobs: BrokerJobs, broker: RecordingExchange, when: datetime | timedelta) -> None:
+def test_the_past_means_now(jobs: BrokerJobs, broker: RecordingBroker, when: datetime | timedelta) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -82,7 +82,7 @@ def test_the_past_means_now(jobs: BrokerJobs, broker: RecordingExchange, when: d
     assert route(broker) == (names.SUBMIT, "default", "job", 1)
 
 
-def test_a_callers_own_id_is_held_by_the_coordinator(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_callers_own_id_is_held_by_the_coordinator(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -91,7 +91,7 @@ def test_a_callers_own_id_is_held_by_the_coordinator(jobs: BrokerJobs, broker: R
     assert broker.envelope.due_at is None
 
 
-def test_an_id_of_ours_given_again_is_a_repeat(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_an_id_of_ours_given_again_is_a_repeat(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -99,7 +99,7 @@ def test_an_id_of_ours_given_again_is_a_repeat(jobs: BrokerJobs, broker: Recordi
     assert route(broker) == (names.REPORT, names.LOG_KEY, "repeat", 1)
 
 
-def test_an_id_of_ours_scheduled_again_is_no_release(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_an_id_of_ours_scheduled_again_is_no_release(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def welcome(user_id: int) -> None: ...
 
@@ -144,7 +144,7 @@ def test_more_than_ten_years_are_refused() -> None:
     assert "at most 10 years" in when_refused(timedelta(seconds=MAX_DELAY_SECONDS + 1))
 
 
-def test_a_large_message_is_refused_with_size_limit_and_what_to_do(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_a_large_message_is_refused_with_size_limit_and_what_to_do(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def keep(text: str) -> None: ...
 
@@ -156,10 +156,10 @@ def test_a_large_message_is_refused_with_size_limit_and_what_to_do(jobs: BrokerJ
     assert broker.messages == []
 
 
-def test_text_that_is_no_utf8_is_refused(jobs: BrokerJobs, broker: RecordingExchange) -> None:
+def test_text_that_is_no_utf8_is_refused(jobs: BrokerJobs, broker: RecordingBroker) -> None:
     @jobs.job
     def keep(text: object) -> None: ...
 
-    with pytest.raises(ArgumentsError, match="cannot travel as JSON"):
+    with pytest.raises(ArgumentsError, match="cannot be sent as JSON"):
         keep.enqueue("half a pair: \ud800")
     assert broker.messages == []

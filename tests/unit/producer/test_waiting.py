@@ -26,7 +26,7 @@ from broker_jobs.messages.batch import CHUNK
 from broker_jobs.messages.commands import Reply, SetLimit
 from broker_jobs.messages.envelope import LimitKey, UniqueKey, new_id
 from broker_jobs.messages.published import PUBLISHED
-from tests.unit.producer.recording import RecordingExchange
+from tests.unit.producer.recording import RecordingBroker
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def welcome(jobs: BrokerJobs) -> Any:
 def plain() -> None: ...
 
 
-def is_held(broker: RecordingExchange) -> bool:
+def is_held(broker: RecordingBroker) -> bool:
     message = broker.last
     way = (message.exchange, message.key, message.type)
     return way == (names.REPORT, names.LOG_KEY, "job") and broker.envelope.epoch == 0
 
 
-def test_a_job_with_a_key_is_always_held(broker: RecordingExchange, welcome: Any) -> None:
+def test_a_job_with_a_key_is_always_held(broker: RecordingBroker, welcome: Any) -> None:
     welcome.enqueue(7)
     assert is_held(broker)
     assert broker.envelope.unique == UniqueKey(key="user:7")
@@ -60,13 +60,13 @@ def test_a_job_with_a_key_is_always_held(broker: RecordingExchange, welcome: Any
     assert broker.envelope.due_at is not None
 
 
-def test_a_delayed_one_goes_by_its_delay(broker: RecordingExchange, welcome: Any) -> None:
+def test_a_delayed_one_goes_by_its_delay(broker: RecordingBroker, welcome: Any) -> None:
     welcome.schedule(timedelta(hours=1), 7)
     assert (broker.last.exchange, broker.last.key) == (names.DELAY, names.delay_key(11, new=True))
     assert (broker.envelope.epoch, broker.envelope.unique) == (0, UniqueKey(key="user:7"))
 
 
-def test_one_call_may_have_other_keys(broker: RecordingExchange, jobs: BrokerJobs, welcome: Any) -> None:
+def test_one_call_may_have_other_keys(broker: RecordingBroker, jobs: BrokerJobs, welcome: Any) -> None:
     welcome.using(unique=Unique("once", scope="running"), limit=Ordered("line:{user_id}")).enqueue(7)
     assert broker.envelope.unique == UniqueKey(key="once", scope="running")
     assert broker.envelope.limits == (LimitKey(kind="ordered", key="line:7"),)
@@ -76,7 +76,7 @@ def test_one_call_may_have_other_keys(broker: RecordingExchange, jobs: BrokerJob
         welcome.using(unique="{id}")
 
 
-def test_keys_go_along_in_batches_and_continuations(broker: RecordingExchange, jobs: BrokerJobs, welcome: Any) -> None:
+def test_keys_go_along_in_batches_and_continuations(broker: RecordingBroker, jobs: BrokerJobs, welcome: Any) -> None:
     parent = jobs.receipt("parent")
     welcome.after(parent).enqueue(7)
     assert is_held(broker)
@@ -89,11 +89,11 @@ def test_keys_go_along_in_batches_and_continuations(broker: RecordingExchange, j
 
 
 def test_nothing_is_published_when_a_key_cannot_be_made(
-    broker: RecordingExchange, jobs: BrokerJobs, welcome: Any
+    broker: RecordingBroker, jobs: BrokerJobs, welcome: Any
 ) -> None:
     with pytest.raises(ArgumentsError, match="the key has 517 characters"):
         welcome.enqueue(7, "x" * 512)
-    with pytest.raises(ArgumentsError, match=r"user_id is not known yet, as it is a result to come"):
+    with pytest.raises(ArgumentsError, match=r"user_id is not known yet, as it is the result of another job"):
         welcome.enqueue(result_of(jobs.receipt("parent")))
     assert broker.messages == []
 
@@ -107,7 +107,7 @@ def test_a_recurring_job_takes_its_keys_along(jobs: BrokerJobs, welcome: Any) ->
 # ---- limits at run time
 
 
-def test_a_limit_is_set_and_cleared_by_commands(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_limit_is_set_and_cleared_by_commands(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     broker.answer = lambda command: Reply(id=command.id)
     jobs.limits.set("smtp", 3)
     jobs.limits.clear("smtp")
@@ -115,7 +115,7 @@ def test_a_limit_is_set_and_cleared_by_commands(broker: RecordingExchange, jobs:
     assert sent == [("smtp", 3), ("smtp", None)]
 
 
-def test_a_limit_that_cannot_be_is_not_sent(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_limit_that_cannot_be_is_not_sent(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     for key, limit in [("smtp", 0), ("smtp", -1), ("", 1), ("x" * 513, 1), ("a\0", 1), ("smtp", True)]:
         with pytest.raises(OptionError):
             jobs.limits.set(key, limit)
@@ -127,7 +127,7 @@ def test_a_limit_that_cannot_be_is_not_sent(broker: RecordingExchange, jobs: Bro
 # ---- events
 
 
-def test_an_event_is_one_message_in_the_log(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_an_event_is_one_message_in_the_log(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     id = jobs.publish("user.registered", 7, at=datetime(2026, 1, 2, tzinfo=UTC), tags=("a", b"\xff"), event="x")
     assert (broker.last.exchange, broker.last.key, broker.last.type) == (names.REPORT, names.LOG_KEY, "published")
     event = PUBLISHED.validate_json(broker.last.body)
@@ -141,20 +141,22 @@ def test_an_event_is_one_message_in_the_log(broker: RecordingExchange, jobs: Bro
     [float("nan"), [float("inf")], {"x": {"y": [float("nan")]}}, pytest.param(object(), id="object()"), "\ud800"],
     ids=repr,
 )
-def test_what_would_not_survive_is_refused(broker: RecordingExchange, jobs: BrokerJobs, value: object) -> None:
-    with pytest.raises(ArgumentsError, match=r"^user.registered: .* cannot travel as JSON: .*Nothing was published\.$"):
+def test_what_would_not_survive_is_refused(broker: RecordingBroker, jobs: BrokerJobs, value: object) -> None:
+    with pytest.raises(
+        ArgumentsError, match=r"^user.registered: .* cannot be sent as JSON: .*Nothing was published\.$"
+    ):
         jobs.publish("user.registered", 1, value)
     assert broker.messages == []
 
 
-def test_a_result_to_come_is_no_argument_of_an_event(broker: RecordingExchange, jobs: BrokerJobs) -> None:
-    with pytest.raises(ArgumentsError, match="user_id is a result to come"):
+def test_a_result_to_come_is_no_argument_of_an_event(broker: RecordingBroker, jobs: BrokerJobs) -> None:
+    with pytest.raises(ArgumentsError, match="user_id is the result of a job that has not ended"):
         jobs.publish("user.registered", user_id=result_of(jobs.receipt("x")))
     assert broker.messages == []
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\0b"])
-def test_an_event_has_a_name(broker: RecordingExchange, jobs: BrokerJobs, name: str) -> None:
+def test_an_event_has_a_name(broker: RecordingBroker, jobs: BrokerJobs, name: str) -> None:
     with pytest.raises(ArgumentsError, match="the name of an event is a str of 1 to 200 characters"):
         jobs.publish(name)
     with pytest.raises(ArgumentsError, match="the name of an event is a str of 1 to 200 characters"):
@@ -162,7 +164,7 @@ def test_an_event_has_a_name(broker: RecordingExchange, jobs: BrokerJobs, name: 
     assert broker.messages == []
 
 
-def test_an_event_without_a_confirm_is_sent_again_with_its_id(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_an_event_without_a_confirm_is_sent_again_with_its_id(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     fails = [PublishFailure(Unconfirmed.UNKNOWN, "no confirm"), PublishFailure(Unconfirmed.UNKNOWN, "no confirm"), None]
     broker.fail = lambda _: fails.pop(0)
     id = jobs.publish("user.registered")
@@ -175,13 +177,13 @@ def test_an_event_without_a_confirm_is_sent_again_with_its_id(broker: RecordingE
         jobs.publish("user.registered")
 
 
-def test_an_event_that_is_too_large_is_refused(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_an_event_that_is_too_large_is_refused(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     with pytest.raises(EnqueueError, match=r"^user.registered was not published: its message has "):
         jobs.publish("user.registered", "x" * 5000)
     assert broker.messages == []
 
 
-def test_events_are_published_on_an_event_loop(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_events_are_published_on_an_event_loop(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     async def signup() -> None:
         id = await jobs.publish_async("user.registered", 7)
         assert PUBLISHED.validate_json(broker.last.body).id == id
@@ -191,7 +193,7 @@ def test_events_are_published_on_an_event_loop(broker: RecordingExchange, jobs: 
     asyncio.run(signup())
 
 
-def test_a_subscribed_function_is_a_job_with_its_options(broker: RecordingExchange, jobs: BrokerJobs) -> None:
+def test_a_subscribed_function_is_a_job_with_its_options(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     @jobs.subscribe("user.changed")
     @jobs.subscribe("user.registered", queue="mail", retries=3, limit=Concurrency("smtp", 2))
     def welcome(user_id: int) -> int:

@@ -1,4 +1,4 @@
-"""The stage for users' tests is honest: what runs here runs as in production, and nothing moves by itself."""
+"""The Tester runs jobs as production does, and only when the test asks."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_deleting_and_rescheduling_work_as_in_production(shop: Shop, tester: Tes
 
 def test_a_result_that_cannot_come_is_refused_instead_of_waited_for(shop: Shop, tester: Tester) -> None:
     receipt = shop.welcome.enqueue(1)
-    with pytest.raises(UsageError, match=r"nothing moves by itself in a Tester; call tester.run\(\)"):
+    with pytest.raises(UsageError, match=r"in a Tester jobs run only when you call tester.run\(\)"):
         receipt.result()
 
 
@@ -236,7 +236,7 @@ def test_a_batch_is_seen_and_runs_when_its_block_has_ended(shop: Shop, tester: T
     summary = shop.fetch.after(batch, on="finished").enqueue("summary")
     tester.assert_enqueued(shop.welcome, 1099)
     assert len(tester.enqueued(shop.welcome)) == 1100
-    with pytest.raises(UsageError, match=r"is processing: nothing moves by itself in a Tester"):
+    with pytest.raises(UsageError, match=r"is processing: in a Tester jobs run only when you call"):
         batch.wait()
     assert tester.run() == 1102
     assert batch.wait() is State.FAILED

@@ -1,4 +1,4 @@
-"""Unique keys, limits, order and events on a test's own stage: they hold as in production."""
+"""Unique keys, limits, order and events in a Tester: they work as in production."""
 
 from __future__ import annotations
 
