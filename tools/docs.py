@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import inspect
 import json
 import re
 import sys
@@ -97,25 +96,27 @@ def _metavar(argument: Any) -> str:
 
 
 def commands_list() -> str:
-    """A section for each command: its help, arguments and options, as `--help` shows them."""
+    """A table of all commands, and a section for each: its help, arguments and options, as `--help` shows them."""
+    table = ["| command | does |", "|---|---|"]
     parts = []
     for path, command in commands(typer.main.get_command(command_line)):
         if len(path) == 1:
             continue
+        name, text = " ".join(path), " ".join((command.help or "").split())
+        table.append(f"| [`{name}`](#{name.replace(' ', '-')}) | {text.partition('. ')[0].rstrip('.')} |")
         arguments = [part for part in command.params if part.param_type_name == "argument"]
-        call = " ".join([*path, *(_metavar(part) for part in arguments)])
-        text = inspect.cleandoc(command.help or "").replace("\n", " ")
-        lines = [f"### {' '.join(path)}", "", f"```\n{call}\n```", "", text, ""]
+        call = " ".join([name, *(_metavar(part) for part in arguments)])
+        lines = [f"### {name}", "", f"```\n{call}\n```", "", text, ""]
         options = [part for part in command.params if part.param_type_name == "option" and not part.hidden]
         if options:
-            lines += ["| option | default | means |", "|---|---|---|"]
+            lines += ["| option | means |", "|---|---|"]
         for option in options:
             names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-            default = option.default
-            shown = "none" if default in (None, (), []) or callable(default) else f"`{str(default).lower()}`"
-            lines.append(f"| {names} | {shown} | {(option.help or '').replace('|', chr(92) + '|')} |")
+            plain = isinstance(option.default, str | int | float) and not isinstance(option.default, bool)
+            default = f" Default: `{option.default}`." if plain else ""
+            lines.append(f"| {names} | {(option.help or '').replace('|', chr(92) + '|')}{default} |")
         parts.append("\n".join(lines).rstrip())
-    return "\n\n".join(parts)
+    return "\n\n".join(["\n".join(table), *parts])
 
 
 BETWEEN = re.compile(r"(<!-- made by `make docs`: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
