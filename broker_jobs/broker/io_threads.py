@@ -1,7 +1,8 @@
 """Keeps the I/O threads from blocking: refuses blocking calls in them and handles their log records elsewhere.
 
 A logging handler of the program may do anything: enqueue a job, wait for a lock, raise. In an I/O thread each of these
-would stop every connection of the process for ever, as confirms, deadlines and reconnects are handled there.
+would stop every connection of the process for ever, as confirms, deadlines and reconnects are handled there. In any
+other thread of the package an exception of a handler would end that thread, so it is printed and goes no further.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 import traceback
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from broker_jobs.errors import UsageError
 
@@ -54,7 +55,7 @@ def refuse_blocking_call() -> None:
 
 
 def defer_logs() -> None:
-    """Let a separate thread handle the log records of I/O threads. May be called again.
+    """Let a separate thread handle the log records of I/O threads, and let no handler raise. May be called again.
 
     Called at each start and subscription, as modules imported since the last call have new loggers.
     """
@@ -72,7 +73,7 @@ def flush_logs(timeout: float = FLUSH_SECONDS) -> None:
 
 
 class _DeferredRecords(logging.Filter):
-    """Takes the records of I/O threads out of normal logging and handles them in its own thread."""
+    """Calls the handlers itself, for records of I/O threads in its own thread; so it lets no record pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +82,7 @@ class _DeferredRecords(logging.Filter):
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
+        _io_threads.clear()  # a forked child has no I/O thread yet, and reuses the thread ids of its parent
         self._records: SimpleQueue[_Entry] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -91,10 +93,11 @@ class _DeferredRecords(logging.Filter):
         return self._thread is not None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is handled in the calling thread."""
-        if not is_io_thread():
-            return True
-        self.put(record)
+        """Handle the record; return False, as nothing is left to do for the logger."""
+        if is_io_thread():
+            self.put(record)
+        else:
+            self._handle(record)
         return False
 
     def put(self, entry: _Entry) -> None:
@@ -108,18 +111,35 @@ class _DeferredRecords(logging.Filter):
                     )
                     self._thread.start()
 
-    @staticmethod
-    def _handle_all(records: SimpleQueue[_Entry]) -> None:
+    def _handle_all(self, records: SimpleQueue[_Entry]) -> None:
         while True:
             entry = records.get()
             if isinstance(entry, threading.Event):
                 entry.set()
-                continue
-            try:
-                logging.getLogger(entry.name).callHandlers(entry)
-            except Exception:  # noqa: BLE001  # an error of a handler: logging it might raise again
-                if logging.raiseExceptions and sys.stderr is not None:
-                    traceback.print_exc()
+            else:
+                self._handle(entry)
+
+    def _handle(self, record: logging.LogRecord) -> None:
+        """Call the handlers. Print an exception of a handler or filter, as the logging module does."""
+        try:
+            if (passed := self._filtered(record)) is not None:
+                logging.getLogger(record.name).callHandlers(passed)
+        except BaseException as error:
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exc()
+
+    def _filtered(self, record: logging.LogRecord) -> logging.LogRecord | None:
+        """Apply the filters that were added to the logger after this one; None: the record is dropped."""
+        filters = logging.getLogger(record.name).filters
+        for each in filters[filters.index(self) + 1 :] if self in filters else ():
+            answer: Any = each.filter(record) if hasattr(each, "filter") else each(record)
+            if not answer:
+                return None
+            if isinstance(answer, logging.LogRecord):
+                record = answer
+        return record
 
 
 _deferred = _DeferredRecords()

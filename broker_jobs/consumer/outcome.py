@@ -122,6 +122,15 @@ def describe(error: BaseException) -> ErrorInfo:
     )
 
 
+def can_be_written(error: BaseException | None) -> bool:
+    """Whether a log handler can format an exception: its own `__str__` may raise anything."""
+    try:
+        traceback.format_exception(error)
+    except BaseException:  # noqa: BLE001
+        return False
+    return True
+
+
 def message_of(error: BaseException) -> str:
     """The text of an exception, or why it has none."""
     try:

@@ -11,7 +11,16 @@ from broker_jobs.broker.names import queue_of
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import DeliveryTag, EventSender, Then
 from broker_jobs.consumer.observer import WorkerObserver
-from broker_jobs.consumer.outcome import Completed, Interruption, NotRun, Outcome, Raised, clip, timed_out
+from broker_jobs.consumer.outcome import (
+    Completed,
+    Interruption,
+    NotRun,
+    Outcome,
+    Raised,
+    can_be_written,
+    clip,
+    timed_out,
+)
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.running import Run
 from broker_jobs.messages.envelope import Envelope
@@ -245,7 +254,5 @@ def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:
     else:
         level, what_follows = logging.WARNING, f"retry {envelope.attempt} of {retries} follows after its backoff"
     arguments = (envelope.job, envelope.id, envelope.attempt, outcome.error.type, outcome.error.message, what_follows)
-    try:
-        logger.log(level, _FAILURE, *arguments, exc_info=outcome.exception if final else None)
-    except BaseException:  # noqa: BLE001  # an exception's own __str__ may raise anything, and a handler formats it
-        logger.log(level, _FAILURE, *arguments)
+    shown = outcome.exception if final and can_be_written(outcome.exception) else None
+    logger.log(level, _FAILURE, *arguments, exc_info=shown)

@@ -134,6 +134,7 @@ def serve(component: Component, signals: ShutdownSignals, timeout: float) -> int
     Returns:
         The exit code: 0, or EXIT_CUT_OFF when jobs still ran after `timeout` seconds, or EXIT_FAILED.
     """
+    io_threads.defer_logs()  # a pool has no connection, and what a handler raises must not end its watch either
     code = 0
     stopping = False
     while True:

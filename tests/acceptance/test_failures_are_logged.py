@@ -1,16 +1,18 @@
 """What the log says of jobs that fail, so that a person and an error tracker see what there is to do."""
 
 import asyncio
+import io
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from broker_jobs import BrokerJobs, GiveUp, JobFailed, Receipt, Retry, current_job
+from broker_jobs import BrokerJobs, GiveUp, JobFailed, Receipt, ResultTimeout, Retry, current_job
 from tests.acceptance.conftest import Terminal
 from tests.support.wait import eventually
 
@@ -112,7 +114,7 @@ def test_an_exception_that_cannot_be_written_is_logged_and_harms_no_other_job(
     def fine() -> str:
         return "fine"
 
-    handler = logging.StreamHandler()  # one that formats a traceback
+    handler = logging.StreamHandler(stream := io.StringIO())  # one that formats a traceback
     logging.getLogger().addHandler(handler)
     jobs.start(concurrency=1)
     try:
@@ -120,10 +122,87 @@ def test_an_exception_that_cannot_be_written_is_logged_and_harms_no_other_job(
         with pytest.raises(JobFailed):
             receipt.result(timeout=30)
         eventually(lambda: said_of(caplog, receipt), 10)
+        eventually(lambda: f"{receipt.id} attempt 1 failed" in stream.getvalue(), 10)
         assert fine.enqueue().result(timeout=30) == "fine"
     finally:
         logging.getLogger().removeHandler(handler)
         jobs.stop(5)
+
+
+class Broken(logging.Handler):
+    """Raises whenever it is called, as one that sends the record away and catches nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit if record.levelno == logging.ERROR else OSError("the sink is down")
+
+
+@contextmanager
+def handled(handler: logging.Handler) -> Iterator[None]:
+    """Have a handler at the root."""
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_a_log_handler_that_raises_ends_no_thread_of_a_worker(jobs: BrokerJobs) -> None:
+    release = threading.Event()
+
+    @jobs.job(retries=0)
+    def fail() -> None:
+        raise ValueError
+
+    @jobs.job(retries=0)
+    async def fail_async() -> None:
+        raise ValueError
+
+    @jobs.job(retries=0, timeout=0.1)
+    def outlive() -> str:
+        release.wait(30)
+        return "late"
+
+    @jobs.job(retries=0, timeout=0.1)
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    jobs.start(concurrency=2)
+    with handled(Broken()):
+        for job in (fail, fail, fail, fail_async, fail_async, fail_async):
+            with pytest.raises(JobFailed, match="ValueError"):
+                job.enqueue().result(timeout=30)
+        late = outlive.enqueue()
+        with pytest.raises(ResultTimeout):
+            late.result(
+                timeout=2.5
+            )  # meanwhile it is said that it outlives its timeout, by the thread that looks after all
+        release.set()
+        assert late.result(timeout=30) == "late"
+        with pytest.raises(JobFailed, match="TimedOut"):
+            hang.enqueue().result(timeout=30)
+        jobs.stop(5)
+
+
+class Redact(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace("hunter2", "***"), ()
+        return "drop me" not in record.msg
+
+
+def test_a_filter_of_the_program_sees_every_record(jobs: BrokerJobs, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("broker_jobs.consumer.reporter")
+    redact = Redact()
+    jobs.start()
+    logger.addFilter(redact)  # after the start, and what is returned is said in the I/O thread
+    try:
+        for name in ("hunter2 a", "drop me", "hunter2 b"):
+            jobs.remote(name).enqueue()
+        eventually(lambda: "*** b" in caplog.text, 30)
+    finally:
+        logger.removeFilter(redact)
+    assert "*** a" in caplog.text
+    assert "hunter2" not in caplog.text
+    assert "drop me" not in caplog.text
 
 
 def test_a_thread_that_outlives_its_timeout_is_an_error_while_it_runs(
