@@ -29,7 +29,7 @@ from broker_jobs.messages.envelope import End
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
-from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.connection import Connection, ProcessLock
 from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.job import AsyncJob, Call, Job, JobDecorator, SyncJob
@@ -86,6 +86,8 @@ class BrokerJobs:
         self._requests = RequestClient(self._connection)
         self.registry.batch_of = lambda id: Batch(self._requests, id=id)
         self._program: Program | None = None
+        self._stopping: Program | None = None
+        self._stop_lock = ProcessLock()
         self._dashboards: weakref.WeakSet[Dashboard] = weakref.WeakSet()
         self.queues = Queues(self._requests)
         self.limits = Limits(self._requests)
@@ -396,7 +398,8 @@ class BrokerJobs:
     def stop(self, timeout: Seconds | None = None) -> None:
         """Stop what start() started, and close all connections, also those of the dashboards to the store.
 
-        A second call does nothing. The next use connects again.
+        A second call waits for the first; in a signal handler that interrupts the first it returns at once. The next
+        use connects again.
 
         Args:
             timeout: how long running jobs may go on, in seconds or as a timedelta; None: the setting shutdown_timeout.
@@ -406,16 +409,24 @@ class BrokerJobs:
         """
         if self._connection.forked:
             return  # the started parts run in the parent process
-        program, self._program = self._program, None
-        try:
-            if program is not None:
-                program.stop(None if timeout is None else as_seconds(timeout))
-        finally:
-            self._connection.mark_started(started=False)
-            for dashboard in list(self._dashboards):
-                dashboard.close()
-            self._requests.close()
-            self._connection.close()
+        if self._stop_lock.held_here:
+            return
+        meant = self._program or self._stopping
+        with self._stop_lock.held():
+            if meant is not None and self._program is not meant:
+                return  # another call has stopped it; what runs now was started later
+            program, self._program = self._program, None
+            self._stopping = program
+            try:
+                if program is not None:
+                    program.stop(None if timeout is None else as_seconds(timeout))
+            finally:
+                self._stopping = None
+                self._connection.mark_started(started=False)
+                for dashboard in list(self._dashboards):
+                    dashboard.close()
+                self._requests.close()
+                self._connection.close()
 
     def metrics(self) -> tuple[bytes, str]:
         """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.

@@ -28,6 +28,37 @@ OPEN_SECONDS = 30.0
 """How long a thread waits while another thread connects."""
 
 
+class ProcessLock:
+    """A lock that is free after a fork, and that knows whether the calling thread holds it.
+
+    A fork copies a lock that another thread holds, but not that thread: nothing would release it in the child. A signal
+    handler interrupts the code of its own thread, so it must not wait for that code.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.RLock] = {}  # one for each process
+        self._holder: tuple[int, int] | None = None
+
+    @property
+    def held_here(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self._holder == (os.getpid(), threading.get_ident())
+
+    @contextmanager
+    def held(self, timeout: float = -1) -> Iterator[bool]:
+        """Hold it; the block gets False where another thread did not release it in `timeout` seconds (-1: for ever)."""
+        lock = self._locks.setdefault(os.getpid(), threading.RLock())
+        if not lock.acquire(timeout=timeout):
+            yield False
+            return
+        self._holder = os.getpid(), threading.get_ident()
+        try:
+            yield True
+        finally:
+            self._holder = None
+            lock.release()
+
+
 class Connection:
     """Connects the producers of one program to the broker. Thread-safe.
 
@@ -53,9 +84,7 @@ class Connection:
         self._started_in: int | None = None
         self._attempts = 0
         self._failed: BrokerError | None = None
-        self._lock = threading.Lock()
-        self._opener: int | None = None
-        """The thread that is connecting."""
+        self._lock = ProcessLock()
 
     @property
     def settings(self) -> Settings:
@@ -143,36 +172,28 @@ class Connection:
             self._broker, self.clock, self._pid = former
 
     def close(self) -> None:
-        """Close the connection; the next use opens another. A second call does nothing."""
-        with self._lock:
+        """Close the connection; the next use opens another. A second call does nothing.
+
+        Nor does a call by a signal handler while its own thread connects or closes.
+        """
+        if self._lock.held_here:
+            return
+        with self._lock.held():
             broker, self._broker = self._broker, None
             if broker is not None and self._pid == os.getpid():
                 broker.stop()
 
-    @contextmanager
-    def _opening(self) -> Iterator[None]:
-        lock = self._lock
-        if not lock.acquire(timeout=OPEN_SECONDS):
-            raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
-        self._opener = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._opener = None
-            lock.release()
-
     def _open(self) -> Broker:
         self.check_fork()
-        if self._pid != os.getpid():  # forked: a thread that is not in this process may have held the lock
-            self._lock = threading.Lock()
-            self._opener = None
         attempts = self._attempts
-        if self._opener == threading.get_ident():
+        if self._lock.held_here:
             raise UsageError(
-                "this call was made by a signal or logging handler while its thread connects to RabbitMQ; nothing was "
-                "sent. Make the call in another thread, or later"
+                "this call was made by a signal or logging handler while its thread connects to RabbitMQ or closes the "
+                "connection; nothing was sent. Make the call in another thread, or later"
             )
-        with self._opening():
+        with self._lock.held(OPEN_SECONDS) as held:
+            if not held:
+                raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
             if self._pid != os.getpid():
                 if self._broker is not None:
                     self._inherited.append(self._broker)

@@ -196,6 +196,88 @@ def test_a_signal_that_interrupts_an_enqueue_leaves_the_others_alive(where: str,
     assert what == "enqueue" or int(done.stdout.split()[1]) > 10
 
 
+def run_program(text: str, *arguments: str) -> str:
+    """What a program of its own writes."""
+    done = subprocess.run(
+        [sys.executable, "-c", text, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
+
+
+FORKED = """
+import os, sys, threading
+from broker_jobs import BrokerJobs
+
+jobs = BrokerJobs(sys.argv[1])
+ids = []
+
+def enqueue():
+    ids.append(jobs.remote("tell", queue="nobody-serves").enqueue().id)
+
+enqueue()
+if (pid := os.fork()) == 0:
+    # The first of them gets the number that the I/O thread has in the parent, and none has it before.
+    threads = [threading.Thread(target=enqueue) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    print(len(ids) == 6, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+os._exit(0)
+"""
+
+
+def test_every_thread_of_a_forked_child_can_enqueue(jobs: BrokerJobs, vhost: Vhost) -> None:
+    jobs.remote("tell", queue="nobody-serves").enqueue()  # its queue exists
+    assert run_program(FORKED, vhost.url) == "True\n"
+
+
+STOPPED = """
+import os, signal, socket, sys, threading, time
+os.environ["BROKER_JOBS_PUBLISH_TIMEOUT"] = "3"
+from broker_jobs import BrokerJobs, EnqueueError
+
+silent = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+jobs = BrokerJobs(f"amqp://127.0.0.1:{silent.getsockname()[1]}/")
+
+def enqueue():
+    try:
+        jobs.remote("tell").enqueue()
+    except EnqueueError:
+        print("not enqueued", flush=True)
+
+def stop(*_):
+    jobs.stop()
+    print("stopped", flush=True)
+
+if sys.argv[1] == "handler":
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    enqueue()
+else:
+    threading.Thread(target=enqueue, daemon=True).start()
+    time.sleep(1)
+    if (pid := os.fork()) == 0:
+        stop()
+        os._exit(0)
+    os.waitpid(pid, 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("where", ["handler", "child"])
+def test_a_stop_waits_for_no_connection_that_its_own_thread_or_its_parent_makes(where: str) -> None:
+    assert run_program(STOPPED, where).startswith("stopped")
+
+
 def test_what_is_given_up_is_forgotten_and_never_goes_out(
     vhost: Vhost, jobs: BrokerJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

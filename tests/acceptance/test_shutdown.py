@@ -320,3 +320,39 @@ def test_a_program_that_stops_and_starts_again_runs_what_it_cut_off(
     finally:
         over.set()
         jobs.stop(1)
+
+
+@pytest.mark.parametrize("where", ["memory", "rabbitmq"])
+@pytest.mark.parametrize("how", ["thread", "handler"])
+def test_a_second_stop_takes_nothing_away_from_the_first(where: str, how: str, vhost: Vhost, tmp_path: Path) -> None:
+    url = vhost.url if where == "rabbitmq" else "memory://"
+    jobs = BrokerJobs(url, store=f"sqlite:///{tmp_path / 'store.db'}")
+    begun, over = threading.Event(), threading.Event()
+
+    @jobs.job(retries=0)
+    def hold() -> str:
+        begun.set()
+        over.wait(60)
+        return "done"
+
+    def stop_again(*_: object) -> None:
+        threading.Timer(1, over.set).start()
+        jobs.stop(30)
+
+    before = signal.signal(signal.SIGALRM, stop_again)
+    jobs.start()
+    try:
+        receipt = hold.enqueue()
+        assert begun.wait(30)
+        if how == "handler":
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+        else:
+            threading.Timer(0.5, stop_again).start()
+        jobs.stop(30)
+        assert over.is_set()
+        jobs.start()
+        assert hold.receipt(receipt.id).result(timeout=30) == "done"
+    finally:
+        over.set()
+        signal.signal(signal.SIGALRM, before)
+        jobs.stop(1)
