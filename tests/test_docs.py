@@ -226,6 +226,13 @@ def test_every_page_is_in_the_index() -> None:
     assert set(DOCS.rglob("*.md")) - {DOCS / "index.md"} <= linked
 
 
+def test_the_glossary_has_each_word_once_in_order() -> None:
+    glossary = (DOCS / "internals" / "glossary.md").read_text(encoding="utf-8")
+    words = [word.lower() for word in re.findall(r"^\| ([\w -]+) \|", glossary, re.MULTILINE) if word != "word"]
+    assert len(words) > 60
+    assert words == sorted(set(words))
+
+
 def test_the_readme_is_short() -> None:
     assert 100 <= len(README.splitlines()) <= 150
 
