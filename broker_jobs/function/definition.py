@@ -33,7 +33,7 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     if inspect.isclass(fn):
         raise DefinitionError(f"{fn.__name__} is a class: write a function that makes one and calls it")
     if not inspect.isfunction(fn):
-        raise DefinitionError(f"{fn!r} is no function: write a def that calls it")
+        raise DefinitionError(f"{fn!r} is not a function: write a def that calls it")
     chosen = job_options(options)
     _check_kind(fn)
     name = chosen.name or fn.__name__
@@ -78,7 +78,7 @@ def _check_provided(fn: Callable[..., Any], name: str) -> None:
         if inspect.iscoroutinefunction(inspect.unwrap(fn)):
             raise DefinitionError(
                 f"{name}: {provider}, the provider of {parameter_name}, is async, and {name} is an ordinary function: "
-                f"its decorator is no async def. Make the decorator async, or the provider sync"
+                f"its decorator is not async. Make the decorator async, or the provider sync"
             )
         raise DefinitionError(
             f"{name}: {provider}, the provider of {parameter_name}, is async, and {name} runs in a thread; "

@@ -432,7 +432,7 @@ class Batch(DependencyTarget):
             yield
         except CommitUnknown as unknown:
             error = BatchUnknown(
-                f"{self.label} may start or not: no confirm came for its end ({unknown}); "
+                f"{self.label} may start or not: its commit has no confirm ({unknown}); "
                 "to repeat it, which is harmless: with error.batch: pass",
                 self,
             )

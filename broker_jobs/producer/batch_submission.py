@@ -154,14 +154,11 @@ class BatchSubmission:
             each.future.cancel()
         self._in_flight.clear()
         if self._chunks or self.batches:
-            self._send(
-                self._commit_message(
-                    BatchCommit(
-                        batch=self._batch_id, submission=self.id, created_at=self._connection.clock.now(),
-                        chunks=self._chunks, abandoned=True,
-                    )
-                )
+            commit = BatchCommit(
+                batch=self._batch_id, submission=self.id, created_at=self._connection.clock.now(),
+                chunks=self._chunks, abandoned=True,
             )  # fmt: skip
+            self._send(self._commit_message(commit))
 
     def fail(self, error: EnqueueError) -> None:
         """Prevent the commit: a sub-batch of it may be lost."""
@@ -271,8 +268,6 @@ class StrayEnqueues:
     A job joins a batch only by `batch.enqueue(load, row)`, so that mail which a library sends inside the block does not
     join it. A block that ends empty although `load.enqueue(row)` was called in it is most likely a mistake.
     """
-
-    __slots__ = ("count", "last", "outer")
 
     def __init__(self, outer: StrayEnqueues | None) -> None:
         self.outer = outer

@@ -74,7 +74,7 @@ def dependencies_of(
     for parent_id in taken:
         match ends.get(parent_id, "succeeded"):
             case "failed":
-                raise ArgumentsError("a failed job has no result")
+                raise ArgumentsError('a failed job has no result; to take its result wait for it with on="succeeded"')
             case "finished":
                 raise ArgumentsError(
                     'a job that has finished may have failed and have no result; wait for it with on="succeeded"'

@@ -62,7 +62,7 @@ def test_generators_lambdas_classes_and_objects_are_refused() -> None:
     assert refused(later).startswith("later is a generator")
     assert refused(lambda: 1) == "a lambda has no name that a message could carry; write a def"
     assert refused(Mailer).startswith("Mailer is a class")
-    assert "is no function" in refused(3)
+    assert "is not a function" in refused(3)
 
 
 def test_a_name_in_place_of_the_function_is_explained() -> None:
