@@ -105,7 +105,7 @@ def test_inside_a_list_it_is_refused_with_what_to_write(jobs: BrokerJobs, image:
 
 
 def test_a_failed_job_has_no_result(image: Receipt[bytes], resize: SyncJob[..., str]) -> None:
-    with pytest.raises(ArgumentsError, match="^a failed job has no result; to take its result"):
+    with pytest.raises(ArgumentsError, match=r"^a failed job has no result; to take its result"):
         resize.after(image, on="failed").enqueue(result_of(image), 1)
     with pytest.raises(ArgumentsError, match="may have failed"):
         resize.after(image, on="finished").enqueue(result_of(image), 1)
