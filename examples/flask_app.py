@@ -1,7 +1,7 @@
 """Enqueues from Flask, and runs worker and dashboard in the same process.
 
 `python examples/flask_app.py`, then POST /greet/Ann. The dashboard is at /admin/jobs, for this machine only. PORT
-sets the port, 5000 by default. Under gunicorn call `jobs.start()` in `post_fork` where workers are to run in the web processes.
+sets the port, 5000 by default. Under gunicorn call `jobs.start()` in `post_fork` if the web processes are to run jobs.
 """
 
 from __future__ import annotations
