@@ -1,4 +1,4 @@
-# broker_jobs with all of its extras, as a user without rights. Your jobs come on top:
+# broker_jobs with all of its extras, run by a user without privileges. Add your jobs on top:
 #
 #     FROM broker-jobs
 #     COPY --chown=root:root . /app
@@ -22,7 +22,7 @@ ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 USER 10001:10001
 
-# Of a worker, coordinator or beat; the dashboard answers on a port of its own. Here /metrics is for other containers.
+# For a worker, coordinator or beat; the dashboard has a port of its own. Other containers scrape /metrics here.
 ENV BROKER_JOBS_METRICS_HOST=0.0.0.0 BROKER_JOBS_METRICS_PORT=9100
 EXPOSE 9100 8700
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \

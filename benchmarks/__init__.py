@@ -1,12 +1,12 @@
-"""Measures broker_jobs beside bare pika, Celery, Dramatiq and taskiq, in one run on one machine: `make bench`.
+"""Measures broker_jobs and bare pika, Celery, Dramatiq and taskiq in one run on one machine: `make bench`.
 
-    rows/        what is measured: one file per row of the table, each a function that returns figures
-    sides/       who is measured: the same two jobs and the same sender on each library
-    bare.py      pika and nothing else: the limit, and what fills queues before a round
-    subject.py   runs a piece of a row in a process of its own and prints what came of it
-    stage.py     the private broker, processes started and ended, queues watched
+    rows/        what is measured: one file per one or two rows of the table, each a function that returns figures
+    libraries/   what is compared: the same two jobs and the same enqueuer for each library
+    bare.py      bare pika: the upper limit, and the means to fill queues before a round
+    step.py      runs one step of a row in a process of its own and prints its result
+    harness.py   the private broker, the processes, the queues
     meter.py     processor time and memory of processes
-    figure.py    medians, percentiles, ratios (pure);   table.py shows them;   machine.py says where
+    figure.py    medians, percentiles, ratios (pure);   table.py prints them;   machine.py describes the machine
 
-Ratios in one run are what counts: the absolute figures move with the machine and with what else it does.
+Compare the ratios of one run: the absolute figures depend on the machine and its load.
 """

@@ -1,6 +1,6 @@
-"""pika and nothing else: publishing pipelined, consuming with an acknowledgement for every hundredth.
+"""Bare pika: publishes pipelined, and consumes with an acknowledgement for every hundredth message.
 
-The measure of what can be had from Python on this broker, and what fills queues before a round.
+It is the upper limit for Python on this broker, and fills queues before a round.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ BODY = (
 )
 PERSISTENT = pika.BasicProperties(delivery_mode=2, content_type="application/json")
 WINDOW = 4_000
-TURN = 200
+PER_TURN = 200
 ACK_EVERY = 100
 PREFETCH = 500
 
 
 def declare(channel: BlockingChannel, kind: str, *, fanout: bool = False) -> None:
-    """Declare the queue; with `fanout` two of them behind an exchange, which is what a submitted job meets."""
+    """Declare the queue; with `fanout` two queues behind an exchange, as for a submitted job."""
     channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": kind})
     if fanout:
         channel.queue_declare(COPY, durable=True, arguments={"x-queue-type": kind})
@@ -38,24 +38,24 @@ def declare(channel: BlockingChannel, kind: str, *, fanout: bool = False) -> Non
 def publish_pipelined(
     url: str, exchange: str, key: str, messages: Iterable[tuple[bytes, pika.BasicProperties]]
 ) -> None:
-    """Publish all with confirms, thousands on their way; returns when the last is confirmed."""
+    """Publish all with confirms, thousands unconfirmed at a time; returns when the last is confirmed."""
     _Pipeline(url, exchange, key, messages).run()
 
 
 class _Pipeline:
-    """One connection that lives for one call."""
+    """One connection for one call."""
 
     def __init__(
         self, url: str, exchange: str, key: str, messages: Iterable[tuple[bytes, pika.BasicProperties]]
     ) -> None:
-        self._broker = exchange
+        self._exchange = exchange
         self._key = key
         self._messages = iter(messages)
         self._written = 0
         self._open: dict[int, None] = {}
-        """Tags that are not confirmed, the lowest first."""
+        """Unconfirmed tags, lowest first."""
         self._exhausted = False
-        self._turning = False
+        self._write_planned = False
         self._channel: Any = None
         self._error: BaseException | None = None
         self._connection = pika.SelectConnection(
@@ -77,23 +77,23 @@ class _Pipeline:
         channel.confirm_delivery(self._on_confirm, callback=lambda _: self._write())
 
     def _write(self) -> None:
-        self._turning = False
-        for _ in range(TURN):
+        self._write_planned = False
+        for _ in range(PER_TURN):
             if self._exhausted or len(self._open) >= WINDOW:
                 return
             message = next(self._messages, None)
             if message is None:
                 self._exhausted = True
-                self._look_whether_done()
+                self._close_if_done()
                 return
-            self._channel.basic_publish(self._broker, self._key, *message)
+            self._channel.basic_publish(self._exchange, self._key, *message)
             self._written += 1
             self._open[self._written] = None
-        self._turn()
+        self._plan_write()
 
-    def _turn(self) -> None:
-        if not self._turning:
-            self._turning = True
+    def _plan_write(self) -> None:
+        if not self._write_planned:
+            self._write_planned = True
             self._connection.ioloop.call_later(0, self._write)
 
     def _on_confirm(self, frame: Any) -> None:
@@ -105,11 +105,11 @@ class _Pipeline:
                 self._open.pop(each, None)
         else:
             self._open.pop(tag, None)
-        self._look_whether_done()
+        self._close_if_done()
         if not self._exhausted:
-            self._turn()
+            self._plan_write()
 
-    def _look_whether_done(self) -> None:
+    def _close_if_done(self) -> None:
         if self._exhausted and not self._open and self._connection.is_open:
             self._connection.close()
 
@@ -119,7 +119,7 @@ class _Pipeline:
 
 
 def consume(url: str, kind: str, *, stamping: bool = False) -> None:
-    """Consume until this process is ended; with `stamping` each body is an instant, and its arrival is noted."""
+    """Consume until this process is ended; with `stamping` each body is an instant, and its arrival is recorded."""
 
     def on_message(channel: Any, method: Any, _: object, body: bytes) -> None:
         if stamping:

@@ -1,22 +1,22 @@
-"""Says which databases a row is measured on: SQLite, and PostgreSQL where it is installed."""
+"""Provides the databases for a row: SQLite, and PostgreSQL if it is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.stage import Corner
+from benchmarks.harness import Sandbox
 from tests.support.postgres import Postgres
 from tests.support.process import ServerMissingError
 
 Address = Callable[[str], str]
-"""The address of an empty store by a plain name."""
+"""Name -> URL of an empty store."""
 
 
 @contextmanager
-def databases(corner: Corner) -> Iterator[dict[str, Address]]:
-    """The databases by their names, while the block runs."""
-    found: dict[str, Address] = {"SQLite": lambda name: f"sqlite:///{corner.folder / name}.sqlite"}
+def databases(sandbox: Sandbox) -> Iterator[dict[str, Address]]:
+    """The databases by name, while the block runs."""
+    found: dict[str, Address] = {"SQLite": lambda name: f"sqlite:///{sandbox.folder / name}.sqlite"}
     try:
         server = Postgres()
     except ServerMissingError:

@@ -1,4 +1,4 @@
-"""Holds what was measured and what follows from it: medians, spreads, percentiles, ratios. Pure."""
+"""Holds measured values, and computes medians, spreads, percentiles and ratios. Pure."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-Side = Literal["ours", "bare", "peer"]
+LibraryKind = Literal["ours", "bare", "peer"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured thing of one library: a value a round."""
+    """One measure of one library: one value per round."""
 
     measure: str
-    """What was measured; figures of the same measure are compared."""
+    """The measure; figures of the same measure are compared."""
     name: str
-    side: Side
+    library: LibraryKind
     unit: str
     values: tuple[float, ...]
     less_is_better: bool = False
     compared: bool = True
-    """Whether ratios make sense: not for a maximum of few, nor where only we have it."""
+    """Whether ratios make sense: not for a maximum of few values, nor where only broker_jobs has it."""
     note: str = ""
 
     @property
     def median(self) -> float:
-        """The middle of the rounds."""
+        """The median of the rounds."""
         return median(self.values)
 
     @property
@@ -39,18 +39,18 @@ class Figure:
 
 @dataclass
 class Row:
-    """What one row of the benchmark found."""
+    """The figures of one row of the benchmark."""
 
     title: str
     figures: list[Figure] = field(default_factory=list)
 
     def add(self, *figures: Figure) -> None:
-        """Keep figures."""
+        """Add figures."""
         self.figures.extend(figures)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of all do not exceed (nearest rank); NaN of none."""
+    """The value that `percent` of all values do not exceed (nearest rank); NaN if there are none."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -58,34 +58,35 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def ratio(figure: Figure, reference: Figure | None) -> float | None:
-    """How many times as good as the reference (0.5: half as good), whichever way is better; None: not compared."""
+    """How many times as good as the reference (0.5: half as good), less or more being better; None: not compared."""
     if reference is None or not figure.compared or not figure.median or not reference.median:
         return None
     return reference.median / figure.median if figure.less_is_better else figure.median / reference.median
 
 
-def best(figures: Iterable[Figure], side: Side) -> Figure | None:
-    """The best figure of a side."""
-    found = [figure for figure in figures if figure.side == side]
+def best(figures: Iterable[Figure], library: LibraryKind) -> Figure | None:
+    """The best figure of a kind of library."""
+    found = [figure for figure in figures if figure.library == library]
     if not found:
         return None
     return (min if found[0].less_is_better else max)(found, key=lambda figure: figure.median)
 
 
 def ratios(figure: Figure, figures: Iterable[Figure]) -> tuple[float | None, float | None]:
-    """A figure beside bare pika (the first named of its measure), and ours beside the best peer."""
+    """The ratio to bare pika (its first figure of the measure), and that of ours to the best peer."""
     same = [other for other in figures if other.measure == figure.measure]
-    bare = next((other for other in same if other.side == "bare"), None)
-    beside_bare = None if figure is bare else ratio(figure, bare)
-    return beside_bare, ratio(figure, best(same, "peer")) if figure.side == "ours" else None
+    bare = next((other for other in same if other.library == "bare"), None)
+    ratio_to_bare = None if figure is bare else ratio(figure, bare)
+    return ratio_to_bare, ratio(figure, best(same, "peer")) if figure.library == "ours" else None
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """A row for a file."""
+    """A row as JSON."""
     figures = []
     for figure in row.figures:
-        beside_bare, beside_peer = ratios(figure, row.figures)
+        ratio_to_bare, ratio_to_peer = ratios(figure, row.figures)
         figures.append(
-            asdict(figure) | {"median": figure.median, "beside_bare": beside_bare, "beside_best_peer": beside_peer}
+            asdict(figure)
+            | {"median": figure.median, "ratio_to_bare": ratio_to_bare, "ratio_to_best_peer": ratio_to_peer}
         )
     return {"title": row.title, "figures": figures}

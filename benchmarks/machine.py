@@ -1,4 +1,4 @@
-"""Says on what machine, and with what versions, the figures were had."""
+"""Describes the machine and the versions of a run."""
 
 from __future__ import annotations
 

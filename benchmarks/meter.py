@@ -13,7 +13,7 @@ class Memory(NamedTuple):
 
     rss: float
     pss: float
-    """Shared pages divided among those who share them; as rss where the system does not tell."""
+    """As rss, with shared pages divided among the processes that share them; rss if the system does not report it."""
 
 
 def cpu_seconds(pid: int) -> float:

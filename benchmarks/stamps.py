@@ -8,7 +8,7 @@ _file: int | None = None
 
 
 def stamp(expected: float) -> None:
-    """Note that a job which was sent, or due, at `expected` starts now. One write, whole: several processes append."""
+    """Record that a job sent, or due, at `expected` starts now. It is one write, as several processes append."""
     global _file  # noqa: PLW0603  # opened by the first job of a process, after any fork
     now = time.time()
     if _file is None:
@@ -25,5 +25,5 @@ def read(path: Path) -> list[tuple[float, float]]:
 
 
 def count(path: Path) -> int:
-    """How many stamps there are."""
+    """The number of stamps."""
     return path.read_bytes().count(b"\n") if path.exists() else 0

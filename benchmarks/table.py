@@ -1,4 +1,4 @@
-"""Shows rows as a table: in colour on a terminal, plain elsewhere."""
+"""Prints rows as a table: in colour on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ PLAIN_WIDTH = 150
 
 
 def show(row: Row) -> None:
-    """Print one row of the benchmark, now."""
+    """Print one row of the benchmark."""
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     table = Table(title=row.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for header in ("measure", "of", "median", "min to max", "x bare pika", "x best peer", ""):
         table.add_column(header, justify="left" if header in {"measure", "of", ""} else "right", no_wrap=bool(header))
     measure = ""
     for figure in row.figures:
-        beside_bare, beside_peer = ratios(figure, row.figures)
+        ratio_to_bare, ratio_to_peer = ratios(figure, row.figures)
         low, high = figure.spread
         table.add_row(
             figure.measure if figure.measure != measure else "",
             figure.name,
             f"{shown(figure.median)} {figure.unit}",
             f"{shown(low)} to {shown(high)}" if len(figure.values) > 1 else "",
-            _ratio(beside_bare),
-            _ratio(beside_peer),
+            _ratio(ratio_to_bare),
+            _ratio(ratio_to_peer),
             figure.note,
             style=_style(figure),
         )
@@ -38,7 +38,7 @@ def show(row: Row) -> None:
 
 
 def shown(value: float) -> str:
-    """A number with three digits that count."""
+    """A number with three significant digits."""
     if value != value:  # noqa: PLR0124  # NaN
         return "-"
     if abs(value) >= 100 or value == int(value):
@@ -51,4 +51,4 @@ def _ratio(value: float | None) -> str:
 
 
 def _style(figure: Figure) -> str:
-    return "bold" if figure.side == "ours" else "dim" if figure.side == "bare" else ""
+    return "bold" if figure.library == "ours" else "dim" if figure.library == "bare" else ""

@@ -1,7 +1,7 @@
-"""Asks a process of ours whether it is well: exit code 0 if so. For health checks of containers, which have no curl.
+"""Checks /healthz of a process in this container; the exit code is 0 if it is healthy. Images have no curl.
 
-python healthy.py            # what serves BROKER_JOBS_METRICS_PORT here
-python healthy.py 8700       # what serves this port: the dashboard
+python healthy.py            # on BROKER_JOBS_METRICS_PORT
+python healthy.py 8700       # on this port: the dashboard
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured: one file for one or two rows of the table."""
+"""The measurements: one file for one or two rows of the table."""
 
 from benchmarks.rows.coordinator import coordinator as coordinator
 from benchmarks.rows.coordinator import recurring as recurring

@@ -1,4 +1,4 @@
-"""Delays: how late they are on an idle system, and how fast many come due. None may be early."""
+"""Measures delays: how late jobs are on an idle system, and how fast many due jobs start. None may be early."""
 
 from __future__ import annotations
 
@@ -8,72 +8,72 @@ import time
 
 from benchmarks import stamps
 from benchmarks.figure import Figure, Row, percentile
+from benchmarks.harness import Harness, Sandbox, wait_for
 from benchmarks.rows.whole import System
-from benchmarks.stage import Corner, Stage, wait_for
 
 LEAD_SECONDS = 4.0
 """Between the last publish and the first due time of many."""
 
 
-def delay(stage: Stage) -> Row:
+def delay(harness: Harness) -> Row:
     """Lateness from due time to the first line of the function, by the machine's one clock."""
     row = Row("Delayed jobs")
-    longest = stage.scale.seconds(20)
-    many = stage.scale.of(20_000)
-    for measure, piece in (
+    longest = harness.scale.seconds(20)
+    many = harness.scale.of(20_000)
+    for measure, step in (
         (f"300 delays of 10 ms to {longest:.0f} s, idle", _idle),
-        (f"{many:,} due within {stage.scale.seconds(10):.0f} s", _spread),
+        (f"{many:,} due within {harness.scale.seconds(10):.0f} s", _spread),
         (f"{many:,} due at one instant", _at_once),
     ):
-        with stage.corner() as corner:
-            system = System(corner, stage.broker.pid)
-            late, rate = piece(stage, corner)
+        with harness.sandbox() as sandbox:
+            system = System(sandbox, harness.broker.pid)
+            late, rate = step(harness, sandbox)
             system.close()
         row.add(*_figures(measure, late, rate))
     return row
 
 
-def _idle(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
-    longest = stage.scale.seconds(20)
+def _idle(harness: Harness, sandbox: Sandbox) -> tuple[list[float], float | None]:
+    longest = harness.scale.seconds(20)
     logarithmic = [0.01 * (longest / 0.01) ** random.random() for _ in range(100)]
     even = [random.uniform(0.01, longest) for _ in range(200)]
     start = time.time() + 1.5
-    _schedule(corner, sorted(start + each for each in logarithmic + even))
-    return _collect(corner, 300, longest + 30), None
+    _schedule(sandbox, sorted(start + each for each in logarithmic + even))
+    return _collect(sandbox, 300, longest + 30), None
 
 
-def _spread(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
-    count, seconds = stage.scale.of(20_000), stage.scale.seconds(10)
+def _spread(harness: Harness, sandbox: Sandbox) -> tuple[list[float], float | None]:
+    count, seconds = harness.scale.of(20_000), harness.scale.seconds(10)
     start = time.time() + count / 1_500 + LEAD_SECONDS
-    took = _schedule(corner, [start + seconds * number / count for number in range(count)])
+    took = _schedule(sandbox, [start + seconds * number / count for number in range(count)])
     _must_be_ahead(start, took)
-    late = _collect(corner, count, start - time.time() + seconds + 120)
-    return late, _rate(corner)
+    late = _collect(sandbox, count, start - time.time() + seconds + 120)
+    return late, _rate(sandbox)
 
 
-def _at_once(stage: Stage, corner: Corner) -> tuple[list[float], float | None]:
-    count = stage.scale.of(20_000)
+def _at_once(harness: Harness, sandbox: Sandbox) -> tuple[list[float], float | None]:
+    count = harness.scale.of(20_000)
     start = time.time() + count / 1_500 + LEAD_SECONDS
-    took = _schedule(corner, [start] * count)
+    took = _schedule(sandbox, [start] * count)
     _must_be_ahead(start, took)
-    late = _collect(corner, count, start - time.time() + 120)
-    return late, _rate(corner)
+    late = _collect(sandbox, count, start - time.time() + 120)
+    return late, _rate(sandbox)
 
 
-def _schedule(corner: Corner, dues: list[float]) -> float:
+def _schedule(sandbox: Sandbox, dues: list[float]) -> float:
     """Schedule stamps; the seconds it took."""
-    file = corner.folder / "dues"
+    file = sandbox.folder / "dues"
     file.write_text(json.dumps(dues))
-    return float(corner.run("schedule", file=str(file))["seconds"])
+    return float(sandbox.run("schedule", file=str(file))["seconds"])
 
 
-def _collect(corner: Corner, count: int, timeout: float) -> list[float]:
-    wait_for(lambda: stamps.count(corner.stamps) >= count, f"{count} jobs to come due", timeout, poll=0.2)
-    return [(started - due) * 1000 for due, started in stamps.read(corner.stamps)]
+def _collect(sandbox: Sandbox, count: int, timeout: float) -> list[float]:
+    wait_for(lambda: stamps.count(sandbox.stamps) >= count, f"{count} jobs to come due", timeout, poll=0.2)
+    return [(started - due) * 1000 for due, started in stamps.read(sandbox.stamps)]
 
 
-def _rate(corner: Corner) -> float:
-    starts = [started for _, started in stamps.read(corner.stamps)]
+def _rate(sandbox: Sandbox) -> float:
+    starts = [started for _, started in stamps.read(sandbox.stamps)]
     return len(starts) / (max(starts) - min(starts))
 
 

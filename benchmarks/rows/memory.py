@@ -1,4 +1,4 @@
-"""Memory of each process, idle and busy; and of a worker while many jobs wait for next month."""
+"""Measures the memory of each process, idle and busy, and of a worker while many jobs are due next month."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import time
 
 from benchmarks import meter
 from benchmarks.figure import Figure, Row
+from benchmarks.harness import Harness
 from benchmarks.rows.whole import System
-from benchmarks.stage import Stage
 from broker_jobs.messages.state import State
 
 
-def memory(stage: Stage) -> Row:
-    """Megabytes, resident and (in the note) with shared pages divided among those who share them."""
+def memory(harness: Harness) -> Row:
+    """Megabytes, resident and (in the note) with shared pages divided among the processes that share them."""
     row = Row("Memory")
-    with stage.corner() as corner:
-        system = System(corner, stage.broker.pid)
-        beat = corner.start("broker_jobs.cli", "beat", "benchmarks.sides.ours:jobs")
+    with harness.sandbox() as sandbox:
+        system = System(sandbox, harness.broker.pid)
+        beat = sandbox.start("broker_jobs.cli", "beat", "benchmarks.libraries.ours:jobs")
         time.sleep(1.0)
-        stage.memory["broker_jobs beat"] = {"idle": meter.memory(beat.pid)}
-        stage.memory.setdefault("broker_jobs coordinator", {"idle": meter.memory(system.coordinator.pid)})
-        stage.memory.setdefault("broker_jobs worker", {"idle": meter.memory(system.worker.pid)})
-        count = stage.scale.of(100_000)
+        harness.memory["broker_jobs beat"] = {"idle": meter.memory(beat.pid)}
+        harness.memory.setdefault("broker_jobs coordinator", {"idle": meter.memory(system.coordinator.pid)})
+        harness.memory.setdefault("broker_jobs worker", {"idle": meter.memory(system.worker.pid)})
+        count = harness.scale.of(100_000)
         before = [meter.memory(process.pid) for process in (system.worker, system.coordinator)]
-        producer = corner.begin("schedule_far", count=count)
+        producer = sandbox.begin("schedule_far", count=count)
         producing = meter.memory(producer.pid)
         while producer.popen.poll() is None:
             producing = max(producing, meter.memory(producer.pid))
             time.sleep(0.2)
-        corner.result(producer)
-        stage.memory["broker_jobs producer"] = {"busy": producing}
+        sandbox.result(producer)
+        harness.memory["broker_jobs producer"] = {"busy": producing}
         deadline = time.monotonic() + 120
         while system.counts()[State.SCHEDULED] < count and time.monotonic() < deadline:
             time.sleep(0.2)
         after = [meter.memory(process.pid) for process in (system.worker, system.coordinator)]
         known = system.counts()[State.SCHEDULED]
         system.close()
-    for name, seen in sorted(stage.memory.items()):
+    for name, seen in sorted(harness.memory.items()):
         for when, held in seen.items():
             row.add(_figure(when, name, held))
     for name, was, held in zip(("worker", "coordinator"), before, after, strict=True):
@@ -48,8 +48,8 @@ def memory(stage: Stage) -> Row:
 
 
 def _figure(measure: str, name: str, held: meter.Memory) -> Figure:
-    side = "ours" if name.startswith("broker_jobs") else "bare" if name.startswith("pika") else "peer"
+    library = "ours" if name.startswith("broker_jobs") else "bare" if name.startswith("pika") else "peer"
     note = f"PSS {held.pss:.0f} MB"
     return Figure(
-        measure, name, side, "MB", (round(held.rss, 1),), less_is_better=True, compared=False, note=note  # type: ignore[arg-type]
+        measure, name, library, "MB", (round(held.rss, 1),), less_is_better=True, compared=False, note=note  # type: ignore[arg-type]
     )  # fmt: skip

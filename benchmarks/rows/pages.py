@@ -1,28 +1,28 @@
-"""The dashboard with 1,000,000 jobs in the store: every read of it, and every page, on both databases."""
+"""Measures every read and every page of the dashboard with 1,000,000 jobs in the store, on both databases."""
 
 from __future__ import annotations
 
 from benchmarks.databases import Address, databases
 from benchmarks.figure import Figure, Row, percentile
-from benchmarks.stage import Corner, Stage
+from benchmarks.harness import Harness, Sandbox
 
 FILL_SECONDS = 1_800.0
 
 
-def pages(stage: Stage) -> Row:
+def pages(harness: Harness) -> Row:
     """Milliseconds of reads and pages; the note has the 95th percentile."""
     row = Row("Dashboard: reads and pages of a store with many jobs")
-    with stage.corner() as corner, databases(corner) as addresses:
+    with harness.sandbox() as sandbox, databases(sandbox) as addresses:
         for database, url in addresses.items():
-            _measure(row, stage, corner, database, url)
+            _measure(row, harness, sandbox, database, url)
     return row
 
 
-def _measure(row: Row, stage: Stage, corner: Corner, database: str, url: Address) -> None:
+def _measure(row: Row, harness: Harness, sandbox: Sandbox, database: str, url: Address) -> None:
     at = url("pages")
-    corner.result(corner.begin("pages_fill", url=at, count=stage.scale.of(1_000_000)), timeout=FILL_SECONDS)
+    sandbox.result(sandbox.begin("pages_fill", url=at, count=harness.scale.of(1_000_000)), timeout=FILL_SECONDS)
     for what in ("reads", "pages"):
-        found = corner.result(corner.begin("pages_read", url=at, what=what), timeout=FILL_SECONDS)
+        found = sandbox.result(sandbox.begin("pages_read", url=at, what=what), timeout=FILL_SECONDS)
         for name, seconds in found.items():
             values = tuple(second * 1_000 for second in seconds)
             note = f"p95 {percentile(values, 95):.0f}"

@@ -1,4 +1,4 @@
-"""Fills a store as a busy month would leave it, fast: by bulk inserts, counters with them."""
+"""Fills a store with the jobs of a busy month, by bulk inserts of rows and counters."""
 
 from __future__ import annotations
 

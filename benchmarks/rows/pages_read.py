@@ -1,4 +1,4 @@
-"""Reads a filled store as the dashboard does, then asks the dashboard for each of its pages; each some times."""
+"""Measures the dashboard's reads of a filled store, and each of its pages, several times each."""
 
 from __future__ import annotations
 

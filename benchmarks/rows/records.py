@@ -1,4 +1,4 @@
-"""Has the coordinator's engine decide upon deliveries of the log, without a broker; run in a process of its own."""
+"""Measures the coordinator's engine on deliveries of the log, without a broker, in a process of its own."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def write(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
         inbox = InputQueue()
         inbox.put(names.LOG, deliveries)
         start, cpu = time.perf_counter(), time.process_time()
-        while pieces := _taken(inbox):
-            engine.apply([piece.input for piece in pieces], time.time())
+        while steps := _taken(inbox):
+            engine.apply([step.input for step in steps], time.time())
         seconds.append(time.perf_counter() - start)
         cpus.append(time.process_time() - cpu)
     store.close()

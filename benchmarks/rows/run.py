@@ -1,4 +1,4 @@
-"""Empty jobs through one worker: the queue is filled while the worker is frozen, then it is let go."""
+"""Measures empty jobs through one worker: the queue is filled while the worker is stopped by SIGSTOP."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ import pika
 
 from benchmarks import bare, meter
 from benchmarks.figure import Figure, Row
-from benchmarks.sides import workers
-from benchmarks.sides.workers import Worker
-from benchmarks.stage import Corner, Stage, wait_for
+from benchmarks.harness import Harness, Sandbox, wait_for
+from benchmarks.libraries import workers
+from benchmarks.libraries.workers import Worker
 from broker_jobs.broker import names
 
 
-def run(stage: Stage) -> Row:
+def run(harness: Harness) -> Row:
     """Jobs a second until the queue is empty. Ours: outcomes confirmed in the log before each acknowledgement."""
     row = Row("Run empty jobs, one worker")
-    for worker in workers.FEW if stage.scale.quick else workers.ALL:
+    for worker in workers.FEW if harness.scale.quick else workers.ALL:
         rates: list[float] = []
         cpu: list[float] = []
-        with stage.corner() as corner:
-            template = _template(corner, worker)
-            process = worker.start(corner)
-            count = stage.scale.of(worker.jobs)
+        with harness.sandbox() as sandbox:
+            template = _template(sandbox, worker)
+            process = worker.start(sandbox)
+            count = harness.scale.of(worker.jobs)
             seen = {"idle": meter.memory(process.pid)}
-            for _ in range(stage.scale.rounds):
+            for _ in range(harness.scale.rounds):
                 process.freeze()
-                corner.fill(worker.queue, _copies(template, count))
+                sandbox.fill(worker.queue, _copies(template, count))
                 used = meter.cpu_seconds(process.pid)
                 start = time.perf_counter()
                 process.thaw()
-                rates.append(count / (corner.drained(worker.queue) - start))
+                rates.append(count / (sandbox.drained(worker.queue) - start))
                 cpu.append((meter.cpu_seconds(process.pid) - used) / count * 1e6)
                 seen["busy"] = max(seen.get("busy", seen["idle"]), meter.memory(process.pid))
-                if worker.side == "ours":
-                    corner.purge(names.LOG)
-            stage.memory[worker.name] = seen
+                if worker.library == "ours":
+                    sandbox.purge(names.LOG)
+            harness.memory[worker.name] = seen
         note = f"{median(cpu):.0f} us of processor a job"
-        row.add(Figure("empty jobs", worker.name, worker.side, "/s", tuple(rates), note=note))
+        row.add(Figure("empty jobs", worker.name, worker.library, "/s", tuple(rates), note=note))
     return row
 
 
-def _template(corner: Corner, worker: Worker) -> tuple[bytes, pika.BasicProperties]:
-    """A message as the library itself makes it."""
-    if worker.side == "bare":
+def _template(sandbox: Sandbox, worker: Worker) -> tuple[bytes, pika.BasicProperties]:
+    """A message made by the library itself."""
+    if worker.library == "bare":
         return bare.BODY, bare.PERSISTENT
-    if worker.side == "ours":  # the worker makes its queue; till then a producer's first job would be dead-lettered
-        corner.start("broker_jobs.cli", "topology", "apply")
-        wait_for(lambda: corner.exists(worker.queue), worker.queue)
-    corner.run("publish_one", side=worker.connection, seconds=0.0, count=1)
-    template = corner.take_one(worker.queue)
-    corner.purge(worker.queue)
+    if worker.library == "ours":  # the worker makes its queue; till then a producer's first job would be dead-lettered
+        sandbox.start("broker_jobs.cli", "topology", "apply")
+        wait_for(lambda: sandbox.exists(worker.queue), worker.queue)
+    sandbox.run("publish_one", library=worker.connection, seconds=0.0, count=1)
+    template = sandbox.take_one(worker.queue)
+    sandbox.purge(worker.queue)
     return template
 
 

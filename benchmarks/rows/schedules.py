@@ -1,4 +1,4 @@
-"""Has a metronome and the coordinator's engine live with many schedules, without a broker; in a process of its own."""
+"""Measures a schedule timer and the coordinator's engine with many schedules, without a broker, in its own process."""
 
 from __future__ import annotations
 

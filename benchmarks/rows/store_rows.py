@@ -1,4 +1,4 @@
-"""Writes rows of jobs, through our store or past it; run in a process of its own."""
+"""Writes rows of jobs, through our store or with plain SQLAlchemy, in a process of its own."""
 
 from __future__ import annotations
 

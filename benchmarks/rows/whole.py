@@ -1,4 +1,4 @@
-"""The whole system at once: producer, worker, coordinator with SQLite, broker; all tracked, all confirmed."""
+"""Measures the whole system at once: producer, worker, coordinator with SQLite, broker; every job is recorded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks import meter
 from benchmarks.figure import Figure, Row
-from benchmarks.sides.workers import OURS
-from benchmarks.stage import Corner, Stage, wait_for
+from benchmarks.harness import Harness, Sandbox, wait_for
+from benchmarks.libraries.workers import OURS
 from broker_jobs.broker import names
 from broker_jobs.messages.state import State
 from broker_jobs.store import Store
@@ -20,15 +20,15 @@ STEADY_SHARE = 0.75
 
 
 class System:
-    """Worker and coordinator in a corner, and their store."""
+    """Worker and coordinator in a sandbox, and their store."""
 
-    def __init__(self, corner: Corner, broker_pid: int) -> None:
-        self.corner = corner
-        self.coordinator = corner.start("broker_jobs.cli", "coordinator")
-        wait_for(lambda: corner.depth(names.LOG)[1] > 0, "a coordinator")
-        self.worker = OURS.start(corner)
+    def __init__(self, sandbox: Sandbox, broker_pid: int) -> None:
+        self.sandbox = sandbox
+        self.coordinator = sandbox.start("broker_jobs.cli", "coordinator")
+        wait_for(lambda: sandbox.depth(names.LOG)[1] > 0, "a coordinator")
+        self.worker = OURS.start(sandbox)
         self._pids = {"broker": broker_pid, "coordinator": self.coordinator.pid, "worker": self.worker.pid}
-        self._store = Store(corner.store)
+        self._store = Store(sandbox.store)
         self._store.open()
 
     def succeeded(self) -> int:
@@ -48,23 +48,23 @@ class System:
         self._store.close()
 
 
-def whole(stage: Stage) -> Row:
+def whole(harness: Harness) -> Row:
     """Jobs a second from the first enqueue to the last `succeeded` in the store; then a steady rate."""
     row = Row("Whole system: producer, worker, coordinator on SQLite, RabbitMQ")
     rates: list[float] = []
     cpu: list[dict[str, float]] = []
     logs: list[int] = []
-    with stage.corner() as corner:
-        system = System(corner, stage.broker.pid)
+    with harness.sandbox() as sandbox:
+        system = System(sandbox, harness.broker.pid)
         seen = {"idle": meter.memory(system.coordinator.pid)}
-        for _ in range(stage.scale.rounds):
-            count = stage.scale.of(30_000)
+        for _ in range(harness.scale.rounds):
+            count = harness.scale.of(30_000)
             rate, used, log, busy = _burst(system, count)
             rates.append(rate)
             cpu.append(used)
             logs.append(log)
             seen["busy"] = max(seen.get("busy", busy), busy)
-        stage.memory["broker_jobs coordinator"] = seen
+        harness.memory["broker_jobs coordinator"] = seen
         row.add(
             Figure(
                 "burst", "broker_jobs", "ours", "/s", tuple(rates), compared=False, note=f"log grew to {max(logs):,}"
@@ -73,29 +73,29 @@ def whole(stage: Stage) -> Row:
         for name in cpu[0]:
             values = tuple(each[name] for each in cpu)
             row.add(Figure("processor a job", name, "ours", "us", values, less_is_better=True, compared=False))
-        row.add(*_steady(system, median(rates) * STEADY_SHARE, stage.scale.seconds(9)))
+        row.add(*_steady(system, median(rates) * STEADY_SHARE, harness.scale.seconds(9)))
         system.close()
     return row
 
 
 def _burst(system: System, count: int) -> tuple[float, dict[str, float], int, meter.Memory]:
-    corner = system.corner
+    sandbox = system.sandbox
     before, used = system.succeeded(), system.cpu()
-    producer = corner.begin("publish_many", side="ours", count=count)
+    producer = sandbox.begin("publish_many", library="ours", count=count)
     wait_for(lambda: system.succeeded() > before, "the first job")  # the 200 that connect: then the burst begins
     start, first = time.perf_counter(), system.succeeded()
     longest = 0
 
     def done() -> bool:
         nonlocal longest
-        corner.check()
-        longest = max(longest, corner.depth(names.LOG)[0])
+        sandbox.check()
+        longest = max(longest, sandbox.depth(names.LOG)[0])
         return system.succeeded() >= before + 200 + count
 
     wait_for(done, f"{count} jobs succeeded", timeout=180, poll=0.05)
     seconds = time.perf_counter() - start
     busy = meter.memory(system.coordinator.pid)
-    produced = corner.result(producer)
+    produced = sandbox.result(producer)
     now = system.cpu()
     per_job = {name: (now[name] - used[name]) / count * 1e6 for name in used}
     per_job["producer"] = produced["cpu"] / count * 1e6
@@ -103,16 +103,16 @@ def _burst(system: System, count: int) -> tuple[float, dict[str, float], int, me
 
 
 def _steady(system: System, rate: float, seconds: float) -> list[Figure]:
-    """Hold a rate: whether log and work queue stay short, looked at every 0.1 s in the second half."""
-    corner = system.corner
+    """Enqueue at a rate; whether log and work queue stay short, checked every 0.1 s in the second half."""
+    sandbox = system.sandbox
     before = system.succeeded()
     depths: list[tuple[int, int]] = []
     done: dict[str, Any] = {}
-    producer = corner.begin("publish_paced", side="ours", rate=rate, seconds=seconds)
-    watcher = threading.Thread(target=lambda: done.update(corner.result(producer)), daemon=True)
+    producer = sandbox.begin("publish_paced", library="ours", rate=rate, seconds=seconds)
+    watcher = threading.Thread(target=lambda: done.update(sandbox.result(producer)), daemon=True)
     watcher.start()
     while watcher.is_alive():
-        depths.append((corner.depth(names.LOG)[0], corner.depth(OURS.queue)[0]))
+        depths.append((sandbox.depth(names.LOG)[0], sandbox.depth(OURS.queue)[0]))
         time.sleep(0.1)
     if not done:
         raise RuntimeError("the producer failed")

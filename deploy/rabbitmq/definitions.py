@@ -1,12 +1,12 @@
-"""Prints RabbitMQ's definitions: our exchanges and queues, one user a role, and what each may do.
+"""Prints RabbitMQ's definitions: exchanges, queues, one user per role, and their permissions.
 
     python deploy/rabbitmq/definitions.py --passwords                        # new random passwords, as lines for .env
     python deploy/rabbitmq/definitions.py -Q default,mail > definitions.json # with the passwords of the environment
     rabbitmqctl import_definitions definitions.json
 
-A password is read from PASSWORD_PRODUCER, PASSWORD_WORKER and so on, and only its salted hash is printed. A user whose
-variable is missing is printed with an empty hash, with which nobody can log in. definitions.json beside this file is
-what it prints for the queue `default` with no password set. It needs broker_jobs and nothing else.
+Passwords are read from PASSWORD_PRODUCER, PASSWORD_WORKER and so on; only their salted hashes are printed. Without its
+variable a user gets an empty hash, with which no login is possible. definitions.json in this folder is the output for
+the queue `default` without passwords. The program needs broker_jobs only.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ VHOST = "jobs"
 SALT_BYTES = 4
 NOTHING = "^$"
 OWN_QUEUES = r"^jobs\.v1\.reply\."
-"""Every process has queues of its own, for answers and for what the coordinator tells all: exclusive, so that nobody
-else can read them, and named at random."""
+"""Private queues of a process, for replies and broadcasts: exclusive, and with random names."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a user may do, as RabbitMQ asks it: regular expressions for names to configure, write and read."""
+    """The permissions of a user: regular expressions for the names it may configure, write and read."""
 
     configure: str
     write: str
@@ -49,16 +48,16 @@ def _only(*names: str) -> str:
 
 
 ROLES = {
-    # Declares queues (`broker-jobs topology apply`) and looks at all of them (`broker-jobs doctor`): for people.
+    # For people: declares queues (`broker-jobs topology apply`) and checks them (`broker-jobs doctor`).
     "admin": Role(r"^jobs\.v1\.", r"^(amq\.default|jobs\.v1\..*)$", r"^jobs\.v1\."),
-    # Answers go to their queues by the default exchange.
+    # Replies are published to the default exchange.
     "coordinator": Role(
         OWN_QUEUES,
         r"^(amq\.default|jobs\.v1\.(work|delay|report|control|reply\..*))$",
         _only("log", "command", "due", "dead", "control", r"reply\..*"),
     ),
     "producer": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
-    # To bind a queue of one's own takes write on the queue and read on the exchange.
+    # Binding a queue needs write on the queue and read on the exchange.
     "worker": Role(OWN_QUEUES, _only("report", "dead", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")),
     # For workers whose jobs enqueue jobs.
     "worker-producer": Role(
@@ -67,9 +66,9 @@ ROLES = {
         _only(r"work\..*", "control", r"reply\..*"),
     ),
     "beat": Role(OWN_QUEUES, _only("report", r"reply\..*"), _only("control", r"reply\..*")),
-    # Acts by commands, running a job from its form too; the command line that looks and acts is no different.
+    # Sends commands, also to run a job from a form. The command line needs the same.
     "dashboard": Role(OWN_QUEUES, _only("report"), OWN_QUEUES),
-    # Sees queue lengths through the management API: Prometheus, KEDA.
+    # Reads queue lengths through the management API, for Prometheus and KEDA.
     "monitoring": Role(NOTHING, NOTHING, NOTHING, ("monitoring",)),
 }
 

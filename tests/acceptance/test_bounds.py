@@ -178,7 +178,7 @@ def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(sy
         return True
 
     eventually(all_kept, 60, "all are kept")
-    listed = cli(system, "dead", "--limit", "1000")
+    listed = cli(system, "dead-letters", "--limit", "1000")
     assert listed.count("should have at most") >= 10
     assert "begin with" in listed
 
@@ -266,7 +266,7 @@ def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_dele
     assert refused.returncode != 0
     assert "version 2" in refused.stderr
     cli(system, "dead-letters", "delete", other.id)
-    listed = cli(system, "dead", "--json", "--limit", "10000")
+    listed = cli(system, "dead-letters", "--json", "--limit", "10000")
     assert not {one.id, other.id} & {row["id"] for row in json.loads(listed)}
 
 

@@ -111,7 +111,7 @@ def test_the_topology_can_be_read_by_programs(terminal: Terminal) -> None:
 
 
 def test_what_needs_the_store_says_where_it_is_missing(terminal: Terminal) -> None:
-    for command in (["jobs", "list"], ["recurring", "list"], ["store", "show"], ["dead"]):
+    for command in (["jobs", "list"], ["recurring", "list"], ["store", "show"], ["dead-letters"]):
         done = terminal.call(*command, "--store", terminal.store)
         assert done.returncode == 2
         assert done.stderr.startswith("error: no store at sqlite:///")

@@ -124,7 +124,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
         def is_there() -> bool:
             assert json.loads(typed("batches", "show", shop.batch, "--json", **at)[1] or "{}").get("state") == "failed"
             assert "***" in typed("jobs", "show", shop.job, **at)[1]
-            assert len(json.loads(typed("dead", "--json", **at)[1])) == len(UNREADABLE)
+            assert len(json.loads(typed("dead-letters", "--json", **at)[1])) == len(UNREADABLE)
             assert "door" in typed("limits", "list", **at)[1]
             return typed("recurring", "list", **at)[1].count("by-") == 2
 
@@ -147,7 +147,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
         ["batches", "list"],
         ["jobs", "list"],
         ["jobs", "show", "JOB"],
-        ["dead"],
+        ["dead-letters"],
         ["subscriptions", "list"],
         ["limits", "list"],
         ["queues", "list"],
@@ -175,7 +175,7 @@ def test_what_is_not_masked_is_shown(shop: Shop) -> None:
     assert sorted((str(each["args"]), str(each["kwargs"])) for each in failures) == sorted(
         [("['ann', '***']", "{}"), ("['ann']", "{'password': '***'}"), ("[{'apiKey': '***', 'to': 'shop'}]", "{}")]
     )
-    bodies = [each["body"] for each in json.loads(shop.output("dead", "--json"))]
+    bodies = [each["body"] for each in json.loads(shop.output("dead-letters", "--json"))]
     assert "user=ann&password ***" in bodies
 
 
@@ -184,7 +184,7 @@ def test_who_asks_for_it_is_shown_all(shop: Shop) -> None:
         ["recurring", "list", "--json"],
         ["recurring", "show", "by-position"],
         ["batches", "failures", shop.batch],
-        ["dead", "--json"],
+        ["dead-letters", "--json"],
     ):
         assert SECRET in shop.output(*words, "--unmasked")
 

@@ -1,6 +1,6 @@
-"""Runs one piece of a row in a process of its own: `python -m benchmarks.subject PIECE '{"argument": …}'`.
+"""Runs one step of a row in a process of its own: `python -m benchmarks.step STEP '{"argument": …}'`.
 
-What came of it is the last line it prints, as JSON.
+Its result is the last line that it prints, as JSON.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks import bare, meter
 
 
-def publish_one(side: str, seconds: float, count: int = 0) -> dict[str, Any]:
+def publish_one(library: str, seconds: float, count: int = 0) -> dict[str, Any]:
     """Send empty jobs one after the other for a while, or a number of them."""
-    connection = _connection(side)
+    connection = _connection(library)
     connection.send_empty()  # connects
     sent = 0
     start = now = time.perf_counter()
@@ -32,9 +32,9 @@ def publish_one(side: str, seconds: float, count: int = 0) -> dict[str, Any]:
     return result
 
 
-def publish_many(side: str, count: int, rounds: int = 1) -> dict[str, Any]:
+def publish_many(library: str, count: int, rounds: int = 1) -> dict[str, Any]:
     """Send empty jobs pipelined, in several rounds."""
-    connection = _connection(side)
+    connection = _connection(library)
     connection.send_many(200)  # connects
     seconds, cpus = [], []
     for _ in range(rounds):
@@ -46,9 +46,9 @@ def publish_many(side: str, count: int, rounds: int = 1) -> dict[str, Any]:
     return {"count": count, "seconds": seconds, "cpu": sum(cpus)}
 
 
-def publish_paced(side: str, rate: float, seconds: float) -> dict[str, Any]:
+def publish_paced(library: str, rate: float, seconds: float) -> dict[str, Any]:
     """Send empty jobs at a rate, twenty times a second."""
-    connection = _connection(side)
+    connection = _connection(library)
     connection.send_many(1)
     sent = 0
     cpu = time.process_time()
@@ -64,9 +64,9 @@ def publish_paced(side: str, rate: float, seconds: float) -> dict[str, Any]:
     return result
 
 
-def publish_stamps(side: str, count: int, gap: float) -> dict[str, Any]:
+def publish_stamps(library: str, count: int, gap: float) -> dict[str, Any]:
     """Send stamps with a pause between them, so that the system is idle at each."""
-    connection = _connection(side)
+    connection = _connection(library)
     for _ in range(count):
         connection.send_stamp()
         time.sleep(gap)
@@ -76,7 +76,7 @@ def publish_stamps(side: str, count: int, gap: float) -> dict[str, Any]:
 
 def schedule(file: str) -> dict[str, Any]:
     """Schedule stamps with us, at the instants that a file lists."""
-    ours = importlib.import_module("benchmarks.sides.ours")
+    ours = importlib.import_module("benchmarks.libraries.ours")
     dues = json.loads(Path(file).read_text())
     start = time.perf_counter()
     ours.schedule_at(dues)
@@ -85,7 +85,7 @@ def schedule(file: str) -> dict[str, Any]:
 
 def schedule_far(count: int) -> dict[str, Any]:
     """Schedule empty jobs for next month with us."""
-    ours = importlib.import_module("benchmarks.sides.ours")
+    ours = importlib.import_module("benchmarks.libraries.ours")
     start = time.perf_counter()
     ours.schedule_far(count)
     return {"count": count, "seconds": time.perf_counter() - start}
@@ -93,7 +93,7 @@ def schedule_far(count: int) -> dict[str, Any]:
 
 def publish_children(count: int, gap: float) -> dict[str, Any]:
     """Send parents with a child each to us, with a pause between them, so that the system is idle at each."""
-    ours = importlib.import_module("benchmarks.sides.ours")
+    ours = importlib.import_module("benchmarks.libraries.ours")
     for _ in range(count):
         ours.send_family()
         time.sleep(gap)
@@ -103,7 +103,7 @@ def publish_children(count: int, gap: float) -> dict[str, Any]:
 
 def publish_batch(count: int) -> dict[str, Any]:
     """Send one batch of empty jobs to us, and a child that stamps when it has ended."""
-    ours = importlib.import_module("benchmarks.sides.ours")
+    ours = importlib.import_module("benchmarks.libraries.ours")
     began = time.perf_counter()
     ours.connect()
     start = time.perf_counter()
@@ -116,7 +116,7 @@ def publish_batch(count: int) -> dict[str, Any]:
 
 def publish_limited(count: int, slots: int) -> dict[str, Any]:
     """Send empty jobs that share slots to us."""
-    ours = importlib.import_module("benchmarks.sides.ours")
+    ours = importlib.import_module("benchmarks.libraries.ours")
     start = time.perf_counter()
     ours.send_limited(count, slots)
     seconds = time.perf_counter() - start
@@ -130,28 +130,28 @@ def consume(url: str, kind: str, stamping: bool = False) -> None:
 
 
 def store_rows(url: str, count: int, how: str, rounds: int) -> dict[str, Any]:
-    """Write rows of jobs, through the store or past it."""
+    """Write rows of jobs, through the store or with plain SQLAlchemy."""
     rows = importlib.import_module("benchmarks.rows.store_rows")
     result: dict[str, Any] = rows.write(url, count, how, rounds)
     return result
 
 
 def records(url: str, full: int, count: int, rounds: int) -> dict[str, Any]:
-    """Decide upon records of the log, on a store that is full already."""
+    """Apply records of the log, on a store with many jobs."""
     rows = importlib.import_module("benchmarks.rows.records")
     result: dict[str, Any] = rows.write(url, full, count, rounds)
     return result
 
 
 def schedules(url: str, count: int, rounds: int) -> dict[str, Any]:
-    """Live with many schedules."""
+    """Fire many schedules."""
     rows = importlib.import_module("benchmarks.rows.schedules")
     result: dict[str, Any] = rows.write(url, count, rounds)
     return result
 
 
 def pages_fill(url: str, count: int) -> dict[str, Any]:
-    """Fill a store with what a busy month leaves."""
+    """Fill a store with the jobs of a busy month."""
     rows = importlib.import_module("benchmarks.rows.pages_fill")
     result: dict[str, Any] = rows.fill(url, count)
     return result
@@ -163,9 +163,9 @@ def pages_read(url: str, what: str) -> dict[str, list[float]]:
     return {name: [wall for wall, _ in times] for name, times in rows.measure(url, what).items()}
 
 
-PIECES = {
-    piece.__name__: piece
-    for piece in (
+STEPS = {
+    step.__name__: step
+    for step in (
         publish_one,
         publish_many,
         publish_paced,
@@ -185,9 +185,9 @@ PIECES = {
 }
 
 
-def _connection(side: str) -> Any:
-    return importlib.import_module(f"benchmarks.sides.{side}").Enqueuer()
+def _connection(library: str) -> Any:
+    return importlib.import_module(f"benchmarks.libraries.{library}").Enqueuer()
 
 
 if __name__ == "__main__":
-    print(json.dumps(PIECES[sys.argv[1]](**json.loads(sys.argv[2]))))
+    print(json.dumps(STEPS[sys.argv[1]](**json.loads(sys.argv[2]))))

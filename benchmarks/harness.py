@@ -1,4 +1,4 @@
-"""Sets the stage: a private RabbitMQ, a fresh virtual host for each measurement, processes started and ended by it."""
+"""Starts a private RabbitMQ, a fresh virtual host for each measurement, and processes that end with it."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Scale:
-    """How long to measure: all of it, or a first impression."""
+    """How long to measure: in full, or quickly."""
 
     quick: bool = False
 
     @property
     def rounds(self) -> int:
-        """Rounds of a figure; their median is what counts, so one is an impression only."""
+        """Rounds per figure. The result is their median, so one round gives only an impression."""
         return 1 if self.quick else 3
 
     def of(self, whole: int) -> int:
-        """A number of jobs, a fifth of it where it is to be quick."""
+        """A number of jobs, or a fifth of it if quick."""
         return max(1, whole // 5) if self.quick else whole
 
     def seconds(self, whole: float) -> float:
-        """A length of time, a third of it where it is to be quick."""
+        """A length of time, or a third of it if quick."""
         return whole / 3 if self.quick else whole
 
 
 class Process:
-    """A process of the stage."""
+    """A process that the harness has started."""
 
     def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.popen = popen
@@ -74,7 +74,7 @@ class Process:
         os.killpg(self.pid, signal.SIGCONT)
 
 
-class Stage:
+class Harness:
     """The private broker and folder of one run; `with` ends all that was started."""
 
     def __init__(self, scale: Scale) -> None:
@@ -103,21 +103,21 @@ class Stage:
         self.broker.dispose()
 
     @contextlib.contextmanager
-    def corner(self) -> Iterator[Corner]:
+    def sandbox(self) -> Iterator[Sandbox]:
         """A fresh virtual host and what runs in it; both are gone afterwards."""
         self._count += 1
         vhost = self.broker.vhost()
         folder = self.folder / str(self._count)
         folder.mkdir()
-        corner = Corner(self._lodging, vhost, folder)
+        sandbox = Sandbox(self._lodging, vhost, folder)
         try:
-            yield corner
+            yield sandbox
         finally:
-            corner.close()
+            sandbox.close()
             vhost.delete()
 
 
-class Corner:
+class Sandbox:
     """A virtual host, a folder and the processes that work there."""
 
     def __init__(self, lodging: Lodging, vhost: Vhost, folder: Path) -> None:
@@ -150,20 +150,20 @@ class Corner:
         self._processes.append(process)
         return process
 
-    def begin(self, piece: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> Process:
-        """Start a piece of `benchmarks.subject`."""
-        return self.start("benchmarks.subject", piece, json.dumps(arguments), **(environment or {}))
+    def begin(self, step: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> Process:
+        """Start a step of `benchmarks.step`."""
+        return self.start("benchmarks.step", step, json.dumps(arguments), **(environment or {}))
 
     def result(self, process: Process, timeout: float = 180) -> dict[str, Any]:
-        """Wait for the end of a piece; what came of it."""
+        """Wait for the end of a step; its result."""
         if process.popen.wait(timeout) != 0:
-            raise RuntimeError(f"a piece ended with {process.popen.returncode}:\n{process.log}")
+            raise RuntimeError(f"a step ended with {process.popen.returncode}:\n{process.log}")
         found: dict[str, Any] = json.loads(process.log.splitlines()[-1])
         return found
 
-    def run(self, piece: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> dict[str, Any]:
-        """Run a piece to its end."""
-        return self.result(self.begin(piece, environment, **arguments))
+    def run(self, step: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> dict[str, Any]:
+        """Run a step to its end."""
+        return self.result(self.begin(step, environment, **arguments))
 
     def end(self, process: Process) -> None:
         """End a process and all it has started."""
@@ -172,7 +172,7 @@ class Corner:
             self._processes.remove(process)
 
     def close(self) -> None:
-        """End all processes of this corner."""
+        """End all processes of this sandbox."""
         for process in list(self._processes):
             self.end(process)
         if self._connection is not None and self._connection.is_open:

@@ -1,4 +1,4 @@
-"""Celery, as its documentation starts: the queue it makes itself, acknowledged early; publisher confirms are on."""
+"""Celery, as its documentation starts: its own queue, acknowledged early; publisher confirms are on."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""pika and nothing else: a persistent message of the size of ours, confirmed. The limit of what can be had."""
+"""Bare pika: a persistent message of the size of ours, confirmed. The upper limit."""
 
 import os
 import time
