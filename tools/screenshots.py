@@ -76,9 +76,9 @@ class Shop:
 
     def __init__(self, store: str) -> None:
         self.jobs = BrokerJobs("memory://", store=store)
-        self.door = threading.Event()
+        self.finish = threading.Event()
         self.pages: dict[str, str] = {}
-        jobs, door = self.jobs, self.door
+        jobs, finish = self.jobs, self.finish
 
         @jobs.job(
             queue="mail", retries=5, tags=["mail"], limit=[Concurrency("smtp", 5), RateLimit("mails", 600, per=60)]
@@ -96,7 +96,7 @@ class Shop:
             job = current_job()
             job.log(f"reading {rows} rows of {month}")
             job.progress(410, rows)
-            door.wait(120)
+            finish.wait(120)
 
         @jobs.job(retries=8)
         def sync(shop: str) -> None:
@@ -175,7 +175,7 @@ def _shop(folder: Path) -> Iterator[tuple[BrokerJobs, dict[str, str]]]:
     try:
         yield shop.jobs, shop.pages
     finally:
-        shop.door.set()
+        shop.finish.set()
         shop.jobs.stop(5)
 
 
