@@ -1,4 +1,4 @@
-"""The two exchanges as the conformance suite sees them, and a collector for what they deliver."""
+"""The two brokers of the conformance suite, and a collector of their deliveries."""
 
 import threading
 import uuid
@@ -14,17 +14,17 @@ from tests.support.wait import eventually
 
 
 class Backend(Protocol):
-    """One broker of one kind, and as many exchanges on it as a test wants."""
+    """One server of one kind, and as many brokers on it as a test needs."""
 
     def broker(self) -> Broker:
-        """Start one more exchange on the same broker, with the topology and the queues `mail` and `bulk` applied."""
+        """Start another broker on the same server, with the topology and the queues `mail` and `bulk`."""
 
     def close(self) -> None:
         """Stop them all."""
 
 
 def applied(broker: Broker) -> Broker:
-    """Start an exchange and declare on it what the suite uses."""
+    """Start a broker and declare what the suite uses."""
     broker.start()
     broker.apply(fixed_topology())
     broker.apply(work_topology("mail", "bulk"))
@@ -36,38 +36,38 @@ class RabbitBackend:
 
     def __init__(self, vhost: Vhost) -> None:
         self._url = vhost.url
-        self._exchanges: list[Broker] = []
+        self._brokers: list[Broker] = []
 
     def broker(self) -> Broker:
         made = RabbitBroker(self._url, name="conformance")
-        self._exchanges.append(made)
+        self._brokers.append(made)
         return applied(made)
 
     def close(self) -> None:
-        for broker in self._exchanges:
+        for broker in self._brokers:
             broker.stop()
 
 
 class MemoryBackend:
-    """A broker in memory, of a name of its own."""
+    """A broker in memory with its own name."""
 
     def __init__(self) -> None:
         self._make: Callable[[str], Broker] = MemoryBroker
         self._url = f"memory://{uuid.uuid4().hex}"
-        self._exchanges: list[Broker] = []
+        self._brokers: list[Broker] = []
 
     def broker(self) -> Broker:
         made = self._make(self._url)
-        self._exchanges.append(made)
+        self._brokers.append(made)
         return applied(made)
 
     def close(self) -> None:
-        for broker in self._exchanges:
+        for broker in self._brokers:
             broker.stop()
 
 
 class Inbox:
-    """Collects what a subscription delivers, and what it says of its channels."""
+    """Collects the deliveries of a consumer and its ready and lost channels."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
@@ -80,33 +80,33 @@ class Inbox:
             self.deliveries.extend(deliveries)
 
     def subscribe(self, broker: Broker, *queues: str, prefetch: int = 100) -> Consumer:
-        """Take deliveries of these queues into this inbox; returns when that has begun."""
-        subscription = broker.subscribe(
+        """Consume these queues into this inbox. Returns when the consumer is ready."""
+        consumer = broker.subscribe(
             queues, self.on_deliveries, prefetch=prefetch, on_lost=self.lost.append, on_ready=self.ready.append
         )
         eventually(lambda: self.ready, what=f"on_ready of {queues}")
-        return subscription
+        return consumer
 
     def bodies(self) -> list[bytes]:
         return [delivery.body for delivery in self.deliveries]
 
     def wait(self, count: int) -> list[Delivery]:
-        """Wait for at least so many deliveries; returns all there are."""
+        """Wait for at least `count` deliveries and return all."""
         eventually(lambda: len(self.deliveries) >= count, what=f"{count} deliveries")
         return list(self.deliveries)
 
 
 def publish(broker: Broker, *messages: Message, timeout: float = 10) -> list[PublishFailure | None]:
-    """Publish and wait for what became of it."""
+    """Publish and return the results."""
     return broker.publish(messages, timeout).result(timeout + 5)
 
 
 def confirmed(broker: Broker, *messages: Message) -> None:
-    """Publish, and fail unless all is confirmed."""
+    """Publish, and fail unless all messages are confirmed."""
     results = publish(broker, *messages)
     assert results == [None] * len(messages), results
 
 
 def numbered(exchange_name: str, key: str, count: int, start: int = 0) -> list[Message]:
-    """Messages whose bodies are numbers."""
+    """Return messages whose bodies are numbers."""
     return [Message(exchange_name, key, b"%d" % n, message_id=str(n)) for n in range(start, start + count)]

@@ -1,4 +1,4 @@
-"""What every exchange must do, on RabbitMQ and embedded alike: a test that holds on one backend only is not here."""
+"""What both brokers must do, RabbitMQ and the one in memory."""
 
 import threading
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(backend: Back
     assert inbox.bodies() == [b"new", b"last"]
 
 
-def test_a_message_that_no_queue_takes_is_not_sent_and_its_neighbours_are(backend: Backend) -> None:
+def test_an_unroutable_message_is_not_sent_and_its_neighbours_are(backend: Backend) -> None:
     broker = backend.broker()
     results = publish(
         broker,
@@ -114,7 +114,7 @@ def test_nothing_published_is_an_empty_list(backend: Backend) -> None:
     assert backend.broker().publish([]).result(1) == []
 
 
-def test_what_is_published_before_start_or_after_stop_is_not_sent(backend: Backend) -> None:
+def test_a_publish_before_start_or_after_stop_is_not_sent(backend: Backend) -> None:
     broker = backend.broker()
     broker.stop()
     broker.stop()
@@ -123,7 +123,7 @@ def test_what_is_published_before_start_or_after_stop_is_not_sent(backend: Backe
     assert result.kind is Unconfirmed.NOT_SENT
 
 
-def test_stop_waits_for_what_is_being_published(backend: Backend) -> None:
+def test_stop_waits_for_publishes(backend: Backend) -> None:
     broker, other = backend.broker(), backend.broker()
     future = broker.publish(numbered(names.WORK, "mail", 2_000))
     broker.stop(timeout=10)
@@ -148,39 +148,39 @@ def test_many_threads_may_publish_at_once(backend: Backend) -> None:
     assert sorted(int(body) for body in inbox.bodies()) == list(range(400))
 
 
-# --- taking and acknowledging ---
+# --- consuming and acknowledging ---
 
 
-def test_no_more_than_the_prefetch_is_out_of_each_queue(backend: Backend) -> None:
+def test_no_more_than_the_prefetch_is_unacknowledged_for_each_queue(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10), *numbered(names.WORK, "bulk", 10))
-    subscription = inbox.subscribe(broker, MAIL, BULK, prefetch=3)
+    consumer = inbox.subscribe(broker, MAIL, BULK, prefetch=3)
     inbox.wait(6)
     assert broker.depth(MAIL) == (7, 1)
     assert broker.depth(BULK) == (7, 1)
     first = next(delivery for delivery in inbox.deliveries if delivery.queue == MAIL)
-    subscription.ack(first.channel, first.tag)
+    consumer.ack(first.channel, first.tag)
     inbox.wait(7)
     assert broker.depth(MAIL) == (6, 1)
     assert len(inbox.deliveries) == 7
 
 
-def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(backend: Backend) -> None:
+def test_the_prefetch_of_a_consumer_can_be_raised_and_lowered(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 100))
-    subscription = inbox.subscribe(broker, MAIL, prefetch=4)
+    consumer = inbox.subscribe(broker, MAIL, prefetch=4)
     inbox.wait(4)
-    subscription.set_prefetch(10)
+    consumer.set_prefetch(10)
     out = inbox.wait(10)
     eventually(lambda: _ready(broker, MAIL) == 90, what="90 ready, 10 out")
-    subscription.set_prefetch(2)
+    consumer.set_prefetch(2)
     acked = 0
 
     def two_out() -> bool:
         nonlocal acked
         if len(inbox.deliveries) - acked > 2:
             for delivery in inbox.deliveries[acked:]:
-                subscription.ack(delivery.channel, delivery.tag)
+                consumer.ack(delivery.channel, delivery.tag)
                 acked += 1
         return len(inbox.deliveries) - acked == 2 and _ready(broker, MAIL) == 100 - len(inbox.deliveries)
 
@@ -189,25 +189,25 @@ def test_the_prefetch_of_a_living_subscription_can_be_raised_and_lowered(backend
     assert sorted(int(body) for body in inbox.bodies()) == list(range(len(inbox.deliveries)))
 
 
-def test_one_ack_may_settle_all_of_a_channel_up_to_it(backend: Backend) -> None:
+def test_one_ack_may_acknowledge_all_deliveries_up_to_it(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10))
-    subscription = inbox.subscribe(broker, MAIL)
+    consumer = inbox.subscribe(broker, MAIL)
     eighth = inbox.wait(10)[7]
-    subscription.ack(eighth.channel, eighth.tag, multiple=True)
-    subscription.close()
+    consumer.ack(eighth.channel, eighth.tag, multiple=True)
+    consumer.close()
     again = Inbox()
     again.subscribe(broker, MAIL)
     again.wait(2)
     assert again.bodies() == [b"8", b"9"]
 
 
-def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(backend: Backend) -> None:
+def test_unacknowledged_deliveries_of_a_closed_consumer_are_redelivered_first(backend: Backend) -> None:
     broker, inbox, other = backend.broker(), Inbox(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10))
-    subscription = inbox.subscribe(broker, MAIL, prefetch=3)
+    consumer = inbox.subscribe(broker, MAIL, prefetch=3)
     inbox.wait(3)
-    subscription.close()
+    consumer.close()
     eventually(lambda: _ready(broker, MAIL) == 10, what="all ready again")
     other.subscribe(broker, MAIL)
     came = other.wait(10)
@@ -217,17 +217,17 @@ def test_what_a_closed_subscription_had_unsettled_comes_again_flagged_and_first(
     assert inbox.lost == []
 
 
-def test_a_requeued_delivery_comes_again_flagged_before_the_others(backend: Backend) -> None:
+def test_a_requeued_delivery_is_redelivered_before_the_others(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 3))
-    subscription = inbox.subscribe(broker, MAIL, prefetch=1)
+    consumer = inbox.subscribe(broker, MAIL, prefetch=1)
     [first] = inbox.wait(1)
-    subscription.requeue(first.channel, first.tag)
+    consumer.requeue(first.channel, first.tag)
     again = inbox.wait(2)[1]
     assert (again.body, again.redelivered, again.delivery_count) == (b"0", True, 1)
 
 
-def test_settling_for_a_channel_that_is_gone_does_nothing(backend: Backend) -> None:
+def test_an_ack_for_a_lost_channel_does_nothing(backend: Backend) -> None:
     broker, inbox, other = backend.broker(), Inbox(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 2))
     old = inbox.subscribe(broker, MAIL)
@@ -243,38 +243,38 @@ def test_settling_for_a_channel_that_is_gone_does_nothing(backend: Backend) -> N
     assert inbox.ready != other.ready, "channel numbers are used once"
 
 
-def test_a_cancelled_subscription_takes_nothing_more_and_can_still_settle(backend: Backend) -> None:
+def test_a_cancelled_consumer_receives_no_more_and_can_still_acknowledge(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
-    subscription = inbox.subscribe(broker, MAIL, prefetch=2)
+    consumer = inbox.subscribe(broker, MAIL, prefetch=2)
     out = inbox.wait(2)
-    subscription.cancel()
+    consumer.cancel()
     for delivery in out:
-        subscription.ack(delivery.channel, delivery.tag)
+        consumer.ack(delivery.channel, delivery.tag)
     other = Inbox()
     other.subscribe(broker, MAIL)
     came = other.wait(3)
     assert [(delivery.body, delivery.redelivered) for delivery in came] == [(b"2", False), (b"3", False), (b"4", False)]
-    subscription.close()
+    consumer.close()
     assert len(inbox.deliveries) == 2
     assert _ready(broker, MAIL) == 0
 
 
-def test_a_paused_queue_stands_still_and_the_others_go_on(backend: Backend) -> None:
+def test_a_paused_queue_is_not_consumed_and_the_others_are(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
-    subscription = inbox.subscribe(broker, MAIL, BULK)
+    consumer = inbox.subscribe(broker, MAIL, BULK)
     eventually(lambda: broker.depth(BULK) == (0, 1), what="both consumed")
-    subscription.pause(MAIL, paused=True)
+    consumer.pause(MAIL, paused=True)
     eventually(lambda: broker.depth(MAIL) == (0, 0), what="no consumer")
     confirmed(broker, Message(names.WORK, "mail", b"m"), Message(names.WORK, "bulk", b"b"))
     inbox.wait(1)
     assert inbox.bodies() == [b"b"]
-    subscription.pause(MAIL, paused=False)
+    consumer.pause(MAIL, paused=False)
     inbox.wait(2)
     assert inbox.bodies() == [b"b", b"m"]
 
 
-def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served(backend: Backend) -> None:
+def test_a_queue_is_consumed_once_it_is_declared_and_the_others_at_once(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     inbox.subscribe(broker, MAIL, names.work_queue("later"))
     confirmed(broker, Message(names.WORK, "mail", b"m"))
@@ -285,14 +285,14 @@ def test_a_queue_that_does_not_exist_yet_is_waited_for_and_the_others_are_served
     assert inbox.bodies() == [b"m", b"l"]
 
 
-def test_a_work_message_given_back_too_often_goes_to_the_log(backend: Backend) -> None:
+def test_a_work_message_goes_to_the_log_at_the_delivery_limit(backend: Backend) -> None:
     broker, inbox, log = backend.broker(), Inbox(), Inbox()
     confirmed(broker, Message(names.WORK, "mail", b"poison", "envelope", "id-1"))
-    subscription = inbox.subscribe(broker, MAIL)
+    consumer = inbox.subscribe(broker, MAIL)
     for n in range(WORK_DELIVERY_LIMIT + 1):
         delivery = inbox.wait(n + 1)[n]
         assert delivery.delivery_count == n
-        subscription.requeue(delivery.channel, delivery.tag)
+        consumer.requeue(delivery.channel, delivery.tag)
     log.subscribe(broker, names.LOG)
     [dead] = log.wait(1)
     assert (dead.body, dead.type, dead.message_id) == (b"poison", "envelope", "id-1")
@@ -300,7 +300,7 @@ def test_a_work_message_given_back_too_often_goes_to_the_log(backend: Backend) -
     assert len(inbox.deliveries) == WORK_DELIVERY_LIMIT + 1
 
 
-def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_unsettled(backend: Backend) -> None:
+def test_the_log_has_one_active_consumer_and_the_next_receives_all_unacknowledged_deliveries(backend: Backend) -> None:
     one, two, first, second = backend.broker(), backend.broker(), Inbox(), Inbox()
     active = first.subscribe(one, names.LOG, prefetch=5)
     second.subscribe(two, names.LOG, prefetch=100)
@@ -315,7 +315,7 @@ def test_the_log_has_one_active_consumer_and_the_next_takes_over_all_that_is_uns
     ]
 
 
-def test_an_error_in_a_callback_ends_nothing(backend: Backend) -> None:
+def test_an_error_in_a_callback_does_not_end_the_consumer(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
 
     def fail(deliveries: list[Delivery]) -> None:
@@ -343,9 +343,9 @@ def test_control_messages_reach_every_private_queue_bound_to_it(backend: Backend
     assert first.bodies() == second.bodies() == [b"fences"]
 
 
-def test_a_question_is_answered_to_the_private_queue_it_names(backend: Backend) -> None:
+def test_a_reply_reaches_the_private_queue_named_in_reply_to(backend: Backend) -> None:
     client, answerer, answers, questions = backend.broker(), backend.broker(), Inbox(), Inbox()
-    reply_to, subscription = client.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
+    reply_to, consumer = client.subscribe_private(answers.on_deliveries, on_ready=answers.ready.append)
     eventually(lambda: answers.ready, what="ready")
     confirmed(client, Message(names.REPORT, names.COMMAND_KEY, b"?", reply_to=reply_to, correlation_id="q-1"))
     questions.subscribe(answerer, names.COMMAND)
@@ -354,7 +354,7 @@ def test_a_question_is_answered_to_the_private_queue_it_names(backend: Backend) 
     confirmed(answerer, Message("", reply_to, b"!", correlation_id=question.correlation_id))
     [answer] = answers.wait(1)
     assert (answer.queue, answer.body, answer.correlation_id) == (reply_to, b"!", "q-1")
-    subscription.close()
+    consumer.close()
 
     def asker_is_gone() -> bool:
         [result] = publish(answerer, Message("", reply_to, b"late"))
@@ -379,7 +379,7 @@ def test_the_depth_of_a_queue_that_does_not_exist_is_none(backend: Backend) -> N
     assert backend.broker().depth("no.such.queue") is None
 
 
-def test_the_depth_counts_what_is_ready_and_who_consumes(backend: Backend) -> None:
+def test_the_depth_counts_ready_messages_and_consumers(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
     inbox.subscribe(broker, MAIL, prefetch=2)
@@ -387,22 +387,22 @@ def test_the_depth_counts_what_is_ready_and_who_consumes(backend: Backend) -> No
     assert broker.depth(MAIL) == (3, 1)
 
 
-def test_purge_drops_what_is_ready_and_counts_it(backend: Backend) -> None:
+def test_purge_deletes_and_counts_ready_messages(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 5))
-    subscription = inbox.subscribe(broker, MAIL, prefetch=2)
+    consumer = inbox.subscribe(broker, MAIL, prefetch=2)
     inbox.wait(2)
     assert broker.purge(MAIL) == 3
-    subscription.close()
+    consumer.close()
     eventually(lambda: _ready(broker, MAIL) == 2, what="what was out is back")
 
 
-def test_purging_a_queue_that_does_not_exist_says_so(backend: Backend) -> None:
+def test_purging_a_queue_that_does_not_exist_raises(backend: Backend) -> None:
     with pytest.raises(BrokerError, match=r"no\.such\.queue"):
         backend.broker().purge("no.such.queue")
 
 
-def test_start_tolerates_twice_and_connected_says_what_is(backend: Backend) -> None:
+def test_start_may_be_repeated(backend: Backend) -> None:
     broker = backend.broker()
     broker.start()
     assert broker.connected

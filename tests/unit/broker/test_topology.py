@@ -1,4 +1,4 @@
-"""What the topology says, whatever exchange declares it: rules that a change of it must not break."""
+"""Rules of the topology that a change must not break, for both brokers."""
 
 import pytest
 
@@ -13,7 +13,7 @@ EXCHANGES = [exchange for topology in WHOLE for exchange in topology.exchanges]
 
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: str(queue.name))
-def test_every_queue_is_a_quorum_queue_and_bears_our_name_and_version(queue: QueueSpec) -> None:
+def test_every_queue_is_a_quorum_queue_with_our_prefix_and_version(queue: QueueSpec) -> None:
     assert queue.arguments()["x-queue-type"] == "quorum"
     assert queue.name.startswith("jobs.v1.")
 
@@ -30,7 +30,7 @@ def test_the_log_and_the_commands_have_a_single_active_consumer() -> None:
     assert {queue.name for queue in QUEUES if queue.single_active} == {names.LOG, names.COMMAND}
 
 
-def test_work_queues_give_up_a_message_that_kills_into_the_log_and_lose_none() -> None:
+def test_work_queues_dead_letter_into_the_log_at_the_delivery_limit() -> None:
     for queue in work_topology("mail").queues:
         assert queue.arguments() | {"x-delivery-limit": 20} == {
             "x-queue-type": "quorum",
@@ -42,23 +42,23 @@ def test_work_queues_give_up_a_message_that_kills_into_the_log_and_lose_none() -
         }
 
 
-def test_every_step_of_the_delay_queues_ends_in_due_at_least_once() -> None:
+def test_every_delay_queue_dead_letters_into_due_at_least_once() -> None:
     levels = {queue.name: queue for queue in QUEUES if queue.ttl_seconds is not None}
     assert len(levels) == LEVELS
-    for step in range(LEVELS):
-        arguments = levels[names.delay_queue(step)].arguments()
-        assert arguments["x-message-ttl"] == 1000 * 2**step
+    for level in range(LEVELS):
+        arguments = levels[names.delay_queue(level)].arguments()
+        assert arguments["x-message-ttl"] == 1000 * 2**level
         assert arguments["x-dead-letter-routing-key"] == names.DUE
         assert arguments["x-dead-letter-strategy"] == "at-least-once"
         assert arguments["x-overflow"] == "reject-publish"  # without it the strategy is silently at-most-once
 
 
-def test_whatever_dead_letters_does_so_into_a_queue_that_always_exists() -> None:
+def test_dead_letters_go_to_a_queue_that_always_exists() -> None:
     fixed = {queue.name for queue in fixed_topology().queues}
     assert {queue.dead_letter_to for queue in QUEUES if queue.dead_letter_to} <= fixed
 
 
-def test_every_binding_joins_what_is_declared() -> None:
+def test_every_binding_names_declared_exchanges_and_queues() -> None:
     exchanges = {exchange.name for exchange in EXCHANGES}
     queues = {queue.name for queue in QUEUES}
     for binding in BINDINGS:
@@ -66,7 +66,7 @@ def test_every_binding_joins_what_is_declared() -> None:
         assert binding.target in (exchanges if binding.to_exchange else queues)
 
 
-def test_an_alternate_exchange_is_one_of_ours_and_takes_everything() -> None:
+def test_an_alternate_exchange_is_a_declared_fanout() -> None:
     kinds = {exchange.name: exchange.kind for exchange in EXCHANGES}
     for exchange in EXCHANGES:
         if exchange.alternate is not None:
@@ -77,7 +77,7 @@ def test_no_exchange_matches_by_pattern_so_a_queue_name_cannot_catch_the_jobs_of
     assert {exchange.kind for exchange in EXCHANGES} == {"direct", "fanout"}
 
 
-def test_every_part_of_the_topology_is_named_once() -> None:
+def test_nothing_is_declared_twice() -> None:
     for parts in (QUEUES, EXCHANGES, BINDINGS):
         assert len(set(parts)) == len(parts)
 
@@ -87,7 +87,7 @@ def test_topologies_are_values() -> None:
 
 
 @pytest.mark.parametrize("name", ["mail", "a.b-c_9", "A" * 100])
-def test_queue_names_that_are_taken(name: str) -> None:
+def test_queue_names_that_are_accepted(name: str) -> None:
     assert names.is_queue_name(name)
     assert names.queue_of(names.work_queue(name)) == name
 

@@ -1,4 +1,4 @@
-"""What is encoded is decoded unchanged; what cannot be read says why, and is never taken for something else."""
+"""Encoded envelopes are decoded unchanged; other bodies are refused with a reason."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def plain(**changes: Any) -> bytes:
         (b"[" * 100_000, "not UTF-8 JSON"),
     ],
 )
-def test_each_way_to_be_unreadable_says_what_is_wrong(body: bytes, reason: str) -> None:
+def test_an_undecodable_body_is_refused_with_the_reason(body: bytes, reason: str) -> None:
     with pytest.raises(codec.Undecodable) as caught:
         codec.decode(body)
     assert str(caught.value) == reason
@@ -112,7 +112,7 @@ def test_an_envelope_does_not_change() -> None:
     assert envelope.epoch == 1
 
 
-def test_waiting_ends_so_long_after_it_was_made_or_due() -> None:
+def test_a_job_expires_after_it_was_created_or_due() -> None:
     made = datetime(2026, 1, 1, tzinfo=UTC)
     envelope = Envelope(id="1", job="w", created_at=made, policy=Policy(expires=60))
     assert envelope.expires_at() == made + timedelta(seconds=60)
@@ -121,7 +121,7 @@ def test_waiting_ends_so_long_after_it_was_made_or_due() -> None:
     assert envelope.evolve(policy=Policy()).expires_at() is None
 
 
-def test_ids_sort_by_time_and_are_known_for_ours() -> None:
+def test_generated_ids_sort_by_time_and_are_recognized() -> None:
     made = [new_id() for _ in range(1_000)]
     assert made == sorted(made)
     assert len(set(made)) == 1_000
