@@ -32,12 +32,12 @@ REQUEST_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check. `level`: ok, warning or error; `says`: what was found; `do`: how to fix it."""
+    """One result of a check. `level`: ok, warning or error; `message`: what was found; `fix`: what to do about it."""
 
     level: str
     subject: str
-    says: str
-    do: str = ""
+    message: str
+    fix: str = ""
 
 
 def doctor(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
@@ -53,9 +53,9 @@ def doctor(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> 
         colours = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "error": typer.colors.RED}
         for finding in findings:
             typer.secho(f"{finding.level:<8}", fg=colours[finding.level], nl=False)
-            typer.echo(f"{finding.subject}: {finding.says}")
-            if finding.do:
-                typer.echo(f"        → {finding.do}")
+            typer.echo(f"{finding.subject}: {finding.message}")
+            if finding.fix:
+                typer.echo(f"        → {finding.fix}")
     raise typer.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 

@@ -123,7 +123,7 @@ def show(
         "waits for": "; ".join(job.waits_for),
         "batch": job.batch,
         "recurring": job.recurring,
-        "stands for": job.stands_for,
+        "alias of": job.stands_for,
         "made by": job.made_by,
     }
     print_pairs(

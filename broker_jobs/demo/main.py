@@ -82,24 +82,26 @@ def run(url: str | None, store: str | None, subscribers: Path | None, stay: bool
         demo = stack.enter_context(_open(url, store, subscriber_list))
         stack.enter_context(_sigterm_as_ctrl_c())
         for line in demo.lines():
-            screen.say(line)
+            screen.print_line(line)
         for row in subscriber_list.bad:
-            screen.say(f"{(subscribers or SAMPLE).name} line {row.line}: {row.reason}; skipped")
+            screen.print_line(f"{(subscribers or SAMPLE).name} line {row.line}: {row.reason}; skipped")
         try:
             with screen:
                 result = demo.run(screen, stay=stay)
         except KeyboardInterrupt:
-            screen.say("interrupted")
+            screen.print_line("interrupted")
             return INTERRUPTED
     screen.table(result.lines, KINDS)
     if result.wrong:
         for wrong in result.wrong[:MAX_DIFFERENCES]:
-            screen.say(wrong)
+            screen.print_line(wrong)
         more = len(result.wrong) - MAX_DIFFERENCES
-        screen.say(f"Delivered and requested mail differ{f'; {more} more differences' if more > 0 else ''}.")
+        screen.print_line(f"Delivered and requested mail differ{f'; {more} more differences' if more > 0 else ''}.")
         return 1
     total = sum(line.delivered for line in result.lines)
-    screen.say(f"All {total} mails were delivered, each once, and never more than {MAX_AT_ONCE} at once to a domain.")
+    screen.print_line(
+        f"All {total} mails were delivered, each once, and never more than {MAX_AT_ONCE} at once to a domain."
+    )
     return 0
 
 
@@ -151,8 +153,10 @@ class MailDemo:
             self._wait_for_mail(screen)
             if stay:
                 mail_jobs.invitation.enqueue(self._run_id, MISTYPED, "Please come to our party.")
-                screen.say(f"Staying: {self._addresses[DASHBOARD]} shows every job. Stop with Ctrl-C.")
-                screen.say("One invitation has failed: its address is mistyped. Find it there, correct it, requeue it.")
+                screen.print_line(f"Staying: {self._addresses[DASHBOARD]} shows every job. Stop with Ctrl-C.")
+                screen.print_line(
+                    "One invitation has failed: its address is mistyped. Find it there, correct it, requeue it."
+                )
                 self._stay(screen)
         finally:
             until = time.time() - REMOVAL_SECONDS
@@ -318,7 +322,7 @@ def _show_warnings(screen: Screen) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             if mail_jobs.TemporarilyRefused.__name__ not in text:
-                screen.say(text)
+                screen.print_line(text)
 
     handler = ScreenHandler(logging.WARNING)
     logger = logging.getLogger("broker_jobs")

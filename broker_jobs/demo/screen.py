@@ -46,7 +46,7 @@ class Screen:
             self._bars.stop()
             self._bars = None
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line, above the bars."""
         self._console.print(text, markup=False)
 
@@ -66,7 +66,7 @@ class Screen:
         )
         if parts != self._shown and seconds >= self._shown_at + PLAIN_SECONDS:
             self._shown, self._shown_at = parts, seconds
-            self.say(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
+            self.print_line(f"{seconds:5.1f} s  delivered: {', '.join(parts)}{more}")
 
     def table(self, lines: Sequence[ResultLine], sent_by: Mapping[str, str]) -> None:
         """Print requested, delivered and retried mails, and the kind of job that sent them."""
