@@ -10,11 +10,20 @@ from broker_jobs.errors import OptionError
 from broker_jobs.settings import Settings
 
 Url = Annotated[
-    str | None, typer.Option("--url", help="amqp://user:password@host:5672/vhost, or memory://.", show_default=False)
+    str | None,
+    typer.Option(
+        "--url",
+        help="The broker: amqp://user:password@host:5672/vhost, or memory://.",
+        show_default="BROKER_JOBS_URL, else memory://",
+    ),
 ]
 StoreUrl = Annotated[
     str | None,
-    typer.Option("--store", help="sqlite:///path or postgresql+psycopg://user:password@host/db.", show_default=False),
+    typer.Option(
+        "--store",
+        help="The store: sqlite:///path or postgresql+psycopg://user:password@host/db.",
+        show_default="BROKER_JOBS_STORE, else a file in the home directory, or memory with memory://",
+    ),
 ]
 Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show secrets too, which are masked otherwise.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="List at most this many.")]
