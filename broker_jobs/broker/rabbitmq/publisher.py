@@ -96,6 +96,7 @@ class Publisher:
         self._last_returned_tag = 0
         self._turn: Timer | None = None
         self._tick: Timer | None = None
+        self._drop: Timer | None = None
         self._closing = False
 
     @property
@@ -122,11 +123,13 @@ class Publisher:
         if batch in self._batches:
             batch.fail_unwritten(CANCELLED)
             self._batches.discard(batch)
-            self._drop_written()
+            if self._drop is None:  # once for all that are cancelled in this turn, as it walks over all that wait
+                self._drop = self._loop.call_later(0, self._drop_written)
 
     def accept(self) -> None:
         """Accept batches."""
         self._closing = False
+        self._turn = self._tick = self._drop = None  # a loop that was stopped has dropped its timers
 
     def stop_accepting(self) -> None:
         """Accept no more batches. Accepted ones go on."""
@@ -314,6 +317,7 @@ class Publisher:
 
     def _drop_written(self) -> None:
         """Remove the batches that have nothing left to write, also while nothing can be written."""
+        self._drop = None
         self._waiting = deque(batch for batch in self._waiting if batch.written < len(batch.messages))
 
     def _unwritten_failure(self, batch: PublishBatch) -> PublishFailure:
