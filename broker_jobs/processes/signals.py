@@ -6,6 +6,7 @@ outside the handler, so no lock is taken twice. Windows has SIGINT and SIGBREAK 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -29,9 +30,12 @@ EXIT_FAILED = 70
 EXIT_NOW_SECONDS = 2.0
 """The longest time an exit after a second signal takes."""
 
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 2.0
 EXIT_SOON_SECONDS = 3.0
 """How long remaining threads may delay the exit."""
+
+_ending = threading.Event()
+"""Set when Python itself runs the functions that are registered with atexit."""
 
 _POLL_SECONDS = 0.5 if sys.platform == "win32" else 3600.0
 """Windows runs no handler during a wait for a lock, so there the wait is cut in pieces."""
@@ -188,11 +192,12 @@ def exit_soon(code: int) -> None:
         logger.warning("threads still run %.0f s after the end; exiting without them", EXIT_SOON_SECONDS)
         _exit(code)
 
+    atexit.register(_ending.set)
     threading.Thread(target=exit_later, name="exit soon", daemon=True).start()
 
 
 def _exit(code: int) -> NoReturn:
-    # In another thread, as a thread that is left may hold the lock of a log handler for ever.
+    # In another thread, as a thread that is left may hold a lock that one of these needs for ever.
     flushing = threading.Thread(target=_flush, name="flush", daemon=True)
     flushing.start()
     flushing.join(FLUSH_SECONDS)
@@ -201,6 +206,9 @@ def _exit(code: int) -> NoReturn:
 
 def _flush() -> None:
     io_threads.flush_logs()
+    sys.stdout.flush()
+    if not _ending.is_set():  # error trackers and the like send there what they have gathered
+        atexit._run_exitfuncs()  # noqa: SLF001  # Python has no public way
     logging.shutdown()
     sys.stdout.flush()
 

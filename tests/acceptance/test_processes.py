@@ -271,3 +271,50 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+AT_EXIT = """\
+import atexit
+import threading
+import time
+from pathlib import Path
+
+from broker_jobs import BrokerJobs
+
+jobs = BrokerJobs()
+threading.Thread(target=time.sleep, args=(100,), name="the end of a Python program waits for it").start()
+
+
+@jobs.job
+def hold() -> None:
+    Path("held.txt").touch()
+    time.sleep(100)
+
+
+def note():
+    with Path("at-exit.txt").open("a") as file:
+        file.write("noted\\n")
+
+
+atexit.register(note)
+jobs.recurring("hold", "*/1 * * * * *", hold.bind())
+"""
+
+
+@pytest.mark.parametrize("how", ["end", "interrupt", "second signal"])
+def test_what_a_program_registered_with_atexit_runs_once_however_it_ends(terminal: Terminal, how: str) -> None:
+    (terminal.folder / "at_exit.py").write_text(AT_EXIT)
+    timeout = "600" if how == "second signal" else "0.2"
+    queues = ("--queues", "nobody-uses-it") if how == "end" else ()
+    running = terminal.start(
+        "run", "at_exit:jobs", "--url", "memory://", "--store", terminal.store, "--shutdown-timeout", timeout, *queues
+    )
+    running.said("takes jobs of")
+    if how != "end":
+        eventually((terminal.folder / "held.txt").exists, 30, "a job runs")
+    running.signal(TERM)
+    if how == "second signal":
+        running.said("taking no more jobs")
+        running.signal(TERM)
+    running.exit_code(timeout=30)
+    assert (terminal.folder / "at-exit.txt").read_text() == "noted\n"
