@@ -56,7 +56,7 @@ class DeleteJob(_Command):
     """Delete a job. A running job is cancelled, and its outcome decides. Reply detail: {"ended": bool}."""
 
     kind: Literal["delete"] = "delete"
-    job_id: Id
+    job_id: JobId
 
 
 class RequeueJob(_Command):
@@ -67,7 +67,7 @@ class RequeueJob(_Command):
     """
 
     kind: Literal["requeue"] = "requeue"
-    job_id: Id
+    job_id: JobId
     args: list[Any] | None = None
     kwargs: dict[str, Any] | None = None
 
@@ -76,7 +76,7 @@ class RescheduleJob(_Command):
     """Change the time of a job. Refused while it runs or waits for something other than time."""
 
     kind: Literal["reschedule"] = "reschedule"
-    job_id: Id
+    job_id: JobId
     due_at: Timestamp
 
 

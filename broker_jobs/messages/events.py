@@ -127,12 +127,12 @@ class Interrupted(_Value):
     """
 
     kind: Literal["interrupted"] = "interrupted"
-    id: Id
+    id: JobId
     epoch: Number
     started_at: Timestamp
     ended_at: Timestamp
     acknowledged: bool = False
-    envelope: str
+    envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
 
 class Progress(_Value):

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, text
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
 from broker_jobs.store.administration import upsert
+from broker_jobs.store.columns import clean_text
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow, WorkItemRow
 
 _DEPENDENCY = upsert(schema.dependencies, replace=False)
@@ -190,7 +191,7 @@ class DependencyStore:
 
     def save_batches(self, rows: Iterable[BatchRow]) -> None:
         """Insert or replace batches."""
-        values = [asdict(row) for row in rows]
+        values = [asdict(row) | {"title": clean_text(row.title)} for row in rows]
         if values:
             self._connection.execute(_SAVE_BATCH, values)
             self._wrote = True

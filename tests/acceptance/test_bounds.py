@@ -13,7 +13,7 @@ from typing import Any
 import pika
 import pytest
 
-from broker_jobs import BrokerJobs, Concurrency, Ordered, RateLimit, Unique, result_of
+from broker_jobs import BrokerJobs, Concurrency, JobFailed, Ordered, RateLimit, Unique, result_of, results_of
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import DeadLetterRow
@@ -79,6 +79,10 @@ OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
     "a job with a text for tags": (LOG, "job", envelope("x5", tags="x" * 1_000_000)),
     "a job with a zero in its name": (LOG, "job", envelope("x6", job="wo\x00rk")),
     "a job named like a batch": (LOG, "job", envelope("batch:42")),
+    "a batch is deleted like a job": (COMMAND, "command", command("delete", job_id="batch:43")),
+    "a batch is requeued like a job": (COMMAND, "command", command("requeue", job_id="batch:44")),
+    "a batch is rescheduled like a job": (COMMAND, "command", command("reschedule", job_id="batch:45", due_at=AT)),
+    "a job of no name is deleted": (COMMAND, "command", command("delete", job_id="", v=1)),
     "a job that waits for a job named like a batch": (
         LOG, "job", envelope("x7", after={"parents": [{"id": "batch:42"}]})),
     "a result for an argument that is not there": (
@@ -218,11 +222,13 @@ def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(system
         system.jobs.work.using(id=id).schedule(timedelta(hours=1))
     eventually(lambda: len(system.rows(["first", "last"])) == 2)
     ended = {"kind": "succeeded", "epoch": 0, "started_at": AT, "ended_at": AT}
-    events = [ended | {"id": "first"}, {"kind": "teleported", "id": "between"}, ended | {"id": "last"}]
+    of_a_batch = ended | {"kind": "interrupted", "id": "batch:between", "envelope": ""}
+    unreadable = [{"kind": "teleported", "id": "between"}, of_a_batch]
+    events = [ended | {"id": "first"}, *unreadable, ended | {"id": "last"}]
     send(system, LOG, "events", bundle(events))
     send(system, LOG, "look", ["first", "no id, but between", "last"])
     system.succeeded(["first", "last"])
-    for row in dead_letters_with(system, "between", 2):
+    for row in dead_letters_with(system, "between", 3):
         assert b"first" not in row.body
         assert b"last" not in row.body
 
@@ -236,6 +242,27 @@ def test_a_result_that_is_no_json_fails_the_job_that_takes_it_and_not_its_parent
     send(system, LOG, "events", bundle([outcome]))
     assert "is no JSON" in system.is_in(child.id, State.FAILED).reason
     assert system.row("parent").state is State.SUCCEEDED
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("levels", [220, 300])
+def test_a_result_too_deep_to_travel_on_fails_the_job_that_takes_it_alone(system: System, levels: int) -> None:
+    parent = system.jobs.work.using(id=f"deep-{levels}").schedule(timedelta(hours=1))
+    child = system.jobs.work.enqueue(result_of(parent))  # type: ignore[arg-type]  # it returns none, and says so
+    result = "[" * levels + "]" * levels
+    outcome = {"kind": "succeeded", "id": parent.id, "epoch": 0, "started_at": AT, "ended_at": AT, "result": result}
+    eventually(lambda: len(system.rows([parent.id, child.id])) == 2)
+    send(system, LOG, "events", bundle([outcome]))
+    assert "cannot travel on" in system.is_in(child.id, State.FAILED).reason
+    assert system.row(parent.id).state is State.SUCCEEDED
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.usefixtures("fatal_is_nothing")
+def test_a_batch_with_a_zero_in_its_title_is_complete(system: System) -> None:
+    with system.jobs.program.batch("a\0b") as batch:
+        receipt = batch.enqueue(system.jobs.work)
+    system.succeeded([receipt.id])
 
 
 @pytest.mark.rabbitmq
@@ -337,3 +364,21 @@ def test_a_key_of_512_characters_and_eight_limits_are_taken(tmp_path: Path) -> N
 
     with jobs:
         assert work.enqueue().result(timeout=30) == 7
+
+
+def test_results_too_large_for_one_message_fail_the_job_that_takes_them(tmp_path: Path) -> None:
+    jobs = BrokerJobs("memory://", store=f"sqlite:///{tmp_path / 'store.db'}")
+
+    @jobs.job
+    def text() -> str:
+        return "x" * 60_000
+
+    @jobs.job
+    def join(texts: list[str]) -> int:
+        return len(texts)
+
+    with jobs:
+        parent = text.enqueue()
+        assert join.enqueue(results_of([parent] * 100)).result(timeout=30) == 100
+        with pytest.raises(JobFailed, match="return references"):
+            join.enqueue(results_of([parent] * 200)).result(timeout=30)
