@@ -8,7 +8,7 @@ may change. What cannot be told from addresses (a broker that moved, another nam
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from broker_jobs.errors import StoreError
 from broker_jobs.store.open import Store
@@ -35,7 +35,7 @@ def installation_of(url: str) -> str:
         except ValueError:
             return ""
         hosts.add(f"{'localhost' if host in _THIS_MACHINE else host}:{port}")
-        virtual_host = parsed.path[1:].replace("%2f", "/").replace("%2F", "/") or "/"
+        virtual_host = unquote(parsed.path[1:]) or "/"
     return _name(hosts, virtual_host)
 
 
