@@ -115,7 +115,7 @@ def fire(
     Misfire and overlap are decided here. `goes_on` tells whether a job of a recurring name has not ended.
     """
     row = tx.schedule(command.name)
-    if row is None or not recurring.takes(row, command, now):
+    if row is None or not recurring.takes(row, command):
         return [], False
     times, cursor, more = recurring.decided(row, command, now, page)
     if cursor == row.last_planned_at:

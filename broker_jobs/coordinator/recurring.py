@@ -21,7 +21,8 @@ from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.store.records import ScheduleRow, SubscriptionRow
 
 EARLY_SECONDS = 60.0
-"""A beat's clock may be ahead by this much; its fires are taken, and their jobs scheduled for the planned time."""
+"""A beat's clock may be ahead by this much: the jobs of its fires are scheduled for the planned time. A fire of a clock
+that is further ahead only prompts the times that have come here."""
 MISSED_SECONDS = 60.0
 """A planned time that is decided later than this was missed; the misfire rule decides about it."""
 SUPERSEDED_SECONDS = 5.0
@@ -43,9 +44,9 @@ class Decided(NamedTuple):
     """Later planned times are due and not decided yet."""
 
 
-def takes(row: ScheduleRow, fire: Fire, now: Instant) -> bool:
-    """Whether this fire counts: its schedule is not paused and of the same version, and the beat is not far ahead."""
-    return not row.paused and fire.version == row.version and fire.planned_at <= now + EARLY_SECONDS
+def takes(row: ScheduleRow, fire: Fire) -> bool:
+    """Whether this fire counts: its schedule is not paused and of the same version."""
+    return not row.paused and fire.version == row.version
 
 
 def decided(row: ScheduleRow, fire: Fire, now: Instant, page: int = PAGE) -> Decided:
@@ -53,10 +54,11 @@ def decided(row: ScheduleRow, fire: Fire, now: Instant, page: int = PAGE) -> Dec
 
     With misfire="all" at most `page` of them (1 or more), the earliest ones.
     """
-    until = max(now, fire.planned_at)
+    planned_at = fire.planned_at if fire.planned_at <= now + EARLY_SECONDS else now
+    until = max(now, planned_at)
     cursor = row.last_planned_at
     if cursor is None or cursor > now + EARLY_SECONDS:  # never planned, or by a clock that was set back since
-        cursor = fire.planned_at - 1
+        cursor = planned_at - 1
     misses_none = row.misfire == "all" and row.overlap != "skip"
     times = cron.first(row.cron, row.tz, cursor, until, page + 1 if misses_none else 2)
     if not times:

@@ -12,9 +12,11 @@ from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.records import DependencyMet, Released, TimerDue
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
+    BulkDelete,
     DeclareRecurring,
     DeleteJob,
     Fire,
+    JobFilter,
     ListSchedules,
     Misfire,
     Overlap,
@@ -248,6 +250,29 @@ def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(harness: Engi
     harness.apply(harness.succeeded(first.id))
     harness.now += HOUR
     assert len(fire(harness, harness.now)) == 1
+
+
+def test_the_first_run_that_is_left_goes_on_when_all_before_it_are_deleted_together(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * *", misfire="all", overlap="queue")
+    harness.now += 150 * MINUTE
+    fire(harness, harness.now)
+    runs = sorted(harness.store.reader.jobs(limit=500), key=lambda row: row.due_at or 0.0)
+    harness.apply(harness.ask(BulkDelete, filter=JobFilter(ids=[row.id for row in runs[:-5]])))
+    harness.work()
+    assert [harness.row(row.id).state for row in runs[-5:]] == [State.ENQUEUED, *[State.AWAITING] * 4]
+
+
+def test_the_end_of_a_run_starts_none_that_waits_for_a_parent(harness: EngineHarness) -> None:
+    harness.apply(harness.child("child", "parent", recurring="s"), harness.held("run", recurring="s"))
+    harness.apply(harness.succeeded("run"))
+    assert harness.row("child").state is State.AWAITING
+
+
+def test_a_fire_of_a_clock_far_ahead_prompts_what_is_due_now(harness: EngineHarness) -> None:
+    put(harness, cron="* * * * *")
+    harness.now += MINUTE
+    assert [row.due_at for row in fire(harness, harness.now + 2 * MINUTE)] == [harness.now]
+    assert fire(harness, harness.now + HOUR) == []
 
 
 def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> None:
