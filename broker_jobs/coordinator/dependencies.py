@@ -298,6 +298,15 @@ class DependencyRules:
             waited_for = set(self._tx.waited_for("job", [id for id, _ in ends]))
             self._work_items += [WorkItemRow("job", id, state.value) for id, state in ends if id in waited_for]
 
+    def ended_before(self, row: Row) -> None:
+        """What waits for this job waits since after its end."""
+        if self._tx.waited_for("job", [row.id]):
+            self._work_items.append(WorkItemRow("job", row.id, row.state.value))
+
+    def waits_for(self, id: str, other: str) -> bool:
+        """Whether a job waits for another, by way of its parents."""
+        return self._leads_up([("job", other)], [("job", id)])
+
     @property
     def has_work_items(self) -> bool:
         """Whether something is to be worked off."""

@@ -349,7 +349,16 @@ class _UnitOfWork:
         """By job: the text of an envelope, and what it says."""
         self._flushed: dict[str, Row] = {}
         """Rows as they were last written."""
-        self._limits = LimitRules(tx, self._rows, self._see, self._decide, now, until=self._at.until)
+        self._limits = LimitRules(
+            tx,
+            self._rows,
+            self._see,
+            self._decide,
+            now,
+            until=self._at.until,
+            waits_for=lambda id, other: self._waits.waits_for(id, other),  # noqa: PLW0108  # it is made below
+            ended_before=lambda row: self._waits.ended_before(row),  # noqa: PLW0108  # as above
+        )
         self._waits = DependencyRules(
             tx,
             self._rows,
@@ -506,7 +515,7 @@ class _UnitOfWork:
         elif (
             isinstance(record, TimerDue) and row is not None and row.grace_until is not None and is_clear(row, self._at)
         ):
-            self._limits.put_off(row)  # it was given another time within its grace
+            self._limits.grace_ended(row)
         if isinstance(record, RequeueJob | RescheduleJob) and row is not None and self._waits.is_uncommitted(row):
             return Decision(refused=UNCOMMITTED)
         new, said = decide(row, record, self._at)
@@ -643,13 +652,22 @@ class _UnitOfWork:
         """A run of a recurring job ended: the first that waits for it goes on (overlap="queue")."""
         if self._goes_on(recurring):
             return
+        first = self._first_waiting_of(recurring)
+        if first is None and len(self._tx.waiting_of(recurring, limit=WAITING_LOOKED_AT)) == WAITING_LOOKED_AT:
+            self._flush()  # those that were looked at have ended in this transaction, and the query finds others now
+            first = self._first_waiting_of(recurring)
+        if first is not None:
+            self._decide(DependencyMet(first))
+
+    def _first_waiting_of(self, recurring: str) -> str | None:
+        """The first run of a recurring job that waits for the one before it, and for no parent and no batch."""
         waiting = self._tx.waiting_of(recurring, limit=WAITING_LOOKED_AT)
         self._see(waiting)
         candidates = {*waiting, *(id for id, row in self._rows.items() if row.recurring == recurring)}
-        first = min((id for id in candidates if self._rows[id].state is State.AWAITING), default=None,
-                    key=lambda id: self._rows[id].due_at or 0.0)  # fmt: skip
-        if first is not None:
-            self._decide(DependencyMet(first))
+        waiting = [id for id in candidates if self._rows[id].state is State.AWAITING]
+        held = {dependency.holder for dependency in self._tx.dependencies_of(waiting)}
+        return min((id for id in waiting if id not in held), default=None,
+                   key=lambda id: self._rows[id].due_at or 0.0)  # fmt: skip
 
     # ---- writing
 

@@ -147,7 +147,7 @@ def read_log(delivery: Delivery) -> list[Input]:
             case "look":
                 return _look(delivery)
             case "repeat":
-                return [Repeat(codec.decode(delivery.body), delivery.body.decode())]
+                return [_repeat(delivery)]
             case _:
                 return [_envelope(delivery)]
     except (codec.Undecodable, ValidationError, UnicodeDecodeError) as error:
@@ -179,6 +179,13 @@ def _envelope(delivery: Delivery) -> Input:
         return FromWorker("", event)
     copied_until = _copied_until(delivery, envelope.created_at.timestamp())
     return WaitingCopy(envelope, body, copied_until, waits=envelope.after is not None)
+
+
+def _repeat(delivery: Delivery) -> Input:
+    envelope = codec.decode(delivery.body)
+    if envelope.after is not None or envelope.unique is not None or envelope.limits:
+        return _envelope(delivery)  # no message of it was ever in a work queue: the coordinator releases it
+    return Repeat(envelope, delivery.body.decode())
 
 
 def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:

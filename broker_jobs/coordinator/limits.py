@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.records import (
+    DependencyFailed,
     DueNotice,
     Duplicate,
     Fired,
@@ -43,6 +44,8 @@ class LimitRules:
         decide: has a record decided and its row put into `rows`.
         now: wall time.
         until: what is due by then is due now (`Context.until`).
+        waits_for: whether one job waits for another, by way of its parents.
+        ended_before: has what waits for a job that has ended looked at again.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class LimitRules:
         now: Instant,
         *,
         until: Instant,
+        waits_for: Callable[[str, str], bool],
+        ended_before: Callable[[Row], None],
     ) -> None:
         self._tx = tx
         self._rows = rows
@@ -61,6 +66,8 @@ class LimitRules:
         self._decide = decide
         self._now = now
         self._until = until
+        self._waits_for = waits_for
+        self._ended_before = ended_before
 
     # ---- what arrives
 
@@ -87,13 +94,23 @@ class LimitRules:
                 and other.publication is Publication.NONE
             )
             if not (unique.replace and waits):
-                self._decide(Duplicate(id, holder.job_id))
-                self._tx.retarget(id, holder.job_id)
+                self._become_alias(id, holder.job_id)
                 return False
             self._decide(Replaced(holder.job_id, id))
         until = None if unique.seconds is None else self._now + unique.seconds
         self._tx.save_unique(unique.key, id, unique.scope, until)
         return True
+
+    def _become_alias(self, id: str, of: str) -> None:
+        if self._waits_for(of, id):
+            reason = f"it has the unique key of {of}, which waits for it: give one of them another key"
+            self._decide(DependencyFailed(id, reason))
+            return
+        self._decide(Duplicate(id, of))
+        self._tx.retarget(id, of)
+        original = self._rows.get(of)
+        if original is not None and original.state.is_final:  # of a window
+            self._ended_before(original)
 
     def _lives(self, holder: KeyHolder) -> bool:
         """Whether a job still has its key."""
@@ -249,6 +266,14 @@ class LimitRules:
         for key in freed:
             if key is not None:
                 self.admit(key)
+
+    def grace_ended(self, row: Row) -> None:
+        """The grace of a job is over and its time has not come: a person gave it another one, or a rate did.
+
+        A rate keeps a start for it, and then the job keeps what it has.
+        """
+        if not any(key.startswith("rate:") and stage is Stage.TAKEN for _, key, stage in self._tx.entries_of([row.id])):
+            self.put_off(row)
 
     def _give_back(self, entry: tuple[str, str, Stage], rescheduled: bool | None) -> str | None:
         """Give back what a job has or waits for in a line; the key whose line is to be looked at, if any.

@@ -19,7 +19,19 @@ _SAVE_UNIQUE = text(
     "INSERT INTO unique_keys (key, job_id, scope, until) VALUES (:key, :job_id, :scope, :until)"
     " ON CONFLICT (key) DO UPDATE SET job_id = excluded.job_id, scope = excluded.scope, until = excluded.until"
 )
-_RETARGET = text("UPDATE dependencies SET target = :to WHERE kind = 'job' AND target = :id")
+_RETARGET = text(
+    "UPDATE dependencies SET target = :to WHERE kind = 'job' AND target = :id AND NOT EXISTS"
+    " (SELECT 1 FROM dependencies AS other"
+    " WHERE other.holder = dependencies.holder AND other.kind = 'job' AND other.target = :to)"
+)
+_MERGE = text(
+    "UPDATE dependencies SET on_end = (SELECT other.on_end FROM dependencies AS other"
+    " WHERE other.holder = dependencies.holder AND other.kind = 'job' AND other.target = :id)"
+    " WHERE kind = 'job' AND target = :to AND on_end = 'finished' AND EXISTS"
+    " (SELECT 1 FROM dependencies AS other"
+    " WHERE other.holder = dependencies.holder AND other.kind = 'job' AND other.target = :id)"
+)
+_DROP_TARGET = text("DELETE FROM dependencies WHERE kind = 'job' AND target = :id")
 _ENTRY = text("SELECT job_id, taken, n, most FROM slots WHERE key = :key AND job_id = :job_id")
 _TAKEN = text("SELECT count(*) FROM slots WHERE key = :key AND taken = 1")
 _HOLDERS = text("SELECT job_id FROM slots WHERE key = :key AND taken = 1 ORDER BY n")
@@ -96,8 +108,10 @@ class LimitStore:
         self._run(_SAVE_UNIQUE, key=key, job_id=job_id, scope=scope, until=until)
 
     def retarget(self, id: str, to: str) -> None:
-        """What waits for one job waits for another."""
+        """What waits for one job waits for another; what waits for both waits for the one, as the stricter says."""
         self._run(_RETARGET, id=id, to=to)
+        self._run(_MERGE, id=id, to=to)
+        self._run(_DROP_TARGET, id=id)
 
     # ---- slots
 

@@ -18,8 +18,21 @@ from typing import Any
 import pika
 import pytest
 
-from broker_jobs import BrokerJobs, Concurrency, Job, Ordered, RateLimit, Receipt, State, UsageError, result_of
+from broker_jobs import (
+    BrokerJobs,
+    Concurrency,
+    Job,
+    JobFailed,
+    Ordered,
+    RateLimit,
+    Receipt,
+    State,
+    Unique,
+    UsageError,
+    result_of,
+)
 from tests.support.rabbitmq import Vhost
+from tests.support.system import System
 from tests.support.wait import eventually
 
 PER = 0.8
@@ -320,6 +333,66 @@ def test_an_ordered_job_that_is_rescheduled_lets_the_others_go(gates: Gates) -> 
     assert first.result(timeout=30) == "a"
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_a_job_that_waits_for_a_job_and_its_duplicate_runs_once_that_has_ended(gates: Gates) -> None:
+    gates.hold("one")
+    mail, unique = gates.mail, Unique("the mail", scope="running")
+    child = gates.plain.after(mail.receipt("mail-1"), mail.receipt("mail-2")).enqueue("child")
+    first = mail.using(id="mail-1", unique=unique).enqueue("one")
+    gates.starts("one")
+    second = mail.using(id="mail-2", unique=unique).enqueue("two")
+    eventually(lambda: second.state() is not None, what="the duplicate is known")
+    third = gates.plain.enqueue("third")
+    assert third.result(timeout=30) == "third"
+    gates.open("one")
+    first.result(timeout=30)
+    assert child.result(timeout=30) == "child"
+    assert "two" not in gates.started
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+def test_a_duplicate_of_a_job_that_waits_for_it_fails_and_says_why(gates: Gates) -> None:
+    child = gates.plain.after(gates.plain.receipt("the-parent")).using(unique="same").enqueue("child")
+    eventually(lambda: child.state() is State.AWAITING, what="the child is known")
+    parent = gates.plain.using(id="the-parent", unique="same").enqueue("parent")
+    with pytest.raises(JobFailed, match="which waits for it"):
+        parent.result(timeout=30)
+    eventually(lambda: child.state() is State.DELETED, what="the child waits no longer")
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+def test_a_child_of_a_duplicate_of_a_job_that_has_ended_runs(gates: Gates) -> None:
+    window = Unique("in a window", scope=timedelta(hours=1))
+    gates.plain.using(unique=window).enqueue("first").result(timeout=30)
+    child = gates.plain.after(gates.plain.receipt("second")).enqueue("child")
+    eventually(lambda: child.state() is State.AWAITING, what="the child is known")
+    gates.plain.using(id="second", unique=window).enqueue("second")
+    assert child.result(timeout=30) == "child"
+
+
+@pytest.mark.rabbitmq
+def test_an_ordered_job_whose_worker_died_keeps_its_place_while_it_waits_for_its_rate(
+    vhost: Vhost, tmp_path: Path
+) -> None:
+    system = System(vhost, tmp_path)
+    try:
+        system.here("coordinator")
+        worker = system.start("worker")
+        limits = [Ordered("line"), RateLimit("slow", 1, per=15.0)]
+        first = system.hold("first", limit=limits)
+        eventually(lambda: system.starts()[first.id] == 1, 30, "the first has started")
+        second = system.jobs.work.using(limit=Ordered("line")).enqueue()
+        worker.kill9()
+        system.start("worker")
+        system.go("first")
+        with system.log_time_passes():
+            system.succeeded([first.id, second.id])
+        assert [mark.id for mark in system.marks("started")] == [first.id, first.id, second.id]
+    finally:
+        system.close()
+
+
 # ---- a producer with nothing of ours
 
 
@@ -376,6 +449,22 @@ class Producer:
 def producer(request: pytest.FixtureRequest, vhost: Vhost, gates: Gates) -> Iterator[Producer]:
     with closing(Producer(vhost, request.param)) as producer:
         yield producer
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("url", ["rabbitmq"], indirect=True)
+def test_a_job_with_conditions_that_is_sent_as_a_repeat_waits_for_them(gates: Gates, vhost: Vhost) -> None:
+    gates.hold("m0")
+    with closing(Producer(vhost, write_compact)) as producer:
+        after = {"parents": [{"id": producer.publish("mail", "m0")}]}
+        limits = [{"kind": "ordered", "key": "hand"}]
+        envelope = producer.envelope("plain", "child") | {"epoch": 1, "after": after, "limits": limits}
+        producer.send(json.dumps(envelope), "repeat", envelope["id"])
+    child = gates.jobs.receipt(envelope["id"])
+    gates.starts("m0")
+    eventually(lambda: child.state() is State.AWAITING, what="it waits for its parent")
+    gates.open("m0")
+    assert child.result(timeout=30) == "child"
 
 
 @pytest.mark.rabbitmq
