@@ -301,6 +301,14 @@ def test_every_error_is_in_the_table_and_no_other() -> None:
     assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == mine
 
 
+def test_every_text_quoted_as_a_symptom_is_in_the_code() -> None:
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    code = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "broker_jobs").rglob("*.py")))
+    quoted = [text for row in re.findall(r"^\| (.+?) \|", page, re.MULTILINE) for text in re.findall(r'"([^"]+)"', row)]
+    assert len(quoted) > 3
+    assert not [text for text in quoted if text not in code]
+
+
 def test_every_option_of_a_job_is_in_the_table() -> None:
     section = (DOCS / "guide" / "jobs.md").read_text(encoding="utf-8").partition("## Options")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) | {"isolation"} == set(JobOptions.__annotations__)
