@@ -476,10 +476,10 @@ class BrokerJobs:
         """
         require("jobs.dashboard()", "dashboard")
         # A producer needs no web framework, so only this method imports it.
-        from broker_jobs.dashboard.app import Dashboard, refuse_without_login  # noqa: PLC0415
+        from broker_jobs.dashboard.app import Dashboard, require_login  # noqa: PLC0415
 
         if authorize is None and not local:
-            refuse_without_login(self._load_settings())
+            require_login(self._load_settings())
 
         def own_store() -> Store | None:
             return self._program.store if self._program is not None else None

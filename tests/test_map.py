@@ -59,7 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "uvicorn": ("dashboard.server",),
     "starlette": ("dashboard",),
     "fastapi": ("dashboard.api",),
-    "jinja2": ("dashboard.pages.frame",),
+    "jinja2": ("dashboard.pages.rendering",),
     "itsdangerous": ("dashboard.auth",),
     "a2wsgi": ("dashboard.wsgi",),
     "jsonschema": ("dashboard.argument_validation",),

@@ -199,7 +199,7 @@ def _draw(program: BrokerJobs, pages: dict[str, str], folder: Path, wanted: set[
     folder.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or "/usr/bin/chromium"
     with (
-        DashboardServer(program.dashboard(title="Shop"), program.settings, port=0) as server,
+        DashboardServer(program.dashboard(title="Shop", local=True), program.settings, port=0) as server,
         sync_playwright() as driver,
     ):
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

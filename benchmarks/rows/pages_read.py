@@ -13,11 +13,12 @@ from starlette.testclient import TestClient
 from benchmarks.rows.pages_fill import fill
 from broker_jobs.clock import SystemClock
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.credentials import Credentials
 from broker_jobs.dashboard.masking import Masking
 from broker_jobs.dashboard.queries import Queries
-from broker_jobs.dashboard.site import site
 from broker_jobs.messages.state import State
 from broker_jobs.settings import MASK
 from broker_jobs.store import SearchQuery, Store
@@ -48,9 +49,9 @@ def _pages(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     clock = SystemClock()
     queries = Queries(store.reader, Masking(MASK), clock, {})
     nobody: Any = None  # pages that are looked at ask nothing of a coordinator
-    access = Authentication(Credentials(), local=True, key=lambda: os.urandom(32), clock=clock)
+    authentication = Authentication(Credentials(), local=True, key=lambda: os.urandom(32), clock=clock)
     client = TestClient(
-        site(RequestContext(queries, Actions(nobody, queries), clock), access),
+        build_app(RequestContext(queries, Actions(nobody, queries), clock), authentication),
         base_url="http://localhost",
         client=("127.0.0.1", 1),
     )

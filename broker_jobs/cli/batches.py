@@ -150,7 +150,7 @@ def _call_masking(settings: Settings, *, unmasked: bool) -> Iterator[MaskCall]:
             masking = Masking((), types=False) if unmasked else Masking(settings.mask)
             yield lambda _job, args, kwargs: (args if unmasked else [MASKED] * len(args), masking.value(kwargs))
         else:
-            yield queries_of(reader, settings, unmasked=unmasked).shown_call
+            yield queries_of(reader, settings, unmasked=unmasked).jobs.mask_call
 
 
 def _brief(row: BatchRow) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def queries_of(reader: Reader, settings: Settings, *, unmasked: bool) -> Queries
 
 def body_text(queries: Queries, body: bytes, *, unmasked: bool) -> str:
     """A message or call from the store as text, masked unless `unmasked`."""
-    return body.decode(errors="replace") if unmasked else queries.body(body)
+    return body.decode(errors="replace") if unmasked else queries.system.mask_body(body)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from broker_jobs.cli.connections import open_jobs, open_reader, queries_of
 from broker_jobs.cli.options import AsJson, ErrorText, Limit, StoreUrl, Unmasked, Url, Yes, load_settings
 from broker_jobs.cli.output import moment, print_json, print_pairs, print_table, read_moment
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.views import JobLine, JobsQuery
+from broker_jobs.dashboard.views import JobsQuery, JobSummary
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue
 from broker_jobs.messages.state import FINAL, State
@@ -81,7 +81,7 @@ def list_jobs(
             {
                 "state": fields.get("state"), "queue": queue, "job": name, "text": search, "error_text": error,
                 "tag": tag, "batch": batch, "recurring": recurring, "worker": worker,
-                "why": "retry" if retries else None, "created_after": _aware(fields.get("created_after")),
+                "reason_code": "retry" if retries else None, "created_after": _aware(fields.get("created_after")),
                 "created_before": _aware(fields.get("created_before")), "sort": sort, "cursor": cursor,
                 "limit": min(limit, MAX_PAGE),
             }
@@ -112,7 +112,7 @@ def show(
     """Show one job: arguments, relations, history, error and log lines."""
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
-        job = queries_of(reader, settings, unmasked=unmasked).job(job_id)
+        job = queries_of(reader, settings, unmasked=unmasked).jobs.get(job_id)
     if job is None:
         raise UsageError(f"no job {job_id}: not recorded yet, or past its retention")
     if as_json:
@@ -123,8 +123,8 @@ def show(
         "waits for": "; ".join(job.waits_for),
         "batch": job.batch,
         "recurring": job.recurring,
-        "alias of": job.stands_for,
-        "made by": job.made_by,
+        "alias of": job.alias_of,
+        "created by": job.created_by,
     }
     print_pairs(
         [
@@ -138,9 +138,9 @@ def show(
             ("result", job.result if job.result_lost is None else f"({job.result_lost})"),
         ]
     )
-    for step in job.steps:
-        typer.echo(f"  {_moment(step.at)}  {step.state:<10}  {step.reason}")
-    for line in job.lines:
+    for change in job.history:
+        typer.echo(f"  {_moment(change.at)}  {change.state:<10}  {change.reason}")
+    for line in job.log_lines:
         typer.echo(f"  {_moment(line.at)}  attempt {line.attempt}: {line.text}")
     if job.failure is not None:
         typer.echo(job.failure.traceback or f"{job.failure.type}: {job.failure.message}")
@@ -240,14 +240,14 @@ def reschedule(
         typer.echo(f"{job_id}\trescheduled")
 
 
-def _read_pages(queries: Queries, query: JobsQuery, limit: int) -> tuple[list[JobLine], str | None]:
+def _read_pages(queries: Queries, query: JobsQuery, limit: int) -> tuple[list[JobSummary], str | None]:
     """At most `limit` jobs, and the cursor after them if there may be more.
 
     A page may end early when its search has taken long; the next page continues it.
     """
-    found: list[JobLine] = []
+    found: list[JobSummary] = []
     while True:
-        page = queries.jobs(query.model_copy(update={"limit": min(limit - len(found), MAX_PAGE)}))
+        page = queries.jobs.page(query.model_copy(update={"limit": min(limit - len(found), MAX_PAGE)}))
         found += page.jobs
         if page.next is None or len(found) >= limit:
             return found, page.next
@@ -262,7 +262,7 @@ def _moment(at: datetime | None) -> str:
     return moment(None if at is None else at.timestamp())
 
 
-def _brief(line: JobLine) -> dict[str, Any]:
+def _brief(line: JobSummary) -> dict[str, Any]:
     return {
         "id": line.id,
         "job": line.job,

@@ -1,8 +1,8 @@
-"""Turns what a person may do into commands with their name in them, which stands in the audit table.
+"""Turns the actions of pages and API into commands to the coordinator, with the person's name for the audit.
 
-Every method blocks until the coordinator has answered, and raises UsageError (refused: the reason and what to do),
-ResultTimeout (no coordinator answers), BrokerError. The commands are made by what a program uses too (`producer/`);
-what only a person does is made here.
+Every method blocks until the coordinator has answered. It raises UsageError (refused, with the reason and what to do),
+ResultTimeout (no coordinator answers) or BrokerError. Commands that programs send too are built by `producer/`; the
+others are built here.
 """
 
 from __future__ import annotations
@@ -42,93 +42,93 @@ from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import encode_limited, scheduled_time
 
-MOST_IDS = 1_000
-"""Jobs one command may name."""
+MAX_IDS = 1_000
+"""Jobs that one command may list."""
 
 
 class Actions:
-    """What can be done from pages and API; the same methods serve both."""
+    """The actions of pages and API. Their first argument, `by`, is the person or program in the audit."""
 
     def __init__(self, requests: RequestClient, queries: Queries) -> None:
         """Args:
-        asker: asks the coordinator.
-        lookup: knows what functions take, and how recurring jobs are called now.
+        requests: sends commands to the coordinator.
+        queries: for the parameters of functions and the calls of recurring jobs.
         """
         self._requests = requests
         self._queries = queries
 
     # --- jobs ---
 
-    def delete_job(self, who: str, id: str) -> bool:
-        """Delete a job, or ask one that runs to stop. False: it had already ended."""
-        return Receipt[Any](id, self._requests.on_behalf_of(who)).delete()
+    def delete_job(self, by: str, id: str) -> bool:
+        """Delete a job; a running one is asked to stop. False: it had already ended."""
+        return Receipt[Any](id, self._requests.on_behalf_of(by)).delete()
 
-    def requeue_job(self, who: str, id: str) -> None:
-        """Run a job again; a scheduled one now."""
-        Receipt[Any](id, self._requests.on_behalf_of(who)).requeue()
+    def requeue_job(self, by: str, id: str) -> None:
+        """Run an ended job again, or a waiting job now."""
+        Receipt[Any](id, self._requests.on_behalf_of(by)).requeue()
 
-    def requeue_with(self, who: str, id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    def requeue_with(self, by: str, id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Run a job again with other arguments.
 
         Raises:
-            ArgumentsError: they are no JSON.
+            ArgumentsError: JSON cannot represent them.
         """
         check_json(args, kwargs)
-        requests = self._requests.on_behalf_of(who)
-        self._ask(requests, lambda: RequeueJob(**requests.command_fields(), job_id=id, args=args, kwargs=kwargs))
+        requests = self._requests.on_behalf_of(by)
+        self._send(requests, lambda: RequeueJob(**requests.command_fields(), job_id=id, args=args, kwargs=kwargs))
 
-    def reschedule_job(self, who: str, id: str, due_at: float) -> None:
-        """Give a job another time; a past one means now."""
-        Receipt[Any](id, self._requests.on_behalf_of(who)).reschedule(_moment(due_at))
+    def reschedule_job(self, by: str, id: str, due_at: float) -> None:
+        """Change the due time of a job; a past time means now."""
+        Receipt[Any](id, self._requests.on_behalf_of(by)).reschedule(_datetime(due_at))
 
-    def delete_matching(self, who: str, query: JobsQuery) -> str:
-        """Delete all jobs that match now, by one command; without a state those that have not ended.
+    def delete_matching(self, by: str, query: JobsQuery) -> str:
+        """Delete all matching jobs by one command; without a state, those that have not ended.
 
         Returns:
-            The command's id, for `bulk`.
+            The id of the command, for `bulk_progress`.
 
         Raises:
-            OptionError: the query has a filter that no command has.
+            OptionError: the query has a filter that bulk commands do not have.
         """
-        return self._bulk(BulkDelete, who, _filter(query))
+        return self._bulk(BulkDelete, by, _bulk_filter(query))
 
-    def requeue_matching(self, who: str, query: JobsQuery) -> str:
-        """Run all jobs again that match now, by one command; without a state the failed ones. As `delete_matching`."""
-        return self._bulk(BulkRequeue, who, _filter(query))
+    def requeue_matching(self, by: str, query: JobsQuery) -> str:
+        """Requeue all matching jobs by one command; without a state, the failed ones. As `delete_matching`."""
+        return self._bulk(BulkRequeue, by, _bulk_filter(query))
 
-    def delete_many(self, who: str, ids: list[str]) -> str:
-        """Delete these jobs, whatever their state, by one command. As `delete_matching`."""
-        return self._bulk(BulkDelete, who, {"ids": _few(ids)})
+    def delete_many(self, by: str, ids: list[str]) -> str:
+        """Delete these jobs in any state by one command. As `delete_matching`."""
+        return self._bulk(BulkDelete, by, {"ids": _checked_ids(ids)})
 
-    def requeue_many(self, who: str, ids: list[str]) -> str:
-        """Run these jobs again, or now, by one command; those on their way are refused. As `delete_matching`."""
-        return self._bulk(BulkRequeue, who, {"ids": _few(ids)})
+    def requeue_many(self, by: str, ids: list[str]) -> str:
+        """Requeue these jobs by one command; enqueued and running ones are refused. As `delete_matching`."""
+        return self._bulk(BulkRequeue, by, {"ids": _checked_ids(ids)})
 
-    def bulk(self, who: str, id: str) -> dict[str, Any]:
-        """How far a command about many jobs has come: {"done": int, "refused": int, "finished": bool}.
+    def bulk_progress(self, by: str, id: str) -> dict[str, Any]:
+        """The progress of a bulk command: {"done": int, "refused": int, "finished": bool}.
 
         Raises:
-            UsageError: no such command is known.
+            UsageError: there is no such command.
         """
-        del who
-        progress = self._queries.bulk(id)
+        del by
+        progress = self._queries.system.bulk(id)
         if progress is None:
-            raise UsageError(f"no command {id} about many jobs is known")
+            raise UsageError(f"there is no bulk command {id}")
         return progress.model_dump()
 
     # --- queues, limits ---
 
-    def pause_queue(self, who: str, name: str) -> None:
-        """Have no more jobs of a queue started."""
-        Queues(self._requests.on_behalf_of(who)).pause(name)
+    def pause_queue(self, by: str, name: str) -> None:
+        """Stop starting jobs of a queue; running ones continue."""
+        Queues(self._requests.on_behalf_of(by)).pause(name)
 
-    def resume_queue(self, who: str, name: str) -> None:
-        """Have jobs of a queue started again."""
-        Queues(self._requests.on_behalf_of(who)).resume(name)
+    def resume_queue(self, by: str, name: str) -> None:
+        """Start jobs of a queue again."""
+        Queues(self._requests.on_behalf_of(by)).resume(name)
 
-    def set_limit(self, who: str, key: str, limit: int | None) -> None:
-        """Have this number count for a key; None: the one its jobs are enqueued with."""
-        limits = Limits(self._requests.on_behalf_of(who))
+    def set_limit(self, by: str, key: str, limit: int | None) -> None:
+        """Override the limit of a key; None: use the number that its jobs were enqueued with."""
+        limits = Limits(self._requests.on_behalf_of(by))
         if limit is None:
             limits.clear(key)
         else:
@@ -138,7 +138,7 @@ class Actions:
 
     def put_schedule(
         self,
-        who: str,
+        by: str,
         name: str,
         cron: str,
         *,
@@ -150,18 +150,18 @@ class Actions:
         kwargs: dict[str, Any],
         queue: str | None = None,
     ) -> None:
-        """Add a recurring job, or replace the one of this name; `change_schedule` keeps the call."""
-        requests = self._requests.on_behalf_of(who)
+        """Add a recurring job, or replace the one of this name. `change_schedule` keeps its call."""
+        requests = self._requests.on_behalf_of(by)
         call = self._remote(requests, job, args, kwargs, queue).bind(*args, **kwargs)
         options = cast("RecurringOptions", {"tz": tz, "misfire": misfire, "overlap": overlap})
         self._recurring(requests).put(name, cron, call, **options)
 
-    def change_schedule(self, who: str, name: str, cron: str, *, tz: str, misfire: str, overlap: str) -> None:
-        """Give a recurring job other times; one that code declares has its own again when that program starts anew."""
-        row = self._queries.schedule_row(name)
+    def change_schedule(self, by: str, name: str, cron: str, *, tz: str, misfire: str, overlap: str) -> None:
+        """Change when a recurring job runs. If code declares it, the next start of that program reverts the change."""
+        row = self._queries.schedules.row(name)
         if row is None:
-            raise UsageError(f"no recurring job is named {name!r}")
-        requests = self._requests.on_behalf_of(who)
+            raise UsageError(f"there is no recurring job {name!r}")
+        requests = self._requests.on_behalf_of(by)
 
         def make() -> PutRecurring:
             schedule = Schedule(
@@ -170,53 +170,53 @@ class Actions:
             )  # fmt: skip
             return PutRecurring(**requests.command_fields(), schedule=schedule)
 
-        self._ask(requests, make)
+        self._send(requests, make)
 
-    def pause_schedule(self, who: str, name: str) -> None:
-        """Plan no more times of it."""
-        self._recurring(self._requests.on_behalf_of(who)).pause(name)
+    def pause_schedule(self, by: str, name: str) -> None:
+        """Skip its runs until it is resumed."""
+        self._recurring(self._requests.on_behalf_of(by)).pause(name)
 
-    def resume_schedule(self, who: str, name: str) -> None:
-        """Plan its times again."""
-        self._recurring(self._requests.on_behalf_of(who)).resume(name)
+    def resume_schedule(self, by: str, name: str) -> None:
+        """Continue with its next run."""
+        self._recurring(self._requests.on_behalf_of(by)).resume(name)
 
-    def trigger_schedule(self, who: str, name: str) -> str:
-        """Run it now, beside its schedule; the id of the job it makes."""
-        return self._recurring(self._requests.on_behalf_of(who)).trigger(name).id
+    def trigger_schedule(self, by: str, name: str) -> str:
+        """Run it now, in addition to its schedule. Returns the id of the job."""
+        return self._recurring(self._requests.on_behalf_of(by)).trigger(name).id
 
-    def remove_schedule(self, who: str, name: str) -> None:
-        """Forget it; its jobs stay."""
-        self._recurring(self._requests.on_behalf_of(who)).remove(name)
+    def remove_schedule(self, by: str, name: str) -> None:
+        """Remove it; its jobs stay."""
+        self._recurring(self._requests.on_behalf_of(by)).remove(name)
 
     # --- batches ---
 
-    def delete_batch(self, who: str, id: str) -> bool:
-        """Delete all jobs of a batch that have not ended. False: it had already ended."""
-        requests = self._requests.on_behalf_of(who)
-        detail = self._ask(requests, lambda: DeleteBatch(**requests.command_fields(), batch_id=id))
+    def delete_batch(self, by: str, id: str) -> bool:
+        """Delete all jobs of a batch that have not ended. False: the batch had already ended."""
+        requests = self._requests.on_behalf_of(by)
+        detail = self._send(requests, lambda: DeleteBatch(**requests.command_fields(), batch_id=id))
         return not detail.get("ended", False)
 
-    def requeue_failures(self, who: str, batch_id: str) -> str:
-        """Run all failed jobs of a batch again, by one command; returns its id."""
-        return self._bulk(BulkRequeue, who, {"batch": batch_id, "state": State.FAILED})
+    def requeue_failures(self, by: str, batch_id: str) -> str:
+        """Requeue all failed jobs of a batch by one command. Returns the id of the command."""
+        return self._bulk(BulkRequeue, by, {"batch": batch_id, "state": State.FAILED})
 
     # --- dead letters ---
 
-    def replay_dead_letter(self, who: str, id: str) -> None:
-        """Decide a dead letter again."""
-        requests = self._requests.on_behalf_of(who)
-        self._ask(requests, lambda: ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
+    def replay_dead_letter(self, by: str, id: str) -> None:
+        """Process a dead letter again."""
+        requests = self._requests.on_behalf_of(by)
+        self._send(requests, lambda: ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
-    def delete_dead_letter(self, who: str, id: str) -> None:
-        """Forget a dead letter for good."""
-        requests = self._requests.on_behalf_of(who)
-        self._ask(requests, lambda: DeleteDeadLetter(**requests.command_fields(), dead_letter_id=id))
+    def delete_dead_letter(self, by: str, id: str) -> None:
+        """Delete a dead letter permanently."""
+        requests = self._requests.on_behalf_of(by)
+        self._send(requests, lambda: DeleteDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
     # --- running a job ---
 
     def enqueue(
         self,
-        who: str,
+        by: str,
         job: str,
         args: list[Any],
         kwargs: dict[str, Any],
@@ -224,18 +224,18 @@ class Actions:
         queue: str | None = None,
         due_at: float | None = None,
     ) -> str:
-        """Run a job as from its form; returns its id.
+        """Run a job. Returns its id.
 
         Raises:
-            ArgumentsError: the arguments do not fit what its program declared, or are no JSON.
-            EnqueueError: it is too large.
+            ArgumentsError: the arguments do not match the declared parameters, or JSON cannot represent them.
+            EnqueueError: the message is too large.
         """
-        requests = self._requests.on_behalf_of(who)
+        requests = self._requests.on_behalf_of(by)
         remote = self._remote(requests, job, args, kwargs, queue)
-        scheduled = None if due_at is None else scheduled_time(_moment(due_at), requests.now())
-        envelope = remote.new_envelope(remote.bind_arguments(tuple(args), kwargs), requests.now(), scheduled)
+        due = None if due_at is None else scheduled_time(_datetime(due_at), requests.now())
+        envelope = remote.new_envelope(remote.bind_arguments(tuple(args), kwargs), requests.now(), due)
         body = encode_limited(envelope, requests.connection.settings.max_body)
-        self._ask(requests, lambda: RunJob(**requests.command_fields(), call=body.decode()))
+        self._send(requests, lambda: RunJob(**requests.command_fields(), call=body.decode()))
         return envelope.id
 
     # --- inside ---
@@ -243,26 +243,26 @@ class Actions:
     def _remote(
         self, requests: RequestClient, job: str, args: list[Any], kwargs: dict[str, Any], queue: str | None
     ) -> RemoteJob:
-        """The job of this name as another program enqueues it, its arguments checked."""
+        """The remote job of this name, after its arguments were checked."""
         check_json(args, kwargs)
-        function = self._queries.function(job)
+        function = self._queries.functions.get(job)
         if function is not None:
             check_arguments(function, args, kwargs)
-        wanted = queue or (function.queue if function is not None else None)
-        options: JobOptions = {"name": job} if wanted is None else {"name": job, "queue": wanted}
+        target = queue or (function.queue if function is not None else None)
+        options: JobOptions = {"name": job} if target is None else {"name": job, "queue": target}
         chosen = job_options(options)
-        if function is not None:  # as its code says: a job that must not be tried again is not
+        if function is not None:  # with the retries and tags that its code declares
             chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
         return RemoteJob(job, chosen, requests)
 
-    def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], who: str, given: dict[str, Any]) -> str:
-        requests = self._requests.on_behalf_of(who)
+    def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], by: str, given: dict[str, Any]) -> str:
+        requests = self._requests.on_behalf_of(by)
         stamp = requests.command_fields()
-        self._ask(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
+        self._send(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
         return stamp["id"]
 
-    def _ask(self, requests: RequestClient, make: Callable[[], Command]) -> dict[str, Any]:
-        """Have a command carried out; what does not fit into one is the caller's mistake."""
+    def _send(self, requests: RequestClient, make: Callable[[], Command]) -> dict[str, Any]:
+        """Send a command; an invalid field is the caller's mistake."""
         try:
             command = make()
         except ValidationError as error:
@@ -276,37 +276,37 @@ class Actions:
 
 
 def _declares_nothing() -> None:
-    """A person's recurring jobs are put, never declared."""
+    """Recurring jobs of a person are added at run time, never declared by code."""
 
 
-def _moment(instant: float) -> Any:
+def _datetime(instant: float) -> Any:
     try:
         return as_datetime(instant)
     except (ValueError, OverflowError, OSError):
-        raise ArgumentsError(f"{instant!r} is no instant: seconds since 1970-01-01T00:00Z") from None
+        raise ArgumentsError(f"{instant!r} is no time: give the seconds since 1970-01-01T00:00Z") from None
 
 
-def _few(ids: list[str]) -> list[str]:
+def _checked_ids(ids: list[str]) -> list[str]:
     if not ids:
-        raise OptionError("choose jobs first: no id was given")
-    if len(ids) > MOST_IDS:
+        raise OptionError("no job is selected: give at least one id")
+    if len(ids) > MAX_IDS:
         raise OptionError(
-            f"one command names at most {MOST_IDS:_} jobs, not {len(ids):_}; use a filter that means them"
+            f"one command takes at most {MAX_IDS:_} ids, not {len(ids):_}: use a filter that matches the jobs"
         )
     return ids
 
 
-def _filter(query: JobsQuery) -> dict[str, Any]:
-    """The fields of the filter that means the same jobs.
+def _bulk_filter(query: JobsQuery) -> dict[str, Any]:
+    """The fields of the bulk filter that matches the same jobs.
 
     Raises:
-        OptionError: there is none.
+        OptionError: no bulk filter does.
     """
-    cannot = {"text": query.text, "worker": query.worker, "why": query.why}
+    cannot = {"text": query.text, "worker": query.worker, "reason_code": query.reason_code}
     wrong = [name for name, value in cannot.items() if value is not None]
     if wrong:
         raise OptionError(
-            f"all that match cannot be meant by {' and '.join(wrong)}: take that filter away, or choose jobs one by one"
+            f"bulk commands have no filter {' or '.join(wrong)}: remove it, or select the jobs one by one"
         )
     given: dict[str, Any] = {
         "state": query.state,

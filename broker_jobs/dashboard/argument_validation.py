@@ -1,4 +1,4 @@
-"""Checks the arguments of a call against the parameters its program declared; the one room of jsonschema."""
+"""Checks the arguments of a call against the parameters that its program declared. The only user of jsonschema."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from broker_jobs.dashboard.masking import MOST_DEPTH, is_too_deep
+from broker_jobs.dashboard.masking import MAX_DEPTH, is_too_deep
 from broker_jobs.dashboard.views import FunctionView, Parameter
 from broker_jobs.errors import ArgumentsError, nearest
 
-SHOWN_CHARS = 200
-_NOWHERE: Registry[Any] = Registry()
-"""Schemas are not fetched: one that refers to another address is not checked."""
+MAX_MESSAGE_CHARS = 200
+_NO_REMOTE_SCHEMAS: Registry[Any] = Registry()
+"""Schemas are never fetched: an argument whose schema refers to another address is not checked."""
 
 
 def check_json(args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments that JSON cannot carry.
+    """Refuse arguments that JSON cannot represent.
 
     Raises:
-        ArgumentsError: half a character, a number that is none, or nested too deeply.
+        ArgumentsError: an unpaired surrogate, NaN or infinity, or nested too deeply.
     """
     try:
         json.dumps([args, kwargs], ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        what = "half a character" if isinstance(error, UnicodeEncodeError) else str(error)
+        what = "a text has an unpaired surrogate" if isinstance(error, UnicodeEncodeError) else str(error)
         raise ArgumentsError(f"the arguments cannot be sent as JSON: {what}") from None
-    if any(is_too_deep(each) for each in (*args, *kwargs.values())):  # a coordinator could not read the command
-        raise ArgumentsError(f"the arguments cannot be sent as JSON: one is nested deeper than {MOST_DEPTH} times")
+    if any(is_too_deep(each) for each in (*args, *kwargs.values())):  # a coordinator could not parse the command
+        raise ArgumentsError(f"the arguments cannot be sent as JSON: one is nested deeper than {MAX_DEPTH} levels")
 
 
 def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse a call that does not fit.
+    """Refuse a call that does not match the function's parameters.
 
     Raises:
-        ArgumentsError: too many or too few, an unknown name, or a value of another kind.
+        ArgumentsError: too many or too few arguments, an unknown name, or a value of the wrong type.
     """
     title = function.name
     positional = [each for each in function.parameters if each.kind in ("positional", "either")]
@@ -57,7 +57,7 @@ def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, A
     for name, value in kwargs.items():
         parameter = by_name.get(name) or more
         if parameter is None:
-            raise ArgumentsError(f"{title} takes no {name!r}{nearest(name, by_name)}")
+            raise ArgumentsError(f"{title} has no parameter {name!r}{nearest(name, by_name)}")
         if name in given and name in by_name:
             raise ArgumentsError(f"{title}: {name} is given twice")
         given.add(name)
@@ -71,20 +71,20 @@ def _check(title: str, name: str, parameter: Parameter, value: Any) -> None:
     if not parameter.json_schema:
         return
     try:
-        validator = Draft202012Validator(parameter.json_schema, registry=_NOWHERE)
+        validator = Draft202012Validator(parameter.json_schema, registry=_NO_REMOTE_SCHEMAS)
         errors = sorted(validator.iter_errors(value), key=lambda error: len(error.path))
     except (SchemaError, Unresolvable, RecursionError, ValueError, TypeError, re.error):
-        return  # it is of another program: what cannot be read here its worker checks
+        return  # the schema of a foreign program may be invalid; the worker checks the argument
     if errors:
-        raise ArgumentsError(f"{title}: {name}{_where(errors[0])} must {_what(errors[0], parameter)}")
+        raise ArgumentsError(f"{title}: {name}{_path(errors[0])} must {_requirement(errors[0], parameter)}")
 
 
-def _where(error: ValidationError) -> str:
+def _path(error: ValidationError) -> str:
     return "".join(f"[{part!r}]" for part in error.path)
 
 
-def _what(error: ValidationError, parameter: Parameter) -> str:
-    """What is asked of a value. The value is not repeated: it may be a secret."""
+def _requirement(error: ValidationError, parameter: Parameter) -> str:
+    """What the schema requires. The value is not repeated: it may be a secret."""
     if not error.path and parameter.type:
         return f"be {parameter.type}"
     match error.validator:
@@ -96,4 +96,4 @@ def _what(error: ValidationError, parameter: Parameter) -> str:
             return f"have {' and '.join(each for each in wanted if each not in present)}"
         case _:
             text = f"have {error.validator} {error.validator_value!r}"
-            return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+            return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"

@@ -1,4 +1,4 @@
-"""Says instants, lengths of time, sizes and numbers as people read them. Pure."""
+"""Formats instants, durations, sizes and numbers for people. Pure."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 def exact(at: datetime) -> str:
-    """An instant to the second, in UTC: what stands in the title of a relative one."""
+    """An instant in UTC to the second: the tooltip of a relative time."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(at: datetime) -> str:
-    """An instant for the attribute of a <time>."""
+    """An instant for the datetime attribute of a <time>."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def relative(at: datetime, now: datetime) -> str:
-    """How far an instant is from now: "3 min ago", "in 2 h", "just now"."""
+    """The distance of an instant from now: "3 min ago", "in 2 h", "just now"."""
     seconds = (at - now).total_seconds()
     if abs(seconds) < 1:
         return "just now" if seconds <= 0 else "now"
-    words = roughly(abs(seconds))
-    return f"in {words}" if seconds > 0 else f"{words} ago"
+    text = rough_duration(abs(seconds))
+    return f"in {text}" if seconds > 0 else f"{text} ago"
 
 
-def roughly(seconds: float) -> str:
-    """A length of time in its largest unit: "45 s", "3 min", "2 h", "5 d"."""
+def rough_duration(seconds: float) -> str:
+    """A duration in its largest unit: "45 s", "3 min", "2 h", "5 d"."""
     for size, unit, below in ((1.0, "s", MINUTE), (MINUTE, "min", HOUR), (HOUR, "h", 2 * DAY)):
         if seconds < below:
             return f"{int(seconds / size)} {unit}"
     return f"{int(seconds / DAY)} d"
 
 
-def lasting(seconds: float | None) -> str:
-    """A length of time to three digits: "12 ms", "1.24 s", "3 min 4 s", "2 h 5 min", "1 d 3 h"; none: a dash."""
+def duration(seconds: float | None) -> str:
+    """A duration to three digits: "12 ms", "1.24 s", "3 min 4 s", "2 h 5 min", "1 d 3 h"; None: a dash."""
     if seconds is None:
         return "\N{EN DASH}"
     if seconds < 0:
-        return f"\N{MINUS SIGN}{lasting(-seconds)}"
+        return f"\N{MINUS SIGN}{duration(-seconds)}"
     if seconds < 0.0005:
         return "0 ms" if seconds == 0 else "<1 ms"
     if seconds < 0.9995:
@@ -66,11 +66,11 @@ def size(count: float) -> str:
 
 
 def number(count: float) -> str:
-    """A number with thin spaces between thousands."""
+    """A number with thin spaces between the thousands."""
     return f"{count:,.0f}".replace(",", "\u202f")
 
 
-def short(count: int) -> str:
+def short_number(count: int) -> str:
     """A number for a badge, at most five characters: "950", "12k", "3.4M"."""
     if count < 10_000:
         return str(count)

@@ -1,4 +1,4 @@
-"""Names what somebody may do in the dashboard, and who they are. Pure: naming a role loads no web framework."""
+"""Defines roles and visitors. Pure: importing a role loads no web framework."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Role(IntEnum):
-    """What somebody may do; each may do what those before it may."""
+    """What a visitor may do; each role includes those before it."""
 
     NONE = 0
     """Nothing."""
@@ -16,16 +16,16 @@ class Role(IntEnum):
     OPERATOR = 2
     """Act on jobs, queues, batches and recurring jobs."""
     ADMIN = 3
-    """Set limits, replay and delete dead letters, run jobs from a form and add recurring jobs too."""
+    """Also set limits, replay and delete dead letters, run jobs from a form and add recurring jobs."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Somebody who may come in.
+    """A person or program that may use the dashboard.
 
     Args:
-        role: what they may do.
-        name: who they are, for the audit; empty: the dashboard says how they came in.
+        role: what the visitor may do.
+        name: shown in the audit; empty: the name of the login method.
     """
 
     role: Role

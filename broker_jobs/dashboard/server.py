@@ -1,4 +1,4 @@
-"""Serves the dashboard from a thread of its own, by uvicorn; open pages do not hold up its end."""
+"""Serves the dashboard with uvicorn in its own thread. Open pages do not delay its stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 import uvicorn
 
 from broker_jobs.dashboard.app import Dashboard
-from broker_jobs.dashboard.auth import is_loopback
+from broker_jobs.dashboard.local_requests import is_loopback
 from broker_jobs.errors import UsageError
 from broker_jobs.settings import Settings
 
@@ -18,27 +18,27 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8700
 STOP_SECONDS = 5.0
-"""What a request that is being answered gets at the end."""
+"""Time for running requests to finish when the server stops."""
 
 
 class DashboardServer:
-    """One dashboard on one port. `with` it, it listens."""
+    """One dashboard on one port. A context manager: it listens inside the `with` block."""
 
     def __init__(self, dashboard: Dashboard, settings: Settings, *, port: int | None = None) -> None:
         """Args:
-        dashboard: what is served; closed by stop().
-        settings: host, port and the path a proxy serves it below.
-        port: instead of the setting's; 0: a free one.
+        dashboard: the application to serve; stop() closes it.
+        settings: host, port, and the path under which a proxy serves it.
+        port: None: the setting; 0: a free port.
 
         Raises:
-            UsageError: an address others can reach, and nobody has said who may come in.
+            UsageError: other machines can reach the address, and there is no login.
         """
         self._dashboard = dashboard
         self._host = settings.dashboard_host
         self._port = port if port is not None else settings.dashboard_port
         self._path = settings.dashboard_path
         has_login = bool(settings.dashboard_token or settings.dashboard_user)
-        self._is_for_this_machine = dashboard.local and not has_login
+        self._local_only = dashboard.local and not has_login
         if not is_loopback(self._host) and not has_login:
             raise UsageError(
                 f"the dashboard would be open to everybody who can reach {self._host}: set BROKER_JOBS_DASHBOARD_TOKEN,"
@@ -47,13 +47,13 @@ class DashboardServer:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self.address = ""
-        """Where it is; known after start()."""
+        """The URL of the dashboard; set by start()."""
 
     def start(self) -> None:
-        """Listen. Tolerates twice.
+        """Listen. Does nothing if it already listens.
 
         Raises:
-            UsageError: the port is taken, or the address is not of this machine.
+            UsageError: the port is in use, or the address does not belong to this machine.
         """
         if self._thread is not None:
             return
@@ -61,7 +61,7 @@ class DashboardServer:
         port = listener.getsockname()[1]
         shown = "127.0.0.1" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104 - compared, not bound
         self.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{self._path}/"
-        app = UnderPath(self._dashboard, self._path) if self._path else self._dashboard
+        app = PathPrefix(self._dashboard, self._path) if self._path else self._dashboard
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -76,14 +76,15 @@ class DashboardServer:
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="dashboard", daemon=True)
         self._thread.start()
         logger.info("dashboard on %s", self.address)
-        if self._is_for_this_machine:
+        if self._local_only:
             logger.info(
-                "it has no login: who is on this machine is an administrator; before a proxy serves it, set"
-                " BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD"
+                "the dashboard has no login: every request from this machine is an administrator's. Before you serve it"
+                " through a proxy, set BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and"
+                " BROKER_JOBS_DASHBOARD_PASSWORD"
             )
 
     def stop(self) -> None:
-        """End the streams of open pages, answer what has been asked, and listen no more. Tolerates twice and never."""
+        """End event streams, finish running requests, and stop listening. May be called at any time."""
         server, thread = self._server, self._thread
         self._server = self._thread = None
         if server is not None and thread is not None:
@@ -105,7 +106,7 @@ class DashboardServer:
             family, _, _, _, address = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)[0]
             listener = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise UsageError(f"{self._host!r} is no address to listen on: {error.strerror or error}") from None
+            raise UsageError(f"cannot listen on {self._host!r}: {error.strerror or error}") from None
         try:
             if not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,8 +121,8 @@ class DashboardServer:
         return listener
 
 
-class UnderPath:
-    """An ASGI application below a path, whether the proxy before it takes the path off or leaves it on."""
+class PathPrefix:
+    """Serves an ASGI application under a path, whether or not the proxy removes that path from requests."""
 
     def __init__(self, app: Dashboard, path: str) -> None:
         self._app = app
@@ -129,7 +130,7 @@ class UnderPath:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            asked: str = scope["path"]
-            is_on = (asked + "/").startswith(self._path + "/")
-            scope = {**scope, "root_path": self._path, "path": asked if is_on else self._path + asked}
+            path: str = scope["path"]
+            has_prefix = (path + "/").startswith(self._path + "/")
+            scope = {**scope, "root_path": self._path, "path": path if has_prefix else self._path + path}
         await self._app(scope, receive, send)

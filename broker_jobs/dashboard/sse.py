@@ -1,7 +1,7 @@
-"""Tells open pages that something has changed, by server-sent events; reads nothing while nobody listens.
+"""Sends changes to open pages as server-sent events. Reads the store only while a page is open.
 
-One thread a process looks at the store's serial once a second, from the first listener to the last. It is a thread, as
-reading blocks and listeners may be on several event loops.
+One thread per process reads the live counts once a second, from the first listener to the last. It is a thread because
+reading blocks, and because listeners may belong to several event loops.
 """
 
 from __future__ import annotations
@@ -16,98 +16,98 @@ from collections.abc import AsyncIterator, Callable
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from broker_jobs.dashboard.views import ChangeView
+from broker_jobs.dashboard.views import LiveCounts
 from broker_jobs.errors import BrokerJobsError
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+READ_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
-"""Between lines that say nothing: proxies close what is silent for a minute, and we hear of who has left."""
-MOST_LISTENERS = 100
-LONGEST_SECONDS = 3600.0
-"""A stream ends after this, and the browser opens another: its rights are looked at again."""
+"""Interval of comment lines. Proxies close a silent connection after a minute, and a write detects a closed page."""
+MAX_LISTENERS = 100
+MAX_STREAM_SECONDS = 3600.0
+"""A stream ends after this time, and the browser opens a new one, which is authenticated again."""
 RETRY_MS = 3_000
 NO_STREAMS = "broker_jobs.no_streams"
-"""A key of the scope, where the server cannot hold streams open: pages look for changes by themselves."""
+"""Key in the ASGI scope of a server that cannot hold streams open: pages poll instead."""
 
 
 class EventListener:
-    """An open page. Only its newest pulse is kept: a slow one misses some, and none is worth a queue."""
+    """An open page. Only the newest counts are kept, since older ones are of no use to a slow page."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        self._pulse: ChangeView | None = None
-        self._over = False
+        self._changed = asyncio.Event()
+        self._counts: LiveCounts | None = None
+        self._closed = False
 
-    async def next(self, seconds: float) -> ChangeView | None:
-        """The next pulse, or None after so many seconds or at the end."""
+    async def next(self, seconds: float) -> LiveCounts | None:
+        """The next counts; None after this many seconds, or when the stream ends."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
             return None
-        self._news.clear()
-        pulse, self._pulse = self._pulse, None
-        return pulse
+        self._changed.clear()
+        counts, self._counts = self._counts, None
+        return counts
 
     @property
-    def over(self) -> bool:
-        """Whether the stream is to end."""
-        return self._over
+    def closed(self) -> bool:
+        """Whether the stream has to end."""
+        return self._closed
 
-    def tell(self, pulse: ChangeView | None) -> None:
-        """From any thread: a pulse, or None for the end."""
+    def send(self, counts: LiveCounts | None) -> None:
+        """Send new counts, or None to end the stream. From any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._take, pulse)
+            self._loop.call_soon_threadsafe(self._receive, counts)
         except RuntimeError:
-            self._over = True  # its loop has ended before us
+            self._closed = True  # its event loop has already ended
 
-    def _take(self, pulse: ChangeView | None) -> None:
-        self._pulse = pulse
-        self._over = self._over or pulse is None
-        self._news.set()
+    def _receive(self, counts: LiveCounts | None) -> None:
+        self._counts = counts
+        self._closed = self._closed or counts is None
+        self._changed.set()
 
 
 class EventStreams:
-    """Who listens, and the thread that looks for them."""
+    """The open pages, and the thread that reads the counts for them."""
 
-    def __init__(self, look: Callable[[], ChangeView]) -> None:
-        """`look` reads the store: one short read."""
-        self._look = look
+    def __init__(self, read: Callable[[], LiveCounts]) -> None:
+        """`read` returns the live counts. It blocks for a short read of the store."""
+        self._read = read
         self._listeners: set[EventListener] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._last: ChangeView | None = None
+        self._last: LiveCounts | None = None
         self._closed = False
 
     @property
     def listeners(self) -> int:
-        """How many pages listen now."""
+        """Number of open pages."""
         return len(self._listeners)
 
     def join(self) -> EventListener | None:
-        """A new listener, on the running loop; None where there are too many, or we are at the end."""
+        """A new listener on the running event loop; None if there are too many, or the dashboard is closing."""
         with self._changed:
-            if self._closed or len(self._listeners) >= MOST_LISTENERS:
+            if self._closed or len(self._listeners) >= MAX_LISTENERS:
                 return None
             listener = EventListener()
             self._listeners.add(listener)
             if self._last is not None:
-                listener.tell(self._last)
+                listener.send(self._last)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dashboard live", daemon=True)
                 self._thread.start()
             return listener
 
     def leave(self, listener: EventListener) -> None:
-        """It listens no more. Tolerates twice."""
+        """Remove a listener. May be called twice."""
         with self._changed:
             self._listeners.discard(listener)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End every stream, and take no more. Tolerates twice."""
+        """End every stream, and refuse new ones. May be called twice."""
         with self._changed:
             self._closed = True
             self._end_all()
@@ -115,28 +115,28 @@ class EventStreams:
 
     def _end_all(self) -> None:
         for listener in self._listeners:
-            listener.tell(None)
+            listener.send(None)
 
     def _run(self) -> None:
-        troubled = False
+        failing = False
         while True:
             try:
-                pulse = self._look()
-                troubled = False
+                counts = self._read()
+                failing = False
             except BrokerJobsError as error:
-                pulse = None
-                if not troubled:
-                    logger.warning("open pages are told nothing for now: %s", error)
-                troubled = True
+                counts = None
+                if not failing:
+                    logger.warning("open pages receive no updates until the store can be read again: %s", error)
+                failing = True
             with self._changed:
-                if pulse is not None and (self._last is None or pulse.serial != self._last.serial):
+                if counts is not None and (self._last is None or counts.serial != self._last.serial):
                     for listener in self._listeners:
-                        listener.tell(pulse)
-                    self._last = pulse
-                until = time.monotonic() + LOOK_SECONDS
+                        listener.send(counts)
+                    self._last = counts
+                until = time.monotonic() + READ_SECONDS
                 while self._listeners and not self._closed and (left := until - time.monotonic()) > 0:
                     self._changed.wait(left)
-                if server_is_leaving():
+                if server_is_stopping():
                     self._end_all()
                 if self._closed or not self._listeners:
                     self._thread = self._last = None
@@ -144,34 +144,34 @@ class EventStreams:
 
 
 async def stream(request: Request) -> Response:
-    """GET /live: pulses as server-sent events, until the page is closed or the server ends."""
+    """GET /live: live counts as server-sent events, until the page is closed or the server stops."""
     if request.scope.get(NO_STREAMS):
-        return Response(status_code=204)  # tells a browser not to come again
-    live: EventStreams = request.app.state.live
-    listener = live.join()
+        return Response(status_code=204)  # the browser then does not reconnect
+    streams: EventStreams = request.app.state.streams
+    listener = streams.join()
     if listener is None:
-        return Response("Too many pages listen; this one looks by itself.", 503, {"retry-after": "60"})
+        return Response("Too many pages are open; this one polls.", 503, {"retry-after": "60"})
     return StreamingResponse(
-        _events(live, listener), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        _events(streams, listener), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
     )
 
 
-async def _events(live: EventStreams, listener: EventListener) -> AsyncIterator[str]:
-    until = time.monotonic() + LONGEST_SECONDS
+async def _events(streams: EventStreams, listener: EventListener) -> AsyncIterator[str]:
+    until = time.monotonic() + MAX_STREAM_SECONDS
     try:
         yield f"retry: {RETRY_MS}\n\n"
-        while not listener.over and time.monotonic() < until:
-            pulse = await listener.next(KEEP_ALIVE_SECONDS)
-            if pulse is not None:
-                yield f"event: pulse\nid: {pulse.serial}\ndata: {pulse.model_dump_json()}\n\n"
-            elif not listener.over:
-                yield ": still here\n\n"
+        while not listener.closed and time.monotonic() < until:
+            counts = await listener.next(KEEP_ALIVE_SECONDS)
+            if counts is not None:
+                yield f"event: counts\nid: {counts.serial}\ndata: {counts.model_dump_json()}\n\n"
+            elif not listener.closed:
+                yield ": keep-alive\n\n"
     finally:
-        live.leave(listener)
+        streams.leave(listener)
 
 
-def server_is_leaving() -> bool:
-    """Whether the uvicorn that serves us has been told to end: it waits for our streams before it tells anybody."""
+def server_is_stopping() -> bool:
+    """Whether the uvicorn server of this process is stopping. It waits for open streams before it notifies the app."""
     for number in (signal.SIGTERM, signal.SIGINT):
         server = getattr(signal.getsignal(number), "__self__", None)
         if getattr(server, "should_exit", False) is True:

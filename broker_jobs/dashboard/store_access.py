@@ -1,7 +1,7 @@
-"""Opens what a dashboard shows: the store, when it is there, and the way to the coordinator, when somebody acts.
+"""Opens the store for the dashboard, at the first request that finds it.
 
-A dashboard is made when a program is imported, and the store may be made minutes later: it is looked for again at
-every request until it is there. Where the store is in memory it is that of the coordinator of this program.
+A program creates its dashboard at import, and a coordinator may create the store minutes later, so that every request
+tries again until the store exists. A store in memory is that of the coordinator in this program.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from broker_jobs.settings import Settings, mask
 from broker_jobs.store import Store
 from broker_jobs.store.installation import check
 
-NOT_SHARED = (
-    "memory:// lives inside one process, and no coordinator runs in this one. Start it here (jobs.start(), or"
-    " broker-jobs run APP --dashboard-port 8700), or give BROKER_JOBS_URL and BROKER_JOBS_STORE to all processes."
+NO_COORDINATOR = (
+    "memory:// works inside one process, and no coordinator runs in this one. Start one here (jobs.start(), or"
+    " broker-jobs run APP --dashboard-port 8700), or set BROKER_JOBS_URL and BROKER_JOBS_STORE for all processes."
 )
 
 
 class StoreAccess:
-    """The store and the desk in front of it."""
+    """The store of a dashboard, and the request context that reads it."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class StoreAccess:
         own_store: Callable[[], Store | None],
         read_only: bool = False,
     ) -> None:
-        """Nothing is opened here.
+        """Opens nothing.
 
         Args:
-            settings: where the store is, what is masked and what the dashboard is called.
-            asker: asks the coordinator; it connects at its first question.
-            clock: tells the time.
-            own_store: the store of the coordinator that runs in this program, or None.
-            read_only: for the pages, so that they show no button.
+            settings: the store's URL, the masked names, the title and retention times.
+            requests: sends commands to the coordinator; connects at the first one.
+            clock: the time.
+            own_store: returns the store of the coordinator in this program, or None.
+            read_only: hide all buttons.
         """
         self._settings = settings
         self._requests = requests
@@ -63,14 +63,14 @@ class StoreAccess:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is nothing to do for open()."""
+        """Whether the store is open."""
         return self._is_open and (not self._in_memory or self._own_store() is self._store)
 
     def open(self) -> None:
-        """Open the store, unless it is open. Blocks.
+        """Open the store if it is not open. Blocks.
 
         Raises:
-            StoreError: it is not there, or cannot be used; the next request may try again.
+            StoreError: it does not exist yet, or is not usable; the next request tries again.
         """
         with self._lock:
             if self.is_open:
@@ -79,14 +79,14 @@ class StoreAccess:
                 store = self._own_store()
                 self._is_open = store is not None
                 if store is None:
-                    raise StoreError(NOT_SHARED)
+                    raise StoreError(NO_COORDINATOR)
                 self._store = store
                 self.context = self._context_of(store)
                 return
             if self._url.startswith("sqlite:///") and not Path(self._url[10:]).expanduser().exists():
                 raise StoreError(
-                    f"There is no store at {mask(self._url)} yet: a coordinator makes it. If one runs elsewhere, give"
-                    " its BROKER_JOBS_STORE (or --store) here too."
+                    f"There is no store at {mask(self._url)} yet: the coordinator creates it. If the coordinator uses"
+                    " another store, set its BROKER_JOBS_STORE (or --store) here too."
                 )
             self._store.open()
             try:
@@ -98,7 +98,7 @@ class StoreAccess:
             self._is_open = True
 
     def close(self) -> None:
-        """Close what was opened; the next request opens it again. Tolerates twice and never."""
+        """Close the store; the next request opens it again. May be called at any time."""
         with self._lock:
             self._is_open = False
             if not self._in_memory:
@@ -106,16 +106,16 @@ class StoreAccess:
 
     def _context_of(self, store: Store) -> RequestContext:
         settings = self._settings
-        keep = {
+        retention = {
             State.SUCCEEDED.value: settings.keep_succeeded,
             State.FAILED.value: settings.keep_failed,
             State.DELETED.value: settings.keep_deleted,
         }
-        queries = Queries(store.reader, Masking(settings.mask), self._clock, keep)
+        queries = Queries(store.reader, Masking(settings.mask), self._clock, retention)
         actions = Actions(self._requests, queries)
         return RequestContext(queries, actions, self._clock, title=settings.dashboard_title, read_only=self._read_only)
 
 
 def is_in_memory(url: str) -> bool:
-    """Whether a store's address is of one in the memory of a process."""
+    """Whether a store URL means a store in the memory of a process."""
     return url.removeprefix("sqlite://") in {"", "/:memory:"}

@@ -1,6 +1,7 @@
-"""Describes what pages and API show: plain values, already masked, instants as aware UTC datetimes.
+"""Defines the views that pages and API show: frozen values, already masked, instants as aware UTC datetimes.
 
-Apart from rows because a page must not see what it must not show. Lengths of time end in their unit.
+Views are separate from the store's rows, so that a page never holds a value that it must not show. Names of durations
+end in their unit. The descriptions are those of the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Sort = Literal["newest", "oldest", "changed", "due"]
 
 
 class View(BaseModel):
-    """What is shown; frozen, and complete."""
+    """Base of all views: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,15 +28,15 @@ class View(BaseModel):
 # --- jobs ---
 
 
-class JobLine(View):
+class JobSummary(View):
     """A job in a list."""
 
     id: str
-    job: str = Field(description="its name; empty: not known yet")
-    call: str = Field(description="the call as code, cut to one line of at most 200 characters")
+    job: str = Field(description="name of the job; empty: not known yet")
+    call: str = Field(description="the call as Python code, on one line of at most 200 characters")
     queue: str
     state: State
-    why: str = Field(description="why it is in this state: retry, crash, alias, unsatisfied, cancel, …; or empty")
+    reason_code: str = Field(description="reason for the state: retry, crash, alias, unsatisfied, cancel, …; or empty")
     reason: str
     attempt: int
     retries: int
@@ -44,73 +45,75 @@ class JobLine(View):
     due_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
-    wait_seconds: float | None = Field(description="from due or created to started")
-    run_seconds: float | None = Field(description="from started to ended, or to now")
+    wait_seconds: float | None = Field(description="from the due time, or creation, to the start")
+    run_seconds: float | None = Field(description="from the start to the end, or to now")
     worker: str | None
     progress: ProgressView | None
-    error: str | None = Field(description="ValueError: first line of the message")
+    error: str | None = Field(description="type and first line of the message: 'ValueError: no such user'")
     tags: list[str]
     batch: str | None
     recurring: str | None
 
 
 class ProgressView(View):
-    """How far a running job says it is."""
+    """The progress that a running job reports."""
 
     done: float
     total: float | None
-    percent: float | None = Field(description="0 to 100, or none where no total is known")
+    percent: float | None = Field(description="0 to 100; null where the total is not known")
 
 
 class JobsQuery(View):
-    """Which jobs are listed: all that is given must be so."""
+    """Selects jobs: every given field must match."""
 
     state: State | None = None
-    why: Literal["retry"] | None = Field(default=None, description="retry: scheduled to run again after a failure")
+    reason_code: Literal["retry"] | None = Field(
+        default=None, description="retry: only jobs scheduled to run again after a failure"
+    )
     queue: str | None = None
-    job: str | None = Field(default=None, description="the job's name, whole")
+    job: str | None = Field(default=None, description="the job's full name")
     text: str | None = Field(default=None, description="part of an id, name, argument, tag, reason or error")
     error_text: str | None = None
     tag: str | None = None
-    batch: str | None = Field(default=None, description="of this batch, or of a batch inside it")
+    batch: str | None = Field(default=None, description="in this batch or in one of its inner batches")
     recurring: str | None = None
-    worker: str | None = Field(default=None, description="running on this worker now")
+    worker: str | None = Field(default=None, description="runs on this worker now")
     created_after: datetime | None = None
     created_before: datetime | None = None
     sort: Sort = "newest"
     limit: int = Field(default=50, ge=1, le=500)
-    cursor: str | None = Field(default=None, description="from the page before; opaque")
+    cursor: str | None = Field(default=None, description="`next` of the previous page")
 
 
 class JobsPage(View):
     """A page of jobs."""
 
-    jobs: list[JobLine]
-    next: str | None = Field(description="cursor of the next page; none: this is the last")
-    total: int | None = Field(description="how many match, where that is known")
-    looked_at: int = Field(description="how many jobs were looked through for this page")
-    complete: bool = Field(description="false: only so many were looked through; the next page goes on from there")
+    jobs: list[JobSummary]
+    next: str | None = Field(description="cursor of the next page; null: this is the last page")
+    total: int | None = Field(description="number of matching jobs, where it is known")
+    scanned: int = Field(description="number of jobs that were searched for this page")
+    complete: bool = Field(description="false: the search stopped after `scanned` jobs; the next page continues it")
 
 
 class Argument(View):
     """One argument of a call."""
 
-    name: str = Field(description="of the parameter; empty where only its position is known")
-    value: Any = Field(description="as JSON; masked")
+    name: str = Field(description="name of the parameter; empty where only the position is known")
+    value: Any = Field(description="JSON value, hidden values masked")
     masked: bool
 
 
-class Step(View):
-    """A state that a job came into."""
+class StateChange(View):
+    """A state that a job entered."""
 
     at: datetime
     state: State
     reason: str
-    after_seconds: float | None = Field(description="since the state before")
+    after_seconds: float | None = Field(description="since the previous state")
 
 
-class Frame(View):
-    """A line of a stack."""
+class StackFrame(View):
+    """A frame of a traceback."""
 
     file: str
     line: int | None
@@ -118,76 +121,83 @@ class Frame(View):
     code: str
 
 
-class RaisedView(View):
-    """One of the errors that led to one another."""
+class ExceptionView(View):
+    """One exception of a chain."""
 
-    error: str = Field(description="as the traceback ends: type and message")
-    frames: list[Frame]
-    led_by: Literal["", "cause", "context"] = Field(
-        description="what the error before it was: its cause; what was being handled; empty: there is none before it"
+    error: str = Field(description="type and message, as the traceback ends")
+    frames: list[StackFrame]
+    link: Literal["", "cause", "context"] = Field(
+        description="how the previous exception relates to it: its cause, or the exception that was being handled;"
+        " empty for the first one"
     )
 
 
 class ErrorView(View):
-    """What an attempt raised."""
+    """The error of an attempt."""
 
     type: str
     message: str
     traceback: str
-    frames: list[Frame] = Field(description="the same for reading; empty where the text is no Python stack")
-    chain: list[RaisedView] = Field(description="all errors in it, the first one first; its last has the frames above")
+    frames: list[StackFrame] = Field(description="the parsed traceback; empty where the text is no Python traceback")
+    chain: list[ExceptionView] = Field(
+        description="all exceptions, the first raised first; the last has the frames above"
+    )
 
 
 class LogLineView(View):
-    """What a job wrote while it ran."""
+    """A log line that a job wrote."""
 
     at: datetime
     attempt: int
     text: str
 
 
-class Relative(View):
-    """A job or batch that this one waits for, or that waits for it."""
+class RelationView(View):
+    """A job or batch that this one waits for, or that waits for this one."""
 
     id: str
     is_batch: bool
-    title: str = Field(description="a job's name or a batch's title")
-    state: str = Field(description="a job's or batch's state; unknown: it was never seen, or is past its retention")
+    title: str = Field(description="the job's name or the batch's title")
+    state: str = Field(description="state of the job or batch; unknown: not in the store, or past its retention")
     on: End
     unsatisfied: bool = False
 
 
-class JobView(JobLine):
-    """All that is known of one job."""
+class JobView(JobSummary):
+    """Everything about one job."""
 
     arguments: list[Argument]
-    code: str = Field(description="the call as code, as a program would write it")
-    doc: str = Field(description="what its function says of itself, where its code has been seen")
-    result: str | None = Field(description="JSON text, masked")
-    result_lost: str | None = Field(description="why there is no result though it succeeded")
+    code: str = Field(description="the call as Python code")
+    doc: str = Field(description="docstring of the function, where a program has declared it")
+    result: str | None = Field(description="JSON text, hidden values masked")
+    result_lost: str | None = Field(description="why a succeeded job has no result")
     failure: ErrorView | None
-    steps: list[Step] = Field(description="oldest first")
-    lines: list[LogLineView]
-    parents: list[Relative]
-    children: list[Relative]
-    waits_for: list[str] = Field(description="in words: 'slot of concurrency smtp', 'batch import', …")
-    stands_for: str | None = Field(description="a duplicate: the id of the job it follows")
-    made_by: str | None = Field(description="the job that made it, or the event it was made for")
+    history: list[StateChange] = Field(description="oldest first")
+    log_lines: list[LogLineView]
+    parents: list[RelationView]
+    children: list[RelationView]
+    waits_for: list[str] = Field(
+        description="in words: 'a slot of the concurrency limit smtp', 'batch 0190… to be succeeded', …"
+    )
+    alias_of: str | None = Field(description="of a duplicate: id of the job whose outcome it shares")
+    created_by: str | None = Field(description="the job that enqueued it, or the event it was created for")
     crashes: int
     epoch: int
-    can: list[Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]]
-    deleted_on: datetime | None = Field(description="when its retention ends, where it has ended")
+    actions: list[Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]] = Field(
+        description="what its state allows"
+    )
+    expires_at: datetime | None = Field(description="when the retention of an ended job ends")
 
 
 class BulkView(View):
-    """How far a command about many jobs has come."""
+    """Progress of a bulk command."""
 
     done: int
     refused: int
     finished: bool
 
 
-# --- the rest of the house ---
+# --- everything else ---
 
 
 class QueueView(View):
@@ -199,12 +209,12 @@ class QueueView(View):
     processing: int
     scheduled: int
     failed: int
-    oldest_seconds: float | None = Field(description="how long the job that waited longest has waited for a worker")
-    ended_per_minute: float = Field(description="over the last five minutes")
-    workers: int = Field(description="workers that serve it and are not silent")
+    oldest_seconds: float | None = Field(description="waiting time of the oldest enqueued job")
+    ended_per_minute: float = Field(description="average of the last five minutes")
+    workers: int = Field(description="workers that consume it and are not silent")
 
 
-class ScheduleLine(View):
+class ScheduleSummary(View):
     """A recurring job in the list."""
 
     name: str
@@ -215,7 +225,7 @@ class ScheduleLine(View):
     job: str
     call: str
     queue: str
-    origin: str = Field(description="the program whose code declares it; empty: put at run time")
+    origin: str = Field(description="the program whose code declares it; empty: added at run time")
     paused: bool
     next_at: datetime | None
     last_at: datetime | None
@@ -223,15 +233,15 @@ class ScheduleLine(View):
     last_state: State | None
 
 
-class ScheduleView(ScheduleLine):
-    """All that is known of a recurring job."""
+class ScheduleView(ScheduleSummary):
+    """Everything about one recurring job."""
 
     arguments: list[Argument]
     next_times: list[datetime]
-    runs: list[JobLine] = Field(description="the last ones, newest first")
+    runs: list[JobSummary] = Field(description="the last runs, newest first")
 
 
-class BatchLine(View):
+class BatchSummary(View):
     """A batch in the list."""
 
     id: str
@@ -249,29 +259,29 @@ class BatchLine(View):
 
 
 class FailureGroup(View):
-    """Failed jobs of a batch with the same error."""
+    """Failed jobs of a batch that have the same error."""
 
     error: str
     count: int
-    example: str = Field(description="id of one of them")
+    example: str = Field(description="id of one of these jobs")
 
 
 class BatchTree(View):
-    """A batch and the batches inside it."""
+    """A batch and its inner batches."""
 
-    batch: BatchLine
+    batch: BatchSummary
     inside: list[BatchTree]
 
 
-class BatchView(BatchLine):
-    """All that is known of a batch."""
+class BatchView(BatchSummary):
+    """Everything about one batch."""
 
     tree: BatchTree
     failures: list[FailureGroup]
-    failures_counted: int = Field(description="how many failed jobs the groups were made of; there may be more")
-    jobs: list[JobLine] = Field(description="the first of its members")
-    parents: list[Relative]
-    children: list[Relative]
+    failures_counted: int = Field(description="failed jobs in the groups; there may be more")
+    jobs: list[JobSummary] = Field(description="its first jobs")
+    parents: list[RelationView]
+    children: list[RelationView]
 
 
 class WorkerView(View):
@@ -290,9 +300,9 @@ class WorkerView(View):
     version: str
     started_at: datetime | None
     seen_at: datetime
-    silent: bool = Field(description="not heard of for three heartbeats")
-    lost: bool = Field(description="given up; its jobs were taken from it")
-    jobs: list[JobLine] = Field(description="in flight now, as far as told: a job shorter than a moment is not")
+    silent: bool = Field(description="three heartbeats are missing")
+    lost: bool = Field(description="declared dead; its jobs were requeued")
+    jobs: list[JobSummary] = Field(description="running jobs; very short ones may be missing")
 
 
 class ComponentView(View):
@@ -309,18 +319,18 @@ class ComponentView(View):
 
 
 class LimitView(View):
-    """A limit as it stands."""
+    """The current state of a limit."""
 
     kind: Literal["concurrency", "ordered", "rate"]
     key: str
     limit: int | None
     taken: int
     waiting: int
-    is_set: bool = Field(description="a person has set the number")
+    is_set: bool = Field(description="a person has set the number, which overrides that of the jobs")
 
 
-class DeadLetterLine(View):
-    """A message that could not be read, routed or decided."""
+class DeadLetterEntry(View):
+    """A message that could not be decoded, routed or applied."""
 
     id: str
     at: datetime
@@ -330,17 +340,17 @@ class DeadLetterLine(View):
     type: str
 
 
-class DeadLetterView(DeadLetterLine):
-    """The same with the message itself."""
+class DeadLetterView(DeadLetterEntry):
+    """A dead letter with its message."""
 
-    body: str = Field(description="as text; bytes that are no text as \\xNN; masked where it is JSON")
+    body: str = Field(description="as text; other bytes as \\xNN; hidden values masked")
     exchange: str
     key: str
     message_id: str
 
 
-class AuditLine(View):
-    """What somebody did."""
+class AuditEntry(View):
+    """A command that was applied or refused."""
 
     id: str
     at: datetime
@@ -350,46 +360,46 @@ class AuditLine(View):
     detail: str
 
 
-class Page(View):
-    """Where a list goes on."""
+class ListPage(View):
+    """A page of a list."""
 
-    next: str | None = None
-
-
-class BatchesPage(Page):
-    batches: list[BatchLine]
+    next: str | None = Field(default=None, description="cursor of the next page; null: this is the last page")
 
 
-class DeadLettersPage(Page):
-    dead_letters: list[DeadLetterLine]
+class BatchesPage(ListPage):
+    batches: list[BatchSummary]
+
+
+class DeadLettersPage(ListPage):
+    dead_letters: list[DeadLetterEntry]
     total: int
 
 
-class AuditPage(Page):
-    audit: list[AuditLine]
+class AuditPage(ListPage):
+    audit: list[AuditEntry]
 
 
 class Parameter(View):
-    """A parameter of a function that can be run from a form."""
+    """A parameter of a declared function."""
 
     name: str
     kind: Literal["positional", "either", "keyword", "args", "kwargs"]
     required: bool
     default: Any = None
-    type: str = Field(description="as its annotation is written")
+    type: str = Field(description="the annotation as written in the code")
     json_schema: dict[str, Any]
     secret: bool
 
 
 class FunctionView(View):
-    """A job that can be enqueued by a person: what the code of some program has declared."""
+    """A function that a program has declared as a job, and that can be run from a form."""
 
     name: str
     queue: str
     origin: str
     doc: str
     parameters: list[Parameter]
-    policy: Policy = Field(default_factory=Policy, description="retries and times of its jobs, as its code says")
+    policy: Policy = Field(default_factory=Policy, description="retries and timeouts, as declared in the code")
     tags: list[str] = Field(default_factory=list)
     seen_at: datetime
 
@@ -398,26 +408,26 @@ class FunctionView(View):
 
 
 class Alert(View):
-    """What is wrong now, and what to do about it."""
+    """A problem, and what to do about it."""
 
     severity: Severity
     what: str
     do: str
-    page: str = Field(description="path of the page that shows more, from the dashboard's root")
+    page: str = Field(description="path of the page with details, from the dashboard's root")
 
 
 class Latencies(View):
-    """How long jobs waited and ran lately."""
+    """Waiting and run times of the last hour, in seconds."""
 
     wait_p50: float | None
     wait_p95: float | None
     run_p50: float | None
     run_p95: float | None
-    of: int = Field(description="jobs of the last hour it was made of")
+    jobs: int = Field(description="number of jobs in the sample")
 
 
 class Overview(View):
-    """The state of the house at one moment."""
+    """The state of the system at one moment."""
 
     at: datetime
     counts: dict[State, int]
@@ -431,8 +441,8 @@ class Overview(View):
     coordinator_behind_seconds: float | None
 
 
-class Point(View):
-    """Jobs that came to an end in a stretch of time."""
+class HistoryPoint(View):
+    """Jobs that ended in one interval."""
 
     at: datetime
     succeeded: int
@@ -440,19 +450,19 @@ class Point(View):
     deleted: int
 
 
-class Graph(View):
-    """Jobs that came to an end, in equal stretches, oldest first, without gaps."""
+class History(View):
+    """Ended jobs in equal intervals, oldest first, without gaps."""
 
     span: Literal["hour", "day", "week"]
     step_seconds: float
-    points: list[Point]
+    points: list[HistoryPoint]
 
 
-class ChangeView(View):
-    """The little that open pages are told whenever something changed."""
+class LiveCounts(View):
+    """The counters that open pages receive when something changes."""
 
-    serial: int = Field(description="grows with every change of the store")
+    serial: int = Field(description="increases with every change of the store")
     at: datetime
     counts: dict[State, int]
-    ended: dict[str, int] = Field(description="succeeded, failed, deleted: so many ever, for the live graph")
+    ended: dict[str, int] = Field(description="total of succeeded, failed and deleted jobs, for the live graph")
     alerts: int

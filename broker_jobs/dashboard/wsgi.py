@@ -1,6 +1,6 @@
-"""Serves an ASGI application to a WSGI server, as Flask's and Django's are; without its streams of events.
+"""Adapts the dashboard to WSGI servers such as those of Flask and Django, without event streams.
 
-The one room of a2wsgi. Its event loop runs in a thread of its own, begun at the first request and so after a fork.
+The only user of a2wsgi, whose event loop runs in its own thread. The first request starts it, and so after a fork.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Wsgi:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        # Who asks decides what they may see, and servers may leave the port out.
-        given = {"REMOTE_PORT": "0", **environ}
-        return self._loop()(cast("Any", given), cast("Any", start_response))
+        # a2wsgi passes the client address, which decides on access, only together with a port.
+        complete = {"REMOTE_PORT": "0", **environ}
+        return self._adapter()(cast("Any", complete), cast("Any", start_response))
 
-    def _loop(self) -> ASGIMiddleware:
+    def _adapter(self) -> ASGIMiddleware:
         with self._lock:
             if self._wrapped is None or self._pid != os.getpid():
-                self._wrapped, self._pid = ASGIMiddleware(cast("Any", self._streamless)), os.getpid()
+                self._wrapped, self._pid = ASGIMiddleware(cast("Any", self._without_streams)), os.getpid()
             return self._wrapped
 
-    async def _streamless(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application; a stream would hold a thread of the server for each open page."""
+    async def _without_streams(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application without event streams: each would occupy a thread of the server."""
         await self._app({**scope, NO_STREAMS: True}, receive, send)

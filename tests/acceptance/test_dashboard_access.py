@@ -258,7 +258,7 @@ def alone() -> Iterator[str]:
         terminal = Terminal(lodging)
         running = terminal.start("run", "app:jobs", "--dashboard-port", "0")
         running.said("dashboard on http")
-        running.said("it has no login")
+        running.said("the dashboard has no login")
         yield next(word for word in running.log.split() if word.startswith("http://127.0.0.1:") and word.endswith("/"))
     finally:
         lodging.close()

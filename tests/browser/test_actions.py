@@ -73,8 +73,8 @@ def test_a_scheduled_job_is_given_another_time(page: Any, address: str, system: 
     _is(receipt, State.SCHEDULED)
     page.goto(f"{address}/jobs/{receipt.id}")
     page.get_by_text("Reschedule", exact=True).first.click()
-    page.get_by_label("after how many").fill("1")
-    page.get_by_label("unit of time").select_option("seconds")
+    page.get_by_label("delay", exact=True).fill("1")
+    page.get_by_label("unit of the delay").select_option("seconds")
     page.get_by_role("button", name="Reschedule").click()
     assert receipt.result(timeout=20) == "hello later"
 
@@ -84,7 +84,7 @@ def test_a_waiting_job_is_deleted_after_a_question(page: Any, address: str, syst
     _is(receipt, State.SCHEDULED)
     page.goto(f"{address}/jobs/{receipt.id}")
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="Leave it").click()
+    page.get_by_role("button", name="Keep").click()
     assert receipt.state() is State.SCHEDULED
     page.get_by_role("button", name="Delete").click()
     page.locator(SAY_YES).click()
@@ -128,7 +128,7 @@ def test_all_that_match_are_requeued_by_one_command(page: Any, address: str, sys
     before = len(_audited(system, "bulk requeue"))
     page.goto(f"{address}/jobs?state=deleted&tag=all+of+these")
     page.get_by_role("link", name="Requeue all…").click()
-    page.get_by_role("button", name="Requeue them").click()
+    page.get_by_role("button", name=re.compile("^Requeue (this job|these jobs)$")).click()
     for n, receipt in enumerate(receipts):
         assert receipt.result(timeout=20) == f"hello {n}"
     assert len(_audited(system, "bulk requeue")) == before + 1
@@ -143,7 +143,7 @@ def test_all_that_match_are_deleted_by_one_command(page: Any, address: str, syst
     page.goto(f"{address}/jobs?state=scheduled&tag=delete+all+of+these")
     page.get_by_role("link", name="Delete all…").click()
     assert "3 jobs?" in page.locator("h1").inner_text()
-    page.get_by_role("button", name="Delete them").click()
+    page.get_by_role("button", name=re.compile("^Delete (this job|these jobs)$")).click()
     for receipt in receipts:
         _is(receipt, State.DELETED)
     assert other.state() is State.SCHEDULED
@@ -193,7 +193,7 @@ def test_a_recurring_job_is_run_paused_resumed_changed_and_removed(page: Any, ad
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Pause").wait_for()
     assert not schedule().paused
-    page.get_by_label("Times (cron)").fill("0 12 * * MON")
+    page.get_by_label("Schedule (cron)").fill("0 12 * * MON")
     page.get_by_label("Time zone").fill("Asia/Tokyo")
     page.locator("#preview").get_by_text("12:00:00 JST").first.wait_for()  # while it is typed
     assert schedule().cron == "0 0 1 1 *"
@@ -211,7 +211,7 @@ def test_a_recurring_job_is_added(page: Any, address: str, system: System) -> No
     page.get_by_role("link", name="Add a recurring job").click()
     page.locator("main a", has_text=JOB).click()
     page.get_by_label("Name of the recurring job").fill("added/by hand")
-    page.get_by_label("Times (cron)").fill("* * * * * *")
+    page.get_by_label("Schedule (cron)").fill("* * * * * *")
     page.locator("#arg1").fill(f"added {ALL}")
     page.get_by_role("button", name="Add").click()
     page.wait_for_url(f"{address}/recurring/{quote('added/by hand')}")
@@ -256,12 +256,12 @@ def test_a_batch_is_given_up(page: Any, address: str, system: System) -> None:
 def test_a_limit_is_set_and_unset(page: Any, address: str, system: System) -> None:
     page.goto(f"{address}/limits")
     page.get_by_label("Key").fill("by hand")
-    page.get_by_label("Number", exact=True).fill("7")
+    page.get_by_label("Limit", exact=True).fill("7")
     page.locator("form.form").get_by_role("button", name="Set").click()
     page.wait_for_selector("p.flash")
     row = page.locator("tr", has_text="by hand").first
     assert {one.most for one in system.store.reader.limits() if one.key.endswith(":by hand")} == {7}
-    row.get_by_role("button", name="Unset").click()
+    row.get_by_role("button", name="Remove override").click()
     page.wait_for_selector("p.flash")
     assert [one for one in system.store.reader.limits() if one.key.endswith(":by hand")] == []
 
@@ -294,7 +294,7 @@ def test_a_dead_lettered_message_is_replayed_and_another_deleted(page: Any, addr
     page.goto(f"{address}/dead-letters")
     page.get_by_role("link", name=ids[body]).click()
     page.get_by_role("button", name="Replay").click()
-    assert "was read" in _flash(page)
+    assert "has been processed" in _flash(page)
     assert system.hostile.program.receipt("replayed-by-hand").result(timeout=20) == f"hello {ALL}"
     page.get_by_role("link", name=ids[b"rubbish"]).click()
     page.get_by_role("button", name="Delete").click()
@@ -307,7 +307,7 @@ def test_a_job_is_run_from_its_form(page: Any, address: str, system: System) -> 
     page.goto(f"{address}/run")
     page.locator("main a", has_text=JOB).click()
     page.locator("#arg1").fill(f"from a form {ALL}")
-    page.get_by_role("button", name="Run it").click()
+    page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
     receipt = system.hostile.program.receipt(page.url.rpartition("/")[2])
     assert receipt.result(timeout=20) == f"hello from a form {ALL}"
@@ -318,9 +318,9 @@ def test_a_job_is_run_from_its_form_after_a_while(page: Any, address: str, syste
     page.locator("main a", has_text=JOB).click()
     page.locator("#arg1").fill("not before an hour")
     page.get_by_role("radio", name="after").check()
-    page.get_by_label("after how many").fill("1")
-    page.get_by_label("unit of time").select_option("hours")
-    page.get_by_role("button", name="Run it").click()
+    page.get_by_label("delay", exact=True).fill("1")
+    page.get_by_label("unit of the delay").select_option("hours")
+    page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
     row = system.store.reader.job(page.url.rpartition("/")[2])
     assert row is not None

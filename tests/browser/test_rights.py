@@ -16,7 +16,7 @@ from tests.browser.conftest import MARKS, System
 
 pytestmark = MARKS
 
-FREE = {"log_in", "logout"}
+FREE = {"login_submit", "logout"}
 """Forms that are for everybody."""
 ACTIONS = sorted(
     (str(route.path), str(route.name))

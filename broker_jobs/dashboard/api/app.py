@@ -1,4 +1,4 @@
-"""Puts the API together as one ASGI application, and writes its OpenAPI document."""
+"""Builds the API as one ASGI application, with its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from broker_jobs.dashboard.api import actions, reads
-from broker_jobs.dashboard.api.problem import answers
+from broker_jobs.dashboard.api.errors import add_error_handlers
 from broker_jobs.dashboard.auth import SESSION_COOKIE
 from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.problem import MEDIA_TYPE
 
 VERSION = "1"
 DESCRIPTION = """\
-What the dashboard shows and does, as JSON. Instants are UTC, lengths are seconds, lists go on at `next`.
+The dashboard as JSON. Times are UTC, durations are seconds. A list continues with the cursor in `next`.
 
-Send the dashboard's token (`Authorization: Bearer …`), or the cookie of a session together with its `X-CSRF-Token`.
-Reading needs the role viewer; acting on jobs, queues, batches and recurring jobs that are there operator; all else,
-as running a job or adding a recurring one, admin.
-What goes wrong is answered as `application/problem+json`: what is wrong, and what to do. Arguments are masked by name.
+Send the dashboard's token (`Authorization: Bearer …`), or a session cookie together with its `X-CSRF-Token`.
+Reading needs the role viewer. Actions on existing jobs, queues, batches and recurring jobs need operator. All others,
+such as running a job or adding a recurring job, need admin.
+Errors are `application/problem+json`: what is wrong, and what to do. Secret arguments are masked.
 """
 TAGS = {
-    "overview": "The state of the house at one moment.",
-    "jobs": "Look at jobs, run them, run them again, delete them; one or many.",
-    "queues": "Queues, paused and resumed.",
-    "recurring": "Recurring jobs: when they run, and changing that.",
-    "batches": "Jobs that start together and end together.",
+    "overview": "The state of the system at one moment.",
+    "jobs": "Search, run, requeue and delete jobs, one or many.",
+    "queues": "Queues, and pausing them.",
+    "recurring": "Recurring jobs and their schedules.",
+    "batches": "Batches of jobs.",
     "processes": "Workers, coordinators and beats.",
-    "limits": "How many of a key run at once, or start in a time.",
-    "dead-letters": "Messages that could not be read, routed or decided.",
-    "functions": "What can be run as a job.",
-    "audit": "Who did what.",
+    "limits": "Concurrency and rate limits by key.",
+    "dead-letters": "Messages that could not be decoded, routed or applied.",
+    "functions": "Functions that can be run as jobs.",
+    "audit": "Commands that were applied or refused.",
 }
 
 
-def api(context: Callable[[], RequestContext]) -> FastAPI:
-    """The API, to be mounted at /api/v1 behind the guard of the dashboard.
+def build_api(context: Callable[[], RequestContext]) -> FastAPI:
+    """The API, to be mounted at /api/v1 behind the dashboard's middleware.
 
     Args:
-        desk: where to look and to act, as it is at a request.
+        context: returns the request context; called at each request.
     """
     app = FastAPI(
         title="broker_jobs",
@@ -51,31 +51,31 @@ def api(context: Callable[[], RequestContext]) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
-        generate_unique_id_function=_name,
+        generate_unique_id_function=_operation_id,
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    app.state.find_desk = context
+    app.state.get_context = context
     app.include_router(reads.router)
     app.include_router(actions.router)
-    answers(app)
-    described: dict[str, Any] = {}
+    add_error_handlers(app)
+    cached: dict[str, Any] = {}
 
     def document() -> dict[str, Any]:
-        if not described:
-            described.update(_described(app))
-        return described
+        if not cached:
+            cached.update(_openapi_document(app))
+        return cached
 
-    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI has
+    app.openapi = document  # type: ignore[method-assign]  # as the documentation of FastAPI does
     return app
 
 
-def _name(route: APIRoute) -> str:
+def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """The document: problems are of their own media type, and who may ask is said."""
+def _openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the media type of problems and the security schemes."""
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, tags=app.openapi_tags, routes=app.routes
     )

@@ -1,4 +1,4 @@
-"""What can be looked at: the views of the pages."""
+"""Answers the GET requests of the API with the views of the pages."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.api.problem import NotFound, described
+from broker_jobs.dashboard.api.errors import NotFound, error_responses
 from broker_jobs.dashboard.api.request_models import (
     ArgumentsView,
+    Context,
+    CronPreviewView,
     Cursor,
     DeadLetterIdPath,
-    InContext,
     JobIdPath,
     Limit,
     NamePath,
     Operator,
-    PlannedTimes,
     Text,
 )
 from broker_jobs.dashboard.views import (
@@ -25,198 +25,198 @@ from broker_jobs.dashboard.views import (
     BatchesPage,
     BatchView,
     BulkView,
-    ChangeView,
     ComponentView,
     DeadLettersPage,
     DeadLetterView,
     FunctionView,
-    Graph,
+    History,
     JobsPage,
     JobsQuery,
     JobView,
     LimitView,
+    LiveCounts,
     Overview,
     QueueView,
-    ScheduleLine,
+    ScheduleSummary,
     ScheduleView,
     WorkerView,
 )
 from broker_jobs.errors import OptionError, UsageError
 from broker_jobs.messages.state import State
 
-router = APIRouter(responses=described(422))
-MISSING = described(404, 422)
+router = APIRouter(responses=error_responses(422))
+MISSING = error_responses(404, 422)
 
 
 @router.get("/overview", tags=["overview"])
-def get_overview(context: InContext) -> Overview:
-    """The state of the house, and what is wrong with it."""
-    return context.queries.overview()
+def get_overview(context: Context) -> Overview:
+    """The state of the system, with its alerts."""
+    return context.queries.overview.get()
 
 
-@router.get("/graph", tags=["overview"])
-def get_graph(context: InContext, span: Literal["hour", "day", "week"] = "hour") -> Graph:
-    """Jobs that came to an end: an hour by minutes, a day or a week by hours."""
-    return context.queries.graph(span)
+@router.get("/history", tags=["overview"])
+def get_history(context: Context, span: Literal["hour", "day", "week"] = "hour") -> History:
+    """Ended jobs per interval: an hour by minutes, a day or a week by hours."""
+    return context.queries.overview.history(span)
 
 
-@router.get("/pulse", tags=["overview"])
-def get_pulse(context: InContext) -> ChangeView:
-    """The counters, cheap enough to be asked for every second."""
-    return context.queries.pulse()
+@router.get("/counts", tags=["overview"])
+def get_counts(context: Context) -> LiveCounts:
+    """The live counters. You may poll them every second."""
+    return context.queries.overview.live_counts()
 
 
 @router.get("/jobs", tags=["jobs"])
-def list_jobs(context: InContext, query: Annotated[JobsQuery, Query()]) -> JobsPage:
-    """A page of the jobs that match; `next` is the cursor of the one after it."""
+def list_jobs(context: Context, query: Annotated[JobsQuery, Query()]) -> JobsPage:
+    """A page of the matching jobs."""
     try:
-        return context.queries.jobs(query)
+        return context.queries.jobs.page(query)
     except UsageError as error:
         raise OptionError(str(error)) from None
 
 
 @router.get("/jobs/{id:path}/arguments", tags=["jobs"], responses=MISSING)
-def get_arguments(context: InContext, who: Operator, id: JobIdPath) -> ArgumentsView:
-    """What a job was called with, to change it and requeue the job: where `***` stands for what is hidden and is sent
-    back as it stood, the job keeps the value it has. For operators."""
-    del who
-    found = context.queries.shown_arguments(id)
+def get_arguments(context: Context, by: Operator, id: JobIdPath) -> ArgumentsView:
+    """The arguments of a job, to change them and requeue the job. If you send a masked value (`***`) back unchanged,
+    the job keeps the hidden value. For operators."""
+    del by
+    found = context.queries.jobs.masked_arguments(id)
     if found is None:
         raise NotFound(f"the arguments of job {id} are not known")
     return ArgumentsView(args=found[0], kwargs=found[1])
 
 
 @router.get("/jobs/{id:path}", tags=["jobs"], responses=MISSING)
-def get_job(context: InContext, id: JobIdPath) -> JobView:
-    """All that is known of one job. A slash in an id is sent as it is, or as %2F."""
-    found = context.queries.job(id)
+def get_job(context: Context, id: JobIdPath) -> JobView:
+    """Everything about one job. Send a slash in an id as / or as %2F."""
+    found = context.queries.jobs.get(id)
     if found is None:
-        raise NotFound(f"no job {id} is known")
+        raise NotFound(f"there is no job {id}")
     return found
 
 
 @router.get("/bulk/{id:path}", tags=["jobs"], responses=MISSING)
-def get_bulk(context: InContext, id: JobIdPath) -> BulkView:
-    """How far a command about many jobs has come."""
-    found = context.queries.bulk(id)
+def get_bulk(context: Context, id: JobIdPath) -> BulkView:
+    """The progress of a bulk command."""
+    found = context.queries.system.bulk(id)
     if found is None:
-        raise NotFound(f"no command {id} about many jobs is known")
+        raise NotFound(f"there is no bulk command {id}")
     return found
 
 
 @router.get("/queues", tags=["queues"])
-def list_queues(context: InContext) -> list[QueueView]:
+def list_queues(context: Context) -> list[QueueView]:
     """Every known queue, by name."""
-    return context.queries.queues()
+    return context.queries.system.queues()
 
 
 @router.get("/recurring", tags=["recurring"])
-def list_recurring(context: InContext) -> list[ScheduleLine]:
+def list_recurring(context: Context) -> list[ScheduleSummary]:
     """All recurring jobs, by name."""
-    return context.queries.schedules()
+    return context.queries.schedules.all()
 
 
 @router.get("/recurring/{name:path}", tags=["recurring"], responses=MISSING)
-def get_recurring(context: InContext, name: NamePath) -> ScheduleView:
-    """All that is known of one recurring job."""
-    found = context.queries.schedule(name)
+def get_recurring(context: Context, name: NamePath) -> ScheduleView:
+    """Everything about one recurring job."""
+    found = context.queries.schedules.get(name)
     if found is None:
-        raise NotFound(f"no recurring job is named {name!r}")
+        raise NotFound(f"there is no recurring job {name!r}")
     return found
 
 
-@router.get("/times", tags=["recurring"])
-def get_times(
-    context: InContext,
+@router.get("/cron-preview", tags=["recurring"])
+def get_cron_preview(
+    context: Context,
     cron: Annotated[str, Query(min_length=1, max_length=200, examples=["0 9 * * MON"])],
     tz: Annotated[str, Query(min_length=1, max_length=100)] = "UTC",
     count: Annotated[int, Query(ge=1, le=50)] = 5,
-) -> PlannedTimes:
-    """The next times of a cron expression; 422 says what is wrong in it."""
-    return PlannedTimes(times=[as_datetime(at) for at in context.queries.preview(cron, tz, count)])
+) -> CronPreviewView:
+    """The next times of a cron expression; 422 names the mistake in it."""
+    return CronPreviewView(times=[as_datetime(at) for at in context.queries.schedules.preview(cron, tz, count)])
 
 
 @router.get("/batches", tags=["batches"])
 def list_batches(
-    context: InContext, state: State | None = None, text: Text = None, cursor: Cursor = None, limit: Limit = 50
+    context: Context, state: State | None = None, text: Text = None, cursor: Cursor = None, limit: Limit = 50
 ) -> BatchesPage:
-    """A page of batches, the newest first."""
+    """A page of batches, newest first."""
     try:
-        return context.queries.batches(state=state, text=text, cursor=cursor, limit=limit)
+        return context.queries.batches.page(state=state, text=text, cursor=cursor, limit=limit)
     except UsageError as error:
         raise OptionError(str(error)) from None
 
 
 @router.get("/batches/{id:path}", tags=["batches"], responses=MISSING)
-def get_batch(context: InContext, id: JobIdPath) -> BatchView:
-    """One batch: the batches inside it, its failures by their errors, its first jobs."""
-    found = context.queries.batch(id)
+def get_batch(context: Context, id: JobIdPath) -> BatchView:
+    """One batch with its inner batches, its failures grouped by error, and its first jobs."""
+    found = context.queries.batches.get(id)
     if found is None:
-        raise NotFound(f"no batch {id} is known")
+        raise NotFound(f"there is no batch {id}")
     return found
 
 
 @router.get("/workers", tags=["processes"])
-def list_workers(context: InContext) -> list[WorkerView]:
-    """Workers, with what they run now."""
-    return context.queries.workers()
+def list_workers(context: Context) -> list[WorkerView]:
+    """Workers with their running jobs."""
+    return context.queries.system.workers()
 
 
 @router.get("/components", tags=["processes"])
-def list_components(context: InContext) -> list[ComponentView]:
+def list_components(context: Context) -> list[ComponentView]:
     """Coordinators and beats."""
-    return context.queries.components()
+    return context.queries.system.components()
 
 
 @router.get("/limits", tags=["limits"])
-def list_limits(context: InContext) -> list[LimitView]:
-    """Limits that jobs use or wait for, and those a person has set."""
-    return context.queries.limits()
+def list_limits(context: Context) -> list[LimitView]:
+    """Limits that jobs use or wait for, and limits set by a person."""
+    return context.queries.system.limits()
 
 
 @router.get("/dead-letters", tags=["dead-letters"])
-def list_dead_letters(context: InContext, cursor: Cursor = None, limit: Limit = 50) -> DeadLettersPage:
-    """A page of the messages that could not be read, routed or decided, the newest first."""
+def list_dead_letters(context: Context, cursor: Cursor = None, limit: Limit = 50) -> DeadLettersPage:
+    """A page of dead letters, newest first: messages that could not be decoded, routed or applied."""
     try:
-        return context.queries.dead_letters(cursor=cursor, limit=limit)
+        return context.queries.system.dead_letters(cursor=cursor, limit=limit)
     except UsageError as error:
         raise OptionError(str(error)) from None
 
 
 @router.get("/dead-letters/{id:path}", tags=["dead-letters"], responses=MISSING)
-def get_dead_letter(context: InContext, id: DeadLetterIdPath) -> DeadLetterView:
+def get_dead_letter(context: Context, id: DeadLetterIdPath) -> DeadLetterView:
     """One dead letter with its body."""
-    found = context.queries.dead_letter(id)
+    found = context.queries.system.dead_letter(id)
     if found is None:
-        raise NotFound(f"no message {id} is dead-lettered")
+        raise NotFound(f"there is no dead letter {id}")
     return found
 
 
 @router.get("/functions", tags=["functions"])
-def list_functions(context: InContext) -> list[FunctionView]:
-    """What can be run as a job, as programs have declared it."""
-    return context.queries.functions()
+def list_functions(context: Context) -> list[FunctionView]:
+    """Functions that programs have declared as jobs."""
+    return context.queries.functions.all()
 
 
 @router.get("/functions/{name:path}", tags=["functions"], responses=MISSING)
-def get_function(context: InContext, name: NamePath) -> FunctionView:
-    """One of them, with its parameters."""
-    found = context.queries.function(name)
+def get_function(context: Context, name: NamePath) -> FunctionView:
+    """One function with its parameters."""
+    found = context.queries.functions.get(name)
     if found is None:
-        raise NotFound(f"no program has declared {name!r}")
+        raise NotFound(f"no program has declared a function {name!r}")
     return found
 
 
 @router.get("/audit", tags=["audit"])
 def list_audit(
-    context: InContext,
-    by: Annotated[str | None, Query(max_length=300, description="only of this person or program")] = None,
+    context: Context,
+    by: Annotated[str | None, Query(max_length=300, description="only commands of this person or program")] = None,
     text: Text = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> AuditPage:
-    """A page of who did what, the newest first."""
+    """A page of the commands that were applied or refused, newest first."""
     try:
-        return context.queries.audit(by=by, text=text, cursor=cursor, limit=limit)
+        return context.queries.system.audit(by=by, text=text, cursor=cursor, limit=limit)
     except UsageError as error:
         raise OptionError(str(error)) from None

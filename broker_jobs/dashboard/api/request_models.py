@@ -1,4 +1,4 @@
-"""Describes what requests may hold: parameters of paths and queries, bodies, and who may send them."""
+"""Defines the parameters and bodies of requests, and the roles that may send them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from broker_jobs.dashboard.auth import demand, visitor_of
+from broker_jobs.dashboard.auth import require_role, visitor_of
 from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import View
@@ -17,72 +17,74 @@ from broker_jobs.messages.envelope import FIRST_MOMENT, LAST_MOMENT, MAX_KEY_CHA
 from broker_jobs.messages.state import State
 
 PLAIN = r"^[^\x00-\x1f\x7f]+$"
-"""A name: no control characters."""
+"""No control characters."""
 
 
-def _context(request: Request) -> RequestContext:
-    found: RequestContext = request.app.state.find_desk()
+def _get_context(request: Request) -> RequestContext:
+    found: RequestContext = request.app.state.get_context()
     return found
 
 
-def _acts(role: Role) -> Callable[[Request], str]:
-    def who(request: Request) -> str:
-        demand(request, role)
+def _visitor_with(role: Role) -> Callable[[Request], str]:
+    def visitor(request: Request) -> str:
+        require_role(request, role)
         return visitor_of(request).name
 
-    return who
+    return visitor
 
 
-InContext = Annotated[RequestContext, Depends(_context)]
-"""Where to look and to act."""
-Operator = Annotated[str, Depends(_acts(Role.OPERATOR))]
-"""Who acts on jobs, queues, batches and recurring jobs; for the audit."""
-Admin = Annotated[str, Depends(_acts(Role.ADMIN))]
-"""Who may do everything."""
+Context = Annotated[RequestContext, Depends(_get_context)]
+"""Queries and actions."""
+Operator = Annotated[str, Depends(_visitor_with(Role.OPERATOR))]
+"""Name of an operator, for the audit."""
+Admin = Annotated[str, Depends(_visitor_with(Role.ADMIN))]
+"""Name of an administrator, for the audit."""
 
-JobIdPath = Annotated[str, Path(description="of a job or batch", pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
-DeadLetterIdPath = Annotated[str, Path(description="of a dead letter", min_length=1, max_length=200, pattern=PLAIN)]
-QueuePath = Annotated[str, Path(description="of a queue", pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+JobIdPath = Annotated[str, Path(description="id of a job or batch", pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")]
+DeadLetterIdPath = Annotated[str, Path(description="id of a dead letter", min_length=1, max_length=200, pattern=PLAIN)]
+QueuePath = Annotated[str, Path(description="name of a queue", pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 NamePath = Annotated[str, Path(min_length=1, max_length=200, pattern=PLAIN)]
-Cursor = Annotated[str | None, Query(description="from the page before; opaque", max_length=2_000)]
-Limit = Annotated[int, Query(ge=1, le=500, description="at most so many")]
-Text = Annotated[str | None, Query(max_length=1_000, description="part of it, in capitals or not")]
-When = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
+Cursor = Annotated[str | None, Query(description="`next` of the previous page", max_length=2_000)]
+Limit = Annotated[int, Query(ge=1, le=500, description="at most this many")]
+Text = Annotated[str | None, Query(max_length=1_000, description="part of the text, case-insensitive")]
+Instant = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
 
 
 class RequestBody(BaseModel):
-    """A body; what it does not know it refuses."""
+    """Base of all bodies; refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class RunBody(RequestBody):
-    """A job to be run."""
+class RunJobBody(RequestBody):
+    """A job to run."""
 
     job: JobName
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    queue: QueueName | None = Field(default=None, description="none: the one its program declared, or default")
-    due_at: When | None = Field(default=None, description="none: now")
+    queue: QueueName | None = Field(default=None, description="null: the declared queue of the job, or `default`")
+    due_at: Instant | None = Field(default=None, description="null: now")
 
 
 class RequeueBody(RequestBody):
-    """How a job is run again."""
+    """New arguments of a requeued job."""
 
-    args: list[Any] | None = Field(default=None, description="none: as before; with kwargs or not at all")
+    args: list[Any] | None = Field(
+        default=None, description="null: the previous arguments; give args and kwargs together"
+    )
     kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _both(self) -> RequeueBody:
         if (self.args is None) != (self.kwargs is None):
-            raise ValueError("args and kwargs go together: give both, or none")
+            raise ValueError("args and kwargs belong together: give both or none")
         return self
 
 
 class RescheduleBody(RequestBody):
-    """When a job is to run."""
+    """The new due time of a job."""
 
-    due_at: When
+    due_at: Instant
 
 
 def _without_null(schema: dict[str, Any]) -> None:
@@ -92,9 +94,9 @@ def _without_null(schema: dict[str, Any]) -> None:
 
 
 class FilterBody(RequestBody):
-    """Which jobs: all that is given must be so; without any, all of the usual states.
+    """Selects jobs: every given field must match; without fields, all jobs of the default states.
 
-    A null is refused: it is a variable of a script that was not set, and would mean all jobs.
+    Null is refused, since an unset variable of a script would select all jobs.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
@@ -106,34 +108,35 @@ class FilterBody(RequestBody):
     tag: str | None = Field(default=None, min_length=1, max_length=100, pattern=PLAIN)
     batch: JobId | None = None
     recurring: str | None = Field(default=None, min_length=1, max_length=200, pattern=PLAIN)
-    created_after: When | None = None
-    created_before: When | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
 
     @model_validator(mode="after")
-    def _given(self) -> FilterBody:
+    def _refuse_null(self) -> FilterBody:
         for name in sorted(self.model_fields_set):
             if getattr(self, name) is None:
-                raise ValueError(f"{name} is null: leave it out where any will do")
+                raise ValueError(f"{name} is null: omit it to match any value")
         return self
 
 
 class BulkBody(RequestBody):
-    """Jobs by their ids, or by what they have in common."""
+    """Jobs by id, or by filter."""
 
     ids: list[JobId] | None = Field(default=None, min_length=1, max_length=1_000)
     matching: FilterBody | None = Field(
-        default=None, description="without a state: delete means all not ended, requeue failed"
+        default=None,
+        description="without a state, delete applies to jobs that have not ended, and requeue to failed ones",
     )
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> BulkBody:
+    def _one_of_both(self) -> BulkBody:
         if (self.ids is None) == (self.matching is None):
-            raise ValueError("give ids or matching, one of them")
+            raise ValueError("give either ids or matching")
         return self
 
 
-class CronBody(RequestBody):
-    """When a recurring job runs."""
+class ScheduleBody(RequestBody):
+    """The schedule of a recurring job."""
 
     cron: str = Field(min_length=1, max_length=200, examples=["0 9 * * MON"])
     tz: str = Field(default="UTC", min_length=1, max_length=100)
@@ -141,42 +144,42 @@ class CronBody(RequestBody):
     overlap: Literal["allow", "skip", "queue"] = "allow"
 
 
-class RecurringBody(CronBody):
+class RecurringBody(ScheduleBody):
     """A recurring job."""
 
     job: JobName
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    queue: QueueName | None = Field(default=None, description="none: the one its program declared, or default")
+    queue: QueueName | None = Field(default=None, description="null: the declared queue of the job, or `default`")
 
 
 class SetLimitBody(RequestBody):
-    """The number of a limit."""
+    """The override of a limit."""
 
     key: str = Field(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")
-    limit: int | None = Field(ge=1, le=1_000_000, description="none: what its jobs are enqueued with")
+    limit: int | None = Field(ge=1, le=1_000_000, description="null: the number that its jobs are enqueued with")
 
 
-class CreatedId(View):
-    """What was made."""
+class Created(View):
+    """The id of the job or command."""
 
     id: str
 
 
-class EndedBefore(View):
-    """What became of a delete."""
+class DeleteResult(View):
+    """The result of a delete."""
 
-    ended_before: bool = Field(description="it had already ended")
+    had_ended: bool = Field(description="the job or batch had already ended")
 
 
 class ArgumentsView(View):
-    """What a job was called with, masked."""
+    """The arguments of a job, hidden values masked."""
 
     args: list[Any]
     kwargs: dict[str, Any]
 
 
-class PlannedTimes(View):
+class CronPreviewView(View):
     """The next times of a cron expression."""
 
     times: list[datetime]

@@ -1,7 +1,7 @@
-"""Turns a job's arguments into a form, and the form back into arguments, where parts must not be shown. Pure.
+"""Turns a job's arguments into a form and the submitted form back into arguments, with hidden values kept. Pure.
 
-What is hidden never leaves the server, not even to whoever may change it: where the form comes back with the mark that
-stood for it, untouched, the job keeps the value it has.
+Hidden values never leave the server, not even for a person who may change them. Where the submitted form still holds
+the mask, the job keeps its value.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from broker_jobs.dashboard.forms.fields import json_of
+from broker_jobs.dashboard.forms.typed_values import parse_json, require_object
 from broker_jobs.dashboard.masking import MASKED
 from broker_jobs.dashboard.views import Argument
 
-PREFIX = "value-"
-MORE = "more"
-"""Field of further named arguments, a JSON object."""
+ARGUMENT_PREFIX = "value-"
+FURTHER = "further"
+"""Name of the field for further named arguments, a JSON object."""
 
 
 @dataclass(frozen=True)
-class ArgumentBox:
-    """One argument in the form."""
+class ArgumentInput:
+    """The input of one argument."""
 
     field: str
     name: str
@@ -34,109 +34,102 @@ class ArgumentBox:
 
     @property
     def hides(self) -> bool:
-        """Whether something in it is not shown."""
+        """Whether part of its value is hidden."""
         return bool(self.shown != self.raw)
 
     @property
     def rows(self) -> int:
-        """Lines its input has."""
+        """Height of the input in lines."""
         return min(max(self.text.count("\n") + 1, 1), 20)
 
 
 @dataclass(frozen=True)
 class ArgumentForm:
-    """The form as it was sent: arguments, or boxes with what is wrong in them."""
+    """The submitted form: arguments, or inputs with mistakes."""
 
-    boxes: list[ArgumentBox]
-    more: str
-    more_mistake: str
+    inputs: list[ArgumentInput]
+    further: str
+    further_mistake: str
     args: list[Any]
     kwargs: dict[str, Any]
 
     @property
-    def is_right(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.more_mistake and not any(box.mistake for box in self.boxes)
+    def is_valid(self) -> bool:
+        """Whether no input has a mistake."""
+        return not self.further_mistake and not any(each.mistake for each in self.inputs)
 
 
-def boxes_of(arguments: list[Argument], args: list[Any], kwargs: dict[str, Any]) -> list[ArgumentBox]:
-    """The form of a job's arguments.
+def argument_inputs(arguments: list[Argument], args: list[Any], kwargs: dict[str, Any]) -> list[ArgumentInput]:
+    """The inputs of a job's arguments.
 
     Args:
-        arguments: as they are shown: those by position, then those by name.
-        args, kwargs: as they are.
+        arguments: masked, positional ones first.
+        args, kwargs: unmasked.
     """
     raw = [*args, *kwargs.values()]
     names = [*(None for _ in args), *kwargs]
     if len(raw) != len(arguments):
         return []
     return [
-        ArgumentBox(f"{PREFIX}{index}", name or shown.name or f"argument {index + 1}", shown.value, value,
+        ArgumentInput(f"{ARGUMENT_PREFIX}{index}", name or shown.name or f"argument {index + 1}", shown.value, value,
             name is not None, _text(shown.value))
         for index, (name, shown, value) in enumerate(zip(names, arguments, raw, strict=True))
     ]  # fmt: skip
 
 
-def edited(boxes: list[ArgumentBox], form: Mapping[str, str]) -> ArgumentForm:
-    """What the form says. An emptied named argument is left out; one by position cannot be."""
-    kept: list[ArgumentBox] = []
+def read_arguments(inputs: list[ArgumentInput], form: Mapping[str, str]) -> ArgumentForm:
+    """The submitted form. An emptied named argument is omitted; a positional one cannot be."""
+    kept: list[ArgumentInput] = []
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for box in boxes:
-        text = form.get(box.field, box.text).replace("\r\n", "\n")
-        read = replace(box, text=text)
-        if not text.strip() and box.is_named:
+    for each in inputs:
+        text = form.get(each.field, each.text).replace("\r\n", "\n")
+        read = replace(each, text=text)
+        if not text.strip() and each.is_named:
             kept.append(read)
             continue
         try:
-            value = restored(json_of(text), box.shown, box.raw)
+            value = restore_hidden(parse_json(text), each.shown, each.raw)
         except ValueError as error:
-            kept.append(replace(read, mistake=f"{box.name} {error}"))
+            kept.append(replace(read, mistake=f"{each.name} {error}"))
             continue
         kept.append(read)
-        if box.is_named:
-            kwargs[box.name] = value
+        if each.is_named:
+            kwargs[each.name] = value
         else:
             args.append(value)
-    more = form.get(MORE, "")
+    text = form.get(FURTHER, "")
     mistake = ""
-    if more.strip():
+    if text.strip():
         try:
-            further = object_of(json_of(more))
-            twice = sorted(further.keys() & kwargs.keys())
-            if twice:
-                raise ValueError(f"names {twice[0]!r}, which has its own input above")
+            further = require_object(parse_json(text))
+            duplicates = sorted(further.keys() & kwargs.keys())
+            if duplicates:
+                raise ValueError(f"contains {duplicates[0]!r}, which has its own input above")
             kwargs |= further
         except ValueError as error:
-            mistake = f"what is added {error}"
-    return ArgumentForm(kept, more, mistake, args, kwargs)
+            mistake = f"the further arguments: this {error}"
+    return ArgumentForm(kept, text, mistake, args, kwargs)
 
 
-def object_of(value: Any) -> dict[str, Any]:
-    """A value that is to be a JSON object."""
-    if not isinstance(value, dict):
-        raise ValueError("must be a JSON object: {…}")  # noqa: TRY004 - of what was typed
-    return value
-
-
-def restored(typed: Any, shown: Any, raw: Any) -> Any:
-    """What was typed, with what is hidden put back where its mark was left as it stood.
+def restore_hidden(typed: Any, shown: Any, raw: Any) -> Any:
+    """The typed value, with the hidden values restored where the mask is unchanged.
 
     Raises:
-        ValueError: a mark stands where nothing was hidden: it would become the value itself.
+        ValueError: a mask where nothing was hidden, which would become the value itself.
     """
-    if json.dumps(typed) == json.dumps(shown):  # not ==, by which 1 is True
+    if json.dumps(typed) == json.dumps(shown):  # not ==: 1 == True
         return raw
     if isinstance(typed, dict):
         shown, raw = (shown, raw) if isinstance(shown, dict) and isinstance(raw, dict) else ({}, {})
-        return {key: restored(each, shown.get(key), raw.get(key)) for key, each in typed.items()}
+        return {key: restore_hidden(each, shown.get(key), raw.get(key)) for key, each in typed.items()}
     if isinstance(typed, list):
         shown, raw = (shown, raw) if isinstance(shown, list) and isinstance(raw, list) else ([], [])
         pairs = [*zip(shown, raw, strict=False)][: len(typed)]
         pairs += [(None, None)] * (len(typed) - len(pairs))
-        return [restored(each, *pair) for each, pair in zip(typed, pairs, strict=True)]
+        return [restore_hidden(each, *pair) for each, pair in zip(typed, pairs, strict=True)]
     if typed == MASKED or (isinstance(typed, str) and MASKED in typed and shown != raw):
-        raise ValueError(f"has {MASKED} where nothing hidden stood: write what is meant")
+        raise ValueError(f"contains {MASKED} where nothing is hidden: write the value")
     return typed
 
 

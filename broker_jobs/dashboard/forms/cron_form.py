@@ -1,4 +1,4 @@
-"""The form of a recurring job's times: what was typed, and the next times that come of it. Pure."""
+"""Reads the form of a recurring job's schedule, and previews its next times. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.dashboard.pages.frame import Form
-from broker_jobs.dashboard.views import ScheduleLine
+from broker_jobs.dashboard.forms.form import Form
+from broker_jobs.dashboard.views import ScheduleSummary
 from broker_jobs.errors import OptionError
 
-SHOWN = 5
-"""So many next times are shown."""
+PREVIEW_TIMES = 5
 RULES = {"misfire": ("once", "skip", "all"), "overlap": ("allow", "skip", "queue")}
 
 
@@ -29,8 +28,8 @@ class CronFields:
 
 
 @dataclass(frozen=True)
-class CronForm:
-    """One of the next times, as a clock in its zone shows it, and as one in UTC does."""
+class NextTime:
+    """One of the next times, in its own time zone and in UTC."""
 
     at: datetime
     local: str
@@ -38,27 +37,27 @@ class CronForm:
 
 
 @dataclass(frozen=True)
-class Preview:
-    """The next times of a form, or what is wrong with it; neither: nothing was asked."""
+class CronPreview:
+    """The next times of a typed schedule, or the mistake in it; neither: no preview was requested."""
 
-    times: list[CronForm]
+    times: list[NextTime]
     tz: str = "UTC"
     mistake: str = ""
 
 
-NOTHING = Preview([])
+NO_PREVIEW = CronPreview([])
 
 
-def times_of(schedule: ScheduleLine) -> CronFields:
-    """The form of a recurring job as it stands."""
+def fields_of_schedule(schedule: ScheduleSummary) -> CronFields:
+    """The form of an existing recurring job."""
     return CronFields(schedule.cron, schedule.tz, schedule.misfire, schedule.overlap)
 
 
-def typed(form: Form) -> CronFields:
-    """What was typed.
+def read_cron_fields(form: Form) -> CronFields:
+    """The submitted fields.
 
     Raises:
-        OptionError: a rule that is none, which no form of ours sends.
+        OptionError: an unknown rule, which this form never sends.
     """
     for name, known in RULES.items():
         if form.text(name) not in known:
@@ -66,29 +65,32 @@ def typed(form: Form) -> CronFields:
     return CronFields(form.text("cron"), form.text("tz"), form.text("misfire"), form.text("overlap"))
 
 
-def preview(cron: str, tz: str, next_of: Callable[[str, str, int], list[Instant]]) -> Preview:
-    """The next times of what was typed, or what is wrong with it."""
+def preview_times(cron: str, tz: str, next_of: Callable[[str, str, int], list[Instant]]) -> CronPreview:
+    """The next times of a typed schedule, or the mistake in it."""
     try:
-        return Preview(planned((as_datetime(at) for at in next_of(cron, tz, SHOWN)), tz), tz)
+        return CronPreview(local_times((as_datetime(at) for at in next_of(cron, tz, PREVIEW_TIMES)), tz), tz)
     except OptionError as error:
-        return Preview([], mistake=str(error))
+        return CronPreview([], mistake=str(error))
 
 
-def planned(times: Iterable[datetime], tz: str) -> list[CronForm]:
-    """Instants as two clocks show them. A zone this machine does not know is shown in UTC."""
+def local_times(times: Iterable[datetime], tz: str) -> list[NextTime]:
+    """Instants in a time zone and in UTC. A zone that this machine does not know is shown in UTC."""
     try:
         zone: ZoneInfo | None = ZoneInfo(tz)
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         zone = None
-    return [CronForm(at, _clock(at.astimezone(zone or UTC), offset=True), _clock(at.astimezone(UTC))) for at in times]
+    return [
+        NextTime(at, _clock_time(at.astimezone(zone or UTC), offset=True), _clock_time(at.astimezone(UTC)))
+        for at in times
+    ]
 
 
-def _clock(at: datetime, *, offset: bool = False) -> str:
+def _clock_time(at: datetime, *, offset: bool = False) -> str:
     return f"{at:%a %Y-%m-%d %H:%M:%S}" + (f" {at:%Z}" if offset else "")
 
 
 @cache
 def zones() -> tuple[str, ...]:
-    """The time zones to choose from: those of places, without the old names of the same ones."""
+    """The time zones to choose from: those of places, without deprecated aliases."""
     areas = ("Africa/", "America/", "Asia/", "Atlantic/", "Australia/", "Europe/", "Indian/", "Pacific/")
     return ("UTC", *sorted(name for name in available_timezones() if name.startswith(areas)))

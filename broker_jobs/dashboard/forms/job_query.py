@@ -1,6 +1,6 @@
-"""Turns the query string of a list into what is looked for, and back: tabs, filters to remove, pages, links.
+"""Converts the query string of a job list into a JobsQuery, and back into links: tabs, filters, pages.
 
-The address is the only memory of a list: it can be bookmarked, sent to somebody, and works without JavaScript.
+The whole state of a list is in its address, so that a list can be bookmarked and shared, and works without JavaScript.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
+from broker_jobs.dashboard.forms.typed_values import parse_datetime
 from broker_jobs.dashboard.views import JobsQuery
 
 LABELS = {
@@ -26,39 +27,39 @@ LABELS = {
     "worker": "worker",
     "created_after": "created from",
     "created_before": "created before",
-    "why": "only",
+    "reason_code": "only",
     "state": "state",
 }
-"""What the filters are called, in the order they are shown."""
-NOT_FOR_ALL = ("text", "worker", "why")
-"""A command about all that match cannot express these."""
+"""Field -> label of the filter, in display order."""
+NOT_IN_BULK = ("text", "worker", "reason_code")
+"""Filters that a bulk command does not have."""
 _PAGING = {"cursor": None}
 
 
 @dataclass(frozen=True)
-class JobQuery:
-    """What a query string asks for, and what in it could not be understood."""
+class ParsedQuery:
+    """A parsed query string, and the mistakes in it."""
 
     query: JobsQuery
     mistakes: list[str]
 
 
 @dataclass(frozen=True)
-class Chip:
-    """A filter in force, and the query string without it."""
+class ActiveFilter:
+    """An active filter, and the query string without it."""
 
     label: str
     value: str
     without: str
 
 
-def query_of(given: Mapping[str, str], page_size: int, **fixed: Any) -> JobQuery:
-    """What a query string asks for. What is empty does not count; what cannot be is left out and told.
+def parse_query(given: Mapping[str, str], page_size: int, **fixed: Any) -> ParsedQuery:
+    """Parses a query string. Empty fields are ignored; invalid ones are left out and reported as mistakes.
 
     Args:
         given: the query string's fields.
-        page_size: jobs a page, where the string does not say.
-        fixed: fields that the page sets whatever the string says.
+        page_size: the default for `limit`.
+        fixed: fields set by the page; they override the query string.
     """
     fields: dict[str, Any] = {"limit": page_size}
     mistakes = []
@@ -67,73 +68,62 @@ def query_of(given: Mapping[str, str], page_size: int, **fixed: Any) -> JobQuery
         if not value or name in fixed:
             continue
         if name in ("created_after", "created_before"):
-            moment = moment_of(value)
-            if moment is None:
+            at = parse_datetime(value)
+            if at is None:
                 mistakes.append(f"{LABELS[name]}: {value[:40]!r} is no time; write 2026-01-31T08:00")
             else:
-                fields[name] = moment
+                fields[name] = at
         else:
             fields[name] = value
     fields |= fixed
     while True:
         try:
-            return JobQuery(JobsQuery.model_validate(fields), mistakes)
+            return ParsedQuery(JobsQuery.model_validate(fields), mistakes)
         except ValidationError as error:
             wrong = sorted({str(detail["loc"][0]) for detail in error.errors(include_url=False)})
-            mistakes += [f"{LABELS.get(name, name)}: {str(fields.pop(name))[:40]!r} is not possible" for name in wrong]
+            mistakes += [f"{LABELS.get(name, name)}: {str(fields.pop(name))[:40]!r} is not valid" for name in wrong]
             fields.setdefault("limit", page_size)
 
 
-def moment_of(text: str) -> datetime | None:
-    """The instant in a text; UTC where it names no zone. None: it is no time a job can have."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if not 1970 <= moment.year < 3000:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-
-
-def text_of(query: JobsQuery, /, **changes: Any) -> str:
-    """The query string of a query with some fields changed: "" or "?state=failed&…". Any change but of `cursor` itself
-    begins at the first page again."""
+def query_string(query: JobsQuery, /, **changes: Any) -> str:
+    """The query string of a query with some fields changed: "" or "?state=failed&…". Without a `cursor` in the changes
+    it starts at the first page."""
     fields = query.model_dump(exclude_defaults=True) | _PAGING | changes
     pairs = [(name, _plain(value)) for name, value in fields.items() if value not in (None, "")]
     return f"?{urlencode(pairs)}" if pairs else ""
 
 
-def fields_of(query: JobsQuery, *but: str) -> dict[str, str]:
-    """The fields of a query as a form sends them along, without its place in the list."""
+def form_fields(query: JobsQuery, *but: str) -> dict[str, str]:
+    """The fields of a query for hidden inputs of a form, without the cursor."""
     fields = query.model_dump(exclude_defaults=True, exclude={"cursor", *but})
     return {name: _plain(value) for name, value in fields.items() if value is not None}
 
 
-def chips_of(query: JobsQuery, *but: str) -> list[Chip]:
-    """The filters in force, for a person to see and remove.
+def active_filters(query: JobsQuery, *but: str) -> list[ActiveFilter]:
+    """The active filters, each with a way to remove it.
 
     Args:
         query: of the list.
-        but: fields that are shown elsewhere.
+        but: fields that the page shows elsewhere.
     """
-    fields = fields_of(query, *but)
+    fields = form_fields(query, *but)
     return [
-        Chip(label, _shown(name, fields[name]), text_of(query, **{name: None}))
+        ActiveFilter(label, _display(name, fields[name]), query_string(query, **{name: None}))
         for name, label in LABELS.items()
         if name in fields
     ]
 
 
-def input_value(moment: datetime | None) -> str:
-    """A time as `<input type="datetime-local">` takes it, in UTC."""
-    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+def datetime_input_value(at: datetime | None) -> str:
+    """The value of an `<input type="datetime-local">`, in UTC."""
+    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
 
 
 def _plain(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _shown(name: str, value: str) -> str:
-    if name == "why":
+def _display(name: str, value: str) -> str:
+    if name == "reason_code":
         return "retries"
     return value.replace("T", " ").replace("+00:00", " UTC") if name.startswith("created_") else value

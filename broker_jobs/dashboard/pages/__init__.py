@@ -1,38 +1,23 @@
-"""Gathers the pages: each module is one, with its list of routes."""
+"""Collects the routes of all pages. Each module is one page or a few similar ones."""
 
 from __future__ import annotations
 
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages import (
-    audit,
-    batches,
-    dead_letters,
-    jobs,
-    limits,
-    login,
-    overview,
-    queues,
-    recurring,
-    retries,
-    run,
-    workers,
-)
+from broker_jobs.dashboard.pages import audit, batches, bulk, dead_letters, job, jobs, login, recurring, run, system
 
 
 def routes() -> list[Route]:
-    """The routes of every page."""
+    """The routes of every page. Those of one job come last, as the id of a job may contain slashes."""
     return [
-        *audit.ROUTES,
-        *batches.ROUTES,
+        *system.ROUTES,
         *jobs.ROUTES,
-        *limits.ROUTES,
-        *login.ROUTES,
-        *overview.ROUTES,
-        *dead_letters.ROUTES,
-        *queues.ROUTES,
+        *bulk.ROUTES,
         *recurring.ROUTES,
-        *retries.ROUTES,
+        *batches.ROUTES,
+        *dead_letters.ROUTES,
         *run.ROUTES,
-        *workers.ROUTES,
+        *audit.ROUTES,
+        *login.ROUTES,
+        *job.ROUTES,
     ]

@@ -1,4 +1,4 @@
-"""Who did what, and when: every command that was applied or refused, newest first."""
+"""Shows the audit: every command that was applied or refused, newest first, with its author."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.pages.frame import context, show, sought, url
-from broker_jobs.dashboard.views import AuditLine
+from broker_jobs.dashboard.context import context, url
+from broker_jobs.dashboard.pages.handlers import search_text
+from broker_jobs.dashboard.pages.rendering import render
+from broker_jobs.dashboard.views import AuditEntry
 
-WORDS = {
+DESCRIPTIONS = {
     "delete": "deleted a job",
     "requeue": "requeued a job",
-    "reschedule": "gave a job another time",
+    "reschedule": "rescheduled a job",
     "bulk delete": "deleted jobs",
     "bulk requeue": "requeued jobs",
     "batch delete": "deleted a batch",
@@ -32,7 +34,7 @@ WORDS = {
     "subscriptions declare": "declared the subscriptions of a program",
     "store accept": "accepted a restored store",
 }
-"""What each kind of command is called here; one that is not named says its kind."""
+"""Kind of command -> description; an unknown kind is shown as it is."""
 _PAUSES = {"queue pause": "queue", "recurring pause": "recurring job"}
 _PAGES = {
     "delete": ("job", "id"),
@@ -45,43 +47,43 @@ _PAGES = {
     "queue pause": ("jobs", "queue"),
     "limit set": ("limits", ""),
 }
-"""Where the subject of a command is shown: route, and what of it the subject is."""
+"""Kind of command -> route of its subject's page, and the parameter that takes the subject."""
 
 
 class AuditText(NamedTuple):
-    """A line of the audit in words."""
+    """An entry of the audit in words."""
 
     what: str
     detail: str
     refused: bool
 
 
-def audit_text(line: AuditLine) -> AuditText:
-    """What was done, from what the coordinator answered."""
+def audit_text(entry: AuditEntry) -> AuditText:
+    """The description of an entry, derived from the coordinator's answer."""
     try:
-        answer = json.loads(line.detail)
+        answer = json.loads(entry.detail)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        return AuditText(WORDS.get(line.kind, line.kind), line.detail, refused=False)
+        return AuditText(DESCRIPTIONS.get(entry.kind, entry.kind), entry.detail, refused=False)
     detail = answer.get("detail")
     facts = detail if isinstance(detail, dict) else {}
-    what = WORDS.get(line.kind, line.kind)
-    if "paused" in facts and line.kind in _PAUSES:
-        what = f"{'paused' if facts['paused'] else 'resumed'} a {_PAUSES[line.kind]}"
+    what = DESCRIPTIONS.get(entry.kind, entry.kind)
+    if "paused" in facts and entry.kind in _PAUSES:
+        what = f"{'paused' if facts['paused'] else 'resumed'} a {_PAUSES[entry.kind]}"
     if not answer.get("ok", True):
         return AuditText(what, str(answer.get("refused") or ""), refused=True)
-    return AuditText(what, "; ".join(_facts(line.kind, facts)), refused=False)
+    return AuditText(what, "; ".join(_facts(entry.kind, facts)), refused=False)
 
 
 def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
-    """What is worth saying of an answer."""
+    """The details of an answer that are worth showing."""
     match kind:
         case "delete" if facts.get("ended"):
-            yield "it had ended already"
+            yield "it had already ended"
         case "limit set":
             number = facts.get("limit")
-            yield f"to {number}" if number is not None else "unset"
+            yield f"to {number}" if number is not None else "override removed"
         case "bulk delete" | "bulk requeue":
             yield f"{facts.get('done', 0)} done"
             if facts.get("refused"):
@@ -93,26 +95,26 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
         case "recurring trigger" if "job" in facts:
             yield f"job {facts['job']}"
         case "requeue" if facts.get("arguments"):
-            yield "with other arguments"
+            yield "with new arguments"
         case _:
             pass
 
 
 def page(request: Request) -> Response:
-    """A page of the audit, filtered by who and by text."""
-    it, asked = context(request), request.query_params
-    by, text = sought(request, "by"), sought(request, "text")
-    found = it.queries.audit(by=by or None, text=text or None, cursor=asked.get("cursor"), limit=it.page_size)
-    lines = [(line, audit_text(line), _page_of(request, line)) for line in found.audit]
-    return show(request, "audit.html", lines=lines, next=found.next, by=by, text=text)
+    """A page of the audit, filtered by author and by text."""
+    it, cursor = context(request), request.query_params.get("cursor")
+    by, text = search_text(request, "by"), search_text(request, "text")
+    found = it.queries.system.audit(by=by or None, text=text or None, cursor=cursor, limit=it.page_size)
+    entries = [(entry, audit_text(entry), _page_of(request, entry)) for entry in found.audit]
+    return render(request, "audit.html", entries=entries, next=found.next, by=by, text=text)
 
 
-def _page_of(request: Request, line: AuditLine) -> str | None:
-    """The page of what a command was about, where there is one."""
-    if line.kind not in _PAGES or not line.subject:
+def _page_of(request: Request, entry: AuditEntry) -> str | None:
+    """The address of the subject's page, or None."""
+    if entry.kind not in _PAGES or not entry.subject:
         return None
-    route, part = _PAGES[line.kind]
-    given: dict[str, Any] = {part: line.subject} if part else {}
+    route, part = _PAGES[entry.kind]
+    given: dict[str, Any] = {part: entry.subject} if part else {}
     return url(request, route, **given)
 
 

@@ -1,4 +1,4 @@
-"""Messages that could not be read, routed or decided: as they are, why, and what can be done with them."""
+"""Shows dead letters: their reason and body, what to do, and the actions replay and delete."""
 
 from __future__ import annotations
 
@@ -8,65 +8,68 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.auth import Role
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, not_found, show, url, who
+from broker_jobs.dashboard.context import context, url, visitor_name
+from broker_jobs.dashboard.forms.form import Form
+from broker_jobs.dashboard.pages.handlers import Done, action, not_found
+from broker_jobs.dashboard.pages.rendering import render
+from broker_jobs.dashboard.role import Role
 
 
 class Origin(NamedTuple):
-    """What it means that a message was dead-lettered by this part, and what to do."""
+    """Where a dead letter comes from, what that means, and what to do."""
 
     title: str
-    means: str
+    meaning: str
     do: str
 
 
 ORIGINS = {
     "log": Origin(
         "the log",
-        "A worker or producer sent it to the coordinator, and the coordinator could not read it or decide it: as a rule"
-        " that program is newer than the coordinator, or another program writes to our exchanges.",
-        "Bring the coordinators to the newest version: at their next start they read it again by themselves. Or replay"
-        " it. Delete it only if no program of yours has sent it: it may be the outcome of a job.",
+        "A worker or producer sent it to the coordinator, which could not decode or apply it. Usually that program is"
+        " newer than the coordinator, or another program writes to the exchanges of broker_jobs.",
+        "Upgrade the coordinators: at their next start they process it again. Or replay it. Delete it only if none of"
+        " your programs has sent it: it may be the outcome of a job.",
     ),
     "command": Origin(
         "a command",
-        "A program, the command line or this dashboard asked for something the coordinator does not know: it is newer"
-        " than the coordinator, or it is no program of ours. Whoever asked was told nothing and may have asked again.",
-        "Bring the coordinators to the newest version: at their next start they carry it out by themselves. If the"
-        " wish is out of date, delete it.",
+        "A program, the command line or this dashboard sent a command that the coordinator does not know. Usually the"
+        " sender is newer than the coordinator, or is a foreign program. It received no answer and may have sent the"
+        " command again.",
+        "Upgrade the coordinators: at their next start they carry it out. If the command is out of date, delete it.",
     ),
     "due": Origin(
-        "a delay",
-        "It came out of the delay queues when its time had come, and could not be read: as a rule a producer newer than"
-        " the coordinator has scheduled it.",
-        "Bring the coordinators to the newest version: at their next start they read it again by themselves. Or replay"
-        " it. Deleted, a job that only this message knows of never runs.",
+        "a delay queue",
+        "It left the delay queues at its due time, and could not be decoded. Usually a producer that is newer than the"
+        " coordinator has scheduled it.",
+        "Upgrade the coordinators: at their next start they process it again. Or replay it. If you delete it, a job"
+        " that exists only in this message never runs.",
     ),
     "dead": Origin(
         "a worker or the broker",
-        "A worker could not read it as a job, or no queue took it: as a rule a producer newer than its workers, or one"
-        " in another language that writes something else than the wire format.",
-        "Bring the workers to the newest version, or mend the producer; then replay it: its job runs as if it had just"
-        " come. Deleted, it never runs.",
+        "A worker could not decode it as a job, or no queue matched its routing key. Usually the producer is newer than"
+        " the workers, or is written in another language and does not follow the wire format.",
+        "Upgrade the workers, or correct the producer. Then replay it: its job runs as if it had just been enqueued. If"
+        " you delete it, its job never runs.",
     ),
 }
-UNKNOWN = Origin("elsewhere", "It could not be understood.", "Read the reason; then replay it or delete it.")
+UNKNOWN = Origin("unknown", "It could not be decoded.", "Read the reason, then replay it or delete it.")
 
 
 def page(request: Request) -> Response:
-    """The newest dead letters, a page of them."""
+    """A page of dead letters, newest first."""
     it = context(request)
-    found = it.queries.dead_letters(cursor=request.query_params.get("cursor"), limit=it.page_size)
-    return show(request, "dead_letters.html", found=found, origins=ORIGINS, unknown=UNKNOWN)
+    found = it.queries.system.dead_letters(cursor=request.query_params.get("cursor"), limit=it.page_size)
+    return render(request, "dead_letters.html", found=found, origins=ORIGINS, unknown=UNKNOWN)
 
 
 def one(request: Request) -> Response:
-    """A message with its body."""
+    """One dead letter with its body."""
     id = request.path_params["id"]
-    message = context(request).queries.dead_letter(id)
+    message = context(request).queries.system.dead_letter(id)
     if message is None:
         raise not_found(f"dead letter {id}")
-    return show(
+    return render(
         request,
         "dead_letter.html",
         message=message,
@@ -75,18 +78,18 @@ def one(request: Request) -> Response:
     )
 
 
-@acts(Role.ADMIN)
+@action(Role.ADMIN)
 def replay(request: Request, _: Form) -> Done:
-    """Decide a message again."""
-    context(request).actions.replay_dead_letter(who(request), request.path_params["id"])
-    return Done("The message was read and is decided.", to=url(request, "dead_letters"))
+    """Process a dead letter again."""
+    context(request).actions.replay_dead_letter(visitor_name(request), request.path_params["id"])
+    return Done("Replayed: the message has been processed.", to=url(request, "dead_letters"))
 
 
-@acts(Role.ADMIN)
+@action(Role.ADMIN)
 def delete(request: Request, _: Form) -> Done:
-    """Forget a message for good."""
-    context(request).actions.delete_dead_letter(who(request), request.path_params["id"])
-    return Done("The message is deleted.", to=url(request, "dead_letters"))
+    """Delete a dead letter permanently."""
+    context(request).actions.delete_dead_letter(visitor_name(request), request.path_params["id"])
+    return Done("The dead letter is deleted.", to=url(request, "dead_letters"))
 
 
 ROUTES = [

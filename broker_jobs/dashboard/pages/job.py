@@ -1,4 +1,4 @@
-"""One job: its call, its result or error, how it came to stand where it stands, its relatives, and what may be done."""
+"""Shows one job: call, result or error, log, history and relations; requeues, deletes, reschedules and edits it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.auth import Role
-from broker_jobs.dashboard.forms.argument_form import ArgumentForm, boxes_of, edited
-from broker_jobs.dashboard.forms.when import When, due_of
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, may, sees, show, url, way_back, who
-from broker_jobs.dashboard.pages.graph import family_of
-from broker_jobs.dashboard.views import Frame, JobView
+from broker_jobs.dashboard.context import context, has_role, url, visitor_name
+from broker_jobs.dashboard.forms.argument_form import FURTHER, ArgumentForm, argument_inputs, read_arguments
+from broker_jobs.dashboard.forms.form import Form, RunTime
+from broker_jobs.dashboard.pages.charts import relation_graph
+from broker_jobs.dashboard.pages.handlers import Done, action, back_address, visible_to
+from broker_jobs.dashboard.pages.rendering import render
+from broker_jobs.dashboard.role import Role
+from broker_jobs.dashboard.views import JobView, StackFrame
 from broker_jobs.errors import ArgumentsError, UsageError
 
-MOST_CHARS = 12_000
-"""Of one text on the page; the API has the whole."""
-MOST_LINES = 300
-"""Log lines on the page, the last ones."""
-MOST_FRAMES = 40
-"""Frames of one error on the page: the first and last ones; the text behind them has all."""
+MAX_TEXT_CHARS = 12_000
+"""Longer texts are cut on the page; the API returns all of them."""
+MAX_LOG_LINES = 300
+"""Log lines on the page: the last ones."""
+MAX_FRAMES = 40
+"""Stack frames of one exception on the page: the first and last ones. The traceback text has all."""
 
 
 def job(request: Request) -> Response:
     """The page of a job."""
     id = request.path_params["id"]
     it = context(request)
-    found = it.queries.job(id)
+    found = it.queries.jobs.get(id)
     if found is None:
-        return show(request, "job_unknown.html", status=404, id=id)
-    maker = it.queries.job(found.made_by) if found.made_by else None  # none: an event made it
-    return show(
-        request, "job.html", job=found, family=family_of(found, maker), maker=maker, as_json=as_json, cut=cut,
-        result=None if found.result is None else indented(found.result), frames=frames, is_ours=is_ours,
-        lines=found.lines[-MOST_LINES:], earlier=max(0, len(found.lines) - MOST_LINES),
+        return render(request, "job_not_found.html", status=404, id=id)
+    creator = it.queries.jobs.get(found.created_by) if found.created_by else None  # None: created for an event
+    return render(
+        request, "job.html", job=found, graph=relation_graph(found, creator), creator=creator, as_json=as_json, cut=cut,
+        result=None if found.result is None else indented(found.result), frames=visible_frames, is_own_code=is_own_code,
+        log_lines=found.log_lines[-MAX_LOG_LINES:], hidden_lines=max(0, len(found.log_lines) - MAX_LOG_LINES),
     )  # fmt: skip
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON, indented for reading."""
+    """A value as indented JSON."""
     try:
         return json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -50,103 +52,106 @@ def as_json(value: Any) -> str:
 
 
 def indented(text: str) -> str:
-    """A JSON text, indented for reading; what is none stays as it is."""
+    """A JSON text, indented; other text is unchanged."""
     try:
         return as_json(json.loads(text))
     except (ValueError, RecursionError):
         return text
 
 
-def cut(text: str, most: int = MOST_CHARS) -> str:
-    """A text as long as a page can take it."""
+def cut(text: str, most: int = MAX_TEXT_CHARS) -> str:
+    """A text, cut to the length that the page shows."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def frames(of: list[Frame]) -> list[Frame | int]:
-    """The frames to show; a number stands for so many left out (a recursion without an end has hundreds)."""
-    if len(of) <= MOST_FRAMES:
-        return list(of)
-    half = MOST_FRAMES // 2
-    return [*of[:half], len(of) - 2 * half, *of[-half:]]
+def visible_frames(frames: list[StackFrame]) -> list[StackFrame | int]:
+    """The frames to show; a number stands for the frames left out of a deep recursion."""
+    if len(frames) <= MAX_FRAMES:
+        return list(frames)
+    half = MAX_FRAMES // 2
+    return [*frames[:half], len(frames) - 2 * half, *frames[-half:]]
 
 
-_THEIRS = frozenset(("site-packages", "dist-packages", "broker_jobs"))
+_LIBRARY_FOLDERS = frozenset(("site-packages", "dist-packages", "broker_jobs"))
 
 
-def is_ours(frame: Frame) -> bool:
-    """Whether a frame is of the program itself, not of a library: where the reader's eye belongs."""
+def is_own_code(frame: StackFrame) -> bool:
+    """Whether a frame belongs to the program itself, not to a library."""
     parts = PurePosixPath(frame.file.replace("\\", "/")).parts
-    return not (_THEIRS & set(parts) or frame.file.startswith("<") or any(part.startswith("python3") for part in parts))
+    return not (
+        _LIBRARY_FOLDERS & set(parts) or frame.file.startswith("<") or any(part.startswith("python3") for part in parts)
+    )
 
 
 # --- actions ---
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def requeue(request: Request, form: Form) -> Done:  # noqa: ARG001
     """Run an ended job again."""
-    context(request).actions.requeue_job(who(request), request.path_params["id"])
-    return Done("Requeued: it runs again from the beginning.", to=_page(request))
+    context(request).actions.requeue_job(visitor_name(request), request.path_params["id"])
+    return Done("Requeued: the job runs again from the beginning.", to=_page(request))
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def run_now(request: Request, form: Form) -> Done:  # noqa: ARG001
     """Run a waiting job now."""
-    context(request).actions.requeue_job(who(request), request.path_params["id"])
-    return Done("It runs as soon as a worker is free.", to=_page(request))
+    context(request).actions.requeue_job(visitor_name(request), request.path_params["id"])
+    return Done("The job runs as soon as a worker is free.", to=_page(request))
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def delete(request: Request, form: Form) -> Done:
-    """Delete a job, or ask a running one to stop."""
-    deleted = context(request).actions.delete_job(who(request), request.path_params["id"])
+    """Delete a job, or ask a running job to stop."""
+    deleted = context(request).actions.delete_job(visitor_name(request), request.path_params["id"])
     if form.text("cancel"):
         return Done(
-            "It was asked to stop; its outcome decides." if deleted else "It had already ended.",
-            way_back(request, form),
+            "The job was asked to stop. Its outcome counts." if deleted else "The job had already ended.",
+            back_address(request, form),
         )
-    return Done("Deleted." if deleted else "It had already ended; it is now shown as deleted.", way_back(request, form))
+    text = "Deleted." if deleted else "The job had already ended. It is now in the state deleted."
+    return Done(text, back_address(request, form))
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def reschedule(request: Request, form: Form) -> Done:
-    """Give a job another time."""
+    """Change the due time of a job."""
     it = context(request)
-    due_at = due_of(When.of(form), it.clock.now())
+    due_at = RunTime.read(form).due_at(it.clock.now())
     if due_at is None:
-        raise UsageError("nothing was changed: choose after how long, or at what time, it is to run")
-    it.actions.reschedule_job(who(request), request.path_params["id"], due_at)
-    return Done("It has its new time.", to=_page(request))
+        raise UsageError("nothing was changed: enter a delay or a time")
+    it.actions.reschedule_job(visitor_name(request), request.path_params["id"], due_at)
+    return Done("Rescheduled.", to=_page(request))
 
 
 def _page(request: Request) -> str:
     return url(request, "job", id=request.path_params["id"])
 
 
-# --- other arguments ---
+# --- new arguments ---
 
 
-@sees(Role.OPERATOR)
+@visible_to(Role.OPERATOR)
 def edit_form(request: Request) -> Response:
-    """The arguments of a job, to be changed."""
+    """The form to edit the arguments of a job."""
     found, form = _form_of(request)
     if found is None:
-        return show(request, "job_unknown.html", status=404, id=request.path_params["id"])
+        return render(request, "job_not_found.html", status=404, id=request.path_params["id"])
     return _show_form(request, found, form)
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def edit(request: Request, form: Form) -> Done | Response:
-    """Run a job again with other arguments; what is wrong is told beside what was typed."""
+    """Requeue a job with new arguments, or show the form again with its mistakes."""
     found, empty = _form_of(request)
     if found is None or empty is None:
         raise UsageError("nothing was changed: the arguments of this job are not known")
-    typed = {box.field: form.raw(box.field) for box in empty.boxes if box.field in form}
-    read = edited(empty.boxes, typed | {"more": form.raw("more")})
-    if not read.is_right:
+    typed = {each.field: form.raw(each.field) for each in empty.inputs if each.field in form}
+    read = read_arguments(empty.inputs, typed | {FURTHER: form.raw(FURTHER)})
+    if not read.is_valid:
         return _show_form(request, found, read, status=422)
     try:
-        context(request).actions.requeue_with(who(request), found.id, read.args, read.kwargs)
+        context(request).actions.requeue_with(visitor_name(request), found.id, read.args, read.kwargs)
     except ArgumentsError as error:
         return _show_form(request, found, read, str(error), status=422)
     except UsageError as error:
@@ -155,40 +160,40 @@ def edit(request: Request, form: Form) -> Done | Response:
 
 
 def _form_of(request: Request) -> tuple[JobView | None, ArgumentForm | None]:
-    queries = context(request).queries
+    jobs = context(request).queries.jobs
     id = request.path_params["id"]
-    found = queries.job(id)
-    raw = None if found is None else queries.raw_arguments(id)
+    found = jobs.get(id)
+    raw = None if found is None else jobs.raw_arguments(id)
     if found is None or raw is None:
         return found, None
-    return found, ArgumentForm(boxes_of(found.arguments, *raw), "", "", *raw)
+    return found, ArgumentForm(argument_inputs(found.arguments, *raw), "", "", *raw)
 
 
 def _show_form(
-    request: Request, found: JobView, form: ArgumentForm | None, refused: str = "", status: int = 200
+    request: Request, found: JobView, form: ArgumentForm | None, error: str = "", status: int = 200
 ) -> Response:
-    return show(
+    return render(
         request,
         "job_edit.html",
         status=status,
         job=found,
         form=form,
-        refused=refused,
-        may_edit=may(request, Role.OPERATOR),
+        error=error,
+        may_edit=has_role(request, Role.OPERATOR),
     )
 
 
-def _action(name: str, handler: Any) -> Route:
+def _action_route(name: str, handler: Any) -> Route:
     return Route(f"/jobs/{{id:path}}/{name}", handler, methods=["POST"], name=f"job_{name.replace('-', '_')}")
 
 
-OF_ONE = [
-    _action("requeue", requeue),
-    _action("run-now", run_now),
-    _action("delete", delete),
-    _action("reschedule", reschedule),
+ROUTES = [
+    _action_route("requeue", requeue),
+    _action_route("run-now", run_now),
+    _action_route("delete", delete),
+    _action_route("reschedule", reschedule),
     Route("/jobs/{id:path}/edit", edit_form, name="job_edit"),
-    Route("/jobs/{id:path}/edit", edit, methods=["POST"], name="job_edit_do"),
+    Route("/jobs/{id:path}/edit", edit, methods=["POST"], name="job_edit_submit"),
     Route("/jobs/{id:path}", job, name="job"),
 ]
-"""In this order: an id may hold slashes, so the page of a job comes last, after those of the list too (jobs.py)."""
+"""The page of a job comes last, as an id may contain slashes; see pages/__init__.py."""

@@ -1,4 +1,4 @@
-"""Lets people in by token, or by user and password, and out again."""
+"""Shows the login form, logs visitors in by token or by user and password, and logs them out."""
 
 from __future__ import annotations
 
@@ -10,72 +10,75 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from broker_jobs.dashboard import auth
-from broker_jobs.dashboard.pages.frame import Form, acts, is_ours, root, show
+from broker_jobs.dashboard.context import is_own_address, root
+from broker_jobs.dashboard.forms.form import Form
+from broker_jobs.dashboard.pages.handlers import action
+from broker_jobs.dashboard.pages.rendering import render
 from broker_jobs.dashboard.role import Role
 
-MOST_FIELDS = 10
+MAX_FIELDS = 10
 
 
 def login_page(request: Request) -> Response:
-    """The form; who is in already goes on."""
-    rules = auth.auth_of(request).access
+    """The form; a visitor who is logged in is redirected."""
+    rules = auth.auth_of(request).authentication
     if auth.visitor_of(request).role >= Role.VIEWER:
         return RedirectResponse(_next(request, request.query_params.get("next", "")), 303)
     if not rules.credentials:
-        raise HTTPException(404, "Nobody logs in here: the program this dashboard belongs to says who may come in.")
+        raise HTTPException(404, "This dashboard has no login form: the program that mounts it decides on access.")
     return _form(request, request.query_params.get("next", ""))
 
 
 async def log_in(request: Request) -> Response:
-    """The form sent. Where it came from was looked at by the guard."""
-    rules = auth.auth_of(request).access
-    form = Form(await request.form(max_files=0, max_fields=MOST_FIELDS))
+    """The submitted form. The middleware has already checked its origin."""
+    rules = auth.auth_of(request).authentication
+    form = Form(await request.form(max_files=0, max_fields=MAX_FIELDS))
     if not rules.credentials:
-        raise HTTPException(404, "Nobody logs in here.")
+        raise HTTPException(404, "This dashboard has no login form.")
     address = request.client.host if request.client is not None else ""
     if rules.attempts.too_many(address):
-        return _form(request, form.text("next"), "Too many attempts. Wait a minute.", 429)
-    who = ""
+        return _form(request, form.text("next"), "Too many failed logins. Wait a minute.", 429)
+    user = ""
     if form.text("token"):
-        who = "token" if rules.credentials.is_token(form.text("token")) else ""
+        user = "token" if rules.credentials.is_token(form.text("token")) else ""
     elif rules.credentials.is_user(form.text("user"), form.raw("password")):
-        who = rules.credentials.user
-    if not who:
-        rules.attempts.failed(address)
-        return _form(request, form.text("next"), "That is not right.", 401)
+        user = rules.credentials.user
+    if not user:
+        rules.attempts.add_failure(address)
+        return _form(request, form.text("next"), "Wrong token, user or password.", 401)
     response = RedirectResponse(_next(request, form.text("next")), 303)
-    rules.open_session(request, response, secrets.token_urlsafe(16), who)
+    rules.open_session(request, response, secrets.token_urlsafe(16), user)
     return response
 
 
-@acts(Role.VIEWER)
+@action(Role.VIEWER)
 def log_out(request: Request, form: Form) -> Response:
     """End the session."""
     del form
     response = RedirectResponse(f"{root(request)}/login", 303)
-    auth.auth_of(request).access.close_session(request, response)
+    auth.auth_of(request).authentication.close_session(request, response)
     return response
 
 
-def _form(request: Request, then: str, wrong: str = "", status: int = 200) -> Response:
-    credentials = auth.auth_of(request).access.credentials
-    return show(
+def _form(request: Request, next_address: str, error: str = "", status: int = 200) -> Response:
+    credentials = auth.auth_of(request).authentication.credentials
+    return render(
         request,
         "login.html",
         status=status,
-        then=then,
-        wrong=wrong,
+        next_address=next_address,
+        error=error,
         by_token=bool(credentials.token),
         by_user=bool(credentials.user),
     )
 
 
-def _next(request: Request, then: str) -> str:
-    return then if is_ours(request, then) else f"{root(request)}/"
+def _next(request: Request, address: str) -> str:
+    return address if is_own_address(request, address) else f"{root(request)}/"
 
 
 ROUTES = [
     Route("/login", login_page, name="login"),
-    Route("/login", log_in, name="log_in", methods=["POST"]),
+    Route("/login", log_in, name="login_submit", methods=["POST"]),
     Route("/logout", log_out, name="logout", methods=["POST"]),
 ]

@@ -1,4 +1,4 @@
-"""The recurring jobs: their times, last runs and next ones; run now, paused, changed, added and removed."""
+"""Shows recurring jobs with their next and last runs; runs, pauses, changes, adds and removes them."""
 
 from __future__ import annotations
 
@@ -8,145 +8,159 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker_jobs.dashboard.auth import Role
-from broker_jobs.dashboard.forms.cron_form import NOTHING, CronFields, Preview, planned, preview, times_of, typed, zones
-from broker_jobs.dashboard.forms.fields import Input, blamed, filled, inputs_of
-from broker_jobs.dashboard.pages.frame import Done, Form, acts, context, not_found, sees, show, url, who
-from broker_jobs.dashboard.pages.run import sent, signature
+from broker_jobs.dashboard.context import context, url, visitor_name
+from broker_jobs.dashboard.forms.cron_form import (
+    NO_PREVIEW,
+    CronFields,
+    CronPreview,
+    fields_of_schedule,
+    local_times,
+    preview_times,
+    read_cron_fields,
+    zones,
+)
+from broker_jobs.dashboard.forms.form import Form
+from broker_jobs.dashboard.forms.parameter_form import Input, attach_error, inputs_of, read_call
+from broker_jobs.dashboard.pages.handlers import Done, action, not_found, visible_to
+from broker_jobs.dashboard.pages.rendering import render
+from broker_jobs.dashboard.pages.run import parameter_fields, signature
+from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import FunctionView, ScheduleView
 from broker_jobs.errors import OptionError, UsageError
 
-MOST_SHOWN = 200
-"""Of the list; the others are found by a part of their name."""
+MAX_LISTED = 200
+"""Entries on a page; a search finds the others."""
 
 
 def page(request: Request) -> Response:
-    """The recurring jobs, or those with a text in them."""
+    """All recurring jobs, or those that contain the search text."""
     text = request.query_params.get("text", "").strip()
     found = [
         one
-        for one in context(request).queries.schedules()
+        for one in context(request).queries.schedules.all()
         if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.tz}\n{one.origin}".casefold()
     ]
-    more = max(0, len(found) - MOST_SHOWN)
-    return show(request, "recurring.html", schedules=found[:MOST_SHOWN], more=more, text=text)
+    more = max(0, len(found) - MAX_LISTED)
+    return render(request, "recurring.html", schedules=found[:MAX_LISTED], more=more, text=text)
 
 
 def one(request: Request) -> Response:
     """One recurring job."""
     schedule = _schedule(request)
-    return _one(request, schedule, times_of(schedule), NOTHING)
+    return _one(request, schedule, fields_of_schedule(schedule), NO_PREVIEW)
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def change(request: Request, form: Form) -> Done | Response:
-    """Change its times and rules, or show what they would be."""
+    """Save its schedule and rules, or preview them."""
     schedule = _schedule(request)
-    times = typed(form)
-    seen = preview(times.cron, times.tz, context(request).queries.preview)
-    if form.text("do") == "preview" or seen.mistake:
-        return _one(request, schedule, times, seen, status=422 if seen.mistake else 200)
+    times = read_cron_fields(form)
+    preview = preview_times(times.cron, times.tz, context(request).queries.schedules.preview)
+    if form.text("do") == "preview" or preview.mistake:
+        return _one(request, schedule, times, preview, status=422 if preview.mistake else 200)
     context(request).actions.change_schedule(
-        who(request), schedule.name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap
+        visitor_name(request), schedule.name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap
     )
-    until = f", until a beat of {schedule.origin} starts again" if schedule.origin else ""
-    return Done(f"Changed{until}. The next time: {seen.times[0].local}.")
+    until = f" until a beat of {schedule.origin} starts" if schedule.origin else ""
+    return Done(f"Changed{until}. Next run: {preview.times[0].local}.")
 
 
-@acts(Role.OPERATOR)
+@action(Role.OPERATOR)
 def do(request: Request, form: Form) -> Done:
-    """Run one now, pause, resume or remove it; the name is a field, as it may hold anything."""
-    name, actions, by = form.raw("name"), context(request).actions, who(request)
+    """Run one now, pause, resume or remove it. The name is a form field, as it may contain any character."""
+    name, actions, by = form.raw("name"), context(request).actions, visitor_name(request)
     match form.text("do"):
         case "trigger":
             id = actions.trigger_schedule(by, name)
             return Done(f"{name} runs now, as job {id}.", to=url(request, "job", id=id))
         case "pause":
             actions.pause_schedule(by, name)
-            return Done(f"{name} is paused: its times pass unused until it is resumed.")
+            return Done(f"{name} is paused. Its runs are skipped until you resume it.")
         case "resume":
             actions.resume_schedule(by, name)
-            return Done(f"{name} goes on with its next time.")
+            return Done(f"{name} is resumed. It continues with its next run.")
         case "remove":
             actions.remove_schedule(by, name)
-            return Done(f"{name} is removed; the jobs it has made stay.", to=url(request, "recurring"))
+            return Done(f"{name} is removed. Its jobs stay.", to=url(request, "recurring"))
         case other:
-            raise OptionError(f"nothing is called {other!r} here")
+            raise OptionError(f"there is no action {other!r}: use trigger, pause, resume or remove")
 
 
-@sees(Role.ADMIN)
+@visible_to(Role.ADMIN)
 def new(request: Request) -> Response:
-    """The form of a new one, when its job is chosen; before that the jobs to choose from."""
+    """The functions to choose from; once one is chosen, the form of a new recurring job."""
     name, text = request.query_params.get("job", ""), request.query_params.get("text", "").strip()
     if name:
         function = _function(request, name)
         return _new(request, function, inputs_of(function.parameters))
     found = [
-        one for one in context(request).queries.functions() if text.casefold() in f"{one.name} {one.doc}".casefold()
+        one for one in context(request).queries.functions.all() if text.casefold() in f"{one.name} {one.doc}".casefold()
     ]
-    more = max(0, len(found) - MOST_SHOWN)
-    return show(
-        request, "recurring_choose.html", functions=found[:MOST_SHOWN], more=more, text=text, signature=signature,
+    more = max(0, len(found) - MAX_LISTED)
+    return render(
+        request, "recurring_choose.html", functions=found[:MAX_LISTED], more=more, text=text, signature=signature,
         page_name="recurring",
     )  # fmt: skip
 
 
-@acts(Role.ADMIN)  # as it takes to run a job from its form: this runs it again and again
+@action(Role.ADMIN)  # as for running a job from a form
 def add(request: Request, form: Form) -> Done | Response:
-    """Add it, or show its times, or what is wrong."""
+    """Add it, preview its schedule, or show the mistakes."""
     it = context(request)
     function = _function(request, request.query_params.get("job", ""))
-    name, queue, times = form.text("name"), form.text("queue"), typed(form)
-    seen = preview(times.cron, times.tz, it.queries.preview)
-    call = filled(function.parameters, sent(function, form))
-    again: dict[str, Any] = {"name": name, "queue": queue, "times": times, "seen": seen}
+    name, queue, times = form.text("name"), form.text("queue"), read_cron_fields(form)
+    preview = preview_times(times.cron, times.tz, it.queries.schedules.preview)
+    call = read_call(function.parameters, parameter_fields(function, form))
+    typed: dict[str, Any] = {"name": name, "queue": queue, "times": times, "preview": preview}
     if form.text("do") == "preview":
-        return _new(request, function, call.inputs, **again)
+        return _new(request, function, call.inputs, **typed)
     mistake = ""
     if not name:
-        mistake = "Give it a name."
-    elif it.queries.schedule(name) is not None:
-        mistake = f"There is a recurring job {name} already: change that one, or choose another name."
-    if mistake or seen.mistake or not call.is_right:
-        return _new(request, function, call.inputs, mistake=mistake, status=422, **again)
+        mistake = "Enter a name."
+    elif it.queries.schedules.get(name) is not None:
+        mistake = f"There is already a recurring job {name}. Change that one, or choose another name."
+    if mistake or preview.mistake or not call.is_valid:
+        return _new(request, function, call.inputs, mistake=mistake, status=422, **typed)
     try:
         it.actions.put_schedule(
-            who(request), name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap,
+            visitor_name(request), name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap,
             job=function.name, args=call.args, kwargs=call.kwargs, queue=queue or None,
         )  # fmt: skip
     except UsageError as error:
-        inputs, rest = blamed(call.inputs, str(error))
-        return _new(request, function, inputs, mistake=rest, status=422, **again)
-    return Done(f"Added. The next time: {seen.times[0].local}.", to=url(request, "recurring_one", name=name))
+        inputs, rest = attach_error(call.inputs, str(error))
+        return _new(request, function, inputs, mistake=rest, status=422, **typed)
+    return Done(f"Added. Next run: {preview.times[0].local}.", to=url(request, "recurring_one", name=name))
 
 
 def next_times(request: Request) -> Response:
-    """The next times of what is being typed, as a piece of a page."""
-    asked = request.query_params
-    seen = preview(asked.get("cron", ""), asked.get("tz", "UTC"), context(request).queries.preview)
-    return show(request, "parts/preview.html", seen=seen)
+    """The next times of a schedule that is being typed, as an HTML fragment."""
+    params = request.query_params
+    preview = preview_times(params.get("cron", ""), params.get("tz", "UTC"), context(request).queries.schedules.preview)
+    return render(request, "parts/preview.html", preview=preview)
 
 
 def _schedule(request: Request) -> ScheduleView:
     name = request.path_params["name"]
-    schedule = context(request).queries.schedule(name)
+    schedule = context(request).queries.schedules.get(name)
     if schedule is None:
         raise not_found(f"recurring job {name}")
     return schedule
 
 
 def _function(request: Request, name: str) -> FunctionView:
-    function = context(request).queries.function(name)
+    function = context(request).queries.functions.get(name)
     if function is None:
         raise not_found(f"function {name[:200]}")
     return function
 
 
-def _one(request: Request, schedule: ScheduleView, form: CronFields, seen: Preview, status: int = 200) -> Response:
-    coming = planned(schedule.next_times, schedule.tz)
-    return show(
-        request, "recurring_one.html", status=status, one=schedule, times=coming, form=form, seen=seen, zones=zones(),
-        page_name="recurring",
+def _one(
+    request: Request, schedule: ScheduleView, form: CronFields, preview: CronPreview, status: int = 200
+) -> Response:
+    times = local_times(schedule.next_times, schedule.tz)
+    return render(
+        request, "recurring_one.html", status=status, one=schedule, times=times, form=form, preview=preview,
+        zones=zones(), page_name="recurring",
     )  # fmt: skip
 
 
@@ -158,13 +172,13 @@ def _new(
     name: str = "",
     queue: str = "",
     times: CronFields | None = None,
-    seen: Preview = NOTHING,
+    preview: CronPreview = NO_PREVIEW,
     mistake: str = "",
     status: int = 200,
 ) -> Response:
-    return show(
+    return render(
         request, "recurring_new.html", status=status, function=function, inputs=inputs, name=name, queue=queue,
-        form=times or CronFields(), seen=seen, mistake=mistake, zones=zones(), page_name="recurring",
+        form=times or CronFields(), preview=preview, mistake=mistake, zones=zones(), page_name="recurring",
     )  # fmt: skip
 
 

@@ -1,78 +1,76 @@
-"""Looks batches up: a page of them, and one with the batches inside it, its failures by their errors, and its jobs."""
+"""Reads batches: a page of them, and one batch with its inner batches, its failures grouped by error, and its jobs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.queries.base import moment
-from broker_jobs.dashboard.queries.jobs import MOST_RELATIVES, JobQueries, relative
-from broker_jobs.dashboard.views import BatchesPage, BatchLine, BatchTree, BatchView, FailureGroup
+from broker_jobs.dashboard.queries.jobs import MAX_RELATIONS, JobQueries, relation_view
+from broker_jobs.dashboard.queries.query_context import QueryContext, optional_datetime
+from broker_jobs.dashboard.views import BatchesPage, BatchSummary, BatchTree, BatchView, FailureGroup
 from broker_jobs.store import SearchQuery
 from broker_jobs.store.records import BatchRow
 
-MOST_INSIDE = 200
-"""Batches that are shown inside one."""
-MOST_FAILURES = 1_000
-"""Failed jobs that are looked at for the groups."""
-MOST_JOBS = 50
+MAX_INNER_BATCHES = 200
+MAX_FAILURES = 1_000
+"""Failed jobs that are read to form the groups."""
+MAX_JOBS = 50
 
 
-class BatchQueries(JobQueries):
-    """What is asked about batches."""
+class BatchQueries:
+    """Queries about batches."""
 
-    def batches(
+    def __init__(self, context: QueryContext, jobs: JobQueries) -> None:
+        self._reader = context.reader
+        self._jobs = jobs
+
+    def page(
         self, *, state: str | None = None, text: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> BatchesPage:
-        """A page of batches, the newest first.
+        """A page of batches, newest first.
 
         Args:
-            state: awaiting, processing, or how they ended.
+            state: awaiting, processing, or a final state.
             text: part of a title or id.
-            cursor: of the page before.
-            limit: at most so many.
+            cursor: from the previous page.
+            limit: at most this many.
 
         Raises:
-            UsageError: the cursor is of another query.
+            UsageError: the cursor belongs to another query.
         """
         found = self._reader.batches_page(state=state, text=text or None, cursor=cursor, limit=limit)
-        return BatchesPage(batches=[batch_line(row) for row in found.batches], next=found.next)
+        return BatchesPage(batches=[BatchSummary(**_fields(row)) for row in found.batches], next=found.next)
 
-    def knows_batch(self, id: str) -> bool:
-        """Whether a batch of this id is known."""
+    def exists(self, id: str) -> bool:
+        """Whether the store has a batch of this id."""
         return self._reader.batch(id) is not None
 
-    def batch(self, id: str) -> BatchView | None:
-        """All that is known of one batch; None: it is not known."""
-        rows = self._reader.batch_tree(id, MOST_INSIDE)
+    def get(self, id: str) -> BatchView | None:
+        """Everything about one batch, or None."""
+        rows = self._reader.batch_tree(id, MAX_INNER_BATCHES)
         if not rows:
             return None
-        failures, counted = self._reader.batch_failures(id, MOST_FAILURES)
-        found = self._reader.search(SearchQuery(batch=id, limit=MOST_JOBS))
+        failures, counted = self._reader.batch_failures(id, MAX_FAILURES)
+        found = self._reader.search(SearchQuery(batch=id, limit=MAX_JOBS))
         return BatchView(
             **_fields(rows[0]),
             tree=_tree(rows),
             failures=[FailureGroup(error=row.error, count=row.count, example=row.example) for row in failures],
             failures_counted=counted,
-            jobs=self._lines(found.rows),
-            parents=[relative(each) for each in self._reader.parents(id, is_batch=True, limit=MOST_RELATIVES)],
-            children=[relative(each) for each in self._reader.children(id, is_batch=True, limit=MOST_RELATIVES)],
+            jobs=self._jobs.summaries(found.rows),
+            parents=[relation_view(each) for each in self._reader.parents(id, is_batch=True, limit=MAX_RELATIONS)],
+            children=[relation_view(each) for each in self._reader.children(id, is_batch=True, limit=MAX_RELATIONS)],
         )
 
 
 def _tree(rows: list[BatchRow]) -> BatchTree:
-    """The first of the rows with those inside it; each comes after the one it is in."""
+    """The first row with its inner batches; each row comes after its parent."""
     inside: dict[str, list[BatchTree]] = {row.id: [] for row in rows}
     for row in reversed(rows[1:]):
-        tree = BatchTree(batch=batch_line(row), inside=inside[row.id][::-1])
+        tree = BatchTree(batch=BatchSummary(**_fields(row)), inside=inside[row.id][::-1])
         if row.parent in inside:
             inside[row.parent].append(tree)
-    return BatchTree(batch=batch_line(rows[0]), inside=inside[rows[0].id][::-1])
-
-
-def batch_line(row: BatchRow) -> BatchLine:
-    """A batch in a list."""
-    return BatchLine(**_fields(row))
+    return BatchTree(batch=BatchSummary(**_fields(rows[0])), inside=inside[rows[0].id][::-1])
 
 
 def _fields(row: BatchRow) -> dict[str, Any]:
@@ -88,6 +86,6 @@ def _fields(row: BatchRow) -> dict[str, Any]:
         "deleted": row.deleted,
         "percent": min(100.0, max(0.0, 100.0 * ended / row.total)) if row.total else 100.0 if row.ended_at else 0.0,
         "created_at": as_datetime(row.created_at),
-        "ended_at": moment(row.ended_at),
+        "ended_at": optional_datetime(row.ended_at),
         "parent": row.parent,
     }

@@ -1,141 +1,152 @@
-"""Looks jobs up: a page of those a query means, and all that is known of one."""
+"""Reads jobs: the page of jobs that a query selects, and everything about one job."""
 
 from __future__ import annotations
 
 import functools
 import json
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.dashboard import call_source
-from broker_jobs.dashboard.queries.base import BaseQueries, argument, moment
-from broker_jobs.dashboard.queries.job_line import called, job_line, line_fields, read_envelope, read_error
-from broker_jobs.dashboard.traceback_parser import errors_of
+from broker_jobs.dashboard.queries import call_source
+from broker_jobs.dashboard.queries.job_summary import (
+    job_summary,
+    masked_call,
+    read_envelope,
+    read_error,
+    summary_fields,
+)
+from broker_jobs.dashboard.queries.query_context import QueryContext, argument_view, optional_datetime
+from broker_jobs.dashboard.queries.traceback_parser import parse_traceback
 from broker_jobs.dashboard.views import (
     End,
     ErrorView,
-    JobLine,
     JobsPage,
     JobsQuery,
+    JobSummary,
     JobView,
     LogLineView,
-    Relative,
-    Step,
+    RelationView,
+    StateChange,
 )
 from broker_jobs.messages.state import State
-from broker_jobs.store import LogLineRow, Publication, Reason, RelationRow, Row, SearchQuery
+from broker_jobs.store import Publication, Reason, RelationRow, Row, SearchQuery
 from broker_jobs.store.records import DependencyRow
 
-Can = Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]
-MOST_RELATIVES = 100
-"""Parents and children that are shown of one job."""
-MOST_LINES = 1_000
-"""The last lines a job wrote that are shown."""
+JobAction = Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]
+MAX_RELATIONS = 100
+"""Parents and children shown of one job."""
+MAX_LOG_LINES = 1_000
+"""Log lines shown of one job: the last ones."""
 
 
-class JobQueries(BaseQueries):
-    """What is asked about jobs."""
+class JobQueries:
+    """Queries about jobs."""
 
-    def jobs(self, query: JobsQuery) -> JobsPage:
-        """A page of the jobs that a query means.
+    def __init__(self, context: QueryContext) -> None:
+        self._reader = context.reader
+        self._masking = context.masking
+        self._clock = context.clock
+        self._retention = context.retention
+        self._functions = context.functions
+
+    def page(self, query: JobsQuery) -> JobsPage:
+        """A page of the jobs that a query selects.
 
         Raises:
-            UsageError: the cursor is of another query, or the sort does not go with the state.
+            UsageError: the cursor belongs to another query, or the state cannot be sorted this way.
         """
-        found = self._reader.search(_search(query), functools.partial(self._says, query.text or ""))
+        found = self._reader.search(_search(query), functools.partial(self._contains, query.text or ""))
         return JobsPage(
-            jobs=self._lines(found.rows),
+            jobs=self.summaries(found.rows),
             next=found.next,
             total=found.total,
-            looked_at=found.looked_at,
+            scanned=found.looked_at,
             complete=found.complete,
         )
 
-    def knows(self, id: str) -> bool:
-        """Whether a job of this id is known."""
+    def exists(self, id: str) -> bool:
+        """Whether the store has a job of this id."""
         return self._reader.job(id) is not None
 
-    def job(self, id: str) -> JobView | None:
-        """All that is known of one job; None: it is not known."""
+    def get(self, id: str) -> JobView | None:
+        """Everything about one job, or None."""
         row = self._reader.job(id)
         if row is None:
             return None
         now = self._clock.now()
-        function = self.function(row.job)
+        function = self._functions.get(row.job)
         envelope = read_envelope(row.envelope)
-        call = called(envelope, row.queue, function, self._masking)
+        call = masked_call(envelope, row.queue, function, self._masking)
         alias = row.reason_code == Reason.ALIAS
         dependencies = self._reader.dependencies(id)
         return JobView(
-            **line_fields(row, function, self._masking, now),
-            arguments=[argument(each) for each in (*call.args, *call.kwargs)],
+            **summary_fields(row, function, self._masking, now),
+            arguments=[argument_view(each) for each in (*call.args, *call.kwargs)],
             code=call_source.code(row.job, *call) if row.job else "",
             doc="" if function is None else function.doc,
             result=None if row.result is None else self._masking.text(row.result),
             result_lost=row.result_lost,
             failure=_failure(row.error),
-            steps=_steps(row),
-            lines=[
-                LogLineView(at=as_datetime(x.at), attempt=x.attempt, text=x.text)
-                for x in self._reader.lines(id, MOST_LINES)
+            history=_history(row),
+            log_lines=[
+                LogLineView(at=as_datetime(line.at), attempt=line.attempt, text=line.text)
+                for line in self._reader.lines(id, MAX_LOG_LINES)
             ],
-            parents=[relative(each) for each in self._reader.parents(id, limit=MOST_RELATIVES)],
-            children=[relative(each) for each in self._reader.children(id, limit=MOST_RELATIVES)],
+            parents=[relation_view(each) for each in self._reader.parents(id, limit=MAX_RELATIONS)],
+            children=[relation_view(each) for each in self._reader.children(id, limit=MAX_RELATIONS)],
             waits_for=_waits_for(row, dependencies, self._reader.slots_waited_for(id), now),
-            stands_for=row.parent if alias else None,
-            made_by=None if alias else row.parent,
+            alias_of=row.parent if alias else None,
+            created_by=None if alias else row.parent,
             crashes=row.crashes,
             epoch=row.epoch,
-            can=possible(row),
-            deleted_on=self._deleted_on(row),
+            actions=possible_actions(row),
+            expires_at=self._expires_at(row),
         )
 
     def raw_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
-        """Unmasked, to put back what is hidden in what a person has edited; never shown. None: they are not known."""
+        """A job's arguments unmasked, to restore hidden values in edited ones; never shown. None: not known."""
         row = self._reader.job(id)
         envelope = read_envelope("" if row is None else row.envelope)
         if not envelope:
             return None
         return list(envelope.get("args") or []), dict(envelope.get("kwargs") or {})
 
-    def shown_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
-        """The same as they may be shown, with a mark for what is hidden."""
+    def masked_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
+        """A job's arguments, hidden values masked. None: not known."""
         row = self._reader.job(id)
         envelope = read_envelope("" if row is None else row.envelope)
         if row is None or not envelope:
             return None
-        return self.shown_call(row.job, envelope.get("args"), envelope.get("kwargs"))
+        return self.mask_call(row.job, envelope.get("args"), envelope.get("kwargs"))
 
-    def shown_call(self, job: str, args: object, kwargs: object) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a call as they may be shown; empty where they are none."""
-        call = called({"args": args, "kwargs": kwargs}, "", self.function(job), self._masking)
+    def mask_call(self, job: str, args: object, kwargs: object) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, hidden values masked; empty where they are no arguments."""
+        call = masked_call({"args": args, "kwargs": kwargs}, "", self._functions.get(job), self._masking)
         return [each.value for each in call.args], {each.name: each.value for each in call.kwargs}
 
-    def _lines(self, rows: list[Row]) -> list[JobLine]:
-        now, declared = self._clock.now(), self._declared()
-        return [job_line(row, declared.get(row.job), self._masking, now) for row in rows]
+    def summaries(self, rows: list[Row]) -> list[JobSummary]:
+        """The rows as list entries."""
+        now, functions = self._clock.now(), self._functions.by_name()
+        return [job_summary(row, functions.get(row.job), self._masking, now) for row in rows]
 
-    def _says(self, text: str, job: str, queue: str, envelope: str) -> bool:
-        """Whether what is shown of a call has a text: who may not see a value must not find it out by searching."""
-        call = called(read_envelope(envelope), queue, self.function(job), self._masking)
+    def _contains(self, text: str, job: str, queue: str, envelope: str) -> bool:
+        """Whether the masked call contains a text. A search in the raw call would reveal hidden values."""
+        call = masked_call(read_envelope(envelope), queue, self._functions.get(job), self._masking)
         shown = [[each.value for each in call.args], {each.name: each.value for each in call.kwargs}]
         return json.dumps(text, ensure_ascii=False)[1:-1].casefold() in json.dumps(shown, ensure_ascii=False).casefold()
 
-    def _deleted_on(self, row: Row) -> Any:
-        seconds = self._keep.get(row.state.value)
+    def _expires_at(self, row: Row) -> datetime | None:
+        seconds = self._retention.get(row.state.value)
         if not row.state.is_final or seconds is None:
             return None
-        return moment((row.ended_at if row.ended_at is not None else row.changed_at) + seconds)
+        return optional_datetime((row.ended_at if row.ended_at is not None else row.changed_at) + seconds)
 
 
-def _line(row: LogLineRow) -> LogLineView:
-    return LogLineView(at=as_datetime(row.at), attempt=row.attempt, text=row.text)
-
-
-def relative(row: RelationRow) -> Relative:
+def relation_view(row: RelationRow) -> RelationView:
     """A job or batch at the other end of a continuation."""
     on = cast("End", row.on)
-    return Relative(
+    return RelationView(
         id=row.id, is_batch=row.is_batch, title=row.title, state=row.state, on=on, unsatisfied=row.unsatisfied
     )
 
@@ -143,7 +154,7 @@ def relative(row: RelationRow) -> Relative:
 def _search(query: JobsQuery) -> SearchQuery:
     return SearchQuery(
         states=() if query.state is None else (query.state,),
-        retries=query.why == "retry",
+        retries=query.reason_code == "retry",
         queue=query.queue,
         job=query.job,
         text=query.text or None,
@@ -160,26 +171,26 @@ def _search(query: JobsQuery) -> SearchQuery:
     )
 
 
-def possible(row: Row) -> list[Can]:
-    """What may be done with a job as it stands; the coordinator decides when it is asked."""
-    can: list[Can] = []
+def possible_actions(row: Row) -> list[JobAction]:
+    """The actions that a job's state allows; the coordinator decides again when it applies one."""
+    actions: list[JobAction] = []
     match row.state:
         case State.AWAITING:
-            can = ["run_now", "delete"]
+            actions = ["run_now", "delete"]
         case State.SCHEDULED:
-            can = ["run_now", "reschedule", "delete"]
+            actions = ["run_now", "reschedule", "delete"]
         case State.ENQUEUED:
-            can = ["reschedule", "delete"]
+            actions = ["reschedule", "delete"]
         case State.PROCESSING:
-            can = ["cancel"]
+            actions = ["cancel"]
         case State.SUCCEEDED | State.FAILED:
-            can = ["requeue", "reschedule", "delete"]
+            actions = ["requeue", "reschedule", "delete"]
         case State.DELETED:
-            can = ["requeue", "reschedule"]
-    settled = row.state not in (State.ENQUEUED, State.PROCESSING) and row.publication is Publication.NONE
-    if settled and row.envelope and row.reason_code not in (Reason.ALIAS, Reason.RETURNED, Reason.REPEAT):
-        can.append("edit")
-    return can
+            actions = ["requeue", "reschedule"]
+    at_rest = row.state not in (State.ENQUEUED, State.PROCESSING) and row.publication is Publication.NONE
+    if at_rest and row.envelope and row.reason_code not in (Reason.ALIAS, Reason.RETURNED, Reason.REPEAT):
+        actions.append("edit")
+    return actions
 
 
 def _failure(text: str | None) -> ErrorView | None:
@@ -187,30 +198,30 @@ def _failure(text: str | None) -> ErrorView | None:
     if error is None:
         return None
     kind, message, traceback = error
-    chain = errors_of(traceback)
+    chain = parse_traceback(traceback)
     return ErrorView(
         type=kind, message=message, traceback=traceback, frames=chain[-1].frames if chain else [], chain=chain
     )
 
 
-def _steps(row: Row) -> list[Step]:
-    steps: list[Step] = []
+def _history(row: Row) -> list[StateChange]:
+    changes: list[StateChange] = []
     before: Instant | None = None
     for at, state, reason in row.history:
         if state in list(State):
             after = None if before is None else max(0.0, at - before)
-            steps.append(Step(at=as_datetime(at), state=State(state), reason=reason, after_seconds=after))
+            changes.append(StateChange(at=as_datetime(at), state=State(state), reason=reason, after_seconds=after))
             before = at
-    return steps
+    return changes
 
 
 def _waits_for(row: Row, dependencies: list[DependencyRow], slots: list[str], now: Instant) -> list[str]:
-    """In words, what a job that has not started waits for."""
+    """What a job that has not started waits for, in words."""
     words = [_slot_words(*key.partition(":")[::2]) for key in slots]
     for dependency in dependencies:
         what = {"job": "job", "batch": "batch"}.get(dependency.kind)
         if what is None:
-            words.append("the end of the block that fills its batch")
+            words.append("the commit of its batch")
         elif dependency.unsatisfied:
             words.append(f"{what} {dependency.target}, which did not end as {dependency.on_end}")
         else:
@@ -230,8 +241,8 @@ def _waits_for(row: Row, dependencies: list[DependencyRow], slots: list[str], no
 def _slot_words(kind: str, key: str) -> str:
     match kind:
         case "ordered":
-            return f"its turn of {key!r}"
+            return f"its turn in the order of {key!r}"
         case "rate":
-            return f"its moment of the rate {key!r}"
+            return f"the rate limit {key!r}"
         case _:
-            return f"a slot of {kind} {key!r}"
+            return f"a slot of the {kind} limit {key!r}"

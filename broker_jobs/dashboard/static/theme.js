@@ -1,5 +1,5 @@
 "use strict";
-// Before anything is drawn: the theme somebody has chosen here; without a choice the system's holds.
+// Applies the chosen theme before the page is drawn; without a choice the system's theme applies.
 try {
   const chosen = localStorage.getItem("broker_jobs theme");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;

@@ -9,9 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
-from broker_jobs.dashboard.site import site
+from broker_jobs.dashboard.credentials import Credentials
 
 LOCAL = "http://localhost"
 
@@ -29,6 +30,6 @@ def browse() -> Callable[..., TestClient]:
         credentials = Credentials(**{k: given.pop(k) for k in ("token", "user", "password") if k in given})
         local = given.get("authorize") is None
         access = Authentication(credentials, local=local, key=lambda: b"k" * 32, clock=SystemClock(), **given)
-        return client_of(site(context, access))
+        return client_of(build_app(context, access))
 
     return opened

@@ -8,24 +8,25 @@ from broker_jobs.clock import SystemClock, as_datetime
 from broker_jobs.dashboard.actions import Actions
 from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.queries import Queries
-from broker_jobs.dashboard.views import ChangeView, QueueView
+from broker_jobs.dashboard.views import LiveCounts, QueueView
 from broker_jobs.messages.state import State
 
 
-class Sees:
-    """One queue, and pulses that are counted."""
+class FakeQueries:
+    """Queries with one queue, that count how often the live counts are read."""
 
     def __init__(self) -> None:
-        self.looked = 0
+        self.reads = 0
         self.serial = 1
         self.alert: Exception | None = None
+        self.overview = self.system = self
 
-    def pulse(self) -> ChangeView:
-        """One read."""
-        self.looked += 1
+    def live_counts(self) -> LiveCounts:
+        """The live counts."""
+        self.reads += 1
         if self.alert is not None:
             raise self.alert
-        return ChangeView(
+        return LiveCounts(
             serial=self.serial, at=as_datetime(0), counts=dict.fromkeys(State, 0),
             ended={"succeeded": self.serial, "failed": 0, "deleted": 0}, alerts=0,
         )  # fmt: skip
@@ -40,8 +41,8 @@ class Sees:
         ]  # fmt: skip
 
 
-class Acts:
-    """Writes down what is done."""
+class FakeActions:
+    """Records the actions."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
@@ -56,8 +57,13 @@ class Acts:
         return do
 
 
-def context_of(acts: Acts | None = None, sees: Sees | None = None, *, read_only: bool = False) -> RequestContext:
+def context_of(
+    actions: FakeActions | None = None, queries: FakeQueries | None = None, *, read_only: bool = False
+) -> RequestContext:
     """A request context with these."""
     return RequestContext(
-        cast("Queries", sees or Sees()), cast("Actions", acts or Acts()), SystemClock(), read_only=read_only
+        cast("Queries", queries or FakeQueries()),
+        cast("Actions", actions or FakeActions()),
+        SystemClock(),
+        read_only=read_only,
     )

@@ -16,12 +16,13 @@ from starlette.testclient import TestClient
 from broker_jobs import BrokerJobs, Receipt, State, current_job
 from broker_jobs.clock import SystemClock
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.credentials import Credentials
 from broker_jobs.dashboard.masking import Masking
 from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.site import site
 from broker_jobs.store import Store
 from tests.support.wait import eventually
 
@@ -116,7 +117,7 @@ class Shop:
         access = Authentication(
             Credentials(), authorize=lambda _request: role, key=lambda: b"k" * 32, clock=SystemClock(), **given
         )
-        return Person(site(self.context, access))
+        return Person(build_app(self.context, access))
 
     def ends(self, *receipts: Receipt[Any], as_: State | None = None) -> None:
         """Wait until these jobs stand as told in the store (None: have ended)."""

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from broker_jobs.clock import SystemClock
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.credentials import Credentials
 from broker_jobs.dashboard.masking import Masking
 from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.site import site
 from broker_jobs.store import Store
 from tests.support.hostile import Hostile, fill, hostile
 from tests.unit.dashboard.shop import Person
@@ -36,7 +37,7 @@ class System:
         access = Authentication(
             Credentials(), authorize=lambda _: role, key=lambda: b"k" * 32, clock=SystemClock(), read_only=read_only
         )
-        return Person(site(self.context, access))
+        return Person(build_app(self.context, access))
 
     def audited(self, kind: str) -> list[tuple[str, str]]:
         """Who did something of this kind, and to what; the newest first."""

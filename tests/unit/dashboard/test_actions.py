@@ -61,7 +61,7 @@ def test_all_that_match_is_one_command_in_a_name(requests: Heard, actions: Actio
     assert command.filter == JobFilter(state=State.FAILED, queue="mail", error_text="card")
 
 
-@pytest.mark.parametrize("given", [{"text": "x"}, {"worker": "w"}, {"why": "retry"}])
+@pytest.mark.parametrize("given", [{"text": "x"}, {"worker": "w"}, {"reason_code": "retry"}])
 def test_what_a_command_cannot_mean_is_refused(requests: Heard, actions: Actions, given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(given))):
         actions.delete_matching("ann", JobsQuery(**given))
@@ -90,8 +90,8 @@ def test_arguments_that_json_cannot_carry_are_refused(requests: Heard, actions: 
 def test_what_is_not_known_is_told(actions: Actions) -> None:
     with pytest.raises(UsageError, match="no recurring job"):
         actions.change_schedule("ann", "night", "0 0 * * *", tz="UTC", misfire="once", overlap="allow")
-    with pytest.raises(UsageError, match="no command"):
-        actions.bulk("ann", "none")
+    with pytest.raises(UsageError, match="no bulk command"):
+        actions.bulk_progress("ann", "none")
 
 
 def parameter(name: str, kind: Any = "either", **given: Any) -> Parameter:
@@ -122,7 +122,7 @@ FUNCTION = FunctionView(
         (["7"], {}, "pay: order must be int"),
         ([7, "a", 3], {}, "pay takes 2 positional arguments, not 3"),
         ([7], {"order": 7}, "pay: order is given twice"),
-        ([7], {"nte": ""}, "pay takes no 'nte'; did you mean 'note'?"),
+        ([7], {"nte": ""}, "pay has no parameter 'nte'; did you mean 'note'?"),
         ([7], {"pin": "4711"}, "pay: pin must be int"),
         ([7], {"lines": [1, 2]}, "pay: lines[1] must have enum [1]"),
     ],

@@ -12,12 +12,13 @@ from starlette.testclient import TestClient
 
 from broker_jobs import Receipt
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.api.app import api
-from broker_jobs.dashboard.api.problem import status_of
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.api.app import build_api
+from broker_jobs.dashboard.api.errors import status_of
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
+from broker_jobs.dashboard.credentials import Credentials
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.site import site
 from broker_jobs.errors import BrokerError, ResultTimeout, StoreError
 from broker_jobs.messages.state import State
 from tests.support.wait import eventually
@@ -33,7 +34,7 @@ class Caller:
         access = Authentication(
             Credentials(), authorize=lambda _: role, key=lambda: b"k" * 32, clock=SystemClock(), **given
         )
-        self.client = TestClient(site(context, access), base_url="http://localhost", client=("127.0.0.1", 50_000))
+        self.client = TestClient(build_app(context, access), base_url="http://localhost", client=("127.0.0.1", 50_000))
 
     def call(self, method: str, path: str, status: int = 200, **given: Any) -> Any:
         """The JSON of an answer of this status."""
@@ -91,7 +92,7 @@ def test_one_job_is_told_whole_and_masked(caller: Caller, made: dict[str, Receip
     assert SECRET not in str(job)
     failed = caller.call("GET", f"/jobs/{made['failed'].id}")
     assert failed["failure"]["type"] == "ValueError"
-    assert [raised["led_by"] for raised in failed["failure"]["chain"]] == ["", "cause"]
+    assert [raised["link"] for raised in failed["failure"]["chain"]] == ["", "cause"]
     assert [child["id"] for child in failed["children"]] == [made["unsatisfied"].id]
 
 
@@ -110,7 +111,7 @@ def test_how_far_a_search_came_tells_nothing_of_what_is_masked(shop: Shop, calle
 
     def told(text: str) -> Any:
         page = caller.call("GET", "/jobs", params={"text": text, "limit": 1, "job": "pay"})
-        return page["jobs"], page["next"], page["looked_at"], page["complete"]
+        return page["jobs"], page["next"], page["scanned"], page["complete"]
 
     assert told(SECRET[:6]) == told("tok-9")
     assert told("Zoe")[1] is not None
@@ -136,7 +137,7 @@ def test_what_is_hidden_keeps_its_value_where_its_mark_is_sent_back(shop: Shop, 
     kept = ([2.0], {"token": SECRET, "card": {"holder": "Ann", "password": SECRET}})
     assert shop.store.reader.job(paid.id) is not None
     assert shop.context is not None
-    assert shop.context.queries.raw_arguments(paid.id) == kept
+    assert shop.context.queries.jobs.raw_arguments(paid.id) == kept
 
 
 @pytest.mark.parametrize("depth", [120, 300, 900])
@@ -159,7 +160,7 @@ def test_a_failed_job_is_requeued_with_other_arguments(shop: Shop, caller: Calle
 
 def _error(shop: Shop, id: str) -> str:
     assert shop.context is not None
-    job = shop.context.queries.job(id)
+    job = shop.context.queries.jobs.get(id)
     return "" if job is None or job.failure is None else job.failure.message
 
 
@@ -168,8 +169,8 @@ def test_a_job_is_run_scheduled_rescheduled_and_deleted(shop: Shop, caller: Call
     id = caller.call("POST", "/jobs", 201, json={"job": "welcome", "args": [1], "queue": "mail", "due_at": later})["id"]
     eventually(lambda: shop.state(id) == "scheduled", what="it is scheduled")
     caller.call("POST", f"/jobs/{id}/reschedule", json={"due_at": later})
-    assert caller.call("DELETE", f"/jobs/{id}") == {"ended_before": False}
-    assert caller.call("DELETE", f"/jobs/{id}") == {"ended_before": True}
+    assert caller.call("DELETE", f"/jobs/{id}") == {"had_ended": False}
+    assert caller.call("DELETE", f"/jobs/{id}") == {"had_ended": True}
     told = [(line["kind"], line["subject"], line["by"]) for line in caller.call("GET", "/audit")["audit"]]
     assert told[:4] == [(kind, id, "authorized") for kind in ("delete", "delete", "reschedule", "run")]
 
@@ -222,8 +223,8 @@ def test_a_recurring_job_is_put_changed_triggered_paused_and_removed(caller: Cal
 
 
 def test_the_times_of_a_cron_expression_are_told_or_what_is_wrong_in_it(caller: Caller) -> None:
-    assert len(caller.call("GET", "/times", params={"cron": "0 9 * * MON", "count": 3})["times"]) == 3
-    assert "no hour" in caller.call("GET", "/times", 422, params={"cron": "0 99 * * *"})["detail"]
+    assert len(caller.call("GET", "/cron-preview", params={"cron": "0 9 * * MON", "count": 3})["times"]) == 3
+    assert "not a valid hour" in caller.call("GET", "/cron-preview", 422, params={"cron": "0 99 * * *"})["detail"]
 
 
 def test_a_batch_is_told_requeued_and_deleted(shop: Shop, caller: Caller) -> None:
@@ -237,7 +238,7 @@ def test_a_batch_is_told_requeued_and_deleted(shop: Shop, caller: Caller) -> Non
     id = caller.call("POST", f"/batches/{batch.id}/requeue-failures", 202)["id"]
     eventually(lambda: caller.call("GET", f"/bulk/{id}")["finished"], what="it is worked off")
     eventually(lambda: batch.state() is State.FAILED, what="it has ended again")
-    assert caller.call("DELETE", f"/batches/{batch.id}") == {"ended_before": True}
+    assert caller.call("DELETE", f"/batches/{batch.id}") == {"had_ended": True}
     caller.call("DELETE", "/batches/none", 404)
 
 
@@ -275,7 +276,7 @@ def test_what_the_coordinator_refuses_is_told(shop: Shop, caller: Caller, made: 
 
 def test_viewers_act_on_nothing_and_operators_not_on_all(shop: Shop) -> None:
     assert shop.context is not None
-    document = api(lambda: shop.context).openapi()  # type: ignore[arg-type,return-value]  # asserted above
+    document = build_api(lambda: shop.context).openapi()  # type: ignore[arg-type,return-value]  # asserted above
     viewer, operator = Caller(shop.context, Role.VIEWER), Caller(shop.context, Role.OPERATOR)
     acting = [(path, method) for path, of in document["paths"].items() for method in of if method != "get"]
     assert len(acting) > 15
@@ -298,7 +299,7 @@ def test_a_read_only_dashboard_does_nothing(shop: Shop) -> None:
 def test_who_does_not_come_in_is_told_how(shop: Shop) -> None:
     assert shop.context is not None
     access = Authentication(Credentials(token="right"), key=lambda: b"k" * 32, clock=SystemClock())
-    client = TestClient(site(shop.context, access), base_url="http://localhost")
+    client = TestClient(build_app(shop.context, access), base_url="http://localhost")
     for headers in ({}, {"authorization": "Bearer wrong"}):
         answer = client.get(f"{ROOT}/queues", headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")

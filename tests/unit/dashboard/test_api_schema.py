@@ -13,10 +13,11 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.api.app import api
-from broker_jobs.dashboard.auth import Authentication, Credentials
+from broker_jobs.dashboard.api.app import build_api
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
 from broker_jobs.dashboard.context import RequestContext
-from broker_jobs.dashboard.site import site
+from broker_jobs.dashboard.credentials import Credentials
 from tests.unit.dashboard.shop import Shop, filled, shop_in
 
 TOKEN = "right"
@@ -30,7 +31,9 @@ def no_context() -> RequestContext:
 
 
 OPERATIONS = [
-    (method.upper(), path) for path, operations in api(no_context).openapi()["paths"].items() for method in operations
+    (method.upper(), path)
+    for path, operations in build_api(no_context).openapi()["paths"].items()
+    for method in operations
 ]
 MEANT = (
     "GET /jobs", "GET /batches", "GET /audit", "GET /dead-letters", "GET /times", "POST /jobs",
@@ -57,7 +60,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def described(shop: Shop) -> Any:
     assert shop.context is not None
     access = Authentication(Credentials(token=TOKEN), key=lambda: b"k" * 32, clock=SystemClock())
-    app = site(shop.context, access)
+    app = build_app(shop.context, access)
     return schemathesis.openapi.from_asgi(
         "/api/v1/openapi.json", app, config=SchemathesisConfig.from_dict(CONFIG), headers=RIGHT
     )

@@ -1,4 +1,4 @@
-"""Who comes in, as what, and that what acts was sent by a page of ours."""
+"""Who comes in, as what, and that what actions was sent by a page of ours."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from broker_jobs.clock import ManualClock, SystemClock
-from broker_jobs.dashboard.auth import Authentication, Credentials, Role, Visitor, is_loopback, same, signing_key
-from broker_jobs.dashboard.site import site
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
+from broker_jobs.dashboard.credentials import Credentials, same_secret, signing_key
+from broker_jobs.dashboard.local_requests import is_loopback
+from broker_jobs.dashboard.role import Role, Visitor
 from broker_jobs.errors import UsageError
 from tests.unit.dashboard.conftest import client_of
-from tests.unit.dashboard.contexts import Acts, context_of
+from tests.unit.dashboard.contexts import FakeActions, context_of
 
 Browse = Callable[..., TestClient]
 PAGE = "/queues"
@@ -61,7 +64,7 @@ def test_without_a_login_this_machine_is_served(browse: Browse) -> None:
 def test_without_a_login_nobody_else_is_served_and_the_page_says_how_to_open_it(
     peer: str, headers: dict[str, str]
 ) -> None:
-    app = site(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
+    app = build_app(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
     answer = client_of(app, peer=peer).get(PAGE, headers=headers)
     assert answer.status_code == 403
     assert "BROKER_JOBS_DASHBOARD_TOKEN" in answer.text
@@ -69,7 +72,7 @@ def test_without_a_login_nobody_else_is_served_and_the_page_says_how_to_open_it(
 
 
 def test_a_server_without_an_address_of_its_client_is_not_this_machine() -> None:
-    app = site(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
+    app = build_app(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
 
     async def on_a_unix_socket(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "client": None}, receive, send)
@@ -78,7 +81,7 @@ def test_a_server_without_an_address_of_its_client_is_not_this_machine() -> None
 
 
 def test_what_speaks_as_a_proxy_does_by_default_is_not_this_machine() -> None:
-    app = site(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
+    app = build_app(context_of(), Authentication(Credentials(), local=True, key=lambda: b"k", clock=SystemClock()))
 
     async def proxied(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "http_version": "1.0"}, receive, send)
@@ -149,14 +152,14 @@ def test_a_session_cookie_is_not_read_by_scripts_and_ends_with_the_logout(browse
 
 def test_a_session_cookie_over_https_is_for_https_alone() -> None:
     access = Authentication(Credentials(token="t"), key=lambda: b"k", clock=SystemClock())
-    client = client_of(site(context_of(), access), base_url="https://jobs.example")
+    client = client_of(build_app(context_of(), access), base_url="https://jobs.example")
     assert "Secure" in log_in(client, token="t").headers["set-cookie"]
 
 
 def test_a_session_ends_by_itself() -> None:
     clock = ManualClock()
     access = Authentication(Credentials(token="t"), key=lambda: b"k", clock=clock)
-    client = client_of(site(context_of(), access))
+    client = client_of(build_app(context_of(), access))
     log_in(client, token="t")
     clock.advance(11 * 3600)
     assert client.get(PAGE).status_code == 200
@@ -165,8 +168,10 @@ def test_a_session_ends_by_itself() -> None:
 
 
 def test_a_page_that_stays_open_without_a_login_can_still_act() -> None:
-    clock, acts = ManualClock(), Acts()
-    client = client_of(site(context_of(acts), Authentication(Credentials(), local=True, key=lambda: b"k", clock=clock)))
+    clock, actions = ManualClock(), FakeActions()
+    client = client_of(
+        build_app(context_of(actions), Authentication(Credentials(), local=True, key=lambda: b"k", clock=clock))
+    )
     token = token_in(client)
     for _ in range(5):
         clock.advance(7 * 3600)
@@ -174,7 +179,7 @@ def test_a_page_that_stays_open_without_a_login_can_still_act() -> None:
     assert client.post("/queues/mail/pause", data={"csrf": token}).status_code == 303
     clock.advance(13 * 3600)
     assert client.post("/queues/mail/pause", data={"csrf": token}).status_code == 403
-    assert len(acts.done) == 1
+    assert len(actions.done) == 1
 
 
 @pytest.mark.parametrize("forged", ["", "x", "e30.x.y", "eyJpZCI6ImEiLCJ3aG8iOiJhbm4iLCJ1bnRpbCI6OTk5OTk5OTk5OX0.aaaa"])
@@ -186,11 +191,15 @@ def test_a_forged_session_opens_nothing(browse: Browse, forged: str) -> None:
 
 def test_a_session_of_another_password_opens_nothing(browse: Browse) -> None:
     old = client_of(
-        site(context_of(), Authentication(Credentials(token="a"), key=lambda: signing_key("a"), clock=SystemClock()))
+        build_app(
+            context_of(), Authentication(Credentials(token="a"), key=lambda: signing_key("a"), clock=SystemClock())
+        )
     )
     log_in(old, token="a")
     new = client_of(
-        site(context_of(), Authentication(Credentials(token="b"), key=lambda: signing_key("b"), clock=SystemClock()))
+        build_app(
+            context_of(), Authentication(Credentials(token="b"), key=lambda: signing_key("b"), clock=SystemClock())
+        )
     )
     new.cookies["broker_jobs_session"] = old.cookies["broker_jobs_session"]
     assert new.get(PAGE).status_code == 303
@@ -198,11 +207,11 @@ def test_a_session_of_another_password_opens_nothing(browse: Browse) -> None:
 
 def test_too_many_wrong_attempts_have_to_wait_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
-    client = client_of(site(context_of(), Authentication(Credentials(token="t"), key=lambda: b"k", clock=clock)))
+    client = client_of(build_app(context_of(), Authentication(Credentials(token="t"), key=lambda: b"k", clock=clock)))
     assert [log_in(client, token="x").status_code for _ in range(10)] == [401] * 10
     assert log_in(client, token="t").status_code == 429
     assert [record.getMessage() for record in caplog.records if record.name.startswith("broker_jobs")] == [
-        "10 wrong logins to the dashboard from '127.0.0.1' in a minute: it has to wait"
+        "10 failed logins to the dashboard from '127.0.0.1' in a minute: further ones are refused for a minute"
     ]
     assert client.get(PAGE, headers={"authorization": "Bearer t"}).status_code == 303
     clock.advance(61)
@@ -210,15 +219,15 @@ def test_too_many_wrong_attempts_have_to_wait_and_are_logged(caplog: pytest.LogC
 
 
 def test_user_and_password_go_together() -> None:
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="belong together"):
         Credentials(user="ann")
     assert not Credentials().is_token("")
     assert not Credentials().is_user("", "")
 
 
 def test_secrets_are_compared_whole() -> None:
-    assert same("ü", "ü")
-    assert not same("a", "ab")
+    assert same_secret("ü", "ü")
+    assert not same_secret("a", "ab")
     assert signing_key("a", "") == signing_key("a", "") != signing_key("", "a")
     assert signing_key() != signing_key()
 
@@ -247,13 +256,13 @@ def test_the_programs_own_login_decides(browse: Browse, authorize: Any) -> None:
 
 def test_what_is_no_role_lets_nobody_in(browse: Browse) -> None:
     client = browse(context_of(), authorize=lambda _request: "admin")
-    with pytest.raises(UsageError, match="give a Role"):
+    with pytest.raises(UsageError, match="return a Role"):
         client.get(PAGE)
 
 
 def test_a_role_may_do_what_it_may_and_no_more(browse: Browse) -> None:
-    acts = Acts()
-    client = browse(context_of(acts), authorize=plain)
+    actions = FakeActions()
+    client = browse(context_of(actions), authorize=plain)
 
     def pause(user: str) -> int:
         client.headers["x-user"] = user
@@ -264,41 +273,41 @@ def test_a_role_may_do_what_it_may_and_no_more(browse: Browse) -> None:
         return int(client.post("/queues/mail/pause", data={"csrf": found.group(1) if found else "x"}).status_code)
 
     assert pause("vera") == 403
-    assert acts.done == []
+    assert actions.done == []
     assert pause("otto") == 303
-    assert acts.done == [("pause_queue", "authorized", "mail")]
+    assert actions.done == [("pause_queue", "authorized", "mail")]
     client.headers["x-user"] = "otto"
     assert client.post("/limits/set", data={"csrf": token_in(client), "key": "a", "limit": "1"}).status_code == 403
 
 
 def test_read_only_lets_nobody_do_anything_and_shows_no_button(browse: Browse) -> None:
-    acts = Acts()
-    client = browse(context_of(acts, read_only=True), read_only=True)
+    actions = FakeActions()
+    client = browse(context_of(actions, read_only=True), read_only=True)
     page = client.get(PAGE).text
     assert '<form class="act"' not in page
     answer = client.post("/queues/mail/pause", data={"csrf": "x"})
     assert answer.status_code == 403
     assert "read-only" in answer.text
-    assert acts.done == []
+    assert actions.done == []
 
 
-# --- a request that acts ---
-
-
-@pytest.fixture
-def acts() -> Acts:
-    return Acts()
+# --- a request that actions ---
 
 
 @pytest.fixture
-def client(browse: Browse, acts: Acts) -> TestClient:
-    return browse(context_of(acts))
+def actions() -> FakeActions:
+    return FakeActions()
 
 
-def test_a_form_of_our_own_page_acts(client: TestClient, acts: Acts) -> None:
+@pytest.fixture
+def client(browse: Browse, actions: FakeActions) -> TestClient:
+    return browse(context_of(actions))
+
+
+def test_a_form_of_our_own_page_acts(client: TestClient, actions: FakeActions) -> None:
     answer = client.post("/queues/mail/pause", data={"csrf": token_in(client), "back": PAGE})
     assert (answer.status_code, answer.headers["location"]) == (303, PAGE)
-    assert acts.done == [("pause_queue", "local", "mail")]
+    assert actions.done == [("pause_queue", "local", "mail")]
 
 
 @pytest.mark.parametrize(
@@ -313,46 +322,48 @@ def test_a_form_of_our_own_page_acts(client: TestClient, acts: Acts) -> None:
     ],
 )
 def test_a_form_of_another_page_does_nothing_even_with_the_token(
-    client: TestClient, acts: Acts, headers: dict[str, str]
+    client: TestClient, actions: FakeActions, headers: dict[str, str]
 ) -> None:
     answer = client.post("/queues/mail/pause", data={"csrf": token_in(client)}, headers=headers)
     assert answer.status_code == 403
-    assert acts.done == []
+    assert actions.done == []
 
 
-def test_the_browsers_word_for_our_own_page_is_taken(client: TestClient, acts: Acts) -> None:
+def test_the_browsers_word_for_our_own_page_is_taken(client: TestClient, actions: FakeActions) -> None:
     token = token_in(client)
     for headers in ({"origin": "http://localhost"}, {"sec-fetch-site": "same-origin"}):
         assert client.post("/queues/mail/pause", data={"csrf": token}, headers=headers).status_code == 303
-    assert len(acts.done) == 2
+    assert len(actions.done) == 2
 
 
 @pytest.mark.parametrize("data", [{}, {"csrf": ""}, {"csrf": "0" * 64}])
-def test_without_the_sessions_token_nothing_is_done(client: TestClient, acts: Acts, data: dict[str, str]) -> None:
+def test_without_the_sessions_token_nothing_is_done(
+    client: TestClient, actions: FakeActions, data: dict[str, str]
+) -> None:
     client.get(PAGE)
     assert client.post("/queues/mail/pause", data=data).status_code == 403
-    assert acts.done == []
+    assert actions.done == []
 
 
-def test_the_token_of_another_session_does_nothing(browse: Browse, client: TestClient, acts: Acts) -> None:
+def test_the_token_of_another_session_does_nothing(browse: Browse, client: TestClient, actions: FakeActions) -> None:
     other = token_in(browse(context_of()))
     client.get(PAGE)
     assert client.post("/queues/mail/pause", data={"csrf": other}).status_code == 403
-    assert acts.done == []
+    assert actions.done == []
 
 
-def test_a_bearer_needs_no_token_of_a_form(browse: Browse, acts: Acts) -> None:
-    client = browse(context_of(acts), token="t")
+def test_a_bearer_needs_no_token_of_a_form(browse: Browse, actions: FakeActions) -> None:
+    client = browse(context_of(actions), token="t")
     assert client.post("/queues/mail/pause", headers={"authorization": "Bearer t"}).status_code == 303
-    assert acts.done == [("pause_queue", "token", "mail")]
+    assert actions.done == [("pause_queue", "token", "mail")]
 
 
-def test_a_get_never_acts(client: TestClient, acts: Acts) -> None:
+def test_a_get_never_acts(client: TestClient, actions: FakeActions) -> None:
     assert client.get("/queues/mail/pause").status_code == 405
-    assert acts.done == []
+    assert actions.done == []
 
 
-def test_what_is_too_large_is_not_read(client: TestClient, acts: Acts) -> None:
+def test_what_is_too_large_is_not_read(client: TestClient, actions: FakeActions) -> None:
     token = token_in(client)
     large = {"csrf": token, "more": "x" * (1024 * 1024)}
     assert client.post("/queues/mail/pause", data=large).status_code == 413
@@ -364,4 +375,4 @@ def test_what_is_too_large_is_not_read(client: TestClient, acts: Acts) -> None:
 
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert client.post("/queues/mail/pause", content=chunks(), headers=headers).status_code == 413
-    assert acts.done == []
+    assert actions.done == []

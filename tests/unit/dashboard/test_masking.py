@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_jobs.clock import ManualClock
-from broker_jobs.dashboard.masking import MASKED, MOST_DEPTH, Masking, Named
+from broker_jobs.dashboard.masking import MASKED, MAX_DEPTH, Masking, ParameterNames
 from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import JobsQuery
 from broker_jobs.messages import codec
@@ -50,14 +50,14 @@ def test_the_names_are_the_settings() -> None:
 
 
 def test_arguments_are_hidden_by_their_parameters_names_also_positional_ones() -> None:
-    named = Named(positional=("user", "password"), rest="tokens")
+    named = ParameterNames(positional=("user", "password"), rest="tokens")
     args, kwargs = MASKING.arguments(["ann", SECRET, SECRET, SECRET], {"card": SECRET, "n": 1}, named)
     assert [each.value for each in args] == ["ann", MASKED, MASKED, MASKED]
     assert [(each.name, each.value, each.masked) for each in kwargs] == [("card", MASKED, True), ("n", 1, False)]
 
 
 def test_arguments_are_hidden_by_their_secret_types() -> None:
-    args, kwargs = MASKING.arguments([SECRET], {"b": SECRET}, Named(positional=("a",), secret={"a", "b"}))
+    args, kwargs = MASKING.arguments([SECRET], {"b": SECRET}, ParameterNames(positional=("a",), secret={"a", "b"}))
     assert [each.value for each in (*args, *kwargs)] == [MASKED, MASKED]
 
 
@@ -74,7 +74,7 @@ def test_a_mark_of_byte_order_before_json_is_no_way_around() -> None:
 
 def test_what_is_nested_too_deeply_is_hidden() -> None:
     deep: Any = {"password": SECRET}
-    for _ in range(MOST_DEPTH + 5):
+    for _ in range(MAX_DEPTH + 5):
         deep = [deep]
     assert SECRET not in json.dumps(MASKING.value(deep))
     assert SECRET not in MASKING.text("[" * 50_000 + f'{{"password": "{SECRET}"}}' + "]" * 50_000)
@@ -139,14 +139,14 @@ def test_a_masked_value_is_in_no_view(store: Store, args: list[Any], value: Any,
         tx.add_dead_letter("p", at=1.0, origin="log", reason="unreadable", body=dead_letters)
     queries = Queries(store.reader, MASKING, ManualClock(), KEEP)
     shown = [
-        queries.jobs(JobsQuery()), queries.job("j"), *queries.schedules(), queries.schedule("night"),
-        queries.dead_letters(), queries.dead_letter("p"), queries.audit(), queries.overview(),
-        *queries.queues(), queries.batch("b"),
+        queries.jobs.page(JobsQuery()), queries.jobs.get("j"), *queries.schedules.all(), queries.schedules.get("night"),
+        queries.system.dead_letters(), queries.system.dead_letter("p"), queries.system.audit(), queries.overview.get(),
+        *queries.system.queues(), queries.batches.get("b"),
     ]  # fmt: skip
     for view in shown:
         assert SECRET not in (view.model_dump_json() if view is not None else "")
-    assert queries.jobs(JobsQuery(text=SECRET)).jobs == []
-    assert queries.raw_arguments("j") == (args, {"order": value, name: SECRET})
+    assert queries.jobs.page(JobsQuery(text=SECRET)).jobs == []
+    assert queries.jobs.raw_arguments("j") == (args, {"order": value, name: SECRET})
 
 
 @pytest.mark.parametrize(

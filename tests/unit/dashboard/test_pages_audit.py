@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import pytest
 
-from broker_jobs.dashboard.pages.audit import WORDS, audit_text
+from broker_jobs.dashboard.pages.audit import DESCRIPTIONS, audit_text
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.views import AuditLine
+from broker_jobs.dashboard.views import AuditEntry
 from tests.support.hostile import SLASHED
 from tests.unit.dashboard.system import System, assert_harmless, row_of, system_in, words_of
 
@@ -21,10 +21,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: object) -> AuditLine:
+def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: object) -> AuditEntry:
     answer = {"id": "1", "ok": ok, "detail": detail} | ({"refused": refused} if refused else {})
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    return AuditLine(id="1", at=at, by="ann", kind=kind, subject="it", detail=json.dumps(answer))
+    return AuditEntry(id="1", at=at, by="ann", kind=kind, subject="it", detail=json.dumps(answer))
 
 
 def test_pausing_is_told_from_resuming_and_a_refusal_from_an_action() -> None:
@@ -32,7 +32,7 @@ def test_pausing_is_told_from_resuming_and_a_refusal_from_an_action() -> None:
     assert audit_text(_line("queue pause", paused=False)).what == "resumed a queue"
     assert audit_text(_line("recurring pause", paused=False)).what == "resumed a recurring job"
     assert audit_text(_line("limit set", limit=5)).detail == "to 5"
-    assert audit_text(_line("limit set", limit=None)).detail == "unset"
+    assert audit_text(_line("limit set", limit=None)).detail == "override removed"
     refused = audit_text(_line("requeue", ok=False, refused="it runs"))
     assert (refused.refused, refused.detail) == (True, "it runs")
 
@@ -49,8 +49,8 @@ def test_everything_that_was_done_is_there_with_who_did_it(system: System) -> No
     assert_harmless(page)
     main = words_of(page.partition("<main")[2])
     for kind in ("delete", "recurring put", "recurring declare", "recurring trigger", "limit set"):
-        assert WORDS[kind] in main
-    assert "to 50" in row_of(page, WORDS["limit set"])
+        assert DESCRIPTIONS[kind] in main
+    assert "to 50" in row_of(page, DESCRIPTIONS["limit set"])
     assert f'href="/recurring/{quote(SLASHED)}"' in page
 
 
@@ -67,7 +67,7 @@ def test_it_is_found_by_who_and_by_what(system: System) -> None:
     found = person.see("/audit?text=every+second")
     assert "every second" in words_of(found)
     assert "mail" not in words_of(found.partition("<tbody")[2])
-    assert "Nothing like that was done" in words_of(person.see("/audit?by=%3Cb%3Enobody"))
+    assert "No entry matches" in words_of(person.see("/audit?by=%3Cb%3Enobody"))
 
 
 def test_a_long_audit_goes_on(system: System) -> None:

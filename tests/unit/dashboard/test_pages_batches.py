@@ -39,7 +39,7 @@ def test_the_list_is_found_by_state_and_title(system: System) -> None:
     assert len(re.findall("<tr>", page)) == 2
     page = viewer.see("/batches?text=%3Cscript%3Enothing")
     assert_harmless(page)
-    assert "No batch is like that" in words_of(page)
+    assert "No batch matches" in words_of(page)
 
 
 def test_a_long_list_goes_on(system: System) -> None:
@@ -97,12 +97,12 @@ def test_what_has_not_ended_is_deleted(system: System) -> None:
     person = system.person(Role.OPERATOR)
     assert "data-confirm=" in person.see(f"/batches/{later.id}")
     shown = person.send(f"/batches/{later.id}/delete", page=f"/batches/{later.id}")
-    assert "what runs is asked to stop" in words_of(shown)
+    assert "Running jobs are asked to stop" in words_of(shown)
     system.hostile.gate.set()
     eventually(lambda: later.state().is_final)
     assert "data-confirm=" not in person.see(f"/batches/{later.id}")
     shown = person.send(f"/batches/{later.id}/delete", page="/queues")
-    assert "It had ended already" in words_of(shown)
+    assert "The batch had already ended" in words_of(shown)
     assert [subject for _, subject in system.audited("batch delete")] == [later.id, later.id]
 
 

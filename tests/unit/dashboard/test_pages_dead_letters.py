@@ -33,7 +33,7 @@ def id_of(system: System, message_id: str) -> str:
 def test_the_list_says_why_and_how_large(system: System) -> None:
     page = system.person(Role.VIEWER).see("/dead-letters")
     assert_harmless(page)
-    assert "3 messages" in words_of(page)
+    assert "3 dead letters" in words_of(page)
     linked = {unquote(path) for path in re.findall(r'href="/dead-letters/([^"]+)"', page)}
     assert {id_of(system, LOG), id_of(system, COMMAND), id_of(system, WORK)} <= linked
     assert "this program reads version 1" in words_of(page)
@@ -64,7 +64,7 @@ def test_a_message_that_still_cannot_be_read_stays(system: System) -> None:
 def test_a_message_is_deleted_for_good(system: System) -> None:
     id = id_of(system, LOG)
     shown = system.person().send(f"/dead-letters/{quote(id)}/delete", page=f"/dead-letters/{quote(id)}")
-    assert "The message is deleted." in words_of(shown)
+    assert "The dead letter is deleted." in words_of(shown)
     assert quote(id) not in shown
     assert system.audited("dead letter delete")[0][0]
     assert system.audited("dead letter delete")[0][1] == id
@@ -80,7 +80,7 @@ def test_a_message_that_can_be_read_now_is_replayed(system: System) -> None:
     assert sender.broker().publish([message]).result(20) == [None]
     id = eventually(lambda: id_of(system, "again"), what="the dead letter")
     shown = system.person().send(f"/dead-letters/{quote(id)}/replay", page=f"/dead-letters/{quote(id)}")
-    assert "was read and is decided" in words_of(shown)
+    assert "the message has been processed" in words_of(shown)
     assert system.hostile.program.receipt("dead-and-replayed").result(timeout=20)
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from broker_jobs import Receipt, State
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.forms.argument_form import boxes_of, edited, restored
+from broker_jobs.dashboard.forms.argument_form import argument_inputs, read_arguments, restore_hidden
 from broker_jobs.dashboard.masking import MASKED
-from broker_jobs.dashboard.pages.graph import MOST, bars_of, family_of, nice, short
-from broker_jobs.dashboard.pages.job import frames, indented, is_ours
+from broker_jobs.dashboard.pages.charts import MAX_PER_SIDE, axis_number, bar_chart, relation_graph, round_up
+from broker_jobs.dashboard.pages.job import indented, is_own_code, visible_frames
 from broker_jobs.dashboard.role import Role
-from broker_jobs.dashboard.views import Argument, Frame, Graph, JobView, Point, Relative
+from broker_jobs.dashboard.views import Argument, History, HistoryPoint, JobView, RelationView, StackFrame
 from tests.support.wait import eventually
 from tests.unit.dashboard.shop import HOSTILE, SECRET, Shop, filled, flash_of, shop_in
 
@@ -52,10 +52,10 @@ def test_a_job_that_failed_shows_the_error_for_reading(shop: Shop, made: dict[st
     page = shop.visitor().see(f"/jobs/{made['failed'].id}")
     assert "order 1 has no card" in page
     assert "KeyError" in page
-    assert "which was the cause of" in page
+    assert "which caused" in page
     assert "shop.py</bdi>:" in page  # file and line of a frame
     assert "raise ValueError(" in page  # its code
-    assert "<summary>The text as it came</summary>" in page
+    assert "<summary>Raw traceback</summary>" in page
     assert "Traceback (most recent call last)" in page
 
 
@@ -81,7 +81,7 @@ def test_what_is_secret_is_on_no_page(shop: Shop, made: dict[str, Receipt[object
 
 def test_what_is_secret_by_its_place_is_hidden_too(shop: Shop) -> None:
     assert shop.context is not None
-    eventually(lambda: shop.context.queries.function("pay"), what="the worker has told what pay takes")  # type: ignore[union-attr]
+    eventually(lambda: shop.context.queries.functions.get("pay"), what="the worker has told what pay takes")  # type: ignore[union-attr]
     receipt = shop.pay.enqueue(1.0, SECRET, {})
     shop.ends(receipt)
     for path in ("", "/edit"):
@@ -93,11 +93,11 @@ def test_what_is_secret_by_its_place_is_hidden_too(shop: Shop) -> None:
 
 def test_relatives_are_drawn_and_listed(shop: Shop, made: dict[str, Receipt[object]]) -> None:
     page = shop.visitor().see(f"/jobs/{made['child'].id}")
-    assert '<svg class="family"' in page
+    assert '<svg class="relations"' in page
     assert page.count(f'href="/jobs/{made["running"].id}"') >= 2
-    assert "if it succeeds" in page
+    assert "on success" in page
     unsatisfied = shop.visitor().see(f"/jobs/{made['unsatisfied'].id}")
-    assert "did not" in unsatisfied
+    assert "unsatisfied" in unsatisfied
 
 
 def test_a_member_leads_to_its_batch(shop: Shop, made: dict[str, Receipt[object]]) -> None:
@@ -108,7 +108,7 @@ def test_a_member_leads_to_its_batch(shop: Shop, made: dict[str, Receipt[object]
 
 def test_a_job_never_heard_of_is_explained(shop: Shop) -> None:
     page = shop.visitor().see("/jobs/<b>nope", status=404)
-    assert "a moment behind" in page
+    assert "may not have read it yet" in page
     assert "retention" in page
     assert "<b>nope" not in page
     shop.visitor().see("/jobs/nope/edit", status=404)
@@ -168,8 +168,8 @@ def test_what_is_wrong_in_the_form_is_told_beside_what_was_typed(shop: Shop) -> 
     receipt = shop.charge.enqueue(1)
     shop.ends(receipt, as_=State.FAILED)
     path = f"/jobs/{receipt.id}/edit"
-    page = person.send(path, {"value-0": "[1, <b>", "more": "[]"}, page=path, status=422)
-    assert "is no JSON" in page
+    page = person.send(path, {"value-0": "[1, <b>", "further": "[]"}, page=path, status=422)
+    assert "is not valid JSON" in page
     assert "[1, &lt;b&gt;</textarea>" in page
     assert "must be a JSON object" in page
     assert shop.state(receipt.id) == "failed"
@@ -194,7 +194,7 @@ def test_requeue_run_now_reschedule_delete(shop: Shop) -> None:
     page = person.send(f"/jobs/{failed.id}/requeue", page=f"/jobs/{failed.id}")
     assert "Requeued" in flash_of(page)
     page = person.send(f"/jobs/{later.id}/reschedule", page=f"/jobs/{later.id}", when="after", number="x", unit="hours")
-    assert "no length of time" in flash_of(page)
+    assert "is no delay" in flash_of(page)
     page = person.send(f"/jobs/{later.id}/reschedule", page=f"/jobs/{later.id}", when="at", at="2031-01-31T08:00")
     assert "2031-01-31 08:00:00 UTC" in page
     page = person.send(f"/jobs/{later.id}/run-now", page=f"/jobs/{later.id}")
@@ -224,14 +224,14 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_what_was_not_touched_keeps_its_value(raw: Any) -> None:
-    assert json.dumps(restored(MASKED, MASKED, raw)) == json.dumps(raw)
+    assert json.dumps(restore_hidden(MASKED, MASKED, raw)) == json.dumps(raw)
     shown, whole = {"token": MASKED, "rest": 1}, {"token": raw, "rest": 1}
-    assert restored({"token": MASKED, "rest": 2}, shown, whole) == {"token": raw, "rest": 2}
+    assert restore_hidden({"token": MASKED, "rest": 2}, shown, whole) == {"token": raw, "rest": 2}
 
 
 @given(JSON, JSON)
 def test_what_was_typed_is_taken_as_it_is(typed: Any, raw: Any) -> None:
-    assert json.dumps(restored(typed, raw, raw)) == json.dumps(typed)
+    assert json.dumps(restore_hidden(typed, raw, raw)) == json.dumps(typed)
 
 
 def test_a_mark_where_nothing_was_hidden_is_refused() -> None:
@@ -240,28 +240,28 @@ def test_a_mark_where_nothing_was_hidden_is_refused() -> None:
         ([1, MASKED], [MASKED], ["secret"]),
         (f"x{MASKED}", MASKED, "secret"),
     ]:
-        with pytest.raises(ValueError, match="nothing hidden stood"):
-            restored(typed, shown, raw)
+        with pytest.raises(ValueError, match="where nothing is hidden"):
+            restore_hidden(typed, shown, raw)
 
 
 def test_an_emptied_named_argument_is_left_out_and_further_ones_come_in() -> None:
-    boxes = boxes_of(
+    boxes = argument_inputs(
         [Argument(name="a", value=1, masked=False), Argument(name="b", value=2, masked=False)], [1], {"b": 2}
     )
-    read = edited(boxes, {"value-0": "3", "value-1": " ", "more": '{"c": 4}'})
-    assert (read.is_right, read.args, read.kwargs) == (True, [3], {"c": 4})
-    read = edited(boxes, {"value-0": "", "more": '{"b": 4}'})
-    assert not read.is_right
-    assert "is no JSON" in read.boxes[0].mistake
-    assert "its own input" in read.more_mistake
+    read = read_arguments(boxes, {"value-0": "3", "value-1": " ", "further": '{"c": 4}'})
+    assert (read.is_valid, read.args, read.kwargs) == (True, [3], {"c": 4})
+    read = read_arguments(boxes, {"value-0": "", "further": '{"b": 4}'})
+    assert not read.is_valid
+    assert "is not valid JSON" in read.inputs[0].mistake
+    assert "its own input" in read.further_mistake
 
 
 @pytest.mark.parametrize("depth", [120, 300, 900])
 def test_what_is_nested_too_deeply_to_travel_is_told_beside_it(depth: int) -> None:
-    boxes = boxes_of([Argument(name="a", value=1, masked=False)], [1], {})
-    read = edited(boxes, {"value-0": "[" * depth + "]" * depth})
-    assert "nested too deeply" in read.boxes[0].mistake
-    assert edited(boxes, {"value-0": "[" * 100 + "]" * 100}).is_right
+    boxes = argument_inputs([Argument(name="a", value=1, masked=False)], [1], {})
+    read = read_arguments(boxes, {"value-0": "[" * depth + "]" * depth})
+    assert "nested too deeply" in read.inputs[0].mistake
+    assert read_arguments(boxes, {"value-0": "[" * 100 + "]" * 100}).is_valid
 
 
 # --- drawings ---
@@ -269,10 +269,10 @@ def test_what_is_nested_too_deeply_to_travel_is_told_beside_it(depth: int) -> No
 
 def test_a_week_of_hours_is_drawn_short_and_adds_up() -> None:
     points = [
-        Point(at=_moment(hour), succeeded=hour * 1_000, failed=3 if hour == 5 else 0, deleted=hour % 2)
+        HistoryPoint(at=_moment(hour), succeeded=hour * 1_000, failed=3 if hour == 5 else 0, deleted=hour % 2)
         for hour in range(168)
     ]
-    bars = bars_of(Graph(span="week", step_seconds=3_600, points=points))
+    bars = bar_chart(History(span="week", step_seconds=3_600, points=points))
     assert sum(len(path) for path in bars.paths.values()) < 12_000
     assert bars.totals == {"succeeded": sum(range(168)) * 1_000, "failed": 3, "deleted": 84}
     assert sum(row.succeeded for row in bars.table) == bars.totals["succeeded"]
@@ -282,49 +282,49 @@ def test_a_week_of_hours_is_drawn_short_and_adds_up() -> None:
 
 @given(st.integers(0, 10**12))
 def test_the_top_of_an_axis_is_round_and_high_enough(most: int) -> None:
-    top = nice(most)
+    top = round_up(most)
     assert most <= top
     assert top <= max(2.5 * most, 2)
-    assert len(short(top)) <= 7
+    assert len(axis_number(top)) <= 7
 
 
 def test_an_empty_history_is_drawn_too() -> None:
-    bars = bars_of(Graph(span="day", step_seconds=3_600, points=[]))
+    bars = bar_chart(History(span="day", step_seconds=3_600, points=[]))
     assert not any(bars.paths.values())
 
 
 def test_many_relatives_are_drawn_as_few_and_more(shop: Shop, made: dict[str, Receipt[object]]) -> None:
-    job = shop.context.queries.job(made["succeeded"].id)  # type: ignore[union-attr]
+    job = shop.context.queries.jobs.get(made["succeeded"].id)  # type: ignore[union-attr]
     assert isinstance(job, JobView)
-    assert family_of(job) is None
-    many = [Relative(id=str(n), is_batch=n == 0, title="t", state="failed", on="finished") for n in range(40)]
-    family = family_of(job.model_copy(update={"children": many}))
+    assert relation_graph(job) is None
+    many = [RelationView(id=str(n), is_batch=n == 0, title="t", state="failed", on="finished") for n in range(40)]
+    family = relation_graph(job.model_copy(update={"children": many}))
     assert family is not None
-    assert len(family.boxes) == 1 + MOST
-    assert family.boxes[-1].title == "35 more"
-    assert len(family.lines) == MOST
+    assert len(family.nodes) == 1 + MAX_PER_SIDE
+    assert family.nodes[-1].title == "35 more"
+    assert len(family.edges) == MAX_PER_SIDE
 
 
 def test_frames_of_an_endless_recursion_are_cut_in_the_middle() -> None:
-    many = [Frame(file=f"{n}.py", line=n, function="f", code="f()") for n in range(500)]
-    shown = frames(many)
+    many = [StackFrame(file=f"{n}.py", line=n, function="f", code="f()") for n in range(500)]
+    shown = visible_frames(many)
     assert 460 in shown
     assert len(shown) == 41
     assert (shown[0], shown[-1]) == (many[0], many[-1])
 
 
 def test_frames_of_libraries_are_told_from_ours() -> None:
-    def frame(file: str) -> Frame:
-        return Frame(file=file, line=1, function="f", code="")
+    def frame(file: str) -> StackFrame:
+        return StackFrame(file=file, line=1, function="f", code="")
 
-    assert is_ours(frame("/srv/shop/jobs.py"))
-    assert is_ours(frame("C:\\shop\\jobs.py"))
+    assert is_own_code(frame("/srv/shop/jobs.py"))
+    assert is_own_code(frame("C:\\shop\\jobs.py"))
     for file in (
         "/venv/lib/python3.12/site-packages/requests/api.py",
         "/usr/lib/python3.11/json/__init__.py",
         "<string>",
     ):
-        assert not is_ours(frame(file)), file
+        assert not is_own_code(frame(file)), file
 
 
 def test_a_result_that_is_no_json_stays_as_it_is() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from broker_jobs import Receipt, State
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.forms.job_query import chips_of, fields_of, moment_of, query_of, text_of
-from broker_jobs.dashboard.pages.jobs import ended_text, meant
+from broker_jobs.dashboard.forms.job_query import active_filters, form_fields, parse_query, query_string
+from broker_jobs.dashboard.forms.typed_values import parse_datetime
+from broker_jobs.dashboard.pages.bulk import affected_states, result_text
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import JobsQuery
 from tests.support.wait import eventually
@@ -55,37 +56,37 @@ QUERY = st.builds(
 
 @given(QUERY)
 def test_a_query_survives_its_query_string(query: JobsQuery) -> None:
-    back = query_of(dict(parse_qsl(text_of(query).removeprefix("?"))), 50)
+    back = parse_query(dict(parse_qsl(query_string(query).removeprefix("?"))), 50)
     assert (back.query, back.mistakes) == (query, [])
 
 
 @given(QUERY)
 def test_every_filter_has_a_chip_and_its_link_leaves_that_one_out(query: JobsQuery) -> None:
-    chips = chips_of(query, "state")
-    assert len(chips) == len(fields_of(query, "state", "sort", "limit"))
+    chips = active_filters(query, "state")
+    assert len(chips) == len(form_fields(query, "state", "sort", "limit"))
     for chip in chips:
-        left = query_of(dict(parse_qsl(chip.without.removeprefix("?"))), 50).query
-        assert len(chips_of(left, "state")) == len(chips) - 1
+        left = parse_query(dict(parse_qsl(chip.without.removeprefix("?"))), 50).query
+        assert len(active_filters(left, "state")) == len(chips) - 1
         assert (left.state, left.sort) == (query.state, query.sort)
 
 
 def test_another_filter_begins_at_the_first_page_again() -> None:
-    assert text_of(JobsQuery(cursor="c", queue="mail"), queue="slow") == "?queue=slow"
-    assert text_of(JobsQuery(cursor="c"), cursor="d") == "?cursor=d"
+    assert query_string(JobsQuery(cursor="c", queue="mail"), queue="slow") == "?queue=slow"
+    assert query_string(JobsQuery(cursor="c"), cursor="d") == "?cursor=d"
 
 
 def test_what_cannot_be_asked_is_told_and_left_out() -> None:
-    asked = query_of({"state": "nope", "limit": "9999", "queue": "mail", "created_after": "yesterday", "x": "1"}, 20)
+    asked = parse_query({"state": "nope", "limit": "9999", "queue": "mail", "created_after": "yesterday", "x": "1"}, 20)
     assert asked.query == JobsQuery(queue="mail", limit=20)
     assert len(asked.mistakes) == 3
     assert any("'nope'" in text for text in asked.mistakes)
 
 
 def test_a_time_without_a_zone_is_utc_and_an_impossible_one_none() -> None:
-    assert moment_of("2026-01-31T08:00") == datetime(2026, 1, 31, 8, tzinfo=UTC)
-    assert moment_of("2026-01-31T08:00+02:00") == datetime(2026, 1, 31, 6, tzinfo=UTC)
+    assert parse_datetime("2026-01-31T08:00") == datetime(2026, 1, 31, 8, tzinfo=UTC)
+    assert parse_datetime("2026-01-31T08:00+02:00") == datetime(2026, 1, 31, 6, tzinfo=UTC)
     for text in ("", "nope", "2026-13-01", "0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "3000-01-01"):
-        assert moment_of(text) is None, text
+        assert parse_datetime(text) is None, text
 
 
 # --- the page ---
@@ -121,7 +122,7 @@ def test_a_filter_is_a_chip_that_can_be_removed(shop: Shop, made: dict[str, Rece
     page = shop.visitor().see("/jobs?state=failed&queue=no-such&tag=<b>")
     assert "No failed job matches these filters" in page
     assert re.search(r'href="/jobs\?state=failed&amp;tag=%3Cb%3E"[^>]*remove the filter queue no-such', page)
-    assert "<b>" not in page.partition('<ul class="chips"')[2].partition("</ul>")[0]
+    assert "<b>" not in page.partition('<ul class="active-filters"')[2].partition("</ul>")[0]
 
 
 def test_pages_go_on_and_back_to_the_start(shop: Shop, made: dict[str, Receipt[object]]) -> None:
@@ -131,7 +132,7 @@ def test_pages_go_on_and_back_to_the_start(shop: Shop, made: dict[str, Receipt[o
     while path:
         page = person.see(path)
         seen += re.findall(r'name="ids" value="([^"]+)"', page)
-        assert ("Back to the start" in page) == ("cursor" in path)
+        assert ("First page" in page) == ("cursor" in path)
         found = re.search(r'href="([^"]+)" rel="next"', page)
         path = found.group(1).replace("&amp;", "&") if found else None
     assert len(seen) == len(set(seen)) >= len(made)
@@ -212,7 +213,7 @@ def test_selected_jobs_are_deleted_and_requeued(shop: Shop) -> None:
 
 def test_nothing_selected_is_told(shop: Shop) -> None:
     page = shop.visitor().send("/jobs/bulk", page="/jobs", action="delete")
-    assert "Nothing was selected" in flash_of(page)
+    assert "No job is selected" in flash_of(page)
 
 
 def test_all_that_match_are_told_before_and_done_as_one_command(shop: Shop) -> None:
@@ -241,7 +242,7 @@ def test_a_search_cannot_be_a_command_about_all(shop: Shop, made: dict[str, Rece
     assert "/jobs/bulk?action" not in person.see("/jobs?text=charge")
     assert re.search(r"<button[^>]*disabled", person.see("/jobs/bulk?action=delete&text=charge"))
     page = person.send("/jobs/bulk", page="/jobs", all="1", action="delete", text="charge")
-    assert "cannot" in flash_of(page)
+    assert "bulk commands have no filter text" in flash_of(page)
     assert shop.state(made["failed"].id) == "failed"
 
 
@@ -269,15 +270,18 @@ def test_what_takes_longer_has_a_page_of_its_own(shop: Shop) -> None:
 
 
 def test_what_is_meant_without_a_state() -> None:
-    assert meant("requeue", None) == (State.FAILED,)
-    assert set(meant("delete", None)) == {State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING}
-    assert meant("delete", State.SUCCEEDED) == (State.SUCCEEDED,)
+    assert affected_states("requeue", None) == (State.FAILED,)
+    assert set(affected_states("delete", None)) == {State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING}
+    assert affected_states("delete", State.SUCCEEDED) == (State.SUCCEEDED,)
 
 
 def test_how_a_command_has_ended_in_words() -> None:
-    assert ended_text("delete", {"done": 1, "refused": 0}) == "1 job deleted."
-    assert ended_text("requeue", {"done": 3, "refused": 1}).startswith("3 jobs requeued. 1 refused")
-    assert ended_text("requeue", {"done": 0, "refused": 2}).startswith("None was.")
+    assert result_text("delete", {"done": 1, "refused": 0}) == "1 job deleted."
+    assert result_text("requeue", {"done": 3, "refused": 1}).startswith("3 jobs requeued. 1 refused")
+    assert (
+        result_text("requeue", {"done": 0, "refused": 2})
+        == "0 jobs requeued. 2 refused: their state does not allow it."
+    )
 
 
 def test_an_empty_system_says_where_to_begin(tmp_path: Path) -> None:

@@ -23,19 +23,19 @@ def test_a_limit_says_how_much_of_it_is_taken_and_who_waits(system: System) -> N
     page = system.person(Role.VIEWER).see("/limits")
     assert_harmless(page)
     assert "1 of 1 2" in row_of(page, KEY)
-    assert "set by a person" in row_of(page, "api")
+    assert "overridden" in row_of(page, "api")
     assert "<form" not in page.partition("<main")[2]
 
 
 def test_a_number_is_set_and_unset(system: System) -> None:
     person = system.person()
     shown = person.send("/limits/set", page="/limits", key=KEY, limit="3", do="set")
-    assert f"{KEY}: 3 from now on" in words_of(shown)
-    assert "set by a person" in row_of(shown, KEY)
+    assert f"The limit of {KEY} is now 3" in words_of(shown)
+    assert "overridden" in row_of(shown, KEY)
     eventually(lambda: _limit(system, KEY) == (3, 0), what="all three to run, as the number is higher")
     shown = person.send("/limits/set", page="/limits", key=KEY, do="unset")
-    assert "is again the one its jobs are enqueued with" in words_of(shown)
-    assert "from its jobs" in row_of(shown, KEY)
+    assert "is the one that its jobs are enqueued with" in words_of(shown)
+    assert "set by its jobs" in row_of(shown, KEY)
     assert [subject for _, subject in system.audited("limit set")][:2] == [KEY, KEY]
 
 
@@ -54,4 +54,4 @@ def test_only_an_administrator_sets_limits(system: System) -> None:
 
 
 def _limit(system: System, key: str) -> tuple[int, int]:
-    return next(((one.taken, one.waiting) for one in system.queries.limits() if one.key == key), (0, 0))
+    return next(((one.taken, one.waiting) for one in system.queries.system.limits() if one.key == key), (0, 0))

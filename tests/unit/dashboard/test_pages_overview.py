@@ -58,7 +58,7 @@ def test_what_is_wrong_says_what_to_do_and_where_to_look(shop: Shop, made: dict[
     page = person.see("/").partition('<section id="alerts"')[2].partition("</section>")[0]
     assert "Warning" in page or "Error" in page
     assert "worker" in page
-    (link,) = set(re.findall(r'href="([^"]+)"[^>]*>Look', page))
+    (link,) = set(re.findall(r'href="([^"]+)"[^>]*>Show', page))
     person.see(link.replace("&amp;", "&"))
 
 
@@ -74,5 +74,5 @@ def test_an_empty_system_tells_how_to_begin(tmp_path: Path) -> None:
 
 def test_what_is_live_is_marked(shop: Shop) -> None:
     page = shop.visitor().see("/")
-    for id in ("alerts", "tiles", "latencies", "graph"):
+    for id in ("alerts", "tiles", "latencies", "chart"):
         assert re.search(rf'<[^>]*id="{id}"[^>]*data-live', page), id

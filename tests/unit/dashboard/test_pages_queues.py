@@ -29,7 +29,7 @@ def test_a_queue_without_a_worker_says_what_to_do(system: System) -> None:
     page = eventually(lambda: _with_workers(system))
     assert "⚠ no worker" in row_of(page, UNSERVED)
     assert (
-        f"No worker serves {UNSERVED} , and 1 job waits for one. "
+        f"No worker consumes {UNSERVED} , and 1 job waits for one. "
         f"Start one: broker-jobs worker APP --queues {UNSERVED}" in words_of(page)
     )
 
@@ -70,4 +70,4 @@ def _with_workers(system: System) -> str:
 
 
 def _waits(system: System, queue: str) -> bool:
-    return next(view.enqueued for view in system.queries.queues() if view.name == queue) > 0
+    return next(view.enqueued for view in system.queries.system.queues() if view.name == queue) > 0

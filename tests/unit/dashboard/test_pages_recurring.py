@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.forms.cron_form import planned, preview
+from broker_jobs.dashboard.forms.cron_form import local_times, preview_times
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import ScheduleView
 from broker_jobs.errors import OptionError
@@ -34,7 +34,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def test_a_time_is_shown_as_two_clocks_show_it() -> None:
-    found = planned([datetime(2026, 7, 1, 6, tzinfo=UTC), datetime(2026, 12, 1, 7, tzinfo=UTC)], "Europe/Berlin")
+    found = local_times([datetime(2026, 7, 1, 6, tzinfo=UTC), datetime(2026, 12, 1, 7, tzinfo=UTC)], "Europe/Berlin")
     assert [(one.local, one.utc) for one in found] == [
         ("Wed 2026-07-01 08:00:00 CEST", "Wed 2026-07-01 06:00:00"),
         ("Tue 2026-12-01 08:00:00 CET", "Tue 2026-12-01 07:00:00"),
@@ -43,14 +43,14 @@ def test_a_time_is_shown_as_two_clocks_show_it() -> None:
 
 @given(st.floats(0, 32_000_000_000), st.text(max_size=30) | st.sampled_from(["UTC", "../etc/passwd", "\0", "Asia"]))
 def test_no_zone_however_written_breaks_the_page(at: float, tz: str) -> None:
-    assert len(planned([as_datetime(at)], tz)) == 1
+    assert len(local_times([as_datetime(at)], tz)) == 1
 
 
 def test_what_is_wrong_with_a_form_is_told_and_shows_no_times() -> None:
     def refuse(cron: str, tz: str, count: int) -> list[float]:
         raise OptionError("no such thing")
 
-    seen = preview("x", "UTC", refuse)
+    seen = preview_times("x", "UTC", refuse)
     assert (seen.times, seen.mistake) == ([], "no such thing")
 
 
@@ -85,7 +85,7 @@ def test_one_shows_its_call_rules_next_times_and_last_runs(system: System) -> No
     page = system.person(Role.VIEWER).see(ITS_PAGE)
     assert_harmless(page)
     words = words_of(page.partition("<main")[2])
-    for word in (SLASHED, "in America/New_York", "in UTC", "run once, late", "the next runs beside it", "at run time"):
+    for word in (SLASHED, "in America/New_York", "in UTC", "run once, late", "run in parallel", "at run time"):
         assert word in words
     times = re.findall(r"<tr><td[^>]*>(\w{3} [\d-]+ [\d:]+ E[SD]T)</td>", page)
     assert len(times) == 5
@@ -109,11 +109,11 @@ def test_run_now_makes_a_job_and_leads_to_it(system: System) -> None:
 def test_a_paused_one_plans_nothing_until_it_is_resumed(system: System) -> None:
     person = system.person(Role.OPERATOR)
     shown = person.send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="pause")
-    assert "No times are planned until it is resumed" in words_of(shown)
-    assert "Its next five times" not in words_of(shown)
+    assert "It does not run until you resume it" in words_of(shown)
+    assert "Next runs" not in words_of(shown)
     assert _schedule(system, SLASHED).paused
     shown = person.send("/recurring-do", page=ITS_PAGE, name=SLASHED, do="resume")
-    assert "Its next five times" in words_of(shown)
+    assert "Next runs" in words_of(shown)
     assert not _schedule(system, SLASHED).paused
 
 
@@ -121,7 +121,7 @@ def test_times_are_previewed_before_they_count(system: System) -> None:
     times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
     page = system.person().send(ITS_PAGE, page=ITS_PAGE, do="preview", **times)
     assert_harmless(page)
-    assert "The next five times of this form" in words_of(page)
+    assert "Next runs with this schedule" in words_of(page)
     assert "in Asia/Kathmandu" in words_of(page)
     assert "03:30:00 +0545" in words_of(page)
     assert 'value="0 30 3 * * *"' in page, "what was typed stays"
@@ -133,7 +133,7 @@ def test_times_are_changed_and_the_call_stays(system: System) -> None:
     before = _schedule(system, SLASHED)
     times: dict[str, Any] = {"cron": "0 30 3 * * *", "tz": "Asia/Kathmandu", "misfire": "skip", "overlap": "queue"}
     page = system.person(Role.OPERATOR).send(ITS_PAGE, page=ITS_PAGE, do="change", **times)
-    assert "Changed. The next time: " in words_of(page)
+    assert "Changed. Next run: " in words_of(page)
     after = _schedule(system, SLASHED)
     assert (after.cron, after.tz, after.misfire, after.overlap) == tuple(times.values())
     assert (after.call, after.arguments, after.origin) == (before.call, before.arguments, before.origin)
@@ -165,8 +165,8 @@ def test_one_that_code_declares_says_that_a_change_is_overwritten_and_it_is(syst
     page_of = f"/recurring/{DECLARED}"
     person = system.person()
     words = words_of(person.see(page_of))
-    assert "until a beat of that program starts again" in words
-    assert "values come back" in words
+    assert "until a beat of that program starts" in words
+    assert "change the code" in words
     person.send(page_of, page=page_of, do="change", cron="0 1 * * *", tz="UTC", **RULES)
     person.send("/recurring-do", page=page_of, name=DECLARED, do="pause")
     changed = _schedule(system, DECLARED)
@@ -185,7 +185,7 @@ def test_one_is_removed_and_its_jobs_stay(system: System) -> None:
     assert "data-confirm=" in person.see("/recurring/short-lived/x")
     shown = person.send("/recurring-do", page="/recurring/short-lived/x", name="short-lived/x", do="remove")
     assert "short-lived/x is removed" in words_of(shown)
-    assert system.queries.schedule("short-lived/x") is None
+    assert system.queries.schedules.get("short-lived/x") is None
     shown = person.send("/recurring-do", page="/queues", name="short-lived/x", do="trigger")
     assert "no recurring job is named" in words_of(shown)
 
@@ -205,7 +205,7 @@ def test_a_piece_of_a_page_shows_the_next_times_while_they_are_typed(system: Sys
 
 def test_a_new_one_is_made_of_a_declared_function(system: System) -> None:
     person = system.person()
-    eventually(lambda: system.queries.function(JOB), what="the functions of the program")
+    eventually(lambda: system.queries.functions.get(JOB), what="the functions of the program")
     chosen = person.see("/recurring-new?text=GREET")
     assert_harmless(chosen)
     page_of = f"/recurring-new?job={quote(JOB)}"
@@ -213,17 +213,17 @@ def test_a_new_one_is_made_of_a_declared_function(system: System) -> None:
     fields: dict[str, Any] = {"name": f"new {SCRIPT}", "cron": "0 0 1 1 *", "tz": "UTC", **RULES}
     typed = {"arg-who": ALL}
     page = person.send(page_of, typed, page=page_of, do="preview", **fields)
-    assert "The next five times of this form" in words_of(page)
+    assert "Next runs with this schedule" in words_of(page)
     page = person.send(page_of, {}, page=page_of, do="add", status=422, **fields)
     assert_harmless(page)
     assert "Nothing was added" in words_of(page)
-    assert system.queries.schedule(fields["name"]) is None
+    assert system.queries.schedules.get(fields["name"]) is None
     page = person.send(page_of, typed, page=page_of, do="add", **fields)
-    assert "Added. The next time: " in words_of(page)
+    assert "Added. Next run: " in words_of(page)
     made = _schedule(system, fields["name"])
     assert [(one.name, one.value) for one in made.arguments] == [("who", ALL)]
     page = person.send(page_of, typed, page=page_of, do="add", status=422, **fields)
-    assert "There is a recurring job" in words_of(page), "a name that is taken overwrites nothing"
+    assert "There is already a recurring job" in words_of(page), "a name that is taken overwrites nothing"
     id = system.context.actions.trigger_schedule("test", fields["name"])
     assert system.hostile.program.receipt(id).result(timeout=20) == f"hello {ALL}"
 
@@ -241,6 +241,6 @@ def test_who_may_do_what(system: System) -> None:
 
 
 def _schedule(system: System, name: str) -> ScheduleView:
-    found = system.queries.schedule(name)
+    found = system.queries.schedules.get(name)
     assert found is not None
     return found

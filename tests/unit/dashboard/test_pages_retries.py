@@ -18,7 +18,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 def test_nothing_to_retry_is_said(shop: Shop) -> None:
-    assert "Nothing waits to run again" in shop.visitor().see("/retries")
+    assert "No job waits for a retry" in shop.visitor().see("/retries")
 
 
 def test_a_retry_is_listed_with_its_error_time_and_attempt(shop: Shop) -> None:
@@ -50,7 +50,7 @@ def test_the_selected_ones_run_now_or_are_deleted(shop: Shop) -> None:
     assert before is not None
     assert after is not None
     assert after.epoch >= before.epoch
-    assert "Nothing was selected" in flash_of(person.send("/retries", page="/retries", action="delete"))
+    assert "No job is selected" in flash_of(person.send("/retries", page="/retries", action="delete"))
 
 
 def test_a_viewer_may_not(shop: Shop) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_jobs.dashboard.forms.fields import blamed, filled, inputs_of
-from broker_jobs.dashboard.forms.when import When, due_of
+from broker_jobs.dashboard.forms.form import RunTime
+from broker_jobs.dashboard.forms.parameter_form import attach_error, inputs_of, read_call
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import Parameter
 from broker_jobs.errors import OptionError
@@ -43,7 +43,7 @@ MAYBE = {"anyOf": [WHOLE, {"type": "null"}]}
     ("schema", "control"),
     [
         (TEXT, "text"), (WHOLE, "integer"), (NUMBER, "number"), (YES, "choice"), (ENUM, "choice"), (MAYBE, "integer"),
-        (MOMENT, "moment"), ({"type": "string", "format": "date"}, "date"),
+        (MOMENT, "datetime"), ({"type": "string", "format": "date"}, "date"),
         ({"type": "string", "format": "time"}, "time"),
         ({"type": "string", "format": "uuid"}, "line"), ({"type": "string", "format": "password"}, "secret"),
         ({"type": "array"}, "json"), ({"type": "object"}, "json"), ({}, "json"), ({"anyOf": [TEXT, WHOLE]}, "json"),
@@ -60,7 +60,7 @@ def test_a_schema_becomes_an_input(schema: dict[str, Any], control: str) -> None
 def test_a_secret_is_never_in_its_input() -> None:
     (found,) = inputs_of([parameter("x", TEXT, secret=True, default="hunter2")])
     assert (found.control, found.value) == ("secret", "")
-    (typed,) = filled([parameter("x", TEXT, secret=True), parameter("n", WHOLE)], {"arg-x": "hunter2"}).inputs[:1]
+    (typed,) = read_call([parameter("x", TEXT, secret=True), parameter("n", WHOLE)], {"arg-x": "hunter2"}).inputs[:1]
     assert typed.value == ""
 
 
@@ -77,8 +77,8 @@ def test_what_was_typed_becomes_a_call() -> None:
         "arg-a": " 3 ", "arg-b": "1.5", "arg-c": "false", "arg-d": "two\r\nlines", "arg-e": "2",
         "arg-f": "2026-01-31T08:00", "arg-g": '[1, "x"]', "arg-h": "", "arg-i": "hi",
     }  # fmt: skip
-    read = filled(parameters, form)
-    assert read.is_right, [each.mistake for each in read.inputs]
+    read = read_call(parameters, form)
+    assert read.is_valid, [each.mistake for each in read.inputs]
     assert read.args == []
     assert read.kwargs == {
         "a": 3, "b": 1.5, "c": False, "d": "two\nlines", "e": 2, "f": "2026-01-31T08:00:00Z", "g": [1, "x"],
@@ -87,10 +87,10 @@ def test_what_was_typed_becomes_a_call() -> None:
 
 def test_the_default_does_not_travel_but_what_replaces_it_does() -> None:
     parameters = [parameter("a", TEXT, default="hi"), parameter("b", MAYBE, default=5)]
-    assert filled(parameters, {"arg-a": "hi", "arg-b": "5"}).kwargs == {}
-    assert filled(parameters, {"arg-a": "", "arg-b": "6"}).kwargs == {"a": "", "b": 6}
-    assert filled(parameters, {"arg-a": "hi", "arg-b": "", "null-b": "1"}).kwargs == {"b": None}
-    assert not filled(parameters, {"arg-a": "hi", "arg-b": "7", "null-b": "1"}).is_right
+    assert read_call(parameters, {"arg-a": "hi", "arg-b": "5"}).kwargs == {}
+    assert read_call(parameters, {"arg-a": "", "arg-b": "6"}).kwargs == {"a": "", "b": 6}
+    assert read_call(parameters, {"arg-a": "hi", "arg-b": "", "null-b": "1"}).kwargs == {"b": None}
+    assert not read_call(parameters, {"arg-a": "hi", "arg-b": "7", "null-b": "1"}).is_valid
 
 
 def test_what_goes_by_position_keeps_its_place() -> None:
@@ -99,8 +99,8 @@ def test_what_goes_by_position_keeps_its_place() -> None:
         parameter("c", WHOLE, default=3), parameter("rest", {"type": "array"}, kind="args", default=None),
         parameter("d", WHOLE, kind="keyword", default=4), parameter("more", {}, kind="kwargs", default=None),
     ]  # fmt: skip
-    assert filled(parameters, {"arg-a": "1"}).args == [1]
-    read = filled(parameters, {"arg-a": "1", "arg-b": "2", "arg-rest": "[9]", "arg-more": '{"z": 1}', "arg-d": "5"})
+    assert read_call(parameters, {"arg-a": "1"}).args == [1]
+    read = read_call(parameters, {"arg-a": "1", "arg-b": "2", "arg-rest": "[9]", "arg-more": '{"z": 1}', "arg-d": "5"})
     assert (read.args, read.kwargs) == ([1, 2, 3, 9], {"d": 5, "z": 1})
 
 
@@ -113,8 +113,8 @@ def test_what_goes_by_position_keeps_its_place() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told_beside_what_was_typed(schema: dict[str, Any], typed: str) -> None:
-    read = filled([parameter("user_id", schema)], {"arg-user_id": typed})
-    assert not read.is_right
+    read = read_call([parameter("user_id", schema)], {"arg-user_id": typed})
+    assert not read.is_valid
     assert read.inputs[0].mistake.startswith("user_id ")
     assert read.inputs[0].value == typed
     assert len(read.inputs[0].mistake) < 200
@@ -122,36 +122,36 @@ def test_what_cannot_be_is_told_beside_what_was_typed(schema: dict[str, Any], ty
 
 @given(st.text(max_size=30), st.sampled_from([TEXT, WHOLE, NUMBER, YES, ENUM, MAYBE, MOMENT, {"type": "array"}, {}]))
 def test_whatever_is_typed_is_a_value_or_a_mistake(typed: str, schema: dict[str, Any]) -> None:
-    read = filled([parameter("x", schema)], {"arg-x": typed})
-    assert read.is_right == (not read.inputs[0].mistake)
-    if read.is_right:
+    read = read_call([parameter("x", schema)], {"arg-x": typed})
+    assert read.is_valid == (not read.inputs[0].mistake)
+    if read.is_valid:
         assert set(read.kwargs) <= {"x"}
 
 
 def test_a_refusal_stands_beside_the_input_it_names() -> None:
     inputs = inputs_of([parameter("user", WHOLE), parameter("user_id", WHOLE)])
-    marked, rest = blamed(inputs, "welcome(user: int, user_id: int): user_id must be int, not 'x'")
+    marked, rest = attach_error(inputs, "welcome(user: int, user_id: int): user_id must be int, not 'x'")
     assert [each.mistake for each in marked] == ["", "user_id must be int, not 'x'"]
     assert rest == ""
-    assert blamed(inputs, "no coordinator answered") == (inputs, "no coordinator answered")
+    assert attach_error(inputs, "no coordinator answered") == (inputs, "no coordinator answered")
 
 
 # --- when ---
 
 
 def test_when_it_is_to_run() -> None:
-    assert due_of(When(), 100.0) is None
-    assert due_of(When("after", "1.5", "hours"), 100.0) == 100.0 + 5_400
-    assert due_of(When("at", at="1970-01-01T00:10"), 100.0) == 600.0
+    assert RunTime().due_at(100.0) is None
+    assert RunTime("after", "1.5", "hours").due_at(100.0) == 100.0 + 5_400
+    assert RunTime("at", at="1970-01-01T00:10").due_at(100.0) == 600.0
     for wrong in (
-        When("after", "x"),
-        When("after", "-1"),
-        When("after", "nan"),
-        When("after", "1e9", "days"),
-        When("at"),
+        RunTime("after", "x"),
+        RunTime("after", "-1"),
+        RunTime("after", "nan"),
+        RunTime("after", "1e9", "days"),
+        RunTime("at"),
     ):
         with pytest.raises(OptionError):
-            due_of(wrong, 100.0)
+            wrong.due_at(100.0)
 
 
 # --- the pages ---
@@ -161,7 +161,7 @@ def test_when_it_is_to_run() -> None:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with shop_in(tmp_path_factory.mktemp("shop")) as shop:
         assert shop.context is not None
-        eventually(shop.context.queries.functions, what="the worker has told which jobs there are")
+        eventually(shop.context.queries.functions.all, what="the worker has told which jobs there are")
         yield shop
 
 
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
     before = sum(shop.store.reader.counts().values())
     typed = {"arg-user_id": "<b>x", "arg-name": "Bob", "when": "after", "number": "3", "unit": "hours"}
     page = person.send("/run/welcome", typed, page="/run/welcome", status=422)
-    assert "must be a whole number" in page
+    assert "must be an integer" in page
     assert 'value="&lt;b&gt;x"' in page
     assert ">\nBob</textarea>" in page
     assert 'value="3"' in page

@@ -17,7 +17,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def test_a_worker_says_what_it_runs_now(system: System) -> None:
-    worker = eventually(system.queries.workers, what="a heartbeat")[0]
+    worker = eventually(system.queries.system.workers, what="a heartbeat")[0]
     page = system.person(Role.VIEWER).see("/workers")
     assert_harmless(page)
     row = row_of(page, str(worker.pid))
@@ -30,22 +30,22 @@ def test_a_worker_says_what_it_runs_now(system: System) -> None:
 
 
 def test_silent_and_lost_workers_are_told_apart(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = eventually(system.queries.workers, what="a heartbeat")[0]
+    known = eventually(system.queries.system.workers, what="a heartbeat")[0]
     told = [
         known.model_copy(update={"id": "a", "host": "silent-host", "silent": True, "jobs": []}),
         known.model_copy(update={"id": "b", "host": "lost-host", "silent": True, "lost": True, "jobs": []}),
     ]
-    monkeypatch.setattr(system.queries, "workers", lambda: told)
+    monkeypatch.setattr(system.queries.system, "workers", lambda: told)
     page = system.person().see("/workers")
     assert "! silent" in row_of(page, "silent-host")
     assert "✕ lost" in row_of(page, "lost-host")
-    assert "Nothing was heard of it" in words_of(page)
-    assert "was given up" in words_of(page)
-    assert "No worker is alive" in words_of(page)
+    assert "Three heartbeats are missing" in words_of(page)
+    assert "was declared dead" in words_of(page)
+    assert "No worker is running" in words_of(page)
 
 
 def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = system.queries.workers()[0].seen_at
+    seen = system.queries.system.workers()[0].seen_at
     components = [
         ComponentView(
             kind="coordinator", id=f"{n}", host=f"<b>host-{n}</b>", pid=n, version="1", active=n == 1, seen_at=seen,
@@ -53,11 +53,11 @@ def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch:
         )
         for n in (1, 2, 3)
     ]  # fmt: skip
-    monkeypatch.setattr(system.queries, "components", lambda: components)
+    monkeypatch.setattr(system.queries.system, "components", lambda: components)
     page = system.person().see("/workers")
     assert_harmless(page)
     assert "active" in row_of(page, "host-1")
     assert "standby" in row_of(page, "host-2")
     assert "silent" in row_of(page, "host-3")
-    monkeypatch.setattr(system.queries, "components", list)
-    assert "Without a coordinator nothing is retried" in words_of(system.person().see("/workers"))
+    monkeypatch.setattr(system.queries.system, "components", list)
+    assert "Without a coordinator there are no retries" in words_of(system.person().see("/workers"))

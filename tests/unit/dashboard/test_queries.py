@@ -1,4 +1,4 @@
-"""What is looked up is told in words: calls as code, tracebacks for reading, troubles with what to do."""
+"""Views in words: calls as code, parsed tracebacks, possible actions, alerts with what to do."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_jobs.dashboard import call_source
-from broker_jobs.dashboard.alerts import SystemStatus, alerts
-from broker_jobs.dashboard.masking import Given
-from broker_jobs.dashboard.queries.jobs import possible
-from broker_jobs.dashboard.traceback_parser import errors_of
+from broker_jobs.dashboard.alerts import SystemStatus, find_alerts
+from broker_jobs.dashboard.masking import MaskedArgument
+from broker_jobs.dashboard.queries import call_source
+from broker_jobs.dashboard.queries.jobs import possible_actions
+from broker_jobs.dashboard.queries.traceback_parser import parse_traceback
 from broker_jobs.dashboard.views import ComponentView, QueueView, WorkerView
 from broker_jobs.messages.state import State
 from broker_jobs.store import Publication, Reason, Row
@@ -25,12 +25,12 @@ AT = datetime.fromtimestamp(NOW, UTC)
 LONG_AGO = datetime.fromtimestamp(NOW - 3_600, UTC)
 
 
-def named(**values: Any) -> list[Given]:
-    return [Given(name, value, value == "***") for name, value in values.items()]
+def named(**values: Any) -> list[MaskedArgument]:
+    return [MaskedArgument(name, value, value == "***") for name, value in values.items()]
 
 
-def placed(*values: Any) -> list[Given]:
-    return [Given("", value, masked=False) for value in values]
+def placed(*values: Any) -> list[MaskedArgument]:
+    return [MaskedArgument("", value, masked=False) for value in values]
 
 
 # --- calls as code ---
@@ -45,7 +45,9 @@ def test_a_call_is_written_as_a_program_would_write_it() -> None:
         'jobs.remote("billing.charge", queue="billing").enqueue()'
     )
     assert call_source.code("pay", [], named(token="***")) == "pay.enqueue(token=***)"
-    assert call_source.code("pay", [], [Given("two words", 1, masked=False)]) == 'pay.enqueue(**{"two words": 1})'
+    assert (
+        call_source.code("pay", [], [MaskedArgument("two words", 1, masked=False)]) == 'pay.enqueue(**{"two words": 1})'
+    )
 
 
 def test_a_long_call_has_a_line_for_each_argument_and_is_cut_where_it_is_one_line() -> None:
@@ -75,7 +77,7 @@ def test_every_value_is_written_as_python_reads_it(value: Any) -> None:
 # --- tracebacks ---
 
 
-def test_errors_that_led_to_one_another_are_told_apart() -> None:
+def test_errors_that_led_to_one_another_are_told_acomponent() -> None:
     cards: dict[str, str] = {}
     found = []
     try:
@@ -87,8 +89,8 @@ def test_errors_that_led_to_one_another_are_told_apart() -> None:
         except ValueError:
             1 / 0  # noqa: B018  # it is to raise
     except ZeroDivisionError:
-        found = errors_of(traceback.format_exc())
-    assert [(each.error, each.led_by) for each in found] == [
+        found = parse_traceback(traceback.format_exc())
+    assert [(each.error, each.link) for each in found] == [
         ("KeyError: 'card'", ""), ("ValueError: no card\nat all", "cause"),
         ("ZeroDivisionError: division by zero", "context"),
     ]  # fmt: skip
@@ -104,7 +106,7 @@ def test_a_recursion_is_told_with_how_often() -> None:
     try:
         again(0)
     except RecursionError:
-        found = errors_of(traceback.format_exc())
+        found = parse_traceback(traceback.format_exc())
     assert any("Previous line repeated" in frame.code for frame in found[0].frames)
 
 
@@ -112,13 +114,13 @@ def test_a_recursion_is_told_with_how_often() -> None:
     "text", ["", "boom", "java.lang.Exception\n\tat x.y(Z.java:1)", '  File "x", line y, in z', "…"]
 )
 def test_what_is_no_traceback_gives_no_frames(text: str) -> None:
-    assert errors_of(text) == []
+    assert parse_traceback(text) == []
 
 
 @given(st.text(alphabet=st.sampled_from('File "x", line 1 in\n|^~T:[]'), max_size=400))
 def test_no_text_breaks_the_reader(text: str) -> None:
-    errors_of(text)
-    errors_of("Traceback (most recent call last):\n" + text)
+    parse_traceback(text)
+    parse_traceback("Traceback (most recent call last):\n" + text)
 
 
 # --- what can be done ---
@@ -143,10 +145,10 @@ def test_no_text_breaks_the_reader(text: str) -> None:
     ],
 )
 def test_what_can_be_done_with_a_job_is_what_the_coordinator_does(row: Row, can: list[str]) -> None:
-    assert possible(row) == can
+    assert possible_actions(row) == can
 
 
-# --- troubles ---
+# --- alerts ---
 
 
 def queue(name: str = "mail", **given: Any) -> QueueView:
@@ -166,7 +168,7 @@ def worker(**given: Any) -> WorkerView:
     return WorkerView(**fields | given)
 
 
-def part(kind: Any = "coordinator", **given: Any) -> ComponentView:
+def component(kind: Any = "coordinator", **given: Any) -> ComponentView:
     fields: dict[str, Any] = {
         "id": kind,
         "host": "h",
@@ -179,17 +181,23 @@ def part(kind: Any = "coordinator", **given: Any) -> ComponentView:
     return ComponentView(kind=kind, **{"id": kind} | fields | given)
 
 
+SILENT_BEAT = component("beat", silent=True, seen_at=LONG_AGO)
+
+
 def system(**given: Any) -> SystemStatus:
     fields: dict[str, Any] = {
-        "now": NOW, "queues": [queue(enqueued=3)], "workers": [worker()], "components": [part(), part("beat")],
-        "last_tick_at": NOW - 1, "schedules": 2, "succeeded": 100, "failed": 3,
+        "now": NOW, "queues": [queue(enqueued=3)], "workers": [worker()],
+        "components": [component(), component("beat")], "last_tick_at": NOW - 1, "schedules": 2,
+        "succeeded": 100, "failed": 3,
     }  # fmt: skip
     return SystemStatus(**fields | given)
 
 
-def test_a_system_that_is_well_has_no_troubles() -> None:
-    assert alerts(system()) == []
-    assert alerts(system(queues=[queue(workers=0), queue(paused=True)], schedules=0, components=[part()])) == []
+def test_a_healthy_system_has_no_alerts() -> None:
+    assert find_alerts(system()) == []
+    assert (
+        find_alerts(system(queues=[queue(workers=0), queue(paused=True)], schedules=0, components=[component()])) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,32 +205,32 @@ def test_a_system_that_is_well_has_no_troubles() -> None:
     [
         ({"queues": [queue(enqueued=2, workers=0)]}, "error", "2 jobs in mail, and no worker", "queues"),
         ({"queues": [queue(enqueued=1, paused=True)]}, "warning", "1 job in mail, which is paused", "queues"),
-        ({"last_tick_at": NOW - 60, "components": []}, "error", "No coordinator is at work since", "workers"),
-        ({"last_tick_at": None, "components": []}, "error", "No coordinator is at work:", "workers"),
+        ({"last_tick_at": NOW - 60, "components": []}, "error", "No coordinator is running since", "workers"),
+        ({"last_tick_at": None, "components": []}, "error", "No coordinator is running:", "workers"),
         ({"last_tick_at": NOW - 20}, "warning", "The coordinator is 20 seconds behind", "workers"),
         ({"last_tick_at": NOW - 90}, "error", "The coordinator is 90 seconds behind", "workers"),
         ({"overdue_since": NOW - 120}, "error", "are not released", "jobs?state=scheduled&sort=due"),
         (
-            {"components": [part(), part("beat", silent=True, seen_at=LONG_AGO)]},
+            {"components": [component(), SILENT_BEAT]},
             "error",
             "and no beat since",
             "recurring",
         ),
-        ({"components": [part()]}, "error", "2 recurring jobs and no beat:", "recurring"),
-        ({"dead": 1}, "warning", "1 dead letter", "dead"),
-        ({"workers": [worker(silent=True)]}, "warning", "1 worker not heard of for three heartbeats: h:7", "workers"),
+        ({"components": [component()]}, "error", "2 recurring jobs and no beat:", "recurring"),
+        ({"dead_letters": 1}, "warning", "1 dead letter", "dead-letters"),
+        ({"workers": [worker(silent=True)]}, "warning", "1 worker without a heartbeat for 15 seconds: h:7", "workers"),
         ({"failed": 20}, "warning", "20 jobs failed for good in the last five minutes, 17 %", "jobs?state=failed"),
     ],
 )
-def test_each_trouble_is_told_with_what_to_do(given: dict[str, Any], severity: str, words: str, page: str) -> None:
-    (alert,) = alerts(system(**given))
+def test_each_alert_says_what_to_do(given: dict[str, Any], severity: str, words: str, page: str) -> None:
+    (alert,) = find_alerts(system(**given))
     assert alert.severity == severity
     assert words in alert.what
     assert alert.do
     assert alert.page.startswith(page)
 
 
-def test_a_few_failures_among_many_jobs_and_workers_that_left_are_no_trouble() -> None:
-    assert alerts(system(failed=5, succeeded=0)) == []
-    assert alerts(system(failed=10, succeeded=100)) == []
-    assert alerts(system(workers=[worker(silent=True, lost=True)])) == []
+def test_a_few_failures_among_many_jobs_and_stopped_workers_give_no_alert() -> None:
+    assert find_alerts(system(failed=5, succeeded=0)) == []
+    assert find_alerts(system(failed=10, succeeded=100)) == []
+    assert find_alerts(system(workers=[worker(silent=True, lost=True)])) == []

@@ -1,4 +1,4 @@
-"""Each form and each operation that acts is for a role, and it is the role alone that refuses: session and token are
+"""Each form and each operation that actions is for a role, and it is the role alone that refuses: session and token are
 right, and the same request of who has the role goes further."""
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from broker_jobs.clock import SystemClock
-from broker_jobs.dashboard.api.app import api
-from broker_jobs.dashboard.auth import Authentication, Credentials, Role
+from broker_jobs.dashboard.api.app import build_api
+from broker_jobs.dashboard.app import build_app
+from broker_jobs.dashboard.auth import Authentication
+from broker_jobs.dashboard.credentials import Credentials
 from broker_jobs.dashboard.pages import routes
-from broker_jobs.dashboard.site import site
+from broker_jobs.dashboard.role import Role
 from tests.unit.dashboard.conftest import LOCAL
-from tests.unit.dashboard.contexts import Acts, context_of
+from tests.unit.dashboard.contexts import FakeActions, context_of
 from tests.unit.dashboard.test_auth import token_in
 
 FORMS = {
     "batch_delete": Role.OPERATOR,
     "batch_requeue": Role.OPERATOR,
     "job_delete": Role.OPERATOR,
-    "job_edit_do": Role.OPERATOR,
+    "job_edit_submit": Role.OPERATOR,
     "job_requeue": Role.OPERATOR,
     "job_reschedule": Role.OPERATOR,
     "job_run_now": Role.OPERATOR,
-    "jobs_bulk_do": Role.OPERATOR,
+    "bulk_submit": Role.OPERATOR,
     "limits_set": Role.ADMIN,
     "dead_letter_delete": Role.ADMIN,
     "dead_letter_replay": Role.ADMIN,
@@ -36,10 +38,10 @@ FORMS = {
     "recurring_add": Role.ADMIN,
     "recurring_change": Role.OPERATOR,
     "recurring_do": Role.OPERATOR,
-    "retries_do": Role.OPERATOR,
-    "run_one_do": Role.ADMIN,
+    "retries_submit": Role.OPERATOR,
+    "run_one_submit": Role.ADMIN,
 }
-FREE = {"log_in", "logout"}
+FREE = {"login_submit", "logout"}
 """Forms for everybody."""
 OPERATIONS = {
     "delete_batch": Role.OPERATOR,
@@ -76,7 +78,7 @@ FIELDS = {"name": "default", "do": "remove", "key": "api", "limit": "1", "action
 POSTS = {str(route.name): str(route.path) for route in routes() if "POST" in (route.methods or ())}
 DESCRIBED = {
     operation["operationId"]: (method.upper(), "/api/v1" + path)
-    for path, operations in api(context_of).openapi()["paths"].items()
+    for path, operations in build_api(context_of).openapi()["paths"].items()
     for method, operation in operations.items()
 }
 LESSER = [(role, False) for role in (Role.VIEWER, Role.OPERATOR)] + [(Role.ADMIN, True)]
@@ -91,15 +93,15 @@ class Visit:
     """A browser with a session of the dashboard, whose program's login gives it any role it likes."""
 
     def __init__(self) -> None:
-        self.acts = Acts()
+        self.actions = FakeActions()
         access, watched = (
             Authentication(
                 Credentials(), authorize=role_of, key=lambda: b"k" * 32, clock=SystemClock(), read_only=read_only
             )
             for read_only in (False, True)
         )
-        context = context_of(self.acts)
-        self._apps = {False: site(context, access), True: site(context, watched)}
+        context = context_of(self.actions)
+        self._apps = {False: build_app(context, access), True: build_app(context, watched)}
         self._first = self._browser(Role.ADMIN, read_only=False)
         self._token = token_in(self._first)
 
@@ -144,7 +146,7 @@ def test_a_form_is_refused_to_who_has_not_its_role(visit: Visit, name: str, role
     may = role >= FORMS[name] and not read_only
     assert refused(visit.send(role, POSTS[name], read_only=read_only)) is not may
     if not may:
-        assert visit.acts.done == []
+        assert visit.actions.done == []
         assert not refused(visit.send(Role.ADMIN, POSTS[name]))
 
 
@@ -157,7 +159,7 @@ def test_an_operation_is_refused_to_who_has_not_its_role(
     method, path = DESCRIBED[name]
     assert refused(visit.ask(role, method, path, read_only=read_only)) is not may
     if not may:
-        assert visit.acts.done == []
+        assert visit.actions.done == []
         assert not refused(visit.ask(Role.ADMIN, method, path))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from broker_jobs.dashboard.assets import ASSETS, FOLDER
+from broker_jobs.dashboard.pages.rendering import FOLDER, STATIC_FILES
 from broker_jobs.errors import ResultTimeout, StoreError, UsageError
-from tests.unit.dashboard.contexts import Acts, Sees, context_of
+from tests.unit.dashboard.contexts import FakeActions, FakeQueries, context_of
 
 Browse = Callable[..., TestClient]
 
@@ -48,7 +48,7 @@ def test_a_static_file_is_kept_for_ever_as_its_address_has_its_hash(browse: Brow
 
 
 @pytest.mark.parametrize(
-    "path", ["../site.py", "..%2fsite.py", "%2e%2e/site.py", "/etc/passwd", "%00", "style.css%00.css"]
+    "path", ["../app.py", "..%2fapp.py", "%2e%2e/app.py", "/etc/passwd", "%00", "style.css%00.css"]
 )
 def test_no_other_file_is_given_out(browse: Browse, path: str) -> None:
     answer = browse(context_of()).get(f"/static/{path}")
@@ -57,12 +57,12 @@ def test_no_other_file_is_given_out(browse: Browse, path: str) -> None:
 
 
 def test_pages_are_light() -> None:
-    sizes = {file.suffix: 0 for file in FOLDER.iterdir()}
-    for file in FOLDER.iterdir():
+    sizes = {file.suffix: 0 for file in (FOLDER / "static").iterdir()}
+    for file in (FOLDER / "static").iterdir():
         sizes[file.suffix] += len(file.read_bytes())
     assert sizes[".css"] <= 22_000
     assert sizes[".js"] <= 15_000
-    assert ASSETS.find(ASSETS.hashed("style.css")) is not None
+    assert STATIC_FILES.get(STATIC_FILES.hashed_name("style.css")) is not None
 
 
 def test_what_is_not_there_is_said_to_people_as_a_page_and_to_programs_as_json(browse: Browse) -> None:
@@ -73,15 +73,15 @@ def test_what_is_not_there_is_said_to_people_as_a_page_and_to_programs_as_json(b
 
 
 def test_a_store_that_is_away_is_said_on_the_page_and_to_the_probe(browse: Browse) -> None:
-    sees = Sees()
-    client = browse(context_of(sees=sees))
+    queries = FakeQueries()
+    client = browse(context_of(queries=queries))
     assert client.get("/healthz").json() == {"ok": True}
-    sees.alert = StoreError("the store x cannot be used: <b>gone</b>")
+    queries.alert = StoreError("the store x cannot be used: <b>gone</b>")
 
     def away() -> list[object]:
-        raise sees.alert  # type: ignore[misc]
+        raise queries.alert  # type: ignore[misc]
 
-    sees.queues = away  # type: ignore[method-assign, assignment]
+    queries.queues = away  # type: ignore[method-assign, assignment]
     page = client.get("/queues")
     assert page.status_code == 503
     assert "the store x cannot be used: &lt;b&gt;gone" in page.text
@@ -94,9 +94,9 @@ def test_the_probe_needs_no_login(browse: Browse) -> None:
 
 
 def test_a_mistake_of_ours_shows_nothing_of_itself(browse: Browse) -> None:
-    sees = Sees()
-    sees.queues = lambda: 1 // 0  # type: ignore[method-assign, assignment, return-value]
-    client = browse(context_of(sees=sees))
+    queries = FakeQueries()
+    queries.queues = lambda: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+    client = browse(context_of(queries=queries))
     client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
     answer = client.get("/queues")
     assert answer.status_code == 500
@@ -113,9 +113,9 @@ def _pause(client: TestClient, back: str = "/queues") -> TestClient:
 
 @pytest.mark.parametrize("alert", [UsageError("no <such> queue"), ResultTimeout("no coordinator answered")])
 def test_what_was_refused_is_said_once_on_the_page_it_was_asked_on(browse: Browse, alert: Exception) -> None:
-    acts = Acts()
-    acts.alert = alert
-    client = _pause(browse(context_of(acts)))
+    actions = FakeActions()
+    actions.alert = alert
+    client = _pause(browse(context_of(actions)))
     said = str(alert).replace("<", "&lt;").replace(">", "&gt;")
     page = client.get("/queues").text
     assert said in page
@@ -124,9 +124,9 @@ def test_what_was_refused_is_said_once_on_the_page_it_was_asked_on(browse: Brows
 
 
 def test_a_page_that_refreshes_itself_takes_no_message_from_the_one_that_waits_for_it(browse: Browse) -> None:
-    acts = Acts()
-    acts.alert = UsageError("refused so")
-    client = _pause(browse(context_of(acts)))
+    actions = FakeActions()
+    actions.alert = UsageError("refused so")
+    client = _pause(browse(context_of(actions)))
     client.get("/queues", headers={"x-live": "1"})
     assert "refused so" in client.get("/queues").text
 

@@ -133,7 +133,7 @@ def test_without_a_coordinator_in_memory_it_says_what_to_do_and_serves_when_ther
     client: TestClient = client_of(jobs.dashboard(local=True))
     page = client.get("/queues")
     assert page.status_code == 503
-    assert "memory:// lives inside one process" in page.text
+    assert "memory:// works inside one process" in page.text
     for _ in range(2):  # and again after it was stopped and started
         with jobs:
             assert client.get("/queues").status_code == 200

@@ -1,6 +1,6 @@
-"""Writes a call as a program would write it: `welcome.using(queue="mail").enqueue(42, name="Ann")`. Pure.
+"""Writes a call as Python code: `welcome.using(queue="mail").enqueue(42, name="Ann")`. Pure.
 
-What is hidden stands as `***`, which no Python reads: who copies the call has to fill it in.
+A hidden value is written as `***`. That is no valid Python, so that a copied call fails until you fill it in.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from broker_jobs.dashboard.masking import MASKED, MOST_DIGITS, Given
+from broker_jobs.dashboard.masking import MASKED, MAX_DIGITS, MaskedArgument
 
 LINE_CHARS = 200
 LINE_TEXT_CHARS = 40
-"""A string in the line form is cut after so many."""
+"""A longer string is cut in the one-line form."""
 LINE_ITEMS = 5
-"""Of a list or dict the line form has so many items."""
+"""Items of a list or dict in the one-line form."""
 WIDTH = 100
-"""A longer call has each argument on a line of its own."""
-MOST_DEPTH = 50
+"""A longer call gets one line per argument."""
+MAX_DEPTH = 50
 
 
-def line(job: str, args: Sequence[Given], kwargs: Sequence[Given], queue: str | None = None) -> str:
-    """The call on one line of at most 200 characters; what is cut off is shown as …"""
+def line(job: str, args: Sequence[MaskedArgument], kwargs: Sequence[MaskedArgument], queue: str | None = None) -> str:
+    """The call on one line of at most 200 characters; … stands for what is cut off."""
     head, parts = _head(job, queue), _parts(args, kwargs, LINE_TEXT_CHARS, LINE_ITEMS)
     text = head + "("
     for index, part in enumerate(parts):
@@ -34,13 +34,13 @@ def line(job: str, args: Sequence[Given], kwargs: Sequence[Given], queue: str | 
     return text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
 
 
-def code(job: str, args: Sequence[Given], kwargs: Sequence[Given], queue: str | None = None) -> str:
-    """The whole call; each argument on a line of its own where it would be long.
+def code(job: str, args: Sequence[MaskedArgument], kwargs: Sequence[MaskedArgument], queue: str | None = None) -> str:
+    """The whole call; one line per argument where it would be long.
 
     Args:
-        job: its name; one that is no Python name is written as a job of another program.
-        args, kwargs: as they may be shown.
-        queue: of this call, where it is not the job's own.
+        job: its name; one that is no Python identifier is written as a remote job.
+        args, kwargs: with hidden values masked.
+        queue: of this call; None: the job's own.
     """
     head, parts = _head(job, queue), list(_parts(args, kwargs))
     whole = f"{head}({', '.join(parts)})"
@@ -53,12 +53,12 @@ def literal(value: Any, text_chars: int | None = None, items: int | None = None,
     """A JSON value as Python writes it.
 
     Args:
-        value: of JSON.
-        text_chars: strings are cut after so many; None: they are not.
-        items: lists and dicts are cut after so many.
-        depth: how deep it lies in others.
+        value: a JSON value.
+        text_chars: longer strings are cut; None: none is.
+        items: longer lists and dicts are cut; None: none is.
+        depth: its nesting depth.
     """
-    if depth > MOST_DEPTH:
+    if depth > MAX_DEPTH:
         return "…"
     match value:
         case str():
@@ -66,7 +66,7 @@ def literal(value: Any, text_chars: int | None = None, items: int | None = None,
         case bool() | None:
             return repr(value)
         case int():
-            return repr(value) if abs(value) < 10**MOST_DIGITS else "…"
+            return repr(value) if abs(value) < 10**MAX_DIGITS else "…"
         case float():
             return repr(value) if math.isfinite(value) else f'float("{value}")'
         case dict():
@@ -91,23 +91,26 @@ def _head(job: str, queue: str | None) -> str:
 
 
 def _parts(
-    args: Sequence[Given], kwargs: Sequence[Given], text_chars: int | None = None, items: int | None = None
+    args: Sequence[MaskedArgument],
+    kwargs: Sequence[MaskedArgument],
+    text_chars: int | None = None,
+    items: int | None = None,
 ) -> Iterator[str]:
-    for given in args:
-        yield literal(given.value, text_chars, items)
-    for given in kwargs:
-        value = literal(given.value, text_chars, items)
-        is_name = given.name.isidentifier() and not keyword.iskeyword(given.name)
-        yield f"{given.name}={value}" if is_name else f"**{{{_quoted(given.name)}: {value}}}"
+    for argument in args:
+        yield literal(argument.value, text_chars, items)
+    for argument in kwargs:
+        value = literal(argument.value, text_chars, items)
+        is_name = argument.name.isidentifier() and not keyword.iskeyword(argument.name)
+        yield f"{argument.name}={value}" if is_name else f"**{{{_quoted(argument.name)}: {value}}}"
 
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def _quoted(text: str, most: int | None = None) -> str:
-    """A string in double quotes; what would not be seen (controls, half characters, marks of direction) is escaped."""
+    """A string in double quotes; invisible characters (control, surrogate, text direction) are escaped."""
     cut = text if most is None or len(text) <= most else text[: most - 1]
-    if cut.isprintable() and '"' not in cut and "\\" not in cut:  # nearly always, and there are hundreds on a page
+    if cut.isprintable() and '"' not in cut and "\\" not in cut:  # the common case: a page has hundreds of strings
         inner = cut
     else:
         inner = "".join(_ESCAPES.get(char) or (char if char.isprintable() else _escaped(char)) for char in cut)

@@ -1,41 +1,43 @@
-"""Turns a function's parameters into inputs of a form, and what was typed back into a call: JSON arguments, or what is
-wrong, beside the input it is wrong in. Pure.
+"""Turns a function's parameters into form inputs, and the submitted form into the arguments of a call. Pure.
 
-What stands in an input untouched is the default, and does not travel: the worker's own default is what counts.
+An unchanged input holds the default and is not sent: the worker applies its own default.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, time
 from typing import Any, Literal
 
-from broker_jobs.dashboard.forms.job_query import moment_of
-from broker_jobs.dashboard.masking import is_too_deep
+from broker_jobs.dashboard.forms.typed_values import (
+    parse_calendar,
+    parse_datetime,
+    parse_integer,
+    parse_json,
+    parse_number,
+)
 from broker_jobs.dashboard.views import Parameter
 
-Control = Literal["line", "text", "secret", "integer", "number", "choice", "date", "moment", "time", "json"]
+Control = Literal["line", "text", "secret", "integer", "number", "choice", "date", "datetime", "time", "json"]
 
 PREFIX = "arg-"
-"""Before a parameter's name in the form, so that none can be taken for a field of ours."""
+"""Prefix of a parameter's name in the form, so that no parameter collides with the form's own fields."""
 NULL_PREFIX = "null-"
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: what it is, what stands in it, and what is wrong with that."""
+    """One input: its control, its value, and the mistake in the value."""
 
     name: str
     control: Control
     type: str
     required: bool
     can_be_null: bool
-    """Whether null must be asked for: where it is the default, an empty input is enough."""
+    """Whether a check box for null is needed. Where null is the default, an empty input is enough."""
     choices: list[tuple[str, str]]
-    """Of a choice: JSON text, and what is shown."""
+    """Options of a choice: JSON text and label."""
     value: str = ""
     is_null: bool = False
     hint: str = ""
@@ -49,48 +51,48 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A form as it was sent: the call it makes, or the inputs with what is wrong in them."""
+class SubmittedCall:
+    """A submitted form: the arguments of the call, or inputs with mistakes."""
 
     inputs: list[Input]
     args: list[Any] = field(default_factory=list)
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def is_right(self) -> bool:
-        """Whether nothing is wrong."""
+    def is_valid(self) -> bool:
+        """Whether no input has a mistake."""
         return not any(each.mistake for each in self.inputs)
 
 
 def inputs_of(parameters: list[Parameter]) -> list[Input]:
-    """The inputs of an empty form: defaults stand in them."""
+    """The inputs of a new form, with the defaults as values."""
     return [_input(parameter) for parameter in parameters]
 
 
-def filled(parameters: list[Parameter], form: Mapping[str, str]) -> Filled:
-    """A form as it was sent."""
+def read_call(parameters: list[Parameter], form: Mapping[str, str]) -> SubmittedCall:
+    """The submitted form."""
     read = [_read(parameter, _input(parameter), form) for parameter in parameters]
     inputs = [each for each, _ in read]
     if any(each.mistake for each in inputs):
-        return Filled(inputs)
+        return SubmittedCall(inputs)
     args, kwargs = _call(parameters, [value for _, value in read])
-    return Filled(inputs, args, kwargs)
+    return SubmittedCall(inputs, args, kwargs)
 
 
-def blamed(inputs: list[Input], message: str) -> tuple[list[Input], str]:
-    """What a refusal says, put beside the input it names first; what names none comes back as it is."""
+def attach_error(inputs: list[Input], message: str) -> tuple[list[Input], str]:
+    """An error message attached to the input that it names first; a message that names none is returned."""
     rest = message.rpartition("): ")[2] or message
     for each in inputs:
         if rest.startswith((f"{each.name} ", f"{each.name}:", f"{each.name}[", f"{each.name}.", f"{each.name!r}")):
-            return [_with(other, mistake=rest) if other is each else other for other in inputs], ""
+            return [_changed(other, mistake=rest) if other is each else other for other in inputs], ""
     return inputs, message
 
 
-def _with(each: Input, **changes: Any) -> Input:
+def _changed(each: Input, **changes: Any) -> Input:
     return Input(**(each.__dict__ | changes))
 
 
-# --- a parameter becomes an input ---
+# --- from parameter to input ---
 
 
 def _input(parameter: Parameter) -> Input:
@@ -104,7 +106,7 @@ def _input(parameter: Parameter) -> Input:
         name=parameter.name, control=control, type=parameter.type, required=_is_required(parameter), choices=choices,
         can_be_null=nullable and (parameter.required or parameter.default is not None),
         hint=_hint(parameter, schema, control), doc=str(schema.get("description", "")),
-        value=_typed(control, default, required=parameter.required),
+        value=_default_text(control, default, required=parameter.required),
     )  # fmt: skip
 
 
@@ -113,7 +115,7 @@ def _is_required(parameter: Parameter) -> bool:
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """A schema with the reference at its top followed."""
+    """A schema with the reference at its top level resolved."""
     ref = schema.get("$ref")
     if isinstance(ref, str) and ref.startswith("#/$defs/") and depth < 10:
         found = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"))
@@ -129,7 +131,7 @@ def _resolved(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> d
 
 
 def _without_null(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A schema without its "or null", and whether there was one."""
+    """A schema without its null alternative, and whether it had one."""
     either = schema.get("anyOf")
     if not isinstance(either, list):
         return schema, schema.get("type") == "null"
@@ -148,7 +150,7 @@ def _enum(schema: dict[str, Any]) -> list[Any]:
 
 
 _FORMATS: dict[str, Control] = {
-    "date": "date", "date-time": "moment", "time": "time", "password": "secret",
+    "date": "date", "date-time": "datetime", "time": "time", "password": "secret",
 }  # fmt: skip
 _TYPES: dict[str, Control] = {"integer": "integer", "number": "number", "string": "text"}
 
@@ -168,11 +170,11 @@ def _control(parameter: Parameter, schema: dict[str, Any]) -> Control:
 
 def _hint(parameter: Parameter, schema: dict[str, Any], control: Control) -> str:
     if parameter.kind == "args":
-        return "more positional arguments, as a JSON list"
+        return "further positional arguments, as a JSON array"
     if parameter.kind == "kwargs":
-        return "more named arguments, as a JSON object"
+        return "further named arguments, as a JSON object"
     hints = {
-        "integer": "a whole number", "number": "a number", "moment": "UTC", "date": "", "time": "",
+        "integer": "an integer", "number": "a number", "datetime": "UTC", "date": "", "time": "",
         "json": "as JSON", "secret": "not shown again", "text": "", "line": _FORMAT_HINTS.get(schema.get("format"), ""),
         "choice": "",
     }  # fmt: skip
@@ -195,8 +197,8 @@ _BOUNDS = {
 }  # fmt: skip
 
 
-def _typed(control: Control, value: Any, *, required: bool) -> str:
-    """A default as it stands in its input."""
+def _default_text(control: Control, value: Any, *, required: bool) -> str:
+    """The text of a default in its input."""
     if required or (value is None and control not in ("json", "choice")):
         return ""
     if control == "choice":
@@ -204,142 +206,89 @@ def _typed(control: Control, value: Any, *, required: bool) -> str:
     if control == "json":
         return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
     if control == "secret":
-        return ""  # a secret is not even shown as a default
-    if control == "moment":
-        moment = moment_of(str(value))
-        return str(value) if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S")
+        return ""  # a secret default is not shown either
+    if control == "datetime":
+        at = parse_datetime(str(value))
+        return str(value) if at is None else at.strftime("%Y-%m-%dT%H:%M:%S")
     return value if isinstance(value, str) else json.dumps(value)
 
 
-# --- what was typed becomes a value ---
+# --- from typed text to value ---
 
 
-class _NoValue:
-    """Left to the worker's default."""
+class _Default:
+    """The worker applies its default."""
 
 
-_LEFT = _NoValue()
+_DEFAULT = _Default()
 
 
 def _read(parameter: Parameter, empty: Input, form: Mapping[str, str]) -> tuple[Input, Any]:
     typed = form.get(empty.field, "").replace("\r\n", "\n")
     is_null = empty.can_be_null and form.get(NULL_PREFIX + empty.name) == "1"
-    kept = _with(empty, value="" if empty.control == "secret" else typed, is_null=is_null)
+    kept = _changed(empty, value="" if empty.control == "secret" else typed, is_null=is_null)
     if not parameter.required and typed == empty.value and not is_null:
-        return kept, _LEFT
+        return kept, _DEFAULT
     if is_null and (not typed or typed == empty.value):
         return kept, None
     if is_null:
-        return _with(kept, mistake=f"{empty.name}: either a value or null, not both"), None
+        return _changed(kept, mistake=f"{empty.name}: enter a value or tick null, not both"), None
     if not typed.strip() and empty.control not in ("text", "secret"):
         if empty.required:
-            return _with(kept, mistake=f"{empty.name} is needed"), None
-        return kept, _LEFT
+            return _changed(kept, mistake=f"{empty.name} is required"), None
+        return kept, _DEFAULT
     if not typed and empty.required:
-        return _with(kept, mistake=f"{empty.name} is needed"), None
+        return _changed(kept, mistake=f"{empty.name} is required"), None
     try:
         value = _value(empty, typed)
         _check_variadic(parameter, value)
     except ValueError as error:
-        return _with(kept, mistake=f"{empty.name} {error}"), None
+        return _changed(kept, mistake=f"{empty.name} {error}"), None
     return kept, value
 
 
 def _value(of: Input, typed: str) -> Any:
-    """The JSON value of what was typed. Raises ValueError with the rest of the sentence "user_id …"."""
+    """The JSON value of typed text. Raises ValueError."""
     match of.control:
         case "integer":
-            return _integer(typed)
+            return parse_integer(typed)
         case "number":
-            return _number(typed)
+            return parse_number(typed)
         case "choice":
             if typed not in {text for text, _ in of.choices}:
                 raise ValueError("must be one of the choices")
             return json.loads(typed)
         case "json":
-            return json_of(typed)
-        case "date" | "time" | "moment":
-            return _calendar(of.control, typed.strip())
+            return parse_json(typed)
+        case "date" | "time" | "datetime":
+            return parse_calendar(of.control, typed.strip())
         case "line":
             return typed.strip()
         case "text" | "secret":
             return typed
 
 
-def _integer(typed: str) -> int:
-    try:
-        return int(typed.strip())
-    except ValueError:
-        raise ValueError(f"must be a whole number, not {typed[:40]!r}") from None
-
-
-def _number(typed: str) -> float:
-    try:
-        number = float(typed.strip())
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"must be a number, not {typed[:40]!r}")
-    return number
-
-
-def _calendar(control: Control, typed: str) -> str:
-    try:
-        if control == "date":
-            return date.fromisoformat(typed).isoformat()
-        if control == "time":
-            return time.fromisoformat(typed).isoformat()
-    except ValueError:
-        raise ValueError(f"must be a {control}, not {typed[:40]!r}") from None
-    moment = moment_of(typed)
-    if moment is None:
-        raise ValueError(f"must be a time, not {typed[:40]!r}: write 2026-01-31T08:00")
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-def json_of(typed: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: what is wrong, as the rest of a sentence that begins with the field's name.
-    """
-    try:
-        value = json.loads(typed, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"is no JSON: {error.msg.lower()} at {where} (texts stand in double quotes)") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    if is_too_deep(value):
-        raise ValueError("is nested too deeply")
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"is no JSON: there is no {name} in it")
-
-
 def _check_variadic(parameter: Parameter, value: Any) -> None:
     if parameter.kind == "args" and not isinstance(value, list):
-        raise ValueError("must be a JSON list")
+        raise ValueError("must be a JSON array")
     if parameter.kind == "kwargs" and not isinstance(value, dict):
         raise ValueError("must be a JSON object")
 
 
 def _call(parameters: list[Parameter], values: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call: by name where that can be, by position where it must be."""
-    rest = next((v for p, v in zip(parameters, values, strict=True) if p.kind == "args" and v is not _LEFT), None)
+    """The arguments of a call: by name where possible, otherwise by position."""
+    rest = next((v for p, v in zip(parameters, values, strict=True) if p.kind == "args" and v is not _DEFAULT), None)
     in_order = [i for i, p in enumerate(parameters) if p.kind == "positional" or (rest and p.kind == "either")]
-    given = [i for i in in_order if values[i] is not _LEFT]
+    given = [i for i in in_order if values[i] is not _DEFAULT]
     last = in_order[-1] if rest else max(given, default=-1)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for index, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
         if index in in_order:
-            if index <= last:  # those before it cannot be left out: their declared defaults travel
-                args.append(parameter.default if value is _LEFT else value)
-        elif parameter.kind == "kwargs" and value is not _LEFT:
+            if index <= last:  # arguments before it cannot be omitted, so their declared defaults are sent
+                args.append(parameter.default if value is _DEFAULT else value)
+        elif parameter.kind == "kwargs" and value is not _DEFAULT:
             kwargs |= value
-        elif parameter.kind not in ("args", "kwargs") and value is not _LEFT:
+        elif parameter.kind not in ("args", "kwargs") and value is not _DEFAULT:
             kwargs[parameter.name] = value
     return args + (rest or []), kwargs

@@ -1,4 +1,4 @@
-"""Makes the line of a job in a list out of its row: what it was called with, how long it waited and ran. Pure."""
+"""Turns a row of the store into a job's list entry: its masked call, its waiting time and its run time. Pure."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.dashboard import call_source
-from broker_jobs.dashboard.masking import Given, Masking, read_json
-from broker_jobs.dashboard.queries.base import moment, named_of
-from broker_jobs.dashboard.views import FunctionView, JobLine, ProgressView
+from broker_jobs.dashboard.masking import MaskedArgument, Masking, read_json
+from broker_jobs.dashboard.queries import call_source
+from broker_jobs.dashboard.queries.query_context import optional_datetime, parameter_names
+from broker_jobs.dashboard.views import FunctionView, JobSummary, ProgressView
 from broker_jobs.messages.state import State
 from broker_jobs.store import Row
 
-MOST_LINE_CHARS = 32_768
-"""Of an envelope; a list does not read a longer one."""
-ERROR_LINE_CHARS = 300
+MAX_ENVELOPE_CHARS = 32_768
+"""A list does not parse a longer envelope."""
+MAX_ERROR_CHARS = 300
 
 
-class Called(NamedTuple):
-    """A call as it may be shown."""
+class MaskedCall(NamedTuple):
+    """A call with hidden values masked."""
 
-    args: list[Given]
-    kwargs: list[Given]
+    args: list[MaskedArgument]
+    kwargs: list[MaskedArgument]
     queue: str | None
-    """Where it is not the queue of its function."""
+    """None: the queue of its function."""
 
 
 def read_envelope(text: str) -> dict[str, Any]:
-    """The fields of an envelope's JSON; empty where it is not known or no envelope."""
+    """The fields of an envelope's JSON; empty where the text is none."""
     try:
         found = read_json(text) if text else {}
     except (ValueError, RecursionError):
@@ -37,27 +37,27 @@ def read_envelope(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def called(envelope: Mapping[str, Any], queue: str, function: FunctionView | None, masking: Masking) -> Called:
-    """What a job was called with."""
+def masked_call(envelope: Mapping[str, Any], queue: str, function: FunctionView | None, masking: Masking) -> MaskedCall:
+    """The call of a job, hidden values masked."""
     args, kwargs = envelope.get("args"), envelope.get("kwargs")
-    given, named = masking.arguments(
-        args if isinstance(args, list) else [], kwargs if isinstance(kwargs, dict) else {}, named_of(function)
+    positional, named = masking.arguments(
+        args if isinstance(args, list) else [], kwargs if isinstance(kwargs, dict) else {}, parameter_names(function)
     )
-    usual = "default" if function is None else function.queue
-    return Called(given, named, None if queue == usual else queue)
+    default = "default" if function is None else function.queue
+    return MaskedCall(positional, named, None if queue == default else queue)
 
 
 def call_line(row: Row, function: FunctionView | None, masking: Masking) -> str:
     """A job's call on one line."""
-    if len(row.envelope) > MOST_LINE_CHARS:
+    if len(row.envelope) > MAX_ENVELOPE_CHARS:
         return f"{row.job}.enqueue(…)"
     if not row.envelope:
         return f"{row.job}.enqueue(…)" if row.job else ""
-    return call_source.line(row.job, *called(read_envelope(row.envelope), row.queue, function, masking))
+    return call_source.line(row.job, *masked_call(read_envelope(row.envelope), row.queue, function, masking))
 
 
-def line_fields(row: Row, function: FunctionView | None, masking: Masking, now: Instant) -> dict[str, Any]:
-    """The fields of a job's line."""
+def summary_fields(row: Row, function: FunctionView | None, masking: Masking, now: Instant) -> dict[str, Any]:
+    """The fields of a job's list entry."""
     ran_until = row.ended_at if row.state.is_final else now if row.state is State.PROCESSING else None
     return {
         "id": row.id,
@@ -65,17 +65,17 @@ def line_fields(row: Row, function: FunctionView | None, masking: Masking, now: 
         "call": call_line(row, function, masking),
         "queue": row.queue,
         "state": row.state,
-        "why": row.reason_code,
+        "reason_code": row.reason_code,
         "reason": row.reason,
         "attempt": row.attempt,
         "retries": row.retries,
         "created_at": as_datetime(row.created_at),
         "changed_at": as_datetime(row.changed_at),
-        "due_at": moment(row.due_at),
-        "started_at": moment(row.started_at),
-        "ended_at": moment(row.ended_at),
-        "wait_seconds": _waited(row),
-        "run_seconds": _span(row.started_at, ran_until),
+        "due_at": optional_datetime(row.due_at),
+        "started_at": optional_datetime(row.started_at),
+        "ended_at": optional_datetime(row.ended_at),
+        "wait_seconds": _wait_seconds(row),
+        "run_seconds": _seconds_between(row.started_at, ran_until),
         "worker": row.owner if row.state is State.PROCESSING else None,
         "progress": _progress(row.progress),
         "error": None if row.state is State.SUCCEEDED else _error_line(row.error),
@@ -85,13 +85,13 @@ def line_fields(row: Row, function: FunctionView | None, masking: Masking, now: 
     }
 
 
-def job_line(row: Row, function: FunctionView | None, masking: Masking, now: Instant) -> JobLine:
+def job_summary(row: Row, function: FunctionView | None, masking: Masking, now: Instant) -> JobSummary:
     """A job in a list."""
-    return JobLine(**line_fields(row, function, masking, now))
+    return JobSummary(**summary_fields(row, function, masking, now))
 
 
 def read_error(text: str | None) -> tuple[str, str, str] | None:
-    """Type, message and traceback of what was raised."""
+    """Type, message and traceback of an error."""
     found = read_envelope(text or "")
     if not found:
         return None
@@ -104,25 +104,25 @@ def _error_line(text: str | None) -> str | None:
         return None
     first = next(iter(error[1].splitlines()), "")
     line = f"{error[0]}: {first}" if first else error[0]
-    return line if len(line) <= ERROR_LINE_CHARS else line[: ERROR_LINE_CHARS - 1] + "…"
+    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"
 
 
-def _waited(row: Row) -> float | None:
+def _wait_seconds(row: Row) -> float | None:
     if row.started_at is None:
         return None
     begins = row.created_at
     if row.due_at is not None and begins < row.due_at <= row.started_at:
         begins = row.due_at
-    return _span(begins, row.started_at)
+    return _seconds_between(begins, row.started_at)
 
 
-def _span(begin: Instant | None, end: Instant | None) -> float | None:
-    """Seconds between; two clocks may disagree, and no length is negative."""
+def _seconds_between(begin: Instant | None, end: Instant | None) -> float | None:
+    """Seconds between two instants, at least 0: the clocks of two machines may disagree."""
     return None if begin is None or end is None else max(0.0, end - begin)
 
 
 def _progress(text: str | None) -> ProgressView | None:
-    """As the store keeps it: done, or done/total."""
+    """Reads the stored text: done, or done/total."""
     done_text, slash, total_text = (text or "").partition("/")
     try:
         done, total = float(done_text), float(total_text) if slash else None

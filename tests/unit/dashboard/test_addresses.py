@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from broker_jobs.dashboard.pages import frame
+from broker_jobs.dashboard import context
 from tests.unit.dashboard.conftest import client_of
 
 IDS = st.from_regex(r"[A-Za-z0-9._:@/+-]{1,40}", fullmatch=True).filter(
@@ -37,7 +37,7 @@ def asked(app: Starlette, path: str, prefix: str = "") -> TestClient:
 @settings(deadline=None, max_examples=60)
 @given(IDS)
 def test_an_id_comes_back_from_its_address(id: str) -> None:
-    app = answering("/jobs/{id:id}/edit", "job", lambda r: r.path_params.get("id") or frame.url(r, "job", id=id))
+    app = answering("/jobs/{id:path}/edit", "job", lambda r: r.path_params.get("id") or context.url(r, "job", id=id))
     client = client_of(app)
     address = client.get("/x").text
     assert client.get(address).text == id
@@ -47,7 +47,7 @@ def test_an_id_comes_back_from_its_address(id: str) -> None:
 @given(st.text(min_size=1, max_size=30).filter(lambda n: not {"", ".", ".."} & set(n.split("/")) and "\0" not in n))
 def test_a_name_comes_back_from_its_address(name: str) -> None:
     app = answering(
-        "/recurring/{name:path}", "one", lambda r: r.path_params.get("name") or frame.url(r, "one", name=name)
+        "/recurring/{name:path}", "one", lambda r: r.path_params.get("name") or context.url(r, "one", name=name)
     )
     client = client_of(app)
     address = client.get("/x").text
@@ -56,7 +56,7 @@ def test_a_name_comes_back_from_its_address(name: str) -> None:
 
 def test_what_is_no_part_of_the_path_is_the_query_and_none_is_left_out() -> None:
     app = answering(
-        "/jobs", "jobs", lambda r: frame.url(r, "jobs", state="failed", text="a&b=ü", cursor=None, ids=["1", "2"])
+        "/jobs", "jobs", lambda r: context.url(r, "jobs", state="failed", text="a&b=ü", cursor=None, ids=["1", "2"])
     )
     address = client_of(app).get("/x").text
     assert parse_qs(urlsplit(address).query) == {"state": ["failed"], "text": ["a&b=ü"], "ids": ["1", "2"]}
@@ -64,7 +64,7 @@ def test_what_is_no_part_of_the_path_is_the_query_and_none_is_left_out() -> None
 
 @pytest.mark.parametrize("prefix", ["", "/jobs", "/a/b"])
 def test_addresses_are_below_where_it_is_mounted(prefix: str) -> None:
-    app = answering("/queues", "queues", lambda r: f"{frame.url(r, 'queues')} {frame.here(r)} {frame.root(r)}")
+    app = answering("/queues", "queues", lambda r: f"{context.url(r, 'queues')} {context.here(r)} {context.root(r)}")
     said = asked(app, "/x", prefix).get(f"{prefix}/x?a=1").text
     assert said == f"{prefix}/queues {prefix}/x?a=1 {prefix}"
 
@@ -76,5 +76,5 @@ def test_addresses_are_below_where_it_is_mounted(prefix: str) -> None:
      ("//[", False), ("http://[", False), ("/jobs/[", True)],
 )  # fmt: skip
 def test_only_addresses_below_the_mount_are_ours(address: str, ours: bool) -> None:
-    app = answering("/queues", "queues", lambda r: str(frame.is_ours(r, address)))
+    app = answering("/queues", "queues", lambda r: str(context.is_own_address(r, address)))
     assert asked(app, "/x", "/jobs").get("/jobs/x").text == str(ours)
