@@ -102,7 +102,7 @@ def test_commands_about_all_jobs_ask_first_and_refuse_what_is_unclear(terminal: 
     for arguments, says in (
         (["jobs", "delete"], "give ids of jobs, or --all-matching"),
         (["jobs", "delete", "x", "--all-matching"], "not both"),
-        (["jobs", "requeue", "x", "--queue", "mail"], "go with --all-matching"),
+        (["jobs", "requeue", "x", "--queue", "mail"], "need --all-matching"),
         (["jobs", "requeue", "--all-matching", "--state", "faild", "--yes"], "did you mean 'failed'?"),
         (["jobs", "requeue", "--all-matching", "--state", "enqueued", "--yes"], "only ended jobs can be requeued"),
     ):
