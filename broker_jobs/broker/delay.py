@@ -14,7 +14,7 @@ TIMER_ONLY_SECONDS = 2.0
 """Shorter delays go only to the log: the coordinator's timer is more exact and cheaper than a hop."""
 
 
-def level_for(delay_seconds: float) -> int | None:
+def delay_level(delay_seconds: float) -> int | None:
     """Return the longest level that is not longer than the delay. None: the coordinator's timer is enough."""
     if delay_seconds < TIMER_ONLY_SECONDS:
         return None

@@ -21,7 +21,7 @@ MAX_REASON_BYTES = 200
 
 
 class DeadLetterPublisher:
-    """Parks deliveries, and repeats what was not confirmed while the delivery is still ours."""
+    """Publishes deliveries as dead letters, and repeats what was not confirmed while the delivery is still ours."""
 
     def __init__(self, broker: Broker, acknowledger: Acknowledger, publish_timeout: float) -> None:
         self._broker = broker
@@ -35,7 +35,7 @@ class DeadLetterPublisher:
         """How many are not confirmed yet (approximately)."""
         return len(self._again) + self._in_flight
 
-    def add_dead_letter(self, delivery: Delivery, reason: str) -> None:
+    def publish_dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Publish to the dead-lettered exchange; returns at once."""
         logger.error(
             "a message of queue %s cannot be understood: %s; it is dead-lettered, to be looked at and replayed",

@@ -5,7 +5,7 @@ any failure; while its confirm is awaited the next events gather, which makes th
 much to tell, and immediate when there is little. The coordinator ignores what it has seen, so an unknown end of a
 publish is simply repeated.
 
-How a body reaches the broker is given (`send`), as this station knows no exchange.
+How a body reaches the broker is given (`send`), as this class knows no broker.
 """
 
 from __future__ import annotations

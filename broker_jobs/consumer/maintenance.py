@@ -18,7 +18,7 @@ class MaintenanceThread:
         self._begin = begin
         self._look = look
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="broker-jobs-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="broker-jobs-maintenance", daemon=True)
 
     def start(self) -> None:
         """Begin."""

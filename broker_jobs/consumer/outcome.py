@@ -1,6 +1,6 @@
 """Says how an attempt ended, and turns exceptions into that. Pure.
 
-An outcome is what the worker knows; the event made of it (report.py) is what it tells.
+An outcome is what the worker knows; the event made of it (reporter.py) is what it tells.
 """
 
 from __future__ import annotations

@@ -113,4 +113,4 @@ class Receiver:
 
     def _dead_letter(self, delivery: Delivery, reason: str) -> None:
         self._observer.dead_letters(queue_of(delivery.queue))
-        self._dead_letter_publisher.add_dead_letter(delivery, reason)
+        self._dead_letter_publisher.publish_dead_letter(delivery, reason)

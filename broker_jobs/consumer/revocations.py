@@ -1,7 +1,7 @@
 """Remembers what must not be run: fenced epochs and paused queues; looked at right before each run.
 
-One set serves delete, requeue, reschedule and the sweep (rule R6). Fences only grow and are forgotten after an hour:
-by then no message of a fenced epoch waits in any worker.
+One set serves delete, requeue, reschedule and lost-message detection (rule R6). Fences only grow and are forgotten
+after an hour: by then no message of a fenced epoch waits in any worker.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Records become truth: decide (pure), apply, release, sweep."""
+"""Records become truth: decide (pure), apply, release, find lost messages."""

@@ -776,7 +776,7 @@ class Coordinator:
             return
 
     def _watch(self) -> None:
-        """Looks at depths for the sweep and the metrics, and ends a coordinator that is stuck."""
+        """Looks at depths for lost-message detection and the metrics, and ends a coordinator that is stuck."""
         rounds, since = -1, 0.0
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
             try:

@@ -1,8 +1,8 @@
 """Works out what the end of a job or batch sets free, and what it makes impossible. One transaction's part of that.
 
-One mechanism for all that waits: a hold names a holder and a target; when the target ends, the holds that its outcome
-decides are met or unsatisfied; a holder without holds goes on. Whatever may touch an unbounded number of rows is a
-mark, worked off a page a transaction, between the log's batches.
+One mechanism for all that waits: a dependency names a holder and a target; when the target ends, the dependencies that
+its outcome decides are met or unsatisfied; a holder without dependencies goes on. Whatever may touch an unbounded
+number of rows is a work item, done a page a transaction, between the batches of the log.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Holds committed releases back for the last milliseconds, and lets them go at their time, never before.
 
 A transaction takes some milliseconds, most of them for the disk. So it is begun a moment ahead of the time, and what
-it released waits here: a job is late by the way through the broker alone. The row says `sending` meanwhile, as it does
-for any release that is on its way.
+it released waits here: a job is late by the way through the broker alone. The row says `publishing` meanwhile, as it
+does for any release that is on its way.
 """
 
 from __future__ import annotations

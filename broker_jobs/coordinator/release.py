@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker_jobs.broker import names
-from broker_jobs.broker.delay import level_for
+from broker_jobs.broker.delay import delay_level
 from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant, as_datetime
 from broker_jobs.coordinator.inputs import CHECKPOINT, LOOK
@@ -19,7 +19,7 @@ LOOKED_AT = 1_000
 
 
 def release(row: Row, envelope: Envelope | None = None) -> Message:
-    """The message that puts a `sending` row's job into its work queue; `envelope`: the row's, if it is decoded."""
+    """The message that puts a `publishing` row's job into its work queue; `envelope`: the row's, if it is decoded."""
     envelope = envelope or codec.decode(row.envelope)
     until_started = envelope.unique is not None and envelope.unique.scope == "queued"
     envelope = envelope.evolve(
@@ -33,7 +33,7 @@ def release(row: Row, envelope: Envelope | None = None) -> Message:
 
 def delay_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
     """The message for the delay queues's next step and the step; None when what is left is for the timer alone."""
-    step = None if row.due_at is None else level_for(row.due_at - now)
+    step = None if row.due_at is None else delay_level(row.due_at - now)
     if step is None or not row.envelope or row.due_at is None:
         return None
     envelope = codec.decode(row.envelope).evolve(epoch=row.epoch, attempt=row.attempt, due_at=as_datetime(row.due_at))

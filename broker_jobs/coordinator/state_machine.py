@@ -2,7 +2,7 @@
 
 `decide(row, record, at)` returns the next row and what must be said about it. It reads no clock, no store and no
 broker. Its cells are those of the table in docs/internals/transitions.md, and the model in tests/unit/coordinator walks
-through their interleavings. The engine compares the row before and after: a row that became `sending` is published
+through their interleavings. The engine compares the row before and after: a row that became `publishing` is published
 after the commit, a fence that grew is told to the workers, an arrow into a final state ends what waits for the job.
 """
 
@@ -73,7 +73,7 @@ class Context:
     coordinator: str
     chance: Callable[[], float]
     ahead: float = 0.0
-    """Seconds: what comes due so soon is released now, and let go at its time (see gate.py)."""
+    """Seconds: what comes due so soon is released now, and let go at its time (see precise_timer.py)."""
     max_body: int = 256 * 1024
     """Bytes a message may have."""
 
@@ -533,12 +533,12 @@ def _failed(row: Row, event: Failed, at: Context) -> Row:
             return _unwired(row)
         case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
             cancelled = row.reason_code == Reason.CANCEL
-            return _after_failure(_with_run(row, event.started_at), event, at, cancelled=cancelled)
+            return _retry_or_fail(_with_run(row, event.started_at), event, at, cancelled=cancelled)
         case _:
             return _unwired(row)
 
 
-def _after_failure(row: Row, event: Failed, at: Context, *, cancelled: bool) -> Row:
+def _retry_or_fail(row: Row, event: Failed, at: Context, *, cancelled: bool) -> Row:
     text = f"{event.error.type}: {event.error.message}".split("\n", 1)[0][:300]
     seen: dict[str, object] = {"error": event.error.model_dump_json(), "grace_until": None, **NOT_PUBLISHED}
     if cancelled:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pydantic_core import PydanticSerializationError
 
 from broker_jobs.broker import names
-from broker_jobs.broker.delay import level_for
+from broker_jobs.broker.delay import delay_level
 from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
 from broker_jobs.errors import ArgumentsError, EnqueueError
@@ -76,7 +76,7 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
     if envelope.after is not None:
         return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
     if envelope.due_at is not None:
-        level = level_for(envelope.due_at.timestamp() - now)
+        level = delay_level(envelope.due_at.timestamp() - now)
         if level is None:
             return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
         return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(level, new=True))

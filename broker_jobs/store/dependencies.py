@@ -1,8 +1,8 @@
-"""Keeps what waits for something other than time: holds, batches, their submissions, and marks to be worked off.
+"""Keeps what waits for something other than time: dependencies, batches, their submissions, and work items.
 
-A hold is a row (holder, kind, target): kind `job` or `batch` waits for the target's end, kind `open` for a submission.
-A holder is a job's id, or a batch's with a prefix. An effect on an unbounded number of rows is one mark, worked off a
-page a transaction: every page removes what it has done from what the next one finds.
+A dependency is a row (holder, kind, target): kind `job` or `batch` waits for the target's end, kind `open` for a
+submission. A holder is a job's id, or a batch's with a prefix. An effect on an unbounded number of rows is one work
+item, done a page a transaction: every page removes what it has done from what the next one finds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Describes what the store keeps beside jobs: plain values of schedules, workers, dead letters, commands, marks.
+"""Describes what the store keeps beside jobs: plain values of schedules, workers, dead letters, commands, work items.
 
 Instants are seconds since the Unix epoch; `log_time` is the coordinators' own (it stands still while none is active).
 """

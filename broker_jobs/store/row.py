@@ -25,7 +25,7 @@ class Publication(IntEnum):
 
 
 class Reason:
-    """Why a job is scheduled, enqueued again or being cancelled; kept in the row, decided upon in transitions."""
+    """Why a job is scheduled, enqueued again or being cancelled; kept in the row, set by the state machine."""
 
     NONE = ""
     RETRY = "retry"
@@ -65,7 +65,7 @@ class Row:
     owned: bool = False
     """The broker no longer backs it: the coordinator owns it by the worker's heartbeats."""
     sender: str | None = None
-    """The coordinator whose release is `sending`."""
+    """The coordinator whose release is `publishing`."""
     due_at: Instant | None = None
     grace_until: float | None = None
     created_at: Instant = 0.0

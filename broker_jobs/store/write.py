@@ -95,7 +95,7 @@ class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelec
             self._upsert([columns.values_of(row) for row in chunk])
 
     def confirm(self, releases: Sequence[tuple[str, int]]) -> None:
-        """Releases (id, epoch) that RabbitMQ has confirmed: `sending` becomes `out`, whatever the state.
+        """Releases (id, epoch) that RabbitMQ has confirmed: `publishing` becomes `published`, whatever the state.
 
         One narrow statement, as every delayed job and every retry comes by here.
         """
