@@ -70,7 +70,8 @@ check: .venv/.stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(wildcard broker_jobs tests benchmarks deploy examples)
-	@$(PYTEST) -q tests/test_map.py
+	@$(BIN)/pyright
+	@$(PYTEST) -q tests/test_map.py tests/test_words.py
 
 .PHONY: docs
 docs: .venv/.stamp-dev

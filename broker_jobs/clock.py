@@ -8,7 +8,6 @@ aware datetimes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias
 
@@ -27,16 +26,18 @@ class Clock(Protocol):
 
     def now(self) -> Instant:
         """The wall clock: seconds since the Unix epoch, UTC."""
+        ...
 
     def monotonic(self) -> float:
         """Seconds since a fixed moment. Never steps back or forward."""
+        ...
 
 
 class SystemClock:
     """The machine's clocks."""
 
-    now: Callable[[], Instant] = staticmethod(time.time)
-    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
 
 class ManualClock:

@@ -68,6 +68,7 @@ class Consumer(Protocol):
     @property
     def consuming(self) -> bool:
         """Whether deliveries may still arrive. True for a while after `cancel`, until the broker has cancelled."""
+        ...
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
@@ -94,14 +95,17 @@ class Broker(Protocol):
     @property
     def connected(self) -> bool:
         """Whether both connections are open."""
+        ...
 
     @property
     def reconnects(self) -> int:
         """Number of reconnects since the start."""
+        ...
 
     @property
     def blocked(self) -> bool:
         """Whether the broker blocks publishing (an alarm)."""
+        ...
 
     def start(self, timeout: float = 10.0) -> None:
         """Connect. A second call does nothing. Raises BrokerError (unreachable, wrong password, no such vhost)."""
@@ -122,6 +126,7 @@ class Broker(Protocol):
         it is confirmed. While the connection is lost or blocked, messages wait unsent. Cancelling the future drops the
         messages that are not written yet.
         """
+        ...
 
     def subscribe(
         self,
@@ -138,6 +143,7 @@ class Broker(Protocol):
         consumer opens a new channel by itself and calls `on_ready(channel)`. A cancel by the server counts as a loss.
         A queue that does not exist is tried again until it does.
         """
+        ...
 
     def subscribe_private(
         self,
@@ -150,9 +156,12 @@ class Broker(Protocol):
 
         Returns its name, which can be used as reply_to, and the consumer. It keeps its name after a reconnect.
         """
+        ...
 
     def depth(self, queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
         """Return (ready messages, consumers) of a queue, or None if it does not exist."""
+        ...
 
     def purge(self, queue: str, timeout: float = 10.0) -> int:
         """Delete the ready messages of a queue. Returns their number."""
+        ...

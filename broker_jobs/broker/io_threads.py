@@ -134,7 +134,8 @@ class _DeferredRecords(logging.Filter):
         """Apply the filters that were added to the logger after this one; None: the record is dropped."""
         filters = logging.getLogger(record.name).filters
         for each in filters[filters.index(self) + 1 :] if self in filters else ():
-            answer: Any = each.filter(record) if hasattr(each, "filter") else each(record)
+            apply: Any = getattr(each, "filter", each)  # a filter is an object with this method, or a function
+            answer: Any = apply(record)
             if not answer:
                 return None
             if isinstance(answer, logging.LogRecord):

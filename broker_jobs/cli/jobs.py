@@ -234,7 +234,7 @@ def reschedule(
 ) -> None:
     """Change the time at which a waiting job runs."""
     given = read_moment(when)
-    due = timedelta(seconds=given) if isinstance(given, float) else given
+    due = given if isinstance(given, datetime) else timedelta(seconds=given)
     with open_jobs(load_settings(url=url)) as jobs:
         jobs.receipt(job_id).reschedule(due)
         typer.echo(f"{job_id}\trescheduled")

@@ -853,7 +853,8 @@ class _UnitOfWork:
                 refused, subject = commands.subscribe(self._tx, command), command.origin
             case SetLimit():
                 self._limits.set_most(command.key, command.limit)
-                detail, subject = {"limit": command.limit}, command.key
+                detail = {"limit": command.limit}
+                subject = command.key
             case DeleteBatch():
                 deleted, subject = self._waits.delete_batch(command.batch_id), command.batch_id
                 refused = "no such batch is known" if deleted is None else None
@@ -874,7 +875,8 @@ class _UnitOfWork:
                 detail = {"paused": command.paused}
             case TriggerRecurring():
                 refused, fired = commands.trigger(self._tx, command, now)
-                subject, detail = command.name, {"job": command.job_id}
+                subject = command.name
+                detail = {"job": command.job_id}
                 for one in fired:
                     self._see([one.envelope.id])
                     self._make(one)
@@ -891,10 +893,12 @@ class _UnitOfWork:
                 subject = command.dead_letter_id
                 refused = None if self._tx.drop_dead_letter(subject) else _NO_DEAD_LETTER
             case AcceptStore():
-                detail, subject = {"waiting": self._accept()}, "store"
+                detail = {"waiting": self._accept()}
+                subject = "store"
             case PauseQueue():
                 self._broadcasts.pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
-                detail, subject = {"paused": command.paused}, command.queue
+                detail = {"paused": command.paused}
+                subject = command.queue
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
         return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 from broker_jobs.errors import UsageError
 from broker_jobs.processes.program import Health
@@ -117,11 +117,10 @@ class _Server(ThreadingHTTPServer):
 class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    server: _Server
 
     def do_GET(self) -> None:
         """Answer a known path, or 404."""
-        route = self.server.routes.get(self.path.partition("?")[0])
+        route = cast(_Server, self.server).routes.get(self.path.partition("?")[0])
         if route is None:
             self._send(404, b"not found\n", "text/plain; charset=utf-8")
             return

@@ -46,6 +46,7 @@ class Component(Protocol):
 
     def stop(self, timeout: float) -> bool:
         """Take no more jobs and let running ones finish; whether all ended within `timeout` seconds."""
+        ...
 
     def stop_now(self) -> None:
         """Stop without waiting for running jobs."""

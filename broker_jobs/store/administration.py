@@ -61,21 +61,21 @@ _DEAD_LETTER = upsert(schema.dead_letters, replace=False)
 
 def schedule_of(row: Row[Any]) -> ScheduleRow:
     """The value of a row of the schedules table."""
-    values = row._asdict()
-    return ScheduleRow(**values | {"paused": bool(values["paused"])})
+    values: dict[str, Any] = row._asdict() | {"paused": bool(row.paused)}
+    return ScheduleRow(**values)
 
 
 def worker_of(row: Row[Any]) -> WorkerRow:
     """The value of a row of the workers table."""
-    values = row._asdict()
+    values: dict[str, Any] = row._asdict()
     queues = tuple(name for name in values["queues"].split(",") if name)
     return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
 
 
 def dead_letter_of(row: Row[Any]) -> DeadLetterRow:
     """The value of a row of the dead-lettered table."""
-    values = row._asdict()
-    return DeadLetterRow(**values | {"body": bytes(values["body"])})
+    values: dict[str, Any] = row._asdict() | {"body": bytes(row.body)}
+    return DeadLetterRow(**values)
 
 
 class Administration:

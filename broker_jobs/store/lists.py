@@ -145,9 +145,8 @@ class Lists:
     def components(self) -> list[ComponentRow]:
         """Coordinators and beats that have been heard of in the last hour."""
         with self._reading() as connection:
-            return [
-                ComponentRow(**row._asdict() | {"active": bool(row.active)}) for row in connection.execute(_COMPONENTS)
-            ]
+            rows: list[dict[str, Any]] = [row._asdict() for row in connection.execute(_COMPONENTS)]
+        return [ComponentRow(**row | dict[str, Any](active=bool(row["active"]))) for row in rows]
 
 
 def _behind(place: CursorPosition | None) -> tuple[str, dict[str, Any]]:

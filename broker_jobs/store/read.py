@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, case, func, or_, select, text, tuple_
 
@@ -262,10 +263,8 @@ class Reader(JobSearch, Statistics, Relations, Lists):
         """What a job waits for, or has waited for in vain."""
         query = select(schema.dependencies).where(schema.dependencies.c.holder == job_id).order_by("kind", "target")
         with self._reading() as connection:
-            return [
-                DependencyRow(**row._asdict() | {"unsatisfied": bool(row.unsatisfied)})
-                for row in connection.execute(query)
-            ]
+            rows: list[dict[str, Any]] = [row._asdict() for row in connection.execute(query)]
+        return [DependencyRow(**row | dict[str, Any](unsatisfied=bool(row["unsatisfied"]))) for row in rows]
 
     def unknown_parents(self, *, since: Instant, made: Instant, limit: int) -> list[DependencyRow]:
         """Holds on a job or batch that is not known, and hardly comes any more.

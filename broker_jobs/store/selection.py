@@ -88,7 +88,7 @@ class JobSelector:
         return SelectionPage(ids, after, done=looked < SCAN)
 
 
-def _looked_at(wanted: JobSelection, after: str, until: str) -> Select[Any]:
+def _looked_at(wanted: JobSelection, after: str, until: str) -> Select[Any, Any]:
     """(id, whether it matches) of the next jobs in these states: each state's from its index, then one order."""
     jobs = schema.jobs.c
     matches = case((and_(true(), *_conditions(wanted)), 1), else_=0).label("hit")

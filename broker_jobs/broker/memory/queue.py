@@ -23,9 +23,11 @@ class DeliveryTarget(Protocol):
 
     def has_room(self, queue: str) -> bool:
         """Whether it may have one more unacknowledged delivery of this queue."""
+        ...
 
     def deliver(self, queue: str, queued: QueuedMessage) -> Delivery:
         """Record a delivery of a message and return it."""
+        ...
 
     def receive(self, deliveries: list[Delivery]) -> None:
         """Pass on deliveries as one list."""

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pika
 from pika import exceptions
+from pika.connection import Parameters
 
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, run_safely
 from broker_jobs.clock import Clock
@@ -26,7 +27,7 @@ CONNECT_SECONDS = 5.0
 
 _RANDOM = random.Random()  # not the global one: reconnects must not disturb a program that seeds it
 
-Host: TypeAlias = tuple[pika.connection.Parameters, str]
+Host: TypeAlias = tuple[Parameters, str]
 """Parameters of a host, and its address without the password."""
 
 

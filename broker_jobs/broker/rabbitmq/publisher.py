@@ -18,6 +18,7 @@ from typing import Any
 import pika
 from pika import exceptions
 from pika.channel import Channel
+from pika.spec import Basic
 
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
@@ -257,7 +258,7 @@ class Publisher:
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
         tag: int = method.delivery_tag
-        failure = None if isinstance(method, pika.spec.Basic.Ack) else NACKED
+        failure = None if isinstance(method, Basic.Ack) else NACKED
         tags = range(self._lowest_tag, tag + 1) if method.multiple else (tag,)
         if method.multiple:
             self._lowest_tag = tag + 1
