@@ -1,4 +1,4 @@
-"""Runs jobs: a delivery becomes an attempt, an attempt an outcome, which is confirmed before the delivery is acknowledged.
+"""Runs jobs: a delivery becomes an attempt and an outcome, which is confirmed before the delivery is acknowledged.
 
 worker.py            wires the parts below          observer.py         what metrics may count
 receiver.py          decodes deliveries             dead_letter.py      publishes what cannot be decoded
