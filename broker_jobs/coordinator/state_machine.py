@@ -583,7 +583,7 @@ def _return(row: Row, event: Returned, at: Context) -> Row:
         case State.ENQUEUED:
             vanished = row.reason_code == Reason.VANISHED
             return _enter(
-                row, SCHEDULED, at.now, f"came back ({event.reason}); waits for word of who ran it",
+                row, SCHEDULED, at.now, f"may have run already ({event.reason}); waits for a report",
                 reason_code=Reason.RETURNED, due_at=at.now, grace_until=at.log_now + GRACE_SECONDS,
                 crashes=row.crashes + vanished, returns=row.returns + (not vanished), **NOT_PUBLISHED,
             )  # fmt: skip

@@ -354,7 +354,7 @@ def test_a_role_reads_its_queues_and_no_other(shipped: ShippedBroker, role: str)
 
 @pytest.mark.parametrize("role", sorted(set(PUBLISHES) - {"monitoring"}))
 def test_a_role_overhears_control_at_most(shipped: ShippedBroker, role: str) -> None:
-    # The exchange `dead-lettered` has the name of its queue, so the coordinator, who reads that, may listen to it too.
+    # The exchange of dead letters has the name of its queue, so the coordinator, who reads that, may listen to it too.
     heard = {exchange for exchange in EXCHANGES if exchange and may(shipped, role, listen(exchange))}
     assert heard - (READS[role] & {names.DEAD_LETTERS}) == ({names.CONTROL} if role in LISTENERS else set())
 
