@@ -73,7 +73,7 @@ class DeadLetterRow:
     id: str
     at: Instant
     origin: str
-    """Where it came from: log, command, dead-lettered or due."""
+    """Where it came from: log, command, dead or due."""
     reason: str
     body: bytes
     exchange: str = ""
