@@ -279,7 +279,7 @@ def test_two_messages_of_one_message_id_are_both_kept(system: System) -> None:
 def test_what_is_replayed_is_applied_or_refused_with_the_reason_and_what_is_deleted_is_gone(system: System) -> None:
     sound, unsound = envelope("replayed", epoch=1), {"v": 2, "id": "deleted"}
     for body in (sound, unsound):
-        properties = pika.BasicProperties(type="dead_letters:a worker could not read it", delivery_mode=2)
+        properties = pika.BasicProperties(type="dead-lettered:a worker could not read it", delivery_mode=2)
         system.vhost.publish_raw("jobs.v1.dead", "default", json.dumps(body).encode(), properties)
     (one,) = dead_letters_with(system, '"replayed"')
     (other,) = dead_letters_with(system, '"deleted"')

@@ -111,7 +111,7 @@ def test_commands_about_all_jobs_ask_first_and_refuse_what_is_unclear(terminal: 
     command = ["jobs", "delete", "--all-matching", "--state", "failed", "--error", "row 2"]
     asked = terminal.call(*command, **at)
     assert asked.returncode == 1
-    assert "Delete failed, error_text row 2: all of them?" in asked.stdout + asked.stderr
+    assert "Delete all jobs that match: failed, error_text row 2?" in asked.stdout + asked.stderr
     assert shown(terminal, at, batch)["deleted"] == 0
     deleted = terminal.output(*command, "--yes", **at)
     assert deleted == "1 deleted\n"

@@ -113,7 +113,7 @@ def test_each_way_in_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs.dashboard()
     monkeypatch.delenv("BROKER_JOBS_DASHBOARD_TOKEN")
     monkeypatch.setenv("BROKER_JOBS_DASHBOARD_USER", "ann")
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="belong together"):
         jobs.dashboard()
     monkeypatch.setenv("BROKER_JOBS_DASHBOARD_PASSWORD", "secret")
     jobs.dashboard()

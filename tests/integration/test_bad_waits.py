@@ -114,7 +114,7 @@ def test_a_batch_whose_50_001st_job_has_a_wrong_argument_starts_nothing_and_leav
         assert {state for state, number in counts.items() if number} == {State.DELETED}, counts
         return True
 
-    eventually(all_deleted, 100, poll=0.2)
+    eventually(all_deleted, 200, poll=0.2)
     assert shop.did == []
     (kept,) = shop.store.reader.batches()
     assert (kept.state, kept.open) == ("deleted", 0)
