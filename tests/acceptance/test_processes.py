@@ -209,7 +209,7 @@ def test_recurring_jobs_and_queues_are_paused_and_triggered(
     worker(terminal, vhost)
     assert jobs.receipt(job_id).result(timeout=20) == "hello every second"
     shown = terminal.output("recurring", "show", "greet", *store)
-    assert "nothing is planned until it is resumed" in shown
+    assert "it does not run until it is resumed" in shown
     assert f"{job_id}\t" in shown
     (run,) = [run for run in json.loads(terminal.output("recurring", "show", "greet", "--json", *store))["runs"]
               if run["id"] == job_id]  # fmt: skip

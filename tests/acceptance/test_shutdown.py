@@ -174,7 +174,7 @@ def test_any_number_of_deploys_costs_a_job_nothing(
     assert jobs.remote("leave_a_thread").enqueue("never released").result(timeout=30) == "never released"
     worker.signal(TERM)
     assert worker.exit_code() == 0
-    assert "leaving without them" in worker.log
+    assert "exiting without them" in worker.log
 
 
 @pytest.mark.parametrize("number", [INT, TERM])
