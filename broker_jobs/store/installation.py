@@ -11,6 +11,7 @@ from __future__ import annotations
 from urllib.parse import quote, unquote, urlsplit
 
 from broker_jobs.errors import StoreError
+from broker_jobs.messages.envelope import is_generated_id
 from broker_jobs.store.open import Store
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -24,7 +25,9 @@ class ForeignStoreError(StoreError):
 def installation_of(url: str) -> str:
     """The name of the installation that a broker's address is of; empty where the address cannot be read."""
     if url.startswith("memory://"):
-        return url.split("?", 1)[0].rstrip("/") if url.rstrip("/") != "memory:" else "memory://"
+        name = url.removeprefix("memory://").split("?", 1)[0].rstrip("/")
+        # `broker-jobs run` gives an unnamed memory a new id at each start, which names no installation.
+        return "memory://" if is_generated_id(name) else f"memory://{name}"
     hosts: set[str] = set()
     virtual_host = ""
     for part in url.split(","):
