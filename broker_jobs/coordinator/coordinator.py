@@ -478,7 +478,9 @@ class Coordinator:
             self._observer.records(kind, count)
         for origin, reason in effects.dead_letters:
             logger.error(
-                "a message of the %s was dead-lettered: %s; look at it with broker-jobs dead-letters", origin, reason
+                "a message from the %s queue is a dead letter now: %s; look at it with broker-jobs dead-letters",
+                origin,
+                reason,
             )
             self._observer.dead_letters(origin)
         for note in effects.notes:
