@@ -379,7 +379,7 @@ class BrokerJobs:
         self.load_modules()
         for function in self.registry:
             function.signature.check()
-        here = {"queues": None if queues is None else tuple(queues), "concurrency": concurrency}
+        here = {"queues": queues, "concurrency": concurrency}
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
         program = Program(

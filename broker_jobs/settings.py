@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.errors import OptionError, nearest
@@ -21,6 +22,22 @@ MASK = (
     *("credential", "private_key", "card", "cvv", "cvc", "iban", "ssn"),
 )
 """Words in the names of secret arguments. `dashboard/masking.py` describes how they are matched."""
+
+
+def _split(value: object) -> object:
+    """Read a list that is written as text: separated by commas, or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return tuple(json.loads(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a list; separate the values by commas: one,two") from None
+
+
+TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""NoDecode: without it pydantic reads a list in the environment as JSON only, and its error does not say so."""
 
 
 class Settings(BaseSettings):
@@ -49,7 +66,7 @@ class Settings(BaseSettings):
         description="largest job that is enqueued, in bytes of its JSON",
     )
     heartbeat: int = Field(default=20, ge=5, le=600, description="seconds between AMQP heartbeats")
-    queues: tuple[str, ...] = Field(
+    queues: TextList = Field(
         default=("default",), description="queues that a worker serves, in the order of their priority"
     )
     concurrency: int = Field(default=16, ge=1, le=10_000, description="jobs that a worker process runs at once")
@@ -93,14 +110,14 @@ class Settings(BaseSettings):
     keep_succeeded: float = Field(default=7 * 86400.0, gt=0, description="seconds that succeeded jobs are kept")
     keep_deleted: float = Field(default=7 * 86400.0, gt=0, description="seconds that deleted jobs are kept")
     keep_failed: float = Field(default=90 * 86400.0, gt=0, description="seconds that failed jobs are kept")
-    mask: tuple[str, ...] = Field(
-        default=MASK, description="words in the names of arguments whose values are not shown"
-    )
+    mask: TextList = Field(default=MASK, description="words in the names of arguments whose values are not shown")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("queues")
     @classmethod
     def _queue_names(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        if not queues:
+            raise ValueError("name at least one queue, such as default")
         for queue in queues:
             if not is_queue_name(queue):
                 raise ValueError(f"{queue!r} is not a queue name: use {QUEUE_NAME_RULE}")

@@ -77,21 +77,18 @@ More = Annotated[
 ]
 
 
-def given_settings(queues: str | None = None, more: list[str] | None = None, **options: Any) -> dict[str, Any]:
+def given_settings(more: list[str] | None = None, **options: Any) -> dict[str, Any]:
     """The settings given on the command line: options that are not None, and `--set`.
 
     Raises:
         OptionError: a `--set` without a value.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if queues is not None:
-        given["queues"] = tuple(queue.strip() for queue in queues.split(",") if queue.strip())
     for setting in more or []:
         name, equals, value = setting.partition("=")
         if not equals:
             raise OptionError(f"--set {setting}: write --set name=value")
-        name = name.strip().replace("-", "_")
-        given[name] = tuple(value.split(",")) if name in {"queues", "mask"} else value
+        given[name.strip().replace("-", "_")] = value
     return given
 
 

@@ -72,6 +72,32 @@ def test_a_mistyped_setting_and_a_mistyped_variable_name_the_nearest(terminal: T
     running.said("environment variable BROKER_JOBS_CONCURENCY is not a setting; did you mean")
 
 
+@pytest.mark.parametrize("written", ["mail,sms", " mail , sms,", '["mail", "sms"]'])
+def test_a_list_is_written_with_commas_or_as_json(terminal: Terminal, written: str) -> None:
+    for queues in (
+        terminal.output("topology", "show", BROKER_JOBS_QUEUES=written),
+        terminal.output("topology", "show", "-Q", written),
+    ):
+        assert "jobs.v1.work.mail" in queues
+        assert "jobs.v1.work.sms" in queues
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ('["mail", ', "is not a list; separate the values by commas: one,two"),
+        ("", "name at least one queue, such as default"),
+        ("my mail", "'my mail' is not a queue name: use"),
+    ],
+)
+def test_a_wrong_list_is_one_line_that_names_the_variable(terminal: Terminal, written: str, says: str) -> None:
+    done = terminal.call("topology", "show", BROKER_JOBS_QUEUES=written)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: setting queues (environment BROKER_JOBS_QUEUES): ")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.rabbitmq
 def test_a_wrong_password_ends_the_process_at_once_and_is_not_printed(terminal: Terminal, vhost: Vhost) -> None:
     scheme, _, rest = vhost.url.partition("://")

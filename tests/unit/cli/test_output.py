@@ -51,9 +51,10 @@ def test_an_instant_is_shown_in_utc() -> None:
 def test_only_what_the_command_line_gives_is_given() -> None:
     assert given_settings(queues="mail, sms", more=["prefetch-max=3"], url=None, concurrency=4) == {
         "concurrency": 4,
-        "queues": ("mail", "sms"),
+        "queues": "mail, sms",
         "prefetch_max": "3",
     }
+    assert load_settings(queues="mail, sms").queues == ("mail", "sms")
     assert load_settings(more=["queues=a,b", "declare=false"]).queues == ("a", "b")
     with pytest.raises(OptionError, match="write --set name=value"):
         given_settings(more=["concurrency"])
