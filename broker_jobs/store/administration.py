@@ -74,7 +74,8 @@ def worker_of(row: Row[Any]) -> WorkerRow:
 
 def dead_letter_of(row: Row[Any]) -> DeadLetterRow:
     """The value of a row of the dead-lettered table."""
-    values: dict[str, Any] = row._asdict() | {"body": bytes(row.body)}
+    values: dict[str, Any] = row._asdict() | {"body": bytes(row.body), "dead_lettered": bool(row.dead_lettered)}
+    del values["size"]
     return DeadLetterRow(**values)
 
 
@@ -183,9 +184,12 @@ class Administration:
         kind: str,
         subject: str,
         detail: str = "",
+        user_id: str = "",
     ) -> bool:
         """Note that a command is applied now; False: it was before, so apply it no more."""
-        values = {"id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail}
+        values = {
+            "id": id, "at": at, "by": by, "kind": kind, "subject": subject, "detail": detail, "user_id": user_id,
+        }  # fmt: skip
         return self._write(_AUDIT, values)
 
     def audited(self, id: str) -> str | None:
@@ -208,10 +212,12 @@ class Administration:
         key: str = "",
         type: str = "",  # noqa: A002  # as AMQP names it
         message_id: str = "",
+        user_id: str = "",
+        dead_lettered: bool = False,
     ) -> None:
         """Keep a message that could not be read or decided, with the reason; the first of an id stays."""
-        row = DeadLetterRow(id, at, origin, reason, body, exchange, key, type, message_id)
-        self._write(_DEAD_LETTER, asdict(row))
+        row = DeadLetterRow(id, at, origin, reason, body, exchange, key, type, message_id, user_id, dead_lettered)
+        self._write(_DEAD_LETTER, asdict(row) | {"dead_lettered": int(dead_lettered), "size": len(body)})
 
     def dead_letters(self, limit: int) -> list[DeadLetterRow]:
         """Dead letters, the oldest first."""

@@ -86,7 +86,7 @@ class Lists:
         place = place_of(of, cursor)
         behind, values = _behind(place)
         query = (
-            f"SELECT id, at, origin, reason, length(body), type FROM dead_letters{behind}"  # noqa: S608  # words of ours
+            f"SELECT id, at, origin, reason, size, type FROM dead_letters{behind}"  # noqa: S608  # words of ours
             " ORDER BY at DESC, id DESC LIMIT :limit"
         )
         with self._reading() as connection:
@@ -169,7 +169,7 @@ def _audit(
     by: str | None, wanted: str | None, place: CursorPosition | None, limit: int, dialect: str
 ) -> tuple[Any, dict[str, Any]]:
     values: dict[str, Any] = {"limit": limit, "look_at": LOOK_AT}
-    names = "id, at, by, kind, subject, detail"
+    names = "id, at, by, kind, subject, detail, user_id"
     source = f"SELECT {names} FROM audit"  # noqa: S608  # words of ours
     behind, where = _behind(place)
     values |= where
@@ -182,7 +182,7 @@ def _audit(
         escaped = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         values["text"] = f"%{escaped}%"
         like = "ILIKE" if dialect == "postgresql" else "LIKE"
-        columns = ("kind", "subject", "detail", "by")
+        columns = ("kind", "subject", "detail", "by", "user_id")
         conditions.append("(" + " OR ".join(f"{column} {like} :text ESCAPE '\\'" for column in columns) + ")")
     if not conditions:
         return text(f"{source} LIMIT :limit"), values

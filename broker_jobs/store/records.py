@@ -80,11 +80,15 @@ class DeadLetterRow:
     key: str = ""
     type: str = ""
     message_id: str = ""
+    user_id: str = ""
+    """The user of the broker that sent it, as the broker attests."""
+    dead_lettered: bool = False
+    """The broker had dead-lettered it before."""
 
 
 @dataclass(slots=True)
 class AuditRow:
-    """A command that was applied."""
+    """A command that was applied. `by` is what its sender claims, `user_id` the user of the broker that sent it."""
 
     id: str
     at: Instant
@@ -92,6 +96,7 @@ class AuditRow:
     kind: str
     subject: str
     detail: str = ""
+    user_id: str = ""
 
 
 @dataclass(slots=True)

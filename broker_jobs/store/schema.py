@@ -126,6 +126,7 @@ audit = Table(
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
 )
 
 schedules = Table(
@@ -177,6 +178,16 @@ dead_letters = Table(
     Column("key", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("message_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("dead_lettered", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+)
+
+poison_marks = Table(
+    "poison_marks",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("at", Double, nullable=False),
 )
 
 log_lines = Table(

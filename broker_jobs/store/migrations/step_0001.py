@@ -33,7 +33,7 @@ TABLES = (
     "CREATE TABLE queues (name {key} PRIMARY KEY, paused {int} NOT NULL)",
     """CREATE TABLE audit (
         id {key} PRIMARY KEY, at {real} NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
-        detail TEXT NOT NULL)""",
+        detail TEXT NOT NULL, user_id TEXT NOT NULL)""",
     """CREATE TABLE schedules (
         name {key} PRIMARY KEY, cron TEXT NOT NULL, tz TEXT NOT NULL, misfire TEXT NOT NULL, overlap TEXT NOT NULL,
         call TEXT NOT NULL, origin TEXT NOT NULL, version {int} NOT NULL, paused {int} NOT NULL,
@@ -45,7 +45,9 @@ TABLES = (
         lost {int} NOT NULL)""",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,
-        exchange TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL, message_id TEXT NOT NULL)""",
+        exchange TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL, message_id TEXT NOT NULL, user_id TEXT NOT NULL,
+        dead_lettered {int} NOT NULL, size {int} NOT NULL)""",
+    "CREATE TABLE poison_marks (hash {key} PRIMARY KEY, at {real} NOT NULL)",
     """CREATE TABLE log_lines (
         n {serial}, job_id {key} NOT NULL, attempt {int} NOT NULL, at {real} NOT NULL, digest {int} NOT NULL,
         text TEXT NOT NULL)""",
