@@ -17,7 +17,7 @@ import pytest
 from broker_jobs import BrokerJobs, Ordered, State
 from tests.integration.limits_program import DEADLY, LIMIT, program
 from tests.support.rabbitmq import Vhost
-from tests.support.wait import eventually
+from tests.support.wait import eventually, while_it_moves
 
 ROOT = Path(__file__).parents[2]
 MANY = 60
@@ -83,7 +83,7 @@ def test_a_limit_holds_over_two_workers(url: str, store: str, tmp_path: Path, st
         one.start(roles=roles, concurrency=4)  # type: ignore[arg-type]  # literals
         stack.callback(one.stop, 0)
     first.enqueue_many(mail.bind(number) for number in range(MANY))
-    eventually(lambda: len(left(file)) == MANY, timeout=60, what="all jobs")
+    while_it_moves(lambda: len(left(file)), lambda seen: seen == MANY, what="all jobs")
     assert Counter(what for what, _, _ in noted(file)) == {"enter": MANY, "leave": MANY}
     assert most_at_once(file) == LIMIT
     assert len({who for _, who, _ in noted(file)}) > 1
@@ -107,7 +107,7 @@ def test_a_limit_holds_while_a_worker_is_killed(vhost: Vhost, store: str, tmp_pa
     survivor, _ = program(vhost.url, file)
     survivor.start(roles=["worker"], concurrency=4)
     stack.callback(survivor.stop, 0)
-    eventually(lambda: len(left(file)) == MANY, timeout=90, what="all jobs")
+    while_it_moves(lambda: len(left(file)), lambda seen: seen == MANY, 60, "all jobs")
     assert most_at_once(file) <= LIMIT
 
 

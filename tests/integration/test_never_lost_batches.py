@@ -190,11 +190,11 @@ def test_a_limit_holds_over_two_workers_and_a_killed_one_s_slots_come_back(syste
     assert len(system.ended()) < len(ids) - 5, "not under load"
     eventually(lambda: len(system.ended()) >= len(ids) - len(taken) - 2 or len(taken) >= NARROW, 30)
     with system.log_time_passes():
-        system.succeeded(ids, 40)
+        system.succeeded(ids)
     assert most_inside(system, victim, killed_at) == NARROW
     assert all(system.starts()[id] == 2 for id in taken)
     after = [receipt.id for receipt in system.jobs.program.enqueue_many(narrow.bind(0.2) for _ in range(9))]
-    system.succeeded(after, 20)
+    system.succeeded(after)
     assert most_inside(system, victim, killed_at, set(after)) == NARROW, "its slots have not come back"
     system.nothing_broken()
 

@@ -26,7 +26,7 @@ from tests.support.postgres import Postgres
 from tests.support.process import ServerFailedError, free_port
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Broker, Vhost
-from tests.support.wait import eventually
+from tests.support.wait import eventually, while_it_moves
 
 QUORUM = {"x-queue-type": "quorum"}
 
@@ -429,3 +429,19 @@ def test_a_stopped_process_group_is_killed_too(tmp_path: Path) -> None:
     lodging.close()
     assert process.poll() == -signal.SIGKILL
     assert not lodging.folder.exists()
+
+
+def test_a_wait_for_what_moves_takes_as_long_as_it_moves() -> None:
+    steps = iter(range(20))
+
+    def look() -> int:
+        return next(steps)
+
+    began = time.monotonic()
+    assert while_it_moves(look, lambda seen: seen == 19, still=0.1, poll=0.02) == 19
+    assert time.monotonic() > began + 0.1
+
+
+def test_a_wait_for_what_moves_ends_where_nothing_moves() -> None:
+    with pytest.raises(AssertionError, match=r"the moon: nothing has moved for 0\.05 s; last seen: 7"):
+        while_it_moves(lambda: 7, lambda seen: seen == 8, still=0.05, what="the moon", poll=0.01)

@@ -30,7 +30,7 @@ from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
 from tests.support.process import Lodging
 from tests.support.rabbitmq import Broker, Vhost
-from tests.support.wait import eventually
+from tests.support.wait import eventually, while_it_moves
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -140,7 +140,7 @@ def test_sync_and_async_jobs_run_are_told_and_acknowledged(stage: Stage) -> None
     sync = [job("add", n, 1) for n in range(100)]
     asynchronous = [job("fetch", f"u{n}", queue="mail") for n in range(100)]
     stage.submit(*sync, *asynchronous)
-    eventually(lambda: len(stage.events("succeeded")) == 200)
+    while_it_moves(lambda: len(stage.events("succeeded")), lambda seen: seen == 200, what="all have succeeded")
     results = {event["id"]: event["result"] for event in stage.events("succeeded")}
     assert [results[envelope.id] for envelope in sync] == [str(n + 1) for n in range(100)]
     assert [results[envelope.id] for envelope in asynchronous] == [f'"u{n}"' for n in range(100)]

@@ -27,7 +27,7 @@ from tests.support.invariants import broken
 from tests.support.process import Lodging
 from tests.support.rabbitmq import Vhost
 from tests.support.system_jobs import Mark, SystemJobs
-from tests.support.wait import eventually
+from tests.support.wait import eventually, while_it_moves
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "integration" / "programs" / "system_program.py"
@@ -217,16 +217,10 @@ class System:
         counted["unknown"] = len(set(ids)) - len(found)
         return {state: count for state, count in counted.items() if count}
 
-    def succeeded(self, ids: Sequence[str], timeout: float = 60) -> None:
+    def succeeded(self, ids: Sequence[str]) -> None:
         """Wait until all of these jobs are stored as succeeded."""
         want = {str(State.SUCCEEDED): len(set(ids))}
-
-        def all_have() -> bool:
-            states = self.states(ids)
-            assert states == want, states
-            return True
-
-        eventually(all_have, timeout, "all succeeded", poll=0.05)
+        while_it_moves(lambda: self.states(ids), lambda states: states == want, 60, "all succeeded")
 
     def succeeded_soon(self, ids: Sequence[str]) -> None:
         """As `succeeded`, while log time passes quickly for what waits for it."""
@@ -244,24 +238,21 @@ class System:
 
         return eventually(there, timeout, f"{id} is {' or '.join(states)}")
 
-    def runs_settled(self, timeout: float = 60, *, dead: int = 0) -> None:
+    def runs_settled(self, *, dead: int = 0) -> None:
         """Wait until nothing runs and every run that ended is stored; what is left waits for log time.
 
         `dead` is the pid of a worker that was killed: of its runs nothing is awaited.
         """
 
-        def settled() -> bool:
+        def left() -> tuple[int, int, int]:
             ended = {mark.id for mark in self.marks("ended") if mark.pid != dead}
             started = {mark.id for mark in self.marks("started") if mark.pid != dead}
             rows = self.rows()
             stored = {id for id, row in rows.items() if row.state is State.SUCCEEDED}
-            left = {id for id, row in rows.items() if row.state is State.ENQUEUED}
-            assert started <= ended, f"{len(started - ended)} still run"
-            assert ended <= stored, f"{len(ended - stored)} ended and are not stored"
-            assert not left, f"{len(left)} are still on their way"
-            return True
+            enqueued = {id for id, row in rows.items() if row.state is State.ENQUEUED}
+            return len(started - ended), len(ended - stored), len(enqueued)
 
-        eventually(settled, timeout, "runs are acknowledged", poll=0.05)
+        while_it_moves(left, lambda seen: not any(seen), 60, "runs that go on, are not stored, are to begin: none")
 
     def nothing_broken(self) -> None:
         """The store's invariants hold."""

@@ -29,3 +29,27 @@ def eventually(condition: Callable[[], T], timeout: float = 20, what: str = "the
             raise AssertionError(f"{what}: not within {timeout} s; last seen: {last!r}")
         time.sleep(poll)
         poll = min(poll * 1.5, 0.25)
+
+
+def while_it_moves(
+    look: Callable[[], T],
+    done: Callable[[T], bool],
+    still: float = 30,
+    what: str = "the condition",
+    poll: float = 0.05,
+) -> T:
+    """Call `look` until `done` says that what it returned is the end, and return that.
+
+    For work of many parts, whose length depends on the machine: the time is over when `look` has returned the same for
+    `still` seconds, however long the work takes. `poll` is the pause between two calls, in seconds.
+    Raises AssertionError then, naming `what` was awaited and what was seen last.
+    """
+    seen, since = look(), time.monotonic()
+    while not done(seen):
+        time.sleep(poll)
+        now = look()
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() >= since + still:
+            raise AssertionError(f"{what}: nothing has moved for {still} s; last seen: {seen!r}")
+    return seen
