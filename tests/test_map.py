@@ -79,7 +79,7 @@ LATE: dict[tuple[str, str], str] = {
     ("broker.factory", "broker.rabbitmq"): "only RabbitMQ needs pika",
     ("processes.program", "beat.beat"): "each part is imported by the process that runs it",
     ("processes.program", "consumer.worker"): "the same",
-    ("processes.program", "coordinator.coordinator"): "the same: a worker needs no coordinator",
+    ("processes.program", "coordinator.service"): "the same: a worker needs no coordinator",
     ("processes.program", "store"): "the same: a worker needs no database",
     ("processes.program", "store.installation"): "the same",
     ("cli", "cli.commands"): "the command exists with the base package too, and says which extra is missing",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +20,6 @@ from broker_jobs.coordinator import bulk, commands
 from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.dependencies import DependencyRules
-from broker_jobs.coordinator.due_timers import HORIZON_SECONDS
 from broker_jobs.coordinator.inputs import (
     COPY_SLACK_SECONDS,
     CheckpointRead,
@@ -34,8 +33,9 @@ from broker_jobs.coordinator.inputs import (
     WorkItemsWaiting,
     read_again,
 )
-from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.leadership import OwnTicks
 from broker_jobs.coordinator.limits import LimitRules
+from broker_jobs.coordinator.liveness import Leases, Liveness
 from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.records import (
     DependencyFailed,
@@ -46,7 +46,6 @@ from broker_jobs.coordinator.records import (
     JobRecord,
     LeaseOver,
     Released,
-    ReleaseUnknown,
     TimerDue,
     WaitingCopy,
     job_id,
@@ -106,16 +105,12 @@ RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
 
-GONE_SECONDS = 10.0
-"""A coordinator without a tick for so much log time is gone."""
-MOST_COORDINATORS = 100
-SHOWN_EVERY_SECONDS = 5.0
+HORIZON_SECONDS = 30.0
+"""The timer of a job that comes due later is set when it comes nearer; until then the store remembers it."""
 WAITING_LOOKED_AT = 100
 """Of the runs that wait for the one before them: only the first goes on."""
 ALL_BROADCASTS_SECONDS = 5.0
 """All is told to everybody at most once in so long: a heartbeat is often behind by what is just under way."""
-UNTOLD_SECONDS = 60.0
-"""A publish ends in ten seconds; an own release without news after so long will have none."""
 MOST_LOOKS = 100
 """A transaction changes a job some ten times; one that goes on changing would keep the transaction from its end."""
 SMALL_CHARS = 4_096
@@ -125,8 +120,6 @@ _NO_DEAD_LETTER = "no dead letter has this id"
 
 CLOCK_STEP_SECONDS = 60.0
 """A tick that is so much older than the newest is of a clock that was set back: the log is read up to it."""
-TICKS_REMEMBERED = 100
-"""A standby sends ticks that only the active coordinator reads."""
 
 
 UNCOMMITTED = (
@@ -197,17 +190,11 @@ class Engine:
         """Bytes the message of a job with changed arguments may have."""
         self.keep = keep
         """Seconds after which every ended job is forgotten."""
-        self.leases = Leases()
+        self.liveness = Liveness(id)
+        self.ticks = OwnTicks(id)
         self.waiters = Waiters()
         self._store = store
         self._chance = chance
-        self._held: dict[str, set[str]] = {}
-        self._coordinators: dict[str, float] = {}
-        self._ticks_out: deque[Instant] = deque(maxlen=TICKS_REMEMBERED)
-        """When the own ticks were sent that were not read yet; the first of them that is read counts, and no other."""
-        self._counted_at: Instant | None = None
-        """When the own tick was sent that counted last."""
-        self._shown: dict[str, Instant] = {}
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
         self.serial = -1
@@ -232,8 +219,7 @@ class Engine:
             raise
         self.waiters.told(effects.told)
         if effects.counted_at is not None:
-            self._ticks_out.clear()
-            self._counted_at = effects.counted_at
+            self.ticks.counted(effects.counted_at)
         self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
         return effects
 
@@ -241,77 +227,34 @@ class Engine:
         """Whoever becomes active gives every worker a whole lease and looks at what is due soon."""
         with self._store.transaction() as tx:
             workers = {worker.id for worker in tx.workers()} | set(tx.owners())
-            self.leases.begin(sorted(workers), tx.meta.log_time)
-            self._held = {worker: ids for worker, ids in self._held.items() if worker in workers}
-            self._coordinators = {sender: tx.meta.log_time for _, sender in tx.publishing() if sender}
+            senders = [sender for _, sender in tx.publishing() if sender]
+            self.liveness.begin(workers, senders, tx.meta.log_time)
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
             return effects
 
-    def held_by_workers(self) -> set[str]:
-        """Jobs that living workers list as running or held."""
-        living = set(self.leases.living())
-        return {id for worker, ids in self._held.items() if worker in living for id in ids}
+    # What the unit of work below says of leases and ticks goes to their owners.
+
+    @property
+    def leases(self) -> Leases:
+        """The leases of workers."""
+        return self.liveness.leases
 
     def listed(self, worker: str, ids: set[str]) -> None:
         """Remember what a worker listed in its heartbeat."""
-        self._held[worker] = ids
-
-    def forget_worker(self, worker: str) -> None:
-        """A worker's lease is over."""
-        self._held.pop(worker, None)
-
-    def tick_sent(self, at: Instant) -> None:
-        """A tick of our own is on its way."""
-        self._ticks_out.append(at)
-
-    @property
-    def tick_is_out(self) -> bool:
-        """Whether a tick of our own is on its way."""
-        return bool(self._ticks_out)
+        self.liveness.listed(worker, ids)
 
     def seconds_of(self, tick: Tick) -> float | None:
-        """What a tick adds to log time, a second at most; None where it does not count.
-
-        Of what was sent by us and not read yet one tick counts, however many there are: what a broker or a log that
-        stood still delivers at once is worth one second. The ticks of others never count.
-        """
-        if tick.coordinator != self.id or tick.sent_at not in self._ticks_out:
-            return None
-        return 0.0 if self._counted_at is None else min(1.0, max(0.0, tick.sent_at - self._counted_at))
+        """What a tick adds to log time; None if it does not count."""
+        return self.ticks.seconds_of(tick)
 
     def ticked(self, coordinator: str, log_now: float) -> None:
         """A coordinator's tick was read."""
-        self._coordinators[coordinator] = log_now
-        if len(self._coordinators) > MOST_COORDINATORS:  # each start of one has an id of its own
-            self._coordinators = {id: at for id, at in self._coordinators.items() if log_now - at < GONE_SECONDS}
+        self.liveness.coordinators.ticked(coordinator, log_now)
 
     def shows(self, coordinator: str, at: Instant) -> bool:
-        """Whether it is time to keep that a coordinator lives: not with each of its ticks."""
-        if abs(at - self._shown.get(coordinator, float("-inf"))) < SHOWN_EVERY_SECONDS:
-            return False
-        if len(self._shown) > MOST_COORDINATORS:
-            self._shown.clear()
-        self._shown[coordinator] = at
-        return True
-
-    def gone(self, coordinator: str, log_now: float) -> bool:
-        """Whether a coordinator's own lease (10 s of log time without a tick) is over."""
-        seen = self._coordinators.setdefault(coordinator, log_now)
-        return coordinator != self.id and log_now - seen >= GONE_SECONDS
-
-    def unsure_releases(self, now: Instant, log_now: float) -> list[JobRecord]:
-        """Releases of which nobody will tell any more: of coordinators that are gone, and own ones told nothing of."""
-        with self._store.transaction() as tx:
-            return self.unsure_in(tx, now, log_now)
-
-    def unsure_in(self, tx: Transaction, now: Instant, log_now: float) -> list[JobRecord]:
-        """As `unsure_releases`, inside a transaction."""
-        senders = dict(tx.publishing())
-        own = tx.load(id for id, sender in senders.items() if sender == self.id)
-        gone = tx.load(id for id, sender in senders.items() if sender != self.id and self.gone(sender, log_now))
-        untold = [row for row in own.values() if row.released_at is None or now - row.released_at > UNTOLD_SECONDS]
-        return [ReleaseUnknown(row.id, row.epoch) for row in [*gone.values(), *untold]]
+        """Whether it is time to store that a coordinator lives."""
+        return self.liveness.coordinators.shows(coordinator, at)
 
     @property
     def chance(self) -> Callable[[], float]:

@@ -44,7 +44,7 @@ class PreciseTimer:
         """Begin; tolerates twice."""
         if self._thread is None:
             self._stopping = False
-            self._thread = threading.Thread(target=self._run, name="coordinator-gate", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="coordinator-timer", daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:

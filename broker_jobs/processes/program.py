@@ -33,7 +33,7 @@ from broker_jobs.settings import Settings
 if TYPE_CHECKING:
     from broker_jobs.beat.beat import Beat
     from broker_jobs.consumer.worker import Worker
-    from broker_jobs.coordinator.coordinator import Coordinator
+    from broker_jobs.coordinator.service import Coordinator
     from broker_jobs.store import Store
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class Program:
                 self.broker.apply(work_topology(*self.settings.queues))
         # Imported per role: a worker needs no database library, a coordinator none of the worker.
         if "coordinator" in self._roles:
-            from broker_jobs.coordinator.coordinator import Coordinator  # noqa: PLC0415
+            from broker_jobs.coordinator.service import Coordinator  # noqa: PLC0415
             from broker_jobs.store import Store  # noqa: PLC0415
             from broker_jobs.store.installation import claim  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, HeartbeatReceived, Input, WorkItemsWaiting
-from broker_jobs.coordinator.records import FromWorker, ReadyCopy, Released, TimerDue, WaitingCopy
+from broker_jobs.coordinator.records import FromWorker, ReadyCopy, Released, ReleaseUnknown, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import BatchCommit, Chunk
 from broker_jobs.messages.commands import Command
@@ -153,7 +153,7 @@ class EngineHarness:
     def tick(self, sent_at: float | None = None) -> Tick:
         """The coordinator's own tick, which it has sent."""
         meta, at = self.store.reader.meta(), self.now if sent_at is None else sent_at
-        self.engine.tick_sent(at)
+        self.engine.ticks.sent(at)
         return Tick(coordinator=self.engine.id, store=meta.store_id, serial=meta.serial, sent_at=at)
 
     def release(self, id: str = "j") -> Effects:
@@ -161,6 +161,11 @@ class EngineHarness:
         effects = self.apply(TimerDue(id))
         self.apply(*(Released(row.id, row.epoch) for row in effects.releases))
         return effects
+
+    def unknown_releases(self, seconds: float) -> list[ReleaseUnknown]:
+        """The releases whose confirm will not arrive any more, so many seconds from now."""
+        with self.store.transaction() as tx:
+            return self.engine.liveness.coordinators.unknown_releases(tx, self.now + seconds, tx.meta.log_time)
 
     # ---- what waits
 

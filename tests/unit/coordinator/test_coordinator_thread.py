@@ -16,8 +16,9 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import Topology, work_topology
 from broker_jobs.clock import SystemClock
-from broker_jobs.coordinator import coordinator as module
-from broker_jobs.coordinator.coordinator import Coordinator
+from broker_jobs.coordinator import leadership, liveness, maintenance, transactions, watch
+from broker_jobs.coordinator.liveness import Liveness
+from broker_jobs.coordinator.service import Coordinator
 from broker_jobs.errors import BrokerError
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Dependencies, Envelope, Parent
@@ -166,8 +167,8 @@ def test_a_stop_notes_what_became_of_the_last_releases(room: Room) -> None:
 
 
 def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "WEDGED_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "WEDGED_SECONDS", 0.5)
     room.start()
     stuck = threading.Event()
     apply = room.coordinator._engine.apply
@@ -188,8 +189,8 @@ def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, mon
 def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "WEDGED_SECONDS", 1.5)
+    monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "WEDGED_SECONDS", 1.5)
     other = Coordinator(room.broker, room.store, room.settings, SystemClock(), on_fatal=room.fatal.append)
     room.start()
     other.start()
@@ -202,7 +203,7 @@ def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
 
 
 def test_trouble_of_a_look_at_queues_does_not_end_the_looks(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.02)
     looks = []
 
     def breaks(queue: str, timeout: float = 10.0) -> tuple[int, int] | None:
@@ -234,7 +235,7 @@ def test_one_bad_record_among_thousands_costs_a_few_transactions(room: Room, mon
 
 
 def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_called_lost(room: Room) -> None:
-    judged = room.coordinator._found
+    judging = Liveness("c1")
     now, seconds = time.time(), 70.0
     with room.store.transaction() as tx:
         row = Row(
@@ -247,22 +248,27 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
         )
         tx.save([row])
         tx.meta.log_time = 100.0
+
+    def judged(log_now: float, read_until: float) -> list[str]:
+        with room.store.transaction() as tx:
+            return [type(record).__name__ for record in judging.judge(tx, [], now, log_now, read_until)]
+
     for look in range(2):
-        room.coordinator._depths.append(module._Depth("default", 0, now + look * seconds))
+        judging.depth_seen("default", 0, now + look * seconds)
     # the log is minutes behind: much log time passes while nothing beyond the looks has been read
-    assert judged([], 100.0, now - 300.0) == []
-    assert judged([], 400.0, now - 60.0) == []
-    assert judged([], 500.0, now + 15.0) == []
-    assert [type(record).__name__ for record in judged([], 570.0, now + seconds + 15.0)] == ["ProvenLost"]
+    assert judged(100.0, now - 300.0) == []
+    assert judged(400.0, now - 60.0) == []
+    assert judged(500.0, now + 15.0) == []
+    assert judged(570.0, now + seconds + 15.0) == ["ProvenLost"]
 
 
 def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction of more than ACTIVE_SECONDS ends in no release: all of it came due again, in the next such one."""
-    monkeypatch.setattr(module, "ACTIVE_SECONDS", 0.6)
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.1)
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(leadership, "ACTIVE_SECONDS", 0.6)
+    monkeypatch.setattr(leadership, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(transactions, "SLOW_SECONDS", 0.3)
     room.start()
     engine = room.coordinator._engine
     apply = engine.apply
@@ -287,16 +293,16 @@ def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: 
 
 
 def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "UNKNOWN_PARENTS_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(module, "NEVER_SEEN_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "UNKNOWN_PARENTS_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(maintenance, "NEVER_SEEN_SECONDS", 0.1)
     room.start()
     room.hold(room.envelope("child", due_at=None, after=Dependencies(parents=(Parent(id="typo"),))))
     assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")
 
 
 def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, module.__name__)
+    caplog.set_level(logging.INFO, liveness.__name__)
     room.start()
     room.tell(Started(id="j", epoch=1, at=time.time(), owned=True), Heartbeat(at=time.time(), leaving=True))
     room.is_in(State.SCHEDULED)

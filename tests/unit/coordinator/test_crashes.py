@@ -328,7 +328,7 @@ class World:
         for _ in range(seconds):
             self.now += 1.0
             for one in self.coordinators:
-                one.engine.tick_sent(self.now)
+                one.engine.ticks.sent(self.now)
                 tick = Tick(coordinator=one.engine.id, store=meta.store_id, serial=meta.serial, sent_at=self.now)
                 self.log.append(tick)
 
@@ -405,7 +405,8 @@ class World:
     def look(self, which: int) -> None:
         """A coordinator looks at what nobody tells of any more, and at what is due."""
         one = self.coordinators[which]
-        one.own += one.engine.unsure_releases(self.now, self.store.reader.meta().log_time)
+        with self.store.transaction() as tx:
+            one.own += one.engine.liveness.coordinators.unknown_releases(tx, self.now, tx.meta.log_time)
         one.own += [TimerDue(row.id) for row in self.rows() if row.state is State.SCHEDULED]
 
     def ask(self, what: str, which: int, number: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker_jobs.coordinator.leases import LEASE_SECONDS, LEFT, REPLACED, VANISHED, Leases
+from broker_jobs.coordinator.liveness import LEASE_SECONDS, LEFT, REPLACED, VANISHED, Leases
 from broker_jobs.messages.envelope import id_created_at, new_id
 from broker_jobs.messages.events import WorkerRef
 

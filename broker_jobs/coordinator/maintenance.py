@@ -1,0 +1,114 @@
+"""Does what time asks for: timers of jobs that come due soon, retention, work items, parents that never came."""
+
+from __future__ import annotations
+
+from broker_jobs.clock import Clock, Instant
+from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.inputs import UnknownParents, WorkItemsWaiting
+from broker_jobs.coordinator.leadership import Leadership
+from broker_jobs.coordinator.release_publisher import DueTimers
+from broker_jobs.coordinator.transactions import Transactions
+from broker_jobs.settings import Settings
+from broker_jobs.store.open import Store
+
+LOOK_AHEAD_SECONDS = 15.0
+LOOK_EVERY_SECONDS = 10.0
+MOST_DUE = 50_000
+"""Timers that one look sets; when they have ended and there are more, it looks again."""
+PURGE_EVERY_SECONDS = 60.0
+PURGE_ROWS = 1_000
+UNKNOWN_PARENTS_EVERY_SECONDS = 600.0
+NEVER_SEEN_SECONDS = 86_400.0
+"""A parent that was not seen for this long is not waited for any more."""
+MOST_UNKNOWN_PARENTS = 500
+
+
+def longest_kept(settings: Settings) -> float:
+    """After so many seconds no ended job is known any more; a day at least, as a job may arrive long after its id was
+    made."""
+    return max(settings.keep_succeeded, settings.keep_deleted, settings.keep_failed, NEVER_SEEN_SECONDS)
+
+
+class Maintenance:
+    """The regular work of the active coordinator."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        *,
+        transactions: Transactions,
+        leadership: Leadership,
+        timers: DueTimers,
+        input_queue: InputQueue,
+    ) -> None:
+        self._store = store
+        self._transactions = transactions
+        self._leadership = leadership
+        self._timers = timers
+        self._input_queue = input_queue
+        self._settings = settings
+        self._clock = clock
+        self._more_due = False
+        self._last_look = float("-inf")
+        self._last_purge = float("-inf")
+        self._last_unknown_parents = clock.monotonic()
+
+    def looked_ahead(self, found: int) -> None:
+        """The timers of so many jobs were set by taking over."""
+        self._more_due = found >= MOST_DUE
+        self._last_look = self._clock.monotonic()
+
+    def look_again(self) -> None:
+        """Look ahead in the next round."""
+        self._last_look = float("-inf")
+
+    def look_ahead(self) -> None:
+        """Set the timers of what comes due soon: a lost due notice or a failover costs a moment, not a job."""
+        all_ended = self._more_due and not self._timers
+        if not all_ended and self._clock.monotonic() - self._last_look < LOOK_EVERY_SECONDS:
+            return
+        self._last_look = self._clock.monotonic()
+        before = self._clock.now() + LOOK_AHEAD_SECONDS
+
+        def look() -> list[tuple[Instant, str]]:
+            with self._store.transaction() as tx:
+                return tx.due(before, limit=MOST_DUE)
+
+        found = self._transactions.persist(look)
+        self._more_due = len(found) == MOST_DUE
+        for due_at, id in found:
+            self._timers.set(id, due_at)
+
+    def purge(self) -> None:
+        """Remove ended jobs that are kept no longer, a page a round; afterwards go on with work items."""
+        if not self._leadership.stepped_up or self._clock.monotonic() - self._last_purge < PURGE_EVERY_SECONDS:
+            return
+        settings, now = self._settings, self._clock.now()
+
+        def purge() -> int:
+            with self._store.transaction() as tx:
+                return tx.purge(
+                    now=now, keep_succeeded=settings.keep_succeeded, keep_deleted=settings.keep_deleted,
+                    keep_failed=settings.keep_failed, limit=PURGE_ROWS,
+                )  # fmt: skip
+
+        if self._transactions.persist(purge) < PURGE_ROWS:
+            self._last_purge = self._clock.monotonic()
+            self._input_queue.add([WorkItemsWaiting()])
+
+    def look_for_unknown_parents(self) -> None:
+        """Find jobs that wait for a parent that nobody has seen, once all of the log was read (any thread)."""
+        if not (self._leadership.leads and self._leadership.caught_up):
+            return
+        if self._clock.monotonic() - self._last_unknown_parents < UNKNOWN_PARENTS_EVERY_SECONDS:
+            return
+        now = self._clock.now()
+        found = self._store.reader.unknown_parents(
+            since=now - NEVER_SEEN_SECONDS, made=now - longest_kept(self._settings), limit=MOST_UNKNOWN_PARENTS
+        )
+        if found:
+            self._input_queue.add([UnknownParents(found)])
+        if len(found) < MOST_UNKNOWN_PARENTS:
+            self._last_unknown_parents = self._clock.monotonic()

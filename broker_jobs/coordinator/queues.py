@@ -1,0 +1,113 @@
+"""Consumes the coordinator's queues, and declares work queues that jobs were sent to and that do not exist."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Consumer, Delivery
+from broker_jobs.broker.topology import work_topology
+from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
+from broker_jobs.coordinator.records import FromWorker, Unroutable
+from broker_jobs.errors import BrokerError, BrokerRefused
+from broker_jobs.messages import codec
+from broker_jobs.messages.events import Returned
+from broker_jobs.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DECLARE_TIMEOUT_SECONDS = 3.0
+PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
+
+
+class QueueConsumers:
+    """The consumers of a coordinator. Their deliveries go into the input queue."""
+
+    def __init__(self, broker: Broker, input_queue: InputQueue, on_control: Callable[[list[Delivery]], None]) -> None:
+        self._broker = broker
+        self._input_queue = input_queue
+        self._on_control = on_control
+        self._consumers: dict[str, Consumer] = {}
+        self._control: Consumer | None = None
+        self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
+
+    def open(self) -> None:
+        """Consume."""
+        for queue, prefetch in PREFETCH.items():
+            self._consumers[queue] = self._broker.subscribe(
+                [queue],
+                lambda deliveries, queue=queue: self._input_queue.put(queue, deliveries),  # type: ignore[misc]
+                prefetch=prefetch,
+                on_lost=lambda channel, queue=queue: self._channel_lost(queue, channel),  # type: ignore[misc]
+            )
+        _, self._control = self._broker.subscribe_private(self._on_control, bind_to=names.CONTROL)
+
+    def cancel(self) -> None:
+        """Take nothing more; what was taken can still be acknowledged."""
+        for consumer in self._consumers.values():
+            consumer.cancel()
+
+    def close(self) -> None:
+        """Return what was taken and not acknowledged; tolerates twice."""
+        if self._control is not None:
+            self._control.close()
+        for consumer in self._consumers.values():
+            consumer.close()
+
+    def acknowledge(self) -> None:
+        """All that was taken from the input queue is stored."""
+        self._input_queue.acknowledge(self._consumers)
+
+    def drop_lost(self) -> None:
+        """Forget deliveries of channels that are gone: they come again (the coordinator's thread)."""
+        try:
+            while True:
+                self._input_queue.lost(*self._lost.get_nowait())
+        except Empty:
+            return
+
+    def _channel_lost(self, queue: str, channel: int) -> None:
+        self._lost.put((queue, channel))
+        self._input_queue.wake()
+
+
+class MissingQueues:
+    """Declares the queue of a job that was returned as its queue does not exist: its worker may come later."""
+
+    def __init__(self, broker: Broker, settings: Settings) -> None:
+        self._broker = broker
+        self._may_declare = settings.declare
+
+    def declare(self, pieces: list[QueuedInput]) -> None:
+        """Declare the missing queues; records of jobs whose queue cannot be declared are replaced in `pieces`."""
+        declared: dict[str, str | None] = {}
+        for number, piece in enumerate(pieces):
+            event = piece.input.event if isinstance(piece.input, FromWorker) else None
+            if not isinstance(event, Returned) or event.reason != "no queue":
+                continue
+            try:
+                queue = codec.decode(event.envelope).queue
+            except codec.Undecodable:
+                continue
+            if queue not in declared:
+                declared[queue] = self._declare(queue)
+            refused = declared[queue]
+            if refused is not None:
+                lost = Unroutable(event.id, event.epoch, refused, event.envelope)
+                pieces[number] = QueuedInput(lost, piece.delivery)
+
+    def _declare(self, queue: str) -> str | None:
+        """Why the queue cannot be declared; None: it exists now, or the broker is away and the job comes again."""
+        if not self._may_declare:
+            return f"queue {queue!r} does not exist; declare it: broker-jobs topology apply -Q {queue}"
+        try:
+            self._broker.apply(work_topology(queue), timeout=DECLARE_TIMEOUT_SECONDS)
+        except BrokerRefused as error:
+            return f"queue {queue!r} does not exist and cannot be declared: {error}"
+        except BrokerError as error:
+            logger.warning("queue %r does not exist and cannot be declared now (%s); it is tried again", queue, error)
+            return None
+        logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
+        return None

@@ -1,0 +1,341 @@
+"""Runs a coordinator: its threads, and the loop that decides deliveries, acknowledges them and does what follows.
+
+One thread decides (`coordinator`), one looks at queues (`coordinator-watch`), one holds releases for their last
+milliseconds (`coordinator-timer`). Deliveries come from the broker's I/O thread through the input queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from broker_jobs.broker import names
+from broker_jobs.broker.interface import Broker, Delivery, PublishFailure
+from broker_jobs.broker.topology import fixed_topology
+from broker_jobs.clock import Clock
+from broker_jobs.coordinator import release
+from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
+from broker_jobs.coordinator.inputs import WorkItemsWaiting
+from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
+from broker_jobs.coordinator.maintenance import Maintenance, longest_kept
+from broker_jobs.coordinator.newer_messages import NewerMessages
+from broker_jobs.coordinator.observer import CoordinatorObserver
+from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
+from broker_jobs.coordinator.records import JobRecord
+from broker_jobs.coordinator.release_publisher import RELEASE_TIMEOUT_SECONDS, ReleasePublisher
+from broker_jobs.coordinator.transactions import NotStoredError, Transactions
+from broker_jobs.coordinator.watch import Watch
+from broker_jobs.messages.envelope import new_id
+from broker_jobs.settings import Settings
+from broker_jobs.store.open import Store
+
+logger = logging.getLogger(__name__)
+
+
+def _ignore(reason: str) -> None:
+    """The reason is in the log and in the health too."""
+    logger.debug("%s", reason)
+
+
+class Coordinator:
+    """One coordinator. Several may run: one is active, the others stand by.
+
+    Args:
+        broker: started by the caller.
+        store: opened by the caller.
+        settings: retention, the largest message, whether queues may be declared.
+        clock: of this machine.
+        id: of this coordinator; made here if it is not given.
+        observer: hears what is counted.
+        on_fatal: called with the reason when it cannot go on.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        *,
+        id: str | None = None,
+        observer: CoordinatorObserver | None = None,
+        on_fatal: Callable[[str], None] | None = None,
+    ) -> None:
+        self.id = id or new_id()
+        self._broker = broker
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer or CoordinatorObserver()
+        self._on_fatal = on_fatal or _ignore
+        self._fatal: str | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
+        self._rounds = 0
+        self._engine = Engine(
+            store, self.id, since=clock.now(), max_body=settings.max_body, keep=longest_kept(settings)
+        )
+        self._liveness = self._engine.liveness
+        self._input_queue = InputQueue()
+        self._leadership = Leadership(
+            self.id, broker, clock, self._engine.ticks, store_name=store.url_masked, on_fatal=self._fail
+        )
+        self._consumers = QueueConsumers(broker, self._input_queue, self._on_control)
+        self._publisher = ReleasePublisher(
+            broker, clock, self._input_queue, self._stopping, lambda: self._leadership.active
+        )
+        self._transactions = Transactions(
+            self._engine,
+            broker,
+            clock,
+            self._stopping,
+            may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
+            on_fatal=self._fail,
+            give_log_back=self._consumers.close,
+            take_log_again=self._consumers.open,
+        )
+        self._missing_queues = MissingQueues(broker, settings)
+        self._newer_messages = NewerMessages(store, self._engine, settings, clock)
+        self._maintenance = Maintenance(
+            store,
+            settings,
+            clock,
+            transactions=self._transactions,
+            leadership=self._leadership,
+            timers=self._publisher.timers,
+            input_queue=self._input_queue,
+        )
+        self._watch = Watch(
+            store,
+            broker,
+            clock,
+            leadership=self._leadership,
+            liveness=self._liveness,
+            observer=self._observer,
+            progress=self._progress,
+            on_stuck=self._stuck,
+            also=self._maintenance.look_for_unknown_parents,
+        )
+
+    # ---- start and stop
+
+    def start(self) -> None:
+        """Start deciding; tolerates twice. The broker and the store are started by the caller."""
+        if self._thread is not None:
+            return
+        self._stopping.clear()
+        if self._settings.declare:
+            self._broker.apply(fixed_topology())
+        self._leadership.begin(self._store.reader.meta())
+        for effects in self._newer_messages.decide():
+            self._set_timers(effects)
+        self._consumers.open()
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+        self._watcher = threading.Thread(
+            target=self._watch.run, args=(self._stopping,), name="coordinator-watch", daemon=True
+        )
+        self._publisher.start()
+        self._thread.start()
+        self._watcher.start()
+        logger.info("coordinator %s started on store %s", self.id, self._store.url_masked)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Finish the transaction and the releases under way, then leave; tolerates twice and never-started."""
+        thread, watcher = self._thread, self._watcher
+        if thread is None:
+            return
+        self._consumers.cancel()
+        self._stopping.set()
+        self._input_queue.wake()
+        thread.join(timeout)
+        self._publisher.stop()
+        if watcher is not None:
+            watcher.join(timeout)
+        self._consumers.close()
+        self._thread = self._watcher = None
+        logger.info("coordinator %s stopped", self.id)
+
+    @property
+    def active(self) -> bool:
+        """Whether this coordinator has had a log delivery in the last 5 s."""
+        return self._leadership.active
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether it works, and the sentence for the health page."""
+        if self._fatal is not None:
+            return False, self._fatal
+        if self._thread is not None and not self._thread.is_alive():
+            return False, "the coordinator's thread has died"
+        if self._transactions.store_is_away:
+            return False, "the store does not answer"
+        if self._leadership.restored:
+            return False, "the store is older than the log: it was restored; releases nothing until it is accepted"
+        return True, "active" if self.active else "standby"
+
+    def _fail(self, reason: str) -> None:
+        if self._fatal is None:
+            self._fatal = reason
+            logger.critical("%s", reason)
+            self._on_fatal(reason)
+
+    def _stuck(self, reason: str) -> None:
+        """The coordinator's thread is stuck (the watch's thread)."""
+        self._fail(reason)
+        self._consumers.close()
+
+    def _on_control(self, deliveries: list[Delivery]) -> None:
+        self._leadership.on_control(deliveries)
+        if self._fatal is not None:
+            self._input_queue.wake()
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set() and self._fatal is None:
+                self._input_queue.wait(self._patience())
+                self._round()
+                self._rounds += 1
+            self._drain()
+            if self._fatal is None:
+                self._leadership.final_tick()
+            else:
+                self._consumers.close()
+        except NotStoredError:
+            logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
+        except BaseException as error:
+            self._fail(f"the coordinator's thread ended: {error!r}")
+            self._consumers.close()  # a dead consumer would keep the log from every other coordinator
+            raise
+
+    def _progress(self) -> int | None:
+        """Rounds and transactions so far; None while the store is away."""
+        return None if self._transactions.store_is_away else self._rounds + self._transactions.count
+
+    def _patience(self) -> float:
+        """The seconds until something is to be done although nothing arrives."""
+        until_tick = self._leadership.next_tick_at() - self._clock.monotonic()
+        due_at = self._publisher.timers.next_at()
+        if due_at is None or self._leadership.restored or not self._publisher.is_able():
+            return max(0.0, min(until_tick, TICK_SECONDS))
+        return max(0.0, min(until_tick, TICK_SECONDS, due_at - self._clock.now()))
+
+    def _round(self) -> None:
+        self._consumers.drop_lost()
+        if self._leadership.tick():
+            self._engine.waiters.forget(self._clock.now())
+        self._take_part()
+        pieces = self._input_queue.take(self._transactions.most)
+        if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
+            self._leadership.log_was_read()
+            self._take_part()
+        if self._leadership.leads and self._publisher.is_able():
+            pieces += self._publisher.due(self._transactions.most)
+        if pieces:
+            self._missing_queues.declare(pieces)
+            self._decide(pieces)
+            self._consumers.acknowledge()
+        self._maintenance.purge()
+
+    def _take_part(self) -> None:
+        """Take over when the log comes here, stand by when it comes no more, and look ahead while it comes."""
+        leadership = self._leadership
+        if leadership.must_step_up():
+            effects = self._transactions.persist(lambda: self._engine.become_active(self._clock.now()))
+            leadership.step_up()
+            self._observer.active(True)
+            self._set_timers(effects)
+            self._maintenance.looked_ahead(len(effects.timers))
+        elif leadership.must_step_down():
+            leadership.step_down()
+            self._observer.active(False)
+            self._publisher.timers.clear()
+            self._liveness.stand_by()
+        if leadership.stepped_up:
+            self._maintenance.look_ahead()
+
+    def _drain(self) -> None:
+        """Note the releases that were published before leaving, so that no coordinator has to be unsure of them."""
+        deadline = self._clock.monotonic() + RELEASE_TIMEOUT_SECONDS
+        while self._publisher.in_flight > 0 or self._input_queue.has_own():
+            if self._fatal is not None or self._clock.monotonic() > deadline:
+                return
+            self._input_queue.wait(0.1)
+            own = self._input_queue.take(self._transactions.most)
+            if own:
+                self._decide(own)
+                self._consumers.acknowledge()
+
+    # ---- one transaction and what follows it
+
+    def _decide(self, pieces: list[QueuedInput]) -> None:
+        committed, seconds = self._transactions.apply(pieces)
+        for effects in committed:
+            self._follow(effects)
+            self._observer.committed(seconds, effects.rows)
+
+    def _follow(self, effects: Effects) -> None:
+        begins = self._leadership.committed(effects.meta, went_back=effects.went_back, caught_up=effects.caught_up)
+        if begins:
+            self._maintenance.look_again()  # for what came due meanwhile
+        if effects.foreign is not None:
+            self._leadership.refuse_foreign(effects.foreign)
+        self._observe(effects)
+        self._publish(effects)
+        self._set_timers(effects)
+        if effects.next:
+            self._input_queue.add(list(effects.next))
+        if effects.more:
+            self._input_queue.add([WorkItemsWaiting()])
+        if effects.counted_at is not None:
+            self._leadership.tick_counted()
+        if effects.tick_at is not None:
+            self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
+            self._judge(effects.meta.log_time, effects.tick_at)
+
+    def _observe(self, effects: Effects) -> None:
+        for kind, count in effects.kinds.items():
+            self._observer.records(kind, count)
+        for origin, reason in effects.dead_letters:
+            logger.error(
+                "a message from the %s queue is a dead letter now: %s; look at it with broker-jobs dead-letters",
+                origin,
+                reason,
+            )
+            self._observer.dead_letters(origin)
+        for note in effects.notes:
+            self._observer.noted(note)
+
+    def _publish(self, effects: Effects) -> None:
+        if effects.control is not None:
+            broadcasts = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
+            self._broker.publish(broadcasts, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._broadcast_ended)
+        if effects.messages:
+            self._broker.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
+        if effects.releases:
+            self._publisher.release(effects.releases, effects.release_messages)
+            self._observer.released(len(effects.releases), effects.late)
+
+    def _broadcast_ended(self, done: Future[list[PublishFailure | None]]) -> None:
+        """A worker that missed a part of a broadcast must not believe that it has all (the broker's I/O thread)."""
+        if any(failure is not None for failure in done.result()):
+            self._engine.untold = True
+
+    def _set_timers(self, effects: Effects) -> None:
+        self._publisher.set_timers(effects.timers, active=self._leadership.stepped_up)
+
+    def _judge(self, log_now: float, read_until: float) -> None:
+        """Once a tick: dead workers, ended graces, lost messages."""
+        if not self._leadership.leads:
+            return
+        dead = self._liveness.dead_workers(log_now, read_until)
+
+        def judge() -> list[JobRecord]:
+            with self._store.transaction() as tx:
+                return self._liveness.judge(tx, dead, self._clock.now(), log_now, read_until)
+
+        self._input_queue.add(list(self._transactions.persist(judge)))
