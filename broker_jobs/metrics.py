@@ -73,7 +73,7 @@ OVERDUE = MetricFamily(
     "recurring_overdue_seconds", "gauge", "Time since the earliest due run of a recurring job that no beat has fired."
 )
 STORED = MetricFamily("stored_jobs", "gauge", "Jobs in the store.", ("state",))
-CONSUMERS = MetricFamily("queue_consumers", "gauge", "Workers that consume a queue.", ("queue",))
+CONSUMERS = MetricFamily("queue_consumers", "gauge", "Consumers of a queue; a worker has one or more.", ("queue",))
 RECORDS = MetricFamily("coordinator_records_total", "counter", "Records that the coordinator has committed.", ("kind",))
 COMMIT = MetricFamily(
     "coordinator_commit_seconds", "histogram", "Duration of the coordinator's transactions.", (), _SECONDS

@@ -264,7 +264,7 @@ class Beat:
                 self._handle(deliveries)
                 self._publish_due()
             except Exception:
-                logger.exception("the beat stumbled; it goes on in a second")
+                logger.exception("the beat failed; it continues in a second")
                 self._sleep(LONGEST_SLEEP_SECONDS)
             else:
                 self._sleep(self._pause())

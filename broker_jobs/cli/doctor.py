@@ -152,7 +152,7 @@ def _check_broker(settings: Settings, broker: Broker, queues: list[str]) -> Iter
                 f"start a worker: broker-jobs worker APP -Q {name}",
             )
         elif depth is not None:
-            yield Finding("ok", f"queue {name}", f"{depth[0]} ready, {depth[1]} workers")
+            yield Finding("ok", f"queue {name}", f"{depth[0]} ready, {depth[1]} consumers")
 
 
 def _check_coordinator_queue(queue: str, what: str, depth: tuple[int, int] | None) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
 
 @app.command("list")
 def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """List queues with their ready messages, workers, and jobs by state."""
+    """List queues with their ready messages, consumers on RabbitMQ, and jobs by state."""
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
         paused = reader.queues()
@@ -37,7 +37,7 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
             "queue": name,
             "paused": paused.get(name, False),
             "ready": depth[0] if (depth := depths.get(name)) is not None else None,
-            "workers": depth[1] if depth is not None else None,
+            "consumers": depth[1] if depth is not None else None,
             **{str(state): of_queue[state] for state in State},
         }
         for name, of_queue in sorted(counts.items())
@@ -45,7 +45,7 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
     if as_json:
         print_json(listed)
         return
-    columns = ("queue", "paused", "ready", "workers", *State)
+    columns = ("queue", "paused", "ready", "consumers", *State)
     print_table(
         columns,
         [["paused" if k == "paused" and q[k] else "" if k == "paused" else q[k] for k in columns] for q in listed],

@@ -110,7 +110,7 @@ def _broke(run: Run, error: BaseException) -> Outcome:
 
 
 def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
-    """The outcome of a function that stopped as it was asked to, by who asked."""
+    """The outcome of a function that stopped when it was asked to, by the reason of the request."""
     match run.cancel_reason:
         case "deleted" | None:
             return stopped()

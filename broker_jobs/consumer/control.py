@@ -1,7 +1,7 @@
-"""Hears the coordinator: says hello on each connection, learns fences and pauses, passes on who is to stop.
+"""Receives what the coordinator sends to workers: fences, paused queues, cancellations. Says hello when it connects.
 
-Bind first, then hello, so that no news falls between the snapshot and the first broadcast. The coordinator may be away:
-who waits for the answer waits a bounded time, and the answer is taken in whenever it comes.
+It binds first and then says hello, so that no message is lost between the snapshot and the first broadcast. The wait
+for the coordinator's answer is bounded; a late answer is applied when it arrives.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ControlSubscription:
             try:
                 self._hear(delivery.body)
             except ValidationError as error:
-                logger.warning("the coordinator said what this version does not understand: %s", error)
+                logger.warning("a control message could not be decoded and is ignored: %s", error)
             except Exception:
                 logger.exception("control message failed; the next heartbeat asks for a snapshot")
 
@@ -112,7 +112,7 @@ class ControlSubscription:
         if reply is None:
             control = Control.model_validate_json(body)
         elif not reply.ok:
-            logger.warning("the coordinator refuses this worker's hello: %s", reply.refused)
+            logger.warning("the coordinator refuses this worker: %s", reply.refused)
             return
         else:
             control = Control.model_validate(reply.detail)

@@ -38,7 +38,7 @@ class DeadLetterPublisher:
     def publish_dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Publish to the dead-lettered exchange; returns at once."""
         logger.error(
-            "a message of queue %s cannot be understood: %s; it is dead-lettered, to be looked at and replayed",
+            "a message of queue %s could not be decoded: %s; it is now a dead letter (broker-jobs dead-letters)",
             delivery.queue,
             reason,
         )
@@ -58,7 +58,7 @@ class DeadLetterPublisher:
             if failure is None:
                 self._acknowledger.acknowledge((DeliveryTag(delivery.channel, delivery.tag),))
             else:
-                logger.warning("a dead letter is not confirmed (%s); it is repeated", failure.reason)
+                logger.warning("a dead letter was not confirmed (%s); publishing it again", failure.reason)
                 self._again.append((delivery, reason))
 
         self._in_flight += 1

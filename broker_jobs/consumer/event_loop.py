@@ -109,7 +109,7 @@ class EventLoop:
             self._ready.put(received)
         elif (error := task.exception()) is not None:
             logger.critical(
-                "the worker itself failed at an async job; its delivery stays unacknowledged and comes back",
+                "internal error at an async job; its delivery is not acknowledged and returns to the queue",
                 exc_info=error,
             )
         self._feed()

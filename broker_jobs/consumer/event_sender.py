@@ -54,7 +54,7 @@ class EventSender:
         self._head = b'{"v":1,"worker":' + event_json(worker) + b',"sent_at":'
         self._waiting: deque[tuple[bytes, Then]] = deque()
         self._in_flight = threading.Lock()
-        """Held from a message's publish to its confirm: who gets it sends."""
+        """Held from the publish of a message to its confirm; the thread that holds it sends."""
         self._sent: list[tuple[bytes, Then]] = []
         self._repeat_at: float | None = None
         self._failures = 0
@@ -138,6 +138,6 @@ class EventSender:
                 try:
                     then()
                 except Exception:
-                    logger.exception("what should follow a confirmed event failed; the next event goes on")
+                    logger.exception("the step after a confirmed event failed; the next events continue")
         if places:
             self._acknowledge(places)

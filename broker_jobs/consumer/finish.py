@@ -30,7 +30,7 @@ def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCo
     """The result of a sync function, in its thread; async hooks are around what it left to an event loop.
 
     Raises:
-        DefinitionError: what it returned holds code that has not run and that nobody would run.
+        DefinitionError: what it returned holds code that has not run and would never run.
         BaseException: what the awaitable raised.
     """
     if type(value) in _FINISHED:
@@ -83,24 +83,24 @@ def _refuse_unrun(value: Any, name: str) -> None:
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         kind = "a generator" if inspect.isgenerator(value) else "an async generator"
         raise DefinitionError(
-            f"{name} returned {kind}: nobody takes what it yields, so its body did not run. "
+            f"{name} returned {kind}: nothing consumes what it yields, so its body did not run. "
             "Return a list, or enqueue a job for each"
         )
     if isinstance(value, ContextDecorator | AsyncContextDecorator):
         raise DefinitionError(
-            f"{name} returned a context manager that nobody enters, so its body did not run. "
+            f"{name} returned a context manager that is never entered, so its body did not run. "
             "Write a function that enters it (with …) and does the work inside"
         )
     if isinstance(value, list | tuple | set | dict):
         items = value.values() if isinstance(value, dict) else value
         if CoroutineType in set(map(type, items)):
             raise DefinitionError(
-                f"{name} returned coroutines inside a {type(value).__name__}: nobody awaits them, so they did not run. "
+                f"{name} returned coroutines inside a {type(value).__name__}, never awaited, so they did not run. "
                 "Await them, as with asyncio.gather(*…), and return their results"
             )
         return
     if inspect.isroutine(value) or isinstance(value, functools.partial):
         raise DefinitionError(
-            f"{name} returned a function that nobody calls, so its body did not run. "
+            f"{name} returned a function that is never called, so its body did not run. "
             f"Call it and return its result; if {name} is decorated, a decorator may lack its parentheses"
         )

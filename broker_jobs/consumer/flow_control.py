@@ -68,10 +68,12 @@ class FlowControl:
         waiting = self._event_sender.waiting
         if waiting > TOO_MANY_EVENTS and not self._flooded:
             self._flooded = True
-            logger.warning("%d outcomes wait for their confirm; no new jobs are taken until fewer do", waiting)
+            logger.warning(
+                "%d outcomes wait for their confirm; no new jobs are received until there are fewer", waiting
+            )
         elif waiting < FEW_EVENTS and self._flooded:
             self._flooded = False
-            logger.info("outcomes are confirmed again; jobs are taken again")
+            logger.info("outcomes are confirmed again; jobs are received again")
         self.apply_pauses()
         if now_monotonic >= self._next_monotonic:
             self._next_monotonic = now_monotonic + PREFETCH_SECONDS

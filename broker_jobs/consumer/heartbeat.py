@@ -1,4 +1,4 @@
-"""Says that the worker lives, and what it has; and notices when nobody can have heard it for too long."""
+"""Sends the heartbeats of a worker, with the jobs it has, and notices when none was confirmed for too long."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ class MaintenanceThread:
                 self._begin()
                 break
             except Exception:
-                logger.exception("the worker could not begin to take jobs; it tries again every second")
+                logger.exception("the worker could not start to consume; trying again every second")
                 self._stopped.wait(1.0)
         while not self._stopped.wait(PERIOD_SECONDS):
             try:
                 self._look()
             except Exception:
-                logger.exception("a look after the running jobs failed; the next comes in %s s", PERIOD_SECONDS)
+                logger.exception("the check of the running jobs failed; the next one follows in %s s", PERIOD_SECONDS)

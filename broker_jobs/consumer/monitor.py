@@ -96,7 +96,7 @@ class Monitor:
                 "what blocks into a thread; if it hangs, restart this worker"
             )
         logger.error(
-            "%s %s attempt %d outlives its timeout of %g s: it runs since %s (%.1f s) and was asked to stop: %s",
+            "%s %s attempt %d outlives its timeout of %g s: it has run since %s (%.1f s) and was asked to stop: %s",
             envelope.job,
             envelope.id,
             envelope.attempt,
@@ -107,7 +107,7 @@ class Monitor:
         )
 
     def _hand_over(self, run: Run) -> None:
-        """The coordinator is told that it owns the run; when that is confirmed the delivery is acknowledged."""
+        """Report that the coordinator owns the run from now on; acknowledge the delivery when that is confirmed."""
         run.handed_over = True
 
         def confirmed() -> None:

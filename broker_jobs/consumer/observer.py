@@ -1,4 +1,4 @@
-"""Says what may be counted in a worker, so that metrics are told and not asked for; doing nothing is the default."""
+"""Defines what a worker reports to its metrics; the default does nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Says how an attempt ended, and turns exceptions into that. Pure.
 
-An outcome is what the worker knows; the event made of it (reporter.py) is what it tells.
+An outcome is what the worker knows; the event made of it (reporter.py) is what it reports.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Interruption(NamedTuple):
 
 
 class NotRun(NamedTuple):
-    """It was not run: the coordinator decides what becomes of it."""
+    """It was not run; the coordinator decides how the job continues."""
 
     reason: ReturnReason
     redelivered: bool = False
@@ -91,7 +91,7 @@ def _bounded(after: float | None) -> float | None:
 
 
 def misfit(error: BaseException) -> Raised:
-    """The outcome of arguments that do not fit the function; retried, as a deploy may mend it."""
+    """The outcome of arguments that do not fit the function; retried, as a deployment may fix it."""
     info = ErrorInfo(type="ArgumentsError", message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS))
     return Raised(info, exception=error)
 

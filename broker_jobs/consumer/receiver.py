@@ -73,8 +73,8 @@ class Receiver:
             try:
                 received = self._understand(delivery, monotonic)
             except Exception as error:
-                logger.exception("a delivery broke the intake")
-                self._dead_letter(delivery, f"the worker failed at it: {type(error).__name__}")
+                logger.exception("internal error of the worker at a delivery; it is now a dead letter")
+                self._dead_letter(delivery, f"internal error of the worker: {type(error).__name__}")
                 continue
             if received is None:
                 continue
@@ -98,7 +98,7 @@ class Receiver:
             return None
         refused: ReturnReason | None = None
         function = self._registry.get(envelope.job)
-        if delivery.redelivered:  # never run again: somebody may be running it (rule R3)
+        if delivery.redelivered:  # not run: another worker may be running it (rule R3)
             refused = "redelivered"
         elif self._closed:
             refused = "shutdown"

@@ -48,7 +48,7 @@ closing the channel, which would bring the same delivery back for ever. The coor
 
 
 class Reporter:
-    """Tells the coordinator what became of each delivery."""
+    """Reports to the coordinator how each delivery ended."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Reporter:
         self.done = 0
         """Attempts ended since the worker started (approximate: counted without a lock)."""
         self.interrupted = 0
-        """Attempts told as interrupted."""
+        """Attempts reported as interrupted."""
 
     def ended(self, run: Run, outcome: Outcome) -> None:
         """An attempt ended: tell it; the delivery is acknowledged when that is confirmed."""
@@ -122,7 +122,7 @@ class Reporter:
                 assert_never(outcome)
 
     def cut_off(self, run: Run) -> None:
-        """The worker leaves while an attempt runs that nothing can stop: tell it now, as nobody can later."""
+        """Report an attempt that still runs while the worker stops and that nothing can stop: later is too late."""
         if run.cut_off or run.ended:
             return
         timeout = run.received.envelope.policy.timeout if run.cancel_reason == "timeout" else None
@@ -132,7 +132,7 @@ class Reporter:
     def returned(
         self, delivery: Delivery, envelope: Envelope, reason: ReturnReason, *, redelivered: bool = False
     ) -> None:
-        """A delivery is not run: the coordinator decides what becomes of its job."""
+        """Report a delivery that is not run; the coordinator decides how its job continues."""
         queue = queue_of(delivery.queue)
         event = Returned(
             id=envelope.id,
@@ -214,7 +214,7 @@ class Reporter:
             )
         elif logger.isEnabledFor(logging.DEBUG):
             logger.debug(
-                "%s %s attempt %d of queue %s succeeded in %.3f s; its outcome is told, then it is acknowledged",
+                "%s %s attempt %d of queue %s succeeded in %.3f s; report the outcome, then acknowledge",
                 envelope.job,
                 envelope.id,
                 envelope.attempt,

@@ -27,7 +27,7 @@ class Revocations:
 
     @property
     def version(self) -> int:
-        """Up to which version nothing of the coordinator's news is missing; told by each heartbeat."""
+        """The version up to which no broadcast of the coordinator is missing; part of each heartbeat."""
         return self._version
 
     @property

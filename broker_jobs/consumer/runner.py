@@ -53,7 +53,7 @@ class Runner:
     def run(self, received: ReceivedDelivery) -> None:
         """Run a sync job in this thread."""
         run = Run(received, self._clock.now(), self._clock.monotonic())
-        self._running.add(run)  # before the look whether we stop: who stops looks in the other order
+        self._running.add(run)  # before the check whether we stop; the stopping thread does both in the other order
         if self._refused(run):
             return
         outcome = expired(received.envelope, run.started_at)

@@ -60,10 +60,10 @@ class Run:
         self.owned = False
         """Whether that is confirmed: the delivery is acknowledged, the coordinator owns the job by our heartbeats."""
         self.cut_off = False
-        """Whether it was told that the worker leaves while this runs; only a success is told after that."""
+        """Whether it was reported that the worker stops while this runs; after that only a success is reported."""
         self.ended = False
         self.progress: tuple[float, float | None] | None = None
-        """The last progress that was not told yet."""
+        """The last progress that was not reported yet."""
         self.progress_monotonic = float("-inf")
         self.lines = 0
         self.task: asyncio.Task[None] | None = None
@@ -98,7 +98,7 @@ class Run:
         return True
 
     def note_progress(self, done: float, total: float | None) -> None:
-        """Keep how far it is; told at most once a second. What is no number, or without end, is not told."""
+        """Keep the progress; reported at most once a second. What is not a finite number is ignored."""
         progress = (float(done), None if total is None else float(total))
         if all(amount is None or math.isfinite(amount) for amount in progress):
             self.progress = progress

@@ -60,7 +60,7 @@ class ThreadPool:
                 work(received)
             except BaseException:
                 logger.critical(
-                    "the worker itself failed at %s; its delivery stays unacknowledged and comes back",
+                    "internal error at %s; its delivery is not acknowledged and returns to the queue",
                     received.envelope.id,
                     exc_info=True,
                 )

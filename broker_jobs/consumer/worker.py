@@ -1,7 +1,7 @@
-"""Wires a worker together: deliveries come in, attempts run, outcomes are told, deliveries are acknowledged.
+"""Wires a worker together: deliveries arrive, attempts run, outcomes are reported, deliveries are acknowledged.
 
-A worker decides nothing else: it runs, reports, acknowledges, in that order. The exchange is started, and the queues
-are declared, by who makes the worker.
+A worker decides nothing else: it runs, reports, acknowledges, in that order. The caller starts the broker and declares
+the queues before it makes a worker.
 """
 
 from __future__ import annotations
@@ -186,11 +186,11 @@ class Worker:
         self._maintenance.start()
 
     def stop(self, timeout: float = 30.0) -> bool:
-        """Stop taking jobs, return what is not started, let what runs end, tell all of it, and leave.
+        """Receive no more jobs, return those that have not started, let running ones end, and report all of it.
 
-        What still runs after `timeout` seconds is asked to stop and has a second for it; coroutines are cancelled. What
-        even then runs is told as interrupted: its thread ends with the process, its delivery goes back to RabbitMQ, and
-        the job runs again. Returns whether all has ended.
+        Jobs that still run after `timeout` seconds are asked to stop and have a second for it; coroutines are
+        cancelled. A job that runs even then is reported as interrupted: its thread ends with the process, its delivery
+        returns to RabbitMQ, and the job runs again. Returns whether all jobs have ended.
         """
         if not self._refuse_new():
             return len(self._running) == 0
@@ -205,18 +205,20 @@ class Worker:
             self._cut_off_runs()
         subscription = self._subscription
         if subscription is not None and not self._wait(lambda: not subscription.consuming, CANCEL_SECONDS):
-            logger.warning("deliveries do not end in %g s; those under way come back", CANCEL_SECONDS)
+            logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
         ended = len(self._running) == 0
-        if ended:  # nothing is between being taken and being told any more
+        if ended:  # every received job is reported
             ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
-        told = self._wait(
+        reported = self._wait(
             lambda: self._event_sender.waiting == 0 and self._dead_letter_publisher.waiting == 0, FLUSH_SECONDS
         )
-        if told:
+        if reported:
             self._heartbeat_sender.beat(leaving=True)
-            told = self._wait(lambda: self._event_sender.waiting == 0, FLUSH_SECONDS)
-        if not told:
-            logger.error("%d outcomes were not confirmed; their deliveries come back", self._event_sender.waiting)
+            reported = self._wait(lambda: self._event_sender.waiting == 0, FLUSH_SECONDS)
+        if not reported:
+            logger.error(
+                "%d outcomes were not confirmed; their deliveries return to the queue", self._event_sender.waiting
+            )
         self._acknowledger.acknowledge_rest()
         self._end()
         return ended
@@ -239,7 +241,7 @@ class Worker:
         if not self._control.answered.wait(HELLO_SECONDS):
             logger.warning(
                 "no coordinator answered in %g s: jobs run and are reported, but deletes and pauses are not known; "
-                "its answer is taken in when it comes",
+                "they are applied when it answers",
                 HELLO_SECONDS,
             )
         with self._lock:
@@ -253,7 +255,7 @@ class Worker:
             )
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
-        logger.info("worker %s takes jobs of %s", self.ref.id, ", ".join(self._queues))
+        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._queues))
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""
@@ -262,7 +264,7 @@ class Worker:
                 self._stopping = True
                 return False
             self._stopping = True
-        self._control.answered.set()  # whoever waits for it need not any more
+        self._control.answered.set()  # ends the wait for the answer
         self._receiver.close()
         self._runner.refuse_new()
         return True
@@ -320,7 +322,7 @@ class Worker:
         for ready in (self._ready, self._ready_async):
             dropped += len(ready.remove(lambda received: received.place.channel == channel))
         logger.warning(
-            "the connection was lost: %d unstarted jobs belong to RabbitMQ again, %d running ones go on and are told",
+            "the connection was lost: RabbitMQ redelivers %d unstarted jobs; %d running ones continue, then report",
             dropped,
             len(self._running),
         )
@@ -350,7 +352,7 @@ def _told(ended: Callable[[str | None], None], future: Future[list[PublishFailur
 
 
 def _own_ref() -> WorkerRef:
-    own_id = new_id()  # as slot too: nobody else's place is taken over
+    own_id = new_id()  # also its slot: it replaces no other worker
     return WorkerRef(id=own_id, host=socket.gethostname(), slot=own_id, pid=os.getpid())
 
 

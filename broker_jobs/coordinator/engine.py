@@ -567,7 +567,7 @@ class _UnitOfWork:
         if self._looks[row.id] > MOST_LOOKS + 1:
             return
         reason = f"its conditions gave no answer in {MOST_LOOKS} rounds; requeue it to try again (last: {row.reason})"
-        logger.error("job %s is set aside: %s", row.id, reason)
+        logger.error("job %s is now a dead letter: %s", row.id, reason)
         self._decide(DependencyFailed(row.id, reason))
         self._tx.add_dead_letter(
             f"log:{row.id}"[:200], at=self._now, origin="log", reason=f"job {row.id}: {reason}",

@@ -220,7 +220,7 @@ class Leadership:
 
     def refuse_foreign(self, coordinator: str) -> None:
         """Tell a coordinator that writes another store to stop."""
-        logger.error("coordinator %s writes another store than this one: it is told to stop", coordinator)
+        logger.error("coordinator %s writes to a different store: it is asked to stop", coordinator)
         only = Control(version=0, store=self._store_id)
         self._broker.publish([release.broadcast(only)], timeout=BROADCAST_TIMEOUT_SECONDS)
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
 VANISHED = "its worker vanished"
 REPLACED = "its worker was replaced"
-LEFT = "its worker left"
+LEFT = "its worker stopped"
 GONE_SECONDS = 10.0
 """A coordinator without a tick for so much log time is gone."""
 MOST_COORDINATORS = 100
@@ -254,7 +254,8 @@ class Liveness:
         dead = self.leases.dead(log_now, read_until)
         for worker, reason in dead:
             level = logging.INFO if reason == LEFT else logging.WARNING
-            logger.log(level, "%s: worker %s; its jobs are looked after", reason, worker)
+            said = reason.removeprefix("its worker ")
+            logger.log(level, "worker %s %s; its unfinished jobs are requeued", worker, said)
             self._listed.pop(worker, None)
             self._lost_messages.worker_lost()
         return dead

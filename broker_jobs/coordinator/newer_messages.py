@@ -88,7 +88,7 @@ class NewerMessages:
                     if self._store.reader.job(ids[0]) is not None:
                         continue
             if row.at < removed_before or any((id_created_at(id) or row.at) < removed_before for id in ids):
-                logger.warning("message %s was set aside long ago and can be read now: replay it, or delete it", row.id)
+                logger.warning("dead letter %s is old and can be read now: replay it, or delete it", row.id)
                 return False
         return True
 
@@ -98,7 +98,7 @@ class NewerMessages:
         except StoreError:
             raise
         except Exception as error:
-            logger.exception("message %s can be read now, but not be decided: it is for a person", row.id)
+            logger.exception("dead letter %s can be read now, but not applied: replay it, or delete it", row.id)
             with self._store.transaction() as tx:
                 tx.drop_dead_letter(row.id)
                 reason = f"{type(error).__name__}: {error}"[:MOST_REASON_CHARS]
@@ -107,5 +107,5 @@ class NewerMessages:
                     exchange=row.exchange, key=row.key, type=row.type, message_id=row.message_id,
                 )  # fmt: skip
             return []
-        logger.info("message %s, which a newer version wrote, is decided now", row.id)
+        logger.info("dead letter %s, which a newer version wrote, is applied now", row.id)
         return [effects]

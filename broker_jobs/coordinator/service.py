@@ -206,7 +206,7 @@ class Coordinator:
             else:
                 self._consumers.close()
         except NotStoredError:
-            logger.error("coordinator %s leaves without having stored everything; the log keeps it", self.id)
+            logger.error("coordinator %s stops before everything is stored; the rest stays in the log", self.id)
         except BaseException as error:
             self._fail(f"the coordinator's thread ended: {error!r}")
             self._consumers.close()  # a dead consumer would keep the log from every other coordinator

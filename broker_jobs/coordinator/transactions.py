@@ -109,7 +109,7 @@ class Transactions:
         except Exception as error:  # noqa: BLE001  # whatever a decision raises, the log must go on
             if len(pieces) == 1:
                 return self._set_aside(pieces[0], error)
-            logger.warning("a batch of %d records raised; its halves are decided apart", len(pieces))
+            logger.warning("a transaction of %d records failed; each half is applied separately", len(pieces))
         half = len(pieces) // 2
         return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
 
@@ -123,7 +123,7 @@ class Transactions:
 
     def _set_aside(self, piece: QueuedInput, error: Exception) -> list[Effects]:
         """Keep a record that cannot be decided, without its neighbours, for a person to look at and to replay."""
-        logger.error("a record cannot be decided; it is set aside (see broker-jobs dead-letters)", exc_info=error)
+        logger.error("a record cannot be applied; it is now a dead letter (broker-jobs dead-letters)", exc_info=error)
         if piece.delivery is None:
             return []
         said = " ".join(str(getattr(error, "orig", None) or error).split())
@@ -156,7 +156,7 @@ class Transactions:
             except StoreError as error:
                 if self._note_failure(error) > STORE_PATIENCE_SECONDS and not gave_back:
                     gave_back = True
-                    logger.error("the store is away for long: deliveries are returned until it answers")
+                    logger.error("the store has not answered for long: deliveries return to the log until it does")
                     self._give_log_back()
                 if self._stopping.wait(pause):
                     raise NotStoredError from error
@@ -172,7 +172,7 @@ class Transactions:
         now = self._clock.monotonic()
         if self._down_since is None:
             self._down_since = now
-            logger.error("the store does not answer (%s); the log waits and is tried again", error)
+            logger.error("the store does not answer (%s); the records stay in the log; trying again", error)
         return now - self._down_since
 
     def _note_answer(self) -> None:

@@ -100,7 +100,7 @@ class Watch:
             except (BrokerError, StoreError) as error:
                 logger.debug("no look at queue depths now: %s", error)
             except Exception:
-                logger.exception("a look at the queues failed; it is tried again")
+                logger.exception("reading the lengths of the queues failed; trying again")
             # By looks, not by the clock: a program that was frozen as a whole is not stuck when it thaws.
             progress = self._progress()
             since = since + WATCH_EVERY_SECONDS if progress is not None and progress == before else 0.0

@@ -100,7 +100,7 @@ def _queues(status: SystemStatus) -> Iterator[Alert]:
         yield Alert(
             severity="error",
             what=f"{_count(total, 'job')} in {names}, and no worker consumes it.",
-            do="Start a worker for that queue: broker-jobs worker your.module --queues "
+            do="Start a worker for that queue: broker-jobs worker APP --queues "
             + ",".join(queue.name for queue in unserved[:MAX_NAMES]),
             page="queues",
         )

@@ -216,7 +216,7 @@ def require_login(settings: Settings) -> None:
     """Raise UsageError unless the settings have a login: others can reach a program that mounts the dashboard."""
     if not _credentials(settings):
         raise UsageError(
-            "jobs.dashboard() has no login, and would be open to everybody who can reach this program."
+            "jobs.dashboard() has no login, and would be open to every program that can reach it."
             " Write jobs.dashboard(authorize=…) with your own login, or set BROKER_JOBS_DASHBOARD_TOKEN, or"
             " BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or write jobs.dashboard(local=True) to"
             " accept only requests from this machine"

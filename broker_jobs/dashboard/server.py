@@ -41,8 +41,9 @@ class DashboardServer:
         self._local_only = dashboard.local and not has_login
         if not is_loopback(self._host) and not has_login:
             raise UsageError(
-                f"the dashboard would be open to everybody who can reach {self._host}: set BROKER_JOBS_DASHBOARD_TOKEN,"
-                " or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or listen on 127.0.0.1"
+                f"the dashboard would be open to every program that can reach {self._host}: set"
+                " BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and BROKER_JOBS_DASHBOARD_PASSWORD, or"
+                " listen on 127.0.0.1"
             )
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -78,8 +79,8 @@ class DashboardServer:
         logger.info("dashboard on %s", self.address)
         if self._local_only:
             logger.info(
-                "the dashboard has no login: every request from this machine is an administrator's. Before you serve it"
-                " through a proxy, set BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and"
+                "the dashboard has no login: every request from this machine has the rights of an administrator. Before"
+                " you serve it through a proxy, set BROKER_JOBS_DASHBOARD_TOKEN, or BROKER_JOBS_DASHBOARD_USER and"
                 " BROKER_JOBS_DASHBOARD_PASSWORD"
             )
 

@@ -71,7 +71,7 @@ def decode(body: bytes | str) -> Envelope:
 
 
 def _newer_version(version: object) -> str:
-    return f"envelope of version {version}; this program reads version {WIRE_VERSION}: upgrade it, then replay"
+    return f"message of version {version}; this program reads version {WIRE_VERSION}: upgrade it, then replay"
 
 
 def _undecodable(body: bytes | str, error: ValidationError) -> Undecodable:

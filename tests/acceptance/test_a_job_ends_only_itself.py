@@ -225,14 +225,14 @@ def process() -> int:
 def test_a_job_that_ends_its_process_with_code_2_ends_only_that_one(terminal: Terminal, vhost: Vhost) -> None:
     (terminal.folder / "leaving.py").write_text(LEAVING)
     running = terminal.start("worker", "leaving:jobs", "--url", vhost.url, "-p", "2", "--shutdown-timeout", "2")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
+    eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
     jobs = BrokerJobs(vhost.url)
     try:
         jobs.remote("leave").enqueue(2)
     finally:
         jobs.stop()
     running.said("exited with code 2; starting it again", timeout=60)
-    eventually(lambda: running.log.count("takes jobs of default") >= 3, 60, "a third worker")
+    eventually(lambda: running.log.count("serves the queues default") >= 3, 60, "a third worker")
     assert running.process.poll() is None
     running.signal(TERM)
     running.exit_code(timeout=60)

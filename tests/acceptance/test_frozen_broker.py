@@ -57,7 +57,7 @@ def test_jobs_that_come_due_while_the_broker_is_frozen_run_once(
     reach = ("--url", vhost.url, "--store", terminal.store)
     terminal.start("coordinator", *reach).said("is the active one")
     for _ in range(2):
-        terminal.start("worker", "app:jobs", "--url", vhost.url).said("takes jobs of default")
+        terminal.start("worker", "app:jobs", "--url", vhost.url).said("serves the queues default")
     producer = BrokerJobs(vhost.url)
     try:
         asyncio.run(schedule(producer))

@@ -33,7 +33,7 @@ def coordinator(terminal: Terminal, vhost: Vhost) -> Running:
 def worker(terminal: Terminal, vhost: Vhost, *options: str) -> Running:
     """A worker that takes jobs."""
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "--metrics-port", "0", *options)
-    running.said("takes jobs of default")
+    running.said("serves the queues default")
     return running
 
 
@@ -102,7 +102,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     terminal: Terminal, vhost: Vhost, coordinator: Running, jobs: BrokerJobs
 ) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2", "--metrics-port", "0")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
+    eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
     for name in ("a", "b", "c"):
         assert jobs.remote("hello").enqueue(name).result(timeout=20) == f"hello {name}"
     series = 'broker_jobs_jobs_total{job_name="hello",outcome="succeeded",queue="default"}'
@@ -113,7 +113,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     assert pid != running.process.pid
     os.kill(pid, signal.SIGKILL)
     running.said("was killed by signal 9; starting it again")
-    eventually(lambda: running.log.count("takes jobs of default") == 3, 30, "a third worker")
+    eventually(lambda: running.log.count("serves the queues default") == 3, 30, "a third worker")
     eventually(lambda: running.healthz()[0] == 200, 20, "healthy again")
     assert running.metrics()[series] == 3
     assert running.metrics()["broker_jobs_worker_restarts_total"] == 1
@@ -127,7 +127,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
 
 def test_the_second_signal_ends_all_worker_processes(terminal: Terminal, vhost: Vhost, jobs: BrokerJobs) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
+    eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
     jobs.remote("hold").enqueue("for ever")
     pid = int(terminal.marked("started for ever").rsplit(" ", 1)[1])
     running.signal(TERM)
@@ -141,7 +141,7 @@ def test_worker_processes_finish_when_their_parent_is_killed(
     terminal: Terminal, vhost: Vhost, jobs: BrokerJobs
 ) -> None:
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2")
-    eventually(lambda: running.log.count("takes jobs of default") == 2, 90, "two workers")
+    eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
     jobs.remote("hold").enqueue("orphan")
     pid = int(terminal.marked("started orphan").rsplit(" ", 1)[1])
     running.signal(signal.SIGKILL)
@@ -309,7 +309,7 @@ def test_what_a_program_registered_with_atexit_runs_once_however_it_ends(termina
     running = terminal.start(
         "run", "at_exit:jobs", "--url", "memory://", "--store", terminal.store, "--shutdown-timeout", timeout, *queues
     )
-    running.said("takes jobs of")
+    running.said("serves the queues")
     if how != "end":
         eventually((terminal.folder / "held.txt").exists, 30, "a job runs")
     running.signal(TERM)

@@ -125,7 +125,7 @@ def start_worker(terminal: Terminal, vhost: Vhost, *options: str) -> Running:
     running = terminal.start(
         "worker", "leaving:jobs", "--url", vhost.url, "--shutdown-timeout", "0.2", "--metrics-port", "0", *options
     )
-    running.said("takes jobs of default")
+    running.said("serves the queues default")
     return running
 
 
@@ -204,7 +204,7 @@ def test_jobs_of_several_processes_are_interrupted(
     worker = terminal.start(
         "worker", "leaving:jobs", "--url", vhost.url, "--shutdown-timeout", "0.2", "-p", "2", "-c", "1"
     )
-    eventually(lambda: worker.log.count("takes jobs of default") == 2, 90, "two workers")
+    eventually(lambda: worker.log.count("serves the queues default") == 2, 90, "two workers")
     names = ("a", "b")
     functions = ("hold", "hold_in_a_helper")
     receipts = [jobs.remote(job).enqueue(name) for job, name in zip(functions, names, strict=True)]
@@ -226,14 +226,14 @@ def test_jobs_of_several_processes_are_interrupted(
 def test_everything_in_one_process_leaves_and_goes_on(terminal: Terminal, vhost: Vhost, jobs: BrokerJobs) -> None:
     options = ("run", "leaving:jobs", "--url", vhost.url, "--store", terminal.store, "--shutdown-timeout", "0.2")
     first = terminal.start(*options)
-    first.said("takes jobs of default")
+    first.said("serves the queues default")
     receipt = jobs.remote("fail_then_hold").using(retries=1, backoff=[0]).enqueue("retried")
     second = jobs.remote("hold_in_a_helper").using(retries=0).enqueue("kept")
     begun(terminal, "retried", 2)
     begun(terminal, "kept", 1)
     first.signal(TERM)
     assert first.exit_code(timeout=40) == 1
-    terminal.start(*options).said("takes jobs of default")
+    terminal.start(*options).said("serves the queues default")
     begun(terminal, "retried", 3)
     begun(terminal, "kept", 2)
     assert [mark.split()[2] for mark in terminal.marks() if mark.startswith("retried")] == ["1", "2", "2"]

@@ -39,7 +39,7 @@ def active_and_standby(system: System) -> tuple[Lodger, Lodger]:
 @pytest.mark.slow
 def test_a_killed_coordinator_under_load_loses_nothing_and_runs_nothing_twice(system: System) -> None:
     active, standby = active_and_standby(system)
-    system.start("worker", concurrency=4, slot="1").said("takes jobs of")
+    system.start("worker", concurrency=4, slot="1").said("serves the queues")
     ids = system.enqueue(200, 0.02)
     own = [system.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
     stumbling = [system.jobs.stumble.enqueue(2).id for _ in range(40)]
@@ -115,14 +115,14 @@ def test_a_rolling_restart_of_everything_runs_nothing_twice(system: System) -> N
     coordinators = list(active_and_standby(system))
     workers = [system.start("worker", concurrency=4) for _ in range(2)]
     for worker in workers:
-        worker.said("takes jobs of")
+        worker.said("serves the queues")
     ids = [system.jobs.work.using(id=f"own-{n}").enqueue(0.01).id for n in range(100)]
     with system.busy(ids):
         for n in range(2):
             coordinators.append(system.start("coordinator"))
             coordinators[-1].said("started on store")
             workers.append(system.start("worker", concurrency=4))
-            workers[-1].said("takes jobs of")
+            workers[-1].said("serves the queues")
             eventually(lambda: workers[-1].pid in {mark.pid for mark in system.marks("started")}, what="it runs jobs")
             for old in (coordinators[n], workers[n]):
                 old.leave()

@@ -129,7 +129,7 @@ def test_each_continuation_fires_once_though_a_worker_is_killed(system: System) 
     system.here("coordinator")
     workers = [system.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
     for worker in workers:
-        worker.said("takes jobs of")
+        worker.said("serves the queues")
     trees = Trees(system)
     for number in range(3):
         trees.grow(fails=number == 1, seconds=0.04)
@@ -174,7 +174,7 @@ def test_a_limit_holds_over_two_workers_and_a_killed_one_s_slots_come_back(syste
     system.here("coordinator")
     workers = [system.start("worker", concurrency=4, slot=str(number)) for number in range(2)]
     for worker in workers:
-        worker.said("takes jobs of")
+        worker.said("serves the queues")
     narrow = system.jobs.narrow
     ids = [receipt.id for receipt in system.jobs.program.enqueue_many(narrow.bind(0.1) for _ in range(40))]
     victim = workers[0].pid

@@ -76,7 +76,7 @@ def test_a_killed_broker_under_load_loses_nothing_and_runs_nothing_twice(system:
     system.here("coordinator")
     workers = [system.start("worker", concurrency=4, slot=str(n)) for n in range(2)]
     for worker in workers:
-        worker.said("takes jobs of")
+        worker.said("serves the queues")
     broker.wait_for_young_queues()
     ids = system.enqueue(200, 0.05)
     load = Load(system, 0.02)
@@ -143,7 +143,7 @@ def repeated(system: System, id: str) -> str:
 
 def test_an_alarm_while_work_goes_on_stops_nothing_for_good(system: System, broker: Broker) -> None:
     system.here("coordinator", concurrency=4)
-    system.start("worker", concurrency=4, slot="1").said("takes jobs of")
+    system.start("worker", concurrency=4, slot="1").said("serves the queues")
     ids = system.enqueue(200, 0.02)
     stumbling = [system.jobs.stumble.enqueue(2).id for _ in range(20)]
     eventually(lambda: len(system.ended()) > 20, 30)

@@ -50,7 +50,7 @@ def test_a_database_server_that_goes_away_under_load_loses_nothing(
 ) -> None:
     system = postgres_system
     coordinators = [system.here("coordinator") for _ in range(2)]
-    system.start("worker", concurrency=4, slot="1").said("takes jobs of")
+    system.start("worker", concurrency=4, slot="1").said("serves the queues")
     ids = system.enqueue(200, 0.02)
     stumbling = [system.jobs.stumble.enqueue(1).id for _ in range(10)]
     eventually(lambda: len(system.ended()) > 10)
@@ -89,7 +89,7 @@ def test_a_restored_store_releases_nothing_until_a_person_accepts_it(system: Sys
     store, copy = system.folder / "store.db", system.folder / "backup.db"
     first = system.start("coordinator")
     worker = system.start("worker", concurrency=2, slot="1")
-    worker.said("takes jobs of")
+    worker.said("serves the queues")
     before = system.enqueue(5)
     system.succeeded(before)
     finished = [system.jobs.work.schedule(timedelta(seconds=2)).id for _ in range(5)]

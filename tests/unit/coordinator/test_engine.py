@@ -536,9 +536,9 @@ def test_a_dead_lettered_message_is_replayed_when_it_can_be_read_and_refused_whi
     harness: EngineHarness,
 ) -> None:
     newer = arrived(b'{"v": 2}')
-    harness.apply(Unreadable("log", "envelope of version 2", newer))
+    harness.apply(Unreadable("log", "message of version 2", newer))
     dead_letter = harness.store.reader.dead_letters()[0]
-    assert (dead_letter.origin, dead_letter.reason, dead_letter.body) == ("log", "envelope of version 2", newer.body)
+    assert (dead_letter.origin, dead_letter.reason, dead_letter.body) == ("log", "message of version 2", newer.body)
     reply = answered(harness, ReplayDeadLetter, dead_letter_id=dead_letter.id)
     assert reply.refused is not None
     assert "version 2" in reply.refused

@@ -60,4 +60,4 @@ def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch:
     assert "standby" in row_of(page, "host-2")
     assert "silent" in row_of(page, "host-3")
     monkeypatch.setattr(system.queries.system, "components", list)
-    assert "Without a coordinator there are no retries" in words_of(system.person().see("/workers"))
+    assert "Without a coordinator retries, delays" in words_of(system.person().see("/workers"))

@@ -82,8 +82,8 @@ def plain(**changes: Any) -> bytes:
     [
         (b"\xff\xfe", "not UTF-8 JSON"),
         (b"[1]", "JSON of type list, not an object"),
-        (plain(v=2), "envelope of version 2; this program reads version 1: upgrade it, then replay"),
-        (plain(v=2, shiny=True), "envelope of version 2; this program reads version 1: upgrade it, then replay"),
+        (plain(v=2), "message of version 2; this program reads version 1: upgrade it, then replay"),
+        (plain(v=2, shiny=True), "message of version 2; this program reads version 1: upgrade it, then replay"),
         (plain(shiny=True), "shiny: Extra inputs are not permitted"),
         (plain(job=...), "job: Field required"),
         (plain(queue="a.#"), "queue: String should match pattern '^[A-Za-z0-9._-]{1,100}$'"),
