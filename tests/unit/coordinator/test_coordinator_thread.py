@@ -306,5 +306,5 @@ def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(room: Room, capl
     room.start()
     room.tell(Started(id="j", epoch=1, at=time.time(), owned=True), Heartbeat(at=time.time(), leaving=True))
     room.is_in(State.SCHEDULED)
-    assert [r.levelno for r in caplog.records if r.getMessage().startswith("its worker left: worker w1")] == [20]
+    assert [r.levelno for r in caplog.records if r.getMessage().startswith("worker w1 stopped")] == [20]
     assert room.coordinator._engine.leases.living() == []
