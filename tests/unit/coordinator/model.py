@@ -6,14 +6,19 @@ that starts, a final state left without a person's command, two runnable message
 
 Assumed, as in production: one worker stays alive; a grace outlives reconnect and flush; a fence reaches a worker before
 it starts the message.
+
+More than a million worlds are looked at. So worlds are tuples, which are hashed and compared fast, and what is decided
+of a row and a record is worked out once.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from broker_jobs.coordinator.records import (
@@ -27,7 +32,7 @@ from broker_jobs.coordinator.records import (
     Repeat,
     TimerDue,
 )
-from broker_jobs.coordinator.state_machine import Context, decide
+from broker_jobs.coordinator.state_machine import Context, Decision, decide
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import Envelope, Policy
@@ -42,7 +47,9 @@ NEVER = -1e9
 ALWAYS = 1e9
 
 Log = tuple[str, int, int, bool]
-"""A record in the log: what, epoch, worker, redelivered."""
+"""A record, in the log or of the coordinator's own: what, epoch, worker, redelivered."""
+
+Decide = Callable[[Row | None, JobRecord, Context], tuple[Row | None, Decision]]
 
 
 class HeldDelivery(NamedTuple):
@@ -66,9 +73,8 @@ class Worker(NamedTuple):
     cut: bool = False
 
 
-@dataclass(frozen=True)
-class World:
-    """Everything at one moment; hashable."""
+class World(NamedTuple):
+    """Everything at one moment."""
 
     work: tuple[tuple[int, bool], ...] = ((1, False),)
     workers: tuple[Worker, Worker] = (Worker(), Worker())
@@ -82,16 +88,15 @@ class World:
 
     def spend(self, fault: str) -> World | None:
         """This world with one fault of a kind less, None when there is none left."""
-        left = dict(self.faults)
-        if left.get(fault, 0) <= 0:
-            return None
-        left[fault] -= 1
-        return replace(self, faults=tuple(sorted(left.items())))
+        for place, (name, left) in enumerate(self.faults):
+            if name == fault and left > 0:
+                return self._replace(faults=(*self.faults[:place], (name, left - 1), *self.faults[place + 1 :]))
+        return None
 
-    def worker(self, number: int, worker: Worker) -> World:
-        """This world with another worker in a place."""
+    def worker(self, number: int, worker: Worker, **changes: Any) -> World:
+        """This world with another worker in a place, and what else changes."""
         first, second = self.workers
-        return replace(self, workers=(worker, second) if number == 0 else (first, worker))
+        return self._replace(workers=(worker, second) if number == 0 else (first, worker), **changes)
 
 
 _KEPT = (
@@ -107,6 +112,7 @@ def pack(row: Row | None) -> tuple[Any, ...] | None:
     return (*(getattr(row, name) for name in _KEPT), row.grace_until is not None, bool(row.envelope))
 
 
+@cache
 def unpack(packed: tuple[Any, ...] | None) -> Row | None:
     """The row that a packed one stands for; whether its grace is over is decided by the log time it is looked at."""
     if packed is None:
@@ -122,8 +128,9 @@ def unpack(packed: tuple[Any, ...] | None) -> Row | None:
     )
 
 
+@cache
 def record_of(entry: Log) -> JobRecord:
-    """The real record behind an entry of the modelled log."""
+    """The real record behind a modelled one."""
     what, epoch, worker, redelivered = entry
     name = f"w{worker}"
     match what:
@@ -152,20 +159,37 @@ def record_of(entry: Log) -> JobRecord:
             return RequeueJob(id="c2", at=0.0, job_id="j")
         case "reschedule":
             return RescheduleJob(id="c3", at=0.0, job_id="j", due_at=0.0)
+        case "released":
+            return Released("j", epoch)
+        case "release unknown":
+            return ReleaseUnknown("j", epoch)
+        case "due":
+            return TimerDue("j")
+        case "proven lost":
+            return ProvenLost("j", epoch)
+        case "vanished" | "not listed":
+            return LeaseOver("j", name, what)
         case _:
             raise AssertionError(what)
 
 
-def decided(world: World, record: JobRecord, *, grace_over: bool = False) -> World:
+def decided(world: World, entry: Log, *, grace_over: bool = False) -> World:
     """The world after the coordinator decided a record and committed."""
-    before = unpack(world.row)
-    after, _ = decide(before, record, Context(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
-    publishing, fence = world.publishing, world.fence
-    if after is not None:
-        if after.publication is Publication.PUBLISHING and (before is None or after.epoch != before.epoch):
-            publishing = (*publishing, after.epoch)
-        fence = max(fence, after.fence)
-    return replace(world, row=pack(after), publishing=publishing, fence=fence)
+    row, released, fence = _decision(decide, world.row, entry, grace_over)
+    return world._replace(row=row, publishing=world.publishing + released, fence=max(world.fence, fence))
+
+
+@cache
+def _decision(
+    decide: Decide, packed: tuple[Any, ...] | None, entry: Log, grace_over: bool
+) -> tuple[tuple[Any, ...] | None, tuple[int, ...], int]:
+    """What is decided: the row, the epoch to be published, and the fence."""
+    before = unpack(packed)
+    after, _ = decide(before, record_of(entry), Context(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
+    if after is None:
+        return None, (), 0
+    released = after.publication is Publication.PUBLISHING and (before is None or after.epoch != before.epoch)
+    return pack(after), (after.epoch,) if released else (), after.fence
 
 
 def steps(world: World) -> Iterator[tuple[str, World]]:
@@ -179,34 +203,34 @@ def steps(world: World) -> Iterator[tuple[str, World]]:
 def _coordinator(world: World) -> Iterator[tuple[str, World]]:
     row = unpack(world.row)
     if world.copy_pending:
-        yield "the copy reaches the log", replace(world, copy_pending=False, log=(*world.log, ("copy", 1, -1, False)))
+        yield "the copy reaches the log", world._replace(copy_pending=False, log=(*world.log, ("copy", 1, -1, False)))
     if world.log:
         entry, rest = world.log[0], world.log[1:]
-        yield f"apply {entry}", decided(replace(world, log=rest), record_of(entry))
+        yield f"apply {entry}", decided(world._replace(log=rest), entry)
         spent = world.spend("log ack lost")
         if spent is not None and entry[0] not in ("delete", "requeue", "reschedule"):
-            yield f"apply {entry}, its ack is lost", decided(spent, record_of(entry))
-            yield f"apply {entry}, it comes again later", decided(replace(spent, log=(*rest, entry)), record_of(entry))
+            yield f"apply {entry}, its ack is lost", decided(spent, entry)
+            yield f"apply {entry}, it comes again later", decided(spent._replace(log=(*rest, entry)), entry)
     if world.publishing:
         epoch, rest_out = world.publishing[0], world.publishing[1:]
-        out = replace(world, publishing=rest_out, work=(*world.work, (epoch, False)))
-        yield f"release {epoch} confirmed", decided(out, Released("j", epoch))
+        out = world._replace(publishing=rest_out, work=(*world.work, (epoch, False)))
+        yield f"release {epoch} confirmed", decided(out, ("released", epoch, -1, False))
         spent = world.spend("coordinator dies")
         if spent is not None:
-            lost = replace(spent, publishing=rest_out)
-            yield f"dies before publishing {epoch}", decided(lost, ReleaseUnknown("j", epoch))
-            there = replace(lost, work=(*lost.work, (epoch, False)))
-            yield f"dies after publishing {epoch}", decided(there, ReleaseUnknown("j", epoch))
+            lost = spent._replace(publishing=rest_out)
+            yield f"dies before publishing {epoch}", decided(lost, ("release unknown", epoch, -1, False))
+            there = lost._replace(work=(*lost.work, (epoch, False)))
+            yield f"dies after publishing {epoch}", decided(there, ("release unknown", epoch, -1, False))
     if row is not None and row.state == "scheduled" and row.publication is Publication.NONE:
         if (row.grace_until is None or not _busy(world, row.epoch)) and not _leaving(world, row.epoch):
-            yield "due", decided(world, TimerDue("j"), grace_over=True)
+            yield "due", decided(world, ("due", 0, -1, False), grace_over=True)
     if (
         row is not None
         and row.publication is not Publication.NONE
         and row.state != "processing"
         and _nothing_out(world)
     ):
-        yield "sweep", decided(world, ProvenLost("j", row.epoch))
+        yield "sweep", decided(world, ("proven lost", row.epoch, -1, False))
 
 
 def _busy(world: World, epoch: int) -> bool:
@@ -235,10 +259,10 @@ def _people(world: World) -> Iterator[tuple[str, World]]:
     for what in ("delete", "requeue", "reschedule", "repeat"):
         spent = world.spend(what)
         if spent is not None:
-            yield what, replace(spent, log=(*spent.log, (what, 1, -1, False)))
+            yield what, spent._replace(log=(*spent.log, (what, 1, -1, False)))
     spent = world.spend("purge")
     if spent is not None and world.work:
-        yield "purge", replace(spent, work=())
+        yield "purge", spent._replace(work=())
 
 
 def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
@@ -248,28 +272,28 @@ def _worker(world: World, number: int) -> Iterator[tuple[str, World]]:
     mine = row is not None and row.state == "processing" and row.owner == f"w{number}"
     if not me.alive:
         if mine and not told:
-            yield f"lease of {number} over", decided(world, LeaseOver("j", f"w{number}", "vanished"))
+            yield f"lease of {number} over", decided(world, ("vanished", 0, number, False))
         return
     has = me.held is not None and row is not None and me.held.epoch == row.epoch
     runs = has and me.held is not None and me.held.phase in RUNS
     if mine and not told and not me.unsent and not runs:
-        yield f"{number} does not list it", decided(world, LeaseOver("j", f"w{number}", "not listed"))
+        yield f"{number} does not list it", decided(world, ("not listed", 0, number, False))
     if me.unsent:
         entry = me.unsent[0]
         yield (
             f"{number} tells {entry}",
-            replace(world, log=(*world.log, entry)).worker(number, me._replace(unsent=me.unsent[1:])),
+            world.worker(number, me._replace(unsent=me.unsent[1:]), log=(*world.log, entry)),
         )
     if me.held is None and not me.unsent and world.work:
         epoch, redelivered = world.work[0]
         taken = me._replace(held=HeldDelivery(epoch, redelivered, "held"), cut=False)
-        yield f"{number} gets {epoch}", replace(world, work=world.work[1:]).worker(number, taken)
+        yield f"{number} gets {epoch}", world.worker(number, taken, work=world.work[1:])
     if me.held is not None:
         yield from _delivery(world, number, me, me.held)
     spent = world.spend("worker dies")
     if spent is not None and (me.held or me.unsent) and _stays(world.workers[1 - number]):
         back = ((me.held.epoch, True), *spent.work) if me.held is not None and not me.cut else spent.work
-        yield f"{number} dies", replace(spent, work=back).worker(number, Worker(alive=False))
+        yield f"{number} dies", spent.worker(number, Worker(alive=False), work=back)
 
 
 def _stays(worker: Worker) -> bool:
@@ -284,11 +308,8 @@ def _delivery(world: World, number: int, me: Worker, held: HeldDelivery) -> Iter
             back = me._replace(held=done, unsent=(("back", held.epoch, number, held.redelivered),))
             yield f"{number} returns {held.epoch}", world.worker(number, back)
         else:
-            runs = replace(world, runs=(*world.runs, (held.epoch, number)))
-            yield (
-                f"{number} runs {held.epoch}",
-                runs.worker(number, me._replace(held=held._replace(phase="runs"))),
-            )
+            runs = me._replace(held=held._replace(phase="runs"))
+            yield f"{number} runs {held.epoch}", world.worker(number, runs, runs=(*world.runs, (held.epoch, number)))
     if held.phase == "runs" and not me.unsent:
         for what in ("ok", "fail"):
             ended = me._replace(held=done, unsent=((what, held.epoch, number, False),))
@@ -311,7 +332,7 @@ def _delivery(world: World, number: int, me: Worker, held: HeldDelivery) -> Iter
             yield f"{number} has to leave", spent.worker(number, leaving)
     if held.phase == "leaving" and not me.unsent:
         gone = world.work if me.cut else ((held.epoch, True), *world.work)
-        yield f"{number} has left", replace(world, work=gone).worker(number, Worker(alive=False))
+        yield f"{number} has left", world.worker(number, Worker(alive=False), work=gone)
         late = me._replace(held=done, unsent=(("ok", held.epoch, number, False),))
         yield f"{number} ends ok after all", world.worker(number, late)
     if held.phase == "hands over" and not me.unsent:
@@ -324,7 +345,7 @@ def _delivery(world: World, number: int, me: Worker, held: HeldDelivery) -> Iter
         phase = "leaving" if held.phase == "leaving" else "runs"
         still = held._replace(phase=phase) if held.phase in RUNS else None
         cut = me._replace(held=still, cut=still is not None)
-        yield f"{number} is cut off", replace(spent, work=((held.epoch, True), *spent.work)).worker(number, cut)
+        yield f"{number} is cut off", spent.worker(number, cut, work=((held.epoch, True), *spent.work))
 
 
 @dataclass
@@ -338,49 +359,68 @@ class Findings:
 
 def walk(limit: int = 400_000, **faults: int) -> Findings:
     """Go through every world that these faults can lead to. Raises when there are more than `limit`."""
+    with _no_search_for_cycles():
+        return _walk(limit, **faults)
+
+
+@contextlib.contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Keep the garbage collector from going through all worlds again and again: tuples of tuples hold no cycle."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _walk(limit: int, **faults: int) -> Findings:
     named = {name.replace("_", " "): count for name, count in faults.items()}
     start = World(faults=tuple(sorted(named.items())))
-    came_from: dict[World, tuple[World, str] | None] = {start: None}
-    leads_to: dict[World, list[World]] = {}
-    ends: list[World] = []
-    todo = deque([start])
+    number_of = {start: 0}
+    worlds = [start]  # by number, as what follows
+    came_from: list[tuple[int, str] | None] = [None]
+    leads_to: list[list[int]] = [[]]
+    ends: list[int] = []
     found = Findings()
-    while todo:
-        world = todo.popleft()
+    for number, world in enumerate(worlds):  # which grows meanwhile
         following = [(label, after) for label, after in steps(world) if after != world]
         if not following:
-            ends.append(world)
+            ends.append(number)
         for rule in _broken(world, following):
-            found.broken.setdefault(rule, _way(came_from, world))
+            found.broken.setdefault(rule, _way(came_from, number))
         for label, after in following:
-            leads_to.setdefault(after, []).append(world)
-            if after not in came_from:
-                came_from[after] = (world, label)
-                todo.append(after)
-        if len(came_from) > limit:
+            place = number_of.setdefault(after, len(worlds))
+            if place == len(worlds):
+                worlds.append(after)
+                came_from.append((number, label))
+                leads_to.append([])
+            leads_to[place].append(number)
+        if len(worlds) > limit:
             raise AssertionError(f"more than {limit} worlds for {named}")
-    found.worlds, found.ends = len(came_from), len(ends)
-    circling = set(came_from) - _leading_to(ends, leads_to)
+    found.worlds, found.ends = len(worlds), len(ends)
+    circling = set(range(len(worlds))) - _leading_to(ends, leads_to)
     if circling:
-        found.broken.setdefault("goes round in circles", _way(came_from, next(iter(circling))))
+        found.broken.setdefault("goes round in circles", _way(came_from, min(circling)))
     return found
 
 
-def _leading_to(ends: list[World], leads_to: dict[World, list[World]]) -> set[World]:
+def _leading_to(ends: list[int], leads_to: list[list[int]]) -> set[int]:
     """All worlds from which an end can be reached."""
     reached, todo = set(ends), list(ends)
     while todo:
-        for before in leads_to.get(todo.pop(), ()):
+        for before in leads_to[todo.pop()]:
             if before not in reached:
                 reached.add(before)
                 todo.append(before)
     return reached
 
 
-def _way(came_from: dict[World, tuple[World, str] | None], world: World) -> list[str]:
+def _way(came_from: list[tuple[int, str] | None], number: int) -> list[str]:
     way: list[str] = []
-    while (step := came_from[world]) is not None:
-        world = step[0]
+    while (step := came_from[number]) is not None:
+        number = step[0]
         way.append(step[1])
     return way[::-1]
 
