@@ -13,6 +13,8 @@ SHELL := bash
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Each process of a test run, and each program that it starts, would compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ40 := .cache/rabbitmq-4.0
 PYTHON313 := .cache/python-3.13
 VENV313 := .cache/venv-3.13
