@@ -20,6 +20,12 @@ TOGETHER = {
     "tests/deploy": r"tests/deploy/test_(compose|metric_names|nginx|rabbitmq_roles|systemd)\.py"
     r"|tests/deploy/test_kubernetes\.py::test_keda_asks",
     "tests/deploy/test_tls.py": r"tests/deploy/test_tls\.py",
+    # What is built and installed once for all of a file's tests.
+    "tests/acceptance/test_install.py": r"tests/acceptance/test_install\.py",
+    "tests/acceptance/test_distribution.py": r"tests/acceptance/test_distribution\.py",
+    # One system, or one dashboard, that is asked many times.
+    "tests/acceptance/test_masked_commands.py": r"tests/acceptance/test_masked_commands\.py",
+    "tests/acceptance/test_dashboard_access.py": r"tests/acceptance/test_dashboard_access\.py",
 }
 """Tests that share what is expensive to make: name of the group -> how the ids of its tests begin."""
 APART = (
@@ -30,7 +36,7 @@ APART = (
 WAITING = r"tests/(acceptance|browser|conformance|deploy|integration)|tests/test_docs\.py"
 """Tests that mostly wait; the others mostly compute."""
 LONG = (
-    r"tests/(browser|deploy)",
+    r"tests/(browser|deploy)|tests/acceptance/test_(install|distribution)",
     r"tests/integration/test_(never_lost|rabbit_outages|bad_waits|coordinators)|tests/api/test_usage",
     r"tests/acceptance|tests/unit/coordinator|tests/unit/dashboard/test_api_schema",
     r"tests/integration/test_(bad_input|worker|support|enqueue|limits|metrics)|tests/test_docs",
