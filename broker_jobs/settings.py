@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     declare: bool = Field(
         default=True, description="declare exchanges and queues at start; false if an administrator has declared them"
     )
+    require_user_id: bool = Field(
+        default=False,
+        description="the coordinator believes only messages that name the RabbitMQ user who sent them; true where each "
+        "role has a user of its own",
+    )
     publish_timeout: float = Field(
         default=10.0, gt=0, le=600, description="seconds that an enqueue waits for RabbitMQ's confirm"
     )

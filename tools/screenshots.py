@@ -149,7 +149,7 @@ class Shop:
         jobs.recurring.pause("tidy/sessions")
         jobs.limits.set("mails", 300)
         jobs.queues.pause("archive")
-        dead = Message(names.REPORT, names.LOG_KEY, b'{"v":7,"events":[]}', "bundle", "from-a-newer-worker")
+        dead = Message(names.REPORT, names.LOG_KEY, b'{"v":7,"events":[]}', "events", "from-a-newer-worker")
         jobs._connection.broker().publish([dead])  # noqa: SLF001 - as a foreign program would
         assert failed is not None
         self.pages = _pages(failed.id, running.id, batch.id, "tidy/old carts", "welcome")

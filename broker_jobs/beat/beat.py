@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from broker_jobs.beat.cron import latest, next_after
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure
+from broker_jobs.broker.roles import command_exchange
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.errors import OptionError
 from broker_jobs.messages.commands import (
@@ -368,7 +369,7 @@ class Beat:
 
     def _message(self, command: DeclareRecurring | ListSchedules | Fire | BeatHeartbeat) -> Message:
         body = command.model_dump_json().encode()
-        return Message(names.REPORT, names.COMMAND_KEY, body, type="command", message_id=command.id)
+        return Message(command_exchange(command.kind), names.COMMAND_KEY, body, type="command", message_id=command.id)
 
 
 def _same_times(one: ScheduleReply, other: ScheduleReply) -> bool:

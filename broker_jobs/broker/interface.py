@@ -15,7 +15,10 @@ from broker_jobs.broker.topology import Topology
 
 
 class Message(NamedTuple):
-    """A message to publish: always persistent and confirmed, without headers."""
+    """A message to publish: always persistent and confirmed, without headers, in the name of the connection's user.
+
+    `expiration`: seconds after which the broker drops it from its queue.
+    """
 
     exchange: str
     key: str
@@ -24,12 +27,15 @@ class Message(NamedTuple):
     message_id: str = ""
     reply_to: str | None = None
     correlation_id: str | None = None
+    expiration: float | None = None
 
 
 class Delivery(NamedTuple):
     """A received message.
 
     (`channel`, `tag`) identify it for the acknowledgement. An acknowledgement for a lost channel is ignored.
+    `user_id`: the broker's user that published it, where the publisher named it; the broker refuses a false one.
+    `dead_lettered`: the broker has moved it here out of another queue. `expiration`: as it was published.
     """
 
     channel: int
@@ -44,6 +50,9 @@ class Delivery(NamedTuple):
     reply_to: str | None
     correlation_id: str | None
     delivery_count: int
+    user_id: str = ""
+    dead_lettered: bool = False
+    expiration: float | None = None
 
 
 class Unconfirmed(Enum):

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import re
+import uuid
 
+# The broker's rights end at the exchange, so each role publishes to exchanges of its own (broker/roles.py).
 SUBMIT = "jobs.v1.submit"
-"""Fanout: producers publish ready jobs here; the routing key is the queue name. Copies go to WORK and to the log."""
-WORK = "jobs.v1.work"
-"""Direct: routes by queue name to the work queues. Unroutable messages go to the dead letters."""
-DELAY = "jobs.v1.delay"
-"""Direct: routing key `<level>` reaches the delay queue of the level, `<level>.new` also the log."""
+"""Fanout, for producers: ready jobs; the routing key is the queue name. Copies go to WORK and to the log."""
+OFFER = "jobs.v1.offer"
+"""Direct, for producers: jobs that are not ready, batch messages, published events, with the routing key `log`. A
+delayed job with the key `<level>` reaches the log and the delay queue of the level."""
+REQUEST = "jobs.v1.request"
+"""Direct, for producers: questions, and commands about jobs and batches whose id the sender has."""
 REPORT = "jobs.v1.report"
-"""Direct: messages for the coordinator, with the routing keys `log` and `command`."""
+"""Direct, for workers: events with the routing key `log`, and the hello with the key `command`."""
+DECLARE = "jobs.v1.declare"
+"""Direct, for workers and beats: what the code of a program declares."""
+FIRE = "jobs.v1.fire"
+"""Direct, for beats: planned times that are due."""
+OPERATE = "jobs.v1.operate"
+"""Direct, for the dashboard and people: commands about everything."""
+DEAD = "jobs.v1.dead"
+"""Fanout, for workers: deliveries that cannot be decoded."""
+TICK = "jobs.v1.tick"
+"""Direct, for coordinators: messages to each other, with the routing keys `log` and `command`."""
+WORK = "jobs.v1.work"
+"""Direct, for coordinators: routes by queue name to the work queues. Unroutable messages go to UNROUTABLE."""
+DELAY = "jobs.v1.delay"
+"""Direct, for coordinators: the routing key `<level>` reaches the delay queue of the level."""
 CONTROL = "jobs.v1.control"
-"""Fanout: control messages of the coordinator to workers and beats."""
+"""Fanout, for coordinators: control messages to workers and beats."""
+
+# Internal: nobody can publish to them, so what comes from them was moved by the broker.
+EXPIRED = "jobs.v1.expired"
+"""Fanout: what has waited long enough in a delay queue."""
+RETURNED = "jobs.v1.returned"
+"""Fanout: what was returned to a work queue more often than its delivery limit allows."""
+UNROUTABLE = "jobs.v1.unroutable"
+"""Fanout: what WORK cannot route, as its queue does not exist."""
 
 LOG = "jobs.v1.log"
 COMMAND = "jobs.v1.command"
@@ -46,6 +71,19 @@ def delay_queue(level: int) -> str:
     return f"jobs.v1.delay.{level:02d}"
 
 
-def delay_key(level: int, *, new: bool) -> str:
-    """Return the routing key on DELAY. `new`: a first message, which goes to the log too."""
-    return f"{level:02d}.new" if new else f"{level:02d}"
+def delay_key(level: int) -> str:
+    """Return the routing key of a delay level, on OFFER and on DELAY."""
+    return f"{level:02d}"
+
+
+REPLY_QUEUE = re.compile(r"jobs\.v1\.reply\.[0-9a-f]{32}")
+
+
+def new_reply_queue() -> str:
+    """Return a name for a private queue, which nobody can guess."""
+    return f"jobs.v1.reply.{uuid.uuid4().hex}"
+
+
+def is_reply_queue(name: str) -> bool:
+    """Whether a private queue of ours may have this name. A reply to any other queue would be a message of its own."""
+    return REPLY_QUEUE.fullmatch(name) is not None

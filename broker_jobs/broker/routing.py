@@ -56,6 +56,10 @@ class Routes:
         """Whether this exchange exists. The empty name is the default exchange."""
         return name == "" or name in self._exchanges
 
+    def is_internal(self, name: str) -> bool:
+        """Whether clients may not publish to this exchange."""
+        return name in self._exchanges and self._exchanges[name].internal
+
     def queues_for(self, exchange: str, key: str) -> tuple[str, ...]:
         """Return the queues that a message reaches, each once. Empty: it is unroutable."""
         if exchange == "":

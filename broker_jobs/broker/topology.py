@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
+from broker_jobs.broker.roles import COMMANDS
 
 NEVER_DROP = 2_000_000_000
 """Delivery limit of queues that must never drop a message. RabbitMQ 4 uses 20 if there is none, and -1 means "drop at
@@ -15,16 +16,20 @@ WORK_DELIVERY_LIMIT = 20
 
 @dataclass(frozen=True)
 class ExchangeSpec:
-    """A durable exchange. `alternate`: the exchange that receives its unroutable messages."""
+    """A durable exchange. `alternate`: the exchange that receives its unroutable messages.
+
+    `internal`: only the broker itself moves messages to it.
+    """
 
     name: str
     kind: str
     alternate: str | None = None
+    internal: bool = False
 
 
 @dataclass(frozen=True)
 class QueueSpec:
-    """A durable quorum queue. `dead_letter_to`: name of the queue for its dead letters, by the default exchange."""
+    """A durable quorum queue. `dead_letter_to`: the internal exchange for messages that expire or return too often."""
 
     name: str
     delivery_limit: int = NEVER_DROP
@@ -43,8 +48,8 @@ class QueueSpec:
             arguments["x-single-active-consumer"] = True
         if self.dead_letter_to is not None:
             arguments |= {
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": self.dead_letter_to,
+                "x-dead-letter-exchange": self.dead_letter_to,
+                "x-dead-letter-routing-key": self.name,
                 "x-dead-letter-strategy": "at-least-once",
                 "x-overflow": "reject-publish",
             }
@@ -74,7 +79,8 @@ def work_topology(*queues: str) -> Topology:
     """Return the topology of these work queues."""
     return Topology(
         queues=tuple(
-            QueueSpec(names.work_queue(q), delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.LOG) for q in queues
+            QueueSpec(names.work_queue(q), delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.RETURNED)
+            for q in queues
         ),
         bindings=tuple(BindingSpec(names.WORK, names.work_queue(q), key=q) for q in queues),
     )
@@ -85,31 +91,46 @@ def fixed_topology() -> Topology:
     levels = range(LEVELS)
     return Topology(
         exchanges=(
-            ExchangeSpec(names.WORK, "direct", alternate=names.DEAD_LETTERS),
+            ExchangeSpec(names.UNROUTABLE, "fanout", internal=True),
+            ExchangeSpec(names.EXPIRED, "fanout", internal=True),
+            ExchangeSpec(names.RETURNED, "fanout", internal=True),
+            ExchangeSpec(names.WORK, "direct", alternate=names.UNROUTABLE),
             ExchangeSpec(names.SUBMIT, "fanout"),
-            ExchangeSpec(names.DELAY, "direct"),
+            ExchangeSpec(names.OFFER, "direct"),
+            ExchangeSpec(names.REQUEST, "direct"),
             ExchangeSpec(names.REPORT, "direct"),
+            ExchangeSpec(names.DECLARE, "direct"),
+            ExchangeSpec(names.FIRE, "direct"),
+            ExchangeSpec(names.OPERATE, "direct"),
+            ExchangeSpec(names.TICK, "direct"),
+            ExchangeSpec(names.DELAY, "direct"),
             ExchangeSpec(names.CONTROL, "fanout"),
-            ExchangeSpec(names.DEAD_LETTERS, "fanout"),
+            ExchangeSpec(names.DEAD, "fanout"),
         ),
         queues=(
             QueueSpec(names.LOG, single_active=True),
             QueueSpec(names.COMMAND, single_active=True),
             QueueSpec(names.DUE),
             QueueSpec(names.DEAD_LETTERS),
-            *(QueueSpec(names.delay_queue(n), ttl_seconds=level_seconds(n), dead_letter_to=names.DUE) for n in levels),
+            *(
+                QueueSpec(names.delay_queue(n), ttl_seconds=level_seconds(n), dead_letter_to=names.EXPIRED)
+                for n in levels
+            ),
         ),
         bindings=(
             BindingSpec(names.SUBMIT, names.WORK, to_exchange=True),
             BindingSpec(names.SUBMIT, names.LOG),
-            BindingSpec(names.REPORT, names.LOG, key=names.LOG_KEY),
-            BindingSpec(names.REPORT, names.COMMAND, key=names.COMMAND_KEY),
-            BindingSpec(names.DEAD_LETTERS, names.DEAD_LETTERS),
             *(
-                BindingSpec(names.DELAY, names.delay_queue(n), key=names.delay_key(n, new=new))
-                for n in levels
-                for new in (False, True)
+                BindingSpec(exchange, names.LOG, key=names.LOG_KEY)
+                for exchange in (names.OFFER, names.REPORT, names.TICK)
             ),
-            *(BindingSpec(names.DELAY, names.LOG, key=names.delay_key(n, new=True)) for n in levels),
+            *(BindingSpec(exchange, names.COMMAND, key=names.COMMAND_KEY) for exchange in (*COMMANDS, names.TICK)),
+            *(BindingSpec(names.DELAY, names.delay_queue(n), key=names.delay_key(n)) for n in levels),
+            *(BindingSpec(names.OFFER, names.delay_queue(n), key=names.delay_key(n)) for n in levels),
+            *(BindingSpec(names.OFFER, names.LOG, key=names.delay_key(n)) for n in levels),
+            BindingSpec(names.EXPIRED, names.DUE),
+            BindingSpec(names.RETURNED, names.LOG),
+            BindingSpec(names.UNROUTABLE, names.DEAD_LETTERS),
+            BindingSpec(names.DEAD, names.DEAD_LETTERS),
         ),
     )

@@ -63,7 +63,5 @@ class DeadLetterPublisher:
 
         self._in_flight += 1
         short = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-        message = Message(
-            names.DEAD_LETTERS, delivery.key, delivery.body, "dead-lettered:" + short, delivery.message_id
-        )
+        message = Message(names.DEAD, delivery.key, delivery.body, "dead-lettered:" + short, delivery.message_id)
         self._broker.publish([message], timeout=self._publish_timeout).add_done_callback(ended)

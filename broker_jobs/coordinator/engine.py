@@ -571,7 +571,7 @@ class _UnitOfWork:
         self._decide(DependencyFailed(row.id, reason))
         self._tx.add_dead_letter(
             f"log:{row.id}"[:200], at=self._now, origin="log", reason=f"job {row.id}: {reason}",
-            body=row.envelope.encode(), exchange=names.REPORT, key=names.LOG_KEY, type="job", message_id=row.id,
+            body=row.envelope.encode(), exchange=names.OFFER, key=names.LOG_KEY, type="job", message_id=row.id,
         )  # fmt: skip
         self._effects.dead_letters.append(("log", reason))
 
@@ -669,6 +669,7 @@ class _UnitOfWork:
         self._tx.add_dead_letter(
             unread.id, at=self._now, origin=unread.origin, reason=unread.reason, body=delivery.body,
             exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
+            user_id=delivery.user_id, dead_lettered=delivery.dead_lettered,
         )  # fmt: skip
         self._effects.dead_letters.append((unread.origin, unread.reason))
 
@@ -775,7 +776,10 @@ class _UnitOfWork:
             return
         subject, given = self._command(asked)
         text = given.model_dump_json(exclude_none=True)
-        self._tx.audit(command.id, at=self._now, by=command.by, kind=command.kind, subject=subject, detail=text)
+        self._tx.audit(
+            command.id, at=self._now, by=command.by, kind=command.kind, subject=subject, detail=text,
+            user_id=asked.user_id,
+        )  # fmt: skip
         self._query_replies.reply(asked, given)
 
     def _command(self, asked: CommandReceived) -> tuple[str, Reply]:

@@ -32,6 +32,11 @@ DUE_NOTICES_BESIDE = 200
 """Due notices are taken along while fewer log deliveries than this wait: they are not on the critical path."""
 
 
+ORIGINS = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}
+"""Where a dead letter came from, by queue; any other is "dead"."""
+NO_USER_ID = "it does not name the user who sent it (property user_id), which BROKER_JOBS_REQUIRE_USER_ID asks for"
+
+
 class QueuedInput(NamedTuple):
     """One input and the delivery it came in (None: the coordinator's own)."""
 
@@ -42,7 +47,8 @@ class QueuedInput(NamedTuple):
 class InputQueue:
     """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, require_user_id: bool = False) -> None:
+        self._require_user_id = require_user_id
         self._arrivals: SimpleQueue[tuple[str, list[Delivery]] | None] = SimpleQueue()
         self._waiting: dict[str, deque[Delivery]] = {
             queue: deque() for queue in (names.COMMAND, names.LOG, names.DEAD_LETTERS, names.DUE)
@@ -122,7 +128,7 @@ class InputQueue:
                 return
             delivery = waiting.popleft()
             self._take_note(queue, delivery)
-            found = _read(read, delivery)
+            found = _read(read, delivery, require_user_id=self._require_user_id)
             if delivery.type == CHUNK_TYPE:
                 self._members += sum(len(one.members) for one in found if isinstance(one, ChunkReceived))
             pieces += [QueuedInput(one, delivery) for one in found]
@@ -159,10 +165,12 @@ class InputQueue:
         self._commands.clear()
 
 
-def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery) -> list[Input]:
+def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery, *, require_user_id: bool = False) -> list[Input]:
     """What a delivery says; whatever is wrong with it, it must not end the thread that reads it."""
+    origin = ORIGINS.get(delivery.queue, "dead")
+    if require_user_id and not delivery.user_id:
+        return [Unreadable(origin, NO_USER_ID, delivery)]
     try:
         return read(delivery)
     except Exception as error:  # noqa: BLE001  # as above
-        origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(delivery.queue, "dead")
         return [Unreadable(origin, f"reading it raised {error!r}"[:2_000], delivery)]

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
 from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.roles import disbelieved, disbelieved_command
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.records import DueNotice, FromWorker, JobRecord, ReadyCopy, Repeat, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
@@ -37,6 +38,8 @@ LOOK = TypeAdapter(Annotated[list[JobId], Field(max_length=MAX_RECORDS, fail_fas
 """A coordinator that is not the active one asks the active one to look at these jobs."""
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _ID: TypeAdapter[str] = TypeAdapter(JobId)
+DEAD_LETTERED = "dead-lettered:"
+"""Before the reason, in the type of a worker's dead letter."""
 NEWER = "newer:"
 """In the id of what was set aside: a newer version may have written it."""
 
@@ -52,11 +55,12 @@ class HeartbeatReceived:
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """A command or a question, and where its answer goes."""
+    """A command or a question, where its answer goes, and the user of the broker that sent it."""
 
     command: Command
     reply_to: str | None
     correlation_id: str | None
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ Input = (
 
 def read_log(delivery: Delivery) -> list[Input]:
     """What a delivery of the log says: an envelope, a bundle of events, or a tick."""
+    refusal = _disbelieved(names.LOG, delivery)
+    if refusal is not None:
+        return [Unreadable("log", refusal, delivery)]
     try:
         match delivery.type:
             case "events":
@@ -170,8 +177,7 @@ def _envelope(delivery: Delivery) -> Input:
     body = delivery.body.decode()
     if delivery.exchange == names.SUBMIT:
         return ReadyCopy(envelope, body)
-    if delivery.exchange == "" or (delivery.queue == names.LOG and delivery.exchange == names.WORK):
-        # dead-lettered by its work queue: it was returned more often than the delivery limit allows
+    if delivery.exchange == names.RETURNED:  # more often than its work queue allows
         at = envelope.created_at.timestamp()
         event = Returned(
             id=envelope.id, epoch=envelope.epoch, at=at, reason="delivery limit", redelivered=True, envelope=body
@@ -189,11 +195,9 @@ def _repeat(delivery: Delivery) -> Input:
 
 
 def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:
-    if delivery.exchange != names.DELAY:
+    if delivery.exchange != names.OFFER or not delivery.key.isdecimal():
         return None
-    step = delivery.key.removesuffix(".new")
-    seconds = level_seconds(int(step)) if step.isdigit() and int(step) < LEVELS else level_seconds(LEVELS - 1)
-    return created_at + seconds + COPY_SLACK_SECONDS
+    return created_at + level_seconds(min(int(delivery.key), LEVELS - 1)) + COPY_SLACK_SECONDS
 
 
 def _events(delivery: Delivery) -> list[Input]:
@@ -280,16 +284,32 @@ def _told(bundle: Bundle) -> list[Input]:
 
 def read_command(delivery: Delivery) -> Input:
     """What a delivery of the command queue asks, or the mark that is kept there."""
+    refusal = _disbelieved(names.COMMAND, delivery)
+    if refusal is None and delivery.reply_to and not names.is_reply_queue(delivery.reply_to):
+        refusal = f"its reply would go to {delivery.reply_to[:100]!r}, which is no reply queue (jobs.v1.reply.<32 hex>)"
+    if refusal is not None:
+        return Unreadable("command", refusal, delivery)
     try:
         if delivery.type == CHECKPOINT:
             return CheckpointRead(TICK.validate_json(delivery.body))
-        return CommandReceived(COMMAND.validate_json(delivery.body), delivery.reply_to, delivery.correlation_id)
+        command = COMMAND.validate_json(delivery.body)
     except ValidationError as error:
         return _unread("command", error, delivery)
+    refusal = disbelieved_command(delivery.exchange, command.kind)
+    if refusal is not None:
+        return Unreadable("command", refusal, delivery)
+    return CommandReceived(command, delivery.reply_to, delivery.correlation_id, delivery.user_id)
+
+
+def _disbelieved(queue: str, delivery: Delivery) -> str | None:
+    return disbelieved(queue, delivery.exchange, delivery.type, dead_lettered=delivery.dead_lettered)
 
 
 def read_due_notice(delivery: Delivery) -> Input:
     """The due notice in a delivery that came out of the delay queues."""
+    refusal = _disbelieved(names.DUE, delivery)
+    if refusal is not None:
+        return Unreadable("due", refusal, delivery)
     try:
         return DueNotice(codec.decode(delivery.body), delivery.body.decode())
     except (codec.Undecodable, UnicodeDecodeError) as error:
@@ -298,8 +318,21 @@ def read_due_notice(delivery: Delivery) -> Input:
 
 def read_dead_letter(delivery: Delivery) -> Input:
     """An unroutable envelope comes back as returned (its queue is declared by then); all else is for a person."""
-    if delivery.type.startswith("dead-lettered:"):
-        return Unreadable("dead", delivery.type.removeprefix("dead-lettered:").strip(), delivery)
+    if delivery.exchange == names.DEAD and not delivery.dead_lettered:
+        return Unreadable("dead", _worker_reason(delivery), delivery)
+    refusal = _disbelieved(names.DEAD_LETTERS, delivery)
+    return _without_queue(delivery) if refusal is None else Unreadable("dead", refusal, delivery)
+
+
+def _worker_reason(delivery: Delivery) -> str:
+    """Why a worker could not decode a message."""
+    if delivery.type.startswith(DEAD_LETTERED):
+        return delivery.type.removeprefix(DEAD_LETTERED).strip()
+    unread = _without_queue(delivery)
+    return unread.reason if isinstance(unread, Unreadable) else "its worker gave no reason"
+
+
+def _without_queue(delivery: Delivery) -> Input:
     try:
         envelope = codec.decode(delivery.body)
         body = delivery.body.decode()
@@ -315,6 +348,7 @@ def read_again(row: DeadLetterRow) -> list[Input]:
     delivery = Delivery(
         channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,
         type=row.type, message_id=row.message_id, reply_to=None, correlation_id=None, delivery_count=0,
+        user_id=row.user_id, dead_lettered=row.dead_lettered,
     )  # fmt: skip
     match row.origin:
         case "log":
@@ -324,7 +358,7 @@ def read_again(row: DeadLetterRow) -> list[Input]:
         case "due":
             return [read_due_notice(delivery)]
         case _:
-            return [read_dead_letter(delivery._replace(type=""))]
+            return [_without_queue(delivery)]  # as a person looked at it, and decided that
 
 
 def _unread(origin: str, error: Exception, delivery: Delivery) -> Unreadable:

@@ -37,7 +37,7 @@ def delay_copy(row: Row, now: Instant) -> tuple[Message, int] | None:
     if step is None or not row.envelope or row.due_at is None:
         return None
     envelope = codec.decode(row.envelope).evolve(epoch=row.epoch, attempt=row.attempt, due_at=as_datetime(row.due_at))
-    key = names.delay_key(step, new=False)
+    key = names.delay_key(step)
     return Message(names.DELAY, key, codec.encode(envelope), type="job", message_id=row.id), step
 
 
@@ -48,7 +48,7 @@ def tick(coordinator: str, store: str, serial: int, now: Instant, process_info: 
         coordinator=coordinator, store=store, serial=serial, sent_at=now, host=host, pid=pid, version=version
     )  # fmt: skip
     body = checkpoint.model_dump_json().encode()
-    return Message(names.REPORT, names.LOG_KEY, body, type="tick", message_id=new_id())
+    return Message(names.TICK, names.LOG_KEY, body, type="tick", message_id=new_id())
 
 
 def checkpoint(tick: Message) -> Message:
@@ -65,8 +65,6 @@ def broadcast(control: Control) -> Message:
 def looks(ids: list[str]) -> list[Message]:
     """A standby's words to the active coordinator: these jobs may be due."""
     return [
-        Message(
-            names.REPORT, names.LOG_KEY, LOOK.dump_json(ids[start : start + LOOKED_AT]), "look", message_id=new_id()
-        )
+        Message(names.TICK, names.LOG_KEY, LOOK.dump_json(ids[start : start + LOOKED_AT]), "look", message_id=new_id())
         for start in range(0, len(ids), LOOKED_AT)
     ]

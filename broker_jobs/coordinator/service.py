@@ -80,7 +80,7 @@ class Coordinator:
             store, self.id, since=clock.now(), max_body=settings.max_body, keep=longest_kept(settings)
         )
         self._liveness = self._engine.liveness
-        self._input_queue = InputQueue()
+        self._input_queue = InputQueue(require_user_id=settings.require_user_id)
         self._leadership = Leadership(
             self.id, broker, clock, self._engine.ticks, store_name=store.url_masked, on_fatal=self._fail
         )

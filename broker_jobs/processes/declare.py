@@ -126,7 +126,7 @@ class Declarer:
 
     def _message(self, command: DeclareSubscriptions | DeclareFunctions, reply_to: str) -> Message:
         body = command.model_dump_json().encode()
-        return Message(names.REPORT, names.COMMAND_KEY, body, "command", command.id, reply_to, command.id)
+        return Message(names.DECLARE, names.COMMAND_KEY, body, "command", command.id, reply_to, command.id)
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:

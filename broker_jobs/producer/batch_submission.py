@@ -184,7 +184,7 @@ class BatchSubmission:
             batch=self._batch_id, submission=self.id, created_at=self._connection.clock.now(), number=number, jobs=texts
         )
         body = chunk.model_dump_json().encode()
-        message = Message(names.REPORT, names.LOG_KEY, body, "chunk", f"{self.id}.{number}")
+        message = Message(names.OFFER, names.LOG_KEY, body, "chunk", f"{self.id}.{number}")
         self._in_flight.append(_InFlight(message, self._send(message), tries=1))
         while self._in_flight and (self._in_flight[0].future.done() or len(self._in_flight) > self._max_unconfirmed):
             first = self._in_flight.popleft()
@@ -207,7 +207,7 @@ class BatchSubmission:
 
     def _commit_message(self, commit: BatchCommit) -> Message:
         body = commit.model_dump_json(exclude_none=True).encode()
-        return Message(names.REPORT, names.LOG_KEY, body, "commit", self.id)
+        return Message(names.OFFER, names.LOG_KEY, body, "commit", self.id)
 
     def _publish_commit(self, message: Message) -> SubmissionSteps:
         reason = ""

@@ -125,7 +125,7 @@ def _message(connection: Connection, event: str, args: Sequence[Any], kwargs: Ma
             f"{event} was not published: its message has {len(body):_} bytes, the limit is {limit:_} "
             "(BROKER_JOBS_MAX_BODY); store it elsewhere and pass a reference"
         )
-    return Message(names.REPORT, names.LOG_KEY, body, "published", published.id)
+    return Message(names.OFFER, names.LOG_KEY, body, "published", published.id)
 
 
 def _json(event: str, name: str, value: object) -> Any:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from broker_jobs.broker import names
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.roles import command_exchange
 from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
@@ -174,8 +175,8 @@ class RequestClient:
         """Publish a command until it is answered; None if it is not answered in time."""
         broker = self.connection.broker()
         message = Message(
-            names.REPORT, names.COMMAND_KEY, command.model_dump_json().encode(), "command", command.id,
-            reply_to=self._reply_queue.address, correlation_id=command.id,
+            command_exchange(command.kind), names.COMMAND_KEY, command.model_dump_json().encode(), "command",
+            command.id, reply_to=self._reply_queue.address, correlation_id=command.id,
         )  # fmt: skip
         deadline = None if seconds is None else self.connection.clock.monotonic() + seconds
         answered = self._reply_queue.expect(command.id)

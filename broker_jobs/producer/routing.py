@@ -74,18 +74,18 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
         EnqueueError: the body has more than `max_body` bytes.
     """
     if envelope.after is not None:
-        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+        return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.LOG_KEY)
     if envelope.due_at is not None:
         level = delay_level(envelope.due_at.timestamp() - now)
         if level is None:
-            return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
-        return _message(envelope.evolve(epoch=0), max_body, names.DELAY, names.delay_key(level, new=True))
+            return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.LOG_KEY)
+        return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.delay_key(level))
     if envelope.unique is not None or envelope.limits:
-        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+        return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.LOG_KEY)
     if own_id:
         if is_generated_id(envelope.id):
-            return _message(envelope, max_body, names.REPORT, names.LOG_KEY, "repeat")
-        return _message(envelope.evolve(epoch=0), max_body, names.REPORT, names.LOG_KEY)
+            return _message(envelope, max_body, names.OFFER, names.LOG_KEY, "repeat")
+        return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.LOG_KEY)
     return _message(envelope, max_body, names.SUBMIT, envelope.queue)
 
 

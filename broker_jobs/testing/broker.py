@@ -63,9 +63,7 @@ class ManualBroker:
             return None
         reached = self._routes.queues_for(message.exchange, message.key)
         for queue in reached:
-            if not queue.startswith(
-                names.delay_queue(0)[:-2]
-            ):  # delay queues: the Tester goes by the times in the store
+            if not queue.startswith(f"{names.DELAY}."):  # the Tester goes by the times in the store
                 self._queues[queue].append(self.delivery(message, queue))
         return (
             None
@@ -79,7 +77,7 @@ class ManualBroker:
         return Delivery(
             channel=1, tag=self._tags, queue=queue, body=message.body, redelivered=False, exchange=message.exchange,
             key=message.key, type=message.type, message_id=message.message_id, reply_to=message.reply_to,
-            correlation_id=message.correlation_id, delivery_count=0,
+            correlation_id=message.correlation_id, delivery_count=0, user_id="tester",
         )  # fmt: skip
 
     def take(self, queue: str) -> list[Delivery]:
@@ -118,7 +116,7 @@ class ManualBroker:
     ) -> tuple[str, Consumer]:
         """A private queue; each message is delivered inside its publish."""
         del bind_to
-        name = f"jobs.v1.reply.{len(self._private)}"
+        name = names.new_reply_queue()
         self._private[name] = on_deliveries
         if on_ready is not None:
             on_ready(1)

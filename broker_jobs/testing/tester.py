@@ -16,6 +16,7 @@ from broker_jobs.app import BrokerJobs
 from broker_jobs.beat.beat import ScheduleTimer
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Message
+from broker_jobs.broker.roles import COMMANDS
 from broker_jobs.clock import ManualClock
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.engine import Engine
@@ -167,7 +168,7 @@ class Tester:
 
     def _on_published(self, message: Message) -> None:
         """Answer a query of the program at once, and run inline jobs."""
-        if message.exchange == names.REPORT and message.key == names.COMMAND_KEY:
+        if message.key == names.COMMAND_KEY and message.exchange in COMMANDS:
             self._process_messages()
             self._refuse_to_wait(message)
         elif self._inline and self._depth == 0 and (message.exchange == names.SUBMIT or _may_release_jobs(message)):
@@ -309,15 +310,13 @@ def _enqueued(message: Message) -> list[bytes]:
     """The envelopes in a message that a producer sent."""
     if message.type == "chunk":
         return [text.encode() for text in CHUNK.validate_json(message.body).jobs]
-    by_producer = message.exchange in (names.SUBMIT, names.DELAY) or (
-        message.exchange == names.REPORT and message.type in ("job", "repeat")
-    )
+    by_producer = message.exchange in (names.SUBMIT, names.OFFER)
     return [message.body] if by_producer and message.type in ("job", "repeat") else []
 
 
 def _may_release_jobs(message: Message) -> bool:
     """Whether a message may start jobs without a work queue: a held job, the commit of a batch, an event."""
-    return message.exchange == names.REPORT and message.type in ("job", "commit", "published")
+    return message.exchange == names.OFFER and message.type in ("job", "commit", "published")
 
 
 def _named(job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

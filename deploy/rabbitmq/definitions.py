@@ -47,27 +47,30 @@ def _only(*names: str) -> str:
     return rf"^jobs\.v1\.({'|'.join(names)})$"
 
 
+# Who may write to which exchange decides what the coordinator believes of them: broker_jobs/broker/roles.py.
 ROLES = {
     # For people: declares queues (`broker-jobs topology apply`) and checks them (`broker-jobs doctor`).
     "admin": Role(r"^jobs\.v1\.", r"^(amq\.default|jobs\.v1\..*)$", r"^jobs\.v1\."),
     # Replies are published to the default exchange.
     "coordinator": Role(
         OWN_QUEUES,
-        r"^(amq\.default|jobs\.v1\.(work|delay|report|control|reply\..*))$",
+        r"^(amq\.default|jobs\.v1\.(work|delay|tick|control|reply\..*))$",
         _only("log", "command", "due", "dead", "control", r"reply\..*"),
     ),
-    "producer": Role(OWN_QUEUES, _only("submit", "delay", "report"), OWN_QUEUES),
+    "producer": Role(OWN_QUEUES, _only("submit", "offer", "request"), OWN_QUEUES),
     # Binding a queue needs write on the queue and read on the exchange.
-    "worker": Role(OWN_QUEUES, _only("report", "dead", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")),
+    "worker": Role(
+        OWN_QUEUES, _only("report", "declare", "dead", r"reply\..*"), _only(r"work\..*", "control", r"reply\..*")
+    ),
     # For workers whose jobs enqueue jobs.
     "worker-producer": Role(
         OWN_QUEUES,
-        _only("submit", "delay", "report", "dead", r"reply\..*"),
+        _only("submit", "offer", "request", "report", "declare", "dead", r"reply\..*"),
         _only(r"work\..*", "control", r"reply\..*"),
     ),
-    "beat": Role(OWN_QUEUES, _only("report", r"reply\..*"), _only("control", r"reply\..*")),
-    # Sends commands, also to run a job from a form. The command line needs the same.
-    "dashboard": Role(OWN_QUEUES, _only("report"), OWN_QUEUES),
+    "beat": Role(OWN_QUEUES, _only("declare", "fire", r"reply\..*"), _only("control", r"reply\..*")),
+    # Sends commands, also to run a job from a form. People at the command line need the same.
+    "dashboard": Role(OWN_QUEUES, _only("request", "operate"), OWN_QUEUES),
     # Reads queue lengths through the management API, for Prometheus and KEDA.
     "monitoring": Role(NOTHING, NOTHING, NOTHING, ("monitoring",)),
 }
@@ -102,7 +105,7 @@ def definitions(queues: Sequence[str], passwords: Mapping[str, str]) -> dict[str
                 "type": exchange.kind,
                 "durable": True,
                 "auto_delete": False,
-                "internal": False,
+                "internal": exchange.internal,
                 "arguments": {} if exchange.alternate is None else {"alternate-exchange": exchange.alternate},
             }
             for exchange in topology.exchanges

@@ -29,7 +29,7 @@ export class Producer {
   // A job that the coordinator releases: its time, its parents or a limit decide when. Its epoch is 0.
   async submit(job, args, options) {
     const envelope = this.envelope(job, args, { epoch: 0, ...options });
-    await this.#publish('jobs.v1.report', 'log', 'job', envelope.id, envelope);
+    await this.#publish('jobs.v1.offer', 'log', 'job', envelope.id, envelope);
     return envelope.id;
   }
 
@@ -52,8 +52,8 @@ export class Producer {
     const submission = uuidv7();
     const common = { v: 1, batch, submission, created_at: Date.now() / 1000 };
     const jobs = argLists.map((args) => JSON.stringify(this.envelope(job, args, { epoch: 0, batch })));
-    await this.#publish('jobs.v1.report', 'log', 'chunk', `${submission}.0`, { ...common, number: 0, jobs });
-    await this.#publish('jobs.v1.report', 'log', 'commit', submission, { ...common, chunks: 1, title });
+    await this.#publish('jobs.v1.offer', 'log', 'chunk', `${submission}.0`, { ...common, number: 0, jobs });
+    await this.#publish('jobs.v1.offer', 'log', 'commit', submission, { ...common, chunks: 1, title });
     return batch;
   }
 

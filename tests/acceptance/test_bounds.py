@@ -17,12 +17,12 @@ from broker_jobs import BrokerJobs, Concurrency, JobFailed, Ordered, RateLimit, 
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import DeadLetterRow
+from tests.support.addressing import address
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Broker
 from tests.support.system import System
 from tests.support.wait import eventually
 
-REPORT, LOG, COMMAND = "jobs.v1.report", "log", "command"
 CHANCE = random.Random(1)
 LONG = "".join(CHANCE.choices(string.ascii_letters + string.digits, k=6_000))
 """A text that no database makes shorter."""
@@ -53,59 +53,59 @@ def command(kind: str, **fields: object) -> dict[str, object]:
 
 CALL = json.dumps(envelope("template"))
 LIMIT = {"kind": "concurrency", "key": "k", "limit": 1}
-OUT_OF_BOUNDS: dict[str, tuple[str, str, object]] = {
-    "a text of 1 MB where events belong": (LOG, "events", bundle("x" * 1_000_000)),
-    "a text of 3 MB where events belong": (LOG, "events", bundle("x" * 3_000_000)),
-    "an object where events belong": (LOG, "events", bundle({str(n): started("j") for n in range(20_000)})),
-    "5,001 events": (LOG, "events", bundle([started(f"j{n}") for n in range(5_001)])),
-    "a million numbers where events belong": (LOG, "events", bundle([1] * 1_000_000)),
-    "a worker with a long id": (LOG, "events", bundle([]) | {"worker": {"id": LONG}}),
-    "a text where ids belong": (LOG, "look", "x" * 1_000_000),
-    "5,001 ids": (LOG, "look", ["j"] * 5_001),
-    "a text where a batch's jobs belong": (LOG, "chunk", part(number=0, jobs="x" * 1_000_000)),
-    "5,001 jobs of a batch": (LOG, "chunk", part(number=0, jobs=[CALL] * 5_001)),
-    "a text where sub-batches belong": (LOG, "commit", part(chunks=1, batches="x" * 1_000_000)),
-    "a batch of no time": (LOG, "commit", part(chunks=1, created_at=1e300)),
-    "more chunks than any database counts": (LOG, "commit", part(chunks=10**30)),
-    "a tick of a long name": (LOG, "tick", {"coordinator": LONG, "store": "s", "serial": 1, "sent_at": AT}),
+OUT_OF_BOUNDS: dict[str, tuple[str, Any]] = {
+    "a text of 1 MB where events belong": ("events", bundle("x" * 1_000_000)),
+    "a text of 3 MB where events belong": ("events", bundle("x" * 3_000_000)),
+    "an object where events belong": ("events", bundle({str(n): started("j") for n in range(20_000)})),
+    "5,001 events": ("events", bundle([started(f"j{n}") for n in range(5_001)])),
+    "a million numbers where events belong": ("events", bundle([1] * 1_000_000)),
+    "a worker with a long id": ("events", bundle([]) | {"worker": {"id": LONG}}),
+    "a text where ids belong": ("look", "x" * 1_000_000),
+    "5,001 ids": ("look", ["j"] * 5_001),
+    "a text where a batch's jobs belong": ("chunk", part(number=0, jobs="x" * 1_000_000)),
+    "5,001 jobs of a batch": ("chunk", part(number=0, jobs=[CALL] * 5_001)),
+    "a text where sub-batches belong": ("commit", part(chunks=1, batches="x" * 1_000_000)),
+    "a batch of no time": ("commit", part(chunks=1, created_at=1e300)),
+    "more chunks than any database counts": ("commit", part(chunks=10**30)),
+    "a tick of a long name": ("tick", {"coordinator": LONG, "store": "s", "serial": 1, "sent_at": AT}),
     "an event of the year 9999": (
-        LOG, "published", {"v": 1, "id": "e", "event": "e", "created_at": "9999-12-31T00:00:00Z"}),
+        "published", {"v": 1, "id": "e", "event": "e", "created_at": "9999-12-31T00:00:00Z"}),
     "an event with a long name": (
-        LOG, "published", {"v": 1, "id": "e", "event": LONG, "created_at": "2026-03-01T00:00:00Z"}),
-    "a job with a long limit": (LOG, "job", envelope("x1", limits=[LIMIT | {"key": LONG}])),
-    "a job with a long unique key": (LOG, "job", envelope("x2", unique={"key": LONG})),
-    "a job with nine limits": (LOG, "job", envelope("x3", limits=[LIMIT | {"key": f"k{n}"} for n in range(9)])),
-    "a job with a text for limits": (LOG, "job", envelope("x4", limits="x" * 1_000_000)),
-    "a job with a text for tags": (LOG, "job", envelope("x5", tags="x" * 1_000_000)),
-    "a job with a zero in its name": (LOG, "job", envelope("x6", job="wo\x00rk")),
-    "a job named like a batch": (LOG, "job", envelope("batch:42")),
-    "a batch is deleted like a job": (COMMAND, "command", command("delete", job_id="batch:43")),
-    "a batch is requeued like a job": (COMMAND, "command", command("requeue", job_id="batch:44")),
-    "a batch is rescheduled like a job": (COMMAND, "command", command("reschedule", job_id="batch:45", due_at=AT)),
-    "a job of no name is deleted": (COMMAND, "command", command("delete", job_id="", v=1)),
+        "published", {"v": 1, "id": "e", "event": LONG, "created_at": "2026-03-01T00:00:00Z"}),
+    "a job with a long limit": ("job", envelope("x1", limits=[LIMIT | {"key": LONG}])),
+    "a job with a long unique key": ("job", envelope("x2", unique={"key": LONG})),
+    "a job with nine limits": ("job", envelope("x3", limits=[LIMIT | {"key": f"k{n}"} for n in range(9)])),
+    "a job with a text for limits": ("job", envelope("x4", limits="x" * 1_000_000)),
+    "a job with a text for tags": ("job", envelope("x5", tags="x" * 1_000_000)),
+    "a job with a zero in its name": ("job", envelope("x6", job="wo\x00rk")),
+    "a job named like a batch": ("job", envelope("batch:42")),
+    "a batch is deleted like a job": ("command", command("delete", job_id="batch:43")),
+    "a batch is requeued like a job": ("command", command("requeue", job_id="batch:44")),
+    "a batch is rescheduled like a job": ("command", command("reschedule", job_id="batch:45", due_at=AT)),
+    "a job of no name is deleted": ("command", command("delete", job_id="", v=1)),
     "a job that waits for a job named like a batch": (
-        LOG, "job", envelope("x7", after={"parents": [{"id": "batch:42"}]})),
+        "job", envelope("x7", after={"parents": [{"id": "batch:42"}]})),
     "a result for an argument that is not there": (
-        LOG, "job",
+        "job",
         envelope("x8", args=[None], after={"parents": [{"id": "p"}]}, result_args=[{"place": 3, "parents": ["p"]}])),
-    "a limit of a long key is set": (COMMAND, "command", command("limit set", key=LONG, limit=1)),
-    "a limit of a key with a zero is set": (COMMAND, "command", command("limit set", key="a\x00b", limit=2, v=1)),
+    "a limit of a long key is set": ("command", command("limit set", key=LONG, limit=1)),
+    "a limit of a key with a zero is set": ("command", command("limit set", key="a\x00b", limit=2, v=1)),
     "subscriptions of a long name": (
-        COMMAND, "command",
+        "command",
         command("subscriptions declare", origin=LONG, subscriptions=[{"event": "e", "call": CALL}])),
     "a text where subscriptions belong": (
-        COMMAND, "command", command("subscriptions declare", origin="o", subscriptions="x" * 1_000_000)),
+        "command", command("subscriptions declare", origin="o", subscriptions="x" * 1_000_000)),
     "a text where recurring jobs belong": (
-        COMMAND, "command", command("recurring declare", origin="o", schedules="x" * 1_000_000)),
+        "command", command("recurring declare", origin="o", schedules="x" * 1_000_000)),
     "a recurring job with a cron of 400 kB": (
-        COMMAND, "command",
+        "command",
         command("recurring put", schedule={"name": "n", "cron": "1," * 200_000 + "1 * * * *", "call": CALL})),
     "functions of a long name": (
-        COMMAND, "command", command("functions declare", origin="o", functions=[{"name": LONG, "queue": "q"}])),
+        "command", command("functions declare", origin="o", functions=[{"name": LONG, "queue": "q"}])),
     "a worker that serves a text": (
-        COMMAND, "command", command("hello", worker={"id": "w"}, queues="x" * 1_000_000)),
-    "a batch of a long id is deleted": (COMMAND, "command", command("batch delete", batch_id=LONG)),
-    "a dead letter of a long id is replayed": (COMMAND, "command", command("dead letter replay", dead_letter_id=LONG)),
+        "command", command("hello", worker={"id": "w"}, queues="x" * 1_000_000)),
+    "a batch of a long id is deleted": ("command", command("batch delete", batch_id=LONG)),
+    "a dead letter of a long id is replayed": ("command", command("dead letter replay", dead_letter_id=LONG)),
 }  # fmt: skip
 
 
@@ -138,10 +138,10 @@ def fatal_is_nothing(system: System) -> Iterator[None]:
     system.succeeded(system.enqueue(100))
 
 
-def send(system: System, key: str, kind: str, body: object, **properties: Any) -> bytes:
+def send(system: System, kind: str, body: Any, **properties: Any) -> bytes:
     """Publish what a foreign program might; what it was."""
     text = json.dumps(body).encode()
-    system.vhost.publish_raw(REPORT, key, text, pika.BasicProperties(type=kind, delivery_mode=2, **properties))
+    system.vhost.publish_raw(*address(kind, body), text, pika.BasicProperties(type=kind, delivery_mode=2, **properties))
     return text
 
 
@@ -191,7 +191,7 @@ def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(sy
 @pytest.mark.usefixtures("fatal_is_nothing")
 def test_the_longest_names_and_keys_fit_into_every_store(system: System) -> None:
     name = WIDE[:200]
-    send(system, LOG, "job", envelope(
+    send(system, "job", envelope(
         "longest", job=name, recurring=name, tags=[WIDE[:100]] * 50, unique={"key": WIDE},
         limits=[
             {"kind": "concurrency", "key": WIDE, "limit": 1}, {"kind": "ordered", "key": WIDE},
@@ -207,8 +207,8 @@ def test_the_longest_names_and_keys_fit_into_every_store(system: System) -> None
         command("recurring put", schedule={"name": name, "cron": "0 0 1 1 *", "call": call}),
         command("beat heartbeat", by=WIDE[:300]),
     ):
-        send(system, COMMAND, "command", one)
-    send(system, LOG, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
+        send(system, "command", one)
+    send(system, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
     eventually(lambda: system.row("longest"), 60)
     eventually(lambda: any(row.job == name and row.parent == "e" for row in system.rows().values()), 60)
     assert not [row for row in system.store.reader.dead_letters(limit=1_000) if name.encode() in row.body
@@ -225,8 +225,8 @@ def test_a_record_that_cannot_be_read_is_set_aside_without_its_neighbours(system
     of_a_batch = ended | {"kind": "interrupted", "id": "batch:between", "envelope": ""}
     unreadable = [{"kind": "teleported", "id": "between"}, of_a_batch]
     events = [ended | {"id": "first"}, *unreadable, ended | {"id": "last"}]
-    send(system, LOG, "events", bundle(events))
-    send(system, LOG, "look", ["first", "no id, but between", "last"])
+    send(system, "events", bundle(events))
+    send(system, "look", ["first", "no id, but between", "last"])
     system.succeeded(["first", "last"])
     for row in dead_letters_with(system, "between", 3):
         assert b"first" not in row.body
@@ -239,7 +239,7 @@ def test_a_result_that_is_no_json_fails_the_job_that_takes_it_and_not_its_parent
     child = system.jobs.work.enqueue(result_of(parent))  # type: ignore[arg-type]  # it returns none, and says so
     outcome = {"kind": "succeeded", "id": "parent", "epoch": 0, "started_at": AT, "ended_at": AT, "result": "oops"}
     eventually(lambda: len(system.rows(["parent", child.id])) == 2)
-    send(system, LOG, "events", bundle([outcome]))
+    send(system, "events", bundle([outcome]))
     assert "is no JSON" in system.is_in(child.id, State.FAILED).reason
     assert system.row("parent").state is State.SUCCEEDED
 
@@ -252,7 +252,7 @@ def test_a_result_too_deep_to_travel_on_fails_the_job_that_takes_it_alone(system
     result = "[" * levels + "]" * levels
     outcome = {"kind": "succeeded", "id": parent.id, "epoch": 0, "started_at": AT, "ended_at": AT, "result": result}
     eventually(lambda: len(system.rows([parent.id, child.id])) == 2)
-    send(system, LOG, "events", bundle([outcome]))
+    send(system, "events", bundle([outcome]))
     assert "cannot travel on" in system.is_in(child.id, State.FAILED).reason
     assert system.row(parent.id).state is State.SUCCEEDED
 
@@ -269,8 +269,8 @@ def test_a_batch_with_a_zero_in_its_title_is_complete(system: System) -> None:
 def test_two_messages_of_one_message_id_are_both_kept(system: System) -> None:
     bodies = [{"v": 2, "id": "order-7", "job": job} for job in ("bill", "refund")]
     for body in bodies:
-        send(system, LOG, "job", body, message_id="order-7")
-    send(system, LOG, "job", bodies[0], message_id="order-7")
+        send(system, "job", body, message_id="order-7")
+    send(system, "job", bodies[0], message_id="order-7")
     rows = dead_letters_with(system, "order-7", 2)
     assert {json.loads(row.body)["job"] for row in rows} == {"bill", "refund"}
 

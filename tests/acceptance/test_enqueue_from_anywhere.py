@@ -126,7 +126,7 @@ def test_a_call_in_the_io_thread_is_refused_and_says_what_to_do(where: str, call
             refused.set_result(repr(error))
 
     try:
-        message = Message("jobs.v1.report", "log", b"{}")
+        message = Message("jobs.v1.offer", "log", b"{}")
         jobs._connection.broker().publish([message], 5.0).add_done_callback(in_the_io_thread)
         assert "QueueHandler" in refused.result(30)
     finally:

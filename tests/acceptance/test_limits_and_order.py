@@ -439,7 +439,7 @@ class Producer:
 
     def send(self, body: str, kind: str, id: str) -> None:
         properties = pika.BasicProperties(delivery_mode=2, content_type="application/json", type=kind, message_id=id)
-        self._channel.basic_publish("jobs.v1.report", "log", body.encode(), properties)
+        self._channel.basic_publish("jobs.v1.offer", "log", body.encode(), properties)
 
     def close(self) -> None:
         self._connection.close()

@@ -119,7 +119,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
         with pika.BlockingConnection(pika.URLParameters(vhost.url)) as connection:
             for number, body in enumerate(UNREADABLE):
                 properties = pika.BasicProperties(type="job", message_id=f"bad-{number}")
-                connection.channel().basic_publish("jobs.v1.report", "log", body, properties)
+                connection.channel().basic_publish("jobs.v1.offer", "log", body, properties)
 
         def is_there() -> bool:
             assert json.loads(typed("batches", "show", shop.batch, "--json", **at)[1] or "{}").get("state") == "failed"

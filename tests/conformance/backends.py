@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure
 from broker_jobs.broker.memory import MemoryBroker
@@ -15,6 +16,9 @@ from tests.support.wait import eventually
 
 class Backend(Protocol):
     """One server of one kind, and as many brokers on it as a test needs."""
+
+    user: str
+    """The user of its brokers."""
 
     def broker(self) -> Broker:
         """Start another broker on the same server, with the topology and the queues `mail` and `bulk`."""
@@ -36,6 +40,7 @@ class RabbitBackend:
 
     def __init__(self, vhost: Vhost) -> None:
         self._url = vhost.url
+        self.user = urlsplit(vhost.url).username or ""
         self._brokers: list[Broker] = []
 
     def broker(self) -> Broker:
@@ -53,7 +58,8 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self._make: Callable[[str], Broker] = MemoryBroker
-        self._url = f"memory://{uuid.uuid4().hex}"
+        self.user = "ann"
+        self._url = f"memory://ann@{uuid.uuid4().hex}"
         self._brokers: list[Broker] = []
 
     def broker(self) -> Broker:

@@ -1,6 +1,7 @@
 """What both brokers must do, RabbitMQ and the one in memory."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -33,7 +34,7 @@ def test_messages_of_one_call_arrive_in_their_order_and_whole(backend: Backend) 
     confirmed(broker, message, *numbered(names.SUBMIT, "mail", 200))
     inbox.subscribe(broker, MAIL, prefetch=500)
     first, *others = inbox.wait(201)
-    assert first[2:] == (
+    assert first[2:12] == (
         MAIL, message.body, False, names.SUBMIT, "mail", "envelope", "id-1", "reply.here", "question-1", 0
     )  # fmt: skip
     assert [delivery.body for delivery in others] == [b"%d" % n for n in range(200)]
@@ -76,8 +77,8 @@ def test_the_log_sees_a_new_delayed_message_and_not_its_later_hops(backend: Back
     broker, inbox = backend.broker(), Inbox()
     confirmed(
         broker,
-        Message(names.DELAY, names.delay_key(20, new=True), b"new"),
-        Message(names.DELAY, names.delay_key(20, new=False), b"again"),
+        Message(names.OFFER, names.delay_key(20), b"new"),
+        Message(names.DELAY, names.delay_key(20), b"again"),
     )
     inbox.subscribe(broker, names.LOG)
     inbox.wait(1)
@@ -296,6 +297,7 @@ def test_a_work_message_goes_to_the_log_at_the_delivery_limit(backend: Backend) 
     log.subscribe(broker, names.LOG)
     [dead] = log.wait(1)
     assert (dead.body, dead.type, dead.message_id) == (b"poison", "envelope", "id-1")
+    assert (dead.exchange, dead.dead_lettered) == (names.RETURNED, True)
     assert _ready(broker, MAIL) == 0
     assert len(inbox.deliveries) == WORK_DELIVERY_LIMIT + 1
 
@@ -327,6 +329,44 @@ def test_an_error_in_a_callback_does_not_end_the_consumer(backend: Backend) -> N
     inbox.wait(1)
     confirmed(broker, Message(names.WORK, "mail", b"2"))
     inbox.wait(2)
+
+
+# --- who said what ---
+
+
+def test_every_delivery_names_the_user_that_published_it_also_after_it_was_dead_lettered(backend: Backend) -> None:
+    broker, inbox, log = backend.broker(), Inbox(), Inbox()
+    confirmed(broker, Message(names.SUBMIT, "mail", b"job"))
+    consumer = inbox.subscribe(broker, MAIL)
+    [delivery] = inbox.wait(1)
+    assert (delivery.user_id, delivery.dead_lettered) == (backend.user, False)
+    for n in range(WORK_DELIVERY_LIMIT + 1):
+        delivery = inbox.wait(n + 1)[n]
+        consumer.requeue(delivery.channel, delivery.tag)
+    log.subscribe(broker, names.LOG)
+    assert {(each.exchange, each.user_id, each.dead_lettered) for each in log.wait(2)} == {
+        (names.SUBMIT, backend.user, False), (names.RETURNED, backend.user, True)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("exchange", [names.EXPIRED, names.RETURNED, names.UNROUTABLE])
+def test_nobody_publishes_to_an_exchange_to_which_the_broker_moves_messages(backend: Backend, exchange: str) -> None:
+    broker = backend.broker()
+    [result] = publish(broker, Message(exchange, "mail", b"forged"))
+    assert result is not None
+    assert result.kind is Unconfirmed.NOT_SENT
+    assert exchange in result.reason
+    confirmed(broker, Message(names.SUBMIT, "mail", b"next"))
+
+
+def test_a_message_with_an_expiration_is_dropped_when_it_is_over_and_tells_it(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
+    confirmed(broker, Message(names.OPERATE, names.COMMAND_KEY, b"old", expiration=0.2))
+    confirmed(broker, Message(names.OPERATE, names.COMMAND_KEY, b"kept"))
+    time.sleep(0.3)  # the time that it lives, and no event tells its end
+    confirmed(broker, Message(names.OPERATE, names.COMMAND_KEY, b"lives", expiration=60.0))
+    inbox.subscribe(broker, names.COMMAND)
+    assert [(each.body, each.expiration) for each in inbox.wait(2)] == [(b"kept", None), (b"lives", 60.0)]
 
 
 # --- private queues ---

@@ -94,7 +94,7 @@ class Parts:
     def start(self, role: str, part: str, jobs: BrokerJobs | None = None) -> Program:
         settings = Settings(
             url=self._node.address(role), store=self._store, declare=False, queues=("default", "mail"),
-            worker_heartbeat=0.2,
+            worker_heartbeat=0.2, require_user_id=True,
         )  # fmt: skip
         exchange = broker_for(settings, part)
         program = Program(
@@ -186,9 +186,10 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     eventually(lambda: "recurring" in shop.done, 20, "a recurring job has run")
     jobs.publish("registered", "published")
     eventually(lambda: "published" in shop.done, 20, "a subscription's job has run")
-    jobs.queues.pause("mail")
+    board = parts.producer("dashboard")
+    board.queues.pause("mail")
     waiting = greet.using(queue="mail").enqueue("paused")
-    jobs.queues.resume("mail")
+    board.queues.resume("mail")
     assert waiting.result(timeout=20) == "hello paused"
 
     # Nobody can read it: the worker parks it, the coordinator takes it in.
@@ -197,7 +198,6 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
         eventually(lambda: coordinator.store and coordinator.store.reader.dead_letters(limit=1), 20, "dead")
 
     # The command line and the dashboard act as the dashboard's user.
-    board = parts.producer("dashboard")
     board.recurring.pause("tick")
     board.recurring.trigger("tick")
     board.limits.set("smtp", 2)
@@ -206,6 +206,9 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     lost = greet.using(queue="nobody").enqueue("lost")
     eventually(lambda: lost.state() is State.FAILED or "topology apply" in why(coordinator), 20, "unroutable, said so")
     assert coordinator.health().ok
+    assert coordinator.store is not None
+    users = {(row.kind, row.user_id) for row in coordinator.store.reader.audit()}
+    assert {("requeue", "producer"), ("recurring pause", "dashboard"), ("recurring declare", "beat")} <= users
     assert denied(shipped)[len(before) :] == []
 
 
@@ -297,13 +300,15 @@ def listen(exchange: str) -> Action:
 
 DEFAULT_QUEUE = names.work_queue("default")
 
+PRODUCES = {names.SUBMIT, names.OFFER, names.REQUEST}
+WORKS = {names.REPORT, names.DECLARE, names.DEAD}
 PUBLISHES = {
-    "producer": {names.SUBMIT, names.DELAY, names.REPORT},
-    "dashboard": {names.REPORT},
-    "worker": {names.REPORT, names.DEAD_LETTERS},
-    "worker-producer": {names.SUBMIT, names.DELAY, names.REPORT, names.DEAD_LETTERS},
-    "beat": {names.REPORT},
-    "coordinator": {names.WORK, names.DELAY, names.REPORT, names.CONTROL, ""},
+    "producer": PRODUCES,
+    "dashboard": {names.REQUEST, names.OPERATE},
+    "worker": WORKS,
+    "worker-producer": PRODUCES | WORKS,
+    "beat": {names.DECLARE, names.FIRE},
+    "coordinator": {names.WORK, names.DELAY, names.TICK, names.CONTROL, ""},
     "monitoring": set[str](),
 }
 READS = {
@@ -316,7 +321,8 @@ READS = {
     "monitoring": set[str](),
 }
 LISTENERS = {"worker", "worker-producer", "beat", "coordinator"}
-EXCHANGES = (names.SUBMIT, names.WORK, names.DELAY, names.REPORT, names.CONTROL, names.DEAD_LETTERS, "")
+EXCHANGES = (*(exchange.name for exchange in fixed_topology().exchanges), "")
+INTERNAL = {exchange.name for exchange in fixed_topology().exchanges if exchange.internal}
 QUEUES = (names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS, DEFAULT_QUEUE, names.delay_queue(3))
 
 
@@ -344,6 +350,70 @@ def may(node: ShippedBroker, role: str, action: Action) -> bool:
 @pytest.mark.parametrize("role", sorted(PUBLISHES))
 def test_a_role_writes_to_its_exchanges_and_to_no_other(shipped: ShippedBroker, parts: Parts, role: str) -> None:
     assert {exchange for exchange in EXCHANGES if may(shipped, role, publish(exchange))} == PUBLISHES[role]
+
+
+def test_every_exchange_but_the_internal_ones_is_a_roles(shipped: ShippedBroker) -> None:
+    assert set().union(*PUBLISHES.values()) == set(EXCHANGES) - INTERNAL
+    for exchange in INTERNAL:
+        assert not may(shipped, "admin", publish(exchange)), exchange
+
+
+def test_nobody_speaks_in_the_name_of_another(shipped: ShippedBroker) -> None:
+    with ExitStack() as stack:
+        channel = opened(stack, shipped, "producer")
+        channel.confirm_delivery()
+        with pytest.raises(ChannelClosedByBroker, match="authenticated user was 'producer'"):
+            channel.basic_publish(
+                names.REQUEST, names.COMMAND_KEY, b"{}", pika.BasicProperties(user_id="coordinator", delivery_mode=2)
+            )
+
+
+FORGED = {
+    "an outcome": ("producer", names.OFFER, names.LOG_KEY, "events", {
+        "v": 1, "worker": {"id": "w"}, "sent_at": 1.0,
+        "events": [{"kind": "succeeded", "id": "later", "epoch": 1, "started_at": 1.0, "ended_at": 1.0}]}),
+    "a tick": ("producer", names.OFFER, names.LOG_KEY, "tick", {
+        "coordinator": "c", "store": "s", "serial": 10**9, "sent_at": 1.0}),
+    "the acceptance of a store": ("producer", names.REQUEST, names.COMMAND_KEY, "command", {
+        "kind": "store accept", "id": "x", "at": 1.0}),
+    "the deletion of all jobs": ("worker", names.REPORT, names.COMMAND_KEY, "command", {
+        "kind": "bulk delete", "id": "x", "at": 1.0, "filter": {}}),
+    "a pause": ("beat", names.FIRE, names.COMMAND_KEY, "command", {
+        "kind": "queue pause", "id": "x", "at": 1.0, "queue": "default", "paused": True}),
+    "a declaration": ("dashboard", names.OPERATE, names.COMMAND_KEY, "command", {
+        "kind": "recurring declare", "id": "x", "at": 1.0, "origin": "roles", "schedules": []}),
+    "a job": ("beat", names.FIRE, names.COMMAND_KEY, "job", {
+        "id": "j", "job": "greet", "created_at": "2026-03-01T00:00:00Z"}),
+}  # fmt: skip
+
+
+def test_what_a_role_may_not_say_is_a_dead_letter_with_its_user_and_changes_nothing(
+    shipped: ShippedBroker, parts: Parts
+) -> None:
+    jobs = parts.producer("producer")
+    coordinator = parts.start("coordinator", "coordinator")
+    assert coordinator.store is not None
+    jobs.remote("greet").using(id="later").schedule(timedelta(hours=1))
+    with ExitStack() as stack:
+        for role, exchange, key, kind, body in FORGED.values():
+            opened(stack, shipped, role).basic_publish(
+                exchange, key, json.dumps(body).encode(), pika.BasicProperties(type=kind, user_id=role, delivery_mode=2)
+            )
+        opened(stack, shipped, "producer").basic_publish(  # who sent it is not said
+            names.OFFER, names.LOG_KEY, b'{"id": "anonymous", "job": "greet", "created_at": "2026-03-01T00:00:00Z"}',
+            pika.BasicProperties(type="job", delivery_mode=2),
+        )  # fmt: skip
+    reader = coordinator.store.reader
+    eventually(lambda: reader.dead_letter_count() == len(FORGED) + 1, 20, "dead letters")
+    dead = reader.dead_letters(limit=100)
+    reasons = [row.reason for row in dead if row.user_id]
+    assert all("believed" in reason for reason in reasons), reasons
+    assert sorted(row.user_id for row in dead) == sorted(["", *(role for role, *_ in FORGED.values())])
+    later = eventually(lambda: reader.job("later"))
+    assert later is not None
+    assert later.state is State.SCHEDULED
+    assert (reader.job("anonymous"), reader.job("j"), reader.audit()) == (None, None, [])
+    assert coordinator.health().ok
 
 
 @pytest.mark.parametrize("role", sorted(PUBLISHES))

@@ -19,6 +19,7 @@ from broker_jobs.messages.commands import ReplayDeadLetter
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
+from tests.support.addressing import address
 from tests.support.system import Here, System
 from tests.support.wait import eventually
 
@@ -56,11 +57,10 @@ UNSOUND = {
 ROADS = {
     "work": (names.WORK, "default"),
     "submit": (names.SUBMIT, "default"),
-    "log": (names.REPORT, names.LOG_KEY),
-    "command": (names.REPORT, names.COMMAND_KEY),
-    "due": ("", names.DUE),
+    "log": (names.OFFER, names.LOG_KEY),
+    "command": (names.OPERATE, names.COMMAND_KEY),
     "dead": (names.DEAD_LETTERS, "anything"),
-    "delay": (names.DELAY, names.delay_key(0, new=True)),
+    "delay": (names.OFFER, names.delay_key(0)),
     "nowhere": (names.WORK, "no.such.queue"),
 }
 
@@ -116,7 +116,7 @@ def test_a_wrong_body_of_each_type_of_record_is_dead_lettered(served: tuple[Syst
     if kind == "look":  # a list of nothing known
         bodies.remove(UNSOUND["a list"])
     for body in bodies:
-        system.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, properties)
+        system.vhost.publish_raw(*address(kind), body, properties)
     eventually(lambda: system.store.reader.dead_letter_count() == len(bodies))
 
 
@@ -156,7 +156,7 @@ EDGES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("road", ["submit", "log", "due", "dead", "delay"])
+@pytest.mark.parametrize("road", ["submit", "log", "dead", "delay"])
 def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[System, Here], road: str) -> None:
     system, _ = served
     broker, key = ROADS[road]
@@ -177,16 +177,16 @@ def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[Sy
     eventually(all_seen)
 
 
-RECORDS: dict[str, tuple[str, str, dict[str, object]]] = {
-    "an epoch no database holds": (names.LOG_KEY, "events", {
+RECORDS: dict[str, tuple[str, dict[str, object]]] = {
+    "an epoch no database holds": ("events", {
         "worker": {"id": "w"}, "sent_at": 1.0, "events": [
             {"kind": "started", "id": "before", "epoch": 1, "at": 1.0},
             {"kind": "started", "id": "x", "epoch": 10**30, "at": 1.0},
             {"kind": "started", "id": "after", "epoch": 1, "at": 1.0},
         ]}),
-    "a process number no database holds": (names.LOG_KEY, "events", {
+    "a process number no database holds": ("events", {
         "worker": {"id": "w", "pid": 10**30}, "sent_at": 1.0, "events": [{"kind": "heartbeat", "at": 1.0}]}),
-    "a time no calendar has": (names.COMMAND_KEY, "command", {
+    "a time no calendar has": ("command", {
         "kind": "reschedule", "id": "c", "at": 1.0, "job_id": "later", "due_at": 1e300}),
 }  # fmt: skip
 
@@ -196,8 +196,8 @@ def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[System, Her
     system, _ = served
     system.jobs.work.using(id="later").schedule(timedelta(hours=1))
     eventually(lambda: system.row("later"))
-    key, kind, body = RECORDS[name]
-    system.vhost.publish_raw(names.REPORT, key, json.dumps(body).encode(), pika.BasicProperties(type=kind))
+    kind, body = RECORDS[name]
+    system.vhost.publish_raw(*address(kind, body), json.dumps(body).encode(), pika.BasicProperties(type=kind))
     (dead_letters,) = eventually(system.store.reader.dead_letters)
     assert "Input should be less than" in dead_letters.reason
     if name == "an epoch no database holds":
@@ -294,14 +294,14 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
     """As an older program has kept it."""
     now = time.time()
     kept = {"fresh": now - 60.0, "old": now - 8 * 86_400.0, "old and known": now - 8 * 86_400.0}
-    known = new_id()
+    known, exchange = new_id(), names.EXPIRED if origin == "due" else names.OFFER
     ids = {"fresh": new_id(), "old": "an-old-one", "old and known": known}
     with system.store.transaction() as transaction:
         transaction.save([Row(id=known, state=State.SUCCEEDED, epoch=1, created_at=now, ended_at=now)])
         for name, at in kept.items():
             transaction.add_dead_letter(
                 f"{origin}:newer:{name}", at=at, origin=origin, reason="unknown field",
-                body=envelope(id=ids[name], epoch=0), exchange=names.REPORT, key=names.LOG_KEY, type="job",
+                body=envelope(id=ids[name], epoch=0), exchange=exchange, key=names.LOG_KEY, type="job",
             )  # fmt: skip
         transaction.add_dead_letter(
             "command:newer:requeue", at=now, origin="command", reason="unknown field",

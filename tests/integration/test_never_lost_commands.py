@@ -88,7 +88,7 @@ def requeue_raw(system: System, id: str) -> Callable[[], None]:
     body = f'{{"kind":"requeue","id":"a-command","at":{time.time()},"job_id":"{id}"}}'.encode()
 
     def send() -> None:
-        system.vhost.publish_raw(names.REPORT, names.COMMAND_KEY, body)
+        system.vhost.publish_raw(names.REQUEST, names.COMMAND_KEY, body)
 
     send()
     return send

@@ -266,11 +266,11 @@ def test_a_step_of_the_delay_queues_rings_in_due(vhost: Vhost, client: RabbitBro
     inbox = Inbox()
     inbox.subscribe(client, names.DUE)
     started = time.monotonic()
-    confirmed(client, Message(names.DELAY, names.delay_key(1, new=True), b"notice", "envelope", "id-1"))
+    confirmed(client, Message(names.OFFER, names.delay_key(1), b"notice", "envelope", "id-1"))
     [notice] = inbox.wait(1)
     assert time.monotonic() - started >= 1.9
     assert (notice.body, notice.type, notice.message_id) == (b"notice", "envelope", "id-1")
-    assert notice.key == names.DUE
+    assert (notice.exchange, notice.dead_lettered) == (names.EXPIRED, True)
 
 
 def test_the_whole_topology_is_accepted_with_the_limit_that_never_drops(vhost: Vhost, client: RabbitBroker) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from urllib.parse import urlsplit
 
-from broker_jobs.broker import io_threads
+from broker_jobs.broker import io_threads, names
 from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.memory.consumer import MemoryConnection, MemoryConsumer
 from broker_jobs.broker.memory.server import NOT_STARTED, MemoryServer, PendingPublish
@@ -20,8 +20,9 @@ from broker_jobs.errors import BrokerError
 
 logger = logging.getLogger(__name__)
 
-PRIVATE_QUEUE = "jobs.v1.reply.{}"
 CALL_SECONDS = 10.0
+USER = "memory"
+"""The user of every connection without one in its address."""
 
 _servers: dict[str, MemoryServer] = {}
 """The running servers by name, from the first start of a broker of that name to the last stop."""
@@ -32,7 +33,8 @@ class MemoryBroker:
     """The broker in memory. Thread-safe.
 
     Args:
-        url: `memory://`, or `memory://name` to share one server with other brokers of this process.
+        url: `memory://`, or `memory://name` to share one server with other brokers of this process. The user of
+            `memory://user@name` is named by its messages.
         clock: measures the deadlines of publishes.
     """
 
@@ -40,7 +42,8 @@ class MemoryBroker:
         parts = urlsplit(url)
         if parts.scheme != "memory":
             raise BrokerError(f"{url!r} is not an address of a broker in memory; write memory:// or memory://name")
-        self._name = parts.netloc + parts.path.rstrip("/") or uuid.uuid4().hex
+        self._name = parts.netloc.rpartition("@")[2] + parts.path.rstrip("/") or uuid.uuid4().hex
+        self._user = parts.username or USER
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()  # start and stop
         self._started: tuple[MemoryServer, MemoryConnection] | None = None
@@ -74,7 +77,7 @@ class MemoryBroker:
                     _servers[self._name] = MemoryServer(self._name)
                 server = _servers[self._name]
                 server.users += 1
-            self._started = server, MemoryConnection(self._clock)
+            self._started = server, MemoryConnection(self._clock, self._user)
         for topology in self._topologies:
             server.thread.call(partial(server.declare, topology), timeout)
 
@@ -152,7 +155,7 @@ class MemoryBroker:
         """Consume an exclusive queue; see `Broker.subscribe_private`. A disconnect deletes its messages."""
         io_threads.defer_logs()
         server, connection = self._started_server()
-        name = PRIVATE_QUEUE.format(uuid.uuid4().hex)
+        name = names.new_reply_queue()
         consumer = MemoryConsumer(
             connection, server, [name], on_deliveries, prefetch=None, bind_to=bind_to, on_ready=on_ready
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker_jobs.broker.interface import Delivery, PublishFailure
 from broker_jobs.broker.memory.io_thread import run_safely
-from broker_jobs.broker.memory.queue import QueuedMessage
+from broker_jobs.broker.memory.transport import QueuedMessage
 from broker_jobs.clock import Clock
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class MemoryConnection:
     """The connection of a `MemoryBroker` to its server: whether it is up, and the failures requested by a test."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, user: str = "") -> None:
+        self.user = user
         self.clock = clock
         self.up = True
         self.reconnects = 0
@@ -104,12 +105,15 @@ class MemoryConsumer:
     def has_room(self, queue: str) -> bool:
         return self._prefetch is None or self._counts[queue] < self._prefetch
 
+    def now(self) -> float:
+        return self.connection.clock.monotonic()
+
     def deliver(self, queue: str, queued: QueuedMessage) -> Delivery:
         tag = next(self._tags)
         if not self.private:
             self._unacknowledged[tag] = (queue, queued)
             self._counts[queue] += 1
-        message, returns = queued
+        message, returns = queued.message, queued.returns
         return Delivery(
             self._channel,
             tag,
@@ -123,6 +127,9 @@ class MemoryConsumer:
             message.reply_to,
             message.correlation_id,
             returns,
+            queued.user_id,
+            queued.dead_lettered,
+            message.expiration,
         )
 
     def receive(self, deliveries: list[Delivery]) -> None:

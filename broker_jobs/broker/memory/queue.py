@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from broker_jobs.broker.interface import Delivery, Message
-from broker_jobs.broker.memory.transport import KombuTransport
+from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.memory.transport import KombuTransport, QueuedMessage
 from broker_jobs.broker.topology import QueueSpec
-
-
-class QueuedMessage(NamedTuple):
-    """A message in a queue, or delivered to a consumer."""
-
-    message: Message
-    returns: int = 0
-    """How often it was returned."""
 
 
 class DeliveryTarget(Protocol):
@@ -23,6 +15,10 @@ class DeliveryTarget(Protocol):
 
     def has_room(self, queue: str) -> bool:
         """Whether it may have one more unacknowledged delivery of this queue."""
+        ...
+
+    def now(self) -> float:
+        """The time by its monotonic clock."""
         ...
 
     def deliver(self, queue: str, queued: QueuedMessage) -> Delivery:
@@ -46,15 +42,16 @@ class MemoryQueue:
     def ready(self) -> int:
         return len(self.returned) + self._transport.size(self.spec.name)
 
-    def put(self, message: Message) -> None:
+    def put(self, queued: QueuedMessage) -> None:
         if self.spec.ttl_seconds is None:
-            self._transport.put(self.spec.name, message)
+            self._transport.put(self.spec.name, queued)
 
-    def take(self) -> QueuedMessage | None:
-        if self.returned:
-            return self.returned.popleft()
-        message = self._transport.get(self.spec.name)
-        return None if message is None else QueuedMessage(message)
+    def take(self, now: float) -> QueuedMessage | None:
+        """The next message that has not expired at `now`, or None."""
+        while (queued := self.returned.popleft() if self.returned else self._transport.get(self.spec.name)) is not None:
+            if queued.expires_at is None or queued.expires_at > now:
+                return queued
+        return None
 
     def purge(self) -> int:
         dropped = self.ready()

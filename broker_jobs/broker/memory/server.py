@@ -13,8 +13,8 @@ from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.memory.consumer import MemoryConnection, MemoryConsumer
 from broker_jobs.broker.memory.io_thread import IoThread, run_safely
-from broker_jobs.broker.memory.queue import DeliveryTarget, MemoryQueue, QueuedMessage
-from broker_jobs.broker.memory.transport import KombuTransport
+from broker_jobs.broker.memory.queue import DeliveryTarget, MemoryQueue
+from broker_jobs.broker.memory.transport import KombuTransport, QueuedMessage
 from broker_jobs.broker.routing import Routes
 from broker_jobs.broker.topology import BindingSpec, QueueSpec, Topology
 from broker_jobs.errors import BrokerError
@@ -123,6 +123,10 @@ class MemoryServer:
         failure, delivered = connection.next_failure()
         if failure is not None and not delivered:
             return failure
+        if self._routes.is_internal(message.exchange):
+            return PublishFailure(
+                Unconfirmed.NOT_SENT, f"nobody publishes to the internal exchange {message.exchange!r}"
+            )
         queues = (
             self._routes.queues_for(message.exchange, message.key)
             if self._routes.has_exchange(message.exchange)
@@ -132,10 +136,15 @@ class MemoryServer:
             return PublishFailure(
                 Unconfirmed.NOT_SENT, f"no queue accepts it (exchange {message.exchange!r}, key {message.key!r})"
             )
-        for name in queues:
-            self._queues[name].put(message)
-            self._changed[name] = None
+        lives = message.expiration
+        expires_at = None if lives is None else connection.clock.monotonic() + lives
+        self._put(queues, QueuedMessage(message, user_id=connection.user, expires_at=expires_at))
         return failure
+
+    def _put(self, queues: Sequence[str], queued: QueuedMessage) -> None:
+        for name in queues:
+            self._queues[name].put(queued)
+            self._changed[name] = None
 
     # consuming
 
@@ -190,21 +199,22 @@ class MemoryServer:
         queue = self._queues.get(name)
         if queue is None:
             return
-        queued = QueuedMessage(queued.message, queued.returns + 1)
+        queued = queued._replace(returns=queued.returns + 1)
         if queued.returns <= queue.spec.delivery_limit:
             queue.returned.append(queued)
             self._changed[name] = None
             return
-        target = self._queues.get(queue.spec.dead_letter_to or "")
-        if target is None:
+        exchange = queue.spec.dead_letter_to
+        if exchange is None:
             logger.error(
-                "a message of %s was returned %d times and is dropped, as the queue has no dead-letter queue",
+                "a message of %s was returned %d times and is dropped, as the queue has no dead-letter exchange",
                 name,
                 queued.returns,
             )
             return
-        target.put(queued.message._replace(exchange="", key=target.spec.name))
-        self._changed[target.spec.name] = None
+        moved = queued.message._replace(exchange=exchange, key=name, expiration=None)
+        targets = self._routes.queues_for(exchange, name) if self._routes.has_exchange(exchange) else ()
+        self._put(targets, QueuedMessage(moved, user_id=queued.user_id, dead_lettered=True))
 
     def wake(self, names: Sequence[str]) -> None:
         """Process these queues again: their consumers have room."""
@@ -219,7 +229,7 @@ class MemoryServer:
             queue = self._queues.get(name)
             for _ in range(MAX_DELIVERIES):
                 consumer = None if queue is None else queue.next_consumer()
-                if queue is None or consumer is None or (queued := queue.take()) is None:
+                if queue is None or consumer is None or (queued := queue.take(consumer.now())) is None:
                     self._changed.pop(name)
                     break
                 lists.setdefault(consumer, []).append(consumer.deliver(name, queued))

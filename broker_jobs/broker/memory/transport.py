@@ -5,11 +5,23 @@ kombu's queues belong to the whole process, so ours have the name of their serve
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu.connection import Connection
 
 from broker_jobs.broker.interface import Message
+
+
+class QueuedMessage(NamedTuple):
+    """A message in a queue, or delivered to a consumer."""
+
+    message: Message
+    returns: int = 0
+    """How often it was returned."""
+    user_id: str = ""
+    dead_lettered: bool = False
+    expires_at: float | None = None
+    """When it is dropped, on the monotonic clock."""
 
 
 class KombuTransport:
@@ -24,35 +36,22 @@ class KombuTransport:
     def open(self, queue: str) -> None:
         self._channel.queue_declare(self._full_name(queue))
 
-    def put(self, queue: str, message: Message) -> None:
-        properties = {
-            "type": message.type,
-            "message_id": message.message_id,
-            "reply_to": message.reply_to,
-            "correlation_id": message.correlation_id,
-        }
+    def put(self, queue: str, queued: QueuedMessage) -> None:
+        message = queued.message
         prepared = self._channel.prepare_message(
             message.body,
             content_type="application/json",
-            headers={"exchange": message.exchange, "key": message.key},
-            properties=properties,
+            headers={"queued": queued._replace(message=message._replace(body=b""))},
+            properties={"type": message.type, "message_id": message.message_id},
         )
         self._channel.basic_publish(prepared, exchange="", routing_key=self._full_name(queue))
 
-    def get(self, queue: str) -> Message | None:
+    def get(self, queue: str) -> QueuedMessage | None:
         got = self._channel.basic_get(self._full_name(queue), no_ack=True)
         if got is None:
             return None
-        properties, headers = got.properties, got.headers
-        return Message(
-            headers["exchange"],
-            headers["key"],
-            got.body,
-            properties["type"],
-            properties["message_id"],
-            properties["reply_to"],
-            properties["correlation_id"],
-        )
+        queued: QueuedMessage = got.headers["queued"]
+        return queued._replace(message=queued.message._replace(body=got.body))
 
     def size(self, queue: str) -> int:
         size: int = self._channel.queue_declare(self._full_name(queue)).message_count

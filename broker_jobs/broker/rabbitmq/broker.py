@@ -12,7 +12,6 @@ import itertools
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 import pika
 
-from broker_jobs.broker import io_threads
+from broker_jobs.broker import io_threads, names
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.rabbitmq import declarations
@@ -34,7 +33,6 @@ from broker_jobs.errors import BrokerError
 
 logger = logging.getLogger(__name__)
 
-REPLY_QUEUE = "jobs.v1.reply.{}"
 CLOSE_SECONDS = 2.0
 """How long a clean close may take, besides the wait for confirms. Then the sockets are shut down."""
 SHUT_DOWN_SECONDS = 0.05
@@ -275,7 +273,7 @@ class RabbitBroker:
         on_ready: Callable[[int], None] | None = None,
     ) -> tuple[str, Consumer]:
         """Consume an exclusive queue of this process; see `Broker.subscribe_private`."""
-        queue = REPLY_QUEUE.format(uuid.uuid4().hex)
+        queue = names.new_reply_queue()
         consumer = PrivateConsumer(self._loop, self._numbers, queue, on_deliveries, bind_to=bind_to, on_ready=on_ready)
         self._add(consumer)
         return queue, consumer

@@ -301,6 +301,9 @@ class RabbitConsumer:
                 properties.reply_to,
                 properties.correlation_id,
                 _delivery_count(headers) if headers else 0,
+                properties.user_id or "",
+                headers is not None and "x-death" in headers,
+                _seconds(properties.expiration),
             )
         )
 
@@ -426,6 +429,11 @@ def _cancel(channel: Channel, tag: str) -> None:
 def _delivery_count(headers: Mapping[str, Any]) -> int:
     count = headers.get("x-delivery-count", 0)
     return int(count) if isinstance(count, int) else 0  # pika has its own int type, which prints as 1L
+
+
+def _seconds(expiration: str | None) -> float | None:
+    """The milliseconds of a message's expiration, as RabbitMQ has checked them, in seconds."""
+    return int(expiration) / 1_000 if expiration and expiration.isdecimal() else None
 
 
 def _ignore(_: object) -> None:

@@ -63,7 +63,9 @@ def declare(topology: Topology) -> Callable[[Channel, Finish], None]:
     def operation(channel: Channel, finish: Finish) -> None:
         for exchange in topology.exchanges:
             arguments = None if exchange.alternate is None else {"alternate-exchange": exchange.alternate}
-            channel.exchange_declare(exchange.name, exchange.kind, durable=True, arguments=arguments)
+            channel.exchange_declare(
+                exchange.name, exchange.kind, durable=True, internal=exchange.internal, arguments=arguments
+            )
         for queue in topology.queues:
             channel.queue_declare(queue.name, durable=True, arguments=queue.arguments())
         for binding in topology.bindings:

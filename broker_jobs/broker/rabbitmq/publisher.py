@@ -11,6 +11,7 @@ Over 300 lines: writing, confirms, returns and deadlines share the state of one 
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,8 @@ NACKED = PublishFailure(Unconfirmed.UNKNOWN, "refused by a queue; it may be in a
 CANCELLED = PublishFailure(Unconfirmed.NOT_SENT, "the caller has cancelled it")
 NOT_OPEN = PublishFailure(Unconfirmed.NOT_SENT, "the broker is not connected: it was not started, or it was stopped")
 
+_OTHER_USER = re.compile("but authenticated user was '([^']*)'")
+"""In RabbitMQ's refusal of a message with the name of another user."""
 _PENDING: Any = object()  # in the results of a batch: no outcome yet
 
 
@@ -84,6 +87,8 @@ class Publisher:
         self._loop = loop
         self._clock = clock
         self._channel: Channel | None = None
+        self._user = ""
+        self._real_users: dict[str, str] = {}  # what RabbitMQ calls the user of a login, where that is another name
         self._ready = False
         self._failures = 0
         self._waiting: deque[PublishBatch] = deque()  # batches that are not completely written, in order
@@ -149,6 +154,8 @@ class Publisher:
     def open(self, connection: pika.SelectConnection, address: str) -> None:
         """Open the channel on an open connection."""
         self.address = address
+        login: str = getattr(connection.params.credentials, "username", "")  # a certificate has none
+        self._user = self._real_users.get(login, login)
         connection.channel(on_open_callback=lambda channel: run_safely(self._opened, channel))
 
     def connection_lost(self, reason: str) -> None:
@@ -199,12 +206,27 @@ class Publisher:
         If nothing was confirmed on this channel before, no message to that exchange was accepted.
         """
         reason = describe_error(error)
+        other = _OTHER_USER.search(error.reply_text)
+        if other is not None and not self._confirmed_any:
+            self._real_users[self._user] = other[1]
+            self._user = other[1]
+            self._write_again()
+            self._channel_lost(reason)
+            return
         logger.warning("%s refused a message: %s", self.address, reason)
         if not self._confirmed_any and error.reply_code in {403, 404}:
             for batch, index in self._written.values():
                 if f"exchange '{batch.messages[index].exchange}'" in error.reply_text:
                     self._resolve(batch, index, PublishFailure(Unconfirmed.NOT_SENT, reason))
         self._channel_lost(reason)
+
+    def _write_again(self) -> None:
+        """RabbitMQ knows us by another name (a login by token): no message of this channel was accepted."""
+        written, self._written = self._written, {}
+        for batch, index in reversed(written.values()):
+            batch.written = index
+        again = dict.fromkeys(batch for batch, _ in written.values())
+        self._waiting = deque([*again, *(batch for batch in self._waiting if batch not in again)])
 
     def _channel_lost(self, reason: str) -> None:
         self._channel = None
@@ -238,7 +260,9 @@ class Publisher:
                 continue
             message = batch.messages[index]
             try:
-                channel.basic_publish(message.exchange, message.key, message.body, _properties(message), mandatory=True)
+                channel.basic_publish(
+                    message.exchange, message.key, message.body, _properties(message, self._user), mandatory=True
+                )
             except exceptions.ChannelWrongStateError:
                 return  # the channel closes: `_closed` follows, and the message waits
             except Exception as error:  # noqa: BLE001  # not encodable (a name over 255 bytes): only this message fails
@@ -327,7 +351,7 @@ class Publisher:
         return PublishFailure(Unconfirmed.NOT_SENT, f"RabbitMQ at {self.address} did not answer in {batch.timeout:g} s")
 
 
-def _properties(message: Message) -> pika.BasicProperties:
+def _properties(message: Message, user: str) -> pika.BasicProperties:
     return pika.BasicProperties(
         content_type="application/json",
         delivery_mode=2,
@@ -335,4 +359,6 @@ def _properties(message: Message) -> pika.BasicProperties:
         message_id=message.message_id or None,
         reply_to=message.reply_to,
         correlation_id=message.correlation_id,
+        expiration=None if message.expiration is None else str(max(0, int(message.expiration * 1_000))),
+        user_id=user or None,
     )

@@ -69,7 +69,7 @@ def test_every_property_arrives_as_sent(broker: MemoryBroker) -> None:
     body = bytes(range(256))
     assert send(broker, Message(names.WORK, "mail", body, "job", "id-1", "answers", "c-1")) == [None]
     (got,) = collector.await_bodies(body)
-    assert got[2:] == (MAIL, body, False, names.WORK, "mail", "job", "id-1", "answers", "c-1", 0)
+    assert got[2:12] == (MAIL, body, False, names.WORK, "mail", "job", "id-1", "answers", "c-1", 0)
 
 
 def test_messages_are_in_kombus_memory_until_stop(broker: MemoryBroker) -> None:
@@ -171,7 +171,7 @@ def test_an_unroutable_message_is_not_sent_and_others_are(broker: MemoryBroker) 
 
 
 def test_delay_queues_accept_messages_and_keep_none(broker: MemoryBroker) -> None:
-    assert send(broker, Message(names.DELAY, names.delay_key(5, new=True), b"later")) == [None]
+    assert send(broker, Message(names.OFFER, names.delay_key(5), b"later")) == [None]
     assert broker.depth(names.delay_queue(5)) == (0, 0)
     assert broker.depth(names.LOG) == (1, 0)
 
@@ -214,7 +214,7 @@ def test_after_the_delivery_limit_a_message_goes_to_the_log(broker: MemoryBroker
         if returned == WORK_DELIVERY_LIMIT:
             break
     (dead,) = log.await_bodies(b"poison")
-    assert (dead.type, dead.message_id, dead.key, dead.redelivered) == ("job", "id-1", names.LOG, False)
+    assert (dead.type, dead.message_id, dead.exchange, dead.redelivered) == ("job", "id-1", names.RETURNED, False)
     assert broker.depth(MAIL) == (0, 1)
 
 

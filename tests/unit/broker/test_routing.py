@@ -28,8 +28,8 @@ def test_a_released_job_reaches_its_work_queue_alone() -> None:
 
 
 def test_a_producers_delayed_job_reaches_its_step_and_the_log() -> None:
-    assert set(ours().queues_for(names.DELAY, names.delay_key(3, new=True))) == {names.delay_queue(3), names.LOG}
-    assert ours().queues_for(names.DELAY, names.delay_key(3, new=False)) == (names.delay_queue(3),)
+    assert set(ours().queues_for(names.OFFER, names.delay_key(3))) == {names.delay_queue(3), names.LOG}
+    assert ours().queues_for(names.DELAY, names.delay_key(3)) == (names.delay_queue(3),)
 
 
 def test_a_key_nobody_bound_is_unroutable() -> None:

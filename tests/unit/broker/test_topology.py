@@ -35,8 +35,8 @@ def test_work_queues_dead_letter_into_the_log_at_the_delivery_limit() -> None:
         assert queue.arguments() | {"x-delivery-limit": 20} == {
             "x-queue-type": "quorum",
             "x-delivery-limit": 20,
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": names.LOG,
+            "x-dead-letter-exchange": names.RETURNED,
+            "x-dead-letter-routing-key": names.work_queue("mail"),
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
@@ -48,14 +48,19 @@ def test_every_delay_queue_dead_letters_into_due_at_least_once() -> None:
     for level in range(LEVELS):
         arguments = levels[names.delay_queue(level)].arguments()
         assert arguments["x-message-ttl"] == 1000 * 2**level
-        assert arguments["x-dead-letter-routing-key"] == names.DUE
+        assert arguments["x-dead-letter-exchange"] == names.EXPIRED
         assert arguments["x-dead-letter-strategy"] == "at-least-once"
         assert arguments["x-overflow"] == "reject-publish"  # without it the strategy is silently at-most-once
 
 
-def test_dead_letters_go_to_a_queue_that_always_exists() -> None:
-    fixed = {queue.name for queue in fixed_topology().queues}
-    assert {queue.dead_letter_to for queue in QUEUES if queue.dead_letter_to} <= fixed
+def test_what_the_broker_moves_goes_by_an_internal_exchange_to_a_queue_that_always_exists() -> None:
+    internal = {exchange.name for exchange in EXCHANGES if exchange.internal}
+    used = {queue.dead_letter_to for queue in QUEUES} | {exchange.alternate for exchange in EXCHANGES}
+    assert used - {None} == internal
+    bound = {binding.source: binding.target for binding in BINDINGS if binding.source in internal}
+    assert bound == {
+        names.EXPIRED: names.DUE, names.RETURNED: names.LOG, names.UNROUTABLE: names.DEAD_LETTERS
+    }  # fmt: skip
 
 
 def test_every_binding_names_declared_exchanges_and_queues() -> None:

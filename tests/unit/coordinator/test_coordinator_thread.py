@@ -64,7 +64,7 @@ class Room:
 
     def hold(self, *envelopes: Envelope) -> None:
         """Give the coordinator jobs to release."""
-        self.publish(*(Message(names.REPORT, names.LOG_KEY, codec.encode(one), "job", one.id) for one in envelopes))
+        self.publish(*(Message(names.OFFER, names.LOG_KEY, codec.encode(one), "job", one.id) for one in envelopes))
 
     def tell(self, *events: Returned | Heartbeat | Started | Succeeded) -> None:
         """Speak as a worker."""

@@ -33,12 +33,12 @@ def delivery(message: Message, tag: int, channel: int = 1) -> Delivery:
 
 def mark(serial: int) -> Message:
     tick = Tick(coordinator="c", store="s", serial=serial, sent_at=1.0).model_dump_json().encode()
-    return release.checkpoint(Message(names.REPORT, names.LOG_KEY, tick, "tick"))
+    return release.checkpoint(Message(names.TICK, names.LOG_KEY, tick, "tick"))
 
 
 def command() -> Message:
     body = AcceptStore(id="a", at=1.0).model_dump_json().encode()
-    return Message(names.REPORT, names.COMMAND_KEY, body, "command")
+    return Message(names.OPERATE, names.COMMAND_KEY, body, "command")
 
 
 def settled(inbox: InputQueue, *deliveries: Delivery) -> list[tuple[int, int, bool]]:
@@ -105,7 +105,7 @@ def test_a_batch_of_many_is_read_in_several_transactions() -> None:
     inbox = InputQueue()
     for number in range(5):
         chunk = Chunk(submission="a", batch="b", number=number, jobs=[body] * 1_500, created_at=harness.now)
-        message = Message(names.REPORT, names.LOG_KEY, CHUNK.dump_json(chunk), "chunk")
+        message = Message(names.OFFER, names.LOG_KEY, CHUNK.dump_json(chunk), "chunk")
         inbox.put(names.LOG, [delivery(message, number)._replace(queue=names.LOG)])
     inbox.wait(0)
     assert [len(inbox.take()) for _ in range(3)] == [3, 2, 0]

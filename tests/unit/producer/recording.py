@@ -12,7 +12,7 @@ from broker_jobs.messages.codec import decode
 from broker_jobs.messages.commands import COMMAND, Command, Reply
 from broker_jobs.messages.envelope import Envelope
 
-REPLIES = "jobs.v1.reply.test"
+REPLIES = "jobs.v1.reply." + "0" * 32
 
 
 class NoConsumer:

@@ -27,7 +27,7 @@ def test_a_continuation_goes_to_the_log_alone_and_is_held(jobs: BrokerJobs, brok
     parent = welcome.enqueue(1)
     child = welcome.after(parent, on="failed").enqueue(2)
     message, envelope = broker.last, broker.envelope
-    assert (message.exchange, message.key, message.type) == (names.REPORT, names.LOG_KEY, "job")
+    assert (message.exchange, message.key, message.type) == (names.OFFER, names.LOG_KEY, "job")
     assert (envelope.id, envelope.epoch, envelope.args) == (child.id, 0, [2])
     assert held(broker) == (Parent(id=parent.id, on="failed"),)
 
@@ -66,13 +66,13 @@ def test_a_delay_after_parents_counts_from_their_end(jobs: BrokerJobs, broker: R
     later.schedule(timedelta(hours=1))
     assert broker.envelope.after is not None
     assert (broker.envelope.after.delay, broker.envelope.due_at) == (3600, None)
-    assert broker.last.exchange == names.REPORT
+    assert broker.last.exchange == names.OFFER
     at = datetime.now(UTC) + timedelta(days=2)
     later.schedule(at)
     assert broker.envelope.after.delay is None
     assert broker.envelope.due_at is not None
     assert abs((broker.envelope.due_at - at).total_seconds()) < 0.001
-    assert broker.last.exchange == names.REPORT
+    assert broker.last.exchange == names.OFFER
     later.schedule(timedelta(0))
     soon = broker.envelope
     assert soon.after is not None
@@ -85,7 +85,7 @@ def test_many_continuations_go_out_together(jobs: BrokerJobs, broker: RecordingB
 
     parent = welcome.enqueue(1)
     jobs.enqueue_many([welcome.after(parent).bind(2), welcome.bind(3)])
-    assert [message.exchange for message in broker.messages[1:]] == [names.REPORT, names.SUBMIT]
+    assert [message.exchange for message in broker.messages[1:]] == [names.OFFER, names.SUBMIT]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_members_travel_in_chunks_and_the_commit_counts_them(
     )
     assert {chunk.submission for chunk in chunks(broker)} == {commit.submission}
     assert [message.type for message in broker.messages] == ["chunk", "chunk", "commit"]
-    assert {(message.exchange, message.key) for message in broker.messages} == {(names.REPORT, names.LOG_KEY)}
+    assert {(message.exchange, message.key) for message in broker.messages} == {(names.OFFER, names.LOG_KEY)}
     found = members(broker)
     assert [each.id for each in found] == [receipt.id for receipt in receipts]
     assert {(each.epoch, each.batch, each.job) for each in found} == {(0, batch.id, "load")}

@@ -64,7 +64,7 @@ def test_a_question_is_a_command_with_a_private_reply_queue(receipt: Receipt[str
     broker.answer = view(state="enqueued")
     assert receipt.state() is State.ENQUEUED
     message = broker.last
-    assert (message.exchange, message.key, message.type) == (names.REPORT, names.COMMAND_KEY, "command")
+    assert (message.exchange, message.key, message.type) == (names.REQUEST, names.COMMAND_KEY, "command")
     assert (message.reply_to, message.correlation_id) == (REPLIES, message.message_id)
     assert broker.commands[-1].id == message.message_id
 

@@ -44,7 +44,7 @@ def test_a_short_delay_goes_to_the_log_alone(jobs: BrokerJobs, broker: Recording
     before = datetime.now(UTC)
     welcome.schedule(timedelta(seconds=seconds), 42)
     after = datetime.now(UTC)
-    assert route(broker) == (names.REPORT, names.LOG_KEY, "job", 0)
+    assert route(broker) == (names.OFFER, names.LOG_KEY, "job", 0)
     due_at = broker.envelope.due_at
     assert due_at is not None
     rounding = timedelta(milliseconds=1)
@@ -59,7 +59,7 @@ def test_a_longer_delay_goes_to_the_longest_step_not_longer(
     def welcome(user_id: int) -> None: ...
 
     welcome.schedule(timedelta(seconds=delay), 42)
-    assert route(broker) == (names.DELAY, names.delay_key(step, new=True), "job", 0)
+    assert route(broker) == (names.OFFER, names.delay_key(step), "job", 0)
     assert broker.envelope.due_at is not None
 
 
@@ -87,7 +87,7 @@ def test_a_callers_own_id_is_held_by_the_coordinator(jobs: BrokerJobs, broker: R
     def welcome(user_id: int) -> None: ...
 
     assert welcome.using(id="welcome-42").enqueue(42).id == "welcome-42"
-    assert route(broker) == (names.REPORT, names.LOG_KEY, "job", 0)
+    assert route(broker) == (names.OFFER, names.LOG_KEY, "job", 0)
     assert broker.envelope.due_at is None
 
 
@@ -96,7 +96,7 @@ def test_an_id_of_ours_given_again_is_a_repeat(jobs: BrokerJobs, broker: Recordi
     def welcome(user_id: int) -> None: ...
 
     welcome.using(id=new_id()).enqueue(42)
-    assert route(broker) == (names.REPORT, names.LOG_KEY, "repeat", 1)
+    assert route(broker) == (names.OFFER, names.LOG_KEY, "repeat", 1)
 
 
 def test_an_id_of_ours_scheduled_again_is_no_release(jobs: BrokerJobs, broker: RecordingBroker) -> None:
@@ -104,7 +104,7 @@ def test_an_id_of_ours_scheduled_again_is_no_release(jobs: BrokerJobs, broker: R
     def welcome(user_id: int) -> None: ...
 
     welcome.using(id=new_id()).schedule(timedelta(hours=1), 42)
-    assert route(broker) == (names.DELAY, names.delay_key(11, new=True), "job", 0)
+    assert route(broker) == (names.OFFER, names.delay_key(11), "job", 0)
 
 
 @given(st.floats(min_value=2, max_value=MAX_DELAY_SECONDS, allow_nan=False))
@@ -112,7 +112,7 @@ def test_a_step_is_never_longer_than_the_delay(delay: float) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     envelope = Envelope(id="a", job="b", created_at=now, due_at=now + timedelta(seconds=delay))
     message = message_for(envelope, now.timestamp(), 4096, own_id=False)
-    if message.exchange == names.DELAY:
+    if message.exchange == names.OFFER and message.key != names.LOG_KEY:
         assert level_seconds(int(message.key.split(".")[0])) <= delay
     assert decode(message.body).due_at == envelope.due_at
 

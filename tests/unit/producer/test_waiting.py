@@ -43,7 +43,7 @@ def plain() -> None: ...
 def is_held(broker: RecordingBroker) -> bool:
     message = broker.last
     way = (message.exchange, message.key, message.type)
-    return way == (names.REPORT, names.LOG_KEY, "job") and broker.envelope.epoch == 0
+    return way == (names.OFFER, names.LOG_KEY, "job") and broker.envelope.epoch == 0
 
 
 def test_a_job_with_a_key_is_always_held(broker: RecordingBroker, welcome: Any) -> None:
@@ -62,7 +62,7 @@ def test_a_job_with_a_key_is_always_held(broker: RecordingBroker, welcome: Any) 
 
 def test_a_delayed_one_goes_by_its_delay(broker: RecordingBroker, welcome: Any) -> None:
     welcome.schedule(timedelta(hours=1), 7)
-    assert (broker.last.exchange, broker.last.key) == (names.DELAY, names.delay_key(11, new=True))
+    assert (broker.last.exchange, broker.last.key) == (names.OFFER, names.delay_key(11))
     assert (broker.envelope.epoch, broker.envelope.unique) == (0, UniqueKey(key="user:7"))
 
 
@@ -129,7 +129,7 @@ def test_a_limit_that_cannot_be_is_not_sent(broker: RecordingBroker, jobs: Broke
 
 def test_an_event_is_one_message_in_the_log(broker: RecordingBroker, jobs: BrokerJobs) -> None:
     id = jobs.publish("user.registered", 7, at=datetime(2026, 1, 2, tzinfo=UTC), tags=("a", b"\xff"), event="x")
-    assert (broker.last.exchange, broker.last.key, broker.last.type) == (names.REPORT, names.LOG_KEY, "published")
+    assert (broker.last.exchange, broker.last.key, broker.last.type) == (names.OFFER, names.LOG_KEY, "published")
     event = PUBLISHED.validate_json(broker.last.body)
     assert (event.id, event.event, event.args) == (id, "user.registered", [7])
     assert event.kwargs == {"at": "2026-01-02T00:00:00Z", "tags": ["a", "_w=="], "event": "x"}
