@@ -62,7 +62,7 @@ LOG_BACKLOG = MetricFamily("log_backlog", "gauge", "Messages in the log that the
 LOG_LAG = MetricFamily("log_lag_seconds", "gauge", "Age of the record that the coordinator read last.")
 DELAY_BACKLOG = MetricFamily("delay_backlog", "gauge", "Messages in the delay queues.")
 ACTIVE = MetricFamily("coordinator_active", "gauge", "1 in the active coordinator, 0 in a standby.")
-COMMAND_BACKLOG = MetricFamily("command_backlog", "gauge", "Commands and questions that the coordinator has not read.")
+COMMAND_BACKLOG = MetricFamily("command_backlog", "gauge", "Commands and queries that the coordinator has not read.")
 DUE_BACKLOG = MetricFamily("due_backlog", "gauge", "Due notices that the coordinator has not read.")
 DEAD_LETTER_BACKLOG = MetricFamily(
     "dead_letter_backlog", "gauge", "Unroutable messages that the coordinator has not read."

@@ -57,7 +57,7 @@ def dead_letters(  # noqa: PLR0917  # its options; typer gives them by name
 
 @app.command("replay")
 def replay(id: DeadLetterId, url: Url = None) -> None:
-    """Apply a message again, after its cause is fixed. Refused with the reason if it still cannot be applied."""
+    """Apply a dead letter again, after its cause is fixed. If it still cannot be applied, the error says why."""
     with open_request_client(load_settings(url=url)) as requests:
         requests.command(ReplayDeadLetter(**requests.command_fields(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\treplayed")
@@ -65,7 +65,7 @@ def replay(id: DeadLetterId, url: Url = None) -> None:
 
 @app.command("delete")
 def delete(id: DeadLetterId, url: Url = None) -> None:
-    """Delete a message for good."""
+    """Delete a dead letter permanently."""
     with open_request_client(load_settings(url=url)) as requests:
         requests.command(DeleteDeadLetter(**requests.command_fields(), dead_letter_id=_checked(id)))
     typer.echo(f"{id}\tdeleted")

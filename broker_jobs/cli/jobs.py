@@ -165,7 +165,7 @@ def delete(
     yes: Yes = False,
     url: Url = None,
 ) -> None:
-    """Delete jobs by id, or all that match the options. A running job is cancelled, and its outcome decides."""
+    """Delete jobs by id, or all that match the options. A running job is asked to stop."""
     fields = filter_fields(
         state=state, queue=queue, job=name, batch=batch, recurring=recurring, tag=tag, created_after=since,
         created_before=until, error_text=error,

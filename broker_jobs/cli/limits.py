@@ -32,7 +32,7 @@ def list_limits(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
         print_json([dataclasses.asdict(limit) for limit in limits])
         return
     print_table(
-        ("kind", "key", "most", "taken", "waiting", "set"),
+        ("kind", "key", "limit", "in use", "waiting", "override"),
         [
             (*_kind_and_name(limit.key), _allowed(limit), limit.taken, limit.waiting, "set" if limit.is_set else "")
             for limit in limits
@@ -44,7 +44,7 @@ def list_limits(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
 @app.command("set")
 def set_limit(
     key: Key,
-    most: Annotated[
+    number: Annotated[
         int,
         typer.Argument(
             metavar="NUMBER",
@@ -57,8 +57,8 @@ def set_limit(
     url: Url = None,
 ) -> None:
     """Override the number of a limit, until it is cleared; the number in the code is ignored."""
-    _set(key, most, url)
-    typer.echo(f"{key}\t{most}")
+    _set(key, number, url)
+    typer.echo(f"{key}\t{number}")
 
 
 @app.command("clear")
@@ -68,9 +68,9 @@ def clear(key: Key, url: Url = None) -> None:
     typer.echo(f"{key}\tcleared")
 
 
-def _set(key: str, most: int | None, url: str | None) -> None:
+def _set(key: str, number: int | None, url: str | None) -> None:
     with open_request_client(load_settings(url=url)) as requests:
-        requests.command(SetLimit(id=new_id(), at=requests.now(), by=requests.by, key=key, limit=most))
+        requests.command(SetLimit(id=new_id(), at=requests.now(), by=requests.by, key=key, limit=number))
 
 
 def _allowed(limit: LimitRow) -> str:

@@ -71,7 +71,7 @@ def resume(name: Name, url: Url = None) -> None:
 
 @app.command("purge")
 def purge(name: Name, yes: Yes = False, url: Url = None, store: StoreUrl = None) -> None:
-    """Delete every enqueued job of a queue, with one command each."""
+    """Delete every enqueued job of a queue, each with a command of its own."""
     settings = load_settings(url=url, store=store)
     if not yes:
         typer.confirm(f"Delete all enqueued jobs of queue {name}?", abort=True)

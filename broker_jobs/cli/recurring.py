@@ -78,7 +78,7 @@ def show(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one: its job and arguments, its next runs in its time zone, its last runs and how they ended."""
+    """Show one recurring job: its call, its next runs in its time zone, its last runs and how they ended."""
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
         from broker_jobs.store.search import SearchQuery  # noqa: PLC0415  # open_reader has checked that SQLAlchemy is there
@@ -153,14 +153,14 @@ def _seconds(started_at: Instant | None, ended_at: Instant | None) -> float | No
 
 @app.command("trigger")
 def trigger(name: Name, url: Url = None) -> None:
-    """Run one now, in addition to its schedule; prints the id of the job."""
+    """Run a recurring job now, in addition to its schedule, and print the id of the job."""
     with open_jobs(load_settings(url=url)) as jobs:
         typer.echo(jobs.recurring.trigger(name).id)
 
 
 @app.command("pause")
 def pause(name: Name, url: Url = None) -> None:
-    """Stop running it at its planned times, until it is resumed."""
+    """Pause a recurring job: it does not run until it is resumed."""
     with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.pause(name)
     typer.echo(f"{name}\tpaused")
@@ -168,7 +168,7 @@ def pause(name: Name, url: Url = None) -> None:
 
 @app.command("resume")
 def resume(name: Name, url: Url = None) -> None:
-    """Run it at its planned times again."""
+    """Resume a paused recurring job."""
     with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.resume(name)
     typer.echo(f"{name}\tresumed")
@@ -176,7 +176,7 @@ def resume(name: Name, url: Url = None) -> None:
 
 @app.command("remove")
 def remove(name: Name, url: Url = None) -> None:
-    """Remove it. If code declares it, the next start of a beat of that program adds it again."""
+    """Remove a recurring job. If code declares it, the next start of a beat of that program adds it again."""
     with open_jobs(load_settings(url=url)) as jobs:
         jobs.recurring.remove(name)
     typer.echo(f"{name}\tremoved")

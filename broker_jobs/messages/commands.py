@@ -1,4 +1,4 @@
-"""Describes the commands and questions that the coordinator accepts, and its replies.
+"""Describes the commands and queries that the coordinator accepts, and its replies.
 
 The id of a command is the primary key of the audit table, so a command that arrives twice is applied once. Commands are
 applied in the order of their arrival. A message with `reply_to` gets a `Reply` after the commit; the sender repeats it

@@ -110,7 +110,7 @@ CASES = [
         "BrokerJobsCommandsWait",
         {family(m.COMMAND_BACKLOG): "101x20"},
         "15m",
-        [Fires("The coordinator has 101 commands and questions to answer")],
+        [Fires("The coordinator has 101 commands and queries to answer")],
     ),
     # A worker is there; nothing waits; it is paused on purpose.
     Case("BrokerJobsQueueWithoutWorker", {DEPTH: "5x9", CONSUMERS: "1x9", PAUSED: "0x9"}, "8m"),
