@@ -46,7 +46,7 @@ def list_batches(
 ) -> None:
     """List batches, newest first."""
     if state is not None and state not in STATES:
-        raise UsageError(f"unknown state {state!r}{nearest(state, list(STATES))}; states are {', '.join(STATES)}")
+        raise UsageError(f"unknown state {state!r}{nearest(state, list(STATES)) or '.'} States: {', '.join(STATES)}")
     with open_reader(load_settings(url=url, store=store)) as reader:
         rows = reader.batches(state=state, limit=limit, before=before)
     if as_json:

@@ -26,7 +26,7 @@ def filter_fields(**options: str | None) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if (state := fields.get("state")) is not None and state not in list(State):
-        raise UsageError(f"unknown state {state!r}{nearest(state, list(State))}; states are {', '.join(State)}")
+        raise UsageError(f"unknown state {state!r}{nearest(state, list(State)) or '.'} States: {', '.join(State)}")
     for name in ("created_after", "created_before"):
         if name in fields:
             at = read_moment(fields[name])
