@@ -50,7 +50,7 @@ from broker_jobs.coordinator.records import (
     WaitingCopy,
     job_id,
 )
-from broker_jobs.coordinator.recurring import PAGE, planned_id
+from broker_jobs.coordinator.recurring import PAGE
 from broker_jobs.coordinator.release import delay_copy, release
 from broker_jobs.coordinator.replies import Replies
 from broker_jobs.coordinator.result_arguments import MissingResultError, parents_of, with_results
@@ -345,7 +345,6 @@ class _UnitOfWork:
             match one:
                 case CommandReceived(command=Fire() as fire):
                     fired.add(fire.name)
-                    ids.add(planned_id(fire.name, fire.planned_at))
                 case CommandReceived(command=DeleteJob() | RequeueJob() | RescheduleJob() | GetJob() as command):
                     ids.add(command.job_id)
                 case ChunkReceived():

@@ -9,6 +9,7 @@ count as one, and what was missed is decided as a whole.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import uuid
 from typing import NamedTuple
 
@@ -80,14 +81,17 @@ def _is_missed(planned_at: Instant, now: Instant, newest_due: Instant) -> bool:
     return late > MISSED_SECONDS or (late > SUPERSEDED_SECONDS and planned_at < newest_due)
 
 
-def planned_id(name: str, planned_at: Instant) -> str:
-    """The id of the job of one planned time: a UUIDv7 of that time, its random part made of the name and the time."""
-    return _seeded_id(planned_at, f"{name}@{planned_at:.3f}")
+def _planned_id(planned_at: Instant) -> str:
+    """A UUIDv7 of that time. Nobody can guess it: a producer that could might take it first with a job of its own."""
+    return _uuid7(planned_at, secrets.randbits(80))
 
 
 def _seeded_id(at: Instant, seed: str) -> str:
     """A UUIDv7 of a moment whose random part is made of a text."""
-    chance = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:10])
+    return _uuid7(at, int.from_bytes(hashlib.sha256(seed.encode()).digest()[:10]))
+
+
+def _uuid7(at: Instant, chance: int) -> str:
     stamp = int(at * 1000) & (1 << 48) - 1
     high = stamp << 16 | 0x7000 | chance >> 68 & 0xFFF
     low = 0b10 << 62 | chance & (1 << 62) - 1
@@ -95,8 +99,8 @@ def _seeded_id(at: Instant, seed: str) -> str:
 
 
 def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, id: str | None = None) -> Fired:
-    """The job of one planned time; two coordinators make the same one."""
-    job_id = id or planned_id(row.name, planned_at)
+    """The job of one planned time, which is decided once: the cursor moves in the same transaction."""
+    job_id = id or _planned_id(planned_at)
     envelope = codec.decode(row.call).evolve(
         id=job_id, epoch=0, attempt=1, created_at=as_datetime(now), due_at=as_datetime(planned_at), recurring=row.name
     )

@@ -17,10 +17,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import adapter_of, read_hints, type_text
 from broker_jobs.function.registry import Function
-from broker_jobs.messages.commands import FunctionInfo, ParameterInfo, ParameterKind
+from broker_jobs.messages.commands import MAX_DOC_CHARS, MAX_TYPE_CHARS, FunctionInfo, ParameterInfo, ParameterKind
 
-DOC_CHARS = 1_000
-TYPE_CHARS = 300
 SCHEMA_BYTES = 16 * 1024
 """A larger schema is left out. The form then accepts any JSON, and the coordinator and the worker check it."""
 DEFAULT_BYTES = 4 * 1024
@@ -84,7 +82,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str])
         kind=KINDS[parameter.kind],
         required=parameter.default is parameter.empty and not variadic,
         default=None if secret or _may_be_secret(parameter.name, masked) else _default(parameter, hint),
-        type=type_text(parameter.annotation)[:TYPE_CHARS] if annotated else "",
+        type=type_text(parameter.annotation)[:MAX_TYPE_CHARS] if annotated else "",
         json_schema=_schema(hint),
         secret=secret,
     )
@@ -138,4 +136,4 @@ def _letters(name: str) -> str:
 
 def _first_paragraph(fn: Callable[..., Any]) -> str:
     doc = inspect.cleandoc(fn.__doc__ or "").split("\n\n")[0]
-    return " ".join(doc.split())[:DOC_CHARS].encode("utf-8", "replace").decode()
+    return " ".join(doc.split())[:MAX_DOC_CHARS].encode("utf-8", "replace").decode()

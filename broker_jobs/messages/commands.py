@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.envelope import (
+    MAX_PARAMETER_CHARS,
     MAX_RECORDS,
     MAX_TAG_CHARS,
     MAX_TAGS,
@@ -33,6 +34,8 @@ Overlap = Literal["allow", "skip", "queue"]
 MAX_CRON_CHARS = 1_000
 """Enough for six fields that list every possible value."""
 MAX_ZONE_CHARS = 100
+MAX_DOC_CHARS = 1_000
+MAX_TYPE_CHARS = 300
 EnvelopeText = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
 """An envelope as JSON text."""
 Origin = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
@@ -269,11 +272,11 @@ class ParameterInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(max_length=MAX_PARAMETER_CHARS)
     kind: ParameterKind
     required: bool
     default: Any = Field(default=None, description="JSON; null also if it has no JSON form or may be a secret")
-    type: str = Field(default="", description="its annotation as written")
+    type: str = Field(default="", max_length=MAX_TYPE_CHARS, description="its annotation as written")
     json_schema: dict[str, Any] = Field(default_factory=dict)
     secret: bool = Field(default=False, description="its type is a secret type")
 
@@ -285,7 +288,7 @@ class FunctionInfo(BaseModel):
 
     name: JobName
     queue: QueueName
-    doc: str = ""
+    doc: str = Field(default="", max_length=MAX_DOC_CHARS)
     parameters: list[ParameterInfo] = Field(default_factory=list, max_length=1_000, fail_fast=True)
     policy: Policy = Field(default_factory=Policy, description="retries, timeout and expiry from its code")
     tags: tuple[Annotated[str, Field(max_length=MAX_TAG_CHARS)], ...] = Field(

@@ -44,6 +44,8 @@ MAX_TAGS = 50
 MAX_TAG_CHARS = 100
 MAX_NAME_CHARS = 200
 """Length of the name of a job, a recurring job, an event or a program."""
+MAX_PARAMETER_CHARS = 1_000
+"""Length of the name of a parameter."""
 MAX_BACKOFFS = 1_000
 MAX_PARENTS = 1_000
 MAX_RESULT_ARGS = 100
@@ -145,7 +147,9 @@ class ResultArgument(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | str = Field(description="index in args or name in kwargs")
+    place: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | Annotated[str, Field(max_length=MAX_PARAMETER_CHARS)] = Field(
+        description="index in args or name in kwargs"
+    )
     parents: tuple[JobId, ...] = Field(min_length=1, max_length=MAX_PARENTS, fail_fast=True)
     many: bool = Field(default=False, description="the value is a list of all results, also of a single one")
 
@@ -155,7 +159,7 @@ class Envelope(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    v: int = Field(default=WIRE_VERSION, ge=1)
+    v: int = Field(default=WIRE_VERSION, ge=1, le=MAX_NUMBER)
     id: JobId
     job: JobName
     args: list[Any] = Field(default_factory=list)

@@ -43,7 +43,8 @@ Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 MAX_ID_CHARS = 300
 Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 """The id of a worker or a command, or a host name. Keys in the store must fit into an index row."""
-Amount = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+"""A number that a program reports, such as a progress: of any size with which one can still calculate."""
 Queues = Annotated[list[QueueName], Field(max_length=MAX_QUEUES, fail_fast=True)]
 Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_fast=True)]
 
