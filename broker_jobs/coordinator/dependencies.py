@@ -111,7 +111,7 @@ class DependencyRules:
     def chunk(self, chunked: ChunkReceived) -> None:
         """Some members of a batch have arrived; a chunk counts once, however often it comes."""
         chunk = chunked.chunk
-        submission = self._submission(chunk.submission, chunk.batch, chunk.created_at)
+        submission = self._submission(chunk.submission, chunk.batch)
         abandoned = _is_abandoned(submission)
         if (submission.opened and not abandoned) or not self._tx.take_chunk(chunk.submission, chunk.number):
             return
@@ -151,7 +151,7 @@ class DependencyRules:
 
     def commit(self, commit: BatchCommit) -> None:
         """A submission is complete when the chunks its commit counts are there."""
-        submission = self._submission(commit.submission, commit.batch, commit.created_at)
+        submission = self._submission(commit.submission, commit.batch)
         if submission.chunks is not None:
             return
         if commit.abandoned:
@@ -211,7 +211,7 @@ class DependencyRules:
             return None
         known = self._tx.submission(commit.parent_submission)
         if known is None and commit.parent is not None and commit.parent_submission != commit.submission:
-            known = SubmissionRow(commit.parent_submission, commit.parent, created_at=commit.created_at)
+            known = SubmissionRow(commit.parent_submission, commit.parent, since=self._tx.meta.log_time)
             self._tx.save_submission(known)
         return known
 
@@ -371,8 +371,8 @@ class DependencyRules:
         """A batch as it has become in this transaction."""
         return self._known_batch(batch_id)
 
-    def never_committed(self, before: Instant) -> None:
-        """Additions whose producer died inside its block: nothing of them starts, and nothing of them stays."""
+    def never_committed(self, before: float) -> None:
+        """Submissions known since before a log time and not committed: nothing of them starts or stays."""
         for submission in self._tx.uncommitted_submissions(before, limit=100):
             self._give_up(submission)
 
@@ -415,7 +415,7 @@ class DependencyRules:
     def _add_dependencies(
         self, holder: str, kind: str, target: str, on_end: str, *, unsatisfied: bool = False
     ) -> DependencyRow:
-        return DependencyRow(holder, kind, target, on_end, unsatisfied, self._now)
+        return DependencyRow(holder, kind, target, on_end, unsatisfied, self._tx.meta.log_time)
 
     def _wait_for(self, holder: str, parents: Iterable[Parent]) -> list[DependencyRow]:
         """The holds that are left of these parents: those that ended as wanted hold nobody, those that ended otherwise
@@ -537,8 +537,8 @@ class DependencyRules:
             known = self._batches[id] = BatchRow(id, created_at=created_at)
         return known
 
-    def _submission(self, id: str, batch: str, created_at: Instant) -> SubmissionRow:
-        return self._tx.submission(id) or SubmissionRow(id, batch, created_at=created_at)
+    def _submission(self, id: str, batch: str) -> SubmissionRow:
+        return self._tx.submission(id) or SubmissionRow(id, batch, since=self._tx.meta.log_time)
 
     def _try_to_open(self, submission: SubmissionRow) -> None:
         """Open a submission that is complete, whose batch waits for nothing and whose parent's submission is open."""
@@ -554,7 +554,7 @@ class DependencyRules:
         self._tx.save_submission(submission)
         self._tx.forget_chunks(submission.id)
         self._work_items.append(WorkItemRow("open", submission.id, OPENED))
-        batch = self._batch(submission.batch, submission.created_at)
+        batch = self._batch(submission.batch, self._now)
         self._begin(batch)
         for below in self._tx.unopened_submissions(under=submission.id):
             self._try_to_open(below)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import level_seconds
 from broker_jobs.broker.interface import Message
-from broker_jobs.clock import Instant
+from broker_jobs.clock import Instant, LogTime, RemoteTime, WallTime
 from broker_jobs.coordinator import bulk, commands
 from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
@@ -100,7 +100,7 @@ from broker_jobs.store.write import Transaction
 logger = logging.getLogger(__name__)
 
 NEVER_COMMITTED_SECONDS = 86_400.0
-"""A batch whose producer died inside its block is given up after this."""
+"""A batch whose producer died inside its block is given up after so much log time."""
 RUNS_ALONE_FROM = 2
 """A job whose worker died so often runs alone among its kind in a queue, so that neighbours are not blamed."""
 
@@ -219,7 +219,7 @@ class Engine:
             raise
         self.waiters.told(effects.told)
         if effects.counted_at is not None:
-            self.ticks.counted(effects.counted_at)
+            self.ticks.counted(WallTime(effects.counted_at))
         self.work_is_left, self.serial = effects.more, effects.meta.serial  # only what was committed is worked off
         return effects
 
@@ -228,7 +228,7 @@ class Engine:
         with self._store.transaction() as tx:
             workers = {worker.id for worker in tx.workers()} | set(tx.owners())
             senders = [sender for _, sender in tx.publishing() if sender]
-            self.liveness.begin(workers, senders, tx.meta.log_time)
+            self.liveness.begin(workers, senders, LogTime(tx.meta.log_time))
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
             return effects
@@ -250,11 +250,11 @@ class Engine:
 
     def ticked(self, coordinator: str, log_now: float) -> None:
         """A coordinator's tick was read."""
-        self.liveness.coordinators.ticked(coordinator, log_now)
+        self.liveness.coordinators.ticked(coordinator, LogTime(log_now))
 
     def shows(self, coordinator: str, at: Instant) -> bool:
         """Whether it is time to store that a coordinator lives."""
-        return self.liveness.coordinators.shows(coordinator, at)
+        return self.liveness.coordinators.shows(coordinator, RemoteTime(at))
 
     @property
     def chance(self) -> Callable[[], float]:
@@ -380,7 +380,7 @@ class _UnitOfWork:
     def _input(self, one: Input) -> None:
         match one:
             case FromWorker():
-                self._engine.leases.heard(one.worker, self._at.log_now)
+                self._engine.leases.heard(one.worker, LogTime(self._at.log_now))
                 self._effects.kinds[one.event.kind] += 1
                 if isinstance(one.event, LogLine):
                     row = self._rows.get(one.event.id)
@@ -419,7 +419,7 @@ class _UnitOfWork:
             case UnknownParents():
                 self._waits.unknown_parents(one.dependencies)
             case WorkItemsWaiting():
-                self._waits.never_committed(self._now - NEVER_COMMITTED_SECONDS)
+                self._waits.never_committed(self._at.log_now - NEVER_COMMITTED_SECONDS)
             case _:
                 self._effects.kinds[type(one).__name__.lower()] += 1
                 fresh = job_id(one) not in self._rows
@@ -715,8 +715,8 @@ class _UnitOfWork:
     def _heartbeat(self, beaten: HeartbeatReceived) -> None:
         ref, beat = beaten.worker, beaten.heartbeat
         leases = self._engine.leases
-        leases.heard(ref.id, self._at.log_now, ref, beaten.sent_at)
-        leases.replaced(ref, beaten.sent_at)
+        leases.heard(ref.id, LogTime(self._at.log_now), ref, RemoteTime(beaten.sent_at))
+        leases.replaced(ref, RemoteTime(beaten.sent_at))
         self._engine.listed(ref.id, {id for id, _ in beat.running} | set(beat.received))
         self._tx.save_worker(
             WorkerRow(
@@ -726,7 +726,7 @@ class _UnitOfWork:
             )
         )  # fmt: skip
         if beat.leaving:
-            leases.leaving(ref.id, beaten.sent_at)
+            leases.leaving(ref.id, RemoteTime(beaten.sent_at))
         elif beat.control_version < self._tx.meta.control_version:
             self._broadcasts.missed = True
 
@@ -885,8 +885,8 @@ class _UnitOfWork:
 
     def _hello(self, asked: CommandReceived, hello: Hello) -> None:
         leases = self._engine.leases
-        leases.heard(hello.worker.id, self._at.log_now, hello.worker, hello.at)
-        leases.replaced(hello.worker, hello.at)
+        leases.heard(hello.worker.id, LogTime(self._at.log_now), hello.worker, RemoteTime(hello.at))
+        leases.replaced(hello.worker, RemoteTime(hello.at))
         if asked.reply_to:
             self._see(id for id, _ in hello.running)
             detail, before = self._broadcasts.for_hello(hello, self._rows)

@@ -183,8 +183,7 @@ def _envelope(delivery: Delivery) -> Input:
             id=envelope.id, epoch=envelope.epoch, at=at, reason="delivery limit", redelivered=True, envelope=body
         )
         return FromWorker("", event)
-    copied_until = _copied_until(delivery, envelope.created_at.timestamp())
-    return WaitingCopy(envelope, body, copied_until, waits=envelope.after is not None)
+    return WaitingCopy(envelope, body, _copied_for(delivery), waits=envelope.after is not None)
 
 
 def _repeat(delivery: Delivery) -> Input:
@@ -194,10 +193,10 @@ def _repeat(delivery: Delivery) -> Input:
     return Repeat(envelope, delivery.body.decode())
 
 
-def _copied_until(delivery: Delivery, created_at: Instant) -> Instant | None:
+def _copied_for(delivery: Delivery) -> float | None:
     if delivery.exchange != names.OFFER or not delivery.key.isdecimal():
         return None
-    return created_at + level_seconds(min(int(delivery.key), LEVELS - 1)) + COPY_SLACK_SECONDS
+    return level_seconds(min(int(delivery.key), LEVELS - 1)) + COPY_SLACK_SECONDS
 
 
 def _events(delivery: Delivery) -> list[Input]:

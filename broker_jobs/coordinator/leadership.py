@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from broker_jobs.broker.interface import Broker, Delivery
-from broker_jobs.clock import Clock, Instant
+from broker_jobs.clock import Clock, WallTime
 from broker_jobs.coordinator import release
 from broker_jobs.messages.control import Control
 from broker_jobs.messages.events import Tick
@@ -42,10 +42,10 @@ class OwnTicks:
 
     def __init__(self, coordinator: str) -> None:
         self._coordinator = coordinator
-        self._out: deque[Instant] = deque(maxlen=TICKS_REMEMBERED)
-        self._counted_at: Instant | None = None
+        self._out: deque[WallTime] = deque(maxlen=TICKS_REMEMBERED)
+        self._counted_at: WallTime | None = None
 
-    def sent(self, at: Instant) -> None:
+    def sent(self, at: WallTime) -> None:
         """A tick is on its way."""
         self._out.append(at)
 
@@ -60,11 +60,12 @@ class OwnTicks:
         Of the ticks that were sent and not read yet one counts, however many there are: what a broker or a log that
         stood still delivers at once is worth one second. The ticks of other coordinators never count.
         """
-        if tick.coordinator != self._coordinator or tick.sent_at not in self._out:
+        sent_at = WallTime(tick.sent_at)  # our own clock wrote it, as it is one of those that are out
+        if tick.coordinator != self._coordinator or sent_at not in self._out:
             return None
-        return 0.0 if self._counted_at is None else min(1.0, max(0.0, tick.sent_at - self._counted_at))
+        return 0.0 if self._counted_at is None else min(1.0, max(0.0, sent_at - self._counted_at))
 
-    def counted(self, sent_at: Instant) -> None:
+    def counted(self, sent_at: WallTime) -> None:
         """A tick was counted and committed: those that are still out count no more."""
         self._out.clear()
         self._counted_at = sent_at
@@ -172,7 +173,7 @@ class Leadership:
         self._last_tick = now
         sent_at = self._clock.now()
         tick = release.tick(self._id, self._store_id, self._newest_serial(), sent_at, self._process_info)
-        self._ticks.sent(sent_at)
+        self._ticks.sent(WallTime(sent_at))
         messages = [tick, release.checkpoint(tick)] if self._stepped_up else [tick]
         self._broker.publish(messages, timeout=TICK_TIMEOUT_SECONDS)
         return True

@@ -106,7 +106,9 @@ class Maintenance:
             return
         now = self._clock.now()
         found = self._store.reader.unknown_parents(
-            since=now - NEVER_SEEN_SECONDS, made=now - longest_kept(self._settings), limit=MOST_UNKNOWN_PARENTS
+            since=self._store.reader.meta().log_time - NEVER_SEEN_SECONDS,
+            made=now - longest_kept(self._settings),
+            limit=MOST_UNKNOWN_PARENTS,
         )
         if found:
             self._input_queue.add([UnknownParents(found)])

@@ -26,12 +26,12 @@ class ReadyCopy:
 class WaitingCopy:
     """An envelope the coordinator is to release.
 
-    `copied_until`: a copy of it is in the delay queues, about until then.
+    `copied_for`: a copy of it may be in the delay queues for so many seconds from now.
     """
 
     envelope: Envelope
     body: str
-    copied_until: Instant | None = None
+    copied_for: float | None = None
     waits: bool = False
     """It waits for something other than time: parents, or its batch."""
 

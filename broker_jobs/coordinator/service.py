@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery, PublishFailure
 from broker_jobs.broker.topology import fixed_topology
-from broker_jobs.clock import Clock
+from broker_jobs.clock import Clock, LogTime, WallTime
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
@@ -77,7 +77,7 @@ class Coordinator:
         self._watcher: threading.Thread | None = None
         self._rounds = 0
         self._engine = Engine(
-            store, self.id, since=clock.now(), max_body=settings.max_body, keep=longest_kept(settings)
+            store, self.id, since=float("-inf"), max_body=settings.max_body, keep=longest_kept(settings)
         )
         self._liveness = self._engine.liveness
         self._input_queue = InputQueue(require_user_id=settings.require_user_id)
@@ -279,11 +279,11 @@ class Coordinator:
             self._observer.committed(seconds, effects.rows)
 
     def _follow(self, effects: Effects) -> None:
+        if effects.foreign is not None and self._leadership.caught_up:  # else it may have been told to stop long ago
+            self._leadership.refuse_foreign(effects.foreign)
         begins = self._leadership.committed(effects.meta, went_back=effects.went_back, caught_up=effects.caught_up)
         if begins:
             self._maintenance.look_again()  # for what came due meanwhile
-        if effects.foreign is not None:
-            self._leadership.refuse_foreign(effects.foreign)
         self._observe(effects)
         self._publish(effects)
         self._set_timers(effects)
@@ -295,7 +295,7 @@ class Coordinator:
             self._leadership.tick_counted()
         if effects.tick_at is not None:
             self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
-            self._judge(effects.meta.log_time, effects.tick_at)
+            self._judge(LogTime(effects.meta.log_time))
 
     def _observe(self, effects: Effects) -> None:
         for kind, count in effects.kinds.items():
@@ -328,14 +328,14 @@ class Coordinator:
     def _set_timers(self, effects: Effects) -> None:
         self._publisher.set_timers(effects.timers, active=self._leadership.stepped_up)
 
-    def _judge(self, log_now: float, read_until: float) -> None:
+    def _judge(self, log_now: LogTime) -> None:
         """Once a tick: dead workers, ended graces, lost messages."""
         if not self._leadership.leads:
             return
-        dead = self._liveness.dead_workers(log_now, read_until)
+        dead = self._liveness.dead_workers(log_now)
 
         def judge() -> list[JobRecord]:
             with self._store.transaction() as tx:
-                return self._liveness.judge(tx, dead, self._clock.now(), log_now, read_until)
+                return self._liveness.judge(tx, dead, WallTime(self._clock.now()), log_now)
 
         self._input_queue.add(list(self._transactions.persist(judge)))

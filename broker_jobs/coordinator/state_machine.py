@@ -122,7 +122,7 @@ def decide(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None,
         case LeaseOver():
             return (None if row is None else _lease_over(row, record, at)), said
         case FromWorker():
-            return _told(row, record, at, said), said
+            return _by_own_clock(row, _told(row, record, at, said), at), said
         case DeleteJob():
             return _delete(row, record, at, said), said
         case RequeueJob() if row is not None and changes_arguments(record):
@@ -187,6 +187,16 @@ def _enter(row: Row, state: State, at: Instant, reason: str, **columns: object) 
     ended_at = at if state.is_final else None
     history = [*row.history, (at, state.value, reason)]
     return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
+
+
+def _by_own_clock(before: Row | None, row: Row | None, at: Context) -> Row | None:
+    """The row that a worker's event made, its state entered now by this coordinator's clock.
+
+    Retention and statistics go by it; the worker's clock is for display.
+    """
+    if row is not None and row is not before and (before is None or len(row.history) != len(before.history)):
+        row.changed_at = at.now  # nothing else holds this row yet
+    return row
 
 
 def _unwired(row: Row) -> Row:
@@ -261,7 +271,8 @@ def _ready(row: Row | None, record: ReadyCopy, at: Context) -> Row:
     envelope = record.envelope
     if row is None:
         created_at = envelope.created_at.timestamp()
-        fresh = _born(envelope, record.body, ENQUEUED, at, publication=Publication.PUBLISHED, released_at=created_at)
+        # The producer's clock proves nothing: its message is out since now at the latest.
+        fresh = _born(envelope, record.body, ENQUEUED, at, publication=Publication.PUBLISHED, released_at=at.now)
         fresh.history.append((created_at, ENQUEUED.value, ""))
         return fresh
     row = _fill(row, envelope, record.body)
@@ -289,8 +300,8 @@ def _held(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at:
     envelope = record.envelope
     if row is not None:
         row = _fill(row, envelope, record.body)
-        if isinstance(record, WaitingCopy) and record.copied_until is not None and row.copy_until is None:
-            return row.evolve(copy_until=record.copied_until)
+        if isinstance(record, WaitingCopy) and record.copied_for is not None and row.copy_until is None:
+            return row.evolve(copy_until=at.now + record.copied_for)
         return row.evolve(copy_until=None) if isinstance(record, DueNotice) and row.copy_until is not None else row
     if isinstance(record, Repeat):
         fresh = _born(envelope, record.body, SCHEDULED, at, epoch=max(1, envelope.epoch), reason_code=Reason.REPEAT)
@@ -302,8 +313,8 @@ def _held(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at:
     else:
         epoch = envelope.epoch if isinstance(record, DueNotice) else 0
         fresh = _born(envelope, record.body, SCHEDULED, at, epoch=epoch)
-        if isinstance(record, WaitingCopy):
-            fresh.copy_until = record.copied_until
+        if isinstance(record, WaitingCopy) and record.copied_for is not None:
+            fresh.copy_until = at.now + record.copied_for
     if fresh.due_at is None and fresh.state is SCHEDULED:
         fresh.due_at = at.now
     fresh.history.append((at.now, fresh.state.value, fresh.reason))

@@ -15,7 +15,7 @@ from broker_jobs.beat import cron as cron
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS
 from broker_jobs.broker.interface import Broker
-from broker_jobs.clock import Clock, Instant
+from broker_jobs.clock import Clock, Instant, WallTime
 from broker_jobs.coordinator.leadership import Leadership
 from broker_jobs.coordinator.liveness import Liveness
 from broker_jobs.coordinator.observer import CoordinatorObserver
@@ -112,15 +112,15 @@ class Watch:
     def _look_at_depths(self) -> None:
         for queue, paused in self._store.reader.queues().items():
             self._observer.paused(queue, paused)
-            seen_at = self._clock.now()
+            seen_at, monotonic = WallTime(self._clock.now()), self._clock.monotonic()
             depth = self._broker.depth(names.work_queue(queue))
             if depth is None:
                 continue
             if self._leadership.stepped_up:
-                self._liveness.depth_seen(queue, depth[0], seen_at)
+                self._liveness.depth_seen(queue, depth[0], seen_at, monotonic)
             self._observer.depth(queue, *depth)
             released_at = self._store.reader.oldest(queue)
-            self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - released_at))
+            self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - WallTime(released_at)))
         looked = [names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS]
         if self._leadership.stepped_up and next(self._looks) % DELAY_QUEUES_EVERY_LOOKS == 0:
             looked += [names.delay_queue(step) for step in range(LEVELS)]

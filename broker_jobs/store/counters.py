@@ -63,16 +63,16 @@ class Counters:
 
     def ended(self, row: Row) -> None:
         """A job has come to the final state it is in."""
-        at = row.ended_at if row.ended_at is not None else row.changed_at
-        minute = int(at // MINUTE_SECONDS) * MINUTE_SECONDS
+        minute = int(row.changed_at // MINUTE_SECONDS) * MINUTE_SECONDS  # by this coordinator's clock
         self._outcomes[minute, row.state.value] += 1
         self._of_queues[minute, row.queue] += 1
         started_at = row.started_at
         if started_at is None or row.state is State.DELETED:
             return
+        ended_at = row.ended_at if row.ended_at is not None else row.changed_at
         began_at = row.created_at if row.due_at is None else row.due_at
         self._durations[minute, "wait", bucket_of(started_at - began_at)] += 1
-        self._durations[minute, "run", bucket_of(at - started_at)] += 1
+        self._durations[minute, "run", bucket_of(ended_at - started_at)] += 1
 
     def write(self, connection: Connection) -> None:
         """Write the differences and forget them."""

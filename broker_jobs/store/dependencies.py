@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
-from broker_jobs.clock import Instant
 from broker_jobs.store import schema
 from broker_jobs.store.administration import upsert
 from broker_jobs.store.columns import clean_text
@@ -48,7 +47,7 @@ _SUBMISSION = f"SELECT {', '.join(c.name for c in schema.batch_submissions.colum
 _SUBMISSION_BY_ID = text(f"{_SUBMISSION} WHERE id = :id")
 _SUBMISSIONS_OF = text(f"{_SUBMISSION} WHERE batch = :batch AND opened = 0")
 _SUBMISSIONS_UNDER = text(f"{_SUBMISSION} WHERE parent_submission = :submission AND opened = 0")
-_UNCOMMITTED = text(f"{_SUBMISSION} WHERE opened = 0 AND created_at < :before AND chunks IS NULL LIMIT :limit")
+_UNCOMMITTED = text(f"{_SUBMISSION} WHERE opened = 0 AND since < :before AND chunks IS NULL LIMIT :limit")
 _SUB_BATCHES = text("SELECT id FROM batches WHERE parent = :batch")
 _DROP_CHUNKS = text("DELETE FROM chunks WHERE submission = :submission")
 _WORK_ITEMS = text("SELECT kind, target, outcome FROM work_items ORDER BY target LIMIT :limit")
@@ -220,8 +219,8 @@ class DependencyStore:
         )
         return [_submission(row) for row in self._connection.execute(statement, values)]
 
-    def uncommitted_submissions(self, before: Instant, limit: int) -> list[SubmissionRow]:
-        """Additions that were never committed, made before an instant."""
+    def uncommitted_submissions(self, before: float, limit: int) -> list[SubmissionRow]:
+        """Submissions that were never committed, known since before a log time."""
         found = self._connection.execute(_UNCOMMITTED, {"before": before, "limit": limit})
         return [_submission(row) for row in found]
 

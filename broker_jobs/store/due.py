@@ -33,6 +33,10 @@ _OUT_SINCE = text(
     " AND state IN ('enqueued', 'scheduled', 'succeeded', 'failed', 'deleted')"
     " ORDER BY coalesce(released_at, created_at) LIMIT :limit"
 )
+_OUT_AFTER = text(
+    "SELECT id FROM jobs WHERE publication = 2 AND queue = :queue AND coalesce(released_at, created_at) > :after"
+    " AND state IN ('enqueued', 'scheduled', 'succeeded', 'failed', 'deleted') LIMIT :limit"
+)
 _RUNNING_OF = text(
     "SELECT count(*) FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL"
     " AND state IN ('awaiting', 'scheduled', 'enqueued', 'processing')"
@@ -92,6 +96,10 @@ class DueJobs:
     def out_since(self, queue: str, released_before: Instant, limit: int) -> list[str]:
         """Jobs of a queue with a message out since before an instant and no known runner, the oldest first."""
         return self._ids(_OUT_SINCE, queue=queue, before=released_before, limit=limit)
+
+    def out_after(self, queue: str, released_after: Instant, limit: int) -> list[str]:
+        """As `out_since`, released after an instant."""
+        return self._ids(_OUT_AFTER, queue=queue, after=released_after, limit=limit)
 
     def running_of(self, recurring: str) -> int:
         """How many jobs of a recurring name have not ended."""

@@ -137,7 +137,8 @@ class SubmissionRow:
     """How many the commit counts; None: not committed."""
     seen: int = 0
     opened: bool = False
-    created_at: Instant = 0.0
+    since: float = 0.0
+    """The log time at which it became known: it does not run while its commit may wait unread."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -149,7 +150,8 @@ class DependencyRow:
     target: str
     on_end: str
     unsatisfied: bool
-    since: Instant
+    since: float
+    """The log time at which it was made."""
 
 
 @dataclass(slots=True, frozen=True)

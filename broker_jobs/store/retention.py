@@ -35,8 +35,8 @@ _FORGET_BATCH_RELATIONS = text(
     " (SELECT 'batch:' || id FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before)"
 )
 _FORGET_BATCHES = text("DELETE FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before")
-_FORGET_SUBMISSIONS = text("DELETE FROM batch_submissions WHERE opened = 1 AND created_at < :before")
-_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_BATCH_RELATIONS, _FORGET_BATCHES, _FORGET_SUBMISSIONS)
+_FORGET_SUBMISSIONS = text("DELETE FROM batch_submissions WHERE opened = 1 AND since < :log_before")
+_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_BATCH_RELATIONS, _FORGET_BATCHES)
 _FORGET_QUEUE_OUTCOMES = text("DELETE FROM queue_outcomes WHERE minute < :before")
 _FORGET_DURATIONS = text("DELETE FROM durations WHERE minute < :before")
 _FORGET_COMPONENTS = text("DELETE FROM components WHERE seen_at < :before")
@@ -65,11 +65,15 @@ def purgeable(
     return found
 
 
-def forget_old(connection: Connection, ids: Sequence[str], *, now: Instant, before: Instant) -> bool:
-    """Remove these jobs with their lines, commands older than `before`, old statistics; whether any but jobs were."""
+def forget_old(connection: Connection, ids: Sequence[str], *, now: Instant, before: Instant, log_before: float) -> bool:
+    """Remove these jobs with their lines, commands older than `before`, old statistics; whether any but jobs were.
+
+    `log_before` is the log time of submissions.
+    """
     for start in range(0, len(ids), CHUNK):
         for statement in _FORGET:
             connection.execute(statement, {"ids": list(ids[start : start + CHUNK])})
     old = [connection.execute(statement, {"before": before}) for statement in _FORGET_BY_AGE]
+    old.append(connection.execute(_FORGET_SUBMISSIONS, {"log_before": log_before}))
     old += [connection.execute(statement, {"before": now - keep}) for statement, keep in _FORGET_BY_OWN_AGE]
     return any(result.rowcount > 0 for result in old)

@@ -70,10 +70,13 @@ class Row:
     grace_until: float | None = None
     created_at: Instant = 0.0
     changed_at: Instant = 0.0
-    """When the state was last entered."""
+    """When the state was last entered, by the clock of the coordinator that stored it."""
     released_at: Instant | None = None
+    """When its message went out, by the clock of a coordinator; of a producer's own message when its copy was read."""
     started_at: Instant | None = None
+    """By the worker's clock, for display."""
     ended_at: Instant | None = None
+    """By the worker's clock, for display; where no worker ended it, as `changed_at`."""
     copy_until: Instant | None = None
     """Until then a copy may be in the delay queues; such a row is not purged."""
     retries: int = 10

@@ -237,7 +237,7 @@ batch_submissions = Table(
     Column("chunks", BigInteger),
     Column("seen", BigInteger, nullable=False),
     Column("opened", BigInteger, nullable=False),
-    Column("created_at", Double, nullable=False),
+    Column("since", Double, nullable=False),
 )
 
 chunks = Table(

@@ -116,7 +116,13 @@ class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelec
             self._counters.leave(queue, state)
             self._known[job_id] = None
             ids.append(job_id)
-        forgotten = forget_old(self._connection, ids, now=now, before=now - max(keep.values()))
+        forgotten = forget_old(
+            self._connection,
+            ids,
+            now=now,
+            before=now - max(keep.values()),
+            log_before=log_time - max(keep.values()),
+        )
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
 

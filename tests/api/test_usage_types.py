@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-USAGE = Path(__file__).with_name("usage.py")
-ROOT = USAGE.parents[2]
-ERROR = re.compile(r"usage\.py:(\d+):\d+(?: -|:) error")
+ROOT = Path(__file__).parents[2]
+FILES = {"usage.py": 40, "clocks.py": 15}
+"""File -> how many wrong lines it has at least."""
+ERROR = re.compile(r"\.py:(\d+):\d+(?: -|:) error")
 CHECKERS = {
     "mypy": ["mypy", "--strict", "--warn-unreachable"],
     "pyright": ["pyright"],
@@ -18,16 +19,18 @@ CHECKERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", CHECKERS)
-def test_wrong_lines_are_errors_and_no_right_line_is_one(checker: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_wrong_lines_are_errors_and_no_right_line_is_one(name: str, checker: str) -> None:
+    file = Path(__file__).with_name(name)
     program, *options = CHECKERS[checker]
     run = subprocess.run(
-        [Path(sys.executable).with_name(program), *options, USAGE],
+        [Path(sys.executable).with_name(program), *options, file],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip
-    lines = USAGE.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# E")}
     found = {int(number) for number in ERROR.findall(run.stdout)}
-    assert len(wrong) > 40
+    assert len(wrong) > FILES[name]
     assert found == wrong, run.stdout[-4000:] + run.stderr[-1000:]
 
 

@@ -140,7 +140,7 @@ class JobQueries:
         seconds = self._retention.get(row.state.value)
         if not row.state.is_final or seconds is None:
             return None
-        return optional_datetime((row.ended_at if row.ended_at is not None else row.changed_at) + seconds)
+        return optional_datetime(row.changed_at + seconds)
 
 
 def relation_view(row: RelationRow) -> RelationView:

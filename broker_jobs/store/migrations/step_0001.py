@@ -60,7 +60,7 @@ TABLES = (
         created_at {real} NOT NULL, ended_at {real})""",
     """CREATE TABLE batch_submissions (
         id {key} PRIMARY KEY, batch {key} NOT NULL, parent_submission {key}, chunks {int}, seen {int} NOT NULL,
-        opened {int} NOT NULL, created_at {real} NOT NULL)""",
+        opened {int} NOT NULL, since {real} NOT NULL)""",
     "CREATE TABLE chunks (submission {key} NOT NULL, number {int} NOT NULL, PRIMARY KEY (submission, number))",
     """CREATE TABLE work_items (
         kind {key} NOT NULL, target {key} NOT NULL, outcome {key} NOT NULL, PRIMARY KEY (kind, target))""",
@@ -105,7 +105,7 @@ INDEXES = (
     "CREATE INDEX batch_submissions_batch ON batch_submissions (batch)",
     """CREATE INDEX batch_submissions_parent ON batch_submissions (parent_submission)
         WHERE parent_submission IS NOT NULL""",
-    "CREATE INDEX batch_submissions_open ON batch_submissions (created_at) WHERE opened = 0",
+    "CREATE INDEX batch_submissions_open ON batch_submissions (since) WHERE opened = 0",
     "CREATE INDEX subscriptions_event ON subscriptions (event)",
     "CREATE INDEX slots_line ON slots (key, taken, n)",
     "CREATE INDEX slots_job ON slots (job_id)",

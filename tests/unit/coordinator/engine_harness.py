@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from broker_jobs.clock import LogTime, WallTime
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, HeartbeatReceived, Input, WorkItemsWaiting
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy, Released, ReleaseUnknown, TimerDue, WaitingCopy
@@ -153,7 +154,7 @@ class EngineHarness:
     def tick(self, sent_at: float | None = None) -> Tick:
         """The coordinator's own tick, which it has sent."""
         meta, at = self.store.reader.meta(), self.now if sent_at is None else sent_at
-        self.engine.ticks.sent(at)
+        self.engine.ticks.sent(WallTime(at))
         return Tick(coordinator=self.engine.id, store=meta.store_id, serial=meta.serial, sent_at=at)
 
     def release(self, id: str = "j") -> Effects:
@@ -163,9 +164,10 @@ class EngineHarness:
         return effects
 
     def unknown_releases(self, seconds: float) -> list[ReleaseUnknown]:
-        """The releases whose confirm will not arrive any more, so many seconds from now."""
+        """The releases whose confirm will not arrive any more, so many seconds of log time from now."""
         with self.store.transaction() as tx:
-            return self.engine.liveness.coordinators.unknown_releases(tx, self.now + seconds, tx.meta.log_time)
+            log_now = LogTime(tx.meta.log_time + seconds)
+            return self.engine.liveness.coordinators.unknown_releases(tx, log_now)
 
     # ---- what waits
 

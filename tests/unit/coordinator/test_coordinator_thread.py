@@ -15,9 +15,9 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Message
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import Topology, work_topology
-from broker_jobs.clock import SystemClock
+from broker_jobs.clock import LogTime, SystemClock, WallTime
 from broker_jobs.coordinator import leadership, liveness, maintenance, transactions, watch
-from broker_jobs.coordinator.liveness import Liveness
+from broker_jobs.coordinator.liveness import LOOK_TAKES_SECONDS, READ_SECONDS, Liveness
 from broker_jobs.coordinator.service import Coordinator
 from broker_jobs.errors import BrokerError
 from broker_jobs.messages import codec
@@ -236,7 +236,7 @@ def test_one_bad_record_among_thousands_costs_a_few_transactions(room: Room, mon
 
 def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_called_lost(room: Room) -> None:
     judging = Liveness("c1")
-    now, seconds = time.time(), 70.0
+    now, seconds = time.time(), 70.0  # the room is not started
     with room.store.transaction() as tx:
         row = Row(
             id="j",
@@ -249,17 +249,22 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
         tx.save([row])
         tx.meta.log_time = 100.0
 
-    def judged(log_now: float, read_until: float) -> list[str]:
+    def judged(log_now: float) -> list[str]:
+        judging.dead_workers(LogTime(log_now))
         with room.store.transaction() as tx:
-            return [type(record).__name__ for record in judging.judge(tx, [], now, log_now, read_until)]
+            return [type(record).__name__ for record in judging.judge(tx, [], WallTime(now), LogTime(log_now))]
 
-    for look in range(2):
-        judging.depth_seen("default", 0, now + look * seconds)
-    # the log is minutes behind: much log time passes while nothing beyond the looks has been read
-    assert judged(100.0, now - 300.0) == []
-    assert judged(400.0, now - 60.0) == []
-    assert judged(500.0, now + 15.0) == []
-    assert judged(570.0, now + seconds + 15.0) == ["ProvenLost"]
+    def look(at: float) -> None:
+        judging.depth_seen("default", 0, WallTime(now + at), at)
+
+    assert judged(100.0) == []
+    look(0.0)
+    look(seconds)  # the log stands still between the looks
+    assert judged(100.0 + LOOK_TAKES_SECONDS + READ_SECONDS) == []
+    assert judged(170.0) == []
+    look(2 * seconds)
+    assert judged(181.0) == []  # the log has not been read beyond this look
+    assert judged(183.0) == ["ProvenLost"]
 
 
 def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker_jobs.clock import LogTime, WallTime
 from broker_jobs.coordinator import dependencies
 from broker_jobs.coordinator.engine import Effects, Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, Input, WorkItemsWaiting
@@ -328,7 +329,7 @@ class World:
         for _ in range(seconds):
             self.now += 1.0
             for one in self.coordinators:
-                one.engine.ticks.sent(self.now)
+                one.engine.ticks.sent(WallTime(self.now))
                 tick = Tick(coordinator=one.engine.id, store=meta.store_id, serial=meta.serial, sent_at=self.now)
                 self.log.append(tick)
 
@@ -406,7 +407,7 @@ class World:
         """A coordinator looks at what nobody tells of any more, and at what is due."""
         one = self.coordinators[which]
         with self.store.transaction() as tx:
-            one.own += one.engine.liveness.coordinators.unknown_releases(tx, self.now, tx.meta.log_time)
+            one.own += one.engine.liveness.coordinators.unknown_releases(tx, LogTime(tx.meta.log_time))
         one.own += [TimerDue(row.id) for row in self.rows() if row.state is State.SCHEDULED]
 
     def ask(self, what: str, which: int, number: int) -> None:

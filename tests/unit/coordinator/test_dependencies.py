@@ -23,6 +23,12 @@ from tests.support.invariants import broken
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 
+def a_day_passes(harness: EngineHarness) -> None:
+    """A day of log time and a second."""
+    with harness.store.transaction() as tx:
+        tx.meta.log_time += 86_401.0
+
+
 @pytest.fixture
 def harness() -> EngineHarness:
     return EngineHarness()
@@ -351,7 +357,7 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
 
 def test_a_batch_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:
     harness.apply(harness.chunk("b", ["1", "2"]))
-    harness.now += 86_401.0
+    a_day_passes(harness)
     harness.work()
     assert (harness.row("1").state, harness.row("1").reason) == (State.DELETED, "its batch was never completed")
     assert harness.batch("b").state == "deleted"
@@ -610,7 +616,7 @@ def test_an_inner_batch_that_is_deleted_before_the_outer_commit_is_counted_once(
 
 def test_an_outer_commit_that_comes_after_a_day_counts_inner_batches_once(harness: EngineHarness) -> None:
     harness.apply(harness.chunk("outer", ["o"]), *inner_sealed(harness))
-    harness.now += 86_401.0
+    a_day_passes(harness)
     harness.work()
     assert (harness.batch("outer").state, harness.batch("outer").total, harness.batch("outer").open) == (
         "deleted",
@@ -630,7 +636,7 @@ def test_an_outer_commit_that_comes_after_a_day_counts_inner_batches_once(harnes
 def test_a_batch_of_batches_alone_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:
     harness.apply(*inner_sealed(harness), *inner_sealed(harness, "j", "second"))
     assert harness.work() == []
-    harness.now += 86_401.0
+    a_day_passes(harness)
     harness.work()
     assert {harness.row(id).state for id in "ij"} == {State.DELETED}
     assert {harness.batch(id).state for id in ("inner", "second", "outer")} == {"deleted"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from broker_jobs.clock import LogTime
 from broker_jobs.coordinator.inputs import CommandReceived, Input
+from broker_jobs.coordinator.liveness import READ_SECONDS, UNCONFIRMED_SECONDS
 from broker_jobs.coordinator.records import FromWorker, LeaseOver
 from broker_jobs.messages.commands import Hello
 from broker_jobs.messages.events import Progress, Tick, WorkerRef
@@ -48,8 +50,8 @@ def test_what_a_predecessor_said_before_does_not_end_its_successor(harness: Engi
     harness.apply(CommandReceived(Hello(id="hi", at=harness.now, worker=new, queues=["default"]), None, None))
     harness.apply(last_words)  # the log is behind the command queue
     leases = harness.engine.leases
-    log_now = harness.store.reader.meta().log_time
-    assert leases.dead(log_now, harness.now + 1.0) == [("old", "its worker was replaced")]
+    log_now = LogTime(harness.store.reader.meta().log_time)
+    assert leases.dead(log_now + READ_SECONDS) == [("old", "its worker was replaced")]
     assert leases.living() == ["new"]
 
 
@@ -82,8 +84,8 @@ def test_how_far_the_log_is_read_is_told_by_our_own_ticks(harness: EngineHarness
 def test_a_release_whose_fate_was_never_told_is_not_waited_for_for_ever(harness: EngineHarness) -> None:
     harness.apply(harness.held())
     assert harness.row().publication is Publication.PUBLISHING
-    assert harness.unknown_releases(10.0) == []
-    found = harness.unknown_releases(120.0)
+    assert harness.unknown_releases(0.0) == harness.unknown_releases(UNCONFIRMED_SECONDS - 1.0) == []
+    found = harness.unknown_releases(UNCONFIRMED_SECONDS)
     harness.apply(*found)
     assert (harness.row().state, harness.row().publication) == (State.SCHEDULED, Publication.NONE)
 

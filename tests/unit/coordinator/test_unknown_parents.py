@@ -27,9 +27,15 @@ def generated(at: float) -> str:
 
 def found(harness: EngineHarness) -> list[DependencyRow]:
     """What a coordinator finds now."""
-    return harness.store.reader.unknown_parents(
-        since=harness.now - DAY, made=harness.now - harness.engine.keep, limit=100
-    )
+    log_now = harness.store.reader.meta().log_time
+    return harness.store.reader.unknown_parents(since=log_now - DAY, made=harness.now - harness.engine.keep, limit=100)
+
+
+def wait(harness: EngineHarness, seconds: float) -> None:
+    """Let wall time and log time pass."""
+    harness.now += seconds
+    with harness.store.transaction() as tx:
+        tx.meta.log_time += seconds
 
 
 def look(harness: EngineHarness) -> list[str]:
@@ -47,9 +53,9 @@ def test_the_time_of_an_id_is_told_from_it() -> None:
 
 def test_a_child_of_a_parent_that_is_unseen_for_a_day_fails_and_says_what_to_do(harness: EngineHarness) -> None:
     harness.apply(harness.child("c", "typo"), harness.child("then", "c", on="failed"))
-    harness.now += DAY - 1
+    wait(harness, DAY - 1)
     assert look(harness) == []
-    harness.now += 2
+    wait(harness, 2)
     assert look(harness) == ["c"]
     assert harness.row("c").state is State.FAILED
     assert harness.row("c").reason == (
@@ -62,7 +68,7 @@ def test_a_child_of_a_parent_that_is_unseen_for_a_day_fails_and_says_what_to_do(
 
 def test_a_child_of_a_batch_that_is_unseen_for_a_day_fails(harness: EngineHarness) -> None:
     harness.apply(harness.child("c", batches=("typo",)))
-    harness.now += DAY + 1
+    wait(harness, DAY + 1)
     assert look(harness) == ["c"]
     assert harness.row("c").reason.startswith("parent not known: batch typo never came")
 
@@ -72,14 +78,14 @@ def test_a_parent_that_is_only_late_is_waited_for(harness: EngineHarness) -> Non
         harness.held("p", delay=30 * DAY), harness.child("c", "p"), harness.chunk("b", ["m"]), harness.commit("b")
     )
     harness.apply(harness.child("d", batches=("b",)))
-    harness.now += 20 * DAY
+    wait(harness, 20 * DAY)
     assert look(harness) == []
     assert {harness.row(id).state for id in "cd"} == {State.AWAITING}
 
 
 def test_a_parent_that_comes_between_the_look_and_the_decision_is_waited_for(harness: EngineHarness) -> None:
     harness.apply(harness.child("c", "p"), harness.child("d", batches=("b",)))
-    harness.now += DAY + 1
+    wait(harness, DAY + 1)
     dependencies = found(harness)
     harness.apply(harness.ready("p"), harness.chunk("b", ["m"]))
     harness.apply(UnknownParents(dependencies))
@@ -88,7 +94,7 @@ def test_a_parent_that_comes_between_the_look_and_the_decision_is_waited_for(har
 
 def test_a_child_whose_wait_ended_between_the_look_and_the_decision_keeps_its_end(harness: EngineHarness) -> None:
     harness.apply(harness.child("c", "p"))
-    harness.now += DAY + 1
+    wait(harness, DAY + 1)
     dependencies = found(harness)
     harness.apply(harness.ready("p"), harness.succeeded("p"))
     harness.apply(harness.succeeded("c", 1))
@@ -123,7 +129,7 @@ def test_a_parent_that_ended_and_was_purged_set_its_children_free_before(harness
     """Only who comes after the purge is asked about a parent that nobody remembers."""
     old = generated(harness.now)
     harness.apply(harness.ready(old), harness.child("c", old), harness.succeeded(old))
-    harness.now += harness.engine.keep + 1
+    wait(harness, harness.engine.keep + 1)
     with harness.store.transaction() as tx:
         assert tx.purge(now=harness.now, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
     assert look(harness) == []
@@ -135,7 +141,7 @@ def test_a_parent_that_ended_and_was_purged_set_its_children_free_before(harness
 def test_a_batch_that_waits_for_an_unseen_parent_ends(harness: EngineHarness) -> None:
     harness.apply(harness.chunk("b", ["1", "2"]), harness.commit("b", parents=[{"id": "typo"}]))
     harness.apply(harness.child("then", batches=("b",), on="finished"))
-    harness.now += DAY + 1
+    wait(harness, DAY + 1)
     assert look(harness) == ["batch:b"]
     harness.work()
     assert harness.batch("b").state == "deleted"
@@ -157,7 +163,7 @@ def test_a_member_of_a_batch_whose_parent_is_old_and_unknown_ends_with_the_next_
 def test_a_child_that_waits_in_vain_already_is_not_looked_at_again(harness: EngineHarness) -> None:
     harness.apply(harness.ready("p"), harness.child("c", "p", "typo"), harness.failed("p", final=True))
     assert harness.row("c").state is State.DELETED
-    harness.now += DAY + 1
+    wait(harness, DAY + 1)
     assert look(harness) == ["c"]
     assert harness.row("c").reason == "unsatisfied: p did not end as succeeded"
     assert look(harness) == []
