@@ -290,7 +290,7 @@ class Liveness:
         for worker, reason in dead:
             records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
             tx.remove_worker(worker)
-        records += [TimerDue(id) for id in tx.grace_over(float(log_now), limit=MOST_RECORDS, due_before=float(now))]
+        records += [TimerDue(id) for id in tx.grace_over(float(log_now), limit=MOST_RECORDS)]
         over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
         self.leases.watch([worker for worker in tx.owners() if worker not in over], log_now)
         records += self.coordinators.unknown_releases(tx, log_now)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 
 from broker_jobs.clock import Clock
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import (
     NEWER,
     CheckpointRead,

@@ -98,13 +98,13 @@ def _uuid7(at: Instant, chance: int) -> str:
     return str(uuid.UUID(int=high << 64 | low))
 
 
-def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, id: str | None = None) -> Fired:
+def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, id: str | None = None) -> Fired:
     """The job of one planned time, which is decided once: the cursor moves in the same transaction."""
     job_id = id or _planned_id(planned_at)
     envelope = codec.decode(row.call).evolve(
         id=job_id, epoch=0, attempt=1, created_at=as_datetime(now), due_at=as_datetime(planned_at), recurring=row.name
     )
-    return Fired(envelope, codec.encode(envelope).decode(), waits)
+    return Fired(envelope, codec.encode(envelope).decode())
 
 
 def answered(row: SubscriptionRow, event: PublishedEvent) -> Fired:

@@ -16,7 +16,8 @@ from broker_jobs.broker.interface import Broker, Delivery, PublishFailure
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, LogTime, WallTime
 from broker_jobs.coordinator import release
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import WorkItemsWaiting
 from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
@@ -323,7 +324,7 @@ class Coordinator:
     def _broadcast_ended(self, done: Future[list[PublishFailure | None]]) -> None:
         """A worker that missed a part of a broadcast must not believe that it has all (the broker's I/O thread)."""
         if any(failure is not None for failure in done.result()):
-            self._engine.untold = True
+            self._engine.broadcast_failed()
 
     def _set_timers(self, effects: Effects) -> None:
         self._publisher.set_timers(effects.timers, active=self._leadership.stepped_up)

@@ -15,7 +15,8 @@ from typing import TypeVar
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.input_queue import MOST_INPUTS, QueuedInput
 from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, alone
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS

@@ -11,9 +11,10 @@ import pika
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.coordinator import engine, state_machine
+from broker_jobs.coordinator import job_decisions
 from broker_jobs.coordinator.records import JobRecord, job_id
-from broker_jobs.coordinator.state_machine import Context, Decision
+from broker_jobs.coordinator.state_machine.context import Context, Decision
+from broker_jobs.coordinator.state_machine.decide import decide as real_decide
 from broker_jobs.errors import BrokerJobsError, JobFailed
 from broker_jobs.messages.commands import ReplayDeadLetter
 from broker_jobs.messages.envelope import new_id
@@ -211,14 +212,13 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message is known that brings a decision to raise; here one is made to, as a mistake of ours would."""
-    decide = state_machine.decide
 
-    def mistaken(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
+    def mistaken(row: Row | None, record: JobRecord, at: Context) -> Decision:
         if job_id(record) == "poison":
             raise ZeroDivisionError("a mistake of ours")
-        return decide(row, record, at)
+        return real_decide(row, record, at)
 
-    monkeypatch.setattr(engine, "decide", mistaken)
+    monkeypatch.setattr(job_decisions, "decide", mistaken)
     parts = system.here("coordinator", "worker", concurrency=2)
     ids = system.enqueue(20)
     system.jobs.work.using(id="poison").enqueue()
@@ -229,7 +229,7 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     assert system.starts() == dict.fromkeys(ids, 1)
     assert parts.fatal == []
     parts.stop()
-    monkeypatch.setattr(engine, "decide", decide)
+    monkeypatch.setattr(job_decisions, "decide", real_decide)
     system.here("coordinator", "worker", concurrency=2)
     system.succeeded(system.enqueue(1))
     assert [row.id for row in system.store.reader.dead_letters()] == [
@@ -252,14 +252,13 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others of the bundle were applied; decided again when its jobs are forgotten, one would run once more."""
-    decide = state_machine.decide
 
-    def mistaken(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
+    def mistaken(row: Row | None, record: JobRecord, at: Context) -> Decision:
         if job_id(record) == "poison":
             raise ZeroDivisionError("a mistake of ours")
-        return decide(row, record, at)
+        return real_decide(row, record, at)
 
-    monkeypatch.setattr(engine, "decide", mistaken)
+    monkeypatch.setattr(job_decisions, "decide", mistaken)
     parts = system.here("coordinator")
     failed = {
         "kind": "failed", "id": "j", "epoch": 1, "started_at": 1.0, "ended_at": 1.0,
@@ -275,7 +274,7 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     assert "a mistake of ours" in dead_letters.reason.partition("\n")[0]
     assert "mistaken" in dead_letters.reason
     parts.stop()
-    monkeypatch.setattr(engine, "decide", decide)
+    monkeypatch.setattr(job_decisions, "decide", real_decide)
     with system.store.transaction() as transaction:  # it ended, and is forgotten by now
         transaction.save([system.row("j").evolve(**ENDED)])
         assert transaction.purge(now=1e10, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1

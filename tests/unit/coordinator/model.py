@@ -32,7 +32,8 @@ from broker_jobs.coordinator.records import (
     Repeat,
     TimerDue,
 )
-from broker_jobs.coordinator.state_machine import Context, Decision, decide
+from broker_jobs.coordinator.state_machine.context import Context, Decision
+from broker_jobs.coordinator.state_machine.decide import decide
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import Envelope, Policy
@@ -49,7 +50,7 @@ ALWAYS = 1e9
 Log = tuple[str, int, int, bool]
 """A record, in the log or of the coordinator's own: what, epoch, worker, redelivered."""
 
-Decide = Callable[[Row | None, JobRecord, Context], tuple[Row | None, Decision]]
+Decide = Callable[[Row | None, JobRecord, Context], Decision]
 
 
 class HeldDelivery(NamedTuple):
@@ -185,7 +186,7 @@ def _decision(
 ) -> tuple[tuple[Any, ...] | None, tuple[int, ...], int]:
     """What is decided: the row, the epoch to be published, and the fence."""
     before = unpack(packed)
-    after, _ = decide(before, record_of(entry), Context(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0))
+    after = decide(before, record_of(entry), Context(1.0, ALWAYS if grace_over else NEVER, "c", lambda: 0.0)).row
     if after is None:
         return None, (), 0
     released = after.publication is Publication.PUBLISHING and (before is None or after.epoch != before.epoch)

@@ -312,4 +312,4 @@ def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(room: Room, capl
     room.tell(Started(id="j", epoch=1, at=time.time(), owned=True), Heartbeat(at=time.time(), leaving=True))
     room.is_in(State.SCHEDULED)
     assert [r.levelno for r in caplog.records if r.getMessage().startswith("worker w1 stopped")] == [20]
-    assert room.coordinator._engine.leases.living() == []
+    assert room.coordinator._engine.liveness.leases.living() == []

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker_jobs.clock import LogTime, WallTime
-from broker_jobs.coordinator import dependencies
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator import cascade
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, Input, WorkItemsWaiting
 from broker_jobs.coordinator.records import FromWorker, ProvenLost, ReadyCopy, Released, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
@@ -156,7 +157,7 @@ def records(plan: Plan) -> list[Input]:
 
     def held(job: Job) -> WaitingCopy:
         made = envelope(job, 0)
-        return WaitingCopy(made, codec.encode(made).decode(), waits=bool(job.parents or job.batch))
+        return WaitingCopy(made, codec.encode(made).decode(), member=job.batch is not None)
 
     def of_batch(batch: Batch) -> None:
         for below in batch.batches:
@@ -516,7 +517,7 @@ def harness() -> EngineHarness:
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies, "PAGE", PAGE)
+    monkeypatch.setattr(cascade, "PAGE", PAGE)
 
 
 ALWAYS = settings(
@@ -558,7 +559,7 @@ def a_wide_tree(harness: EngineHarness) -> list[Input]:
 def test_a_page_that_was_left_is_worked_off_though_a_transaction_failed(
     harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dependencies, "PAGE", 2)
+    monkeypatch.setattr(cascade, "PAGE", 2)
     mortal = Mortal(harness.store)
     engine = Engine(cast(Store, mortal), "c2")
     assert engine.apply(a_wide_tree(harness), harness.now).more

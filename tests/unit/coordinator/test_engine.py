@@ -17,7 +17,7 @@ from broker_jobs.coordinator.records import (
     TimerDue,
 )
 from broker_jobs.coordinator.release import release
-from broker_jobs.coordinator.state_machine import LEAVING_SECONDS, MAX_INTERRUPTIONS
+from broker_jobs.coordinator.state_machine.workers import LEAVING_SECONDS, MAX_INTERRUPTIONS
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
     AcceptStore,

@@ -49,7 +49,7 @@ def test_what_a_predecessor_said_before_does_not_end_its_successor(harness: Engi
     harness.now += 5.0
     harness.apply(CommandReceived(Hello(id="hi", at=harness.now, worker=new, queues=["default"]), None, None))
     harness.apply(last_words)  # the log is behind the command queue
-    leases = harness.engine.leases
+    leases = harness.engine.liveness.leases
     log_now = LogTime(harness.store.reader.meta().log_time)
     assert leases.dead(log_now + READ_SECONDS) == [("old", "its worker was replaced")]
     assert leases.living() == ["new"]

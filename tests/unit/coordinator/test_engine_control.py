@@ -81,11 +81,11 @@ def test_all_news_is_told_again_at_most_every_few_seconds(harness: EngineHarness
 
 def test_news_that_could_not_be_published_is_told_again(harness: EngineHarness) -> None:
     fenced(harness, 3)
-    harness.engine.untold = True
+    harness.engine.memory.broadcast_failed = True
     control = harness.apply(harness.ready("other")).control
     assert control is not None
     assert control.snapshot
-    assert not harness.engine.untold
+    assert not harness.engine.memory.broadcast_failed
 
 
 def test_a_worker_that_comes_back_is_told_which_of_its_runs_are_no_longer_its_own(harness: EngineHarness) -> None:

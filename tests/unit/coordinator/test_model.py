@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker_jobs.coordinator.records import JobRecord, ReleaseUnknown, TimerDue
-from broker_jobs.coordinator.state_machine import Context, Decision, decide
+from broker_jobs.coordinator.state_machine.context import Context, Decision
+from broker_jobs.coordinator.state_machine.decide import decide
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
 from tests.unit.coordinator import model
@@ -58,11 +59,11 @@ def test_no_interleaving_breaks_the_law(faults: dict[str, int]) -> None:
 
 
 def test_the_walk_finds_a_coordinator_that_publishes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def naive(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
+    def naive(row: Row | None, record: JobRecord, at: Context) -> Decision:
         if isinstance(record, ReleaseUnknown) and row is not None:  # "it may not have been sent, so send it again"
             record, row = TimerDue(row.id), row.evolve(state=State.SCHEDULED, publication=Publication.NONE)
-            after, said = decide(row, record, at)
-            return (after.evolve(fence=0) if after is not None else None), said
+            after = decide(row, record, at).row
+            return Decision(after.evolve(fence=0) if after is not None else None)
         return decide(row, record, at)
 
     monkeypatch.setattr(model, "decide", naive)
@@ -71,10 +72,10 @@ def test_the_walk_finds_a_coordinator_that_publishes_twice(monkeypatch: pytest.M
 
 
 def test_the_walk_finds_a_wire_that_is_never_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None, Decision]:
-        after, said = decide(row, record, at)
+    def forgetful(row: Row | None, record: JobRecord, at: Context) -> Decision:
+        after = decide(row, record, at).row
         settled = after is not None and row is not None and row.state.is_final and after.publication is Publication.NONE
-        return (row if settled else after), said
+        return Decision(row if settled else after)
 
     monkeypatch.setattr(model, "decide", forgetful)
     assert model.walk(delete=1).broken

@@ -9,7 +9,7 @@ import pytest
 from broker_jobs.beat.beat import ScheduleTimer
 from broker_jobs.coordinator.commands import views
 from broker_jobs.coordinator.inputs import Input
-from broker_jobs.coordinator.records import DependencyMet, Released, TimerDue
+from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
     BulkDelete,
@@ -288,7 +288,7 @@ def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> 
     assert [row.id for row in second] == [waiting[0]]
     third = harness.apply(harness.failed(waiting[0], final=True)).releases
     assert [row.id for row in third] == [waiting[1]]
-    assert harness.apply(DependencyMet(waiting[1])).releases == []
+    assert harness.apply(TimerDue(waiting[1])).releases == []
 
 
 def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(harness: EngineHarness) -> None:
@@ -379,9 +379,9 @@ def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_t
         fire(harness, harness.now)
     first, second, third = sorted(row.id for row in harness.store.reader.jobs())
     harness.apply(harness.failed(first, final=True))
-    harness.apply(harness.ask(RequeueJob, job_id=first))
-    assert harness.apply(harness.succeeded(first, epoch=2)).releases == []
+    assert harness.apply(harness.ask(RequeueJob, job_id=first)).releases == [], "it joins the queue"
     assert [row.id for row in harness.apply(harness.succeeded(second)).releases] == [third]
+    assert [row.id for row in harness.apply(harness.succeeded(third)).releases] == [first]
 
 
 # ---- together with what beats

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker_jobs.coordinator.engine import Effects
+from broker_jobs.coordinator.effects import Effects
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import PauseQueue, Reply, RescheduleJob, RunJob, SetLimit
 from broker_jobs.messages.envelope import Dependencies, LimitKey, Parent
