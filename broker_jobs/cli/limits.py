@@ -48,9 +48,9 @@ def set_limit(
         int,
         typer.Argument(
             metavar="NUMBER",
-            min=1,
+            min=0,
             max=1_000_000,
-            help="Jobs at once; of a rate: starts in its period.",
+            help="Jobs at once; of a rate: starts in its period. 0 holds all jobs of the key back.",
             show_default=False,
         ),
     ],

@@ -23,8 +23,8 @@ def refusal(row: Row, log_now: float) -> str | None:
 
     Whatever may still run with the arguments it has must not be shown with others.
     """
-    if row.reason_code == Reason.ALIAS:
-        return f"it is a duplicate of {row.parent}: requeue that one"
+    if row.is_alias:
+        return "it is a duplicate: requeue the job that it stands for"
     if not row.envelope:
         return "its arguments are not known: enqueue it anew"
     if row.state is State.PROCESSING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import Hello
 from broker_jobs.messages.control import Control, Fence
-from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
 
 MOST_FENCES = 10_000
@@ -49,7 +49,7 @@ class Broadcasts:
             )
         ]
 
-    def for_hello(self, hello: Hello, rows: dict[str, Row]) -> tuple[dict[str, object], list[bytes]]:
+    def for_hello(self, hello: Hello, rows: Rows) -> tuple[dict[str, object], list[bytes]]:
         """What a worker that says hello is answered, and what it is sent before that.
 
         Args:
@@ -82,7 +82,7 @@ class Broadcasts:
         )
 
 
-def _not_its_own(hello: Hello, asked: object, rows: dict[str, Row]) -> list[str]:
+def _not_its_own(hello: Hello, asked: object, rows: Rows) -> list[str]:
     """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
     runs = [(id, epoch, row) for id, epoch in hello.running if (row := rows.get(id)) is not None]
     others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]

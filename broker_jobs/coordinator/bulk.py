@@ -7,17 +7,17 @@ where the command's reply is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.records import JobRecord
+from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine import Decision
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.records import WorkItemRow
-from broker_jobs.store.row import Reason, Row
 from broker_jobs.store.selection import JobSelection
 from broker_jobs.store.write import Transaction
 
@@ -63,8 +63,7 @@ def work(
     work_item: WorkItemRow,
     limit: int,
     *,
-    rows: dict[str, Row],
-    see: Callable[[Iterable[str]], None],
+    rows: Rows,
     decide: Callable[[JobRecord], Decision],
     now: Instant,
 ) -> tuple[WorkItemRow | None, int]:
@@ -72,21 +71,20 @@ def work(
 
     Args:
         tx: the transaction.
-        mark: of a bulk command.
+        work_item: of a bulk command.
         limit: jobs it may decide.
-        rows: jobs as they have become in the transaction; changed only through `decide`.
-        see: loads jobs into `rows`.
-        decide: has a record decided and its row put into `rows`.
+        rows: the jobs of the transaction, written as they are now.
+        decide: decides one record.
         now: wall time.
     """
     left = BulkRemainder.model_validate_json(work_item.outcome)
     wanted = wanted_of(work_item.kind, left.filter, left.since)
     page = tx.matching(wanted, after=left.after, until=left.until, limit=limit)
-    see(page.ids)
+    rows.see(page.ids)
     done = refused = 0
     for id in page.ids:
         row = rows[id]
-        if row.state not in wanted.states or (row.reason_code == Reason.ALIAS and not wanted.aliases):
+        if row.state not in wanted.states or (row.is_alias and not wanted.aliases):
             continue  # decided a moment ago, in this transaction
         if _decide(work_item, left.by, id, decide, now).refused is None:
             done += 1

@@ -32,6 +32,9 @@ from broker_jobs.store.records import SubscriptionRow
 from broker_jobs.store.views import ComponentRow, FunctionRow
 from broker_jobs.store.write import Transaction
 
+MOST_WAITING_RUNS = 1_000
+"""Runs of one recurring job that may wait for each other; further ones are skipped."""
+
 
 def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
     """Add or replace one recurring job."""
@@ -87,12 +90,23 @@ def pause(tx: Transaction, command: PauseRecurring, now: Instant) -> str | None:
     return None
 
 
-def trigger(tx: Transaction, command: TriggerRecurring, now: Instant) -> tuple[str | None, list[Fired]]:
-    """One job of a recurring job now, beside its schedule."""
+def trigger(
+    tx: Transaction,
+    command: TriggerRecurring,
+    now: Instant,
+    *,
+    open_runs: Callable[[str], int],
+    waiting_runs: Callable[[str], int],
+) -> Fired | str:
+    """One job of a recurring job now, beside its schedule; or why it is refused. It obeys the overlap rule."""
     row = tx.schedule(command.name)
     if row is None:
-        return _unknown(command.name), []
-    return None, [recurring.fired(row, now, now, waits=False, id=command.job_id)]
+        return _unknown(command.name)
+    if row.overlap == "skip" and open_runs(row.name) > 0:
+        return f"a run of {row.name!r} has not ended, and its overlap is skip: wait for its end, or delete it"
+    if row.overlap == "queue" and waiting_runs(row.name) > MOST_WAITING_RUNS:
+        return f"{MOST_WAITING_RUNS:_} runs of {row.name!r} wait already"
+    return recurring.fired(row, now, now, id=command.job_id)
 
 
 def run(command: RunJob) -> tuple[str, Fired | str]:
@@ -108,11 +122,25 @@ def run(command: RunJob) -> tuple[str, Fired | str]:
 
 
 def fire(
-    tx: Transaction, command: Fire, now: Instant, goes_on: Callable[[str], bool], page: int = recurring.PAGE
+    tx: Transaction,
+    command: Fire,
+    now: Instant,
+    *,
+    open_runs: Callable[[str], int],
+    waiting_runs: Callable[[str], int],
+    page: int = recurring.PAGE,
 ) -> tuple[list[Fired], bool]:
     """(the jobs of the planned times that are due and not decided yet, whether more are left than `page`).
 
-    Misfire and overlap are decided here. `goes_on` tells whether a job of a recurring name has not ended.
+    Misfire and overlap are decided here.
+
+    Args:
+        tx: the transaction.
+        command: the fire of a beat.
+        now: wall time.
+        open_runs: how many runs of a recurring job are neither gone nor aliases.
+        waiting_runs: how many stand in its line.
+        page: the most jobs to make.
     """
     row = tx.schedule(command.name)
     if row is None or not recurring.takes(row, command):
@@ -121,13 +149,11 @@ def fire(
     if cursor == row.last_planned_at:
         return [], False
     row.last_planned_at = cursor
-    busy = row.overlap != "allow" and goes_on(row.name)
-    made: list[Fired] = []
-    for planned_at in times:
-        if busy and row.overlap == "skip":
-            break
-        made.append(recurring.fired(row, planned_at, now, waits=busy))
-        busy = row.overlap != "allow"
+    if row.overlap == "skip":
+        times = times[:1] if open_runs(row.name) <= 0 else []
+    elif row.overlap == "queue":
+        times = times[: max(0, MOST_WAITING_RUNS + 1 - waiting_runs(row.name))]
+    made = [recurring.fired(row, planned_at, now) for planned_at in times]
     if made:
         row.last_job_id = made[-1].envelope.id
     tx.save_schedule(row)

@@ -26,7 +26,8 @@ from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.due_timers import DueTimers
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.input_queue import MOST_INPUTS, InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import (
     NEWER,
@@ -598,7 +599,7 @@ class Coordinator:
             for worker, reason in dead:
                 records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
                 tx.remove_worker(worker)
-            records += [TimerDue(id) for id in tx.grace_over(log_now, limit=2_000, due_before=now)]
+            records += [TimerDue(id) for id in tx.grace_over(log_now, limit=2_000)]
             over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
             self._engine.leases.watch([worker for worker in tx.owners() if worker not in over], log_now)
             records += self._engine.unsure_in(tx, now, log_now)

@@ -25,7 +25,7 @@ from broker_jobs.messages.commands import COMMAND, Command
 from broker_jobs.messages.envelope import MAX_RECORDS, JobId
 from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef, event_json
 from broker_jobs.messages.published import PUBLISHED, PublishedEvent
-from broker_jobs.store.records import DeadLetterRow, DependencyRow
+from broker_jobs.store.records import DeadLetterRow, DependencyRow, WorkItemRow
 
 COPY_SLACK_SECONDS = 30 * 86_400.0
 """How late a due notice may still come (the broker was down); the row of its job is kept until then."""
@@ -97,7 +97,9 @@ class ChunkReceived:
 
 @dataclass(frozen=True, slots=True)
 class WorkItemsWaiting:
-    """Go on with what is marked to be worked off."""
+    """Go on with the tasks that were kept, or with one of them alone."""
+
+    only: WorkItemRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def _chunk(delivery: Delivery) -> ChunkReceived:
         envelope = codec.decode(body)
         if envelope.batch != chunk.batch:
             raise codec.Undecodable(f"job {envelope.id} in a chunk of batch {chunk.batch} is of batch {envelope.batch}")
-        members.append(WaitingCopy(envelope, body, waits=True))
+        members.append(WaitingCopy(envelope, body, member=True))
     return ChunkReceived(chunk, members)
 
 
@@ -178,7 +180,7 @@ def _envelope(delivery: Delivery) -> Input:
         )
         return FromWorker("", event)
     copied_until = _copied_until(delivery, envelope.created_at.timestamp())
-    return WaitingCopy(envelope, body, copied_until, waits=envelope.after is not None)
+    return WaitingCopy(envelope, body, copied_until)
 
 
 def _repeat(delivery: Delivery) -> Input:

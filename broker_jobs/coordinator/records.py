@@ -32,8 +32,8 @@ class WaitingCopy:
     envelope: Envelope
     body: str
     copied_until: Instant | None = None
-    waits: bool = False
-    """It waits for something other than time: parents, or its batch."""
+    member: bool = False
+    """It came in a chunk: it takes nothing before its batch submission is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,81 +113,10 @@ class ProvenLost:
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """A recurring job's planned time was taken, or somebody triggered it; `after`: it waits for the run before it."""
+    """A recurring job's planned time was taken, a person started a job, or an event was published."""
 
     envelope: Envelope
     body: str
-    waits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DependencyMet:
-    """What the job waited for (other than time) has come."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unsatisfied:
-    """What the job waited for can not come any more, as things stand."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WaitsAgain:
-    """What could not come any more may come again, and something else is still waited for."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class DependencyFailed:
-    """What the job waits for or needs was never seen, or is gone: it fails."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LimitReached:
-    """The job's time has come and no slot of a limit is free: it stands in line."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SlotFreed:
-    """The job is first in line and a slot is free: it is taken for it."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """A rate allows the job's start at a later moment."""
-
-    id: str
-    due_at: Instant
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """Another job has the unique key: this one is an alias of it."""
-
-    id: str
-    of: str
-
-
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """A later job with the same unique key takes this one's place."""
-
-    id: str
-    by: str
 
 
 WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
@@ -215,15 +144,6 @@ JobRecord = (
     | LeaseOver
     | ProvenLost
     | Fired
-    | DependencyMet
-    | Unsatisfied
-    | WaitsAgain
-    | DependencyFailed
-    | LimitReached
-    | SlotFreed
-    | Postponed
-    | Duplicate
-    | Replaced
     | FromWorker
     | DeleteJob
     | RequeueJob

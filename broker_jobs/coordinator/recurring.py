@@ -94,13 +94,13 @@ def _seeded_id(at: Instant, seed: str) -> str:
     return str(uuid.UUID(int=high << 64 | low))
 
 
-def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, waits: bool, id: str | None = None) -> Fired:
+def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, id: str | None = None) -> Fired:
     """The job of one planned time; two coordinators make the same one."""
     job_id = id or planned_id(row.name, planned_at)
     envelope = codec.decode(row.call).evolve(
         id=job_id, epoch=0, attempt=1, created_at=as_datetime(now), due_at=as_datetime(planned_at), recurring=row.name
     )
-    return Fired(envelope, codec.encode(envelope).decode(), waits)
+    return Fired(envelope, codec.encode(envelope).decode())
 
 
 def answered(row: SubscriptionRow, event: PublishedEvent) -> Fired:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from broker_jobs.broker.interface import Message
-from broker_jobs.clock import Instant
-from broker_jobs.coordinator.dependencies import DependencyRules
+from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.inputs import CommandReceived
 from broker_jobs.coordinator.queries import Waiters, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import GetBatch, GetJob, ListFailures, Reply
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
 
 
@@ -20,29 +18,16 @@ class Replies:
 
     Args:
         tx: the transaction.
-        questions: who waits for which end, from one transaction to the next.
-        rows: jobs as they have become in it, by id.
-        see: loads jobs into `rows`.
-        waits: knows the batches as they have become.
-        now: wall time.
+        waiters: callers that wait for an end, from one transaction to the next.
+        rows: the jobs.
+        batches: the batches.
     """
 
-    def __init__(
-        self,
-        tx: Transaction,
-        waiters: Waiters,
-        rows: dict[str, Row],
-        see: Callable[[Iterable[str]], None],
-        *,
-        waits: DependencyRules,
-        now: Instant,
-    ) -> None:
+    def __init__(self, tx: Transaction, waiters: Waiters, rows: Rows, batches: BatchRows) -> None:
         self._tx = tx
         self._waiters = waiters
         self._rows = rows
-        self._see = see
-        self._waits = waits
-        self._now = now
+        self._batches = batches
         self._asked: list[CommandReceived] = []
         self.messages: list[Message] = []
         """What is published after the commit."""
@@ -76,30 +61,22 @@ class Replies:
                     self.reply(asked, Reply(id=command.id, detail={"failures": self._failures(command)}))
                 case _:
                     pass
-        for batch in self._waits.ended_batches:
+        for batch in self._batches.ended:
             self.messages += self._waiters.batch_ended(batch)
             self.told.append(batch_holder(batch.id))
 
     def _answer_job(self, command: GetJob, reply_to: str) -> None:
-        row = self._original(self._rows.get(command.job_id))
+        known = self._rows.get(command.job_id)
+        row = None if known is None else self._rows.root(known)
         if command.until_ended and (row is None or not row.state.is_final):
-            self._waiters.wait(row.id if row else command.job_id, reply_to, command.id, self._now)
+            self._waiters.wait(row.id if row else command.job_id, reply_to, command.id, self._rows.at.now)
         else:
             self.messages.append(answer(reply_to, command.id, view(row, command.job_id)))
 
-    def _original(self, row: Row | None) -> Row | None:
-        """The job an alias stands for; any other job itself."""
-        for _ in range(10):  # aliases of aliases are rare, and a circle must not hold us
-            if row is None or row.reason_code != Reason.ALIAS or row.parent is None:
-                return row
-            self._see([row.parent])
-            row = self._rows.get(row.parent)
-        return row
-
     def _answer_batch(self, command: GetBatch, reply_to: str) -> None:
-        batch = self._waits.batch(command.batch_id)
+        batch = self._batches.get(command.batch_id)
         if command.until_ended and (batch is None or batch.ended_at is None):
-            self._waiters.wait(batch_holder(command.batch_id), reply_to, command.id, self._now)
+            self._waiters.wait(batch_holder(command.batch_id), reply_to, command.id, self._rows.at.now)
         else:
             detail = batch_view(batch, command.batch_id).model_dump(mode="json")
             self.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))
@@ -111,7 +88,7 @@ class Replies:
             batches += self._tx.sub_batches(batch)
         ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
         ids = ids[: command.limit]
-        self._see(ids)
+        self._rows.see(ids)
         return [
             failure_view(self._rows[id]).model_dump(mode="json") for id in ids if self._rows[id].state is State.FAILED
         ]

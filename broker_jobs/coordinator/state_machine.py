@@ -16,36 +16,27 @@ from broker_jobs.clock import Instant
 from broker_jobs.coordinator.argument_edit import changes_arguments, edited, refusal
 from broker_jobs.coordinator.backoff import retry_delay
 from broker_jobs.coordinator.records import (
-    DependencyFailed,
-    DependencyMet,
     DueNotice,
-    Duplicate,
     Fired,
     FromWorker,
     JobRecord,
     LeaseOver,
-    LimitReached,
-    Postponed,
     ProvenLost,
     ReadyCopy,
     Released,
     ReleaseFailed,
     ReleaseUnknown,
     Repeat,
-    Replaced,
-    SlotFreed,
     TimerDue,
     Unroutable,
-    Unsatisfied,
     WaitingCopy,
-    WaitsAgain,
 )
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, Policy
 from broker_jobs.messages.events import Failed, Interrupted, LogLine, Progress, Returned, Started, Succeeded
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Publication, Reason, Row
+from broker_jobs.store.row import Conditions, Publication, Reason, Row, Waits
 
 GRACE_SECONDS = 10.0
 """Log time a job that came back waits for word of who ran it; outlives a reconnect and a flush."""
@@ -111,10 +102,6 @@ def decide(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None,
             return _held(row, record, at), said
         case TimerDue():
             return (None if row is None else _due(row, at)), said
-        case DependencyMet() | Unsatisfied() | WaitsAgain() | DependencyFailed():
-            return (None if row is None else _waited(row, record, at)), said
-        case LimitReached() | SlotFreed() | Postponed() | Duplicate() | Replaced():
-            return (None if row is None else _limited(row, record, at)), said
         case Released() | ReleaseUnknown() | ReleaseFailed() | ProvenLost():
             return (row if row is None or row.epoch != record.epoch else _set_publication(row, record, at)), said
         case Unroutable():
@@ -181,12 +168,28 @@ def _fill(row: Row, envelope: Envelope, body: str) -> Row:
     )
 
 
-def _enter(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
+def entered(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
     """The row in another state, the step written into its history."""
     columns.setdefault("reason_code", Reason.NONE)
+    columns.setdefault("waits", Waits.NOTHING)
     ended_at = at if state.is_final else None
     history = [*row.history, (at, state.value, reason)]
     return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
+
+
+def waiting(row: Row, waits: Waits, at: Context, reason: str) -> Row:
+    """A job that is to be released, with what it waits for: awaiting while a bit is set, scheduled when none is."""
+    state = AWAITING if waits else SCHEDULED
+    if state is row.state:
+        return row if waits == row.waits else row.evolve(waits=waits, reason=reason)
+    return entered(row, state, at.now, reason, waits=waits, reason_code=row.reason_code)
+
+
+def grace_ended(row: Row, at: Context) -> Row:
+    """No report came of what may have been running: nothing of it is out any more, and what still is shall not run."""
+    if row.grace_until is None or row.grace_until > at.log_now or row.publication is not Publication.NONE:
+        return row
+    return row.evolve(grace_until=None, fence=max(row.fence, row.epoch) if row.is_waiting else row.fence)
 
 
 def _unwired(row: Row) -> Row:
@@ -271,7 +274,7 @@ def _ready(row: Row | None, record: ReadyCopy, at: Context) -> Row:
         row = row.evolve(epoch=envelope.epoch, publication=Publication.PUBLISHED, sender=None)
     match row.state:
         case State.SCHEDULED if row.reason_code == Reason.REPEAT:
-            return _enter(
+            return entered(
                 row,
                 ENQUEUED,
                 at.now,
@@ -296,12 +299,11 @@ def _held(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at:
         fresh = _born(envelope, record.body, SCHEDULED, at, epoch=max(1, envelope.epoch), reason_code=Reason.REPEAT)
         fresh.reason = "repeated by its producer; waits for word of the first message"
         fresh.grace_until = at.log_now + GRACE_SECONDS
-    elif isinstance(record, Fired | WaitingCopy) and record.waits:
-        fresh = _born(envelope, record.body, AWAITING, at, epoch=0)
-        fresh.reason = _what_is_waited_for(record)
     else:
         epoch = envelope.epoch if isinstance(record, DueNotice) else 0
-        fresh = _born(envelope, record.body, SCHEDULED, at, epoch=epoch)
+        waits = _waits_of(record)
+        fresh = _born(envelope, record.body, AWAITING if waits else SCHEDULED, at, epoch=epoch, waits=waits)
+        fresh.reason = _what_is_waited_for(envelope) if waits else ""
         if isinstance(record, WaitingCopy):
             fresh.copy_until = record.copied_until
     if fresh.due_at is None and fresh.state is SCHEDULED:
@@ -310,10 +312,14 @@ def _held(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at:
     return fresh
 
 
-def _what_is_waited_for(record: WaitingCopy | Fired) -> str:
-    if isinstance(record, Fired):
-        return "waits for the run before it"
-    after = record.envelope.after
+def _waits_of(record: WaitingCopy | DueNotice | Fired) -> Waits:
+    """What a new job waits for, before any of it was asked."""
+    waits = Waits.NOTHING if record.envelope.after is None else Waits.DEPENDENCY
+    return waits | Waits.COMMIT if isinstance(record, WaitingCopy) and record.member else waits
+
+
+def _what_is_waited_for(envelope: Envelope) -> str:
+    after = envelope.after
     if after is None:
         return "waits for its batch to be complete"
     first = after.parents[0]
@@ -337,68 +343,18 @@ def is_clear(row: Row, at: Context) -> bool:
 def _due(row: Row, at: Context) -> Row:
     if not is_due(row, at):
         return row
-    fence = row.epoch if row.grace_until is not None else 0
+    fence = row.epoch if row.grace_until is not None else row.fence
     return _release(row, at, fence, row.attempt + (row.reason_code in (Reason.RETRY, Reason.CRASH)))
 
 
 def _release(row: Row, at: Context, fence: int, attempt: int) -> Row:
     if not row.envelope:
-        return _enter(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **NOT_PUBLISHED)
-    return _enter(
+        return entered(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **NOT_PUBLISHED)
+    return entered(
         row, ENQUEUED, at.now, "", publication=Publication.PUBLISHING, sender=at.coordinator, epoch=row.epoch + 1,
         fence=fence, attempt=attempt, released_at=max(at.now, row.due_at or 0.0), grace_until=None,
-        owner=None, owned=False,
+        owner=None, owned=False, gives_back=False, conditions=row.conditions | Conditions.RELEASED,
     )  # fmt: skip
-
-
-def _waited(row: Row, record: DependencyMet | Unsatisfied | WaitsAgain | DependencyFailed, at: Context) -> Row:
-    """What the job waited for has come, can not come, may come again, or was never there."""
-    unsatisfied = row.state is DELETED and row.reason_code == Reason.UNSATISFIED
-    match record:
-        case DependencyMet() if row.state is AWAITING or unsatisfied:
-            due_at = max(at.now + _delay_after(row), row.due_at or 0.0)
-            return _enter(row, SCHEDULED, at.now, "what it waited for has come", reason_code=Reason.NOW, due_at=due_at)
-        case Unsatisfied() if row.state is AWAITING:
-            return _enter(row, DELETED, at.now, record.reason, reason_code=Reason.UNSATISFIED)
-        case WaitsAgain() if unsatisfied:
-            return _enter(row, AWAITING, at.now, "what it waits for may come again")
-        case DependencyFailed() if row.state in (AWAITING, SCHEDULED) and row.publication is Publication.NONE:
-            return _enter(row, FAILED, at.now, record.reason)
-        case _:
-            return row
-
-
-def _limited(row: Row, record: LimitReached | SlotFreed | Postponed | Duplicate | Replaced, at: Context) -> Row:
-    """What limits and unique keys make of a job that nothing is out of."""
-    if row.publication is not Publication.NONE or row.state not in (SCHEDULED, AWAITING):
-        return row
-    match record:
-        case LimitReached():
-            return (
-                row
-                if row.state is AWAITING
-                else _enter(row, AWAITING, at.now, record.reason, reason_code=row.reason_code)
-            )
-        case SlotFreed():
-            return (
-                row
-                if row.state is SCHEDULED
-                else _enter(row, SCHEDULED, at.now, "a slot is free", reason_code=row.reason_code)
-            )
-        case Postponed():
-            return row.evolve(due_at=record.due_at, reason=record.reason)
-        case Duplicate():
-            return _enter(row, DELETED, at.now, f"duplicate of {record.of}", reason_code=Reason.ALIAS, parent=record.of)
-        case Replaced():
-            return _enter(row, DELETED, at.now, f"replaced by {record.by}")
-        case _:
-            assert_never(record)
-
-
-def _delay_after(row: Row) -> float:
-    """The seconds a job waits after the last of its parents."""
-    after = codec.decode(row.envelope).after if row.envelope else None
-    return 0.0 if after is None or after.delay is None else after.delay
 
 
 def _set_publication(row: Row, record: Released | ReleaseUnknown | ReleaseFailed | ProvenLost, at: Context) -> Row:
@@ -413,7 +369,7 @@ def _set_publication(row: Row, record: Released | ReleaseUnknown | ReleaseFailed
             if row.state is not ENQUEUED:
                 return row.evolve(publication=Publication.PUBLISHED, sender=None)
             reason = "its release may or may not have been published"
-            return _enter(
+            return entered(
                 row,
                 SCHEDULED,
                 at.now,
@@ -427,7 +383,9 @@ def _set_publication(row: Row, record: Released | ReleaseUnknown | ReleaseFailed
             if row.state is not ENQUEUED:
                 return _unwired(row)
             due_at = max(at.now + UNRELEASED_SECONDS, row.due_at or 0.0)
-            return _enter(row, SCHEDULED, at.now, record.reason, reason_code=Reason.NOW, due_at=due_at, **NOT_PUBLISHED)
+            return entered(
+                row, SCHEDULED, at.now, record.reason, reason_code=Reason.NOW, due_at=due_at, **NOT_PUBLISHED
+            )
         case ProvenLost() if row.publication is Publication.PUBLISHED:
             if row.state is PROCESSING:
                 return row
@@ -441,7 +399,7 @@ def _set_publication(row: Row, record: Released | ReleaseUnknown | ReleaseFailed
 def _unroutable(row: Row | None, record: Unroutable, at: Context) -> Row | None:
     if row is None or row.state is not ENQUEUED:
         return row
-    return _enter(row, FAILED, at.now, record.reason, **NOT_PUBLISHED)
+    return entered(row, FAILED, at.now, record.reason, **NOT_PUBLISHED)
 
 
 # ---- what workers tell ---------------------------------------------------------------------------------------------
@@ -497,9 +455,10 @@ def _started(row: Row, event: Started, worker: str, said: Decision) -> Row:
 
 
 def _processing(row: Row, started_at: Instant, worker: str, *, owned: bool) -> Row:
-    return _enter(
+    return entered(
         row, PROCESSING, started_at, "", publication=Publication.PUBLISHED, sender=None, owner=worker, owned=owned,
-        started_at=started_at, grace_until=None,
+        started_at=started_at, grace_until=None, gives_back=False,
+        conditions=row.conditions | Conditions.RELEASED,
     )  # fmt: skip
 
 
@@ -515,7 +474,7 @@ def _succeeded(row: Row, event: Succeeded) -> Row:
         case State.AWAITING:
             return row
         case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
-            return _enter(
+            return entered(
                 _with_run(row, event.started_at), SUCCEEDED, event.ended_at, "", grace_until=None,
                 result=event.result, result_lost=event.result_lost, error=None, **NOT_PUBLISHED,
             )  # fmt: skip
@@ -542,18 +501,18 @@ def _retry_or_fail(row: Row, event: Failed, at: Context, *, cancelled: bool) -> 
     text = f"{event.error.type}: {event.error.message}".split("\n", 1)[0][:300]
     seen: dict[str, object] = {"error": event.error.model_dump_json(), "grace_until": None, **NOT_PUBLISHED}
     if cancelled:
-        return _enter(row, DELETED, event.ended_at, "stopped as asked", **seen)
+        return entered(row, DELETED, event.ended_at, "stopped as asked", **seen)
     if event.cancelled:
-        return _enter(
+        return entered(
             row, SCHEDULED, event.ended_at, "stopped at shutdown", reason_code=Reason.NOW, due_at=at.now, **seen
         )
     if event.final or row.attempt > row.retries:
         runs = f" after {row.attempt} runs" if row.attempt > 1 else ""
-        return _enter(row, FAILED, event.ended_at, f"failed{runs}: {text}", **seen)
+        return entered(row, FAILED, event.ended_at, f"failed{runs}: {text}", **seen)
     asked = event.retry_after
     delay = min(asked, MAX_DELAY_SECONDS) if asked is not None else retry_delay(_policy(row), row.attempt, at.chance)
     reason = f"retry {row.attempt} of {row.retries}: {text}"
-    return _enter(row, SCHEDULED, event.ended_at, reason, reason_code=Reason.RETRY, due_at=at.now + delay, **seen)
+    return entered(row, SCHEDULED, event.ended_at, reason, reason_code=Reason.RETRY, due_at=at.now + delay, **seen)
 
 
 def _on_returned(row: Row, event: Returned, worker: str, at: Context) -> Row:
@@ -579,10 +538,10 @@ def _return(row: Row, event: Returned, at: Context) -> Row:
             return _after_interruption(row, at.now, at, "its worker has left: it runs again", at.now)
         case State.ENQUEUED if row.reason_code == Reason.VANISHED and row.crashes + 1 >= MAX_CRASHES:
             reason = f"its worker died {row.crashes + 1} times while running it"
-            return _enter(row, FAILED, at.now, reason, crashes=row.crashes + 1, **NOT_PUBLISHED)
+            return entered(row, FAILED, at.now, reason, crashes=row.crashes + 1, **NOT_PUBLISHED)
         case State.ENQUEUED:
             vanished = row.reason_code == Reason.VANISHED
-            return _enter(
+            return entered(
                 row, SCHEDULED, at.now, f"may have run already ({event.reason}); waits for a report",
                 reason_code=Reason.RETURNED, due_at=at.now, grace_until=at.log_now + GRACE_SECONDS,
                 crashes=row.crashes + vanished, returns=row.returns + (not vanished), **NOT_PUBLISHED,
@@ -615,15 +574,15 @@ def _given_back(row: Row, event: Returned, worker: str, at: Context) -> Row:
 
 def _again(row: Row, event: Returned, at: Context) -> Row:
     if row.reason_code == Reason.CANCEL:
-        return _enter(row, DELETED, at.now, "deleted before it ran", **NOT_PUBLISHED)
+        return entered(row, DELETED, at.now, "deleted before it ran", **NOT_PUBLISHED)
     if event.reason != "unknown job":
-        return _enter(
+        return entered(
             row, SCHEDULED, at.now, f"returned: {event.reason}", reason_code=Reason.NOW, due_at=at.now, **NOT_PUBLISHED
         )
     if row.unknowns + 1 >= MAX_UNKNOWN:
         reason = f"no worker of queue {row.queue!r} knows a job named {row.job!r}"
-        return _enter(row, FAILED, at.now, reason, unknowns=row.unknowns + 1, **NOT_PUBLISHED)
-    return _enter(
+        return entered(row, FAILED, at.now, reason, unknowns=row.unknowns + 1, **NOT_PUBLISHED)
+    return entered(
         row, SCHEDULED, at.now, f"the worker knows no job named {row.job!r}", reason_code=Reason.NOW,
         due_at=at.now + UNKNOWN_JOB_SECONDS, unknowns=row.unknowns + 1, **NOT_PUBLISHED,
     )  # fmt: skip
@@ -645,26 +604,26 @@ def _interrupted(row: Row, event: Interrupted, worker: str, at: Context) -> Row:
     row = _with_run(row, event.started_at).evolve(interruptions=row.interruptions + 1)
     match row.reason_code, row.owned or event.acknowledged:
         case Reason.CANCEL, True:
-            return _enter(row, DELETED, event.ended_at, "stopped as asked", **NOT_PUBLISHED)
+            return entered(row, DELETED, event.ended_at, "stopped as asked", **NOT_PUBLISHED)
         case Reason.CANCEL, False:
-            return _enter(row, DELETED, event.ended_at, "stopped as asked", fence=row.epoch, owner=None)
+            return entered(row, DELETED, event.ended_at, "stopped as asked", fence=row.epoch, owner=None)
         case _, True:
             return _after_interruption(row, event.ended_at, at, INTERRUPTED, at.now + LEAVING_SECONDS)
         case _:
-            return _enter(row, ENQUEUED, event.ended_at, INTERRUPTED, reason_code=Reason.INTERRUPTED, owner=None)
+            return entered(row, ENQUEUED, event.ended_at, INTERRUPTED, reason_code=Reason.INTERRUPTED, owner=None)
 
 
 def _after_interruption(row: Row, entered_at: Instant, at: Context, reason: str, due_at: Instant) -> Row:
     """Nothing of an interrupted job is out any more."""
     if row.interruptions < MAX_INTERRUPTIONS:
-        return _enter(row, SCHEDULED, entered_at, reason, reason_code=Reason.NOW, due_at=due_at, **NOT_PUBLISHED)
+        return entered(row, SCHEDULED, entered_at, reason, reason_code=Reason.NOW, due_at=due_at, **NOT_PUBLISHED)
     crashes = row.crashes + 1
     counted: dict[str, object] = {"crashes": crashes, "interruptions": 0, **NOT_PUBLISHED}
     counts_as = f"interrupted {row.interruptions} times, which counts as a crash"
     if crashes >= MAX_CRASHES:
-        return _enter(row, FAILED, entered_at, f"{counts_as}: crash {crashes} of {MAX_CRASHES}", **counted)
+        return entered(row, FAILED, entered_at, f"{counts_as}: crash {crashes} of {MAX_CRASHES}", **counted)
     due_at = at.now + retry_delay(_policy(row), crashes, at.chance)
-    return _enter(row, SCHEDULED, entered_at, counts_as, reason_code=Reason.CRASH, due_at=due_at, **counted)
+    return entered(row, SCHEDULED, entered_at, counts_as, reason_code=Reason.CRASH, due_at=due_at, **counted)
 
 
 def _progress(row: Row, event: Progress) -> Row:
@@ -677,16 +636,16 @@ def _lease_over(row: Row, record: LeaseOver, at: Context) -> Row:
         return row
     if row.reason_code == Reason.CANCEL:
         if row.owned:
-            return _enter(row, DELETED, at.now, f"deleted; {record.reason}", **NOT_PUBLISHED)
-        return _enter(row, DELETED, at.now, f"deleted; {record.reason}", fence=row.epoch, owner=None, owned=False)
+            return entered(row, DELETED, at.now, f"deleted; {record.reason}", **NOT_PUBLISHED)
+        return entered(row, DELETED, at.now, f"deleted; {record.reason}", fence=row.epoch, owner=None, owned=False)
     if not row.owned:
-        return _enter(row, ENQUEUED, at.now, record.reason, reason_code=Reason.VANISHED, owner=None)
+        return entered(row, ENQUEUED, at.now, record.reason, reason_code=Reason.VANISHED, owner=None)
     crashes = row.crashes + 1
     if crashes >= MAX_CRASHES:
         reason = f"its worker died {crashes} times while running it"
-        return _enter(row, FAILED, at.now, reason, crashes=crashes, **NOT_PUBLISHED)
+        return entered(row, FAILED, at.now, reason, crashes=crashes, **NOT_PUBLISHED)
     due_at = at.now + retry_delay(_policy(row), crashes, at.chance)
-    return _enter(
+    return entered(
         row, SCHEDULED, at.now, record.reason, reason_code=Reason.CRASH, due_at=due_at, crashes=crashes, **NOT_PUBLISHED
     )
 
@@ -697,24 +656,26 @@ def _lease_over(row: Row, record: LeaseOver, at: Context) -> Row:
 def _delete(row: Row | None, record: DeleteJob, at: Context, said: Decision) -> Row:
     if row is None:
         tomb = _stub(record.job_id, 1, at)
-        return _enter(tomb, DELETED, at.now, "deleted before it was seen", fence=1)
+        return entered(tomb, DELETED, at.now, "deleted before it was seen", fence=1)
     kept = {"reason_code": row.reason_code if row.reason_code in (Reason.RETURNED, Reason.REPEAT) else Reason.NONE}
     match row.state:
         case State.AWAITING:
-            return _enter(row, DELETED, at.now, "deleted", **kept)
+            return entered(row, DELETED, at.now, "deleted", **kept)
         case State.SCHEDULED | State.ENQUEUED:
-            return _enter(row, DELETED, at.now, "deleted", fence=_fenced(row), **kept)
+            return entered(row, DELETED, at.now, "deleted", fence=_fenced(row), **kept)
         case State.PROCESSING:
             said.cancel = True
             return row.evolve(reason_code=Reason.CANCEL, reason="asked to stop")
         case State.DELETED:
             said.ended_before = True
-            return (
-                row.evolve(reason_code=Reason.NONE, reason="deleted") if row.reason_code == Reason.UNSATISFIED else row
-            )
+            if row.reason_code == Reason.UNSATISFIED or row.is_alias:
+                return row.evolve(
+                    reason_code=Reason.NONE, reason="deleted", alias_group=None if row.is_alias else row.alias_group
+                )
+            return row
         case State.SUCCEEDED | State.FAILED:
             said.ended_before = True
-            return _enter(row, DELETED, at.now, f"deleted after it had {row.state.value}", **kept)
+            return entered(row, DELETED, at.now, f"deleted after it had {row.state.value}", **kept)
         case _:
             assert_never(row.state)
 
@@ -727,7 +688,8 @@ def _requeue(
         return None
     match row.state:
         case State.AWAITING:
-            return _enter(row, SCHEDULED, at.now, "run now, as asked", reason_code=reason_code, due_at=due_at)
+            again = row.evolve(due_at=due_at, reason="run now, as asked", reason_code=reason_code, changed_at=at.now)
+            return waiting(again, row.waits & ~Waits.DEPENDENCY, at, "run now, as asked")
         case State.SCHEDULED:
             kept = (
                 row.reason_code
@@ -747,10 +709,10 @@ def _requeue(
                 if row.state is DELETED and row.reason_code in (Reason.RETURNED, Reason.REPEAT)
                 else reason_code
             )
-            return _enter(
+            return entered(
                 row, SCHEDULED, at.now, "requeued, as asked", reason_code=kept, due_at=due_at, attempt=1, crashes=0,
                 returns=0, unknowns=0, interruptions=0, fence=_fenced(row), result=None, result_lost=None,
-                progress=None,
+                progress=None, gives_back=not is_clear(row, at), conditions=row.conditions & ~Conditions.RELEASED,
             )  # fmt: skip
         case _:
             assert_never(row.state)
@@ -776,16 +738,18 @@ def _reschedule(row: Row | None, record: RescheduleJob, at: Context, said: Decis
         said.refused = NO_SUCH_JOB
         return None
     match row.state:
-        case State.AWAITING:
-            said.refused = "it waits for something other than time"
-            return row
         case State.PROCESSING:
             said.refused = "it is running: delete it first, then reschedule it"
             return row
-        case State.SCHEDULED:
-            return row.evolve(due_at=record.due_at, reason="rescheduled, as asked", changed_at=at.now)
+        case State.AWAITING | State.SCHEDULED:
+            return row.evolve(
+                due_at=record.due_at,
+                reason="rescheduled, as asked",
+                changed_at=at.now,
+                gives_back=not is_clear(row, at),
+            )
         case State.ENQUEUED:
-            return _enter(
+            return entered(
                 row,
                 SCHEDULED,
                 at.now,
@@ -793,6 +757,7 @@ def _reschedule(row: Row | None, record: RescheduleJob, at: Context, said: Decis
                 reason_code=Reason.RESCHEDULED,
                 due_at=record.due_at,
                 fence=row.epoch,
+                gives_back=True,
             )
         case State.SUCCEEDED | State.FAILED | State.DELETED:
             return _requeue(row, record.due_at, at, said, Reason.RESCHEDULED)

@@ -319,7 +319,7 @@ class SetLimit(_Command):
 
     kind: Literal["limit set"] = "limit set"
     key: LimitName
-    limit: int | None = Field(default=None, ge=1, le=1_000_000)
+    limit: int | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class GetBatch(_Command):

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.row import Conditions, Publication, Row, Waits
 
 COLUMNS = tuple(field.name for field in fields(Row))
 EMPTY_AS_NULL = ("job", "reason_code", "envelope", "reason", "tags")
@@ -27,6 +27,7 @@ REASON_CHARS = 200
 
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _STATE, _PUBLICATION, _OWNED, _HISTORY = (_PLACE[name] for name in ("state", "publication", "owned", "history"))
+_WAITS, _CONDITIONS, _GIVES_BACK = (_PLACE[name] for name in ("waits", "conditions", "gives_back"))
 _EMPTY = tuple(_PLACE[name] for name in EMPTY_AS_NULL)
 _TEXT = tuple(place for place, field in enumerate(fields(Row)) if "str" in str(field.type))
 _get = attrgetter(*COLUMNS)
@@ -41,6 +42,8 @@ def values_of(row: Row) -> list[Any]:
     values[_STATE] = _STATE_TEXT[row.state]
     values[_PUBLICATION] = int(row.publication)
     values[_OWNED] = 1 if row.owned else 0
+    values[_GIVES_BACK] = 1 if row.gives_back else 0
+    values[_WAITS], values[_CONDITIONS] = int(row.waits), int(row.conditions)
     values[_HISTORY] = _history_text(row.history) if row.history else None
     for place in _EMPTY:
         if values[place] == "":
@@ -54,6 +57,8 @@ def row_of(values: Sequence[Any]) -> Row:
     changed[_STATE] = _STATES[changed[_STATE]]
     changed[_PUBLICATION] = _PUBLICATIONS[changed[_PUBLICATION]]
     changed[_OWNED] = bool(changed[_OWNED])
+    changed[_GIVES_BACK] = bool(changed[_GIVES_BACK])
+    changed[_WAITS], changed[_CONDITIONS] = Waits(changed[_WAITS]), Conditions(changed[_CONDITIONS])
     history = changed[_HISTORY]
     changed[_HISTORY] = [*map(tuple, from_json(history))] if history else []
     for place in _EMPTY:
@@ -110,7 +115,7 @@ def _history_text(history: list[tuple[float, str, str]]) -> str:
 def _type_of(column: str) -> str:
     if column in {"publication", "epoch", "attempt", "fence", "owned", "retries"}:
         return "int8"
-    if column in {"crashes", "returns", "unknowns", "interruptions"}:
+    if column in {"crashes", "returns", "unknowns", "interruptions", "waits", "conditions", "gives_back"}:
         return "int8"
     return "float8" if column.endswith(("_at", "_until")) else "text"
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, bindparam, text
 
-from broker_jobs.clock import Instant
 from broker_jobs.store import schema
 from broker_jobs.store.administration import upsert
 from broker_jobs.store.columns import clean_text
@@ -31,8 +31,27 @@ _WAITED_FOR = text("SELECT DISTINCT target FROM dependencies WHERE kind = :kind 
 )
 _DEPENDENCIES_ON = text(
     "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = :kind AND target = :target"
-    " AND (unsatisfied = 0 OR on_end = :outcome OR on_end = 'finished') LIMIT :limit"
+    " AND (unsatisfied = 0 OR on_end = :outcome OR on_end = 'finished') ORDER BY holder LIMIT :limit"
 )
+_UNSATISFIED_ON = text(
+    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = :kind AND target = :target"
+    " AND unsatisfied = 1 ORDER BY holder LIMIT :limit"
+)
+_MEMBERS_OF = text(
+    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = 'open' AND target = :target"
+    " AND unsatisfied = 0 AND on_end IN :phases ORDER BY holder LIMIT :limit"
+).bindparams(bindparam("phases", expanding=True))
+_STATES = (
+    "SELECT {id}, EXISTS (SELECT 1 FROM dependencies WHERE holder = {id} AND unsatisfied = 0),"
+    " EXISTS (SELECT 1 FROM dependencies WHERE holder = {id} AND unsatisfied = 1) FROM {ids}"
+)
+_STATES_SQLITE = _STATES.format(id="value", ids="json_each(?)")
+_STATES_POSTGRESQL = _STATES.format(id="wanted.id", ids="unnest(%s::text[]) AS wanted (id)")
+_PHASE = text("UPDATE dependencies SET on_end = :phase WHERE holder = :holder AND kind = :kind AND target = :target")
+_OPEN_AGAIN = text(
+    "UPDATE dependencies SET unsatisfied = 0 WHERE holder = :holder AND kind = :kind AND target = :target"
+)
+_DROP_PARENTS = text("DELETE FROM dependencies WHERE holder = :holder AND kind <> 'open'")
 _DEPENDENCIES_OF = text(
     "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE holder IN :holders"
 ).bindparams(bindparam("holders", expanding=True))
@@ -46,9 +65,9 @@ _BATCHES = text(f"SELECT {', '.join(c.name for c in schema.batches.columns)} FRO
 )
 _SUBMISSION = f"SELECT {', '.join(c.name for c in schema.batch_submissions.columns)} FROM batch_submissions"  # noqa: S608
 _SUBMISSION_BY_ID = text(f"{_SUBMISSION} WHERE id = :id")
-_SUBMISSIONS_OF = text(f"{_SUBMISSION} WHERE batch = :batch AND opened = 0")
+_SUBMISSIONS_OF = text(f"{_SUBMISSION} WHERE batch = :batch AND opened = 0 ORDER BY since, id")
 _SUBMISSIONS_UNDER = text(f"{_SUBMISSION} WHERE parent_submission = :submission AND opened = 0")
-_UNCOMMITTED = text(f"{_SUBMISSION} WHERE opened = 0 AND created_at < :before AND chunks IS NULL LIMIT :limit")
+_UNCOMMITTED = text(f"{_SUBMISSION} WHERE opened = 0 AND since < :before AND chunks IS NULL LIMIT :limit")
 _SUB_BATCHES = text("SELECT id FROM batches WHERE parent = :batch")
 _DROP_CHUNKS = text("DELETE FROM chunks WHERE submission = :submission")
 _WORK_ITEMS = text("SELECT kind, target, outcome FROM work_items ORDER BY target LIMIT :limit")
@@ -77,7 +96,13 @@ _DEPENDENCIES_IN = text(
     "SELECT DISTINCT d.kind, d.target FROM jobs JOIN dependencies AS d ON d.holder = jobs.id"
     " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'awaiting' AND d.kind <> 'open'"
     " UNION SELECT 'batch', id FROM batches WHERE parent IN :batches"
+    " UNION SELECT 'job', g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
+    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.reason_code = 'alias'"
 ).bindparams(bindparam("batches", expanding=True))
+_ROOTS = text(
+    "SELECT g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
+    " WHERE jobs.id IN :ids AND jobs.reason_code = 'alias'"
+).bindparams(bindparam("ids", expanding=True))
 MOST_STEPS = 1_000
 """How far up is looked for a job that waits for itself."""
 CHUNK = 500
@@ -119,10 +144,40 @@ class DependencyStore:
             found += self._connection.execute(_WAITED_FOR, values).scalars()
         return found
 
-    def dependencies_on(self, kind: str, target: str, outcome: str, limit: int) -> list[DependencyRow]:
-        """Holds that this outcome of a target decides and has not decided yet, a page."""
-        values = {"kind": kind, "target": target, "outcome": outcome, "limit": limit}
-        return [dependency_of(row) for row in self._connection.execute(_DEPENDENCIES_ON, values)]
+    def dependencies_on(self, kind: str, target: str, outcome: str | None, limit: int) -> list[DependencyRow]:
+        """Dependencies that this outcome of a target decides and has not decided yet, a page.
+
+        Of a target that is open again (None) those that were unsatisfied.
+        """
+        statement = _UNSATISFIED_ON if outcome is None else _DEPENDENCIES_ON
+        values = {"kind": kind, "target": target, "limit": limit} | ({} if outcome is None else {"outcome": outcome})
+        return [dependency_of(row) for row in self._connection.execute(statement, values)]
+
+    def members_of(self, submission: str, phases: Sequence[str], limit: int) -> list[DependencyRow]:
+        """Members of a batch submission in one of these phases, in the order of their ids, a page."""
+        values = {"target": submission, "phases": list(phases), "limit": limit}
+        return [dependency_of(row) for row in self._connection.execute(_MEMBERS_OF, values)]
+
+    def set_phase(self, dependencies: Sequence[DependencyRow], phase: str) -> None:
+        """Members of a batch submission are in another phase."""
+        values = [{"holder": d.holder, "kind": d.kind, "target": d.target, "phase": phase} for d in dependencies]
+        if values:
+            self._connection.execute(_PHASE, values)
+            self._wrote = True
+
+    def dependency_states(self, holders: Sequence[str]) -> dict[str, tuple[bool, bool]]:
+        """Of each holder whether a dependency is open, and whether one is unsatisfied."""
+        found: dict[str, tuple[bool, bool]] = {}
+        postgresql = self._connection.dialect.name == "postgresql"
+        for start in range(0, len(holders), CHUNK):
+            chunk = list(holders[start : start + CHUNK])
+            rows = (
+                self._connection.exec_driver_sql(_STATES_POSTGRESQL, (chunk,))
+                if postgresql
+                else self._connection.exec_driver_sql(_STATES_SQLITE, (to_json(chunk).decode(),))
+            )
+            found.update((holder, (bool(is_open), bool(unsatisfied))) for holder, is_open, unsatisfied in rows)
+        return found
 
     def dependencies_of(self, holders: Sequence[str]) -> list[DependencyRow]:
         """All that these holders wait for."""
@@ -145,6 +200,9 @@ class DependencyStore:
             batches = [id for kind, id in level if kind == "batch"]
             dependencies = self.dependencies_of([*jobs, *(f"batch:{id}" for id in batches)])
             above = {(dependency.kind, dependency.target) for dependency in dependencies if dependency.kind != "open"}
+            for start in range(0, len(jobs), CHUNK):
+                roots = self._connection.execute(_ROOTS, {"ids": jobs[start : start + CHUNK]}).scalars()
+                above |= {("job", root) for root in roots}
             for start in range(0, len(batches), CHUNK):
                 rows = self._connection.execute(_DEPENDENCIES_IN, {"batches": batches[start : start + CHUNK]})
                 above |= {(row.kind, row.target) for row in rows}
@@ -163,6 +221,15 @@ class DependencyStore:
     def mark_unsatisfied(self, dependencies: Sequence[DependencyRow]) -> None:
         """These can not be met as their targets ended; they are kept, as a person may requeue the target."""
         self._change(_UNSATISFIED, dependencies)
+
+    def open_again(self, dependencies: Sequence[DependencyRow]) -> None:
+        """The targets of these have not ended any more."""
+        self._change(_OPEN_AGAIN, dependencies)
+
+    def forget_parents(self, holder: str) -> None:
+        """A job waits for no parent any more; that its batch submission is not complete is kept."""
+        result = self._connection.execute(_DROP_PARENTS, {"holder": holder})
+        self._wrote = self._wrote or result.rowcount > 0
 
     def forget_dependencies(self, holders: Sequence[str]) -> None:
         """These wait for nothing any more."""
@@ -220,14 +287,16 @@ class DependencyStore:
         )
         return [_submission(row) for row in self._connection.execute(statement, values)]
 
-    def uncommitted_submissions(self, before: Instant, limit: int) -> list[SubmissionRow]:
-        """Additions that were never committed, made before an instant."""
+    def uncommitted_submissions(self, before: float, limit: int) -> list[SubmissionRow]:
+        """Submissions that were never committed, known since before a log time."""
         found = self._connection.execute(_UNCOMMITTED, {"before": before, "limit": limit})
         return [_submission(row) for row in found]
 
     def save_submission(self, row: SubmissionRow) -> None:
         """Insert or replace a submission."""
-        self._connection.execute(_SAVE_SUBMISSION, asdict(row) | {"opened": int(row.opened)})
+        self._connection.execute(
+            _SAVE_SUBMISSION, asdict(row) | {"opened": int(row.opened), "accepted": int(row.accepted)}
+        )
         self._wrote = True
 
     def take_chunk(self, submission: str, number: int) -> bool:
@@ -265,4 +334,4 @@ def dependency_of(row: Any) -> DependencyRow:
 
 
 def _submission(row: Any) -> SubmissionRow:
-    return SubmissionRow(**row._asdict() | {"opened": bool(row.opened)})
+    return SubmissionRow(**row._asdict() | {"opened": bool(row.opened), "accepted": bool(row.accepted)})

@@ -10,18 +10,17 @@ from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
 
+LINE_PREFIX = "#"
+"""Begins what stands for a line where ids of jobs are listed. No id of a job has this character."""
 _DUE = text(
-    "SELECT due_at, id FROM jobs WHERE state = 'scheduled' AND publication = 0 AND due_at <= :before"
-    " ORDER BY due_at, id LIMIT :limit"
+    "SELECT due_at, id FROM (SELECT due_at, id FROM jobs WHERE state = 'scheduled' AND publication = 0"
+    " AND due_at <= :before ORDER BY due_at, id LIMIT :limit) AS due_jobs"
+    " UNION ALL SELECT next_at, '#' || key FROM (SELECT next_at, key FROM lines"
+    " WHERE next_at IS NOT NULL AND next_at <= :before ORDER BY next_at LIMIT :limit) AS due_lines"
+    " ORDER BY 1, 2 LIMIT :limit"
 )
 _GRACE_OVER = text(
-    "SELECT id FROM jobs WHERE state = 'scheduled' AND grace_until IS NOT NULL AND grace_until <= :log_time"
-    " AND due_at <= :due_before ORDER BY grace_until LIMIT :limit"
-)
-_GRACE_OVER_WITH_SLOT = text(
-    "SELECT id FROM jobs WHERE state = 'scheduled' AND grace_until IS NOT NULL AND grace_until <= :log_time"
-    " AND due_at > :due_before AND EXISTS (SELECT 1 FROM slots WHERE slots.job_id = jobs.id AND slots.taken = 1)"
-    " ORDER BY grace_until LIMIT :limit"
+    "SELECT id FROM jobs WHERE grace_until IS NOT NULL AND grace_until <= :log_time ORDER BY grace_until LIMIT :limit"
 )
 _PUBLISHING = text("SELECT id, sender FROM jobs WHERE publication = 1 ORDER BY id LIMIT :limit")
 _OWNED_BY = text("SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY id LIMIT :limit")
@@ -33,21 +32,11 @@ _OUT_SINCE = text(
     " AND state IN ('enqueued', 'scheduled', 'succeeded', 'failed', 'deleted')"
     " ORDER BY coalesce(released_at, created_at) LIMIT :limit"
 )
-_RUNNING_OF = text(
-    "SELECT count(*) FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL"
-    " AND state IN ('awaiting', 'scheduled', 'enqueued', 'processing')"
+_OPEN_RUNS = text("SELECT n FROM open_runs WHERE name = :name")
+_ADD_OPEN_RUNS = text(
+    "INSERT INTO open_runs (name, n) VALUES (:name, :n) ON CONFLICT (name) DO UPDATE SET n = open_runs.n + excluded.n"
 )
-_GOING_OF = text(
-    "SELECT id FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL"
-    " AND state IN ('scheduled', 'enqueued', 'processing') LIMIT :limit"
-)
-_WAITING_OF = text(
-    "SELECT id FROM jobs WHERE recurring = :recurring AND recurring IS NOT NULL AND state = 'awaiting'"
-    " ORDER BY created_at, id LIMIT :limit"
-)
-_FRAGILE_OUT = text(
-    "SELECT 1 FROM jobs WHERE queue = :queue AND crashes >= 2 AND publication <> 0 AND crashes >= :crashes LIMIT 1"
-)
+_DROP_OPEN_RUNS = text("DELETE FROM open_runs WHERE name = :name AND n <= 0")
 
 
 class DueJobs:
@@ -57,17 +46,16 @@ class DueJobs:
         self._connection = connection
 
     def due(self, before: Instant, limit: int) -> list[tuple[Instant, str]]:
-        """(due_at, id) of the scheduled jobs due at or before an instant with nothing on the wire, earliest first.
+        """(due_at, id) of what is due at or before an instant, the earliest first.
 
-        A grace may still stand in their way; the row says so.
+        These are scheduled jobs of which no message is out, though a grace may still stand in their way; and lines of
+        rates that have their next start then, as their key behind LINE_PREFIX.
         """
         return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 
-    def grace_over(self, log_time: float, limit: int, due_before: Instant = float("inf")) -> list[str]:
-        """Scheduled jobs whose grace has ended by this log time: those whose time has come by `due_before`, and those
-        of a later time that have a slot still."""
-        values = {"log_time": log_time, "limit": limit, "due_before": due_before}
-        return self._ids(_GRACE_OVER, **values) + self._ids(_GRACE_OVER_WITH_SLOT, **values)
+    def grace_over(self, log_time: float, limit: int) -> list[str]:
+        """Jobs whose grace has ended by this log time."""
+        return self._ids(_GRACE_OVER, log_time=log_time, limit=limit)
 
     def publishing(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, sender) of the releases that are committed and not known to be published."""
@@ -93,22 +81,16 @@ class DueJobs:
         """Jobs of a queue with a message out since before an instant and no known runner, the oldest first."""
         return self._ids(_OUT_SINCE, queue=queue, before=released_before, limit=limit)
 
-    def running_of(self, recurring: str) -> int:
-        """How many jobs of a recurring name have not ended."""
-        return int(self._connection.execute(_RUNNING_OF, {"recurring": recurring}).scalar_one())
+    def open_runs(self, recurring: str) -> int:
+        """How many runs of a recurring job are neither gone nor aliases."""
+        return int(self._connection.execute(_OPEN_RUNS, {"name": recurring}).scalar_one_or_none() or 0)
 
-    def going_of(self, recurring: str, limit: int = 1_000) -> list[str]:
-        """Jobs of a recurring name that wait for no other one and have not ended."""
-        return self._ids(_GOING_OF, recurring=recurring, limit=limit)
-
-    def waiting_of(self, recurring: str, limit: int = 1_000) -> list[str]:
-        """Jobs of a recurring name that wait for an earlier one (awaiting), the oldest first."""
-        return self._ids(_WAITING_OF, recurring=recurring, limit=limit)
-
-    def fragile_out(self, queue: str, crashes: int) -> bool:
-        """Whether a job of this queue whose worker died at least so often (2 or more) has a message out."""
-        found = self._connection.execute(_FRAGILE_OUT, {"queue": queue, "crashes": crashes}).first()
-        return found is not None
+    def add_open_runs(self, changes: dict[str, int]) -> None:
+        """Note runs that became open, or (below 0) are open no more."""
+        values = [{"name": name, "n": n} for name, n in changes.items() if n]
+        if values:
+            self._connection.execute(_ADD_OPEN_RUNS, values)
+            self._connection.execute(_DROP_OPEN_RUNS, [{"name": value["name"]} for value in values])
 
     def _ids(self, query: object, **parameters: object) -> list[str]:
         return list(self._connection.execute(query, parameters).scalars())  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, text
 
 from broker_jobs.store import administration, schema
 from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
+from broker_jobs.store.lines import Stage
 from broker_jobs.store.records import AuditRow, DeadLetterRow, ScheduleRow
 from broker_jobs.store.views import (
     AuditFound,
@@ -23,9 +24,7 @@ from broker_jobs.store.views import (
 
 LOOK_AT = 5_000
 """Commands one page looks at for a person or a text."""
-_SLOTS_WAITED_FOR = text(
-    "SELECT key FROM slots WHERE job_id = :id AND (taken = 0 OR (taken = 1 AND key LIKE 'rate:%')) ORDER BY key"
-)
+_SLOTS_WAITED_FOR = text(f"SELECT key FROM line_entries WHERE job_id = :id AND stage = {int(Stage.WAITS)} ORDER BY key")
 _FUNCTIONS = text(
     "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
 )
@@ -115,7 +114,7 @@ class Lists:
     def slots_waited_for(self, job_id: str) -> list[str]:
         """The limits a job stands in line for: concurrency:smtp, rate:api, …"""
         with self._reading() as connection:
-            return list(connection.execute(_SLOTS_WAITED_FOR, {"id": job_id}).scalars())
+            return list(connection.execute(_SLOTS_WAITED_FOR, {"id": job_id, "stage": int(Stage.WAITS)}).scalars())
 
     def unique_keys(self, *, job_id: str | None = None, limit: int = 1_000) -> list[UniqueRow]:
         """Unique keys by key, or those a job has."""

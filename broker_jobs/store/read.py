@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, case, func, or_, select, text, tuple_
+from sqlalchemy import Connection, bindparam, func, or_, select, text, tuple_
 
 from broker_jobs.clock import Instant
-from broker_jobs.messages import codec
 from broker_jobs.messages.state import State
 from broker_jobs.store import administration, columns, schema
 from broker_jobs.store.counters import RETRY
 from broker_jobs.store.dependencies import UNKNOWN_PARENTS, dependency_of
-from broker_jobs.store.limits import Stage
+from broker_jobs.store.lines import Stage
 from broker_jobs.store.lists import Lists
 from broker_jobs.store.records import (
     AuditRow,
@@ -39,19 +37,23 @@ from broker_jobs.store.statistics import OLDEST, Statistics
 from broker_jobs.store.write import read_installation, read_meta
 
 _JOB_COLUMNS = [schema.jobs.c[name] for name in columns.COLUMNS]
-_LATEST_OF_RATES = text(
-    "SELECT latest.key, min(jobs.envelope) FROM (SELECT key, max(at) AS at FROM rates GROUP BY key) AS latest"
-    " JOIN rates ON rates.key = latest.key AND rates.at = latest.at JOIN jobs ON jobs.id = rates.job_id"
-    " WHERE jobs.envelope <> '' GROUP BY latest.key"
-)
+_ROOT = text("SELECT root FROM alias_groups WHERE id = :id")
+_WAITING_IN = text(
+    "SELECT key, count(*) FROM line_entries WHERE key IN :keys AND stage IN :stages GROUP BY key"
+).bindparams(bindparam("keys", expanding=True), bindparam("stages", expanding=True))
+CHUNK = 500
+"""Values of one IN list."""
 
 
-def _carried(key: str, envelope: str) -> tuple[int | None, float | None]:
-    """The number and the seconds of a limit as a job carries them."""
-    for limit in codec.decode(envelope).limits:
-        if f"{limit.kind}:{limit.key}" == key:
-            return limit.limit, limit.per
-    return None, None
+SHOWN_LIMITS = ("concurrency", "ordered", "rate")
+
+
+def _is_used_otherwise(key: str, used: set[str]) -> bool:
+    """Whether a number that a person has set is of another kind: it is set for both kinds, as a key tells neither."""
+    kind, _, name = key.partition(":")
+    if kind == "rate" and f"concurrency:{name}" not in used:
+        return f"rate:{name}" not in used  # of a key that no job has used, one row is enough
+    return f"{'rate' if kind == 'concurrency' else 'concurrency'}:{name}" in used
 
 
 class Reader(JobSearch, Statistics, Relations, Lists):
@@ -105,6 +107,15 @@ class Reader(JobSearch, Statistics, Relations, Lists):
         with self._reading() as connection:
             values = connection.execute(select(*_JOB_COLUMNS).where(schema.jobs.c.id == id)).first()
         return None if values is None else columns.row_of(values)
+
+    def root_of(self, row: Row) -> Row:
+        """The job that an alias stands for; any other job itself."""
+        if not row.is_alias or row.alias_group is None:
+            return row
+        with self._reading() as connection:
+            id = connection.execute(_ROOT, {"id": row.alias_group}).scalar_one_or_none()
+        found = None if id is None else self.job(id)
+        return row if found is None else found
 
     def jobs(
         self,
@@ -235,29 +246,28 @@ class Reader(JobSearch, Statistics, Relations, Lists):
 
     def limits(self, limit: int = 1_000) -> list[LimitRow]:
         """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
-        slots = schema.slots.c
-        taken, waiting = (
-            func.sum(case((slots.taken == int(stage), 1), else_=0)) for stage in (Stage.TAKEN, Stage.WAITS)
-        )
-        of_slots = select(slots.key, func.max(slots.most), taken, waiting).group_by(slots.key)
+        query = select(schema.lines).where(schema.lines.c.kind.in_(SHOWN_LIMITS)).order_by("key").limit(limit)
+        stages = [int(Stage.WAITS), int(Stage.TURN)]
+        waiting: dict[str, int] = {}
         with self._reading() as connection:
-            lines = [LimitRow(k, int(n), int(t), int(w)) for k, n, t, w in connection.execute(of_slots.limit(limit))]
-            carried = {key: _carried(key, envelope) for key, envelope in connection.execute(_LATEST_OF_RATES)}
-            changed = {key: int(most) for key, most in connection.execute(select(schema.limits).limit(limit))}
-        rates = {row.key: row for row in lines if row.key.startswith("rate:")}
-        used = [row for row in lines if row.key not in rates]
-        for key in {**rates, **carried}:  # of a rate, who is first in line waits too
-            most, per = carried.get(key, (None, None))
-            line = rates.get(key, LimitRow(key, most, 0, 0))
-            used.append(LimitRow(key, most or line.most, 0, line.taken + line.waiting, per=per))
-        found = {
-            row.key: replace(row, most=changed[row.key], is_set=True) if row.key in changed else row for row in used
-        }
-        for key, most in changed.items():  # set for either kind, as nobody knows of which the key will be
-            name = key.partition(":")[2]
-            if not any(f"{kind}:{name}" in found for kind in ("concurrency", "rate")):
-                found[key] = LimitRow(key, most, 0, 0, is_set=True)
-        return sorted(found.values(), key=lambda row: row.key)[:limit]
+            lines = connection.execute(query).all()
+            keys = [line.key for line in lines]
+            for start in range(0, len(keys), CHUNK):
+                values = {"keys": keys[start : start + CHUNK], "stages": stages}
+                waiting.update((key, int(n)) for key, n in connection.execute(_WAITING_IN, values))
+        used = {line.key for line in lines if line.limit_code}
+        return [
+            LimitRow(
+                line.key,
+                line.limit_set if line.limit_set is not None else line.limit_code or None,
+                line.taken,
+                waiting.get(line.key, 0),
+                is_set=line.limit_set is not None,
+                per=line.span,
+            )
+            for line in lines
+            if line.limit_code or line.key in waiting or not _is_used_otherwise(line.key, used)
+        ]
 
     def dependencies(self, job_id: str) -> list[DependencyRow]:
         """What a job waits for, or has waited for in vain."""

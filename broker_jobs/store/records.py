@@ -123,7 +123,7 @@ class BatchRow:
 
 @dataclass(slots=True)
 class SubmissionRow:
-    """One `with` block of a batch. It opens when committed, with all its chunks, once its batch waits for nothing."""
+    """One `with` block of a batch. Accepted with its commit and all chunks; open when its batch may begin."""
 
     id: str
     batch: str
@@ -131,8 +131,12 @@ class SubmissionRow:
     chunks: int | None = None
     """How many the commit counts; None: not committed."""
     seen: int = 0
+    accepted: bool = False
+    """Its commit and all chunks have come, and those of the submission around it."""
     opened: bool = False
-    created_at: Instant = 0.0
+    """Its members wait for their own conditions alone; or it was abandoned."""
+    since: float = 0.0
+    """The log time at which it became known: it does not run while its commit may wait unread."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -144,7 +148,8 @@ class DependencyRow:
     target: str
     on_end: str
     unsatisfied: bool
-    since: Instant
+    since: float
+    """The log time at which it was made."""
 
 
 @dataclass(slots=True, frozen=True)

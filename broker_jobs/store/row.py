@@ -7,7 +7,7 @@ second go through here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from operator import attrgetter
 from typing import Self
 
@@ -22,6 +22,34 @@ class Publication(IntEnum):
     PUBLISHING = 1
     """A release is committed and may or may not have been published: these rows are the outbox."""
     PUBLISHED = 2
+
+
+class Waits(IntFlag):
+    """What a job waits for: it waits while a bit is set, and each condition sets and clears its own alone.
+
+    Two reasons have no bit, as a clock may step back under it: the time (`due_at`) and what of the job may still be
+    running (`publication`, `grace_until`). They are asked of those columns.
+    """
+
+    NOTHING = 0
+    COMMIT = 1
+    """Its batch submission is not complete: it takes nothing yet."""
+    UNIQUE = 2
+    """The job that had its unique key before was deleted and may still be running."""
+    DEPENDENCY = 4
+    """A parent or a batch has not ended, or its own batch has not begun."""
+    LINE = 8
+    """It waits in the line of a limit."""
+
+
+class Conditions(IntFlag):
+    """Which conditions a job has, so that those of all others are not asked for."""
+
+    NONE = 0
+    UNIQUE = 1
+    LINES = 2
+    RELEASED = 4
+    """It was released since it was accepted or requeued: its work may be half done."""
 
 
 class Reason:
@@ -39,7 +67,7 @@ class Reason:
     """Its worker had to leave while it ran; its message is on its way back."""
     CANCEL = "cancel"
     ALIAS = "alias"
-    """A duplicate: what is asked of it is answered by the job its `parent` names."""
+    """A duplicate: what is asked of it is answered by the root of its `alias_group`."""
     UNSATISFIED = "unsatisfied"
     """Deleted because what it waited for ended otherwise; comes back when that is requeued and ends as it should."""
 
@@ -96,6 +124,24 @@ class Row:
     """Times a worker gave it back because it knows no job of this name."""
     interruptions: int = 0
     """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
+    waits: Waits = Waits.NOTHING
+    conditions: Conditions = Conditions.NONE
+    alias_group: str | None = None
+    """The aliases of one job, and that job: its root."""
+    counted_as: str | None = None
+    """How its batch counts it: open, succeeded, failed or deleted; None: it does not."""
+    gives_back: bool = False
+    """A person gave it another time while it might be running: its ordered slot goes back when it is clear."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is to be released and was not."""
+        return self.state is State.AWAITING or self.state is State.SCHEDULED
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether another job stands for it."""
+        return self.reason_code == Reason.ALIAS
 
     def evolve(self, **changes: object) -> Self:
         """A copy with some columns changed (its history list is its own). The changes are trusted, not validated.

@@ -68,6 +68,11 @@ jobs = Table(
     Column("history", Text),
     Column("unknowns", BigInteger, nullable=False),
     Column("interruptions", BigInteger, nullable=False),
+    Column("waits", BigInteger, nullable=False),
+    Column("conditions", BigInteger, nullable=False),
+    Column("alias_group", Text),
+    Column("counted_as", Text),
+    Column("gives_back", BigInteger, nullable=False),
 )
 
 counts = Table(
@@ -225,8 +230,9 @@ batch_submissions = Table(
     Column("parent_submission", Text),
     Column("chunks", BigInteger),
     Column("seen", BigInteger, nullable=False),
+    Column("accepted", BigInteger, nullable=False),
     Column("opened", BigInteger, nullable=False),
-    Column("created_at", Double, nullable=False),
+    Column("since", Double, nullable=False),
 )
 
 chunks = Table(
@@ -251,32 +257,49 @@ unique_keys = Table(
     Column("job_id", Text, nullable=False),
     Column("scope", Text, nullable=False),
     Column("until", Double),
+    Column("after", Text),
 )
 
-slots = Table(
-    "slots",
+alias_groups = Table(
+    "alias_groups", metadata, Column("id", Text, primary_key=True), Column("root", Text, nullable=False)
+)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("limit_code", BigInteger, nullable=False),
+    Column("limit_set", BigInteger),
+    Column("rank", BigInteger, nullable=False),
+    Column("span", Double),
+    Column("fixed", BigInteger, nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("tail", BigInteger, nullable=False),
+    Column("next_at", Double),
+)
+
+line_entries = Table(
+    "line_entries",
     metadata,
     Column("key", Text, primary_key=True),
     Column("job_id", Text, primary_key=True),
-    Column("n", BigInteger, nullable=False),
-    Column("taken", BigInteger, nullable=False),
-    Column("most", BigInteger, nullable=False),
+    Column("place", BigInteger, nullable=False),
+    Column("stage", BigInteger, nullable=False),
 )
 
-rates = Table(
-    "rates",
+rate_starts = Table(
+    "rate_starts",
     metadata,
     Column("key", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("job_id", Text, nullable=False),
-    Column("used", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
 )
 
-limits = Table(
-    "limits",
-    metadata,
-    Column("key", Text, primary_key=True),
-    Column("most", BigInteger, nullable=False),
+open_runs = Table(
+    "open_runs", metadata, Column("name", Text, primary_key=True), Column("n", BigInteger, nullable=False)
 )
 
 subscriptions = Table(

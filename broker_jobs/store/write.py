@@ -16,11 +16,12 @@ from broker_jobs.store.administration import Administration
 from broker_jobs.store.counters import FINAL_TEXT, Counters
 from broker_jobs.store.dependencies import DependencyStore
 from broker_jobs.store.due import DueJobs
-from broker_jobs.store.limits import LimitStore
+from broker_jobs.store.lines import LineStore
 from broker_jobs.store.records import Meta
 from broker_jobs.store.retention import forget_old, purgeable
 from broker_jobs.store.row import Reason, Row
 from broker_jobs.store.selection import JobSelector
+from broker_jobs.store.unique_keys import UniqueKeyStore
 
 CHUNK = 2_000
 """Rows of one statement."""
@@ -59,16 +60,18 @@ def read_installation(connection: Connection) -> str:
     return str(connection.execute(_INSTALLATION).scalar_one_or_none() or "")
 
 
-class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelector):
+class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
     """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
         DueJobs.__init__(self, connection)
         Administration.__init__(self, connection)
         DependencyStore.__init__(self, connection)
-        LimitStore.__init__(self, connection)
         JobSelector.__init__(self, connection)
         self.meta = meta
+        self._parts_wrote = [False]
+        self.lines = LineStore(connection, self._parts_wrote)
+        self.unique_keys = UniqueKeyStore(connection, self._parts_wrote)
         self._meta_before = astuple(meta)
         self._counters = Counters()
         self._known: dict[str, tuple[str, str, bool] | None] = {}
@@ -116,7 +119,8 @@ class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelec
             self._counters.leave(queue, state)
             self._known[job_id] = None
             ids.append(job_id)
-        forgotten = forget_old(self._connection, ids, now=now, before=now - max(keep.values()))
+        kept = max(keep.values())
+        forgotten = forget_old(self._connection, ids, now=now, before=now - kept, log_before=log_time - kept)
         self._wrote = self._wrote or bool(ids) or forgotten
         return len(ids)
 
@@ -144,7 +148,7 @@ class Transaction(DueJobs, Administration, DependencyStore, LimitStore, JobSelec
         """Write what is collected; the store calls it right before the commit."""
         self._counters.write(self._connection)
         self.write_schedules()
-        if not self._wrote and astuple(self.meta) == self._meta_before:
+        if not self._wrote and not self._parts_wrote[0] and astuple(self.meta) == self._meta_before:
             return
         self.meta.serial += 1
         values = {name: getattr(self.meta, name) for name in self.meta.__slots__}

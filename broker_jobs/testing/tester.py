@@ -32,6 +32,7 @@ from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.messages.state import State
 from broker_jobs.producer.job import Call, Job
 from broker_jobs.store import Store
+from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.testing.broker import ManualBroker
 from broker_jobs.testing.worker import ManualWorker
 
@@ -260,6 +261,8 @@ class Tester:
         return min(times, default=None)
 
     def _waits_for_time(self, job_id: str) -> bool:
+        if job_id.startswith(LINE_PREFIX):
+            return True
         row = self._store.reader.job(job_id)
         return row is not None and row.state is State.SCHEDULED and row.grace_until is None
 

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from broker_jobs.messages import codec
 from broker_jobs.messages.state import State
 from broker_jobs.store import Store, schema
-from broker_jobs.store.limits import Stage
-from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.lines import Stage
+from broker_jobs.store.row import Conditions, Publication, Row, Waits
 
 
 def broken(store: Store) -> list[str]:
@@ -88,7 +88,6 @@ def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
                 f"{dependency.holder} waits for {dependency.kind} {dependency.target}, which is over, and nobody "
                 "will tell it"
             )
-    in_line = {slot.job_id for slot in _all(store, "slots") if slot.taken == Stage.WAITS}
     for id, row in rows.items():
         unsatisfied = [dependency for dependency in of[id] if dependency.unsatisfied]
         if row.state in (State.SUCCEEDED, State.FAILED) and of[id]:
@@ -97,11 +96,8 @@ def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
             continue
         if unsatisfied:
             found.append(f"{id} waits though {unsatisfied[0].target} ended otherwise")
-        before = row.recurring and any(
-            other.recurring == row.recurring and other.id != id and not other.state.is_final for other in rows.values()
-        )
-        if not of[id] and id not in in_line and not before:
-            found.append(f"{id} waits for nothing")
+        if row.waits & Waits.DEPENDENCY and not of[id]:
+            found.append(f"{id} waits for a dependency, and has none")
     return found
 
 
@@ -111,8 +107,10 @@ def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
     batches = {batch.id: batch for batch in _all(store, "batches")}
     ends: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows.values():
-        if row.batch is not None and row.batch in batches:
-            ends[row.batch][row.state.value if row.state.is_final else "open"] += 1
+        if row.batch is not None and row.batch in batches and row.counted_as is not None:
+            ends[row.batch][row.counted_as] += 1
+            if not row.is_alias and row.counted_as != (row.state.value if row.state.is_final else "open"):
+                found.append(f"{row.id} is {row.state} and counted as {row.counted_as}")
     for batch in batches.values():
         if batch.parent in batches:
             ends[batch.parent][batch.state if batch.ended_at is not None else "open"] += 1
@@ -129,31 +127,89 @@ def _of_batches(store: Store, rows: dict[str, Row]) -> list[str]:
 
 
 def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
-    """No more slots of a limit are taken than it has, each by a job that has not ended; and who is out has one.
-
-    But for a message that is fenced: it must not run, and its job takes a slot when it is released again.
-    A limit that a person has set is left out of the first: it may be lower than what was taken before.
-    """
+    """What lines say is what their entries are, and what the rows of jobs say."""
     found = []
-    changed = {limit.key for limit in _all(store, "limits")}
-    taken: dict[str, list[Any]] = defaultdict(list)
-    for slot in _all(store, "slots"):
-        row = rows.get(slot.job_id)
-        if row is not None and row.state.is_final:
-            found.append(f"{slot.job_id} has {row.state} and has or waits for a slot of {slot.key}")
-        if slot.taken == Stage.TAKEN:
-            taken[slot.key].append(slot)
-    for key, slots in taken.items():
-        most = max(slot.most for slot in slots)
-        if key not in changed and len(slots) > most:
-            found.append(f"{len(slots)} slots of {key} are taken, it has {most}")
-    for row in rows.values():
-        if row.publication is Publication.NONE or row.fence >= row.epoch or not row.envelope:
+    lines = {line.key: line for line in _all(store, "lines")}
+    entries: dict[str, list[Any]] = defaultdict(list)
+    of_job: dict[str, dict[str, Any]] = defaultdict(dict)
+    for entry in _all(store, "line_entries"):
+        entries[entry.key].append(entry)
+        of_job[entry.job_id][entry.key] = entry
+    for key, here in entries.items():
+        line = lines.get(key)
+        stages = Counter(entry.stage for entry in here)
+        if line is None:
+            found.append(f"{key} has entries and no line")
             continue
-        for limit in codec.decode(row.envelope).limits:
-            name = f"{limit.kind}:{limit.key}"
-            if limit.kind != "rate" and not row.state.is_final and row.id not in {slot.job_id for slot in taken[name]}:
-                found.append(f"{row.id} is out ({row.state}) and has no slot of {name}")
+        if (line.taken, line.turns) != (stages[Stage.SLOT], stages[Stage.TURN]):
+            found.append(f"{key} counts {line.taken} slots and {line.turns} turns, its entries are {dict(stages)}")
+        if line.kind not in ("rate", "concurrency") and line.taken + line.turns > 1:
+            found.append(f"{line.taken} slots and {line.turns} turns of {key}, which has one")
+        if line.limit_set is None and line.kind == "concurrency" and line.rank == line.limit_code:
+            if line.taken + line.turns > line.limit_code:
+                found.append(f"{line.taken} slots and {line.turns} turns of {key}, which has {line.limit_code}")
+        for entry in here:
+            found += _of_entry(line, entry, rows.get(entry.job_id))
+    for key, line in lines.items():
+        if (line.taken or line.turns) and key not in entries:
+            found.append(f"{key} counts {line.taken} slots and {line.turns} turns, and has no entries")
+    for id, row in rows.items():
+        waits = [entry.key for entry in of_job[id].values() if entry.stage == Stage.WAITS]
+        if bool(row.waits & Waits.LINE) != (len(waits) == 1):
+            found.append(f"{id} waits for {row.waits!r} and stands in {waits}")
+        if (row.state is State.AWAITING) != (row.is_waiting and bool(row.waits)):
+            found.append(f"{id} is {row.state} and waits for {row.waits!r}")
+        if (
+            row.publication is not Publication.NONE
+            and row.fence < row.epoch
+            and row.envelope
+            and not row.state.is_final
+        ):
+            for limit in codec.decode(row.envelope).limits:
+                entry = of_job[id].get(f"{limit.kind}:{limit.key}")
+                if limit.kind != "rate" and (entry is None or entry.stage != Stage.SLOT):
+                    found.append(f"{id} is out ({row.state}) and has no slot of {limit.kind}:{limit.key}")
+    return found + _of_unique_keys(store, rows)
+
+
+def _of_entry(line: Any, entry: Any, row: Row | None) -> list[str]:
+    if row is None:
+        return [f"{entry.job_id} is not known and stands in {entry.key}"]
+    if row.is_alias:
+        return [f"{row.id} is an alias and stands in {entry.key}"]
+    is_clear = row.publication is Publication.NONE and row.grace_until is None
+    if entry.stage == Stage.SLOT:
+        kept = line.kind in ("ordered", "overlap") and row.is_waiting and row.conditions & Conditions.RELEASED
+        return [f"{row.id} has a slot of {entry.key} and runs nowhere"] if is_clear and not kept else []
+    if not row.is_waiting:
+        return [f"{row.id} is {row.state} and waits in {entry.key}"]
+    return []
+
+
+def _of_unique_keys(store: Store, rows: dict[str, Row]) -> list[str]:
+    found = []
+    waits_after = set()
+    for key in _all(store, "unique_keys"):
+        row = rows.get(key.job_id)
+        if row is None or row.is_alias:
+            found.append(f"the key {key.key} has {key.job_id}, which is {'unknown' if row is None else 'an alias'}")
+            continue
+        is_clear = row.publication is Publication.NONE and row.grace_until is None
+        if key.scope != "window" and row.state.is_final and is_clear:
+            found.append(f"the key {key.key} has {key.job_id}, which is gone")
+        if key.after is not None:
+            waits_after.add(key.job_id)
+            before = rows.get(key.after)
+            if before is None or (before.publication is Publication.NONE and before.grace_until is None):
+                found.append(f"{key.job_id} waits for its key behind {key.after}, which runs nowhere")
+    for id, row in rows.items():
+        if bool(row.waits & Waits.UNIQUE) != (id in waits_after):
+            found.append(f"{id} waits for {row.waits!r}, and its key says otherwise")
+    roots = {group.id: group.root for group in _all(store, "alias_groups")}
+    for id, row in rows.items():
+        root = rows.get(roots.get(row.alias_group or "", ""))
+        if row.is_alias and (root is None or root.is_alias):
+            found.append(f"{id} is an alias of {row.alias_group}, whose root is {roots.get(row.alias_group or '')}")
     return found
 
 

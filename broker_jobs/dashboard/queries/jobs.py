@@ -78,7 +78,6 @@ class JobQueries:
         function = self._functions.get(row.job)
         envelope = read_envelope(row.envelope)
         call = masked_call(envelope, row.queue, function, self._masking)
-        alias = row.reason_code == Reason.ALIAS
         dependencies = self._reader.dependencies(id)
         return JobView(
             **summary_fields(row, function, self._masking, now),
@@ -96,8 +95,8 @@ class JobQueries:
             parents=[relation_view(each) for each in self._reader.parents(id, limit=MAX_RELATIONS)],
             children=[relation_view(each) for each in self._reader.children(id, limit=MAX_RELATIONS)],
             waits_for=_waits_for(row, dependencies, self._reader.slots_waited_for(id), now),
-            alias_of=row.parent if alias else None,
-            created_by=None if alias else row.parent,
+            alias_of=self._reader.root_of(row).id if row.is_alias else None,
+            created_by=row.parent,
             crashes=row.crashes,
             epoch=row.epoch,
             actions=possible_actions(row),

@@ -26,7 +26,8 @@ TABLES = (
         {real} NOT NULL, changed_at {real} NOT NULL, released_at {real}, started_at {real}, ended_at {real}, copy_until
         {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
         {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
-        unknowns {int} NOT NULL, interruptions {int} NOT NULL)""",
+        unknowns {int} NOT NULL, interruptions {int} NOT NULL, waits {int} NOT NULL, conditions {int} NOT NULL,
+        alias_group {key}, counted_as {key}, gives_back {int} NOT NULL)""",
     "CREATE TABLE counts (queue {key} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (queue, state))",
     """CREATE TABLE outcomes (
         minute {int} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, state))""",
@@ -58,19 +59,26 @@ TABLES = (
         created_at {real} NOT NULL, ended_at {real})""",
     """CREATE TABLE batch_submissions (
         id {key} PRIMARY KEY, batch {key} NOT NULL, parent_submission {key}, chunks {int}, seen {int} NOT NULL,
-        opened {int} NOT NULL, created_at {real} NOT NULL)""",
+        accepted {int} NOT NULL, opened {int} NOT NULL, since {real} NOT NULL)""",
     "CREATE TABLE chunks (submission {key} NOT NULL, number {int} NOT NULL, PRIMARY KEY (submission, number))",
     """CREATE TABLE work_items (
         kind {key} NOT NULL, target {key} NOT NULL, outcome {key} NOT NULL, PRIMARY KEY (kind, target))""",
-    "CREATE TABLE unique_keys (key {key} PRIMARY KEY, job_id {key} NOT NULL, scope {key} NOT NULL, until {real})",
-    """CREATE TABLE slots (
-        key {key} NOT NULL, job_id {key} NOT NULL, n {int} NOT NULL, taken {int} NOT NULL, most {int} NOT NULL,
+    """CREATE TABLE unique_keys (
+        key {key} PRIMARY KEY, job_id {key} NOT NULL, scope {key} NOT NULL, until {real}, after {key})""",
+    "CREATE TABLE alias_groups (id {key} PRIMARY KEY, root {key} NOT NULL)",
+    """CREATE TABLE lines (
+        key {key} PRIMARY KEY, kind {key} NOT NULL, limit_code {int} NOT NULL, limit_set {int}, rank {int} NOT NULL,
+        span {real}, fixed {int} NOT NULL, taken {int} NOT NULL, turns {int} NOT NULL, tail {int} NOT NULL,
+        next_at {real})""",
+    """CREATE TABLE line_entries (
+        key {key} NOT NULL, job_id {key} NOT NULL, place {int} NOT NULL, stage {int} NOT NULL,
         PRIMARY KEY (key, job_id))""",
-    "CREATE TABLE rates (key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, used {int} NOT NULL)",
+    """CREATE TABLE rate_starts (
+        key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, epoch {int} NOT NULL)""",
+    "CREATE TABLE open_runs (name {key} PRIMARY KEY, n {int} NOT NULL)",
     """CREATE TABLE subscriptions (
         origin {key} NOT NULL, event {key} NOT NULL, job {key} NOT NULL, call TEXT NOT NULL,
         PRIMARY KEY (origin, event, job))""",
-    "CREATE TABLE limits (key {key} PRIMARY KEY, most {int} NOT NULL)",
     "CREATE TABLE ended (state {key} PRIMARY KEY, n {int} NOT NULL)",
     """CREATE TABLE queue_outcomes (
         minute {int} NOT NULL, queue {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, queue))""",
@@ -90,25 +98,30 @@ TABLES = (
 
 INDEXES = (
     "CREATE INDEX jobs_state ON jobs (state, id)",
-    "CREATE INDEX jobs_grace ON jobs (state, grace_until) WHERE state = 'scheduled' AND grace_until IS NOT NULL",
+    "CREATE INDEX jobs_grace ON jobs (grace_until) WHERE grace_until IS NOT NULL",
     "CREATE INDEX jobs_publishing ON jobs (id, sender) WHERE publication = 1",
     "CREATE INDEX jobs_owner ON jobs (state, owner, id) WHERE state = 'processing'",
     "CREATE INDEX jobs_cancel ON jobs (state, reason_code, id) WHERE state = 'processing' AND reason_code = 'cancel'",
     "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0",
     "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE publication = 2",
-    "CREATE INDEX jobs_fragile ON jobs (queue, crashes) WHERE crashes >= 2 AND publication <> 0",
     "CREATE UNIQUE INDEX log_lines_job ON log_lines (job_id, attempt, at, digest)",
-    "CREATE INDEX dependencies_target ON dependencies (kind, target, unsatisfied, on_end)",
+    "CREATE INDEX dependencies_target ON dependencies (kind, target, unsatisfied, on_end, holder)",
+    "CREATE INDEX dependencies_holder ON dependencies (holder, unsatisfied)",
     "CREATE INDEX batches_parent ON batches (parent) WHERE parent IS NOT NULL",
     "CREATE INDEX batch_submissions_batch ON batch_submissions (batch)",
     """CREATE INDEX batch_submissions_parent ON batch_submissions (parent_submission)
         WHERE parent_submission IS NOT NULL""",
-    "CREATE INDEX batch_submissions_open ON batch_submissions (created_at) WHERE opened = 0",
+    "CREATE INDEX batch_submissions_open ON batch_submissions (since) WHERE opened = 0",
     "CREATE INDEX subscriptions_event ON subscriptions (event)",
-    "CREATE INDEX slots_line ON slots (key, taken, n)",
-    "CREATE INDEX slots_job ON slots (job_id)",
-    "CREATE INDEX rates_at ON rates (key, at)",
-    "CREATE INDEX rates_job ON rates (job_id)",
+    "CREATE INDEX unique_keys_job ON unique_keys (job_id)",
+    "CREATE INDEX unique_keys_after ON unique_keys (after) WHERE after IS NOT NULL",
+    "CREATE INDEX unique_keys_until ON unique_keys (until) WHERE until IS NOT NULL",
+    "CREATE INDEX jobs_alias_group ON jobs (alias_group, id) WHERE alias_group IS NOT NULL",
+    "CREATE INDEX line_entries_stage ON line_entries (key, stage, place)",
+    "CREATE INDEX line_entries_job ON line_entries (job_id)",
+    "CREATE INDEX lines_next ON lines (next_at) WHERE next_at IS NOT NULL",
+    "CREATE INDEX rate_starts_at ON rate_starts (key, at)",
+    "CREATE INDEX rate_starts_job ON rate_starts (job_id)",
     "CREATE INDEX jobs_batch ON jobs (batch, state, id) WHERE batch IS NOT NULL",
     "CREATE INDEX jobs_made ON jobs (state, created_at, id, queue, job)",
     "CREATE INDEX jobs_changed ON jobs (state, changed_at, id)",

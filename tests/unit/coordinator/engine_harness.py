@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, HeartbeatReceived, Input, WorkItemsWaiting
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy, Released, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
@@ -171,7 +172,7 @@ class EngineHarness:
         waited = [Parent(id=parent, on=on) for parent in parents] + [Parent(id=b, batch=True, on=on) for b in batches]
         after = Dependencies(parents=tuple(waited), delay=fields.pop("after_delay", None))  # type: ignore[arg-type]
         envelope = self.envelope(id, epoch=0, after=after, **fields)
-        return WaitingCopy(envelope, codec.encode(envelope).decode(), waits=True)
+        return WaitingCopy(envelope, codec.encode(envelope).decode())
 
     def chunk(
         self, batch: str, ids: list[str], number: int = 0, submission: str = "", **fields: object
@@ -180,7 +181,7 @@ class EngineHarness:
         members = []
         for id in ids:
             envelope = self.envelope(id, epoch=0, batch=batch, **fields)
-            members.append(WaitingCopy(envelope, codec.encode(envelope).decode(), waits=True))
+            members.append(WaitingCopy(envelope, codec.encode(envelope).decode(), member=True))
         chunk = Chunk(
             batch=batch, submission=submission or f"{batch}.1", created_at=self.now, number=number,
             jobs=[member.body for member in members],

@@ -1,0 +1,208 @@
+"""Decides what a job or batch waits for: parents, batches, and the beginning of its own batch.
+
+A dependency is a row: a holder, a target, and how the target must end. A row that is met is removed, so it stays met.
+One that ended otherwise stays as unsatisfied: it is open again when its target is. An alias ends with its root, so no
+row is ever changed to name another target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.conditions.batch_rows import BatchRows
+from broker_jobs.coordinator.queries import batch_holder
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, id_created_at, is_generated_id
+from broker_jobs.store.records import DependencyRow
+from broker_jobs.store.row import Row, Waits
+
+WAITS_FOR_ITSELF = "it waits for itself, by way of its parents: enqueue it without one of them"
+
+
+class Verdict(NamedTuple):
+    """What the dependencies of a holder say."""
+
+    open: bool
+    """It waits for at least one."""
+    unsatisfied: str | None
+    """Why it cannot go on as things stand; None: nothing stands against it."""
+    failed: str | None = None
+    """Why it never can."""
+
+
+class Dependencies:
+    """Dependencies, in one transaction.
+
+    Args:
+        rows: the jobs.
+        cascade: takes what follows.
+        batches: the batches.
+        forgotten: what ended before this instant is not known any more.
+    """
+
+    def __init__(self, rows: Rows, cascade: Cascade, batches: BatchRows, *, forgotten: Instant) -> None:
+        self._rows = rows
+        self._tx = rows.tx
+        self._cascade = cascade
+        self._batches = batches
+        self._forgotten = forgotten
+
+    # ---- acceptance
+
+    def admit(self, row: Row, envelope: Envelope) -> Verdict:
+        """A job is accepted: what it waits for, of which some may have ended already."""
+        if envelope.after is None:
+            return Verdict(bool(row.waits & Waits.DEPENDENCY), None)  # whether its batch has begun is known
+        parents = envelope.after.parents
+        if self._closes_a_circle(row, parents):
+            return Verdict(False, None, WAITS_FOR_ITSELF)
+        dependencies = self.wait_for(row.id, parents)
+        past = next((dependency for dependency in dependencies if self._is_past(dependency)), None)
+        if past is not None:
+            return Verdict(False, None, not_known(past))
+        return self.judge(row.id)
+
+    def wait_for(self, holder: str, parents: Iterable[Parent]) -> list[DependencyRow]:
+        """The dependencies that are left of these parents: those that ended as wanted hold nothing."""
+        wanted = list(parents)
+        self._rows.see([parent.id for parent in wanted if not parent.batch])
+        named = [(batch_holder(parent.id) if parent.batch else parent.id, parent.on) for parent in wanted]
+        self._tx.relate(holder, named)
+        left: list[DependencyRow] = []
+        for parent in wanted:
+            kind = "batch" if parent.batch else "job"
+            outcome = self._outcome(kind, parent.id)
+            if outcome is None or parent.on not in (outcome, "finished"):
+                unsatisfied = outcome is not None
+                left.append(DependencyRow(holder, kind, parent.id, parent.on, unsatisfied, self._rows.at.log_now))
+        self._tx.add_dependencies(left)
+        return left
+
+    def judge(self, holder: str) -> Verdict:
+        """What the dependencies of a holder say now."""
+        return self.judge_all([holder])[holder]
+
+    def judge_all(self, holders: Sequence[str]) -> dict[str, Verdict]:
+        """What the dependencies of these holders say now."""
+        states = self._tx.dependency_states(holders)
+        against = [holder for holder, (_, unsatisfied) in states.items() if unsatisfied]
+        reasons: dict[str, str] = {}
+        for dependency in self._tx.dependencies_of(against):
+            if dependency.unsatisfied:
+                reasons.setdefault(dependency.holder, unsatisfied_reason(dependency))
+        return {holder: Verdict(is_open, reasons.get(holder)) for holder, (is_open, _) in states.items()}
+
+    # ---- what ends
+
+    def changed(self, kind: Kind, target: str, limit: int) -> tuple[list[str], bool]:
+        """A job or batch has ended, or is open again: (a page of the holders that this concerns, whether the last)."""
+        outcome = self._outcome(kind.value, target)
+        dependencies = self._tx.dependencies_on(kind.value, target, outcome, limit)
+        if outcome is None:
+            self._tx.open_again(dependencies)
+        else:
+            self._tx.drop_dependencies([d for d in dependencies if d.on_end in (outcome, "finished")])
+            self._tx.mark_unsatisfied([d for d in dependencies if d.on_end not in (outcome, "finished")])
+        return list(dict.fromkeys(dependency.holder for dependency in dependencies)), len(dependencies) < limit
+
+    def is_waited_for(self, kind: Kind, target: str) -> bool:
+        """Whether anything depends on a job or batch."""
+        return bool(self._tx.waited_for(kind.value, [target]))
+
+    def _outcome(self, kind: str, target: str) -> str | None:
+        """How a target ended, as it is shown; None: it has not, or it is not known."""
+        if kind == "batch":
+            batch = self._batches.get(target)
+            return batch.state if batch is not None and batch.ended_at is not None else None
+        self._rows.see([target])
+        return self._rows.end_of(target)
+
+    # ---- parents that never came
+
+    def unknown(self, dependencies: Iterable[DependencyRow]) -> list[DependencyRow]:
+        """Of these, the dependencies whose target is not known still."""
+        asked = list(dependencies)
+        holders = sorted({dependency.holder for dependency in asked})
+        there = set(self._tx.dependencies_of(holders))
+        self._rows.see([dependency.target for dependency in asked if dependency.kind == "job"])
+        self._rows.see([holder for holder in holders if not holder.startswith(BATCH_PREFIX)])
+        return [dependency for dependency in asked if dependency in there and not self._is_known(dependency)]
+
+    def _is_known(self, dependency: DependencyRow) -> bool:
+        if dependency.kind == "job":
+            return dependency.target in self._rows
+        return self._batches.get(dependency.target) is not None
+
+    def _is_past(self, dependency: DependencyRow) -> bool:
+        """Whether what is waited for is not known and so old that it would be forgotten, had it been there."""
+        if dependency.unsatisfied or self._is_known(dependency):
+            return False
+        made = id_created_at(dependency.target)
+        return made is not None and made < self._forgotten
+
+    # ---- circles
+
+    def _closes_a_circle(self, row: Row, parents: Sequence[Parent]) -> bool:
+        """Whether a job waits for itself or for a batch it is part of. Asked only if something can wait for it yet."""
+        inside = [] if row.batch is None else self._batches.around(row.batch)
+        own = [] if is_generated_id(row.id) else [("job", row.id)]
+        if row.batch is not None:  # members of one batch were asked when they came: a chain is not walked for each
+            self._rows.see([parent.id for parent in parents if not parent.batch])
+            beside = {
+                p.id for p in parents if not p.batch and (other := self._rows.get(p.id)) and other.batch == row.batch
+            }
+            asked = [p for p in parents if p.batch or p.id not in beside] if is_generated_id(row.id) else list(parents)
+            return self.leads_up([*inside, *own], named(asked))
+        if own or any(parent.batch for parent in parents):
+            return self.leads_up([("job", row.id)], named(parents))
+        return False
+
+    def waits_for(self, row: Row, other: Row) -> bool:
+        """Whether one job waits for another or for a batch that has it, by way of its parents and aliases."""
+        inside = [] if other.batch is None else self._batches.around(other.batch)
+        return self.leads_up([("job", other.id), *inside], [("job", row.id)])
+
+    def would_wait_for(self, envelope: Envelope, other: Row) -> bool:
+        """Whether a job that is being accepted would wait for another one."""
+        if envelope.after is None:
+            return False
+        inside = [] if other.batch is None else self._batches.around(other.batch)
+        return self.leads_up([("job", other.id), *inside], named(envelope.after.parents))
+
+    def leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
+        """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
+        if not set(wanted).isdisjoint(parents):
+            return True
+        if not parents or not wanted:
+            return False
+        aliased = any(self._rows[id].alias_group for kind, id in wanted if kind == "job" and id in self._rows)
+        if not aliased and not any(self._tx.waited_for(kind, [id]) for kind, id in wanted):
+            return False
+        self._rows.write()  # the way up is found by queries
+        self._batches.write()
+        return self._tx.waits_above(wanted, parents)
+
+
+def named(parents: Iterable[Parent]) -> list[tuple[str, str]]:
+    """Parents as dependencies name them."""
+    return [("batch" if parent.batch else "job", parent.id) for parent in parents]
+
+
+def not_known(dependency: DependencyRow) -> str:
+    """Why a job fails that waited for a parent which never came."""
+    kind = "batch " if dependency.kind == "batch" else ""
+    return (
+        f"parent not known: {kind}{dependency.target} never came, or ended so long ago that it is forgotten; "
+        "to run it all the same requeue it"
+    )
+
+
+def unsatisfied_reason(dependency: DependencyRow) -> str:
+    """Why a job does not run whose parent ended otherwise."""
+    if dependency.kind == "open":
+        return "its batch was never completed, or was deleted"
+    kind = "batch " if dependency.kind == "batch" else ""
+    return f"unsatisfied: {kind}{dependency.target} did not end as {dependency.on_end}"

@@ -1,0 +1,211 @@
+"""Does the tasks of a cascade: tells dependents, calls lines, opens submissions, works off bulk commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from broker_jobs.coordinator import bulk
+from broker_jobs.coordinator.admission import Admission
+from broker_jobs.coordinator.cascade import PAGE, Cascade, Kind, Task, task_of
+from broker_jobs.coordinator.conditions.batch_rows import BatchRows
+from broker_jobs.coordinator.conditions.batches import ACCEPTED, OPENED, Batches
+from broker_jobs.coordinator.conditions.dependencies import Dependencies, Verdict
+from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.records import JobRecord
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.state_machine import Decision
+from broker_jobs.messages.commands import DeleteJob
+from broker_jobs.messages.envelope import BATCH_PREFIX
+from broker_jobs.store.records import WorkItemRow
+
+WORK_ITEMS = 50
+"""Kept tasks that one transaction takes up."""
+
+
+class Consequences:
+    """The tasks of one transaction, done.
+
+    Args:
+        rows, cascade: of the transaction.
+        admission, dependencies, batch_rows, batches, limits: what the tasks are about.
+        decide: decides one record.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        cascade: Cascade,
+        *,
+        admission: Admission,
+        dependencies: Dependencies,
+        batch_rows: BatchRows,
+        batches: Batches,
+        limits: Limits,
+        decide: Callable[[JobRecord], Decision],
+    ) -> None:
+        self._rows = rows
+        self._tx = rows.tx
+        self._cascade = cascade
+        self._admission = admission
+        self._dependencies = dependencies
+        self._batch_rows = batch_rows
+        self._batches = batches
+        self._limits = limits
+        self._decide = decide
+        self.more = False
+        """Tasks are kept for the next transactions."""
+
+    def take_up(self, only: WorkItemRow | None = None) -> None:
+        """Take up tasks that were kept, or one of them alone."""
+        kept = self._tx.work_items(limit=WORK_ITEMS) if only is None else [only]
+        self.more = self.more or len(kept) == WORK_ITEMS
+        for row in kept:
+            self._cascade.take_up(task_of(row))
+
+    def run(self) -> None:
+        """Do the tasks and what follows from them, up to the bound; keep the rest."""
+        while True:
+            while (task := self._next()) is not None:
+                self._do(task)
+            self._batch_rows.finish()
+            self._ask_who_waits()
+            if self._cascade.is_idle:
+                break
+        left = self._cascade.left()
+        kept = {(task.kind, task.target) for task in left}
+        for key, task in self._cascade.done.items():
+            if key not in kept:
+                self._tx.drop_work_item(task.item)
+        self._tx.work_item(task.item for task in left)
+        self.more = self.more or bool(left)
+
+    def _next(self) -> Task | None:
+        return self._cascade.next()
+
+    def _ask_who_waits(self) -> None:
+        """Of the jobs that have ended, those that something depends on are told of: asked of all of them at once."""
+        ended = self._cascade.told()
+        if ended and self._tx.any_dependencies():
+            for id in self._tx.waited_for(Kind.JOB.value, ended):
+                self._cascade.add(Kind.JOB, id)
+
+    def _do(self, task: Task) -> None:
+        match task.kind:
+            case Kind.WALK:
+                self._rows.see([task.target])
+                self._admission.walk(task.target)
+            case Kind.CALL:
+                self._call(task.target)
+            case Kind.CLOSE:
+                self._close(task)
+            case Kind.JOB | Kind.BATCH:
+                self._tell(task)
+            case Kind.GROUP:
+                self._group(task)
+            case Kind.OPEN:
+                self._open(task)
+            case Kind.DELETE_MEMBERS:
+                self._delete_members(task)
+            case Kind.BULK_DELETE | Kind.BULK_REQUEUE:
+                self._bulk(task)
+            case _:
+                assert_never(task.kind)
+
+    def _spend(self, jobs: int) -> None:
+        self._cascade.budget -= max(1, jobs)
+
+    @property
+    def _page(self) -> int:
+        return min(PAGE, max(1, self._cascade.budget))
+
+    def _call(self, key: str) -> None:
+        """Ask the first jobs of a line, one behind the other, while there is capacity for them."""
+        while (id := self._limits.first_to_ask(key)) is not None:
+            if self._cascade.budget <= 0:
+                self._cascade.add(Kind.CALL, key)
+                return
+            self._spend(1)
+            self._rows.see([id])
+            self._admission.walk(id)
+            self._limits.step_aside(id, key)
+
+    def _close(self, task: Task) -> None:
+        after = int(task.state or 0)
+        ids, last = self._limits.close_page(task.target, after, self._page)
+        self._spend(len(ids))
+        if last is not None:
+            self._cascade.add(Kind.CLOSE, task.target, str(last))
+
+    def _tell(self, task: Task) -> None:
+        """Tell a page of those that depend on a job or batch how it has ended, or that it is open again."""
+        if not self._dependencies.is_waited_for(task.kind, task.target):
+            self._spend(0)
+            return
+        holders, is_last = self._dependencies.changed(task.kind, task.target, self._page)
+        self._spend(len(holders))
+        self._judge(holders)
+        if not is_last:
+            self._cascade.add(task.kind, task.target)
+
+    def _judge(self, holders: list[str]) -> None:
+        verdicts = self._dependencies.judge_all(holders)
+        self._rows.see([holder for holder in holders if not holder.startswith(BATCH_PREFIX)])
+        for holder in holders:
+            verdict = verdicts.get(holder, Verdict(False, None))
+            if holder.startswith(BATCH_PREFIX):
+                self._batches.judged(holder.removeprefix(BATCH_PREFIX), verdict)
+            else:
+                self._admission.judged(holder, verdict)
+
+    def _group(self, task: Task) -> None:
+        """Count a page of aliases as their root is shown, and tell what depends on them."""
+        self._rows.write()
+        page = self._page
+        ids = self._tx.unique_keys.in_group(task.target, task.state, page)
+        self._spend(len(ids))
+        self._rows.see(ids)
+        for id in ids:
+            self._admission.count_again(id)
+        if len(ids) == page:
+            self._cascade.add(Kind.GROUP, task.target, ids[-1])
+
+    def _open(self, task: Task) -> None:
+        """Admit, begin or end a page of the members of a batch submission."""
+        members = self._batches.members(task.target, task.state, self._page)
+        ids = [*members.accepted, *members.begun, *members.abandoned]
+        self._spend(len(ids))
+        self._rows.see(ids)
+        for id in members.accepted:
+            row = self._rows.get(id)
+            if row is not None:
+                self._admission.accept_member(row, begins=task.state == OPENED)
+        self._judge(members.begun)
+        for id in members.abandoned:
+            row = self._rows.get(id)
+            if row is not None:
+                self._admission.unsatisfied(row, task.state)
+        if not members.is_last:
+            self._cascade.add(task.kind, task.target, task.state)
+        assert task.state != ACCEPTED or not members.begun
+
+    def _delete_members(self, task: Task) -> None:
+        self._rows.write()
+        page = self._page
+        ids = self._tx.unended_members(task.target, page)
+        self._spend(len(ids))
+        self._rows.see(ids)
+        for id in ids:
+            if not self._rows[id].state.is_final:
+                self._decide(DeleteJob(id=f"{task.target}:{id}"[:100], at=self._rows.at.now, job_id=id))
+        if len(ids) == page:
+            self._cascade.add(task.kind, task.target)
+
+    def _bulk(self, task: Task) -> None:
+        self._rows.write()
+        left, decided = bulk.work(
+            self._tx, task.item, self._page, rows=self._rows, decide=self._decide, now=self._rows.at.now
+        )
+        self._spend(decided)
+        if left is not None:
+            self._cascade.add(task.kind, task.target, left.outcome)

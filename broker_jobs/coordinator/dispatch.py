@@ -1,0 +1,196 @@
+"""Decides one input after the other: a single match says what each kind of input does."""
+
+from __future__ import annotations
+
+from broker_jobs.coordinator import commands
+from broker_jobs.coordinator.admission import Admission
+from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.command_handler import NO_DEAD_LETTER, CommandHandler
+from broker_jobs.coordinator.conditions.batches import Batches
+from broker_jobs.coordinator.conditions.dependencies import Dependencies, not_known
+from broker_jobs.coordinator.consequences import Consequences
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.inputs import (
+    CheckpointRead,
+    ChunkReceived,
+    CommandReceived,
+    HeartbeatReceived,
+    Input,
+    ReadAgain,
+    UnknownParents,
+    Unreadable,
+    WorkItemsWaiting,
+    read_again,
+)
+from broker_jobs.coordinator.job_decisions import JobDecisions
+from broker_jobs.coordinator.log_time import LogClock
+from broker_jobs.coordinator.records import FromWorker, Released, TimerDue, job_id
+from broker_jobs.coordinator.recurring import planned_id
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.worker_watch import WorkerWatch
+from broker_jobs.messages.batch import BatchCommit
+from broker_jobs.messages.commands import DeleteJob, Fire, GetJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.envelope import BATCH_PREFIX
+from broker_jobs.messages.events import LogLine, Tick
+from broker_jobs.messages.published import PublishedEvent
+from broker_jobs.store.due import LINE_PREFIX
+from broker_jobs.store.records import DependencyRow
+
+NEVER_COMMITTED_SECONDS = 86_400.0
+"""Log time after which a batch is abandoned whose producer ended inside its block."""
+
+
+class Dispatch:
+    """The inputs of one transaction, decided in their order."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        cascade: Cascade,
+        effects: Effects,
+        *,
+        jobs: JobDecisions,
+        admission: Admission,
+        dependencies: Dependencies,
+        batches: Batches,
+        consequences: Consequences,
+        command_handler: CommandHandler,
+        log_clock: LogClock,
+        workers: WorkerWatch,
+    ) -> None:
+        self._rows = rows
+        self._tx = rows.tx
+        self._cascade = cascade
+        self._effects = effects
+        self._jobs = jobs
+        self._admission = admission
+        self._dependencies = dependencies
+        self._batches = batches
+        self._consequences = consequences
+        self._command_handler = command_handler
+        self._log_clock = log_clock
+        self._workers = workers
+        self.confirmed: list[tuple[str, int]] = []
+        """Releases of jobs that no other input here is about: noted without reading their rows."""
+
+    def load(self, inputs: list[Input]) -> None:
+        """Read the jobs and schedules that these inputs name, all at once."""
+        ids: set[str] = set()
+        fired: set[str] = set()
+        for one in inputs:
+            match one:
+                case CommandReceived(command=Fire() as fire):
+                    fired.add(fire.name)
+                    ids.add(planned_id(fire.name, fire.planned_at))
+                case CommandReceived(command=DeleteJob() | RequeueJob() | RescheduleJob() | GetJob() as command):
+                    ids.add(command.job_id)
+                case ChunkReceived():
+                    ids.update(member.envelope.id for member in one.members)
+                case (
+                    ReadAgain()
+                    | CommandReceived()
+                    | HeartbeatReceived()
+                    | Tick()
+                    | CheckpointRead()
+                    | Unreadable()
+                    | BatchCommit()
+                    | PublishedEvent()
+                    | WorkItemsWaiting()
+                    | UnknownParents()
+                    | Released()
+                ):
+                    pass
+                case _:
+                    ids.add(job_id(one))
+        self._rows.see(ids)
+        self._tx.know_schedules(fired)
+
+    def apply(self, one: Input) -> None:
+        """Decide one input."""
+        kinds = self._effects.kinds
+        match one:
+            case FromWorker():
+                self._workers.heard(one.worker)
+                kinds[one.event.kind] += 1
+                if isinstance(one.event, LogLine):
+                    self._jobs.add_line(one.event)
+                self._jobs.decide(one)
+            case HeartbeatReceived():
+                kinds["heartbeat"] += 1
+                self._workers.beat(one)
+            case Tick():
+                kinds["tick"] += 1
+                self._log_clock.tick(one)
+            case CheckpointRead():
+                self._log_clock.checkpoint(one.tick)
+            case CommandReceived():
+                kinds[one.command.kind] += 1
+                self._command_handler.apply(one)
+            case Unreadable():
+                self._jobs.dead_letter(one)
+            case ReadAgain():
+                self.replay(one.dead_letter_id)
+            case ChunkReceived():
+                kinds["chunk"] += 1
+                self._chunk(one)
+            case BatchCommit():
+                kinds["commit"] += 1
+                self._batches.commit(one)
+            case PublishedEvent():
+                kinds["published"] += 1
+                for made in commands.published(self._tx, one):
+                    self._jobs.make(made)
+            case Released() if one.id not in self._rows:
+                kinds["released"] += 1
+                self.confirmed.append((one.id, one.epoch))
+            case UnknownParents():
+                self._unknown_parents(one.dependencies)
+            case WorkItemsWaiting():
+                self._batches.never_committed(self._tx.meta.log_time - NEVER_COMMITTED_SECONDS)
+                self._consequences.take_up(one.only)
+            case TimerDue() if one.id.startswith(LINE_PREFIX):
+                self._cascade.add(Kind.CALL, one.id.removeprefix(LINE_PREFIX))
+            case _:
+                kinds[type(one).__name__.lower()] += 1
+                self._jobs.decide(one)
+
+    def replay(self, dead_letter_id: str) -> str | None:
+        """Decide a dead letter now; why that cannot be, or None."""
+        row = self._tx.dead_letter(dead_letter_id)
+        if row is None:
+            return NO_DEAD_LETTER
+        inputs = read_again(row)
+        for one in inputs:
+            if isinstance(one, Unreadable):
+                return f"it still cannot be read: {one.reason}"
+        self.load(inputs)
+        for one in inputs:
+            self.apply(one)
+        self._tx.drop_dead_letter(dead_letter_id)
+        return None
+
+    def _chunk(self, chunked: ChunkReceived) -> None:
+        """Some members of a batch submission have come."""
+        chunk = chunked.chunk
+        if not self._batches.takes(chunk):
+            return
+        made = []
+        for member in chunked.members:
+            if member.envelope.id not in self._rows:
+                self._jobs.make_member(member)
+                made.append(member.envelope.id)
+        abandoned = self._batches.add(chunk, made)
+        for id in made:
+            self._admission.member(self._rows[id], abandoned)
+        self._batches.seen(chunk)
+
+    def _unknown_parents(self, dependencies: list[DependencyRow]) -> None:
+        """These wait for what is not known and hardly comes any more: jobs fail, batches end."""
+        for dependency in self._dependencies.unknown(dependencies):
+            row = self._rows.get(dependency.holder)
+            if row is not None and row.is_waiting:
+                self._admission.fail(row, not_known(dependency))
+                continue
+            self._tx.mark_unsatisfied([dependency])
+            if dependency.holder.startswith(BATCH_PREFIX):
+                self._batches.abandon(dependency.holder.removeprefix(BATCH_PREFIX), not_known(dependency))

@@ -1,0 +1,158 @@
+"""Decides one record about one job, and draws what follows from it."""
+
+from __future__ import annotations
+
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.admission import Admission
+from broker_jobs.coordinator.broadcasts import Broadcasts
+from broker_jobs.coordinator.cascade import Cascade
+from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.conditions.lines import Lines
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.inputs import Unreadable
+from broker_jobs.coordinator.records import (
+    DueNotice,
+    Fired,
+    JobRecord,
+    ReleaseFailed,
+    TimerDue,
+    WaitingCopy,
+    job_id,
+)
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.state_machine import Decision, decide
+from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.control import Fence
+from broker_jobs.messages.events import LogLine
+from broker_jobs.messages.state import State
+from broker_jobs.store.row import Row
+
+JobCommand = DeleteJob | RequeueJob | RescheduleJob
+
+
+class JobDecisions:
+    """The records about jobs, in one transaction."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        cascade: Cascade,
+        effects: Effects,
+        *,
+        admission: Admission,
+        limits: Limits,
+        lines: Lines,
+        broadcasts: Broadcasts,
+    ) -> None:
+        self._rows = rows
+        self._tx = rows.tx
+        self._cascade = cascade
+        self._effects = effects
+        self._admission = admission
+        self._limits = limits
+        self._lines = lines
+        self._broadcasts = broadcasts
+        self.log_lines: list[tuple[str, Instant, int, str]] = []
+
+    def decide(self, record: JobRecord) -> Decision:
+        """Decide one record; what it says beside the row."""
+        id = job_id(record)
+        if isinstance(record, TimerDue):
+            self._rows.see([id])
+            self._cascade.walk(id)
+            return Decision()
+        if isinstance(record, DeleteJob | RequeueJob | RescheduleJob):
+            return self._command(record)
+        before = self._rows.get(id)
+        said = self._decide(record)
+        if before is None and isinstance(record, WaitingCopy | DueNotice | Fired):
+            self._admission.admit(self._rows[id])
+        elif isinstance(record, DueNotice):
+            self._cascade.walk(id)
+        if isinstance(record, ReleaseFailed) and before is not None and self._rows[id] is not before:
+            self._lines.give_back_start(id, record.epoch)
+        return said
+
+    def make(self, fired: Fired) -> bool:
+        """A job of a recurring time, a person or an event: made once. Whether it was new."""
+        id = fired.envelope.id
+        self._rows.see([id])
+        fresh = id not in self._rows
+        self.decide(fired)
+        return fresh
+
+    def make_member(self, member: WaitingCopy) -> None:
+        """A member of a batch submission: it is admitted at the commit."""
+        self._decide(member)
+
+    def add_line(self, line: LogLine) -> None:
+        """Keep a line that a job wrote."""
+        row = self._rows.get(line.id)
+        self.log_lines.append((line.id, line.at, row.attempt if row else 1, line.text))
+
+    def dead_letter(self, unread: Unreadable) -> None:
+        """Keep what cannot be read or decided, with the reason."""
+        delivery = unread.delivery
+        self._tx.add_dead_letter(
+            unread.id, at=self._rows.at.now, origin=unread.origin, reason=unread.reason, body=delivery.body,
+            exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
+        )  # fmt: skip
+        self._effects.dead_letters.append((unread.origin, unread.reason))
+
+    def _command(self, command: JobCommand) -> Decision:
+        """A command of a person. What is asked of an alias is asked of its root, but for its deletion."""
+        row = self._rows.get(command.job_id)
+        if isinstance(command, DeleteJob) or row is None:
+            ends_alias = row is not None and row.is_alias and not self._rows.root(row).state.is_final
+            said = self._decide(command)
+            said.ended_before = said.ended_before and not ends_alias
+            return said
+        row = self._rows.root(row)
+        command = command.model_copy(update={"job_id": row.id})
+        refused = self._admission.why_not_again(row)
+        if refused is not None:
+            return Decision(refused=refused)
+        said = self._decide(command)
+        after = self._rows[row.id]
+        if after is not row and row.is_waiting:
+            if isinstance(command, RequeueJob):
+                self._tx.forget_dependencies([row.id])  # a person runs it, whatever it waits for
+            else:
+                self._limits.rescheduled(after)
+            self._cascade.walk(row.id)
+        elif after is not row and isinstance(command, RescheduleJob):
+            self._limits.rescheduled(after)
+        return said
+
+    def _decide(self, record: JobRecord) -> Decision:
+        id = job_id(record)
+        before = self._rows.get(id)
+        after, said = decide(before, record, self._rows.at)
+        self._effects.notes += said.metrics
+        if after is None or after is before:
+            return said
+        if before is None or before.state is not after.state:
+            after.changed_at = self._rows.at.now  # by this coordinator's clock; the history has that of the worker
+        self._rows.put(after)
+        if before is not None or not isinstance(record, WaitingCopy | DueNotice | Fired):
+            self._admission.follow(before, after)
+        if said.cancel:
+            self._broadcasts.cancel.append(id)
+        if said.fenced_runner is not None:
+            self._broadcasts.fences.append(Fence(id=id, epoch=after.epoch))
+            self._broadcasts.cancel.append(id)
+        return said
+
+    def known_row(self, id: str) -> Row | None:
+        """A job as it is now."""
+        return self._rows.get(id)
+
+    def is_known(self, id: str) -> bool:
+        """Whether a job is known."""
+        self._rows.see([id])
+        return id in self._rows
+
+    def state_of(self, id: str) -> State | None:
+        """The state of a job as it is now."""
+        row = self._rows.get(id)
+        return None if row is None else row.state

@@ -1,0 +1,182 @@
+"""Applies one batch of inputs in one transaction: load, decide, cascade, write.
+
+It publishes nothing: the caller acknowledges the log at the commit and then carries out the `Effects`. Any crash
+repeats a batch, and repeating changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker_jobs.broker.delay import level_seconds
+from broker_jobs.clock import Instant
+from broker_jobs.coordinator.admission import Admission
+from broker_jobs.coordinator.broadcasts import Broadcasts
+from broker_jobs.coordinator.cascade import Cascade
+from broker_jobs.coordinator.command_handler import CommandHandler
+from broker_jobs.coordinator.conditions.batch_rows import BatchRows
+from broker_jobs.coordinator.conditions.batches import Batches
+from broker_jobs.coordinator.conditions.dependencies import Dependencies
+from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.conditions.lines import Lines
+from broker_jobs.coordinator.conditions.unique import UniqueKeys
+from broker_jobs.coordinator.consequences import Consequences
+from broker_jobs.coordinator.dispatch import Dispatch
+from broker_jobs.coordinator.due_timers import HORIZON_SECONDS
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.inputs import COPY_SLACK_SECONDS, CheckpointRead, Input
+from broker_jobs.coordinator.job_decisions import JobDecisions
+from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.log_time import LogClock, Ticks
+from broker_jobs.coordinator.queries import Waiters
+from broker_jobs.coordinator.release import delay_copy, release
+from broker_jobs.coordinator.replies import Replies
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.state_machine import Context
+from broker_jobs.coordinator.worker_watch import HeldJobs, WorkerWatch
+from broker_jobs.messages.control import Fence
+from broker_jobs.messages.events import Tick
+from broker_jobs.messages.state import State
+from broker_jobs.store.due import LINE_PREFIX
+from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.write import Transaction
+
+ALL_BROADCASTS_SECONDS = 5.0
+"""Everything is broadcast at most once in so long: a heartbeat is often behind by what is just under way."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a coordinator knows beside the store, from one transaction to the next."""
+
+    ticks: Ticks
+    leases: Leases = field(default_factory=Leases)
+    held: HeldJobs = field(default_factory=HeldJobs)
+    waiters: Waiters = field(default_factory=Waiters)
+    broadcast_all_at: Instant = float("-inf")
+    broadcast_failed: bool = False
+    """A broadcast could not be published: everything is broadcast again."""
+
+
+class UnitOfWork:
+    """One transaction."""
+
+    def __init__(self, tx: Transaction, at: Context, memory: Memory, *, may_release: bool, forgotten: Instant) -> None:
+        self._tx = tx
+        self._memory = memory
+        self._now = at.now
+        self._effects = effects = Effects(tx.meta)
+        self._rows = rows = Rows(tx, at)
+        self._cascade = cascade = Cascade()
+        self._broadcasts = broadcasts = Broadcasts(tx)
+        self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until)
+        self._limits = limits = Limits(rows, cascade, lines)
+        self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
+        dependencies = Dependencies(rows, cascade, batch_rows, forgotten=forgotten)
+        batches = Batches(rows, cascade, batch_rows, dependencies)
+        unique = UniqueKeys(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
+        self._admission = admission = Admission(
+            rows, cascade, unique=unique, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
+            limits=limits, queues_runs=self._queues_runs, may_release=may_release,
+        )  # fmt: skip
+        jobs = JobDecisions(
+            rows, cascade, effects, admission=admission, limits=limits, lines=lines, broadcasts=broadcasts
+        )
+        self._jobs = jobs
+        self._consequences = consequences = Consequences(
+            rows, cascade, admission=admission, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
+            limits=limits, decide=jobs.decide,
+        )  # fmt: skip
+        self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
+        self._workers = workers = WorkerWatch(memory.leases, memory.held, rows, effects, broadcasts)
+        command_handler = CommandHandler(
+            rows, cascade, effects, jobs=jobs, batches=batches, limits=limits, lines=lines, broadcasts=broadcasts,
+            workers=workers, replies=replies, replay=self._replay,
+        )  # fmt: skip
+        self._log_clock = log_clock = LogClock(memory.ticks, rows, effects)
+        self._dispatch = Dispatch(
+            rows, cascade, effects, jobs=jobs, admission=admission, dependencies=dependencies, batches=batches,
+            consequences=consequences, command_handler=command_handler, log_clock=log_clock, workers=workers,
+        )  # fmt: skip
+
+    def _queues_runs(self, recurring: str) -> bool:
+        schedule = self._tx.schedule(recurring) if recurring else None
+        return schedule is not None and schedule.overlap == "queue"
+
+    def _replay(self, dead_letter_id: str) -> str | None:
+        return self._dispatch.replay(dead_letter_id)
+
+    # ---- the steps
+
+    def run(self, inputs: list[Input]) -> Effects:
+        """Apply the inputs in their order, then what follows from them."""
+        ticks = [one.tick if isinstance(one, CheckpointRead) else one for one in inputs]
+        if any(isinstance(tick, Tick) and self._log_clock.is_ahead(tick) for tick in ticks):
+            self._admission.may_release = False  # the store went back: not even what comes before the tick is released
+        self._dispatch.load(inputs)
+        for one in inputs:
+            self._dispatch.apply(one)
+        self._consequences.run()
+        self._write()
+        self._workers.finish()
+        self._replies.answer()
+        self._effects.more = self._consequences.more
+        self._effects.messages += self._replies.messages
+        self._effects.told = self._replies.told
+        self._broadcast()
+        return self._effects
+
+    def _write(self) -> None:
+        changed = self._rows.changed()
+        rows = [self._with_delay_copy(old, row) for old, row in changed]
+        for (old, _), row in zip(changed, rows, strict=True):
+            self._follow(old, row)
+        self._tx.confirm(self._dispatch.confirmed)
+        self._rows.write(rows)
+        self._batch_rows.write()
+        self._tx.add_open_runs(self._rows.new_runs)
+        for key, at in self._lines.write():
+            if at <= self._now + HORIZON_SECONDS:
+                self._effects.timers.append((LINE_PREFIX + key, at))
+        if self._jobs.log_lines:
+            self._tx.add_lines(self._jobs.log_lines)
+        self._effects.rows = len(rows)
+
+    def _with_delay_copy(self, old: Row | None, row: Row) -> Row:
+        """A long wait gets a copy in the delay queues, so that a lost store loses no delayed job."""
+        due_later = row.state is State.SCHEDULED and row.publication is Publication.NONE and row.due_at is not None
+        if not due_later or row.copy_until is not None or (row.due_at or 0.0) <= self._now + HORIZON_SECONDS:
+            return row
+        if old is not None and old.state is State.SCHEDULED and old.due_at == row.due_at and old.copy_until is None:
+            return row
+        copy = delay_copy(row, self._now)
+        if copy is None:
+            return row
+        message, level = copy
+        self._effects.messages.append(message)
+        return row.evolve(copy_until=self._now + level_seconds(level) + COPY_SLACK_SECONDS)
+
+    def _follow(self, old: Row | None, row: Row) -> None:
+        """What a row's change means for workers, timers and callers."""
+        if row.publication is Publication.PUBLISHING and (old is None or old.epoch != row.epoch):
+            self._effects.releases.append(row)
+            self._effects.release_messages.append(release(row, self._rows.envelope(row)))
+            if row.due_at is not None:
+                self._effects.late.append(max(0.0, self._now - row.due_at))
+        elif row.state is State.SCHEDULED and row.publication is Publication.NONE:
+            if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
+                self._effects.timers.append((row.id, row.due_at))
+        if row.fence > (old.fence if old is not None else 0):
+            self._broadcasts.fences.append(Fence(id=row.id, epoch=row.fence))
+        if row.state.is_final:
+            self._replies.ended(row)
+
+    def _broadcast(self) -> None:
+        memory = self._memory
+        wanted = self._broadcasts.missed or memory.broadcast_failed
+        all_of_it = wanted and abs(self._now - memory.broadcast_all_at) >= ALL_BROADCASTS_SECONDS
+        controls = self._broadcasts.controls(all_of_it=all_of_it)
+        if controls:
+            *self._effects.control_before, self._effects.control = controls
+        if all_of_it:
+            memory.broadcast_all_at, memory.broadcast_failed = self._now, False

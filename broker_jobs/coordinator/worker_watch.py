@@ -1,0 +1,89 @@
+"""Applies heartbeats: leases are renewed, and jobs that a living worker no longer lists are noticed."""
+
+from __future__ import annotations
+
+from broker_jobs.coordinator.broadcasts import Broadcasts
+from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.inputs import HeartbeatReceived
+from broker_jobs.coordinator.leases import Leases
+from broker_jobs.coordinator.records import LeaseOver
+from broker_jobs.coordinator.rows import Rows
+from broker_jobs.messages.commands import Hello
+from broker_jobs.store.records import WorkerRow
+
+
+class HeldJobs:
+    """The jobs that workers listed in their heartbeats, from one transaction to the next."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, set[str]] = {}
+
+    def listed(self, worker: str, ids: set[str]) -> None:
+        """A worker listed these."""
+        self._held[worker] = ids
+
+    def keep(self, workers: set[str]) -> None:
+        """Forget all workers but these."""
+        self._held = {worker: ids for worker, ids in self._held.items() if worker in workers}
+
+    def forget(self, worker: str) -> None:
+        """A worker's lease is over."""
+        self._held.pop(worker, None)
+
+    def by(self, workers: set[str]) -> set[str]:
+        """The jobs that these workers hold."""
+        return {id for worker, ids in self._held.items() if worker in workers for id in ids}
+
+
+class WorkerWatch:
+    """The heartbeats of one transaction."""
+
+    def __init__(self, leases: Leases, held: HeldJobs, rows: Rows, effects: Effects, broadcasts: Broadcasts) -> None:
+        self._leases = leases
+        self._held = held
+        self._rows = rows
+        self._tx = rows.tx
+        self._effects = effects
+        self._broadcasts = broadcasts
+        self._heartbeats: list[HeartbeatReceived] = []
+
+    def heard(self, worker: str) -> None:
+        """A worker has sent something: it lives."""
+        self._leases.heard(worker, self._rows.at.log_now)
+
+    def hello(self, hello: Hello) -> None:
+        """A worker has started, or is connected again."""
+        self._leases.heard(hello.worker.id, self._rows.at.log_now, hello.worker, hello.at)
+        self._leases.replaced(hello.worker, hello.at)
+
+    def beat(self, beaten: HeartbeatReceived) -> None:
+        """A heartbeat: looked at when all inputs are decided."""
+        self._heartbeats.append(beaten)
+
+    def finish(self) -> None:
+        """Look at the heartbeats, once the rows are written."""
+        newest = {beaten.worker.id: beaten for beaten in self._heartbeats}
+        for beaten in self._heartbeats:
+            self._heartbeat(beaten)
+        # Only the newest is held against the rows: those before it may be older than a start that was read with them.
+        for id, beaten in newest.items():
+            missing = self._leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id))
+            reason = "its worker lives but no longer has it"
+            self._effects.next += [LeaseOver(job, id, reason) for job in missing]
+
+    def _heartbeat(self, beaten: HeartbeatReceived) -> None:
+        ref, beat = beaten.worker, beaten.heartbeat
+        self._leases.heard(ref.id, self._rows.at.log_now, ref, beaten.sent_at)
+        self._leases.replaced(ref, beaten.sent_at)
+        self._held.listed(ref.id, {id for id, _ in beat.running} | set(beat.received))
+        self._tx.save_worker(
+            WorkerRow(
+                id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
+                concurrency=beat.concurrency, running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent,
+                rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
+            )
+        )  # fmt: skip
+        if beat.leaving:
+            self._leases.leaving(ref.id, beaten.sent_at)
+        elif beat.control_version < self._tx.meta.control_version:
+            self._broadcasts.missed = True

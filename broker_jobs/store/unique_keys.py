@@ -1,0 +1,84 @@
+"""Keeps unique keys, and the groups of jobs that one of them stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from broker_jobs.clock import Instant
+from broker_jobs.store import schema
+from broker_jobs.store.administration import upsert
+
+
+@dataclass(slots=True)
+class UniqueKeyRow:
+    """The job that has a unique key."""
+
+    key: str
+    job_id: str
+    scope: str
+    """queued: until it starts; running: until it is gone; window: until a time."""
+    until: Instant | None = None
+    after: str | None = None
+    """The job that had the key before and may still be running: the holder waits until it is clear."""
+
+
+_BY_KEY = text("SELECT key, job_id, scope, until, after FROM unique_keys WHERE key = :key")
+_WAITING_FOR = text(
+    "SELECT key, job_id, scope, until, after FROM unique_keys WHERE after = :job_id AND after IS NOT NULL"
+)
+_SAVE = upsert(schema.unique_keys, replace=True)
+_DROP = text("DELETE FROM unique_keys WHERE key = :key")
+_ROOT = text("SELECT root FROM alias_groups WHERE id = :id")
+_SAVE_GROUP = upsert(schema.alias_groups, replace=True)
+_ALIASES = text(
+    "SELECT id FROM jobs WHERE alias_group = :group AND alias_group IS NOT NULL AND id > :after"
+    " ORDER BY id LIMIT :limit"
+)
+
+
+class UniqueKeyStore:
+    """Unique keys and alias groups, in a transaction."""
+
+    def __init__(self, connection: Connection, wrote: list[bool]) -> None:
+        self._connection = connection
+        self._wrote = wrote
+
+    def of(self, key: str) -> UniqueKeyRow | None:
+        """The row of a key."""
+        row = self._connection.execute(_BY_KEY, {"key": key}).first()
+        return None if row is None else UniqueKeyRow(*row)
+
+    def waiting_for(self, job_id: str) -> list[UniqueKeyRow]:
+        """Keys whose holder waits until this job is clear."""
+        return [UniqueKeyRow(*row) for row in self._connection.execute(_WAITING_FOR, {"job_id": job_id})]
+
+    def save(self, row: UniqueKeyRow) -> None:
+        """Insert or replace a key."""
+        values = {"key": row.key, "job_id": row.job_id, "scope": row.scope, "until": row.until, "after": row.after}
+        self._run(_SAVE, **values)
+
+    def drop(self, key: str) -> None:
+        """A key is free."""
+        self._run(_DROP, key=key)
+
+    # ---- groups
+
+    def root_of(self, group: str) -> str | None:
+        """The job that stands for the aliases of a group."""
+        found: str | None = self._connection.execute(_ROOT, {"id": group}).scalar_one_or_none()
+        return found
+
+    def save_group(self, group: str, root: str) -> None:
+        """This job stands for a group."""
+        self._run(_SAVE_GROUP, id=group, root=root)
+
+    def in_group(self, group: str, after: str, limit: int) -> list[str]:
+        """The jobs of a group by id, a page: aliases, and the root."""
+        values = {"group": group, "after": after, "limit": limit}
+        return list(self._connection.execute(_ALIASES, values).scalars())
+
+    def _run(self, statement: object, **values: object) -> None:
+        self._connection.execute(statement, values)  # type: ignore[call-overload]
+        self._wrote[0] = True
