@@ -24,7 +24,7 @@ from broker_jobs.store.views import (
 
 LOOK_AT = 5_000
 """Commands one page looks at for a person or a text."""
-_SLOTS_WAITED_FOR = text(f"SELECT key FROM line_entries WHERE job_id = :id AND stage = {int(Stage.WAITS)} ORDER BY key")
+_SLOTS_WAITED_FOR = text("SELECT key FROM line_entries WHERE job_id = :id AND stage = :stage ORDER BY key")
 _FUNCTIONS = text(
     "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
 )

@@ -9,6 +9,7 @@ pytest.register_assert_rewrite("tests.unit.store.store_rules", "tests.unit.store
 
 from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store  # noqa: E402
+from broker_jobs.store.lines import LineEntry, LineRow, Stage  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
 from broker_jobs.store.write import Transaction  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
@@ -44,10 +45,11 @@ class TestPostgres(LastingStoreRules):
     @pytest.mark.parametrize(
         "write",
         [
-            lambda tx: tx.set_most("concurrency:" + LONG, 1),  # larger than a row of an index may be
+            # A key larger than a row of an index may be.
+            lambda tx: tx.lines.save([LineRow("concurrency:" + LONG, "concurrency")], [], [], []),
             lambda tx: tx.schedule("a null \x00 character"),
             lambda tx: tx.load(["a null \x00 character"]),
-            lambda tx: tx.take_slot("k", "j", 10**30),
+            lambda tx: tx.lines.save([], [], [LineEntry("k", "j", 10**30, Stage.SLOT)], []),
         ],
     )
     def test_a_value_it_cannot_hold_is_no_outage(self, store: Store, write: Callable[[Transaction], object]) -> None:
@@ -56,7 +58,7 @@ class TestPostgres(LastingStoreRules):
         assert not isinstance(refused.value, StoreError)
         assert LONG[:100] not in str(refused.value)
         with store.transaction() as tx:  # and it goes on
-            tx.set_most("concurrency:k", 1)
+            tx.lines.save([LineRow("concurrency:k", "concurrency")], [], [], [])
 
     def test_the_second_waits_for_the_first_and_sees_what_it_wrote(self, store: Store, url: str) -> None:
         other = Store(url)

@@ -26,7 +26,9 @@ from broker_jobs.store import (
 from broker_jobs.store import (
     search as searching,
 )
+from broker_jobs.store.lines import LineEntry, Stage
 from broker_jobs.store.records import BatchRow, DependencyRow, ScheduleRow
+from broker_jobs.store.unique_keys import UniqueKeyRow
 
 MINUTE = 60.0
 NAMES = ("mail.send", "shop.sync", "image.resize")
@@ -518,13 +520,21 @@ class ReadingRules:
 
     def test_what_a_job_stands_in_line_for_and_its_keys_are_told(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.take_slot("concurrency:a", "j", 1)
-            tx.stand_in_line("concurrency:b", "j", 1)
-            tx.take_slot("rate:c", "j", 1)  # the next start is its own
-            tx.keep_place("ordered:d", "j")  # it asks for nothing there
-            tx.save_unique("key", "j", "queued", None)
-            tx.save_unique("other", "k", "window", 9.0)
-        assert store.reader.slots_waited_for("j") == ["concurrency:b", "rate:c"]
+            tx.lines.save(
+                [],
+                [],
+                [
+                    LineEntry("concurrency:a", "j", 1, Stage.TURN),
+                    LineEntry("concurrency:b", "j", 1, Stage.WAITS),
+                    LineEntry("ordered:d", "j", 1, Stage.PLACE),  # it asks for nothing there
+                    LineEntry("ordered:e", "j", 1, Stage.SLOT),
+                    LineEntry("concurrency:c", "k", 1, Stage.WAITS),
+                ],
+                [],
+            )
+            tx.unique_keys.save(UniqueKeyRow("key", "j", "queued", after="i"))
+            tx.unique_keys.save(UniqueKeyRow("other", "k", "window", 9.0))
+        assert store.reader.slots_waited_for("j") == ["concurrency:b"]
         assert [(one.key, one.until) for one in store.reader.unique_keys()] == [("key", None), ("other", 9.0)]
         assert [one.key for one in store.reader.unique_keys(job_id="j")] == ["key"]
 

@@ -15,6 +15,7 @@ from broker_jobs.store import LogLineRow, Publication, Reason, Row, ScheduleRow,
 from broker_jobs.store.columns import COLUMNS, HISTORY_MAX
 from broker_jobs.store.migrations import STEPS
 from broker_jobs.store.records import BatchRow, DependencyRow
+from broker_jobs.store.row import Conditions, Waits
 
 FULL = Row(
     id="job-1",
@@ -53,6 +54,11 @@ FULL = Row(
     history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
     unknowns=1,
     interruptions=2,
+    waits=Waits.LINE | Waits.DEPENDENCY,
+    conditions=Conditions.UNIQUE | Conditions.RELEASED,
+    alias_group="group-1",
+    counted_as="open",
+    gives_back=True,
 )
 
 
@@ -94,6 +100,9 @@ class StoreRules:
         assert store.reader.job("job-1") == FULL
         assert type(loaded["job-1"].state) is State
         assert type(loaded["job-1"].publication) is Publication
+        assert type(loaded["job-1"].waits) is Waits
+        assert type(loaded["job-1"].conditions) is Conditions
+        assert loaded["job-1"].gives_back is True
 
     def test_a_row_of_defaults_comes_back_as_it_was_saved(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -244,35 +253,13 @@ class StoreRules:
             assert tx.out_since("default", 50.0, 10) == ["f", "b"]
             assert tx.out_since("default", 50.0, 1) == ["f"]
 
-    def test_a_job_whose_worker_died_twice_is_seen_while_it_is_out(self, store: Store) -> None:
+    def test_open_runs_of_a_recurring_job_are_counted_and_none_leaves_no_row(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save(
-                [
-                    Row(id="a", crashes=2, queue="q"),
-                    Row(id="b", crashes=1, publication=Publication.PUBLISHED, queue="q"),
-                ]
-            )
-            assert tx.fragile_out("q", 2) is False
-            tx.save([Row(id="a", crashes=2, queue="q", publication=Publication.PUBLISHING)])
-            assert tx.fragile_out("q", 2) is True
-            assert tx.fragile_out("q", 3) is False
-            assert tx.fragile_out("other", 2) is False
-
-    def test_jobs_of_a_recurring_name_that_have_not_ended(self, store: Store) -> None:
-        with store.transaction() as tx:
-            tx.save(
-                [
-                    Row(id="z", state=State.AWAITING, recurring="weekly", created_at=1.0),
-                    Row(id="y", state=State.AWAITING, recurring="weekly", created_at=2.0),
-                    Row(id="x", state=State.PROCESSING, recurring="weekly"),
-                    ended("w", recurring="weekly"),
-                    Row(id="v", state=State.PROCESSING, recurring="daily"),
-                ]
-            )
-            assert tx.running_of("weekly") == 3
-            assert len(tx.going_of("weekly")) + len(tx.waiting_of("weekly")) == 3
-            assert not set(tx.going_of("weekly")) & set(tx.waiting_of("weekly"))
-            assert tx.waiting_of("weekly") == ["z", "y"]
+            assert tx.open_runs("weekly") == 0
+            tx.add_open_runs({"weekly": 2, "daily": 1, "hourly": 0})
+            tx.add_open_runs({"weekly": 1, "daily": -1})
+            assert [tx.open_runs(name) for name in ("weekly", "daily", "hourly")] == [3, 0, 0]
+            assert tx._connection.execute(text("SELECT name FROM open_runs")).scalars().all() == ["weekly"]
 
     # The ledger
 

@@ -80,10 +80,12 @@ def test_of_a_key_one_job_runs_and_the_other_shows_its_result(shop: Shop, tester
 def test_a_later_one_replaces_one_that_only_waits(shop: Shop, tester: Tester) -> None:
     latest = shop.welcome.using(unique=Unique("user:{user_id}", conflict="replace"))
     old = latest.schedule(timedelta(minutes=5), 7, "old")
-    latest.schedule(timedelta(minutes=5), 7, "new")
-    assert old.state() is State.DELETED
+    new = latest.schedule(timedelta(minutes=5), 7, "new")
+    assert old.state() is new.state() is State.SCHEDULED  # the old one is an alias now: it shows the new one
     assert tester.advance(timedelta(minutes=6)) == 1
     assert shop.did == [(7, "new")]
+    assert old.state() is new.state() is State.SUCCEEDED
+    assert old.result() == new.result() == "hello 7 new"
 
 
 def test_a_window_lets_the_next_in_when_it_is_over(shop: Shop, tester: Tester) -> None:
