@@ -103,8 +103,8 @@ class Admission:
     def accept_member(self, row: Row, *, begins: bool) -> None:
         """The submission of a member is accepted: so is the member. `begins`: its batch waits for nothing."""
         if row.is_waiting and row.waits & Waits.COMMIT:
-            waits = row.waits & ~Waits.COMMIT
-            waits |= Waits.NOTHING if begins else Waits.DEPENDENCY
+            waits_on = not begins or self._has_dependencies(row)
+            waits = Waits.DEPENDENCY if waits_on else Waits.NOTHING
             self.admit(self._put(waiting(row, waits, self._rows.at, row.reason)))
 
     def member(self, row: Row, abandoned: str | None) -> None:

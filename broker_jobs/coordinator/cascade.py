@@ -71,6 +71,7 @@ class Cascade:
         self._walking: set[str] = set()
         self._tasks: dict[tuple[Kind, str], Task] = {}
         self._ended: dict[str, None] = {}
+        self._kept: dict[tuple[Kind, str], Task] = {}
         self.done: dict[tuple[Kind, str], Task] = {}
         """Kept tasks that were taken up and are over."""
 
@@ -93,6 +94,10 @@ class Cascade:
     def add(self, kind: Kind, target: str, state: str = "") -> None:
         """Something is to be done."""
         self._tasks[kind, target] = Task(kind, target, state)
+
+    def keep(self, task: Task) -> None:
+        """The rest of a task is for the next transactions."""
+        self._kept[task.kind, task.target] = task
 
     def take_up(self, task: Task) -> None:
         """A kept task is taken up, unless there is a newer one of its target."""
@@ -117,4 +122,4 @@ class Cascade:
 
     def left(self) -> list[Task]:
         """What is to be kept for the next transactions."""
-        return list(self._tasks.values())
+        return list((self._kept | self._tasks).values())

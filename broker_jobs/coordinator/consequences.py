@@ -207,5 +207,5 @@ class Consequences:
             self._tx, task.item, self._page, rows=self._rows, decide=self._decide, now=self._rows.at.now
         )
         self._spend(decided)
-        if left is not None:
-            self._cascade.add(task.kind, task.target, left.outcome)
+        if left is not None:  # a page may look at many jobs and find few
+            self._cascade.keep(task_of(left))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.cascade import Cascade, Kind
@@ -175,7 +177,7 @@ class Dispatch:
         made = []
         for member in chunked.members:
             if member.envelope.id not in self._rows:
-                self._jobs.make_member(member)
+                self._jobs.make_member(replace(member, member=True))
                 made.append(member.envelope.id)
         abandoned = self._batches.add(chunk, made)
         for id in made:

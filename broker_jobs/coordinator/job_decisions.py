@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.admission import Admission
+from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.conditions.limits import Limits
@@ -110,7 +111,10 @@ class JobDecisions:
             ends_alias = row is not None and row.is_alias and not self._rows.root(row).state.is_final
             said = self._decide(command)
             return replace(said, ended_before=said.ended_before and not ends_alias)
-        row = self._rows.root(row)
+        root = self._rows.root(row)
+        if root is not row and isinstance(command, RequeueJob) and changes_arguments(command):
+            return Decision(row, refused=f"it is a duplicate of {root.id}: requeue that one")
+        row = root
         command = command.model_copy(update={"job_id": row.id})
         refused = self._admission.why_not_again(row)
         if refused is not None:

@@ -157,7 +157,7 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         waits = [entry.key for entry in of_job[id].values() if entry.stage == Stage.WAITS]
         if bool(row.waits & Waits.LINE) != (len(waits) == 1):
             found.append(f"{id} waits for {row.waits!r} and stands in {waits}")
-        if (row.state is State.AWAITING) != (row.is_waiting and bool(row.waits)):
+        if (row.state is State.AWAITING) != bool(row.waits):
             found.append(f"{id} is {row.state} and waits for {row.waits!r}")
         if (
             row.publication is not Publication.NONE

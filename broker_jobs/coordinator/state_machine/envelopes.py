@@ -71,8 +71,9 @@ def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | 
 
 def _waits_of(record: WaitingCopy | DueNotice | Fired) -> Waits:
     """What a new job waits for, before any of it was asked."""
-    waits = Waits.NOTHING if record.envelope.after is None else Waits.DEPENDENCY
-    return waits | Waits.COMMIT if isinstance(record, WaitingCopy) and record.member else waits
+    if isinstance(record, WaitingCopy) and record.member:
+        return Waits.COMMIT
+    return Waits.NOTHING if record.envelope.after is None else Waits.DEPENDENCY
 
 
 def _what_is_waited_for(envelope: Envelope) -> str:

@@ -220,7 +220,8 @@ def test_a_sub_batch_whose_outer_block_never_ended_is_given_up_too(harness: Engi
         harness.commit("in", parent="out", parent_submission="out.1"),
         harness.chunk("out", ["o"]),
     )
-    harness.now += 86_401.0
+    with harness.store.transaction() as tx:
+        tx.meta.log_time += 86_401.0
     harness.work()
     assert (harness.row("i").state, harness.batch("in").state) == (State.DELETED, "deleted")
     assert (harness.batch("out").state, harness.batch("out").total, harness.batch("out").open) == ("deleted", 2, 0)

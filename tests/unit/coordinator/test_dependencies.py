@@ -154,6 +154,7 @@ def test_a_child_that_waited_in_vain_runs_when_a_person_wants_it_and_only_then(
     run(harness, "p", fail=True)
     assert {harness.row(id).state for id in "cd"} == {State.DELETED}
     assert released(harness.apply(harness.ask(RequeueJob, job_id="c")).releases) == ["c"]
+    assert harness.row("d").state is State.AWAITING, "its parent may end as it should now"
     assert run(harness, "c") == ["d"]
     harness.apply(harness.ask(RequeueJob, job_id="p"))
     assert run(harness, "p") == []
@@ -418,7 +419,7 @@ def test_chunks_that_come_after_their_batch_was_deleted_are_deleted_too(harness:
     assert harness.work() == []
     effects = harness.apply(second, second, harness.commit("b", 2), second, harness.child("c", "2", on="finished"))
     assert released(effects.releases) == ["c"]
-    assert (harness.row("2").state, harness.row("2").reason) == (State.DELETED, "its batch had been given up")
+    assert (harness.row("2").state, harness.row("2").reason) == (State.DELETED, "its batch had been abandoned")
     assert (harness.batch("b").state, harness.batch("b").total, harness.batch("b").deleted) == ("deleted", 2, 2)
     assert broken(harness.store) == []
 
@@ -527,7 +528,7 @@ def test_a_batch_whose_block_raised_is_deleted_at_once(harness: EngineHarness) -
     harness.apply(second, harness.commit("b", 2, abandoned=True))
     harness.work()
     assert (harness.row("1").state, harness.row("1").reason) == (State.DELETED, "its batch was never completed")
-    assert (harness.row("2").state, harness.row("2").reason) == (State.DELETED, "its batch had been given up")
+    assert (harness.row("2").state, harness.row("2").reason) == (State.DELETED, "its batch had been abandoned")
     assert (harness.batch("b").state, harness.batch("b").open, harness.batch("b").deleted) == ("deleted", 0, 2)
     assert harness.row("then").state is State.ENQUEUED
 

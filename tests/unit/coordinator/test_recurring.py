@@ -259,6 +259,8 @@ def test_the_first_run_that_is_left_goes_on_when_all_before_it_are_deleted_toget
     runs = sorted(harness.store.reader.jobs(limit=500), key=lambda row: row.due_at or 0.0)
     harness.apply(harness.ask(BulkDelete, filter=JobFilter(ids=[row.id for row in runs[:-5]])))
     harness.work()
+    assert {harness.row(row.id).state for row in runs[-5:]} == {State.AWAITING}, "the first may be running still"
+    harness.apply(harness.returned("fenced", runs[0].id))
     assert [harness.row(row.id).state for row in runs[-5:]] == [State.ENQUEUED, *[State.AWAITING] * 4]
 
 
