@@ -250,6 +250,8 @@ class Coordinator:
             leadership.step_up()
             self._observer.active(True)
             self._set_timers(effects)
+            if effects.more:  # the coordinator before this one left work items
+                self._input_queue.add([WorkItemsWaiting()])
             self._maintenance.looked_ahead(len(effects.timers))
         elif leadership.must_step_down():
             leadership.step_down()

@@ -239,8 +239,7 @@ class Coordinator:
     def __init__(self, store: Store, id: str, now: float) -> None:
         self.mortal = Mortal(store)
         self.engine = Engine(cast(Store, self.mortal), id, since=now, chance=lambda: 0.0)
-        self.engine.become_active(now)
-        self.own: list[Input] = []
+        self.own: list[Input] = [WorkItemsWaiting()] if self.engine.become_active(now).more else []
         """Confirms, and what it found on the way: part of its next transaction."""
 
 
