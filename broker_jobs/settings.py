@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(
         default=10.0, gt=0, le=600, description="seconds that an enqueue waits for RabbitMQ's confirm"
     )
+    expire_commands: bool = Field(
+        default=False,
+        description="commands of this program (delete, pause …) that are not applied within publish_timeout never will "
+        "be; always so at the command line and on the dashboard",
+    )
     max_body: int = Field(
         default=256 * 1024,
         ge=1024,

@@ -6,8 +6,10 @@ acknowledged by `acknowledge` once its transaction is committed.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from broker_jobs.broker.interface import Consumer, Delivery
 from broker_jobs.coordinator.inputs import (
     CHECKPOINT,
     ChunkReceived,
+    CommandReceived,
     Input,
     Unreadable,
     read_command,
@@ -47,8 +50,11 @@ class QueuedInput(NamedTuple):
 class InputQueue:
     """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
 
-    def __init__(self, *, require_user_id: bool = False) -> None:
+    def __init__(self, *, require_user_id: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._require_user_id = require_user_id
+        self._monotonic = monotonic
+        self._until: dict[tuple[int, int], float] = {}
+        """Commands that end, by delivery: the broker drops them no more, once they are here."""
         self._arrivals: SimpleQueue[tuple[str, list[Delivery]] | None] = SimpleQueue()
         self._waiting: dict[str, deque[Delivery]] = {
             queue: deque() for queue in (names.COMMAND, names.LOG, names.DEAD_LETTERS, names.DUE)
@@ -67,6 +73,9 @@ class InputQueue:
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the exchange's I/O thread)."""
+        for delivery in deliveries:
+            if delivery.expiration is not None:
+                self._until[delivery.channel, delivery.tag] = self._monotonic() + delivery.expiration
         self._arrivals.put((queue, deliveries))
 
     def wake(self) -> None:
@@ -129,6 +138,9 @@ class InputQueue:
             delivery = waiting.popleft()
             self._take_note(queue, delivery)
             found = _read(read, delivery, require_user_id=self._require_user_id)
+            until = self._until.pop((delivery.channel, delivery.tag), None) if delivery.expiration is not None else None
+            if until is not None:
+                found = [replace(one, until=until) if isinstance(one, CommandReceived) else one for one in found]
             if delivery.type == CHUNK_TYPE:
                 self._members += sum(len(one.members) for one in found if isinstance(one, ChunkReceived))
             pieces += [QueuedInput(one, delivery) for one in found]
@@ -150,6 +162,9 @@ class InputQueue:
             self._checkpoint = None
         waiting = self._waiting[queue]
         self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
+        for delivery in waiting:
+            if delivery.channel == channel:
+                self._until.pop((channel, delivery.tag), None)
 
     def acknowledge(self, subscriptions: dict[str, Consumer]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""

@@ -61,6 +61,8 @@ class CommandReceived:
     reply_to: str | None
     correlation_id: str | None
     user_id: str = ""
+    until: float | None = None
+    """By this coordinator's monotonic clock: it is applied before, or never."""
 
 
 @dataclass(frozen=True, slots=True)

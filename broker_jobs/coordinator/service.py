@@ -80,7 +80,7 @@ class Coordinator:
             store, self.id, since=float("-inf"), max_body=settings.max_body, keep=longest_kept(settings)
         )
         self._liveness = self._engine.liveness
-        self._input_queue = InputQueue(require_user_id=settings.require_user_id)
+        self._input_queue = InputQueue(require_user_id=settings.require_user_id, monotonic=clock.monotonic)
         self._leadership = Leadership(
             self.id, broker, clock, self._engine.ticks, store_name=store.url_masked, on_fatal=self._fail
         )
@@ -97,6 +97,7 @@ class Coordinator:
             on_fatal=self._fail,
             give_log_back=self._consumers.close,
             take_log_again=self._consumers.open,
+            audited=lambda id: None if (row := store.reader.command(id)) is None else row.detail,
         )
         self._missing_queues = MissingQueues(broker, settings)
         self._newer_messages = NewerMessages(store, self._engine, settings, clock)

@@ -56,6 +56,7 @@ class Transactions:
         on_fatal: called with the reason when this program cannot use the store.
         give_log_back: called when the store is away for long.
         take_log_again: called when it answers again after that.
+        audited: the answer to a command that was applied, by its id, as JSON text; or None.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Transactions:
         on_fatal: Callable[[str], None],
         give_log_back: Callable[[], None],
         take_log_again: Callable[[], None],
+        audited: Callable[[str], str | None],
     ) -> None:
+        self._audited = audited
         self._engine = engine
         self._broker = broker
         self._clock = clock
@@ -114,12 +117,37 @@ class Transactions:
         return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
 
     def _apply(self, inputs: list[Input]) -> list[Effects]:
+        late: list[CommandReceived] = []
+        ending = any(isinstance(one, CommandReceived) and one.until is not None for one in inputs)
+
         def decide() -> Effects:
-            return self._engine.apply(inputs, self._clock.now(), may_release=self._may_release(), ahead=AHEAD_SECONDS)
+            timely = inputs
+            if ending:  # asked at each try: the store may have been away meanwhile
+                now = self._clock.monotonic()
+                late[:] = [
+                    one
+                    for one in inputs
+                    if isinstance(one, CommandReceived) and one.until is not None and one.until <= now
+                ]
+                timely = [one for one in inputs if not any(one is command for command in late)]
+            return self._engine.apply(timely, self._clock.now(), may_release=self._may_release(), ahead=AHEAD_SECONDS)
 
         effects = self.persist(decide)
         self.count += 1
+        for command in late:
+            self._answer_late(command)
         return [effects]
+
+    def _answer_late(self, asked: CommandReceived) -> None:
+        """Answer a command whose time was over; if it was applied before, when it came for the first time, so."""
+        command = asked.command
+        applied = self.persist(lambda: self._audited(command.id))
+        if applied is None:
+            logger.warning("a command (%s, by %s) came too late and is not applied", command.kind, command.by)
+        if asked.reply_to:
+            expired = Reply(id=command.id, ok=False, refused="its time was over", expired=True)
+            answer = expired if applied is None else Reply.model_validate_json(applied)
+            self._broker.publish([reply(asked.reply_to, answer)], timeout=REPLY_TIMEOUT_SECONDS)
 
     def _set_aside(self, piece: QueuedInput, error: Exception) -> list[Effects]:
         """Keep a record that cannot be decided, without its neighbours, for a person to look at and to replay."""

@@ -434,6 +434,7 @@ class Reply(BaseModel):
     id: str
     ok: bool = True
     refused: str | None = Field(default=None, description="why it was refused, and what to do")
+    expired: bool = Field(default=False, description="its time was over before it was applied; it never will be")
     detail: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -8,19 +8,21 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Message
+from broker_jobs.broker.interface import Delivery, Message
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import Topology, work_topology
 from broker_jobs.clock import LogTime, SystemClock, WallTime
 from broker_jobs.coordinator import leadership, liveness, maintenance, transactions, watch
 from broker_jobs.coordinator.liveness import LOOK_TAKES_SECONDS, READ_SECONDS, Liveness
 from broker_jobs.coordinator.service import Coordinator
-from broker_jobs.errors import BrokerError
+from broker_jobs.errors import BrokerError, StoreError
 from broker_jobs.messages import codec
+from broker_jobs.messages.commands import PauseQueue, Reply
 from broker_jobs.messages.envelope import Dependencies, Envelope, Parent
 from broker_jobs.messages.events import Bundle, Heartbeat, Returned, Started, Succeeded, WorkerRef
 from broker_jobs.messages.state import State
@@ -132,6 +134,52 @@ def _delete(room: Room, queue: str) -> None:
         server._transport.delete(name)
 
     server.thread.call(delete, 5.0)
+
+
+def test_a_command_whose_time_is_over_while_the_store_is_away_is_never_applied(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker drops it no more: the coordinator has it. One that was applied before is answered so."""
+    room.start()
+    replies: dict[str, Reply] = {}
+
+    def receive(deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            reply = Reply.model_validate_json(delivery.body)
+            replies[reply.id] = reply
+
+    reply_to, _ = room.broker.subscribe_private(receive)
+
+    def send(id: str, queue: str, expiration: float | None) -> None:
+        body = PauseQueue(id=id, at=time.time(), queue=queue, paused=True).model_dump_json().encode()
+        room.publish(Message(names.OPERATE, names.COMMAND_KEY, body, "command", id, reply_to, id, expiration))
+
+    send("done", "mail", 60.0)
+    eventually(lambda: "done" in replies)
+    away, tried = threading.Event(), threading.Event()
+    away.set()
+    apply = room.coordinator._engine.apply
+
+    def sometimes(*args: Any, **options: Any) -> Any:
+        if away.is_set():
+            tried.set()
+            raise StoreError("the database is gone")
+        return apply(*args, **options)
+
+    monkeypatch.setattr(room.coordinator._engine, "apply", sometimes)
+    send("done", "mail", 0.5)
+    send("late", "bulk", 0.5)
+    send("patient", "slow", None)
+    assert tried.wait(10)
+    time.sleep(0.6)  # the time of the commands; no event tells its end
+    replies.clear()
+    away.clear()
+    eventually(lambda: len(replies) == 3)
+    assert (replies["late"].ok, replies["late"].expired) == (False, True)
+    assert (replies["done"].ok, replies["done"].expired) == (True, False)
+    assert replies["patient"].ok
+    assert room.store.reader.queues() == {"mail": True, "slow": True}
+    assert {row.id for row in room.store.reader.audit()} == {"done", "patient"}
 
 
 def test_a_queue_that_cannot_be_declared_now_fails_no_job(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
