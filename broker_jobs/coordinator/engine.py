@@ -27,6 +27,7 @@ from broker_jobs.coordinator.inputs import (
     CommandReceived,
     HeartbeatReceived,
     Input,
+    MarkRemoved,
     ReadAgain,
     UnknownParents,
     Unreadable,
@@ -351,6 +352,7 @@ class _UnitOfWork:
                     ids.update(member.envelope.id for member in one.members)
                 case (
                     ReadAgain()
+                    | MarkRemoved()
                     | CommandReceived()
                     | HeartbeatReceived()
                     | Tick()
@@ -397,6 +399,8 @@ class _UnitOfWork:
                 self._asked(one)
             case Unreadable():
                 self._dead_letter(one)
+            case MarkRemoved():
+                self._tx.remove_poison_mark(one.hash)
             case ReadAgain():
                 self._replay(one.dead_letter_id)
             case ChunkReceived():

@@ -120,8 +120,16 @@ class CheckpointRead:
     tick: Tick
 
 
+@dataclass(frozen=True, slots=True)
+class MarkRemoved:
+    """The message with this mark of poison is decided, or kept."""
+
+    hash: str
+
+
 Input = (
     ReadAgain
+    | MarkRemoved
     | CheckpointRead
     | UnknownParents
     | JobRecord

@@ -17,6 +17,7 @@ from broker_jobs.coordinator.inputs import (
     CommandReceived,
     HeartbeatReceived,
     Input,
+    MarkRemoved,
     ReadAgain,
     UnknownParents,
     Unreadable,
@@ -76,6 +77,7 @@ class NewerMessages:
                     ids = []
                 case (
                     CommandReceived()
+                    | MarkRemoved()
                     | ReadAgain()
                     | CheckpointRead()
                     | UnknownParents()

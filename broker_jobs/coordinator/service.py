@@ -23,6 +23,7 @@ from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
 from broker_jobs.coordinator.maintenance import Maintenance, longest_kept
 from broker_jobs.coordinator.newer_messages import NewerMessages
 from broker_jobs.coordinator.observer import CoordinatorObserver
+from broker_jobs.coordinator.poison import PoisonGuard
 from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.release_publisher import RELEASE_TIMEOUT_SECONDS, ReleasePublisher
@@ -99,6 +100,7 @@ class Coordinator:
             take_log_again=self._consumers.open,
             audited=lambda id: None if (row := store.reader.command(id)) is None else row.detail,
         )
+        self._poison_guard = PoisonGuard(store, self._transactions, self._input_queue, clock)
         self._missing_queues = MissingQueues(broker, settings)
         self._newer_messages = NewerMessages(store, self._engine, settings, clock)
         self._maintenance = Maintenance(
@@ -230,17 +232,22 @@ class Coordinator:
         if self._leadership.tick():
             self._engine.waiters.forget(self._clock.now())
         self._take_part()
-        pieces = self._input_queue.take(self._transactions.most)
+        suspect = self._input_queue.take_suspect()
+        if suspect is None:
+            pieces = self._input_queue.take(self._transactions.most)
+        else:
+            pieces = self._poison_guard.pieces(suspect)
         if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
             self._leadership.log_was_read()
             self._take_part()
-        if self._leadership.leads and self._publisher.is_able():
+        if suspect is None and self._leadership.leads and self._publisher.is_able():
             pieces += self._publisher.due(self._transactions.most)
         if pieces:
             self._missing_queues.declare(pieces)
             self._decide(pieces)
             self._consumers.acknowledge()
         self._maintenance.purge()
+        self._maintenance.purge_dead_letters()
 
     def _take_part(self) -> None:
         """Take over when the log comes here, stand by when it comes no more, and look ahead while it comes."""
@@ -299,6 +306,8 @@ class Coordinator:
             self._judge(LogTime(effects.meta.log_time))
 
     def _observe(self, effects: Effects) -> None:
+        if effects.dead_letters:
+            self._maintenance.dead_letters_were_stored()
         for kind, count in effects.kinds.items():
             self._observer.records(kind, count)
         for origin, reason in effects.dead_letters:
