@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator import bulk
+from broker_jobs.coordinator.failures import WorkItemError
 from broker_jobs.coordinator.inputs import ChunkReceived
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.records import (
@@ -57,6 +58,7 @@ class DependencyRules:
         arrived: told of each new member of a batch, for what else may hold it.
         flush: writes the jobs as they are now.
         forgotten: what ended before this instant is not known any more.
+        skipped: work items that are dropped.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class DependencyRules:
         arrived: Callable[[WaitingCopy], None],
         flush: Callable[[], None],
         forgotten: Instant = 0.0,
+        skipped: frozenset[WorkItemRow] = frozenset(),
     ) -> None:
+        self._skipped = skipped
         self._arrived = arrived
         self._flush = flush
         self._forgotten = forgotten
@@ -328,7 +332,10 @@ class DependencyRules:
         while self._work_items and self._budget > 0:
             work_item = self._work_items.pop(0)
             did = True
-            left = self._page(work_item)
+            try:
+                left = None if work_item in self._skipped else self._page(work_item)
+            except Exception as error:
+                raise WorkItemError(work_item) from error
             if left is None:
                 self._tx.drop_work_item(work_item)
             else:

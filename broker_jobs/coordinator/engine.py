@@ -93,7 +93,7 @@ from broker_jobs.messages.events import LogLine, Tick
 from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.messages.state import State
 from broker_jobs.store.open import Store
-from broker_jobs.store.records import Meta, WorkerRow
+from broker_jobs.store.records import Meta, WorkerRow, WorkItemRow
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.views import ComponentRow
 from broker_jobs.store.write import Transaction
@@ -196,6 +196,8 @@ class Engine:
         self.waiters = Waiters()
         self._store = store
         self._chance = chance
+        self.skipped_items: frozenset[WorkItemRow] = frozenset()
+        """Work items that raise: they are dropped, as they are dead letters by now."""
         self.work_is_left = True
         """Marks may be in the store; nobody knows at the start."""
         self.serial = -1
@@ -312,6 +314,7 @@ class _UnitOfWork:
             arrived=self._limits.held,
             flush=self._flush,
             forgotten=now - engine.keep,
+            skipped=engine.skipped_items,
         )
         self._query_replies = Replies(tx, engine.waiters, self._rows, self._see, waits=self._waits, now=now)
 

@@ -10,6 +10,7 @@ import logging
 
 from broker_jobs.clock import Clock
 from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.failures import MOST_REASON_CHARS
 from broker_jobs.coordinator.inputs import (
     NEWER,
     CheckpointRead,
@@ -25,7 +26,6 @@ from broker_jobs.coordinator.inputs import (
     read_again,
 )
 from broker_jobs.coordinator.records import job_id
-from broker_jobs.coordinator.transactions import MOST_REASON_CHARS
 from broker_jobs.errors import StoreError
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.envelope import id_created_at

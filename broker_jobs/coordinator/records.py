@@ -190,6 +190,14 @@ class Replaced:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Undecidable:
+    """What the coordinator itself knows of the job cannot be decided: deciding it raised, twice."""
+
+    id: str
+    reason: str
+
+
 WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
@@ -214,6 +222,7 @@ JobRecord = (
     | Unroutable
     | LeaseOver
     | ProvenLost
+    | Undecidable
     | Fired
     | DependencyMet
     | Unsatisfied

@@ -17,6 +17,7 @@ from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, LogTime, WallTime
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.engine import Effects, Engine
+from broker_jobs.coordinator.failures import NotStoredError
 from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import WorkItemsWaiting
 from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
@@ -27,7 +28,7 @@ from broker_jobs.coordinator.poison import PoisonGuard
 from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.release_publisher import RELEASE_TIMEOUT_SECONDS, ReleasePublisher
-from broker_jobs.coordinator.transactions import NotStoredError, Transactions
+from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.coordinator.watch import Watch
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.settings import Settings
@@ -91,9 +92,10 @@ class Coordinator:
         )
         self._transactions = Transactions(
             self._engine,
+            store,
             broker,
             clock,
-            self._stopping,
+            stopping=self._stopping,
             may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
             on_fatal=self._fail,
             give_log_back=self._consumers.close,
@@ -173,8 +175,9 @@ class Coordinator:
             return False, self._fatal
         if self._thread is not None and not self._thread.is_alive():
             return False, "the coordinator's thread has died"
-        if self._transactions.store_is_away:
-            return False, "the store does not answer"
+        outage = self._transactions.outage()
+        if outage is not None:
+            return False, outage
         if self._leadership.restored:
             return False, "the store is older than the log: it was restored; releases nothing until it is accepted"
         return True, "active" if self.active else "standby"

@@ -35,6 +35,7 @@ from broker_jobs.coordinator.records import (
     Replaced,
     SlotFreed,
     TimerDue,
+    Undecidable,
     Unroutable,
     Unsatisfied,
     WaitingCopy,
@@ -121,6 +122,8 @@ def decide(row: Row | None, record: JobRecord, at: Context) -> tuple[Row | None,
             return _unroutable(_matched(row, (record.id, record.epoch, record.envelope), at, said), record, at), said
         case LeaseOver():
             return (None if row is None else _lease_over(row, record, at)), said
+        case Undecidable():
+            return (None if row is None else _undecidable(row, record, at, said)), said
         case FromWorker():
             return _by_own_clock(row, _told(row, record, at, said), at), said
         case DeleteJob():
@@ -681,6 +684,16 @@ def _after_interruption(row: Row, entered_at: Instant, at: Context, reason: str,
 def _progress(row: Row, event: Progress) -> Row:
     text = f"{event.done:g}" if event.total is None else f"{event.done:g}/{event.total:g}"
     return row if row.progress == text else row.evolve(progress=text)
+
+
+def _undecidable(row: Row, record: Undecidable, at: Context, said: Decision) -> Row:
+    """The job fails, and what may be out of it is stopped: it would raise for ever."""
+    if row.state.is_final:
+        return row
+    said.cancel = row.state is PROCESSING
+    return _enter(
+        row, FAILED, at.now, record.reason, fence=_fenced(row), sender=None, owner=None, owned=False, grace_until=None
+    )
 
 
 def _lease_over(row: Row, record: LeaseOver, at: Context) -> Row:
