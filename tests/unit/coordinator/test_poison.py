@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,25 +14,18 @@ from broker_jobs.coordinator.records import WaitingCopy
 from broker_jobs.coordinator.service import Coordinator
 from broker_jobs.messages.state import State
 from tests.support.wait import eventually
-from tests.unit.coordinator.test_coordinator_thread import Room
+from tests.unit.coordinator.coordinator_harness import CoordinatorHarness
 
 
 class Killed(BaseException):
     """What ends a coordinator in the middle of a transaction."""
 
 
-@pytest.fixture
-def room() -> Iterator[Room]:
-    room = Room()
-    yield room
-    room.close()
-
-
 def kills(inputs: list[Input]) -> bool:
     return any(isinstance(one, WaitingCopy) and one.envelope.id == "poison" for one in inputs)
 
 
-def crash(room: Room, times: int) -> list[list[str]]:
+def crash(room: CoordinatorHarness, times: int) -> list[list[str]]:
     """Let coordinators come and be ended by the message, and return what each had in hand then, by job."""
     hands: list[list[str]] = []
     for _ in range(times):
@@ -58,7 +50,7 @@ def crash(room: Room, times: int) -> list[list[str]]:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_message_that_ends_its_coordinator_is_decided_alone_then_set_aside_and_its_neighbours_are_decided(
-    room: Room,
+    room: CoordinatorHarness,
 ) -> None:
     room.start()
     room.coordinator.stop()
@@ -80,7 +72,7 @@ def test_a_message_that_ends_its_coordinator_is_decided_alone_then_set_aside_and
     assert room.store.reader.job("poison") is None
 
 
-def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(room: Room) -> None:
+def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(room: CoordinatorHarness) -> None:
     room.start()
     room.coordinator.stop()
     room.hold(room.envelope("a", 3_600.0))
@@ -97,7 +89,7 @@ def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(
     assert room.store.reader.dead_letters() == []
 
 
-def test_dead_letters_beyond_their_budget_go_the_oldest_first(room: Room) -> None:
+def test_dead_letters_beyond_their_budget_go_the_oldest_first(room: CoordinatorHarness) -> None:
     room.settings = room.settings.model_copy(update={"max_dead_letters": 5})
     room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
     room.start()
@@ -120,7 +112,7 @@ def test_dead_letters_beyond_their_budget_go_the_oldest_first(room: Room) -> Non
     ],
 )
 def test_dead_letters_have_a_retention_and_a_budget_of_count_and_bytes(
-    room: Room, budget: dict[str, Any], left: list[str]
+    room: CoordinatorHarness, budget: dict[str, Any], left: list[str]
 ) -> None:
     with room.store.transaction() as tx:
         for at, id in enumerate("abcd", start=1):
