@@ -37,7 +37,7 @@ from broker_jobs.coordinator.inputs import (
 from broker_jobs.coordinator.leadership import OwnTicks
 from broker_jobs.coordinator.limits import LimitRules
 from broker_jobs.coordinator.liveness import Leases, Liveness
-from broker_jobs.coordinator.queries import Waiters
+from broker_jobs.coordinator.queries import Waiters, page
 from broker_jobs.coordinator.records import (
     DependencyFailed,
     DependencyMet,
@@ -745,10 +745,8 @@ class _UnitOfWork:
             case GetJob() | GetBatch() | ListFailures():
                 self._query_replies.ask(asked)
             case ListSchedules():
-                detail = {
-                    "schedules": [v.model_dump(mode="json") for v in commands.views(self._tx)],
-                    "version": self._tx.meta.schedules_version,
-                }
+                shown, more = page(commands.views(self._tx, after=command.after))
+                detail = {"schedules": shown, "version": self._tx.meta.schedules_version, "more": more}
                 self._query_replies.reply(asked, Reply(id=command.id, detail=detail))
             case Hello():
                 self._hello(asked, command)
