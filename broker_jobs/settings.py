@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(
         default=10.0, gt=0, le=600, description="seconds that an enqueue waits for RabbitMQ's confirm"
     )
+    expire_commands: bool = Field(
+        default=False,
+        description="commands of this program (delete, pause …) that are not applied within publish_timeout never will "
+        "be; always so at the command line and on the dashboard",
+    )
     max_body: int = Field(
         default=256 * 1024,
         ge=1024,
@@ -115,6 +120,15 @@ class Settings(BaseSettings):
     keep_succeeded: float = Field(default=7 * 86400.0, gt=0, description="seconds that succeeded jobs are kept")
     keep_deleted: float = Field(default=7 * 86400.0, gt=0, description="seconds that deleted jobs are kept")
     keep_failed: float = Field(default=90 * 86400.0, gt=0, description="seconds that failed jobs are kept")
+    keep_dead_letters: float = Field(default=90 * 86400.0, gt=0, description="seconds that dead letters are kept")
+    max_dead_letters: int = Field(
+        default=100_000, ge=1, description="number of dead letters that are kept; beyond it the oldest are removed"
+    )
+    max_dead_letter_bytes: int = Field(
+        default=1_000_000_000,
+        ge=1,
+        description="bytes of all dead letters that are kept; beyond them the oldest are removed",
+    )
     mask: TextList = Field(default=MASK, description="words in the names of arguments whose values are not shown")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
 

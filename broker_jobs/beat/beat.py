@@ -182,6 +182,7 @@ class Beat:
         self._heartbeat_at = 0.0
         self._process_info = ProcessInfo()
         self._request_id = ""  # of the request whose reply is awaited
+        self._listed: list[ScheduleReply] = []  # of the pages before it
         self._unsent: dict[str, DueRun] = {}  # by schedule: the latest fire whose publish failed
         self._repeat_at = 0.0
         self._ready = False  # the reply queue exists
@@ -303,9 +304,8 @@ class Beat:
             self._publish(self._declare)
         if monotonic >= self._request_at:
             self._request_at = monotonic + REPEAT_SECONDS
-            request = ListSchedules(id=new_id(), at=self._clock.now(), by=self._id)
-            self._request_id = request.id
-            self._publish(request)
+            self._listed = []
+            self._ask_for_schedules()
         now = self._clock.now()
         fires = self._timer.due(now)
         for fire in fires:
@@ -346,7 +346,12 @@ class Beat:
             if not reply.ok:
                 logger.error("the coordinator refuses the recurring jobs of this program: %s", reply.refused)
         elif reply.id == self._request_id and reply.ok:
-            schedules = [ScheduleReply.model_validate(schedule) for schedule in reply.detail.get("schedules", ())]
+            self._listed += [ScheduleReply.model_validate(schedule) for schedule in reply.detail.get("schedules", ())]
+            if reply.detail.get("more") and self._listed:
+                self._request_at = self._clock.monotonic() + REPEAT_SECONDS
+                self._ask_for_schedules(after=self._listed[-1].name)
+                return
+            schedules, self._listed = self._listed, []
             refused_before = self._timer.refused
             self._timer.update(schedules, self._clock.now())
             self._request_id = ""
@@ -354,6 +359,12 @@ class Beat:
             for name, reason in self._timer.refused.items():
                 if name not in refused_before:
                     logger.error("recurring job %s is not fired by this beat: %s", name, reason)
+
+    def _ask_for_schedules(self, after: str = "") -> None:
+        """Ask for the first page, or for the one after a name."""
+        request = ListSchedules(id=new_id(), at=self._clock.now(), by=self._id, after=after)
+        self._request_id = request.id
+        self._publish(request)
 
     def _declaration(self, declared: Sequence[Schedule]) -> DeclareRecurring:
         return DeclareRecurring(

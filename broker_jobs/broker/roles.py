@@ -44,6 +44,7 @@ TYPES: Mapping[tuple[str, str], frozenset[str]] = {
 MOVED_BY_BROKER = frozenset({names.EXPIRED, names.RETURNED})
 """The broker dead-letters to these exchanges, so their messages have the header `x-death`, and no others may."""
 
+_KNOWN_TYPES = frozenset().union(*TYPES.values())
 _EXCHANGES = {kind: exchange for exchange, kinds in COMMANDS.items() for kind in kinds}
 
 
@@ -69,6 +70,11 @@ def disbelieved(queue: str, exchange: str, type: str, *, dead_lettered: bool) ->
     if (type or ("command" if queue == names.COMMAND else "job")) not in types:
         return f"the type {type!r} is not believed from the exchange {exchange!r}, only {', '.join(sorted(types))}"
     return None
+
+
+def is_of_a_newer_version(queue: str, exchange: str, type: str, *, dead_lettered: bool) -> bool:  # noqa: A002
+    """Whether a message that is not believed may be of a type that a newer version believes from its exchange."""
+    return (queue, exchange) in TYPES and not dead_lettered and type not in _KNOWN_TYPES
 
 
 def disbelieved_command(exchange: str, kind: str) -> str | None:

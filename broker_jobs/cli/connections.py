@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ def open_jobs(settings: Settings) -> Iterator[BrokerJobs]:
     _refuse_memory(settings)
     jobs = BrokerJobs()
     jobs.configure(settings.model_dump(include={"url", "declare", "heartbeat", "publish_timeout"}))
+    jobs._requests.end_commands(partial(_was_applied, settings))  # noqa: SLF001  # a program cannot ask for the audit
     try:
         yield jobs
     finally:
@@ -108,7 +110,7 @@ def open_request_client(settings: Settings) -> Iterator[RequestClient]:
     """
     _refuse_memory(settings)
     connection = Connection(lambda: settings, lambda given: broker_for(given, "command line"))
-    requests = RequestClient(connection)
+    requests = RequestClient(connection, audit=partial(_was_applied, settings))
     try:
         yield requests
     finally:
@@ -131,6 +133,12 @@ def open_broker(settings: Settings, name: str) -> Iterator[Broker]:
         yield broker
     finally:
         broker.stop()
+
+
+def _was_applied(settings: Settings, id: str) -> bool:
+    """Whether the audit has a command. Raises BrokerJobsError if the store cannot be read from here."""
+    with open_store(settings) as store:
+        return store.reader.command(id) is not None
 
 
 def _refuse_memory(settings: Settings) -> None:

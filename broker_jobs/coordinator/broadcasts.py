@@ -7,7 +7,7 @@ from broker_jobs.messages.commands import Hello
 from broker_jobs.messages.control import Control, Fence
 from broker_jobs.store.write import Transaction
 
-MOST_FENCES = 10_000
+MOST_FENCES = 5_000
 """In one message: RabbitMQ 4 refuses those over 16 MiB, and closes the channel over them."""
 
 

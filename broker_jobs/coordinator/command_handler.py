@@ -15,6 +15,7 @@ from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import CommandReceived
 from broker_jobs.coordinator.job_decisions import JobDecisions
+from broker_jobs.coordinator.queries import page
 from broker_jobs.coordinator.records import Fired
 from broker_jobs.coordinator.recurring import PAGE
 from broker_jobs.coordinator.replies import Replies
@@ -97,10 +98,8 @@ class CommandHandler:
             case GetJob() | GetBatch() | ListFailures():
                 self._replies.ask(asked)
             case ListSchedules():
-                detail = {
-                    "schedules": [view.model_dump(mode="json") for view in commands.views(self._tx)],
-                    "version": self._tx.meta.schedules_version,
-                }
+                shown, more = page(commands.views(self._tx, after=command.after))
+                detail = {"schedules": shown, "version": self._tx.meta.schedules_version, "more": more}
                 self._replies.reply(asked, Reply(id=command.id, detail=detail))
             case Hello():
                 self._hello(asked, command)
@@ -124,9 +123,9 @@ class CommandHandler:
 
     def _fire(self, asked: CommandReceived, fire: Fire) -> None:
         """Make the runs of a schedule that are due; those beyond the page are left to the next transaction."""
-        page = max(1, PAGE - self._made_up_for)
+        most = max(1, PAGE - self._made_up_for)
         made, more = commands.fire(
-            self._tx, fire, self._rows.at.now, open_runs=self._open_runs, waiting_runs=self._waiting_runs, page=page
+            self._tx, fire, self._rows.at.now, open_runs=self._open_runs, waiting_runs=self._waiting_runs, page=most
         )
         self._made_up_for += max(0, len(made) - 1)
         self._rows.see([fired.envelope.id for fired in made])

@@ -200,8 +200,8 @@ def published(tx: Transaction, event: PublishedEvent) -> list[Fired]:
     return [recurring.answered(row, event) for row in tx.subscriptions(event.event)]
 
 
-def views(tx: Transaction) -> list[ScheduleReply]:
-    """What beats are told of the schedules."""
+def views(tx: Transaction, after: str = "") -> list[ScheduleReply]:
+    """What beats are told of the schedules, by name; of those after a name."""
     return [
         ScheduleReply(
             name=row.name,
@@ -211,7 +211,8 @@ def views(tx: Transaction) -> list[ScheduleReply]:
             paused=row.paused,
             last_planned_at=row.last_planned_at,
         )
-        for row in tx.schedules()
+        for row in sorted(tx.schedules(), key=lambda row: row.name)
+        if row.name > after
     ]
 
 

@@ -12,6 +12,7 @@ from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.conditions.batches import ACCEPTED, OPENED, Batches
 from broker_jobs.coordinator.conditions.dependencies import Dependencies, Verdict
 from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.failures import WorkItemError
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Decision
@@ -30,6 +31,7 @@ class Consequences:
         rows, cascade: of the transaction.
         admission, dependencies, batch_rows, batches, limits: what the tasks are about.
         decide: decides one record.
+        skipped: work items that are dropped.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Consequences:
         batches: Batches,
         limits: Limits,
         decide: Callable[[JobRecord], Decision],
+        skipped: frozenset[WorkItemRow],
     ) -> None:
         self._rows = rows
         self._tx = rows.tx
@@ -53,6 +56,7 @@ class Consequences:
         self._batches = batches
         self._limits = limits
         self._decide = decide
+        self._skipped = skipped
         self.more = False
         """Tasks are kept for the next transactions."""
 
@@ -66,8 +70,8 @@ class Consequences:
     def run(self) -> None:
         """Do the tasks and what follows from them, up to the bound; keep the rest."""
         while True:
-            while (task := self._next()) is not None:
-                self._do(task)
+            while (task := self._cascade.next()) is not None:
+                self._do_or_skip(task)
             self._batch_rows.finish()
             self._ask_who_waits()
             if self._cascade.is_idle:
@@ -80,8 +84,16 @@ class Consequences:
         self._tx.work_item(task.item for task in left)
         self.more = self.more or bool(left)
 
-    def _next(self) -> Task | None:
-        return self._cascade.next()
+    def _do_or_skip(self, task: Task) -> None:
+        """Do a task. One that was kept and raises is named, so that it can be set aside alone."""
+        kept = self._cascade.done.get((task.kind, task.target))
+        if kept is None:
+            self._do(task)
+        elif kept.item not in self._skipped:
+            try:
+                self._do(task)
+            except Exception as error:
+                raise WorkItemError(kept.item) from error
 
     def _ask_who_waits(self) -> None:
         """Of the jobs that have ended, those that something depends on are told of: asked of all of them at once."""

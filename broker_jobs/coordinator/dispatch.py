@@ -18,6 +18,7 @@ from broker_jobs.coordinator.inputs import (
     CommandReceived,
     HeartbeatReceived,
     Input,
+    MarkRemoved,
     ReadAgain,
     UnknownParents,
     Unreadable,
@@ -88,6 +89,7 @@ class Dispatch:
                     ids.update(member.envelope.id for member in one.members)
                 case (
                     ReadAgain()
+                    | MarkRemoved()
                     | CommandReceived()
                     | HeartbeatReceived()
                     | Tick()
@@ -128,6 +130,8 @@ class Dispatch:
                 self._command_handler.apply(one)
             case Unreadable():
                 self._jobs.dead_letter(one)
+            case MarkRemoved():
+                self._tx.remove_poison_mark(one.hash)
             case ReadAgain():
                 self.replay(one.dead_letter_id)
             case ChunkReceived():

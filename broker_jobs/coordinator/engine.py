@@ -14,6 +14,7 @@ from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.coordinator.unit_of_work import HORIZON_SECONDS, Memory, UnitOfWork
 from broker_jobs.store.open import Store
+from broker_jobs.store.records import WorkItemRow
 
 _CHANCE = random.Random()  # our own, not the global one of the program we run in
 
@@ -39,6 +40,8 @@ class Engine:
         self.ticks = OwnTicks(id)
         self.liveness = Liveness(id)
         self.memory = Memory(id, since, self.ticks, self.liveness)
+        self.skipped_items: frozenset[WorkItemRow] = frozenset()
+        """Work items that raise: they are dropped, as they are dead letters by now."""
         self._store = store
         self._chance = chance
 
@@ -53,7 +56,9 @@ class Engine:
         try:
             with self._store.transaction() as tx:
                 at = Context(now, tx.meta.log_time, self.id, self._chance, ahead, self.max_body)
-                work = UnitOfWork(tx, at, memory, may_release=may_release, forgotten=now - self.keep)
+                work = UnitOfWork(
+                    tx, at, memory, may_release=may_release, forgotten=now - self.keep, skipped=self.skipped_items
+                )
                 effects = work.run(list(inputs))
         except BaseException:  # what was to be broadcast is not committed, so it is not broadcast
             memory.broadcast_failed, memory.broadcast_all_at = memory.broadcast_failed or failed, all_at

@@ -6,8 +6,10 @@ acknowledged by `acknowledge` once its transaction is committed.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from broker_jobs.broker.interface import Consumer, Delivery
 from broker_jobs.coordinator.inputs import (
     CHECKPOINT,
     ChunkReceived,
+    CommandReceived,
     Input,
     Unreadable,
     read_command,
@@ -37,6 +40,16 @@ ORIGINS = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}
 NO_USER_ID = "it does not name the user who sent it (property user_id), which BROKER_JOBS_REQUIRE_USER_ID asks for"
 
 
+READERS: dict[str, Callable[[Delivery], list[Input]]] = {
+    names.LOG: read_log,
+    names.COMMAND: lambda delivery: [read_command(delivery)],
+    names.DUE: lambda delivery: [read_due_notice(delivery)],
+    names.DEAD_LETTERS: lambda delivery: [read_dead_letter(delivery)],
+}
+SUSPECT_DELIVERIES = 2
+"""A message that was delivered so often before is decided alone: it may be the one that ended the coordinators."""
+
+
 class QueuedInput(NamedTuple):
     """One input and the delivery it came in (None: the coordinator's own)."""
 
@@ -47,8 +60,11 @@ class QueuedInput(NamedTuple):
 class InputQueue:
     """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
 
-    def __init__(self, *, require_user_id: bool = False) -> None:
+    def __init__(self, *, require_user_id: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._require_user_id = require_user_id
+        self._monotonic = monotonic
+        self._until: dict[tuple[int, int], float] = {}
+        """Commands that end, by delivery: the broker drops them no more, once they are here."""
         self._arrivals: SimpleQueue[tuple[str, list[Delivery]] | None] = SimpleQueue()
         self._waiting: dict[str, deque[Delivery]] = {
             queue: deque() for queue in (names.COMMAND, names.LOG, names.DEAD_LETTERS, names.DUE)
@@ -61,12 +77,16 @@ class InputQueue:
         """Taken from the command queue, which are acknowledged one by one: the mark among them is kept."""
         self._checkpoint: tuple[int, int] | None = None
         """The newest mark: not acknowledged before there is a newer one, so that the broker has it if we are killed."""
+        self._after_suspect = False
         self._most = MOST_INPUTS
         self._members = 0
         """Jobs in the chunks of this transaction: one chunk is one input, and may be thousands of rows."""
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the exchange's I/O thread)."""
+        for delivery in deliveries:
+            if delivery.expiration is not None:
+                self._until[delivery.channel, delivery.tag] = self._monotonic() + delivery.expiration
         self._arrivals.put((queue, deliveries))
 
     def wake(self) -> None:
@@ -114,24 +134,47 @@ class InputQueue:
             pieces.append(QueuedInput(self._own.popleft(), None))
         while self._quiet and len(pieces) < most * 3 // 4:
             pieces.append(QueuedInput(self._quiet.popleft(), None))
-        self._draw(names.COMMAND, MOST_DELIVERIES, pieces, lambda d: [read_command(d)])
-        self._draw(names.DEAD_LETTERS, DUE_NOTICES_BESIDE, pieces, lambda d: [read_dead_letter(d)])
-        self._draw(names.LOG, MOST_DELIVERIES, pieces, read_log)
+        self._draw(names.COMMAND, MOST_DELIVERIES, pieces)
+        self._draw(names.DEAD_LETTERS, DUE_NOTICES_BESIDE, pieces)
+        self._draw(names.LOG, MOST_DELIVERIES, pieces)
         if self.log_waits() < DUE_NOTICES_BESIDE:
-            self._draw(names.DUE, MOST_DELIVERIES, pieces, lambda d: [read_due_notice(d)])
+            self._draw(names.DUE, MOST_DELIVERIES, pieces)
         return pieces
 
-    def _draw(self, queue: str, most: int, pieces: list[QueuedInput], read: Callable[[Delivery], list[Input]]) -> None:
+    def take_suspect(self) -> Delivery | None:
+        """A message that was delivered twice before, to be decided alone; every second time, as others wait too."""
+        self._after_suspect = not self._after_suspect
+        if self._after_suspect:
+            for queue, waiting in self._waiting.items():
+                if waiting and waiting[0].delivery_count >= SUSPECT_DELIVERIES:
+                    delivery = waiting.popleft()
+                    self._take_note(queue, delivery)
+                    return delivery
+        return None
+
+    def read(self, delivery: Delivery) -> list[QueuedInput]:
+        """What a delivery says."""
+        pieces: list[QueuedInput] = []
+        self._read(delivery, READERS[delivery.queue], pieces)
+        return pieces
+
+    def _draw(self, queue: str, most: int, pieces: list[QueuedInput]) -> None:
         waiting = self._waiting[queue]
         for _ in range(min(most, len(waiting))):
-            if len(pieces) + self._members >= self._most:
+            if len(pieces) + self._members >= self._most or waiting[0].delivery_count >= SUSPECT_DELIVERIES:
                 return
             delivery = waiting.popleft()
             self._take_note(queue, delivery)
-            found = _read(read, delivery, require_user_id=self._require_user_id)
-            if delivery.type == CHUNK_TYPE:
-                self._members += sum(len(one.members) for one in found if isinstance(one, ChunkReceived))
-            pieces += [QueuedInput(one, delivery) for one in found]
+            self._read(delivery, READERS[queue], pieces)
+
+    def _read(self, delivery: Delivery, read: Callable[[Delivery], list[Input]], pieces: list[QueuedInput]) -> None:
+        found = _read(read, delivery, require_user_id=self._require_user_id)
+        until = self._until.pop((delivery.channel, delivery.tag), None) if delivery.expiration is not None else None
+        if until is not None:
+            found = [replace(one, until=until) if isinstance(one, CommandReceived) else one for one in found]
+        if delivery.type == CHUNK_TYPE:
+            self._members += sum(len(one.members) for one in found if isinstance(one, ChunkReceived))
+        pieces += [QueuedInput(one, delivery) for one in found]
 
     def _take_note(self, queue: str, delivery: Delivery) -> None:
         place = (delivery.channel, delivery.tag)
@@ -150,6 +193,9 @@ class InputQueue:
             self._checkpoint = None
         waiting = self._waiting[queue]
         self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
+        for delivery in waiting:
+            if delivery.channel == channel:
+                self._until.pop((channel, delivery.tag), None)
 
     def acknowledge(self, subscriptions: dict[str, Consumer]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
 from broker_jobs.broker.interface import Delivery
-from broker_jobs.broker.roles import disbelieved, disbelieved_command
+from broker_jobs.broker.roles import disbelieved, disbelieved_command, is_of_a_newer_version
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.records import DueNotice, FromWorker, JobRecord, ReadyCopy, Repeat, TimerDue, WaitingCopy
 from broker_jobs.messages import codec
@@ -61,6 +61,8 @@ class CommandReceived:
     reply_to: str | None
     correlation_id: str | None
     user_id: str = ""
+    until: float | None = None
+    """By this coordinator's monotonic clock: it is applied before, or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,16 @@ class CheckpointRead:
     tick: Tick
 
 
+@dataclass(frozen=True, slots=True)
+class MarkRemoved:
+    """The message with this mark of poison is decided, or kept."""
+
+    hash: str
+
+
 Input = (
     ReadAgain
+    | MarkRemoved
     | CheckpointRead
     | UnknownParents
     | JobRecord
@@ -140,7 +150,9 @@ def read_log(delivery: Delivery) -> list[Input]:
     """What a delivery of the log says: an envelope, a bundle of events, or a tick."""
     refusal = _disbelieved(names.LOG, delivery)
     if refusal is not None:
-        return [Unreadable("log", refusal, delivery)]
+        moved = delivery.dead_lettered
+        newer = is_of_a_newer_version(names.LOG, delivery.exchange, delivery.type, dead_lettered=moved)
+        return [Unreadable("log", refusal, delivery, newer)]
     try:
         match delivery.type:
             case "events":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import UnknownParents, WorkItemsWaiting
@@ -11,12 +13,16 @@ from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
 
+logger = logging.getLogger(__name__)
+
 LOOK_AHEAD_SECONDS = 15.0
 LOOK_EVERY_SECONDS = 10.0
 MOST_DUE = 50_000
 """Timers that one look sets; when they have ended and there are more, it looks again."""
 PURGE_EVERY_SECONDS = 60.0
 PURGE_ROWS = 1_000
+FLOOD_SECONDS = 1.0
+"""Between two looks at the budget of dead letters while they are stored."""
 UNKNOWN_PARENTS_EVERY_SECONDS = 600.0
 NEVER_SEEN_SECONDS = 86_400.0
 """A parent that was not seen for this long is not waited for any more."""
@@ -53,6 +59,8 @@ class Maintenance:
         self._more_due = False
         self._last_look = float("-inf")
         self._last_purge = float("-inf")
+        self._last_dead_letter_purge = float("-inf")
+        self._dead_letters_stored = False
         self._last_unknown_parents = clock.monotonic()
 
     def looked_ahead(self, found: int) -> None:
@@ -80,6 +88,37 @@ class Maintenance:
         self._more_due = len(found) == MOST_DUE
         for due_at, id in found:
             self._timers.set(id, due_at)
+
+    def dead_letters_were_stored(self) -> None:
+        """Some may have to go for them, soon: a flood of them must not fill the disk until the next purge."""
+        self._dead_letters_stored = True
+
+    def purge_dead_letters(self) -> None:
+        """Remove dead letters that are too old, or beyond their budget, a page a round. The oldest go first."""
+        now = self._clock.monotonic()
+        pause = FLOOD_SECONDS if self._dead_letters_stored else PURGE_EVERY_SECONDS
+        if now - self._last_dead_letter_purge < pause:
+            return
+        settings, before = self._settings, self._clock.now() - self._settings.keep_dead_letters
+
+        def purge() -> int:
+            with self._store.transaction() as tx:
+                return tx.purge_dead_letters(
+                    before=before, most=settings.max_dead_letters, most_bytes=settings.max_dead_letter_bytes,
+                    limit=PURGE_ROWS,
+                )  # fmt: skip
+
+        removed = self._transactions.persist(purge)
+        if removed < PURGE_ROWS:
+            self._last_dead_letter_purge, self._dead_letters_stored = now, False
+        if removed:
+            logger.warning(
+                "%d dead letters were removed, the oldest first: they are kept for %g days, up to %d and %d bytes",
+                removed,
+                settings.keep_dead_letters / 86_400,
+                settings.max_dead_letters,
+                settings.max_dead_letter_bytes,
+            )
 
     def purge(self) -> None:
         """Remove ended jobs that are kept no longer, a page a round; afterwards go on with work items."""

@@ -11,6 +11,7 @@ import logging
 from broker_jobs.clock import Clock
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
+from broker_jobs.coordinator.failures import MOST_REASON_CHARS
 from broker_jobs.coordinator.inputs import (
     NEWER,
     CheckpointRead,
@@ -18,6 +19,7 @@ from broker_jobs.coordinator.inputs import (
     CommandReceived,
     HeartbeatReceived,
     Input,
+    MarkRemoved,
     ReadAgain,
     UnknownParents,
     Unreadable,
@@ -25,7 +27,6 @@ from broker_jobs.coordinator.inputs import (
     read_again,
 )
 from broker_jobs.coordinator.records import job_id
-from broker_jobs.coordinator.transactions import MOST_REASON_CHARS
 from broker_jobs.errors import StoreError
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.envelope import id_created_at
@@ -77,6 +78,7 @@ class NewerMessages:
                     ids = []
                 case (
                     CommandReceived()
+                    | MarkRemoved()
                     | ReadAgain()
                     | CheckpointRead()
                     | UnknownParents()

@@ -5,8 +5,11 @@ Waiters live in memory only: askers repeat their question every two seconds, so 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from broker_jobs.broker.interface import Message
 from broker_jobs.clock import Instant
@@ -18,6 +21,12 @@ from broker_jobs.messages.state import State
 from broker_jobs.store.records import BatchRow
 from broker_jobs.store.row import Row
 
+logger = logging.getLogger(__name__)
+
+MAX_REPLY_BYTES = 1024 * 1024
+"""RabbitMQ 4 refuses messages over 16 MiB, or over what its administrator sets, and closes the channel over them."""
+REPLY_HEAD_BYTES = 1024
+"""Of a reply, beside its values."""
 FORGET_SECONDS = 30.0
 """An asker that has not repeated itself for so long is gone."""
 
@@ -97,7 +106,9 @@ def batch_view(batch: BatchRow | None, id: str) -> BatchReply:
 
 
 def failure_view(row: Row) -> JobReply:
-    """A failed job with what it was called with."""
+    """A failed job with what it was called with; without that, if no reply holds it."""
+    if row.envelope and len(row.envelope) > MAX_REPLY_BYTES // 2:
+        return view(row)
     envelope = codec.decode(row.envelope) if row.envelope else None
     called = {} if envelope is None else {"args": envelope.args, "kwargs": envelope.kwargs}
     return view(row).model_copy(update=called)
@@ -108,6 +119,23 @@ def answer(reply_to: str, id: str, view: JobReply) -> Message:
     return reply(reply_to, Reply(id=id, detail=view.model_dump(mode="json", exclude_none=True)))
 
 
+def page(values: Iterable[BaseModel]) -> tuple[list[dict[str, object]], bool]:
+    """As many of these as one reply holds, at least one; and whether some are left."""
+    shown: list[dict[str, object]] = []
+    size = 0
+    for value in values:
+        size += len(value.model_dump_json())
+        if shown and size > MAX_REPLY_BYTES - REPLY_HEAD_BYTES:
+            return shown, True
+        shown.append(value.model_dump(mode="json"))
+    return shown, False
+
+
 def reply(reply_to: str, reply: Reply) -> Message:
-    """The message that carries a reply to its asker's own queue."""
-    return Message("", reply_to, reply.model_dump_json().encode(), type="reply", correlation_id=reply.id)
+    """The message that carries a reply to its asker's own queue; instead of one that is too large, a refusal."""
+    body = reply.model_dump_json().encode()
+    if len(body) > MAX_REPLY_BYTES:
+        refused = f"the answer has {len(body):_} bytes, and a message of this system {MAX_REPLY_BYTES:_} at most"
+        logger.warning("%s: %s", reply.id, refused)
+        body = Reply(id=reply.id, ok=False, refused=refused).model_dump_json().encode()
+    return Message("", reply_to, body, type="reply", correlation_id=reply.id)

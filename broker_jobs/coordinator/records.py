@@ -118,6 +118,14 @@ class Fired:
     body: str
 
 
+@dataclass(frozen=True, slots=True)
+class Undecidable:
+    """What the coordinator itself knows of the job cannot be decided: deciding it raised, twice."""
+
+    id: str
+    reason: str
+
+
 WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
@@ -142,6 +150,7 @@ JobRecord = (
     | Unroutable
     | LeaseOver
     | ProvenLost
+    | Undecidable
     | Fired
     | FromWorker
     | DeleteJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker_jobs.broker.interface import Message
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.inputs import CommandReceived
-from broker_jobs.coordinator.queries import Waiters, answer, batch_holder, batch_view, failure_view, reply, view
+from broker_jobs.coordinator.queries import Waiters, answer, batch_holder, batch_view, failure_view, page, reply, view
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import GetBatch, GetJob, ListFailures, Reply
 from broker_jobs.messages.state import State
@@ -89,6 +89,5 @@ class Replies:
         ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
         ids = ids[: command.limit]
         self._rows.see(ids)
-        return [
-            failure_view(self._rows[id]).model_dump(mode="json") for id in ids if self._rows[id].state is State.FAILED
-        ]
+        failed = (self._rows[id] for id in ids if self._rows[id].state is State.FAILED)
+        return page(failure_view(row) for row in failed)[0]

@@ -18,16 +18,18 @@ from broker_jobs.clock import Clock, LogTime, WallTime
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
+from broker_jobs.coordinator.failures import NotStoredError
 from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import WorkItemsWaiting
 from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
 from broker_jobs.coordinator.maintenance import Maintenance, longest_kept
 from broker_jobs.coordinator.newer_messages import NewerMessages
 from broker_jobs.coordinator.observer import CoordinatorObserver
+from broker_jobs.coordinator.poison import PoisonGuard
 from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.release_publisher import RELEASE_TIMEOUT_SECONDS, ReleasePublisher
-from broker_jobs.coordinator.transactions import NotStoredError, Transactions
+from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.coordinator.watch import Watch
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.settings import Settings
@@ -81,7 +83,7 @@ class Coordinator:
             store, self.id, since=float("-inf"), max_body=settings.max_body, keep=longest_kept(settings)
         )
         self._liveness = self._engine.liveness
-        self._input_queue = InputQueue(require_user_id=settings.require_user_id)
+        self._input_queue = InputQueue(require_user_id=settings.require_user_id, monotonic=clock.monotonic)
         self._leadership = Leadership(
             self.id, broker, clock, self._engine.ticks, store_name=store.url_masked, on_fatal=self._fail
         )
@@ -91,14 +93,17 @@ class Coordinator:
         )
         self._transactions = Transactions(
             self._engine,
+            store,
             broker,
             clock,
-            self._stopping,
+            stopping=self._stopping,
             may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
             on_fatal=self._fail,
             give_log_back=self._consumers.close,
             take_log_again=self._consumers.open,
+            audited=lambda id: None if (row := store.reader.command(id)) is None else row.detail,
         )
+        self._poison_guard = PoisonGuard(store, self._transactions, self._input_queue, clock)
         self._missing_queues = MissingQueues(broker, settings)
         self._newer_messages = NewerMessages(store, self._engine, settings, clock)
         self._maintenance = Maintenance(
@@ -171,8 +176,9 @@ class Coordinator:
             return False, self._fatal
         if self._thread is not None and not self._thread.is_alive():
             return False, "the coordinator's thread has died"
-        if self._transactions.store_is_away:
-            return False, "the store does not answer"
+        outage = self._transactions.outage()
+        if outage is not None:
+            return False, outage
         if self._leadership.restored:
             return False, "the store is older than the log: it was restored; releases nothing until it is accepted"
         return True, "active" if self.active else "standby"
@@ -230,17 +236,22 @@ class Coordinator:
         if self._leadership.tick():
             self._engine.waiters.forget(self._clock.now())
         self._take_part()
-        pieces = self._input_queue.take(self._transactions.most)
+        suspect = self._input_queue.take_suspect()
+        if suspect is None:
+            pieces = self._input_queue.take(self._transactions.most)
+        else:
+            pieces = self._poison_guard.pieces(suspect)
         if any(piece.delivery is not None and piece.delivery.queue == names.LOG for piece in pieces):
             self._leadership.log_was_read()
             self._take_part()
-        if self._leadership.leads and self._publisher.is_able():
+        if suspect is None and self._leadership.leads and self._publisher.is_able():
             pieces += self._publisher.due(self._transactions.most)
         if pieces:
             self._missing_queues.declare(pieces)
             self._decide(pieces)
             self._consumers.acknowledge()
         self._maintenance.purge()
+        self._maintenance.purge_dead_letters()
 
     def _take_part(self) -> None:
         """Take over when the log comes here, stand by when it comes no more, and look ahead while it comes."""
@@ -301,6 +312,8 @@ class Coordinator:
             self._judge(LogTime(effects.meta.log_time))
 
     def _observe(self, effects: Effects) -> None:
+        if effects.dead_letters:
+            self._maintenance.dead_letters_were_stored()
         for kind, count in effects.kinds.items():
             self._observer.records(kind, count)
         for origin, reason in effects.dead_letters:

@@ -6,9 +6,11 @@ records, until the one that raises is alone; that one becomes a dead letter, and
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import threading
-import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,13 +19,16 @@ from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
+from broker_jobs.coordinator.failures import MOST_REASON_CHARS, NotStoredError, WorkItemError, description, sentence
 from broker_jobs.coordinator.input_queue import MOST_INPUTS, QueuedInput
 from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, alone
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS
 from broker_jobs.coordinator.queries import reply
+from broker_jobs.coordinator.records import JobRecord, Undecidable, job_id
 from broker_jobs.errors import StoreError
 from broker_jobs.messages.commands import DeleteDeadLetter, ReplayDeadLetter, Reply
 from broker_jobs.store.migrate import NewerSchemaError
+from broker_jobs.store.open import Store, StoreRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +36,18 @@ STORE_PATIENCE_SECONDS = 300.0
 """If the store is away for longer, the deliveries are returned once, and consumed again when it answers."""
 LONGEST_PAUSE_SECONDS = 5.0
 """Between two tries while the store is away."""
+BUSY_SECONDS = 10.0
+"""A transaction that takes longer is reported: another program may hold the lock of the store."""
 SLOW_SECONDS = 1.0
 """A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
 LEAST_INPUTS = 100
 REPLY_TIMEOUT_SECONDS = 10.0
-MOST_REASON_CHARS = 500
-MOST_TRACEBACK_CHARS = 4_000
+WORK = "work"
+"""The origin of a dead letter that is a work item."""
+REFUSALS = 2
+"""If the store refuses a transaction so often, and answers in between, its data are at fault."""
 
 Stored = TypeVar("Stored")
-
-
-class NotStoredError(Exception):
-    """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
 
 
 class Transactions:
@@ -50,6 +55,7 @@ class Transactions:
 
     Args:
         engine: decides.
+        store: where.
         broker: takes the refusals of commands that raise.
         clock: measures how long a transaction takes.
         stopping: set when the coordinator has to stop.
@@ -57,21 +63,26 @@ class Transactions:
         on_fatal: called with the reason when this program cannot use the store.
         give_log_back: called when the store is away for long.
         take_log_again: called when it answers again after that.
+        audited: the answer to a command that was applied, by its id, as JSON text; or None.
     """
 
     def __init__(
         self,
         engine: Engine,
+        store: Store,
         broker: Broker,
         clock: Clock,
-        stopping: threading.Event,
         *,
+        stopping: threading.Event,
         may_release: Callable[[], bool],
         on_fatal: Callable[[str], None],
         give_log_back: Callable[[], None],
         take_log_again: Callable[[], None],
+        audited: Callable[[str], str | None],
     ) -> None:
+        self._audited = audited
         self._engine = engine
+        self._store = store
         self._broker = broker
         self._clock = clock
         self._stopping = stopping
@@ -80,6 +91,8 @@ class Transactions:
         self._give_log_back = give_log_back
         self._take_log_again = take_log_again
         self._down_since: float | None = None
+        self._down_reason = ""
+        self._began_at: float | None = None
         self.most = MOST_INPUTS
         """Inputs of the next transaction."""
         self.count = 0
@@ -89,6 +102,16 @@ class Transactions:
     def store_is_away(self) -> bool:
         """Whether the store does not answer."""
         return self._down_since is not None
+
+    def outage(self) -> str | None:
+        """Why nothing is stored now, for the health page; None: it is (any thread)."""
+        if self._down_since is not None:
+            return f"the store does not answer: {self._down_reason}"
+        began_at = self._began_at
+        seconds = 0.0 if began_at is None else self._clock.monotonic() - began_at
+        if seconds < BUSY_SECONDS:
+            return None
+        return f"the store is busy: a transaction has waited or run for {seconds:.0f} s"
 
     def apply(self, pieces: list[QueuedInput]) -> tuple[list[Effects], float]:
         """Decide these; what follows, one value for each transaction it took, and the seconds."""
@@ -103,58 +126,161 @@ class Transactions:
 
     def _apply_safely(self, pieces: list[QueuedInput]) -> list[Effects]:
         """All pieces in one transaction; when a decision raises, in halves."""
-        try:
-            return self._apply([piece.input for piece in pieces])
-        except NotStoredError:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever a decision raises, the log must go on
-            if len(pieces) == 1:
-                return self._set_aside(pieces[0], error)
+        done: list[Effects] = []
+        while True:
+            try:
+                done += self._apply([piece.input for piece in pieces])
+                self._engine.skipped_items = frozenset()
+                return done
+            except NotStoredError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever a decision raises, the log must go on
+                if isinstance(error, WorkItemError) and error.item not in self._engine.skipped_items:
+                    done.append(self._set_item_aside(error))
+                    self._engine.skipped_items |= {error.item}  # where one of these records makes it, it is not stored
+                    continue
+                if len(pieces) == 1:
+                    return done + self._set_aside(pieces[0], error)
             logger.warning("a transaction of %d records failed; each half is applied separately", len(pieces))
-        half = len(pieces) // 2
-        return self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
+            half = len(pieces) // 2
+            return done + self._apply_safely(pieces[:half]) + self._apply_safely(pieces[half:])
 
     def _apply(self, inputs: list[Input]) -> list[Effects]:
-        def decide() -> Effects:
-            return self._engine.apply(inputs, self._clock.now(), may_release=self._may_release(), ahead=AHEAD_SECONDS)
+        late: list[CommandReceived] = []
+        ending = any(isinstance(one, CommandReceived) and one.until is not None for one in inputs)
 
-        effects = self.persist(decide)
+        def decide() -> Effects:
+            timely = inputs
+            if ending:  # asked at each try: the store may have been away meanwhile
+                now = self._clock.monotonic()
+                late[:] = [
+                    one
+                    for one in inputs
+                    if isinstance(one, CommandReceived) and one.until is not None and one.until <= now
+                ]
+                timely = [one for one in inputs if not any(one is command for command in late)]
+            return self._engine.apply(timely, self._clock.now(), may_release=self._may_release(), ahead=AHEAD_SECONDS)
+
+        effects = self.persist(decide, refusable=True)
         self.count += 1
+        for command in late:
+            self._answer_late(command)
         return [effects]
+
+    def _answer_late(self, asked: CommandReceived) -> None:
+        """Answer a command whose time was over; if it was applied before, when it came for the first time, so."""
+        command = asked.command
+        applied = self.persist(lambda: self._audited(command.id))
+        if applied is None:
+            logger.warning("a command (%s, by %s) came too late and is not applied", command.kind, command.by)
+        if asked.reply_to:
+            expired = Reply(id=command.id, ok=False, refused="its time was over", expired=True)
+            answer = expired if applied is None else Reply.model_validate_json(applied)
+            self._broker.publish([reply(asked.reply_to, answer)], timeout=REPLY_TIMEOUT_SECONDS)
+
+    # ---- what cannot be decided
 
     def _set_aside(self, piece: QueuedInput, error: Exception) -> list[Effects]:
         """Keep a record that cannot be decided, without its neighbours, for a person to look at and to replay."""
         logger.error("a record cannot be applied; it is now a dead letter (broker-jobs dead-letters)", exc_info=error)
-        if piece.delivery is None:
-            return []
-        said = " ".join(str(getattr(error, "orig", None) or error).split())
         asked = piece.input
         if isinstance(asked, CommandReceived) and asked.reply_to:
-            refused = f"it cannot be carried out: {said}"[:MOST_REASON_CHARS]
+            refused = f"it cannot be carried out: {sentence(error)}"[:MOST_REASON_CHARS]
             refusal = Reply(id=asked.command.id, ok=False, refused=refused)
             self._broker.publish([reply(asked.reply_to, refusal)], timeout=REPLY_TIMEOUT_SECONDS)
             if isinstance(asked.command, ReplayDeadLetter | DeleteDeadLetter):
                 return []  # the dead letter that it names is kept, and its sender has the refusal
-        trace = "".join(traceback.format_tb(error.__traceback__))
-        reason = f"{type(error).__name__}: {said}"[:MOST_REASON_CHARS] + "\n" + trace[-MOST_TRACEBACK_CHARS:]
+        if piece.delivery is None:
+            return self._fail_job(asked)
         origin = {names.LOG: "log", names.COMMAND: "command", names.DUE: "due"}.get(piece.delivery.queue, "dead")
-        return self._apply([Unreadable(origin, reason, alone(piece.delivery, piece.input))])
+        received = alone(piece.delivery, asked)
+        try:
+            return self._apply([Unreadable(origin, description(error), received)])
+        except NotStoredError:
+            raise
+        except Exception:
+            logger.exception("the store refuses the body of a message; its dead letter has the hash of the body alone")
+        digest = f"{len(received.body)} bytes, sha256 {hashlib.sha256(received.body).hexdigest()}".encode()
+        return self._apply([Unreadable(origin, description(error), received._replace(body=digest))])
 
-    def persist(self, work: Callable[[], Stored]) -> Stored:
+    def _fail_job(self, own: Input) -> list[Effects]:
+        """A record of our own raised. If it does so again its job fails, as there is no message to keep."""
+        try:
+            return self._apply([own])
+        except NotStoredError:
+            raise
+        except Exception as error:
+            if not isinstance(own, JobRecord):
+                logger.exception(
+                    "a record of the coordinator itself cannot be applied, and names no job: it is dropped"
+                )
+                return []
+            reason = (
+                f"a record of the coordinator about it cannot be applied: {type(error).__name__}: {sentence(error)}"
+            )
+        try:
+            return self._apply([Undecidable(job_id(own), reason[:MOST_REASON_CHARS])])
+        except NotStoredError:
+            raise
+        except Exception:
+            logger.exception("a record about job %s cannot be applied, and the job cannot be failed", job_id(own))
+            return []
+
+    def _set_item_aside(self, error: WorkItemError) -> Effects:
+        """Keep a work item that cannot be worked off as a dead letter, so that the transactions after it go on."""
+        item, cause = error.item, error.__cause__ or error
+        logger.error(
+            "work item %s %s cannot be carried out; it is now a dead letter (broker-jobs dead-letters)",
+            item.kind,
+            item.target,
+            exc_info=cause,
+        )
+        body = json.dumps({"kind": item.kind, "target": item.target, "outcome": item.outcome}).encode()
+        reason = f"work item {item.kind} {item.target}: {description(cause)}"
+
+        def set_aside() -> Effects:
+            with self._store.transaction() as tx:
+                tx.drop_work_item(item)
+                tx.add_dead_letter(
+                    f"{WORK}:{hashlib.sha256(body).hexdigest()[:32]}", at=self._clock.now(), origin=WORK, reason=reason,
+                    body=body, type=WORK,
+                )  # fmt: skip
+                return Effects(tx.meta, dead_letters=[(WORK, reason)])
+
+        return self.persist(set_aside)
+
+    # ---- the store
+
+    def persist(self, work: Callable[[], Stored], *, refusable: bool = False) -> Stored:
         """The result of a transaction; while the store is away it is tried again, and nothing is acknowledged.
+
+        Args:
+            work: the transaction.
+            refusable: whether data may be at fault. Then a refusal that comes back while the store answers is raised.
 
         Raises:
             NotStoredError: the coordinator has to stop, and the store does not answer or is too new.
+            StoreRefusedError: the store answers, and refuses this transaction again and again.
         """
-        pause, gave_back = 0.1, False
+        pause, gave_back, refusals = 0.1, False, 0
         while True:
             try:
-                result = work()
+                self._began_at = self._clock.monotonic()
+                try:
+                    result = work()
+                finally:
+                    self._began_at = None
             except NewerSchemaError as error:  # the log is for a coordinator that understands the store
                 self._on_fatal(str(error))
                 self._give_log_back()
                 raise NotStoredError from error
             except StoreError as error:
+                if refusable and isinstance(error, StoreRefusedError):
+                    refusals += 1
+                    if refusals >= REFUSALS and self._store_answers():
+                        if isinstance(error.__cause__, WorkItemError):
+                            raise error.__cause__ from error
+                        raise
                 if self._note_failure(error) > STORE_PATIENCE_SECONDS and not gave_back:
                     gave_back = True
                     logger.error("the store has not answered for long: deliveries return to the log until it does")
@@ -168,9 +294,20 @@ class Transactions:
                 self._take_log_again()
             return result
 
+    def _store_answers(self) -> bool:
+        """Whether the store takes a transaction that writes next to nothing."""
+        try:
+            with self._store.transaction() as tx:
+                tx.meta.log_time = math.nextafter(tx.meta.log_time, math.inf)
+        except StoreError:
+            return False
+        self._note_answer()
+        return True
+
     def _note_failure(self, error: StoreError) -> float:
         """For how many seconds the store has not answered."""
         now = self._clock.monotonic()
+        self._down_reason = str(error)
         if self._down_since is None:
             self._down_since = now
             logger.error("the store does not answer (%s); the records stay in the log; trying again", error)

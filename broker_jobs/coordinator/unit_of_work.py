@@ -38,6 +38,7 @@ from broker_jobs.messages.control import Fence
 from broker_jobs.messages.events import Tick
 from broker_jobs.messages.state import State
 from broker_jobs.store.due import LINE_PREFIX
+from broker_jobs.store.records import WorkItemRow
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.write import Transaction
 
@@ -65,7 +66,16 @@ class Memory:
 class UnitOfWork:
     """One transaction."""
 
-    def __init__(self, tx: Transaction, at: Context, memory: Memory, *, may_release: bool, forgotten: Instant) -> None:
+    def __init__(
+        self,
+        tx: Transaction,
+        at: Context,
+        memory: Memory,
+        *,
+        may_release: bool,
+        forgotten: Instant,
+        skipped: frozenset[WorkItemRow],
+    ) -> None:
         self._tx = tx
         self._memory = memory
         self._now = at.now
@@ -89,7 +99,7 @@ class UnitOfWork:
         self._jobs = jobs
         self._consequences = consequences = Consequences(
             rows, cascade, admission=admission, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
-            limits=limits, decide=jobs.decide,
+            limits=limits, decide=jobs.decide, skipped=skipped,
         )  # fmt: skip
         self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
         self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)

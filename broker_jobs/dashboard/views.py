@@ -347,6 +347,7 @@ class DeadLetterView(DeadLetterEntry):
     exchange: str
     key: str
     message_id: str
+    user_id: str = Field(description="the user of the broker that sent it; empty: not named")
 
 
 class AuditEntry(View):
@@ -354,7 +355,8 @@ class AuditEntry(View):
 
     id: str
     at: datetime
-    by: str
+    by: str = Field(description="the name that its sender claims")
+    user_id: str = Field(description="the user of the broker that sent it, as the broker attests; empty: not named")
     kind: str
     subject: str
     detail: str

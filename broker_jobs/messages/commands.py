@@ -334,7 +334,10 @@ class GetBatch(_Command):
 
 
 class ListFailures(_Command):
-    """Ask for failed jobs of a batch, a page: ids after `after`. Reply detail: {"failures": [JobReply…]}."""
+    """Ask for failed jobs of a batch, a page: ids after `after`. Reply detail: {"failures": [JobReply…]}.
+
+    A page has `limit` jobs at most, or fewer where their arguments are long; an empty one is the last.
+    """
 
     kind: Literal["list failures"] = "list failures"
     batch_id: Id
@@ -343,9 +346,13 @@ class ListFailures(_Command):
 
 
 class ListSchedules(_Command):
-    """Ask for all schedules, as a beat does. Reply detail: {"schedules": [ScheduleReply…], "version": int}."""
+    """Ask for the schedules, as a beat does, a page: names after `after`.
+
+    Reply detail: {"schedules": [ScheduleReply…], "version": int, "more": bool}.
+    """
 
     kind: Literal["list schedules"] = "list schedules"
+    after: Id = ""
 
 
 Command = Annotated[
@@ -434,6 +441,7 @@ class Reply(BaseModel):
     id: str
     ok: bool = True
     refused: str | None = Field(default=None, description="why it was refused, and what to do")
+    expired: bool = Field(default=False, description="its time was over before it was applied; it never will be")
     detail: dict[str, Any] = Field(default_factory=dict)
 
 

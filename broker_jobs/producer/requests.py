@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
@@ -21,7 +21,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.roles import command_exchange
-from broker_jobs.errors import BrokerError, ResultTimeout, UsageError
+from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, UsageError
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.asyncio_support import await_shielded, in_thread
@@ -33,6 +33,9 @@ REPEAT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.05
 """Pause before the next query for an unknown job, as the log is read after a confirm; doubles up to REPEAT_SECONDS."""
 MAX_USER_CHARS = 300
+EXPIRATION_SHARE = 3
+"""A command that ends may be so long in its queue, as a part of the time that is left; as long again in the hands of a
+coordinator; and the rest is for the transaction that applies it. So at the end it is applied, or it never will be."""
 FINAL_QUERY_SECONDS = 0.5
 """Extra time, after a wait has timed out, to learn the state of the job for the error message."""
 
@@ -59,6 +62,8 @@ class QuerySubject(NamedTuple):
     is_batch: bool = False
 
 
+Audit: TypeAlias = Callable[[str], bool]
+"""Whether a command of this id was applied or refused, by the audit in the store. Raises BrokerJobsError: unknown."""
 RequestSteps: TypeAlias = Generator[Wait, Reply | None, Reply | None]
 
 
@@ -69,16 +74,34 @@ class RequestClient:
         connection: the connection to the broker.
         by: the name in the audit; None: the name of this host.
         reply_queue: receives the replies; None: a new one.
+        audit: decides whether a command was applied that got no reply. With it commands end: one that is not applied
+            within the publish timeout never will be.
     """
 
-    def __init__(self, connection: Connection, by: str | None = None, reply_queue: ReplyQueue | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        by: str | None = None,
+        reply_queue: ReplyQueue | None = None,
+        *,
+        audit: Audit | None = None,
+    ) -> None:
         self.connection = connection
+        self._audit = audit
         self.by = by or socket.gethostname()
         self._reply_queue = reply_queue or ReplyQueue(connection)
 
     def on_behalf_of(self, user: str) -> RequestClient:
         """A client that sends its commands in the name of this user, with the same reply queue."""
-        return RequestClient(self.connection, user[:MAX_USER_CHARS], self._reply_queue)
+        return RequestClient(self.connection, user[:MAX_USER_CHARS], self._reply_queue, audit=self._audit)
+
+    def ending(self, audit: Audit) -> RequestClient:
+        """A client whose commands end, with the same reply queue."""
+        return RequestClient(self.connection, self.by, self._reply_queue, audit=audit)
+
+    def end_commands(self, audit: Audit) -> None:
+        """Let commands end from now on."""
+        self._audit = audit
 
     def command_fields(self) -> CommandFields:
         """The fields that every command begins with: `DeleteJob(**requests.command_fields(), job_id=…)`."""
@@ -93,12 +116,36 @@ class RequestClient:
 
         Raises:
             UsageError: the coordinator refuses the command; the text is its reason.
-            ResultTimeout: no coordinator answered within the publish timeout.
+            ResultTimeout: no coordinator answered within the publish timeout. Where commands end, the text says that
+                it has expired and never will be applied, that it was applied, or that this is unknown.
             BrokerError: RabbitMQ cannot be reached.
         """
         seconds = self.connection.settings.publish_timeout
+        ends = self._audit is not None or self.connection.settings.expire_commands
         self._reply_queue.open()
-        return _accepted(run(self._send_until_answered(command, seconds)), seconds)
+        reply = run(self._send_until_answered(command, seconds, ends=ends))
+        if ends and (reply is None or reply.expired):
+            raise ResultTimeout(self._end_of(command, expired=reply is not None))
+        return _accepted(reply, seconds)
+
+    def _end_of(self, command: Command, *, expired: bool) -> str:
+        """What became of a command that got no answer in its time."""
+        seconds = self.connection.settings.publish_timeout
+        never = f"expired: the command was not applied in {seconds:g} s and never will be; is a coordinator running?"
+        if expired:
+            return never
+        if self._audit is None:
+            return f"{never} (broker-jobs coordinator; if it was applied, the audit has it as {command.id})"
+        try:
+            applied = self._audit(command.id)
+        except BrokerJobsError as error:
+            return (
+                f"unknown: no coordinator answered in {seconds:g} s, and the audit cannot be read: {error}. If the "
+                f"audit has no command {command.id}, it was not applied and never will be"
+            )
+        if applied:
+            return f"done: the command was decided, and its answer was lost; the audit has it as {command.id}"
+        return f"{never} (broker-jobs coordinator)"
 
     def job_view(self, job_id: str) -> JobReply:
         """The current state of a job. Raises as `command`; ResultTimeout also if the coordinator does not know it."""
@@ -171,7 +218,7 @@ class RequestClient:
             return GetBatch(id=new_id(), at=now, by=self.by, batch_id=subject.id, until_ended=until_ended)
         return GetJob(id=new_id(), at=now, by=self.by, job_id=subject.id, until_ended=until_ended)
 
-    def _send_until_answered(self, command: Command, seconds: float | None) -> RequestSteps:
+    def _send_until_answered(self, command: Command, seconds: float | None, *, ends: bool = False) -> RequestSteps:
         """Publish a command until it is answered; None if it is not answered in time."""
         broker = self.connection.broker()
         message = Message(
@@ -189,6 +236,8 @@ class RequestClient:
                     if failure is not None:
                         raise BrokerError(f"the request was not sent to the coordinator: {failure.reason}")
                     return None
+                if ends:
+                    message = message._replace(expiration=left / EXPIRATION_SHARE)
                 sent = broker.publish([message], min(left, self.connection.settings.publish_timeout))
                 reply = yield Wait(answered, min(left, REPEAT_SECONDS))
                 if reply is not None:

@@ -56,6 +56,9 @@ _SAVE_COMPONENT = text(
     " active = excluded.active, seen_at = excluded.seen_at WHERE components.seen_at <= excluded.seen_at"
 )
 _STAND_BY = text("UPDATE components SET active = 0 WHERE kind = 'coordinator' AND id <> :id AND active = 1")
+_MARK = upsert(schema.poison_marks, replace=False)
+_DEAD_LETTERS_KEPT = text("SELECT count(*) AS n, sum(size) AS size FROM dead_letters WHERE at >= :before")
+_OLDEST_DEAD_LETTERS = text("SELECT id, at, size FROM dead_letters ORDER BY at, id LIMIT :limit")
 _DEAD_LETTER = upsert(schema.dead_letters, replace=False)
 
 
@@ -218,6 +221,35 @@ class Administration:
         """Keep a message that could not be read or decided, with the reason; the first of an id stays."""
         row = DeadLetterRow(id, at, origin, reason, body, exchange, key, type, message_id, user_id, dead_lettered)
         self._write(_DEAD_LETTER, asdict(row) | {"dead_lettered": int(dead_lettered), "size": len(body)})
+
+    def purge_dead_letters(self, *, before: Instant, most: int, most_bytes: int, limit: int) -> int:
+        """Remove the oldest dead letters, at most `limit`: those before an instant, and those beyond count or bytes.
+
+        Returns:
+            How many.
+        """
+        kept = self._connection.execute(_DEAD_LETTERS_KEPT, {"before": before}).one()
+        count, size = int(kept.n), int(kept.size or 0)
+        over: list[str] = []
+        for row in self._connection.execute(_OLDEST_DEAD_LETTERS, {"limit": limit}):
+            if row.at >= before:
+                if count <= most and size <= most_bytes:
+                    break
+                count -= 1
+                size -= row.size
+            over.append(row.id)
+        for start in range(0, len(over), CHUNK):
+            self._write(delete(schema.dead_letters).where(schema.dead_letters.c.id.in_(over[start : start + CHUNK])))
+        self._write(delete(schema.poison_marks).where(schema.poison_marks.c.at < before))
+        return len(over)
+
+    def add_poison_mark(self, mark: str, *, at: Instant) -> bool:
+        """Mark a message that is decided alone now; False: it is marked."""
+        return self._write(_MARK, {"hash": mark, "at": at})
+
+    def remove_poison_mark(self, mark: str) -> None:
+        """The message with this mark is decided."""
+        self._write(delete(schema.poison_marks).where(schema.poison_marks.c.hash == mark))
 
     def dead_letters(self, limit: int) -> list[DeadLetterRow]:
         """Dead letters, the oldest first."""

@@ -5,6 +5,7 @@ Here every trouble of the database becomes a StoreError that says what to do, wi
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -162,12 +163,23 @@ class Store:
             yield
         except (DataError, IntegrityError):
             raise
-        except SQLAlchemyError as error:
-            if _is_of_a_value(error):
+        except Exception as error:
+            told = error if isinstance(error, SQLAlchemyError) else error.__cause__  # or raised from one
+            if not isinstance(told, SQLAlchemyError) or isinstance(error, StoreError) or _is_of_a_value(told):
                 raise
-            raise StoreError(f"the store {self.url_masked} cannot be used: {_said(error)}") from error
+            kind = StoreRefusedError if _may_be_of_the_data(told) else StoreError
+            raise kind(f"the store {self.url_masked} cannot be used: {_said(told)}") from error
 
 
+class StoreRefusedError(StoreError):
+    """The database answered, and refused a transaction. It may be the data, and would be refused again."""
+
+
+OUTAGE_CLASSES = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0"})
+"""Of PostgreSQL's codes: no connection, read only, no rights, no such table, deadlock, no room, shut down, no disk."""
+QUERY_CANCELED = "57014"
+"""A statement took longer than a limit that the server sets. What it was given may be the cause."""
+SQLITE_ANSWERS = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE})
 VALUE_CLASSES = frozenset({"21", "22", "23", "44", "54"})
 """Of PostgreSQL's codes: the value is at fault (54: too large for an index), and would be at the next try too."""
 
@@ -180,6 +192,17 @@ def _is_of_a_value(error: SQLAlchemyError) -> bool:
     if code is not None:
         return code[:2] in VALUE_CLASSES
     return "binding parameter" in str(error.orig)  # SQLite's driver: a value of a kind it does not know
+
+
+def _may_be_of_the_data(error: SQLAlchemyError) -> bool:
+    """Whether the database lives and refused a statement, for a reason that is no known kind of outage."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    code = getattr(error.orig, "sqlstate", None)
+    if code is not None:
+        return code == QUERY_CANCELED or code[:2] not in OUTAGE_CLASSES
+    primary = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # its high bits tell details
+    return primary in SQLITE_ANSWERS and not str(error.orig).startswith("no such ")
 
 
 def _said(error: SQLAlchemyError) -> str:

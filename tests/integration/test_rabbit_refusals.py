@@ -1,13 +1,16 @@
 """What RabbitBroker says when RabbitMQ refuses: each error names the cause and what to do, never a password."""
 
 import time
+from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Message, Unconfirmed
+from broker_jobs.broker.interface import Delivery, Message, Unconfirmed
 from broker_jobs.broker.rabbitmq import RabbitBroker
+from broker_jobs.broker.rabbitmq.publisher import Publisher
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import BrokerError
 from tests.conformance.backends import applied, publish
@@ -141,6 +144,30 @@ def test_a_user_who_may_not_write_is_told_that_nothing_was_sent(vhost: Vhost) ->
         assert "ACCESS_REFUSED" in result.reason
     broker.stop()
     admin.stop()
+
+
+def test_a_user_whom_rabbitmq_knows_by_another_name_than_its_login_loses_no_message(
+    vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with logins by token: RabbitMQ refuses the login's name in `user_id`, and says which one is right."""
+    applied(admin := RabbitBroker(vhost.url))
+    admin.stop()
+    opened = Publisher.open
+
+    def with_an_alias(self: Publisher, connection: Any, address: str) -> None:
+        connection.params.credentials.username = "an alias"
+        opened(self, connection, address)
+
+    monkeypatch.setattr(Publisher, "open", with_an_alias)
+    broker = RabbitBroker(vhost.url)
+    broker.start()
+    assert publish(broker, *[Message(names.SUBMIT, "mail", b"%d" % n) for n in range(20)]) == [None] * 20
+    came: list[Delivery] = []
+    broker.subscribe([names.work_queue("mail")], came.extend, prefetch=100)
+    eventually(lambda: len(came) == 20, what="the deliveries")
+    assert [each.body for each in came] == [b"%d" % n for n in range(20)]
+    assert {each.user_id for each in came} == {urlsplit(vhost.url).username}
+    broker.stop()
 
 
 def test_the_blocking_calls_refuse_to_run_in_a_callback(vhost: Vhost) -> None:

@@ -11,6 +11,7 @@ from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store  # noqa: E402
 from broker_jobs.store.lines import LineEntry, LineRow, Stage  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
+from broker_jobs.store.open import StoreRefusedError  # noqa: E402
 from broker_jobs.store.write import Transaction  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
@@ -59,6 +60,28 @@ class TestPostgres(LastingStoreRules):
         assert LONG[:100] not in str(refused.value)
         with store.transaction() as tx:  # and it goes on
             tx.lines.save([LineRow("concurrency:k", "concurrency")], [], [], [])
+
+    @pytest.mark.parametrize(
+        ("statement", "refused"),
+        [
+            ("DO $$ BEGIN RAISE EXCEPTION 'no'; END $$", True),
+            ("SET LOCAL statement_timeout = 50; SELECT pg_sleep(5)", True),
+            ("SELECT 1 FROM no_such_table", False),
+            ("SET TRANSACTION READ ONLY; UPDATE meta SET serial = 1", False),
+            ("SELECT pg_terminate_backend(pg_backend_pid())", False),
+        ],
+    )
+    def test_an_error_that_may_be_of_the_data_is_told_from_an_outage(
+        self, store: Store, statement: str, refused: bool
+    ) -> None:
+        def run() -> None:
+            with store.transaction() as tx:
+                for part in [statement] if "$$" in statement else statement.split("; "):
+                    tx._connection.exec_driver_sql(part)
+
+        with pytest.raises(StoreError) as raised:
+            run()
+        assert isinstance(raised.value, StoreRefusedError) is refused
 
     def test_the_second_waits_for_the_first_and_sees_what_it_wrote(self, store: Store, url: str) -> None:
         other = Store(url)

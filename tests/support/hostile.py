@@ -177,8 +177,8 @@ def _dead_letter(program: BrokerJobs) -> None:
     connection = program._connection
     sent = connection.broker().publish(
         [
-            Message(names.REPORT, names.LOG_KEY, GARBAGE, type="bundle", message_id=f"log/{SCRIPT}"),
-            Message(names.REPORT, names.COMMAND_KEY, b'{"kind":"drop tables","password":"hunter2"}', "command", "c 1"),
+            Message(names.REPORT, names.LOG_KEY, GARBAGE, type="events", message_id=f"log/{SCRIPT}"),
+            Message(names.OPERATE, names.COMMAND_KEY, b'{"kind":"drop tables","password":"hunter2"}', "command", "c 1"),
             Message(names.WORK, "default", b'{"v":99,"text":"' + SCRIPT.encode() + b'"}', message_id="work"),
         ]
     )

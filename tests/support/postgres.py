@@ -101,6 +101,16 @@ class Postgres:
         self.stop()
         self.start()
 
+    def stand_by(self) -> None:
+        """Start again in recovery, as a standby that waits for its primary: it reads and does not write."""
+        self.stop()
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        """End the recovery, as a failover does."""
+        self._execute("SELECT pg_promote()")
+
     def dispose(self) -> None:
         """Stop the server and remove all it wrote. May be called twice."""
         self.stop()

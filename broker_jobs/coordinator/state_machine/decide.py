@@ -22,6 +22,7 @@ from broker_jobs.coordinator.records import (
     ReleaseUnknown,
     Repeat,
     TimerDue,
+    Undecidable,
     Unroutable,
     WaitingCopy,
 )
@@ -52,6 +53,8 @@ def decide(row: Row | None, record: JobRecord, at: Context) -> Decision:
             return Decision(row if matched is None else on_unroutable(matched, record, at), notes=notes)
         case LeaseOver():
             return Decision(None if row is None else workers.on_lease_over(row, record, at))
+        case Undecidable():
+            return Decision() if row is None else workers.on_undecidable(row, record, at)
         case FromWorker():
             return workers.on_worker_event(row, record, at)
         case DeleteJob():

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.backoff import retry_delay
-from broker_jobs.coordinator.records import FromWorker, LeaseOver, WorkerEvent
+from broker_jobs.coordinator.records import FromWorker, LeaseOver, Undecidable, WorkerEvent
 from broker_jobs.coordinator.state_machine.context import Context, Decision
 from broker_jobs.coordinator.state_machine.envelopes import GRACE_SECONDS
 from broker_jobs.coordinator.state_machine.steps import (
@@ -24,6 +24,7 @@ from broker_jobs.coordinator.state_machine.steps import (
     SUCCEEDED,
     completed,
     entered,
+    fence_of,
     policy_of,
     stub,
     unpublished,
@@ -293,6 +294,16 @@ def _after_interruption(row: Row, entered_at: Instant, at: Context, reason: str,
 def _progress(row: Row, event: Progress) -> Row:
     text = f"{event.done:g}" if event.total is None else f"{event.done:g}/{event.total:g}"
     return row if row.progress == text else row.evolve(progress=text)
+
+
+def on_undecidable(row: Row, record: Undecidable, at: Context) -> Decision:
+    """The job fails, and what may be out of it is stopped: it would raise for ever."""
+    if row.state.is_final:
+        return Decision(row)
+    failed = entered(
+        row, FAILED, at.now, record.reason, fence=fence_of(row), sender=None, owner=None, owned=False, grace_until=None
+    )
+    return Decision(failed, cancel=row.state is PROCESSING)
 
 
 def on_lease_over(row: Row, record: LeaseOver, at: Context) -> Row:

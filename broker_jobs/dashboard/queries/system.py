@@ -138,6 +138,7 @@ class SystemQueries:
             exchange=row.exchange,
             key=row.key,
             message_id=row.message_id,
+            user_id=row.user_id,
         )
 
     def audit(
@@ -167,7 +168,8 @@ class SystemQueries:
 
     def _audit_entry(self, row: AuditRow) -> AuditEntry:
         return AuditEntry(
-            id=row.id, at=as_datetime(row.at), by=row.by, kind=row.kind, subject=self._masking.text(row.subject),
+            id=row.id, at=as_datetime(row.at), by=row.by, user_id=row.user_id, kind=row.kind,
+            subject=self._masking.text(row.subject),
             detail=self._masking.text(row.detail),
         )  # fmt: skip
 

@@ -140,7 +140,7 @@ INDEXES = (
     "CREATE INDEX batches_made ON batches (created_at, id)",
     "CREATE INDEX batches_state ON batches (state, created_at, id)",
     "CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL",
-    "CREATE INDEX dead_letters_at ON dead_letters (at, id)",
+    "CREATE INDEX dead_letters_at ON dead_letters (at, id, size)",
     "CREATE INDEX audit_made ON audit (at, id)",
 )
 

@@ -35,6 +35,8 @@ class Coordinator:
     def __init__(self, broker: MemoryBroker) -> None:
         self.broker = broker
         self.views: list[ScheduleReply] = []
+        self.page = 1_000
+        """Schedules in one reply."""
         self.silent = False
         self.refuses: str | None = None
         self.received: list[Command] = []
@@ -52,9 +54,10 @@ class Coordinator:
                 continue
             reply = Reply(id=command.id, ok=self.refuses is None, refused=self.refuses)
             if isinstance(command, ListSchedules):
-                reply = Reply(
-                    id=command.id, detail={"schedules": [v.model_dump(mode="json") for v in self.views], "version": 1}
-                )
+                after = [view for view in self.views if view.name > command.after]
+                shown = [view.model_dump(mode="json") for view in after[: self.page]]
+                detail = {"schedules": shown, "version": 1, "more": len(after) > self.page}
+                reply = Reply(id=command.id, detail=detail)
             self.broker.publish([Message("", delivery.reply_to, reply.model_dump_json().encode(), "reply")])
 
     def broadcast(self, *, schedules_changed: bool) -> None:
@@ -183,6 +186,16 @@ def test_only_a_change_of_schedules_makes_it_request_again(
     eventually(lambda: beat._timer.next_at() == start + 60)
     advance(beat, clock, 60)
     eventually(coordinator.fires)
+
+
+def test_schedules_that_come_in_pages_are_all_fired(coordinator: Coordinator, beat: Beat, clock: ManualClock) -> None:
+    coordinator.page = 2
+    coordinator.views = [view(clock, f"s{n}") for n in range(5)]
+    beat.start()
+    eventually(lambda: coordinator.requests() == 3, what="a request for each page")
+    advance(beat, clock, 60.0)
+    eventually(lambda: len(coordinator.fires()) == 5)
+    assert {name for name, *_ in coordinator.fires()} == {"s0", "s1", "s2", "s3", "s4"}
 
 
 def test_a_reply_older_than_a_change_is_followed_by_another_request(coordinator: Coordinator, beat: Beat) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.invariants import broken
+from tests.unit.coordinator.coordinator_harness import CoordinatorHarness
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 LAST = 5
@@ -38,3 +39,11 @@ def sound_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     finally:
         while made:
             close(made.popleft())
+
+
+@pytest.fixture
+def room() -> Iterator[CoordinatorHarness]:
+    """A coordinator that is not started yet."""
+    room = CoordinatorHarness()
+    yield room
+    room.close()

@@ -5,94 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Message
-from broker_jobs.broker.memory import MemoryBroker
-from broker_jobs.broker.topology import Topology, work_topology
+from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.topology import Topology
 from broker_jobs.clock import LogTime, SystemClock, WallTime
 from broker_jobs.coordinator import leadership, liveness, maintenance, transactions, watch
 from broker_jobs.coordinator.liveness import LOOK_TAKES_SECONDS, READ_SECONDS, Liveness
 from broker_jobs.coordinator.service import Coordinator
-from broker_jobs.errors import BrokerError
-from broker_jobs.messages import codec
-from broker_jobs.messages.envelope import Dependencies, Envelope, Parent
-from broker_jobs.messages.events import Bundle, Heartbeat, Returned, Started, Succeeded, WorkerRef
+from broker_jobs.errors import BrokerError, StoreError
+from broker_jobs.messages.commands import PauseQueue, Reply
+from broker_jobs.messages.envelope import Dependencies, Parent
+from broker_jobs.messages.events import Heartbeat, Returned, Started
 from broker_jobs.messages.state import State
-from broker_jobs.settings import Settings
-from broker_jobs.store import Store
 from broker_jobs.store.row import Publication, Row
 from tests.support.wait import eventually, while_it_moves
+from tests.unit.coordinator.coordinator_harness import CoordinatorHarness
 
 
-class Room:
-    """One coordinator, its exchange and its store."""
-
-    def __init__(self) -> None:
-        self.settings = Settings.load(url=f"memory://{uuid.uuid4().hex}", store="sqlite://")
-        self.broker = MemoryBroker(self.settings.url)
-        self.store = Store("sqlite://")
-        self.fatal: list[str] = []
-        self.broker.start()
-        self.store.open()
-        self.coordinator = Coordinator(
-            self.broker, self.store, self.settings, SystemClock(), on_fatal=self.fatal.append
-        )
-
-    def start(self) -> None:
-        self.coordinator.start()
-        self.broker.apply(work_topology("default"))
-        eventually(lambda: self.coordinator.active)
-
-    def close(self) -> None:
-        self.coordinator.stop()
-        self.broker.stop()
-        self.store.close()
-
-    def publish(self, *messages: Message) -> None:
-        assert self.broker.publish(list(messages)).result(5) == [None] * len(messages)
-
-    def envelope(self, id: str = "j", delay: float = 0.0, **fields: object) -> Envelope:
-        now = datetime.now(UTC)
-        made = {"id": id, "job": "work", "created_at": now, "epoch": 0, "due_at": now + timedelta(seconds=delay)}
-        return Envelope.model_validate(made | fields)
-
-    def hold(self, *envelopes: Envelope) -> None:
-        """Give the coordinator jobs to release."""
-        self.publish(*(Message(names.OFFER, names.LOG_KEY, codec.encode(one), "job", one.id) for one in envelopes))
-
-    def tell(self, *events: Returned | Heartbeat | Started | Succeeded) -> None:
-        """Speak as a worker."""
-        bundle = Bundle(worker=WorkerRef(id="w1"), sent_at=time.time(), events=list(events))
-        self.publish(Message(names.REPORT, names.LOG_KEY, bundle.model_dump_json().encode(), "events"))
-
-    def row(self, id: str = "j") -> Row:
-        row = self.store.reader.job(id)
-        assert row is not None
-        return row
-
-    def is_in(self, state: State, id: str = "j", timeout: float = 10.0) -> Row:
-        def there() -> Row:
-            row = self.row(id)
-            assert row.state is state, (row.state, row.reason)
-            return row
-
-        return eventually(there, timeout)
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    room = Room()
-    yield room
-    room.close()
-
-
-def test_during_an_alarm_nothing_is_released_and_all_of_it_after(room: Room) -> None:
+def test_during_an_alarm_nothing_is_released_and_all_of_it_after(room: CoordinatorHarness) -> None:
     room.start()
     ids = [f"j{n}" for n in range(20)]
     room.hold(*(room.envelope(id, delay=0.5) for id in ids))
@@ -105,7 +39,7 @@ def test_during_an_alarm_nothing_is_released_and_all_of_it_after(room: Room) -> 
     assert {room.row(id).epoch for id in ids} == {1}
 
 
-def test_an_event_with_an_envelope_that_cannot_be_read_ends_no_coordinator(room: Room) -> None:
+def test_an_event_with_an_envelope_that_cannot_be_read_ends_no_coordinator(room: CoordinatorHarness) -> None:
     room.start()
     room.tell(Returned(id="bad", epoch=1, at=time.time(), reason="no queue", envelope="{not json"))
     room.hold(room.envelope())
@@ -113,7 +47,7 @@ def test_an_event_with_an_envelope_that_cannot_be_read_ends_no_coordinator(room:
     assert room.fatal == []
 
 
-def test_a_queue_that_was_deleted_is_declared_again(room: Room) -> None:
+def test_a_queue_that_was_deleted_is_declared_again(room: CoordinatorHarness) -> None:
     room.start()
     for id in ("first", "second"):
         room.hold(room.envelope(id, queue="shop"))
@@ -122,7 +56,7 @@ def test_a_queue_that_was_deleted_is_declared_again(room: Room) -> None:
         _delete(room, "shop")
 
 
-def _delete(room: Room, queue: str) -> None:
+def _delete(room: CoordinatorHarness, queue: str) -> None:
     """Delete a queue, as an operator may; the interface has no method for it."""
     server, name = room.broker._connected_server(), names.work_queue(queue)
 
@@ -134,7 +68,55 @@ def _delete(room: Room, queue: str) -> None:
     server.thread.call(delete, 5.0)
 
 
-def test_a_queue_that_cannot_be_declared_now_fails_no_job(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_whose_time_is_over_while_the_store_is_away_is_never_applied(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker drops it no more: the coordinator has it. One that was applied before is answered so."""
+    room.start()
+    replies: dict[str, Reply] = {}
+
+    def receive(deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            reply = Reply.model_validate_json(delivery.body)
+            replies[reply.id] = reply
+
+    reply_to, _ = room.broker.subscribe_private(receive)
+
+    def send(id: str, queue: str, expiration: float | None) -> None:
+        body = PauseQueue(id=id, at=time.time(), queue=queue, paused=True).model_dump_json().encode()
+        room.publish(Message(names.OPERATE, names.COMMAND_KEY, body, "command", id, reply_to, id, expiration))
+
+    send("done", "mail", 60.0)
+    eventually(lambda: "done" in replies)
+    away, tried = threading.Event(), threading.Event()
+    away.set()
+    apply = room.coordinator._engine.apply
+
+    def sometimes(*args: Any, **options: Any) -> Any:
+        if away.is_set():
+            tried.set()
+            raise StoreError("the database is gone")
+        return apply(*args, **options)
+
+    monkeypatch.setattr(room.coordinator._engine, "apply", sometimes)
+    send("done", "mail", 0.5)
+    send("late", "bulk", 0.5)
+    send("patient", "slow", None)
+    assert tried.wait(10)
+    time.sleep(0.6)  # the time of the commands; no event tells its end
+    replies.clear()
+    away.clear()
+    eventually(lambda: len(replies) == 3)
+    assert (replies["late"].ok, replies["late"].expired) == (False, True)
+    assert (replies["done"].ok, replies["done"].expired) == (True, False)
+    assert replies["patient"].ok
+    assert room.store.reader.queues() == {"mail": True, "slow": True}
+    assert {row.id for row in room.store.reader.audit()} == {"done", "patient"}
+
+
+def test_a_queue_that_cannot_be_declared_now_fails_no_job(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room.start()
     away = threading.Event()
     away.set()
@@ -153,7 +135,7 @@ def test_a_queue_that_cannot_be_declared_now_fails_no_job(room: Room, monkeypatc
     eventually(lambda: room.broker.depth(names.work_queue("shop")) == (1, 0))
 
 
-def test_a_stop_notes_what_became_of_the_last_releases(room: Room) -> None:
+def test_a_stop_notes_what_became_of_the_last_releases(room: CoordinatorHarness) -> None:
     for n in range(10):
         if n:
             room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
@@ -166,7 +148,9 @@ def test_a_stop_notes_what_became_of_the_last_releases(room: Room) -> None:
         assert {row.publication for row in known if row.state is State.ENQUEUED} <= {Publication.PUBLISHED}
 
 
-def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(watch, "WEDGED_SECONDS", 0.5)
     room.start()
@@ -187,7 +171,7 @@ def test_a_coordinator_stuck_in_a_batch_gives_the_log_to_another(room: Room, mon
 
 
 def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(watch, "WEDGED_SECONDS", 1.5)
@@ -202,7 +186,9 @@ def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
     assert room.fatal == []
 
 
-def test_trouble_of_a_look_at_queues_does_not_end_the_looks(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_of_a_look_at_queues_does_not_end_the_looks(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.02)
     looks = []
 
@@ -215,7 +201,9 @@ def test_trouble_of_a_look_at_queues_does_not_end_the_looks(room: Room, monkeypa
     eventually(lambda: len(looks) > 3)
 
 
-def test_one_bad_record_among_thousands_costs_a_few_transactions(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_record_among_thousands_costs_a_few_transactions(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room.start()
     engine, calls = room.coordinator._engine, []
     apply = engine.apply
@@ -234,7 +222,9 @@ def test_one_bad_record_among_thousands_costs_a_few_transactions(room: Room, mon
     assert len(calls) < 100
 
 
-def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_called_lost(room: Room) -> None:
+def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_called_lost(
+    room: CoordinatorHarness,
+) -> None:
     judging = Liveness("c1")
     now, seconds = time.time(), 70.0  # the room is not started
     with room.store.transaction() as tx:
@@ -268,7 +258,7 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
 
 
 def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction of more than ACTIVE_SECONDS ends in no release: all of it came due again, in the next such one."""
     monkeypatch.setattr(leadership, "ACTIVE_SECONDS", 0.6)
@@ -288,7 +278,7 @@ def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
     while_it_moves(lambda: room.broker.depth(names.work_queue("default")), lambda depth: depth == (1_500, 0))
 
 
-def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: Room) -> None:
+def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: CoordinatorHarness) -> None:
     room.start()
     with room.store.transaction() as tx:
         tx._connection.exec_driver_sql("UPDATE meta SET schema = 99")
@@ -297,7 +287,9 @@ def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: 
     eventually(lambda: room.broker.depth(names.LOG)[1] == 0)  # type: ignore[index]
 
 
-def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coordinator_looks_for_parents_that_never_came(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(maintenance, "UNKNOWN_PARENTS_EVERY_SECONDS", 0.1)
     monkeypatch.setattr(maintenance, "NEVER_SEEN_SECONDS", 0.1)
@@ -306,7 +298,9 @@ def test_a_coordinator_looks_for_parents_that_never_came(room: Room, monkeypatch
     assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")
 
 
-def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(
+    room: CoordinatorHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, liveness.__name__)
     room.start()
     room.tell(Started(id="j", epoch=1, at=time.time(), owned=True), Heartbeat(at=time.time(), leaving=True))

@@ -15,6 +15,7 @@ from broker_jobs.coordinator.records import (
     ReleaseUnknown,
     Repeat,
     TimerDue,
+    Undecidable,
 )
 from broker_jobs.coordinator.release import release
 from broker_jobs.coordinator.state_machine.workers import LEAVING_SECONDS, MAX_INTERRUPTIONS
@@ -69,6 +70,32 @@ def test_a_log_record_applied_twice_changes_nothing(harness: EngineHarness) -> N
     assert (once.state, once.epoch, once.attempt, once.due_at, once.publication) == (
         twice.state, twice.epoch, twice.attempt, twice.due_at, twice.publication,
     )  # fmt: skip
+
+
+def test_what_cannot_be_decided_fails_and_whatever_is_out_of_it_is_stopped(harness: EngineHarness) -> None:
+    harness.apply(
+        harness.ready("queued"),
+        harness.ready("runs"),
+        harness.started("runs"),
+        harness.held("later", delay=60.0),
+        harness.child("then", "runs", on="failed"),
+        harness.ready("ended"),
+        harness.succeeded("ended"),
+    )
+    effects = harness.apply(*(Undecidable(id, "it raised") for id in ("queued", "runs", "later", "ended", "no")))
+    assert {id: harness.row(id).state for id in ("queued", "runs", "later")} == dict.fromkeys(
+        ("queued", "runs", "later"), State.FAILED
+    )
+    assert harness.row("runs").reason == "it raised"
+    assert {id: harness.row(id).fence for id in ("queued", "runs", "later")} == {
+        "queued": 1, "runs": 1, "later": 0,
+    }  # fmt: skip
+    assert effects.control is not None
+    assert effects.control.cancel == ["runs"]
+    assert harness.row("then").state is State.ENQUEUED
+    assert harness.row("ended").state is State.SUCCEEDED
+    harness.apply(harness.succeeded("runs"))
+    assert (harness.row("runs").state, harness.row("runs").fence) == (State.FAILED, 0)
 
 
 def test_a_delayed_job_is_never_released_before_its_time(harness: EngineHarness) -> None:

@@ -131,6 +131,18 @@ def test_a_forged_message_is_not_believed_when_it_is_replayed() -> None:
     assert not isinstance(told, Unreadable)
 
 
+def test_a_type_that_only_a_newer_version_knows_is_decided_by_the_first_that_believes_it() -> None:
+    for exchange, kind, moved, newer in (
+        (names.OFFER, "of tomorrow", False, True),
+        (names.OFFER, "events", False, False),
+        (names.OFFER, "of tomorrow", True, False),
+        (names.CONTROL, "of tomorrow", False, False),
+    ):
+        (unread,) = read(delivery(names.LOG, exchange, kind, JOB, dead_lettered=moved))
+        assert isinstance(unread, Unreadable)
+        assert (unread.newer, unread.id.startswith("log:newer:")) == (newer, newer)
+
+
 @pytest.mark.parametrize(
     "reply_to", ["jobs.v1.log", "amq.rabbitmq.reply-to", "jobs.v1.reply.x", "jobs.v1.work.default"]
 )

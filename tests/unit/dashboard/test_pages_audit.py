@@ -24,7 +24,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def _line(kind: str, ok: bool = True, refused: str | None = None, **detail: object) -> AuditEntry:
     answer = {"id": "1", "ok": ok, "detail": detail} | ({"refused": refused} if refused else {})
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    return AuditEntry(id="1", at=at, by="ann", kind=kind, subject="it", detail=json.dumps(answer))
+    return AuditEntry(id="1", at=at, by="ann", user_id="", kind=kind, subject="it", detail=json.dumps(answer))
 
 
 def test_pausing_is_told_from_resuming_and_a_refusal_from_an_action() -> None:
@@ -60,6 +60,7 @@ def test_it_is_found_by_who_and_by_what(system: System) -> None:
     person.send("/queues/mail/resume", page="/queues")
     by = system.audited("queue pause")[0][0]
     assert by
+    assert "as memory" in words_of(person.see("/audit").partition("<tbody")[2]), "the broker's user, beside the name"
     mine = person.see(f"/audit?by={by}")
     assert len(re.findall("<tr>", mine)) == 3
     assert "paused a queue" in words_of(mine)

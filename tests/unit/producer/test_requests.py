@@ -17,6 +17,7 @@ from broker_jobs.errors import (
     JobDeleted,
     JobFailed,
     ResultTimeout,
+    StoreError,
     UsageError,
 )
 from broker_jobs.messages.commands import (
@@ -113,6 +114,46 @@ def test_without_a_coordinator_the_error_says_so(receipt: Receipt[str], broker: 
     text = "no coordinator answered in 0.2 s: is one running? (broker-jobs coordinator)"
     assert fail_with(broker, ResultTimeout, receipt.state) == text
     assert fail_with(broker, ResultTimeout, receipt.delete) == text
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_command_of_a_program_has_no_end_unless_it_is_told_to(
+    receipt: Receipt[str], broker: RecordingBroker, jobs: BrokerJobs, ends: bool
+) -> None:
+    jobs.configure({"expire_commands": ends, "publish_timeout": 3.0})
+    broker.answer = lambda command: Reply(id=command.id)
+    receipt.delete()
+    assert broker.last.expiration == (pytest.approx(1.0, abs=0.1) if ends else None)
+    broker.answer = view(state="enqueued")
+    receipt.state()
+    assert broker.last.expiration is None
+
+
+def test_where_commands_end_the_error_says_what_became_of_them(receipt: Receipt[str], jobs: BrokerJobs) -> None:
+    def unreadable(_: str) -> bool:
+        raise StoreError("no store here")
+
+    texts = []
+    for audit in (lambda _: False, lambda _: True, unreadable):
+        jobs._requests.end_commands(audit)
+        with pytest.raises(ResultTimeout) as caught:
+            receipt.delete()
+        texts.append(str(caught.value))
+    expired, done, unknown = texts
+    assert expired.startswith("expired: the command was not applied in 0.2 s and never will be")
+    assert done.startswith("done: the command was decided")
+    assert unknown.startswith("unknown: ")
+    assert "no store here" in unknown
+
+
+def test_a_command_that_came_too_late_says_so_and_a_refused_one_why(
+    receipt: Receipt[str], broker: RecordingBroker, jobs: BrokerJobs
+) -> None:
+    jobs._requests.end_commands(lambda _: False)
+    broker.answer = lambda command: Reply(id=command.id, ok=False, refused="its time was over", expired=True)
+    assert fail_with(broker, ResultTimeout, receipt.delete).startswith("expired: ")
+    broker.answer = lambda command: Reply(id=command.id, ok=False, refused="it has ended")
+    assert fail_with(broker, UsageError, receipt.requeue) == "it has ended"
 
 
 def test_an_unknown_job_is_asked_for_until_it_is_known(receipt: Receipt[str], broker: RecordingBroker) -> None:

@@ -1,0 +1,38 @@
+"""Names what can go wrong in a transaction, beside an outage of the store, and describes it for people."""
+
+from __future__ import annotations
+
+import traceback
+
+from broker_jobs.store.records import WorkItemRow
+
+MOST_REASON_CHARS = 500
+MOST_TRACEBACK_CHARS = 4_000
+
+
+class NotStoredError(Exception):
+    """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
+
+
+class WorkItemError(Exception):
+    """A page of a work item raised, and would raise in every transaction that goes on with it.
+
+    The transaction is rolled back, the item becomes a dead letter in one of its own, and the first is repeated with the
+    item in `Engine.skipped_items`, where it is dropped. The code that carries out an item looks at `skipped_items`, and
+    raises this from the error: `raise WorkItemError(item) from error`.
+    """
+
+    def __init__(self, item: WorkItemRow) -> None:
+        super().__init__(f"work item {item.kind} {item.target}")
+        self.item = item
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, on one line; of a database's error its own words, without the statement and its values."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def description(error: BaseException) -> str:
+    """The kind of an error, what it says, and the end of its traceback."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    return f"{type(error).__name__}: {sentence(error)}"[:MOST_REASON_CHARS] + "\n" + trace[-MOST_TRACEBACK_CHARS:]
