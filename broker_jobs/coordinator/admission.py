@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.conditions.batch_rows import OPEN, BatchRows
-from broker_jobs.coordinator.conditions.batches import Batches
-from broker_jobs.coordinator.conditions.dependencies import Dependencies, Verdict
-from broker_jobs.coordinator.conditions.limits import Limits
-from broker_jobs.coordinator.conditions.unique import Answer, UniqueKeys
+from broker_jobs.coordinator.conditions.batches import BatchRules
+from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
+from broker_jobs.coordinator.conditions.limits import LimitRules
+from broker_jobs.coordinator.conditions.unique import Answer, UniqueKeyRules
 from broker_jobs.coordinator.records import TimerDue
 from broker_jobs.coordinator.result_arguments import MissingResultError, parents_of, with_results
 from broker_jobs.coordinator.rows import Rows
@@ -21,7 +21,7 @@ from broker_jobs.coordinator.state_machine.decide import decide
 from broker_jobs.coordinator.state_machine.steps import NOT_PUBLISHED, entered, grace_ended, waiting
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Conditions, Publication, Reason, Row, Waits
+from broker_jobs.store.row import Conditions, Publication, Reason, Row, WaitReason
 
 KEY_CIRCLE = "it has the unique key of a job that waits for it: give one of them another key"
 UNCOMMITTED = (
@@ -46,11 +46,11 @@ class Admission:
         rows: Rows,
         cascade: Cascade,
         *,
-        unique: UniqueKeys,
-        dependencies: Dependencies,
+        unique: UniqueKeyRules,
+        dependencies: DependencyRules,
         batch_rows: BatchRows,
-        batches: Batches,
-        limits: Limits,
+        batches: BatchRules,
+        limits: LimitRules,
         queues_runs: Callable[[str], bool],
         may_release: bool,
     ) -> None:
@@ -102,9 +102,9 @@ class Admission:
 
     def accept_member(self, row: Row, *, begins: bool) -> None:
         """The submission of a member is accepted: so is the member. `begins`: its batch waits for nothing."""
-        if row.is_waiting and row.waits & Waits.COMMIT:
+        if row.is_waiting and row.waits & WaitReason.COMMIT:
             waits_on = not begins or self._has_dependencies(row)
-            waits = Waits.DEPENDENCY if waits_on else Waits.NOTHING
+            waits = WaitReason.DEPENDENCY if waits_on else WaitReason.NOTHING
             self.admit(self._put(waiting(row, waits, self._rows.at, row.reason)))
 
     def member(self, row: Row, abandoned: str | None) -> None:
@@ -147,16 +147,16 @@ class Admission:
         if row.state is State.DELETED and row.reason_code == Reason.UNSATISFIED:
             if verdict.unsatisfied is None:
                 self._revive(row, verdict)
-        elif not row.is_waiting or row.waits & Waits.COMMIT:
+        elif not row.is_waiting or row.waits & WaitReason.COMMIT:
             return
         elif verdict.unsatisfied is not None:
             self.unsatisfied(row, verdict.unsatisfied)
         elif verdict.open:
-            self._put(waiting(row, row.waits | Waits.DEPENDENCY, at, row.reason))
-        elif row.waits & Waits.DEPENDENCY:
+            self._put(waiting(row, row.waits | WaitReason.DEPENDENCY, at, row.reason))
+        elif row.waits & WaitReason.DEPENDENCY:
             due_at = max(at.now + self._delay_after(row), row.due_at or 0.0)
             met = row.evolve(due_at=due_at, reason_code=row.reason_code or Reason.NOW)
-            self._put(waiting(met, row.waits & ~Waits.DEPENDENCY, at, "what it waited for has come"))
+            self._put(waiting(met, row.waits & ~WaitReason.DEPENDENCY, at, "what it waited for has come"))
             self._cascade.walk(row.id)
 
     def _revive(self, row: Row, verdict: Verdict) -> None:
@@ -165,7 +165,7 @@ class Admission:
         if envelope is None or self._unique.taken_by_another(row, envelope) is not None:
             return
         reason = "what it waits for may come again"
-        self._put(entered(row, State.AWAITING, self._rows.at.now, reason, waits=Waits.DEPENDENCY))
+        self._put(entered(row, State.AWAITING, self._rows.at.now, reason, waits=WaitReason.DEPENDENCY))
         self._ask_unique(self._rows[row.id], envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
         self._reopened(self._rows[row.id])
@@ -200,7 +200,7 @@ class Admission:
         self.grace_over(row)
         row = self._rows[id]
         at = self._rows.at
-        held = row.waits & ~Waits.LINE
+        held = row.waits & ~WaitReason.LINE
         if not row.is_waiting or held or not self._rows.is_clear(row) or (row.due_at or 0.0) > at.until:
             return None
         envelope = self._rows.envelope(row)
@@ -210,7 +210,7 @@ class Admission:
         row = self._rows[id]
         if moment is None:
             return None
-        row = self._put(waiting(row, Waits.NOTHING, at, "a slot is free"))
+        row = self._put(waiting(row, WaitReason.NOTHING, at, "a slot is free"))
         if not self.may_release:
             return None
         if moment > max(at.now, row.due_at or 0.0):

@@ -9,8 +9,8 @@ from broker_jobs.coordinator import bulk, commands
 from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade, task_of
-from broker_jobs.coordinator.conditions.batches import Batches
-from broker_jobs.coordinator.conditions.limits import Limits, overlap_key
+from broker_jobs.coordinator.conditions.batches import BatchRules
+from broker_jobs.coordinator.conditions.limits import LimitRules, overlap_key
 from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import CommandReceived
@@ -68,8 +68,8 @@ class CommandHandler:
         effects: Effects,
         *,
         jobs: JobDecisions,
-        batches: Batches,
-        limits: Limits,
+        batches: BatchRules,
+        limits: LimitRules,
         lines: Lines,
         broadcasts: Broadcasts,
         workers: WorkerWatch,

@@ -9,9 +9,9 @@ from broker_jobs.coordinator import bulk
 from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.cascade import PAGE, Cascade, Kind, Task, task_of
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
-from broker_jobs.coordinator.conditions.batches import ACCEPTED, OPENED, Batches
-from broker_jobs.coordinator.conditions.dependencies import Dependencies, Verdict
-from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.conditions.batches import ACCEPTED, OPENED, BatchRules
+from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
+from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.failures import WorkItemError
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.rows import Rows
@@ -40,10 +40,10 @@ class Consequences:
         cascade: Cascade,
         *,
         admission: Admission,
-        dependencies: Dependencies,
+        dependencies: DependencyRules,
         batch_rows: BatchRows,
-        batches: Batches,
-        limits: Limits,
+        batches: BatchRules,
+        limits: LimitRules,
         decide: Callable[[JobRecord], Decision],
         skipped: frozenset[WorkItemRow],
     ) -> None:

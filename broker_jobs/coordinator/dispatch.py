@@ -8,8 +8,8 @@ from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.command_handler import NO_DEAD_LETTER, CommandHandler
-from broker_jobs.coordinator.conditions.batches import Batches
-from broker_jobs.coordinator.conditions.dependencies import Dependencies, not_known
+from broker_jobs.coordinator.conditions.batches import BatchRules
+from broker_jobs.coordinator.conditions.dependencies import DependencyRules, not_known
 from broker_jobs.coordinator.consequences import Consequences
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import (
@@ -53,8 +53,8 @@ class Dispatch:
         *,
         jobs: JobDecisions,
         admission: Admission,
-        dependencies: Dependencies,
-        batches: Batches,
+        dependencies: DependencyRules,
+        batches: BatchRules,
         consequences: Consequences,
         command_handler: CommandHandler,
         log_clock: LogClock,

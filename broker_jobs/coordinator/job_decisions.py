@@ -9,7 +9,7 @@ from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade
-from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import Unreadable
@@ -44,7 +44,7 @@ class JobDecisions:
         effects: Effects,
         *,
         admission: Admission,
-        limits: Limits,
+        limits: LimitRules,
         lines: Lines,
         broadcasts: Broadcasts,
     ) -> None:

@@ -15,11 +15,11 @@ from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.command_handler import CommandHandler
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
-from broker_jobs.coordinator.conditions.batches import Batches
-from broker_jobs.coordinator.conditions.dependencies import Dependencies
-from broker_jobs.coordinator.conditions.limits import Limits
+from broker_jobs.coordinator.conditions.batches import BatchRules
+from broker_jobs.coordinator.conditions.dependencies import DependencyRules
+from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.conditions.lines import Lines
-from broker_jobs.coordinator.conditions.unique import UniqueKeys
+from broker_jobs.coordinator.conditions.unique import UniqueKeyRules
 from broker_jobs.coordinator.consequences import Consequences
 from broker_jobs.coordinator.dispatch import Dispatch
 from broker_jobs.coordinator.effects import Effects
@@ -84,11 +84,11 @@ class UnitOfWork:
         self._cascade = cascade = Cascade()
         self._broadcasts = broadcasts = Broadcasts(tx)
         self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until)
-        self._limits = limits = Limits(rows, cascade, lines)
+        self._limits = limits = LimitRules(rows, cascade, lines)
         self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
-        dependencies = Dependencies(rows, cascade, batch_rows, forgotten=forgotten)
-        batches = Batches(rows, cascade, batch_rows, dependencies)
-        unique = UniqueKeys(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
+        dependencies = DependencyRules(rows, cascade, batch_rows, forgotten=forgotten)
+        batches = BatchRules(rows, cascade, batch_rows, dependencies)
+        unique = UniqueKeyRules(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
         self._admission = admission = Admission(
             rows, cascade, unique=unique, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
             limits=limits, queues_runs=self._queues_runs, may_release=may_release,

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Conditions, Publication, Row, Waits
+from broker_jobs.store.row import Conditions, Publication, Row, WaitReason
 
 COLUMNS = tuple(field.name for field in fields(Row))
 EMPTY_AS_NULL = ("job", "reason_code", "envelope", "reason", "tags")
@@ -58,7 +58,7 @@ def row_of(values: Sequence[Any]) -> Row:
     changed[_PUBLICATION] = _PUBLICATIONS[changed[_PUBLICATION]]
     changed[_OWNED] = bool(changed[_OWNED])
     changed[_GIVES_BACK] = bool(changed[_GIVES_BACK])
-    changed[_WAITS], changed[_CONDITIONS] = Waits(changed[_WAITS]), Conditions(changed[_CONDITIONS])
+    changed[_WAITS], changed[_CONDITIONS] = WaitReason(changed[_WAITS]), Conditions(changed[_CONDITIONS])
     history = changed[_HISTORY]
     changed[_HISTORY] = [*map(tuple, from_json(history))] if history else []
     for place in _EMPTY:

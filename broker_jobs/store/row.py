@@ -24,7 +24,7 @@ class Publication(IntEnum):
     PUBLISHED = 2
 
 
-class Waits(IntFlag):
+class WaitReason(IntFlag):
     """What a job waits for: it waits while a bit is set, and each condition sets and clears its own alone.
 
     Two reasons have no bit, as a clock may step back under it: the time (`due_at`) and what of the job may still be
@@ -127,7 +127,7 @@ class Row:
     """Times a worker gave it back because it knows no job of this name."""
     interruptions: int = 0
     """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
-    waits: Waits = Waits.NOTHING
+    waits: WaitReason = WaitReason.NOTHING
     conditions: Conditions = Conditions.NONE
     alias_group: str | None = None
     """The aliases of one job, and that job: its root."""

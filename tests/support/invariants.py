@@ -11,7 +11,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.state import State
 from broker_jobs.store import Store, schema
 from broker_jobs.store.lines import Stage
-from broker_jobs.store.row import Conditions, Publication, Row, Waits
+from broker_jobs.store.row import Conditions, Publication, Row, WaitReason
 
 
 def broken(store: Store) -> list[str]:
@@ -96,7 +96,7 @@ def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
             continue
         if unsatisfied:
             found.append(f"{id} waits though {unsatisfied[0].target} ended otherwise")
-        if row.waits & Waits.DEPENDENCY and not of[id]:
+        if row.waits & WaitReason.DEPENDENCY and not of[id]:
             found.append(f"{id} waits for a dependency, and has none")
     return found
 
@@ -155,7 +155,7 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
             found.append(f"{key} counts {line.taken} slots and {line.turns} turns, and has no entries")
     for id, row in rows.items():
         waits = [entry.key for entry in of_job[id].values() if entry.stage == Stage.WAITS]
-        if bool(row.waits & Waits.LINE) != (len(waits) == 1):
+        if bool(row.waits & WaitReason.LINE) != (len(waits) == 1):
             found.append(f"{id} waits for {row.waits!r} and stands in {waits}")
         if (row.state is State.AWAITING) != bool(row.waits):
             found.append(f"{id} is {row.state} and waits for {row.waits!r}")
@@ -203,7 +203,7 @@ def _of_unique_keys(store: Store, rows: dict[str, Row]) -> list[str]:
             if before is None or (before.publication is Publication.NONE and before.grace_until is None):
                 found.append(f"{key.job_id} waits for its key behind {key.after}, which runs nowhere")
     for id, row in rows.items():
-        if bool(row.waits & Waits.UNIQUE) != (id in waits_after):
+        if bool(row.waits & WaitReason.UNIQUE) != (id in waits_after):
             found.append(f"{id} waits for {row.waits!r}, and its key says otherwise")
     roots = {group.id: group.root for group in _all(store, "alias_groups")}
     for id, row in rows.items():

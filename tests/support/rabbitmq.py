@@ -74,12 +74,12 @@ CONSUMER_TIMEOUT_MS = 1_800_000  # RabbitMQ's default
 SOUND = "is_pid(whereis(rabbit_fifo_dlx_sup))."
 # Asking each of these processes for its state waits until it has begun: until then it does not answer.
 DEAD_LETTERING = """\
-Wanted = length([Q || Q <- rabbit_amqqueue:list(),
+AskedLine = length([Q || Q <- rabbit_amqqueue:list(),
     lists:keymember(<<"at-least-once">>, 3, amqqueue:get_arguments(Q))]),
 Begun = length([Pid || whereis(rabbit_fifo_dlx_sup) =/= undefined,
     {_, Pid, _, _} <- supervisor:which_children(rabbit_fifo_dlx_sup),
     is_pid(Pid), element(1, catch sys:get_state(Pid)) =:= state]),
-whereis(rabbit_fifo_dlx_sup) =:= undefined orelse Begun >= Wanted.
+whereis(rabbit_fifo_dlx_sup) =:= undefined orelse Begun >= AskedLine.
 """
 
 

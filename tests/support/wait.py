@@ -1,4 +1,4 @@
-"""Waits for an event, with a deadline, instead of for a number of seconds."""
+"""WaitReason for an event, with a deadline, instead of for a number of seconds."""
 
 import time
 from collections.abc import Callable

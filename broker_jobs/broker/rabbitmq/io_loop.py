@@ -137,7 +137,7 @@ class IoLoop:
                     continue
 
     def stop(self, timeout: float) -> None:
-        """End the thread after the calls made so far. Waits up to `timeout` seconds."""
+        """End the thread after the calls made so far. WaitReason up to `timeout` seconds."""
         self.call_soon(self._stop)
         if self._thread is not None and not self.is_current_thread():
             self._thread.join(timeout)

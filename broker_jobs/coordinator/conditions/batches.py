@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
-from broker_jobs.coordinator.conditions.dependencies import WAITS_FOR_ITSELF, Dependencies, Verdict, named
+from broker_jobs.coordinator.conditions.dependencies import WAITS_FOR_ITSELF, DependencyRules, Verdict, named
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.batch import BatchCommit, Chunk
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import DependencyRow, SubmissionRow
-from broker_jobs.store.row import Row, Waits
+from broker_jobs.store.row import Row, WaitReason
 
 NEVER_COMMITTED = "its batch was never completed"
 CANCELLED = "its batch was deleted"
@@ -39,10 +39,10 @@ class Members(NamedTuple):
     is_last: bool
 
 
-class Batches:
+class BatchRules:
     """Batch submissions, in one transaction."""
 
-    def __init__(self, rows: Rows, cascade: Cascade, batch_rows: BatchRows, dependencies: Dependencies) -> None:
+    def __init__(self, rows: Rows, cascade: Cascade, batch_rows: BatchRows, dependencies: DependencyRules) -> None:
         self._rows = rows
         self._tx = rows.tx
         self._cascade = cascade
@@ -223,7 +223,7 @@ class Batches:
 
     def is_uncommitted(self, row: Row) -> bool:
         """Whether a job is a member of a submission that is not complete, deleted or not."""
-        if row.waits & Waits.COMMIT:
+        if row.waits & WaitReason.COMMIT:
             return True
         if row.batch is None or row.state is not State.DELETED:
             return False

@@ -17,7 +17,7 @@ from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, id_created_at, is_generated_id
 from broker_jobs.store.records import DependencyRow
-from broker_jobs.store.row import Row, Waits
+from broker_jobs.store.row import Row, WaitReason
 
 WAITS_FOR_ITSELF = "it waits for itself, by way of its parents: enqueue it without one of them"
 
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
     """Why it never can."""
 
 
-class Dependencies:
+class DependencyRules:
     """Dependencies, in one transaction.
 
     Args:
@@ -55,7 +55,7 @@ class Dependencies:
     def admit(self, row: Row, envelope: Envelope) -> Verdict:
         """A job is accepted: what it waits for, of which some may have ended already."""
         if envelope.after is None:
-            return Verdict(bool(row.waits & Waits.DEPENDENCY), None)  # whether its batch has begun is known
+            return Verdict(bool(row.waits & WaitReason.DEPENDENCY), None)  # whether its batch has begun is known
         parents = envelope.after.parents
         if self._closes_a_circle(row, parents):
             return Verdict(False, None, WAITS_FOR_ITSELF)

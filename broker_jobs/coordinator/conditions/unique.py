@@ -10,7 +10,7 @@ from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.steps import entered, waiting
 from broker_jobs.messages.envelope import Envelope, UniqueKey, new_id
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Conditions, Publication, Reason, Row, Waits
+from broker_jobs.store.row import Conditions, Publication, Reason, Row, WaitReason
 from broker_jobs.store.unique_keys import UniqueKeyRow
 
 
@@ -24,7 +24,7 @@ class Answer(Enum):
     """The job that has the key waits for this one: it cannot wait for that."""
 
 
-class UniqueKeys:
+class UniqueKeyRules:
     """Unique keys, in one transaction.
 
     Args:
@@ -64,7 +64,7 @@ class UniqueKeys:
             return Answer.PASS
         if holder.state is State.DELETED and not self._rows.is_clear(holder):
             self._take(row, unique, holder.id)
-            self._rows.put(waiting(row, row.waits | Waits.UNIQUE, self._rows.at, _waits_until_clear(holder)))
+            self._rows.put(waiting(row, row.waits | WaitReason.UNIQUE, self._rows.at, _waits_until_clear(holder)))
             return Answer.PASS
         if holder.state.is_final and key.scope != "window":  # a store that was restored may keep it
             self._take(row, unique, None)
@@ -122,7 +122,7 @@ class UniqueKeys:
         """The newcomer stands for the holder from now on, and for its aliases."""
         group = self._group_of(holder)
         holder = self._rows[holder.id]
-        waits = row.waits | (holder.waits & Waits.UNIQUE)
+        waits = row.waits | (holder.waits & WaitReason.UNIQUE)
         self._rows.tx.unique_keys.save_group(group, row.id)
         self._rows.put(
             entered(
@@ -175,8 +175,8 @@ class UniqueKeys:
                 continue
             self._save(UniqueKeyRow(key.key, key.job_id, key.scope, key.until))
             holder = self._row(key.job_id)
-            if holder is not None and holder.waits & Waits.UNIQUE:
-                waits = holder.waits & ~Waits.UNIQUE
+            if holder is not None and holder.waits & WaitReason.UNIQUE:
+                waits = holder.waits & ~WaitReason.UNIQUE
                 self._rows.put(waiting(holder, waits, self._rows.at, "its unique key is free"))
                 self._cascade.walk(holder.id)
 

@@ -7,7 +7,7 @@ from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.coordinator.state_machine.steps import AWAITING, ENQUEUED, SCHEDULED, born, completed, entered
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Publication, Reason, Row, Waits
+from broker_jobs.store.row import Publication, Reason, Row, WaitReason
 
 GRACE_SECONDS = 10.0
 """Log time for which a job whose message came back waits for a report of the worker that may have run it.
@@ -69,11 +69,11 @@ def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | 
     return fresh
 
 
-def _waits_of(record: WaitingCopy | DueNotice | Fired) -> Waits:
+def _waits_of(record: WaitingCopy | DueNotice | Fired) -> WaitReason:
     """What a new job waits for, before any of it was asked."""
     if isinstance(record, WaitingCopy) and record.member:
-        return Waits.COMMIT
-    return Waits.NOTHING if record.envelope.after is None else Waits.DEPENDENCY
+        return WaitReason.COMMIT
+    return WaitReason.NOTHING if record.envelope.after is None else WaitReason.DEPENDENCY
 
 
 def _what_is_waited_for(envelope: Envelope) -> str:

@@ -11,7 +11,7 @@ from broker_jobs.coordinator.state_machine.context import Context, Decision
 from broker_jobs.coordinator.state_machine.steps import DELETED, SCHEDULED, entered, fence_of, is_clear, stub, waiting
 from broker_jobs.messages.commands import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Conditions, Reason, Row, Waits
+from broker_jobs.store.row import Conditions, Reason, Row, WaitReason
 
 
 def on_delete(row: Row | None, record: DeleteJob, at: Context) -> Decision:
@@ -46,7 +46,7 @@ def requeued(row: Row | None, due_at: Instant, at: Context, reason_code: str = R
     match row.state:
         case State.AWAITING:
             again = row.evolve(due_at=due_at, reason="run now, as asked", reason_code=reason_code, changed_at=at.now)
-            return Decision(waiting(again, row.waits & ~Waits.DEPENDENCY, at, "run now, as asked"))
+            return Decision(waiting(again, row.waits & ~WaitReason.DEPENDENCY, at, "run now, as asked"))
         case State.SCHEDULED:
             kept = (
                 row.reason_code

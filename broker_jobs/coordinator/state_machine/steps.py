@@ -7,7 +7,7 @@ from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope, Policy
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Publication, Reason, Row, Waits
+from broker_jobs.store.row import Publication, Reason, Row, WaitReason
 
 AWAITING, SCHEDULED, ENQUEUED = State.AWAITING, State.SCHEDULED, State.ENQUEUED
 PROCESSING, SUCCEEDED, FAILED, DELETED = State.PROCESSING, State.SUCCEEDED, State.FAILED, State.DELETED
@@ -59,13 +59,13 @@ def completed(row: Row, envelope: Envelope, body: str) -> Row:
 def entered(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
     """The row in another state, the step written into its history."""
     columns.setdefault("reason_code", Reason.NONE)
-    columns.setdefault("waits", Waits.NOTHING)
+    columns.setdefault("waits", WaitReason.NOTHING)
     ended_at = at if state.is_final else None
     history = [*row.history, (at, state.value, reason)]
     return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
 
 
-def waiting(row: Row, waits: Waits, at: Context, reason: str) -> Row:
+def waiting(row: Row, waits: WaitReason, at: Context, reason: str) -> Row:
     """A job that is to be released, with what it waits for: awaiting while a bit is set, scheduled when none is."""
     state = AWAITING if waits else SCHEDULED
     if state is row.state:

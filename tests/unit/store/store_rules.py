@@ -15,7 +15,7 @@ from broker_jobs.store import LogLineRow, Publication, Reason, Row, ScheduleRow,
 from broker_jobs.store.columns import COLUMNS, HISTORY_MAX
 from broker_jobs.store.migrations import STEPS
 from broker_jobs.store.records import BatchRow, DependencyRow
-from broker_jobs.store.row import Conditions, Waits
+from broker_jobs.store.row import Conditions, WaitReason
 
 FULL = Row(
     id="job-1",
@@ -54,7 +54,7 @@ FULL = Row(
     history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
     unknowns=1,
     interruptions=2,
-    waits=Waits.LINE | Waits.DEPENDENCY,
+    waits=WaitReason.LINE | WaitReason.DEPENDENCY,
     conditions=Conditions.UNIQUE | Conditions.RELEASED,
     alias_group="group-1",
     counted_as="open",
@@ -100,7 +100,7 @@ class StoreRules:
         assert store.reader.job("job-1") == FULL
         assert type(loaded["job-1"].state) is State
         assert type(loaded["job-1"].publication) is Publication
-        assert type(loaded["job-1"].waits) is Waits
+        assert type(loaded["job-1"].waits) is WaitReason
         assert type(loaded["job-1"].conditions) is Conditions
         assert loaded["job-1"].gives_back is True
 
