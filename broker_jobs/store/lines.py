@@ -31,7 +31,7 @@ class Stage(IntEnum):
 
 
 @dataclass(slots=True)
-class LineRow:
+class LimitLineRow:
     """One line: a limit key of one kind."""
 
     key: str
@@ -108,12 +108,12 @@ class LineStore:
 
     # ---- lines and entries
 
-    def lines(self, keys: Sequence[str]) -> list[LineRow]:
+    def lines(self, keys: Sequence[str]) -> list[LimitLineRow]:
         """The lines of these keys that exist."""
-        found: list[LineRow] = []
+        found: list[LimitLineRow] = []
         for start in range(0, len(keys), CHUNK):
             rows = self._connection.execute(_LINES, {"keys": list(keys[start : start + CHUNK])})
-            found += [LineRow(**row._asdict() | {"fixed": bool(row.fixed)}) for row in rows]
+            found += [LimitLineRow(**row._asdict() | {"fixed": bool(row.fixed)}) for row in rows]
         return found
 
     def entries_of(self, job_ids: Sequence[str]) -> list[LineEntry]:
@@ -144,7 +144,7 @@ class LineStore:
 
     def save(
         self,
-        lines: Iterable[LineRow],
+        lines: Iterable[LimitLineRow],
         dropped_lines: Iterable[str],
         entries: Iterable[LineEntry],
         dropped_entries: Iterable[tuple[str, str]],

@@ -14,7 +14,7 @@ pytest.register_assert_rewrite(
 
 from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import Row, Store, dependencies, due, lines, retention, schema, unique_keys  # noqa: E402
-from broker_jobs.store.lines import LineEntry, LineRow, Stage  # noqa: E402
+from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
 from broker_jobs.store.open import StoreRefusedError  # noqa: E402
 from broker_jobs.store.write import Transaction  # noqa: E402
@@ -67,7 +67,7 @@ class TestPostgres(LastingStoreRules):
         "write",
         [
             # A key larger than a row of an index may be.
-            lambda tx: tx.lines.save([LineRow("concurrency:" + LONG, "concurrency")], [], [], []),
+            lambda tx: tx.lines.save([LimitLineRow("concurrency:" + LONG, "concurrency")], [], [], []),
             lambda tx: tx.schedule("a null \x00 character"),
             lambda tx: tx.load(["a null \x00 character"]),
             lambda tx: tx.lines.save([], [], [LineEntry("k", "j", 10**30, Stage.SLOT)], []),
@@ -79,7 +79,7 @@ class TestPostgres(LastingStoreRules):
         assert not isinstance(refused.value, StoreError)
         assert LONG[:100] not in str(refused.value)
         with store.transaction() as tx:  # and it goes on
-            tx.lines.save([LineRow("concurrency:k", "concurrency")], [], [], [])
+            tx.lines.save([LimitLineRow("concurrency:k", "concurrency")], [], [], [])
 
     @pytest.mark.parametrize(
         ("statement", "refused"),

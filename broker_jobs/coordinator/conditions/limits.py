@@ -16,7 +16,7 @@ from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.steps import waiting
 from broker_jobs.messages.envelope import Envelope, LimitKey
-from broker_jobs.store.lines import LineEntry, LineRow, Stage
+from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
 from broker_jobs.store.row import Conditions, Row, Waits
 
 RUNS_ALONE_FROM = 2
@@ -91,7 +91,7 @@ class Limits:
             self._lines.move(entry, Stage.TURN)
         return self._moment(row, sequence)
 
-    def _moment(self, row: Row, sequence: list[LineRow]) -> Instant | None:
+    def _moment(self, row: Row, sequence: list[LimitLineRow]) -> Instant | None:
         """When a job may start that has all its turns: each is checked against the limit of now."""
         at = max(self._rows.at.now, row.due_at or 0.0)
         for place, line in enumerate(sequence):
@@ -120,13 +120,13 @@ class Limits:
             elif entry.stage is Stage.TURN:
                 self._lines.move(entry, Stage.SLOT)
 
-    def _sequence(self, row: Row, envelope: Envelope) -> list[LineRow]:
+    def _sequence(self, row: Row, envelope: Envelope) -> list[LimitLineRow]:
         """The lines of a job in the order in which they are asked."""
-        lines: dict[str, list[LineRow]] = {"ordered": [], "rate": [], "concurrency": []}
+        lines: dict[str, list[LimitLineRow]] = {"ordered": [], "rate": [], "concurrency": []}
         for limit in envelope.limits:
             key, kind, _ = _wanted(limit)
             lines[kind].append(self._lines.line(key) or self._lines.accepted(key, kind, limit))
-        first: list[LineRow] = []
+        first: list[LimitLineRow] = []
         if row.recurring and row.conditions & Conditions.LINES:
             key = overlap_key(row.recurring)
             if key in self._lines.of(row.id):
@@ -138,7 +138,7 @@ class Limits:
         slots = sorted(lines["concurrency"], key=lambda line: (line.rank, line.key))
         return list({line.key: line for line in [*first, *slots]}.values())
 
-    def _stand(self, row: Row, line: LineRow) -> None:
+    def _stand(self, row: Row, line: LimitLineRow) -> None:
         """A job waits in this line, and in no other."""
         entries = self._lines.of(row.id)
         for entry in list(entries.values()):
@@ -157,7 +157,7 @@ class Limits:
         else:
             self._rows.put(waiting(row, row.waits | Waits.LINE, self._rows.at, reason))
 
-    def _give_back_turns(self, row: Row, lines: list[LineRow]) -> None:
+    def _give_back_turns(self, row: Row, lines: list[LimitLineRow]) -> None:
         entries = self._lines.of(row.id)
         for line in lines:
             if self._has(entries.get(line.key), Stage.TURN):
@@ -277,7 +277,7 @@ def _wanted(limit: LimitKey) -> Wanted:
     return Wanted(f"{limit.kind}:{limit.key}", limit.kind, limit)
 
 
-def _reason(line: LineRow) -> str:
+def _reason(line: LimitLineRow) -> str:
     name = line.key.partition(":")[2]
     if line.capacity <= 0:
         return f"waits: the limit {name!r} is 0"

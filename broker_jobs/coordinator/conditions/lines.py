@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.messages.envelope import LimitKey
-from broker_jobs.store.lines import LineEntry, LineRow, LineStore, Stage
+from broker_jobs.store.lines import LimitLineRow, LineEntry, LineStore, Stage
 
 HEADS = 100
 """Waiting entries that are read at once."""
@@ -45,7 +45,7 @@ class Lines:
         self._cascade = cascade
         self._now = now
         self._until = until
-        self._lines: dict[str, LineRow | None] = {}
+        self._lines: dict[str, LimitLineRow | None] = {}
         self._entries: dict[tuple[str, str], LineEntry] = {}
         self._of_job: dict[str, dict[str, LineEntry]] = {}
         self._learned: set[str] = set()
@@ -78,17 +78,17 @@ class Lines:
         self.learn([job_id])
         return self._of_job[job_id]
 
-    def line(self, key: str) -> LineRow | None:
+    def line(self, key: str) -> LimitLineRow | None:
         """The line of a key, if there is one."""
         self._read_lines({key})
         return self._lines[key]
 
-    def accepted(self, key: str, kind: str, limit: LimitKey | None = None) -> LineRow:
+    def accepted(self, key: str, kind: str, limit: LimitKey | None = None) -> LimitLineRow:
         """The line of a key, made where there is none. The limit of the job that was accepted last counts."""
         line = self.line(key)
         code = 1 if limit is None else limit.limit
         if line is None:
-            line = self._lines[key] = LineRow(key, kind)
+            line = self._lines[key] = LimitLineRow(key, kind)
             self._changed_lines.add(key)
         if line.rank == 0:
             line.rank = code
@@ -102,13 +102,13 @@ class Lines:
                 self._cascade.add(Kind.CALL, key)
         return line
 
-    def made(self, key: str, kind: str) -> LineRow:
+    def made(self, key: str, kind: str) -> LimitLineRow:
         """A line that no job was accepted for yet."""
-        line = self._lines[key] = LineRow(key, kind)
+        line = self._lines[key] = LimitLineRow(key, kind)
         self._changed_lines.add(key)
         return line
 
-    def set_limit(self, line: LineRow, limit: int | None) -> None:
+    def set_limit(self, line: LimitLineRow, limit: int | None) -> None:
         """The limit that a person sets; None: what jobs carry counts again."""
         line.limit_set = limit
         self._changed_lines.add(line.key)
@@ -212,15 +212,15 @@ class Lines:
         gone = sum(1 for dropped_key, _ in self._dropped if dropped_key == key)
         return max(0, self._store.count(key, limit + gone) - gone) + new
 
-    def _existing(self, key: str) -> LineRow:
+    def _existing(self, key: str) -> LimitLineRow:
         line = self.line(key)
         if line is None:  # an entry without its line: only of a store that was changed by hand
-            line = self._lines[key] = LineRow(key, key.partition(":")[0], limit_code=1, rank=1)
+            line = self._lines[key] = LimitLineRow(key, key.partition(":")[0], limit_code=1, rank=1)
         return line
 
     # ---- capacity
 
-    def moment(self, line: LineRow) -> Instant | None:
+    def moment(self, line: LimitLineRow) -> Instant | None:
         """When a line has capacity for one more turn: now, or for a rate a moment ahead; None: not before something
         is given back."""
         if line.capacity <= 0:
@@ -229,11 +229,11 @@ class Lines:
             return self._now if line.taken + line.turns < line.capacity else None
         return self._next_start(line, line.turns)
 
-    def start_moment(self, line: LineRow) -> Instant | None:
+    def start_moment(self, line: LimitLineRow) -> Instant | None:
         """When a job that has a turn of a rate may start."""
         return self._next_start(line, 0) if line.capacity > 0 else None
 
-    def _next_start(self, line: LineRow, kept: int) -> Instant | None:
+    def _next_start(self, line: LimitLineRow, kept: int) -> Instant | None:
         if line.capacity <= kept:
             return None
         starts = self._starts.get(line.key)
@@ -245,7 +245,7 @@ class Lines:
         blocking = starts.latest(line.capacity - kept - 1)
         return self._now if blocking is None else max(self._now, blocking + span)
 
-    def start(self, line: LineRow, job_id: str, epoch: int, at: Instant) -> None:
+    def start(self, line: LimitLineRow, job_id: str, epoch: int, at: Instant) -> None:
         """A job starts under a rate."""
         self._next_start(line, 0)
         self._starts[line.key].add(at)
@@ -284,7 +284,7 @@ class Lines:
         self._store.save(lines, empty, (), ())
         return timers
 
-    def _is_empty(self, line: LineRow) -> bool:
+    def _is_empty(self, line: LimitLineRow) -> bool:
         """Whether nothing is left that a line's row is for."""
         if line.taken or line.turns or line.limit_set is not None or self._store.has_entries(line.key):
             return False

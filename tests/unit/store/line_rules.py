@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.store import Row, Store
-from broker_jobs.store.lines import LineEntry, LineRow, Stage
+from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
 from broker_jobs.store.unique_keys import UniqueKeyRow
 
 
@@ -22,8 +22,8 @@ class LineRules:
     # Lines
 
     def test_every_column_of_a_line_comes_back_as_it_was_saved(self, store: Store) -> None:
-        full = LineRow("rate:api", "rate", 3, 2, 5, 60.0, True, 1, 4, 9, 1_700_000_000.25)
-        plain = LineRow("concurrency:smtp", "concurrency")
+        full = LimitLineRow("rate:api", "rate", 3, 2, 5, 60.0, True, 1, 4, 9, 1_700_000_000.25)
+        plain = LimitLineRow("concurrency:smtp", "concurrency")
         with store.transaction() as tx:
             tx.lines.save([full, plain], (), (), ())
         with store.transaction() as tx:
@@ -33,14 +33,16 @@ class LineRules:
 
     def test_a_line_is_replaced_and_dropped(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.lines.save([LineRow("ordered:a", "ordered", tail=1), LineRow("ordered:b", "ordered")], (), (), ())
-            tx.lines.save([LineRow("ordered:a", "ordered", tail=2)], ["ordered:b"], (), ())
+            tx.lines.save(
+                [LimitLineRow("ordered:a", "ordered", tail=1), LimitLineRow("ordered:b", "ordered")], (), (), ()
+            )
+            tx.lines.save([LimitLineRow("ordered:a", "ordered", tail=2)], ["ordered:b"], (), ())
             assert [(line.key, line.tail) for line in tx.lines.lines(["ordered:a", "ordered:b"])] == [("ordered:a", 2)]
 
     def test_the_limit_that_a_person_set_counts_even_if_it_is_0(self) -> None:
-        assert LineRow("k", "concurrency", limit_code=3).capacity == 3
-        assert LineRow("k", "concurrency", limit_code=3, limit_set=5).capacity == 5
-        assert LineRow("k", "concurrency", limit_code=3, limit_set=0).capacity == 0
+        assert LimitLineRow("k", "concurrency", limit_code=3).capacity == 3
+        assert LimitLineRow("k", "concurrency", limit_code=3, limit_set=5).capacity == 5
+        assert LimitLineRow("k", "concurrency", limit_code=3, limit_set=0).capacity == 0
 
     def test_entries_are_found_by_job_and_those_that_wait_by_place(self, store: Store) -> None:
         entries = [
@@ -74,7 +76,7 @@ class LineRules:
     def test_more_keys_and_jobs_than_one_statement_takes_are_read(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.lines.save(
-                [LineRow(f"k{n}", "ordered") for n in range(1_201)],
+                [LimitLineRow(f"k{n}", "ordered") for n in range(1_201)],
                 (),
                 [LineEntry(f"k{n}", f"j{n}", 1, Stage.PLACE) for n in range(1_201)],
                 (),
@@ -86,9 +88,9 @@ class LineRules:
         with store.transaction() as tx:
             tx.lines.save(
                 [
-                    LineRow("rate:a", "rate", next_at=20.0),
-                    LineRow("rate:b", "rate", next_at=40.0),
-                    LineRow("rate:c", "rate"),
+                    LimitLineRow("rate:a", "rate", next_at=20.0),
+                    LimitLineRow("rate:b", "rate", next_at=40.0),
+                    LimitLineRow("rate:c", "rate"),
                 ],
                 (),
                 (),
@@ -162,7 +164,7 @@ class LineRules:
             return store.reader.meta().serial
 
         with store.transaction() as tx:
-            tx.lines.save([LineRow("a", "ordered")], (), (), ())
+            tx.lines.save([LimitLineRow("a", "ordered")], (), (), ())
         assert serial() == 1
         with store.transaction() as tx:
             tx.unique_keys.save(UniqueKeyRow("k", "j", "queued"))

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from broker_jobs.messages.state import State
 from broker_jobs.store import Publication, Reason, Row, Store
-from broker_jobs.store.lines import LineEntry, LineRow, Stage
+from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow
 from broker_jobs.store.retention import MOST_CHILDREN, PurgeProgress
 from broker_jobs.store.unique_keys import UniqueKeyRow
@@ -146,7 +146,7 @@ class RetentionRules:
         assert ids(tx, "relations", "child") == ids(tx, "dependencies", "holder") == []
 
     def test_the_starts_of_a_rate_count_on_without_the_job(self, tx: Transaction) -> None:
-        tx.lines.save([LineRow("rate:a", "rate", limit_code=1, rank=1, span=10 * KEEP)], (), (), ())
+        tx.lines.save([LimitLineRow("rate:a", "rate", limit_code=1, rank=1, span=10 * KEEP)], (), (), ())
         tx.lines.add_starts([("rate:a", OLD, "old", 1)])
         self.stays(tx, [ended("old")], without=["old"])
         assert tx.lines.latest_starts("rate:a", 0, 9) == [OLD]
@@ -157,12 +157,12 @@ class RetentionRules:
     def test_a_rate_goes_with_its_starts_when_they_count_no_more_and_nobody_waits(self, tx: Transaction) -> None:
         used = {"limit_code": 1, "rank": 1, "span": 10.0}
         lines = [
-            LineRow("concurrency:a", "concurrency", limit_code=1, rank=1),
-            LineRow("rate:idle", "rate", **used),  # type: ignore[arg-type]
-            LineRow("rate:recent", "rate", **used),  # type: ignore[arg-type]
-            LineRow("rate:set", "rate", **used, limit_set=5),  # type: ignore[arg-type]
-            LineRow("rate:waited for", "rate", **used),  # type: ignore[arg-type]
-            LineRow("rate:due", "rate", **used, next_at=NOW),  # type: ignore[arg-type]
+            LimitLineRow("concurrency:a", "concurrency", limit_code=1, rank=1),
+            LimitLineRow("rate:idle", "rate", **used),  # type: ignore[arg-type]
+            LimitLineRow("rate:recent", "rate", **used),  # type: ignore[arg-type]
+            LimitLineRow("rate:set", "rate", **used, limit_set=5),  # type: ignore[arg-type]
+            LimitLineRow("rate:waited for", "rate", **used),  # type: ignore[arg-type]
+            LimitLineRow("rate:due", "rate", **used, next_at=NOW),  # type: ignore[arg-type]
         ]
         tx.lines.save(lines, (), [LineEntry("rate:waited for", "j", 1, Stage.PLACE)], ())
         tx.lines.add_starts([("rate:idle", NOW - 21, "i", 1), ("rate:recent", NOW - 20, "j", 1)])
