@@ -288,6 +288,7 @@ class Admission:
         elif was_final and not row.state.is_final:
             self.comes_back(row)
         elif before is not None and was_final and (row.state is not before.state or row.is_alias != before.is_alias):
+            self._unique.leave(row)  # the window of a job that had succeeded ends with its deletion
             self._told(row)
         if was_waiting and row.state is State.PROCESSING:
             self._limits.runs_after_all(row)

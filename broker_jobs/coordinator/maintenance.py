@@ -12,6 +12,7 @@ from broker_jobs.coordinator.release_publisher import DueTimers
 from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
+from broker_jobs.store.retention import PurgeProgress
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,10 @@ LOOK_EVERY_SECONDS = 10.0
 MOST_DUE = 50_000
 """Timers that one look sets; when they have ended and there are more, it looks again."""
 PURGE_EVERY_SECONDS = 60.0
-PURGE_ROWS = 1_000
+PURGE_ROWS = 500
+"""Old rows that one page looks at."""
+PURGE_AGAIN_SECONDS = 3_600.0
+"""Old rows that something needed are looked at again after so long."""
 FLOOD_SECONDS = 1.0
 """Between two looks at the budget of dead letters while they are stored."""
 UNKNOWN_PARENTS_EVERY_SECONDS = 600.0
@@ -58,7 +62,8 @@ class Maintenance:
         self._clock = clock
         self._more_due = False
         self._last_look = float("-inf")
-        self._last_purge = float("-inf")
+        self._last_purge = self._purge_began = float("-inf")
+        self._purge_progress = PurgeProgress()
         self._last_dead_letter_purge = float("-inf")
         self._dead_letters_stored = False
         self._last_unknown_parents = clock.monotonic()
@@ -130,10 +135,14 @@ class Maintenance:
             with self._store.transaction() as tx:
                 return tx.purge(
                     now=now, keep_succeeded=settings.keep_succeeded, keep_deleted=settings.keep_deleted,
-                    keep_failed=settings.keep_failed, limit=PURGE_ROWS,
+                    keep_failed=settings.keep_failed, limit=PURGE_ROWS, progress=self._purge_progress,
                 )  # fmt: skip
 
-        if self._transactions.persist(purge) < PURGE_ROWS:
+        if self._clock.monotonic() - self._purge_began >= PURGE_AGAIN_SECONDS:
+            self._purge_began = self._clock.monotonic()
+            self._purge_progress.restart()
+        self._transactions.persist(purge)
+        if self._purge_progress.is_complete:
             self._last_purge = self._clock.monotonic()
             self._input_queue.add([WorkItemsWaiting()])
 

@@ -192,10 +192,10 @@ def limit_keys(
     return keys
 
 
-def check_limit(limit: object, title: str) -> None:
-    """Raise OptionError unless this is a number from 1 to 1,000,000."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
-        raise OptionError(f"{title}: limit must be an int from 1 to {MAX_LIMIT:_}, not {limit!r}")
+def check_limit(limit: object, title: str, *, least: int = 1) -> None:
+    """Raise OptionError unless this is a number from `least` to 1,000,000."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
+        raise OptionError(f"{title}: limit must be an int from {least} to {MAX_LIMIT:_}, not {limit!r}")
 
 
 def check_key(key: object, title: str) -> None:

@@ -9,9 +9,9 @@ class State(StrEnum):
     """The state of a job."""
 
     AWAITING = "awaiting"
-    """WaitReason for something other than time: a parent, a batch, a limit or a job with the same unique key."""
+    """Waits for something other than time: a parent, a batch, a limit or a job with the same unique key."""
     SCHEDULED = "scheduled"
-    """WaitReason for a time: a delay, a retry, or the grace period after it was returned."""
+    """Waits for a time: a delay, a retry, or the grace period after it was returned."""
     ENQUEUED = "enqueued"
     """In its work queue; waits for a free worker."""
     PROCESSING = "processing"

@@ -1,4 +1,4 @@
-"""WaitReason for RabbitMQ when a process starts, so that services may start in any order.
+"""Waits for RabbitMQ when a process starts, so that services may start in any order.
 
 While RabbitMQ is unreachable the start is repeated, with a log line each time. An error that waiting does not fix (a
 wrong password, an unknown virtual host, a queue with other arguments) ends the process at once with the reason.

@@ -29,14 +29,14 @@ class Limits:
         Args:
             key: the key of a Concurrency or a RateLimit with its arguments filled in: "tenant:7", not
                 "tenant:{tenant_id}".
-            limit: 1 to 1,000,000. To stop all jobs of a queue, pause the queue.
+            limit: 0 to 1,000,000. 0 holds all jobs of the key back.
 
         Raises:
             OptionError: the key or the limit is out of range.
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        check_limit(limit, f"limits.set({key!r}, …)")
+        check_limit(limit, f"limits.set({key!r}, …)", least=0)
         self._set(key, limit)
 
     def clear(self, key: str, /) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 
 from broker_jobs.store import schema
 from broker_jobs.store.administration import upsert
@@ -29,18 +29,14 @@ _ANY_DEPENDENCY = text("SELECT 1 FROM dependencies LIMIT 1")
 _WAITED_FOR = text("SELECT DISTINCT target FROM dependencies WHERE kind = :kind AND target IN :targets").bindparams(
     bindparam("targets", expanding=True)
 )
-_DEPENDENCIES_ON = text(
+_ON = (
     "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = :kind AND target = :target"
-    " AND (unsatisfied = 0 OR on_end = :outcome OR on_end = 'finished') ORDER BY holder LIMIT :limit"
 )
-_UNSATISFIED_ON = text(
-    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = :kind AND target = :target"
-    " AND unsatisfied = 1 ORDER BY holder LIMIT :limit"
-)
-_MEMBERS_OF = text(
-    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = 'open' AND target = :target"
-    " AND unsatisfied = 0 AND on_end IN :phases ORDER BY holder LIMIT :limit"
-).bindparams(bindparam("phases", expanding=True))
+_OPEN_ON = text(f"{_ON} AND unsatisfied = 0 ORDER BY on_end, holder LIMIT :limit")
+_UNSATISFIED_ON = text(f"{_ON} AND unsatisfied = 1 ORDER BY on_end, holder LIMIT :limit")
+_UNSATISFIED_BY = text(f"{_ON} AND unsatisfied = 1 AND on_end = :outcome ORDER BY holder LIMIT :limit")
+_OPEN_IN = text(f"{_ON} AND unsatisfied = 0 AND on_end = :phase ORDER BY holder LIMIT :limit")
+"""Pages in the order of one index: a page reads what it returns, however much else waits for the target."""
 _STATES = (
     "SELECT {id}, EXISTS (SELECT 1 FROM dependencies WHERE holder = {id} AND unsatisfied = 0),"
     " EXISTS (SELECT 1 FROM dependencies WHERE holder = {id} AND unsatisfied = 1) FROM {ids}"
@@ -70,7 +66,7 @@ _SUBMISSIONS_UNDER = text(f"{_SUBMISSION} WHERE parent_submission = :submission 
 _UNCOMMITTED = text(f"{_SUBMISSION} WHERE opened = 0 AND since < :before AND chunks IS NULL LIMIT :limit")
 _SUB_BATCHES = text("SELECT id FROM batches WHERE parent = :batch")
 _DROP_CHUNKS = text("DELETE FROM chunks WHERE submission = :submission")
-_WORK_ITEMS = text("SELECT kind, target, outcome FROM work_items ORDER BY target LIMIT :limit")
+_WORK_ITEMS = text("SELECT kind, target, outcome FROM work_items ORDER BY target, kind LIMIT :limit")
 _DROP_WORK_ITEM = text("DELETE FROM work_items WHERE kind = :kind AND target = :target")
 _MEMBERS = text(
     "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state IN ('awaiting', 'scheduled', 'enqueued')"
@@ -97,7 +93,8 @@ _DEPENDENCIES_IN = text(
     " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'awaiting' AND d.kind <> 'open'"
     " UNION SELECT 'batch', id FROM batches WHERE parent IN :batches"
     " UNION SELECT 'job', g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
-    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.reason_code = 'alias'"
+    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'deleted'"
+    " AND jobs.reason_code = 'alias'"
 ).bindparams(bindparam("batches", expanding=True))
 _ROOTS = text(
     "SELECT g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
@@ -149,14 +146,25 @@ class DependencyStore:
 
         Of a target that is open again (None) those that were unsatisfied.
         """
-        statement = _UNSATISFIED_ON if outcome is None else _DEPENDENCIES_ON
-        values = {"kind": kind, "target": target, "limit": limit} | ({} if outcome is None else {"outcome": outcome})
-        return [dependency_of(row) for row in self._connection.execute(statement, values)]
+        on = {"kind": kind, "target": target}
+        if outcome is None:
+            return self._page([(_UNSATISFIED_ON, on)], limit)
+        decided_otherwise = [(_UNSATISFIED_BY, on | {"outcome": end}) for end in dict.fromkeys((outcome, "finished"))]
+        return self._page([(_OPEN_ON, on), *decided_otherwise], limit)
 
     def members_of(self, submission: str, phases: Sequence[str], limit: int) -> list[DependencyRow]:
         """Members of a batch submission in one of these phases, in the order of their ids, a page."""
-        values = {"target": submission, "phases": list(phases), "limit": limit}
-        return [dependency_of(row) for row in self._connection.execute(_MEMBERS_OF, values)]
+        of = {"kind": "open", "target": submission}
+        return self._page([(_OPEN_IN, of | {"phase": phase}) for phase in phases], limit)
+
+    def _page(self, queries: Iterable[tuple[TextClause, dict[str, str]]], limit: int) -> list[DependencyRow]:
+        """What these queries find, up to a limit, in the order of the holders."""
+        found: list[DependencyRow] = []
+        for statement, values in queries:
+            if len(found) < limit:
+                rows = self._connection.execute(statement, values | {"limit": limit - len(found)})
+                found += [dependency_of(row) for row in rows]
+        return sorted(found, key=lambda dependency: dependency.holder)
 
     def set_phase(self, dependencies: Sequence[DependencyRow], phase: str) -> None:
         """Members of a batch submission are in another phase."""

@@ -48,6 +48,7 @@ class DueJobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._wrote = False
 
     def due(self, before: Instant, limit: int) -> list[tuple[Instant, str]]:
         """(due_at, id) of what is due at or before an instant, the earliest first.
@@ -99,6 +100,7 @@ class DueJobs:
         if values:
             self._connection.execute(_ADD_OPEN_RUNS, values)
             self._connection.execute(_DROP_OPEN_RUNS, [{"name": value["name"]} for value in values])
+            self._wrote = True
 
     def _ids(self, query: object, **parameters: object) -> list[str]:
         return list(self._connection.execute(query, parameters).scalars())  # type: ignore[call-overload]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -113,7 +114,7 @@ class LineStore:
         found: list[LimitLineRow] = []
         for start in range(0, len(keys), CHUNK):
             rows = self._connection.execute(_LINES, {"keys": list(keys[start : start + CHUNK])})
-            found += [LimitLineRow(**row._asdict() | {"fixed": bool(row.fixed)}) for row in rows]
+            found += [LimitLineRow(**row._asdict() | dict[str, Any](fixed=bool(row.fixed))) for row in rows]
         return found
 
     def entries_of(self, job_ids: Sequence[str]) -> list[LineEntry]:

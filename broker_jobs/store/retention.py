@@ -1,58 +1,101 @@
-"""Forgets what is old: ended jobs by the state they ended in, their lines, old commands and old throughput."""
+"""Forgets what is old: ended jobs by the state they ended in, their lines, old commands and old throughput.
+
+A page looks at so many old rows and no more, whether they may go or something still needs them: a store where much is
+old and needed is as quick as one where all may go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 
 from broker_jobs.clock import Instant
 
-_NEEDED = (
-    " AND NOT EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'job' AND dependencies.target = jobs.id)"
-    " AND NOT EXISTS (SELECT 1 FROM relations JOIN jobs AS child ON child.id = relations.child"
-    " WHERE relations.parent = jobs.id AND child.state IN ('awaiting', 'scheduled', 'enqueued', 'processing'))"
-    " AND NOT EXISTS (SELECT 1 FROM unique_keys WHERE unique_keys.job_id = jobs.id"
-    " AND (unique_keys.until IS NULL OR unique_keys.until > :now))"
-    " AND (alias_group IS NULL OR reason_code = 'alias' OR NOT EXISTS (SELECT 1 FROM jobs AS alias"
-    " WHERE alias.alias_group = jobs.alias_group AND alias.alias_group IS NOT NULL AND alias.id <> jobs.id))"
+MOST_CHILDREN = 20
+"""A job with more children is kept until these were forgotten: so many are asked whether they have ended."""
+_CHILDREN = "SELECT child FROM relations WHERE relations.parent = page.id"
+_NEEDED = (  # nothing but constants is put together
+    "EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'job' AND dependencies.target = page.id)"  # noqa: S608
+    f" OR EXISTS (SELECT 1 FROM ({_CHILDREN} LIMIT {MOST_CHILDREN}) AS children JOIN jobs AS child"
+    " ON child.id = children.child WHERE child.state IN ('awaiting', 'scheduled', 'enqueued', 'processing'))"
+    f" OR EXISTS ({_CHILDREN} LIMIT 1 OFFSET {MOST_CHILDREN})"
+    " OR EXISTS (SELECT 1 FROM unique_keys WHERE unique_keys.job_id = page.id)"
+    " OR (page.is_alias = 0 AND EXISTS (SELECT 1 FROM jobs AS alias WHERE alias.alias_group = page.alias_group"
+    " AND alias.alias_group IS NOT NULL AND alias.id <> page.id))"
+    " OR (page.is_alias = 1 AND EXISTS (SELECT 1 FROM alias_groups JOIN jobs AS root ON root.id = alias_groups.root"
+    " WHERE alias_groups.id = page.alias_group AND root.id <> page.id AND (root.changed_at >= :before"
+    " OR root.state IN ('awaiting', 'scheduled', 'enqueued', 'processing'))))"
 )
-"""What has not ended may need a job that has: its end, its result, its key, or what it is an alias of."""
-_PURGEABLE = {
+"""What has not ended may need a job that has: its end, its result, its key, or what it is an alias of.
+
+An alias is needed while its root runs, as it shows what the root does, and then as long as the end of the root.
+"""
+_OLD = {
     state: text(
-        f"SELECT id, queue, state FROM jobs WHERE state = '{state}' AND publication = 0"  # noqa: S608  # a constant
-        " AND changed_at < :before"
-        " AND (grace_until IS NULL OR grace_until <= :log_time) AND (copy_until IS NULL OR copy_until < :now)"
-        f"{_NEEDED} ORDER BY changed_at LIMIT :limit"
+        "SELECT page.id, page.queue, page.changed_at, page.alias_group, page.is_alias,"  # noqa: S608
+        f" page.is_free = 0 OR {_NEEDED} AS is_needed"
+        " FROM (SELECT id, queue, changed_at, alias_group,"
+        " CASE WHEN reason_code = 'alias' THEN 1 ELSE 0 END AS is_alias,"
+        " CASE WHEN publication = 0 AND grace_until IS NULL AND (copy_until IS NULL OR copy_until < :now)"
+        " AND (counted_as IS NULL OR counted_as <> 'open') THEN 1 ELSE 0 END AS is_free"
+        f" FROM jobs WHERE state = '{state}' AND changed_at < :before AND (changed_at, id) > (:at, :id)"
+        " ORDER BY changed_at, id LIMIT :limit) AS page ORDER BY page.changed_at, page.id"
     )
     for state in ("succeeded", "deleted", "failed")
 }
-_FORGET = tuple(
-    text(f"DELETE FROM {table} WHERE {column} IN :ids").bindparams(bindparam("ids", expanding=True))  # noqa: S608
+"""Nothing of a job may be on its way: no message, no grace that was not looked at, no copy, no count to be changed."""
+_OLD_BATCHES = text(
+    "SELECT page.id, page.ended_at, EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'batch'"
+    " AND dependencies.target = page.id) AS is_needed FROM (SELECT id, ended_at FROM batches"
+    " WHERE ended_at IS NOT NULL AND ended_at < :before AND (ended_at, id) > (:at, :id)"
+    " ORDER BY ended_at, id LIMIT :limit) AS page ORDER BY page.ended_at, page.id"
+)
+_OLD_RATES = text(
+    "SELECT page.key AS id, page.is_idle = 0 OR EXISTS (SELECT 1 FROM line_entries WHERE line_entries.key = page.key)"
+    " OR EXISTS (SELECT 1 FROM rate_starts WHERE rate_starts.key = page.key"
+    " AND rate_starts.at >= :now - 2 * coalesce(page.span, 1)) AS is_needed"
+    " FROM (SELECT key, span, CASE WHEN limit_set IS NULL AND taken = 0 AND turns = 0 AND next_at IS NULL"
+    " THEN 1 ELSE 0 END AS is_idle FROM lines"
+    " WHERE key > :id AND key >= 'rate:' AND key < 'rate;' ORDER BY key LIMIT :limit) AS page ORDER BY page.key"
+)
+"""Rates that nobody waits for: their starts count no more."""
+
+
+def _delete(table: str, column: str) -> TextClause:
+    statement = text(f"DELETE FROM {table} WHERE {column} IN :ids")  # noqa: S608  # constants
+    return statement.bindparams(bindparam("ids", expanding=True))
+
+
+_FORGET_JOBS = tuple(
+    _delete(table, column)
     for table, column in (
-        ("alias_groups", "root"),
         ("jobs", "id"),
         ("log_lines", "job_id"),
         ("dependencies", "holder"),
-        ("line_entries", "job_id"),
-        ("rate_starts", "job_id"),
-        ("unique_keys", "job_id"),
         ("relations", "child"),
     )
 )
-_FORGET_AUDIT = text("DELETE FROM audit WHERE at < :before")
+"""A job that may go has nothing in lines; the starts of a rate count on without it."""
+_FORGET_GROUPS = (_delete("alias_groups", "id"),)
+_FORGET_BATCHES = (_delete("batches", "id"),)
+_FORGET_BATCH_RELATIONS = (_delete("relations", "child"),)
+_FORGET_RATES = (_delete("lines", "key"), _delete("rate_starts", "key"))
+_FORGET_AUDIT = text(
+    "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < :before ORDER BY at, id LIMIT :limit)"
+)
+_FORGET_SUBMISSIONS = text(
+    "DELETE FROM batch_submissions WHERE id IN (SELECT id FROM batch_submissions WHERE opened = 1"
+    " AND since < :log_before AND NOT EXISTS (SELECT 1 FROM batch_submissions AS inside"
+    " WHERE inside.parent_submission = batch_submissions.id AND inside.opened = 0) LIMIT :limit)"
+)
+_FORGET_WINDOWS = text(
+    "DELETE FROM unique_keys WHERE key IN (SELECT key FROM unique_keys WHERE until IS NOT NULL AND until <= :now"
+    " AND after IS NULL ORDER BY until LIMIT :limit)"
+)
 _FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")
-_FORGET_BATCH_RELATIONS = text(
-    "DELETE FROM relations WHERE child IN"
-    " (SELECT 'batch:' || id FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before)"
-)
-_FORGET_BATCHES = text(
-    "DELETE FROM batches WHERE ended_at IS NOT NULL AND ended_at < :before AND NOT EXISTS (SELECT 1 FROM dependencies"
-    " WHERE dependencies.kind = 'batch' AND dependencies.target = batches.id)"
-)
-_FORGET_SUBMISSIONS = text("DELETE FROM batch_submissions WHERE opened = 1 AND since < :log_before")
-_FORGET_BY_AGE = (_FORGET_AUDIT, _FORGET_BATCH_RELATIONS, _FORGET_BATCHES)
-_FORGET_WINDOWS = text("DELETE FROM unique_keys WHERE until IS NOT NULL AND until <= :now AND after IS NULL")
 _FORGET_QUEUE_OUTCOMES = text("DELETE FROM queue_outcomes WHERE minute < :before")
 _FORGET_DURATIONS = text("DELETE FROM durations WHERE minute < :before")
 _FORGET_COMPONENTS = text("DELETE FROM components WHERE seen_at < :before")
@@ -68,29 +111,111 @@ _FORGET_BY_OWN_AGE = (
     (_FORGET_COMPONENTS, KEEP_COMPONENTS_SECONDS),
 )
 CHUNK = 500
+"""Values of one IN list."""
+_START = (float("-inf"), "")
+_BATCHES, _RATES = "batches", "rates"
 
 
-def purgeable(
-    connection: Connection, keep: Mapping[str, float], *, now: Instant, log_time: float, limit: int
-) -> list[tuple[str, str, str]]:
-    """(id, queue, state) of jobs that may be forgotten: ended, kept long enough, nothing of them on its way."""
-    found: list[tuple[str, str, str]] = []
-    for state, seconds in keep.items():
-        values = {"before": now - seconds, "log_time": log_time, "now": now, "limit": limit - len(found)}
-        found += [(job_id, queue, of) for job_id, queue, of in connection.execute(_PURGEABLE[state], values)]
-    return found
+@dataclass(slots=True)
+class PurgeProgress:
+    """How far through what is old a purge has come, from one page to the next.
 
-
-def forget_old(connection: Connection, ids: Sequence[str], *, now: Instant, before: Instant, log_before: float) -> bool:
-    """Remove these jobs with all that is theirs, what is older than `before`, old statistics; whether any but jobs was.
-
-    `log_before` is the log time of submissions.
+    Rows that something needs are passed by once, so that what became old since is found behind them at once; they are
+    looked at again after `restart`.
     """
-    for start in range(0, len(ids), CHUNK):
-        for statement in _FORGET:
-            connection.execute(statement, {"ids": list(ids[start : start + CHUNK])})
-    old = [connection.execute(statement, {"before": before}) for statement in _FORGET_BY_AGE]
-    old.append(connection.execute(_FORGET_SUBMISSIONS, {"log_before": log_before}))
-    old.append(connection.execute(_FORGET_WINDOWS, {"now": now}))
-    old += [connection.execute(statement, {"before": now - keep}) for statement, keep in _FORGET_BY_OWN_AGE]
-    return any(result.rowcount > 0 for result in old)
+
+    is_complete: bool = False
+    """The last page reached the end of all that is old."""
+    _passed: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def restart(self) -> None:
+        """Look at everything again."""
+        self._passed.clear()
+        self.is_complete = False
+
+    def passed(self, what: str) -> tuple[float, str]:
+        """The place up to which rows of a kind were looked at."""
+        return self._passed.get(what, _START)
+
+    def pass_by(self, what: str, at: float, id: str) -> None:
+        """Rows of a kind were looked at up to this place."""
+        self._passed[what] = (at, id)
+
+
+class Retention:
+    """Removes what is old, a page at a time, in a transaction.
+
+    Args:
+        connection: of the transaction.
+        progress: how far earlier pages came; this one goes on from there.
+        limit: rows that this page may look at.
+    """
+
+    def __init__(self, connection: Connection, progress: PurgeProgress, limit: int) -> None:
+        self._connection = connection
+        self._progress = progress
+        self._left = limit
+        self._limit = limit
+        self.wrote = False
+
+    def forget_old(self, keep: Mapping[str, float], *, now: Instant, log_time: float) -> list[tuple[str, str, str]]:
+        """Remove what is old with all that is its own; (id, queue, state) of the jobs that were removed.
+
+        Args:
+            keep: seconds that jobs are kept, by the state they ended in.
+            now: wall time.
+            log_time: the time by which submissions are old.
+        """
+        longest = max(keep.values())
+        pages = (
+            self._run(_FORGET_WINDOWS, {"now": now, "limit": self._limit}),
+            self._run(_FORGET_AUDIT, {"before": now - longest, "limit": self._limit}),
+            self._run(_FORGET_SUBMISSIONS, {"log_before": log_time - longest, "limit": self._limit}),
+        )
+        for statement, kept in _FORGET_BY_OWN_AGE:
+            self._run(statement, {"before": now - kept})
+        forgotten = [job for state, seconds in keep.items() for job in self._forget_jobs(state, now, now - seconds)]
+        self._forget_batches(now - longest)
+        self._forget_rates(now)
+        self._progress.is_complete = self._left > 0 and max(pages) < self._limit
+        return forgotten
+
+    def _forget_jobs(self, state: str, now: Instant, before: Instant) -> list[tuple[str, str, str]]:
+        rows = self._page(state, _OLD[state], "changed_at", now=now, before=before)
+        free = [row for row in rows if not row.is_needed]
+        self._delete(_FORGET_JOBS, [row.id for row in free])
+        self._delete(_FORGET_GROUPS, list({row.alias_group for row in free if row.alias_group and not row.is_alias}))
+        return [(row.id, row.queue, state) for row in free]
+
+    def _forget_batches(self, before: Instant) -> None:
+        rows = self._page(_BATCHES, _OLD_BATCHES, "ended_at", before=before)
+        free = [row.id for row in rows if not row.is_needed]
+        self._delete(_FORGET_BATCHES, free)
+        self._delete(_FORGET_BATCH_RELATIONS, [f"batch:{id}" for id in free])
+
+    def _forget_rates(self, now: Instant) -> None:
+        rows = self._page(_RATES, _OLD_RATES, None, now=now)
+        self._delete(_FORGET_RATES, [row.id for row in rows if not row.is_needed])
+
+    def _page(self, what: str, statement: TextClause, order: str | None, **values: float) -> Sequence[Any]:
+        """The next old rows of a kind, by an instant (or by their id alone) and their id."""
+        if self._left <= 0:
+            return ()
+        at, id = self._progress.passed(what)
+        bound = values | {"limit": self._left, "id": id} | ({} if order is None else {"at": at})
+        rows = self._connection.execute(statement, bound).all()
+        self._left -= len(rows)
+        if rows:
+            last = rows[-1]
+            self._progress.pass_by(what, 0.0 if order is None else getattr(last, order), last.id)
+        return rows
+
+    def _delete(self, statements: Sequence[TextClause], ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), CHUNK):
+            for statement in statements:
+                self._run(statement, {"ids": list(ids[start : start + CHUNK])})
+
+    def _run(self, statement: TextClause, values: Mapping[str, object]) -> int:
+        removed = self._connection.execute(statement, values).rowcount
+        self.wrote = self.wrote or removed > 0
+        return removed

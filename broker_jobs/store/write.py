@@ -18,7 +18,7 @@ from broker_jobs.store.dependencies import DependencyStore
 from broker_jobs.store.due import DueJobs
 from broker_jobs.store.lines import LineStore
 from broker_jobs.store.records import Meta
-from broker_jobs.store.retention import forget_old, purgeable
+from broker_jobs.store.retention import PurgeProgress, Retention
 from broker_jobs.store.row import Reason, Row
 from broker_jobs.store.selection import JobSelector
 from broker_jobs.store.unique_keys import UniqueKeyStore
@@ -107,22 +107,35 @@ class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
             self._connection.execute(_CONFIRM, values)
             self._wrote = True
 
-    def purge(self, *, now: Instant, keep_succeeded: float, keep_deleted: float, keep_failed: float, limit: int) -> int:
-        """Remove jobs that ended longer ago than is kept (seconds, by state), at most `limit`; returns how many.
+    def purge(
+        self,
+        *,
+        now: Instant,
+        keep_succeeded: float,
+        keep_deleted: float,
+        keep_failed: float,
+        limit: int,
+        progress: PurgeProgress | None = None,
+    ) -> int:
+        """Remove jobs that ended longer ago than is kept (seconds, by state); returns how many.
 
-        Never one with something on the wire, in a grace, or with a copy still in the delay queues.
-        """
+        Never one with something on the wire, in a grace, or with a copy still in the delay queues, and none that
+        something needs which has not ended.
+
+        Args:
+            now: wall time.
+            keep_succeeded, keep_deleted, keep_failed: seconds that jobs are kept, by the state they ended in.
+            limit: rows to look at.
+            progress: how far earlier pages came. Without it the oldest rows are looked at.
+        """  # fmt: skip
         keep = {"succeeded": keep_succeeded, "deleted": keep_deleted, "failed": keep_failed}
-        ids = []
-        log_time = self.meta.log_time
-        for job_id, queue, state in purgeable(self._connection, keep, now=now, log_time=log_time, limit=limit):
+        page = Retention(self._connection, progress or PurgeProgress(), limit)
+        forgotten = page.forget_old(keep, now=now, log_time=self.meta.log_time)
+        for job_id, queue, state in forgotten:
             self._counters.leave(queue, state)
             self._known[job_id] = None
-            ids.append(job_id)
-        kept = max(keep.values())
-        forgotten = forget_old(self._connection, ids, now=now, before=now - kept, log_before=log_time - kept)
-        self._wrote = self._wrote or bool(ids) or forgotten
-        return len(ids)
+        self._wrote = self._wrote or page.wrote
+        return len(forgotten)
 
     def installation(self) -> str:
         """As `read_installation`."""

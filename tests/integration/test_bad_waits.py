@@ -168,8 +168,8 @@ def test_jobs_that_wait_for_each_other_say_so(shop: Shop) -> None:
 def test_limits_and_keys_that_cannot_be_are_refused_where_they_are_written(shop: Shop) -> None:
     with pytest.raises(OptionError, match="limit must be an int from 1 to 1_000_000, not 0"):
         Concurrency("k", 0)
-    with pytest.raises(OptionError, match="limit must be an int from 1"):
-        shop.jobs.limits.set("k", 0)
+    with pytest.raises(OptionError, match="limit must be an int from 0"):
+        shop.jobs.limits.set("k", -1)
     with pytest.raises(OptionError, match="scope must be 'queued', 'running' or a timedelta, not 'ever'"):
         Unique("k", scope="ever")  # type: ignore[arg-type]
     with pytest.raises(BrokerJobsError, match=r"no parameter 'domian'; did you mean 'domain'\?"):

@@ -330,10 +330,23 @@ class _Starts:
 
     def fixed(self, most: int, span: float) -> Instant:
         """The first moment from now on whose window has fewer than `most` starts."""
-        moment = self._now
+        moment, number = self._now, window_of(self._now, span)
         while True:
-            window = moment // span * span
-            new = sum(1 for at in self._new if window <= at < window + span)
+            window, end = number * span, (number + 1) * span
+            new = sum(1 for at in self._new if window <= at < end)
             if new + self._store.starts_since(self._key, window) < most:
                 return moment
-            moment = window + span
+            moment, number = end, number + 1
+
+
+def window_of(moment: Instant, span: float) -> int:
+    """The number of the window that a moment is in: it begins at the number times the span.
+
+    A quotient alone may be one too low at a window's begin, which is rounded: the window after it would be itself.
+    """
+    number = int(moment // span)
+    while (number + 1) * span <= moment:
+        number += 1
+    while number * span > moment:
+        number -= 1
+    return number

@@ -157,7 +157,9 @@ class SetLimitBody(RequestBody):
     """The override of a limit."""
 
     key: str = Field(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")
-    limit: int | None = Field(ge=1, le=1_000_000, description="null: the number that its jobs are enqueued with")
+    limit: int | None = Field(
+        ge=0, le=1_000_000, description="0: its jobs are held back; null: the number that they are enqueued with"
+    )
 
 
 class Created(View):

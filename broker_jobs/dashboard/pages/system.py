@@ -80,7 +80,7 @@ def set_limit(request: Request, form: Form) -> Done:
         return Done(f"The override of {key} is removed. The limit is the one that its jobs are enqueued with.")
     number = form.text("limit")
     if not (number.isascii() and number.isdecimal()):
-        raise OptionError(f"a limit is an integer from 1, not {number!r}; to stop its jobs, pause their queue")
+        raise OptionError(f"a limit is an integer from 0, not {number!r}; 0 holds its jobs back")
     actions.set_limit(by, key, int(number))
     return Done(f"The limit of {key} is now {number}. It overrides the limit of its jobs.")
 

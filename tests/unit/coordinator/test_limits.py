@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -282,6 +283,14 @@ def test_a_fixed_rate_starts_anew_with_each_window(harness: EngineHarness) -> No
     effects = harness.apply(*(limited(harness, str(n), rate) for n in range(5)))
     assert ids(effects.releases) == ["0", "1"]
     assert run_out(harness, ["2", "3", "4"]) == [("2", 10.0), ("3", 10.0), ("4", 70.0)]
+
+
+@pytest.mark.parametrize("span", [0.1, 0.3, 0.6, 0.7, 1.1])
+def test_a_fixed_rate_goes_on_with_the_next_window_whatever_its_length(harness: EngineHarness, span: float) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=span, window="fixed")
+    harness.apply(*(limited(harness, str(n), rate) for n in range(40)))
+    moments = [at for _, at in run_out(harness, [str(n) for n in range(1, 40)])]
+    assert [after - before for before, after in pairwise(moments)] == pytest.approx([span] * 38, abs=0.01)
 
 
 def test_after_an_outage_a_rate_holds_still(harness: EngineHarness) -> None:

@@ -368,9 +368,9 @@ class ReadingRules:
         ):
             with store.transaction() as tx:
                 counts = [text(f"SELECT count(*) FROM {table}") for table in of]  # names above
-                tx.purge(now=kept - 1, limit=10, **keep)
+                tx.purge(now=kept - 1, limit=10, progress=None, **keep)
                 assert all(tx._connection.execute(count).scalar_one() > 0 for count in counts), of
-                tx.purge(now=kept + 11, limit=10, **keep)
+                tx.purge(now=kept + 11, limit=10, progress=None, **keep)
                 assert not any(tx._connection.execute(count).scalar_one() for count in counts), of
 
     # What belongs together

@@ -5,12 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 pytest.register_assert_rewrite("tests.unit.store.store_rules")
 
 from broker_jobs.errors import StoreError  # noqa: E402
-from broker_jobs.store import Row, Store, database, due, retention  # noqa: E402
+from broker_jobs.store import (  # noqa: E402
+    Row,
+    Store,
+    database,
+    dependencies,
+    due,
+    lines,
+    retention,
+    schema,
+    unique_keys,
+)
+from tests.unit.store.plans import explained, statements_of  # noqa: E402
 from tests.unit.store.store_rules import LastingStoreRules, StoreRules  # noqa: E402
 
 
@@ -104,7 +115,7 @@ def connection() -> Iterator[Any]:
         (due._FENCES, "jobs_fence"),
         (due._CANCELS, "jobs_cancel"),
         (due._OUT_SINCE, "jobs_out"),
-        *((query, "jobs_changed") for query in retention._PURGEABLE.values()),
+        *((query, "jobs_changed") for query in retention._OLD.values()),
         (text("SELECT id FROM jobs WHERE state = :state ORDER BY id DESC LIMIT 50"), "jobs_state"),
     ],
 )
@@ -112,8 +123,30 @@ def test_what_the_coordinator_looks_for_is_found_by_an_index(connection: Any, qu
     values = dict.fromkeys(query._bindparams, 1)
     plan = [row[3] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query.text}"), values)]
     assert any(f"INDEX {index}" in line for line in plan), plan
-    if query not in (due._GRACE_OVER, due._OUT_SINCE, due._DUE):
+    if query not in (due._GRACE_OVER, due._OUT_SINCE, due._DUE, *retention._OLD.values()):
         assert not any("TEMP B-TREE" in line for line in plan), plan
+
+
+SCANS = {
+    "due._PUBLISHING": "jobs_publishing",
+    "due._FENCES": "jobs_fence",
+    "dependencies._ANY_DEPENDENCY": "dependencies_holder",
+    "dependencies._WORK_ITEMS": "work_items_target",
+    "retention._FORGET_COMPONENTS": "components",
+}
+"""What reads an index from its beginning: all of a small one, or as much as the limit says."""
+SORTS = {"due._DUE", "lines._STARTS_OF", "dependencies._DEPENDENCIES_IN", "retention._OLD", "retention._OLD_RATES"} | {
+    "retention._OLD_BATCHES"
+}
+"""What sorts a page that a limit has cut, or drops what it found twice."""
+
+
+@pytest.mark.parametrize(("name", "query"), statements_of(due, lines, unique_keys, dependencies, retention))
+def test_every_query_under_the_lock_is_a_seek(connection: Any, name: str, query: TextClause) -> None:
+    for line in (row[3] for row in explained(connection, "EXPLAIN QUERY PLAN", query)):
+        if line.startswith("SCAN ") and line.split()[1] in schema.metadata.tables:
+            assert SCANS.get(name) in line.split(), f"{name}: {line}"
+        assert "TEMP B-TREE" not in line or name in SORTS, f"{name}: {line}"
 
 
 @pytest.mark.parametrize(
