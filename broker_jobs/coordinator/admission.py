@@ -23,7 +23,6 @@ from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Conditions, Publication, Reason, Row, WaitReason
 
-KEY_CIRCLE = "it has the unique key of a job that waits for it: give one of them another key"
 UNCOMMITTED = (
     "its batch is not complete: the jobs of a batch begin together when its block has ended; "
     "delete it if it must not run"
@@ -81,7 +80,8 @@ class Admission:
             self._count(row)
             return
         if answer is Answer.CIRCLE:
-            self.fail(row, KEY_CIRCLE)
+            holder = self._unique.taken_by_another(row, envelope)
+            self.fail(row, f"it has the unique key of {holder}, which waits for it: give one of them another key")
             return
         verdict = self._dependencies.admit(row, envelope)
         row = self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))

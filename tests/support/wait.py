@@ -1,4 +1,4 @@
-"""WaitReason for an event, with a deadline, instead of for a number of seconds."""
+"""Waits for an event, with a deadline, instead of for a number of seconds."""
 
 import time
 from collections.abc import Callable
