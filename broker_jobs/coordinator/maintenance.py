@@ -8,8 +8,8 @@ from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import UnknownParents, WorkItemsWaiting
 from broker_jobs.coordinator.leadership import Leadership
+from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.release_publisher import DueTimers
-from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
 
@@ -44,13 +44,13 @@ class Maintenance:
         settings: Settings,
         clock: Clock,
         *,
-        transactions: Transactions,
+        patient_store: PatientStore,
         leadership: Leadership,
         timers: DueTimers,
         input_queue: InputQueue,
     ) -> None:
         self._store = store
-        self._transactions = transactions
+        self._patient_store = patient_store
         self._leadership = leadership
         self._timers = timers
         self._input_queue = input_queue
@@ -84,7 +84,7 @@ class Maintenance:
             with self._store.transaction() as tx:
                 return tx.due(before, limit=MOST_DUE)
 
-        found = self._transactions.persist(look)
+        found = self._patient_store.persist(look)
         self._more_due = len(found) == MOST_DUE
         for due_at, id in found:
             self._timers.set(id, due_at)
@@ -108,7 +108,7 @@ class Maintenance:
                     limit=PURGE_ROWS,
                 )  # fmt: skip
 
-        removed = self._transactions.persist(purge)
+        removed = self._patient_store.persist(purge)
         if removed < PURGE_ROWS:
             self._last_dead_letter_purge, self._dead_letters_stored = now, False
         if removed:
@@ -133,7 +133,7 @@ class Maintenance:
                     keep_failed=settings.keep_failed, limit=PURGE_ROWS,
                 )  # fmt: skip
 
-        if self._transactions.persist(purge) < PURGE_ROWS:
+        if self._patient_store.persist(purge) < PURGE_ROWS:
             self._last_purge = self._clock.monotonic()
             self._input_queue.add([WorkItemsWaiting()])
 
