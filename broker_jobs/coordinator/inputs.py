@@ -1,7 +1,10 @@
 """Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure.
 
 A message may carry many records. Each is read by itself: one that cannot be read is set aside alone. The jobs of a
-batch's chunk are one record, as a batch is enqueued as a whole or not at all.
+batch's chunk are one record, as a batch is enqueued as a whole or not at all. A message is believed only from the
+exchange of the role that may send it (broker/roles.py).
+
+Over 300 lines: one reader for each type of message, and the values that they make.
 """
 
 from __future__ import annotations
