@@ -225,16 +225,25 @@ def _fill_rest(
         [
             {
                 "id": new_id(), "at": now - n * 60, "origin": "log", "reason": "no JSON", "body": b"\xff" * 2_000,
-                "exchange": "", "key": "", "type": "job", "message_id": "",
+                "exchange": "", "key": "", "type": "job", "message_id": "", "user_id": "", "dead_lettered": 0,
+                "size": 2_000,
             }
             for n in range(2_000)
         ],
     )  # fmt: skip
-    slots = [
-        {"key": f"concurrency:tenant-{n % 200}", "job_id": f"s{n}", "n": n, "taken": int(n < 400), "most": 2}
+    lines = [
+        {
+            "key": f"concurrency:tenant-{n}", "kind": "concurrency", "limit_code": 2, "limit_set": None, "rank": 2,
+            "span": None, "fixed": 0, "taken": 2, "turns": 0, "tail": 50, "next_at": None,
+        }
+        for n in range(200)
+    ]  # fmt: skip
+    connection.execute(schema.lines.insert(), lines)
+    entries = [
+        {"key": f"concurrency:tenant-{n % 200}", "job_id": f"s{n}", "place": n, "stage": 3 if n < 400 else 1}
         for n in range(10_000)
     ]
-    connection.execute(schema.slots.insert(), slots)
+    connection.execute(schema.line_entries.insert(), entries)
     connection.execute(
         schema.schedules.insert(),
         [

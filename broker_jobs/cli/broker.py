@@ -36,7 +36,7 @@ def show(queues: Queues = None, as_json: AsJson = False) -> None:
     rows: list[tuple[object, ...]] = []
     for topology in topologies:
         rows += [
-            ("exchange", e.name, e.kind, f"alternate-exchange={e.alternate}" if e.alternate else "")
+            ("exchange", e.name, e.kind, "internal" if e.internal else _alternate(e.alternate))
             for e in topology.exchanges
         ]
         rows += [
@@ -65,6 +65,10 @@ def schema() -> None:
     print_json(envelope_schema())
 
 
+def _alternate(exchange: str | None) -> str:
+    return "" if exchange is None else f"alternate-exchange={exchange}"
+
+
 def _as_definitions(topologies: list[Topology]) -> dict[str, list[dict[str, Any]]]:
     """Convert to the format of RabbitMQ's definitions file."""
     return {
@@ -74,6 +78,7 @@ def _as_definitions(topologies: list[Topology]) -> dict[str, list[dict[str, Any]
                 "type": exchange.kind,
                 "durable": True,
                 "auto_delete": False,
+                "internal": exchange.internal,
                 "arguments": {"alternate-exchange": exchange.alternate} if exchange.alternate else {},
             }
             for topology in topologies

@@ -1,4 +1,4 @@
-"""Gathers in one transaction what the workers must hear: fences, cancels, pauses; or all of it, for who missed some."""
+"""Gathers what a transaction tells the workers: new fences, cancels and pauses, or all of them if some were missed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Broadcasts:
         """Running jobs that are to stop."""
         self.pauses_changed = False
         self.missed = False
-        """Whether a worker has missed news: all of it is told again."""
+        """Whether a worker has missed a broadcast: all of it is sent again."""
 
     def controls(self, *, all_of_it: bool) -> list[Control]:
-        """What is to be broadcast, in order; nothing, where nothing is new.
+        """What is broadcast, in order; an empty list if nothing is new.
 
         Args:
             all_of_it: everything workers must know, and not only what is new.
@@ -64,7 +64,7 @@ class Broadcasts:
         return detail | {"cancel": _not_its_own(hello, detail["cancel"], rows)}, bodies
 
     def _snapshot(self) -> tuple[list[Control], Control]:
-        """All that workers must know, and before it those of its fences that one message does not hold.
+        """All that workers must know, and the messages before it, with the fences that one message does not hold.
 
         What goes before has no version: who has heard only that has not heard all.
         """
@@ -83,7 +83,7 @@ class Broadcasts:
 
 
 def _not_its_own(hello: Hello, asked: object, rows: Rows) -> list[str]:
-    """Which running jobs a worker is to stop: those asked to, and of its own those that went on without it."""
+    """The jobs that a worker must stop: those that were asked to, and those that run elsewhere or have ended."""
     runs = [(id, epoch, row) for id, epoch in hello.running if (row := rows.get(id)) is not None]
     others = [id for id, epoch, row in runs if row.state.is_final or epoch < row.epoch]
     return [*(asked if isinstance(asked, list) else ()), *others]

@@ -1,6 +1,6 @@
 """Gathers what a coordinator has to decide next, the most urgent first: own records, commands, the log, due notices.
 
-The exchange's I/O thread puts lists of deliveries in; the coordinator's thread takes pieces out. A delivery is
+The broker's I/O thread puts lists of deliveries in; the coordinator's thread takes pieces out. A delivery is
 acknowledged by `acknowledge` once its transaction is committed.
 """
 
@@ -71,19 +71,19 @@ class InputQueue:
         }
         self._own: deque[Input] = deque()
         self._quiet: deque[Input] = deque()
-        """News that can wait for a transaction that something else is the reason of (each costs a write to disk)."""
+        """Own records that can wait for the next transaction: each transaction costs a write to disk."""
         self._taken: dict[str, tuple[int, int]] = {}
         self._commands: list[tuple[int, int]] = []
-        """Taken from the command queue, which are acknowledged one by one: the mark among them is kept."""
+        """Taken from the command queue, which are acknowledged one by one: the checkpoint among them is kept."""
         self._checkpoint: tuple[int, int] | None = None
-        """The newest mark: not acknowledged before there is a newer one, so that the broker has it if we are killed."""
+        """The newest checkpoint. It is acknowledged when there is a newer one: the broker has it if we are killed."""
         self._after_suspect = False
         self._most = MOST_INPUTS
         self._members = 0
         """Jobs in the chunks of this transaction: one chunk is one input, and may be thousands of rows."""
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
-        """Deliveries of a queue have come (the exchange's I/O thread)."""
+        """Deliveries of a queue have come (the broker's I/O thread)."""
         for delivery in deliveries:
             if delivery.expiration is not None:
                 self._until[delivery.channel, delivery.tag] = self._monotonic() + delivery.expiration
@@ -94,12 +94,12 @@ class InputQueue:
         self._arrivals.put(None)
 
     def add(self, inputs: list[Input]) -> None:
-        """News of the coordinator's own; any thread."""
+        """Add own records (any thread)."""
         self._own.extend(inputs)
         self._arrivals.put(None)
 
     def add_quietly(self, inputs: list[Input]) -> None:
-        """News that is taken along with whatever comes next, a second later at most (the next tick); any thread."""
+        """Add own records for the next transaction, at the latest the one of the next tick (any thread)."""
         self._quiet.extend(inputs)
 
     def wait(self, timeout: float) -> None:
@@ -118,7 +118,7 @@ class InputQueue:
             self._waiting[arrival[0]].extend(arrival[1])
 
     def has_own(self) -> bool:
-        """Whether news of the coordinator's own waits."""
+        """Whether own records wait."""
         return bool(self._own or self._quiet)
 
     def log_waits(self) -> int:
@@ -126,7 +126,7 @@ class InputQueue:
         return len(self._waiting[names.LOG])
 
     def take(self, most: int = MOST_INPUTS) -> list[QueuedInput]:
-        """The pieces of the next transaction: about `most`, and own news always leave room for commands and the log."""
+        """The pieces of the next transaction: about `most`. Own records leave room for commands and the log."""
         pieces: list[QueuedInput] = []
         self._most = most
         self._members = 0
@@ -142,7 +142,7 @@ class InputQueue:
         return pieces
 
     def take_suspect(self) -> Delivery | None:
-        """A message that was delivered twice before, to be decided alone; every second time, as others wait too."""
+        """A message that was delivered twice before, to be decided alone; at every second call, as others wait too."""
         self._after_suspect = not self._after_suspect
         if self._after_suspect:
             for queue, waiting in self._waiting.items():
@@ -212,7 +212,7 @@ class InputQueue:
 
 
 def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery, *, require_user_id: bool = False) -> list[Input]:
-    """What a delivery says; whatever is wrong with it, it must not end the thread that reads it."""
+    """The inputs in a delivery. An error in it must not end the thread that reads it."""
     origin = ORIGINS.get(delivery.queue, "dead")
     if require_user_id and not delivery.user_id:
         return [Unreadable(origin, NO_USER_ID, delivery)]

@@ -1,7 +1,10 @@
 """Turns deliveries of the coordinator's queues into inputs it can decide upon; what cannot be read says why. Pure.
 
 A message may carry many records. Each is read by itself: one that cannot be read is set aside alone. The jobs of a
-batch's chunk are one record, as a batch is enqueued as a whole or not at all.
+batch's chunk are one record, as a batch is enqueued as a whole or not at all. A message is believed only from the
+exchange of the role that may send it (broker/roles.py).
+
+Over 300 lines: one reader for each type of message, and the values that they make.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _ID: TypeAdapter[str] = TypeAdapter(JobId)
 DEAD_LETTERED = "dead-lettered:"
 """Before the reason, in the type of a worker's dead letter."""
 NEWER = "newer:"
-"""In the id of what was set aside: a newer version may have written it."""
+"""In the id of a dead letter that a newer version may have written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Unreadable:
 
     @property
     def id(self) -> str:
-        """Made of what was received, and of nothing its sender chose: the same again is the same, all else another."""
+        """A hash of what was received, and of no id that its sender chose: equal bytes have one id."""
         delivery = self.delivery
         way = () if self.origin == "dead" else (delivery.exchange, delivery.key, delivery.type)
         digest = hashlib.sha256("\0".join(way).encode("utf-8", "surrogateescape") + b"\0" + delivery.body)
@@ -88,7 +91,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class ReadAgain:
-    """What was set aside under this id, as a newer version may have written it, is decided now."""
+    """Decide this dead letter now: a newer version may have written it."""
 
     dead_letter_id: str
 
@@ -103,21 +106,21 @@ class ChunkReceived:
 
 @dataclass(frozen=True, slots=True)
 class WorkItemsWaiting:
-    """Go on with the tasks that were kept, or with one of them alone."""
+    """Go on with the work items, or with one of them alone."""
 
     only: WorkItemRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownParents:
-    """What waits for a parent that was not known a moment ago, and hardly comes any more."""
+    """Dependencies on parents that are not known and will probably never come."""
 
     dependencies: list[DependencyRow]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRead:
-    """How far a store had come a moment ago: kept by the broker, for whoever decides next."""
+    """A tick that the broker kept. It tells the next coordinator how far the store had come."""
 
     tick: Tick
 
@@ -243,7 +246,7 @@ def _look(delivery: Delivery) -> list[Input]:
 
 
 def _json(delivery: Delivery) -> Any:
-    """What a body that does not fit says all the same; None: it is no JSON."""
+    """The JSON of a body that does not fit; None: it is no JSON."""
     try:
         return json.loads(delivery.body)
     except (ValueError, RecursionError):
@@ -251,7 +254,7 @@ def _json(delivery: Delivery) -> Any:
 
 
 def _is_list(records: object) -> TypeGuard[list[Any]]:
-    """Whether these can be read one by one: a text has characters, and too many would fill a transaction."""
+    """Whether these can be read one by one: a list (a text can be iterated too), and not too long for a transaction."""
     return isinstance(records, list) and len(records) <= MAX_RECORDS
 
 
@@ -296,7 +299,7 @@ def _told(bundle: Bundle) -> list[Input]:
 
 
 def read_command(delivery: Delivery) -> Input:
-    """What a delivery of the command queue asks, or the mark that is kept there."""
+    """The command in a delivery of the command queue, or the checkpoint that is kept there."""
     refusal = _disbelieved(names.COMMAND, delivery)
     if refusal is None and delivery.reply_to and not names.is_reply_queue(delivery.reply_to):
         refusal = f"its reply would go to {delivery.reply_to[:100]!r}, which is no reply queue (jobs.v1.reply.<32 hex>)"
@@ -330,7 +333,7 @@ def read_due_notice(delivery: Delivery) -> Input:
 
 
 def read_dead_letter(delivery: Delivery) -> Input:
-    """An unroutable envelope comes back as returned (its queue is declared by then); all else is for a person."""
+    """An unroutable envelope comes back as returned (its queue is declared by then); a person looks at all others."""
     if delivery.exchange == names.DEAD and not delivery.dead_lettered:
         return Unreadable("dead", _worker_reason(delivery), delivery)
     refusal = _disbelieved(names.DEAD_LETTERS, delivery)
@@ -356,7 +359,7 @@ def _without_queue(delivery: Delivery) -> Input:
 
 
 def read_again(row: DeadLetterRow) -> list[Input]:
-    """What a dead letter says to this program: an `Unreadable` when it still cannot be read."""
+    """The inputs in a dead letter: an `Unreadable` if it still cannot be read."""
     queue = {"log": names.LOG, "command": names.COMMAND, "due": names.DUE}.get(row.origin, names.DEAD_LETTERS)
     delivery = Delivery(
         channel=0, tag=0, queue=queue, body=row.body, redelivered=False, exchange=row.exchange, key=row.key,

@@ -71,6 +71,46 @@ class OwnTicks:
         self._counted_at = sent_at
 
 
+class RestoredStore:
+    """Whether the store is older than the log, as it was restored from a backup, and no person has accepted that."""
+
+    def __init__(self) -> None:
+        self._serial = 0
+        self._seen: int | None = None
+        """The newest serial that the log knows of this store, while it is not accepted."""
+        self._accepted_before = 0
+
+    def begin(self, meta: Meta) -> None:
+        """The store as it is at the start."""
+        self._serial = meta.serial
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether nothing may be released."""
+        return self._seen is not None
+
+    @property
+    def newest_serial(self) -> int:
+        """For ticks. Until it is accepted, the serial that the log knows: a coordinator that restarts must learn it."""
+        return max(self._serial, self._seen or 0)
+
+    def committed(self, meta: Meta, went_back: int | None) -> None:
+        """A transaction was committed; `went_back` if a tick in it had a later serial than the store."""
+        self._serial = meta.serial
+        if went_back is not None and (self._seen is None or went_back > self._seen):
+            # The serial of the store grows while the log is read, so it does not say whether a person has accepted.
+            self._seen, self._accepted_before = went_back, meta.accepted_serial
+            logger.critical(
+                "the log has seen serial %d of this store, which is at %d: it went back (restored from a backup?). "
+                "Nothing is released until a person accepts it: broker-jobs store accept",
+                went_back,
+                self._serial,
+            )
+        if self._seen is not None and meta.accepted_serial != self._accepted_before:
+            logger.warning("the restored store was accepted: releases go on")
+            self._seen = None
+
+
 class Leadership:
     """Active or standby. Call it from the coordinator's thread; `active` and `on_control` from any."""
 
@@ -92,19 +132,17 @@ class Leadership:
         self._on_fatal = on_fatal
         self._process_info = ProcessInfo()
         self._store_id = ""
-        self._serial = 0
         self._log_heard = float("-inf")
         self._last_tick = float("-inf")
         self._stepped_up = False
         self._caught_up = False
-        self._restored_to: int | None = None
-        """The newest serial that the log knows of this store, while a person has not accepted the restored store."""
-        self._accepted_before = 0
+        self._restored = RestoredStore()
 
     def begin(self, meta: Meta) -> None:
         """Take the place of a standby on this store."""
         self._process_info = this_process()
-        self._store_id, self._serial = meta.store_id, meta.serial
+        self._store_id = meta.store_id
+        self._restored.begin(meta)
 
     # ---- active or standby
 
@@ -116,7 +154,7 @@ class Leadership:
     @property
     def leads(self) -> bool:
         """Whether it has taken over and its store is the newest: it may judge what is lost, and which jobs are due."""
-        return self._stepped_up and self._restored_to is None
+        return self._stepped_up and not self._restored.is_restored
 
     @property
     def stepped_up(self) -> bool:
@@ -126,7 +164,7 @@ class Leadership:
     @property
     def restored(self) -> bool:
         """Whether the store is older than the log, and no person has accepted that."""
-        return self._restored_to is not None
+        return self._restored.is_restored
 
     @property
     def caught_up(self) -> bool:
@@ -135,7 +173,7 @@ class Leadership:
 
     def may_release(self) -> bool:
         """The right to release jobs."""
-        return self.active and self._caught_up and self._restored_to is None
+        return self.active and self._caught_up and not self._restored.is_restored
 
     def log_was_read(self) -> None:
         """A delivery of the log was received."""
@@ -172,7 +210,7 @@ class Leadership:
             return False
         self._last_tick = now
         sent_at = self._clock.now()
-        tick = release.tick(self._id, self._store_id, self._newest_serial(), sent_at, self._process_info)
+        tick = release.tick(self._id, self._store_id, self._restored.newest_serial, sent_at, self._process_info)
         self._ticks.sent(WallTime(sent_at))
         messages = [tick, release.checkpoint(tick)] if self._stepped_up else [tick]
         self._broker.publish(messages, timeout=TICK_TIMEOUT_SECONDS)
@@ -186,38 +224,19 @@ class Leadership:
 
     def final_tick(self) -> None:
         """Send a last tick: the next coordinator learns how far the store had come, and notices a restored store."""
-        tick = release.tick(self._id, self._store_id, self._newest_serial(), self._clock.now(), self._process_info)
+        tick = release.tick(
+            self._id, self._store_id, self._restored.newest_serial, self._clock.now(), self._process_info
+        )
         self._broker.publish([tick], timeout=FINAL_TICK_SECONDS).result()
-
-    def _newest_serial(self) -> int:
-        """While the store is not accepted, the serial that the log knows: a coordinator that restarts must learn it."""
-        return max(self._serial, self._restored_to or 0)
 
     # ---- whose store is the truth
 
     def committed(self, meta: Meta, *, went_back: int | None, caught_up: bool) -> bool:
         """A transaction was committed; whether releases begin or go on with it."""
-        self._serial = meta.serial
         begins = caught_up and not self._caught_up
         self._caught_up = self._caught_up or caught_up
-        if went_back is not None:
-            self._notice_restored(went_back, meta.accepted_serial)
-        if self._restored_to is not None and meta.accepted_serial != self._accepted_before:
-            logger.warning("the restored store was accepted: releases go on")
-            self._restored_to = None
+        self._restored.committed(meta, went_back)
         return begins
-
-    def _notice_restored(self, serial: int, accepted_serial: int) -> None:
-        if self._restored_to is not None and serial <= self._restored_to:
-            return
-        # The serial of the store grows while the log is read, so it does not say whether a person has accepted.
-        self._restored_to, self._accepted_before = serial, accepted_serial
-        logger.critical(
-            "the log has seen serial %d of this store, which is at %d: it went back (restored from a backup?). "
-            "Nothing is released until a person accepts it: broker-jobs store accept",
-            serial,
-            self._serial,
-        )
 
     def refuse_foreign(self, coordinator: str) -> None:
         """Tell a coordinator that writes another store to stop."""

@@ -2,6 +2,8 @@
 
 A worker is dead 30 seconds of log time after its last record in the log: an outage of the store or of the broker counts
 as one second, so it ends no lease. A message is lost by proof (transitions R12), never by its age.
+
+Over 300 lines: the leases, what is held by workers and the proof of loss are one judgement and are read together.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import UnknownParents, WorkItemsWaiting
 from broker_jobs.coordinator.leadership import Leadership
+from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.release_publisher import DueTimers
-from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
 from broker_jobs.store.retention import PurgeProgress
@@ -48,13 +48,13 @@ class Maintenance:
         settings: Settings,
         clock: Clock,
         *,
-        transactions: Transactions,
+        patient_store: PatientStore,
         leadership: Leadership,
         timers: DueTimers,
         input_queue: InputQueue,
     ) -> None:
         self._store = store
-        self._transactions = transactions
+        self._patient_store = patient_store
         self._leadership = leadership
         self._timers = timers
         self._input_queue = input_queue
@@ -89,7 +89,7 @@ class Maintenance:
             with self._store.transaction() as tx:
                 return tx.due(before, limit=MOST_DUE)
 
-        found = self._transactions.persist(look)
+        found = self._patient_store.persist(look)
         self._more_due = len(found) == MOST_DUE
         for due_at, id in found:
             self._timers.set(id, due_at)
@@ -113,7 +113,7 @@ class Maintenance:
                     limit=PURGE_ROWS,
                 )  # fmt: skip
 
-        removed = self._transactions.persist(purge)
+        removed = self._patient_store.persist(purge)
         if removed < PURGE_ROWS:
             self._last_dead_letter_purge, self._dead_letters_stored = now, False
         if removed:
@@ -141,7 +141,7 @@ class Maintenance:
         if self._clock.monotonic() - self._purge_began >= PURGE_AGAIN_SECONDS:
             self._purge_began = self._clock.monotonic()
             self._purge_progress.restart()
-        self._transactions.persist(purge)
+        self._patient_store.persist(purge)
         if self._purge_progress.is_complete:
             self._last_purge = self._clock.monotonic()
             self._input_queue.add([WorkItemsWaiting()])

@@ -14,7 +14,7 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import Clock
 from broker_jobs.coordinator.input_queue import ORIGINS, InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import MarkRemoved, Unreadable
-from broker_jobs.coordinator.transactions import Transactions
+from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.store.open import Store
 
 logger = logging.getLogger(__name__)
@@ -30,21 +30,21 @@ class PoisonGuard:
 
     Args:
         store: keeps the marks.
-        transactions: waits while the store is away.
+        patient_store: waits while the store is away.
         input_queue: reads messages.
         clock: the time of a mark.
     """
 
-    def __init__(self, store: Store, transactions: Transactions, input_queue: InputQueue, clock: Clock) -> None:
+    def __init__(self, store: Store, patient_store: PatientStore, input_queue: InputQueue, clock: Clock) -> None:
         self._store = store
-        self._transactions = transactions
+        self._patient_store = patient_store
         self._input_queue = input_queue
         self._clock = clock
 
     def pieces(self, suspect: Delivery) -> list[QueuedInput]:
         """What a suspect says, to be decided in one transaction; marked before it is read."""
         mark = _hash_of(suspect)
-        if self._transactions.persist(lambda: self._add_mark(mark)):
+        if self._patient_store.persist(lambda: self._add_mark(mark)):
             found = self._input_queue.read(suspect)
         else:
             logger.error("a message of %s ended a coordinator; it is not read", suspect.queue)

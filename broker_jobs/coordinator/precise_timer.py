@@ -1,8 +1,8 @@
-"""Holds committed releases back for the last milliseconds, and lets them go at their time, never before.
+"""Holds committed releases for their last milliseconds, and publishes them at their time, never before.
 
-A transaction takes some milliseconds, most of them for the disk. So it is begun a moment ahead of the time, and what
-it released waits here: a job is late by the way through the broker alone. The row says `publishing` meanwhile, as it
-does for any release that is on its way.
+A transaction takes some milliseconds, most of them for the disk. So it begins a little ahead of the time, and its
+releases wait here: a job is late by the way through the broker alone. Meanwhile the row says `publishing`, as for any
+release that is not confirmed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker_jobs.store.row import Row
 AHEAD_SECONDS = 0.02
 """How long before its time a job's release may be committed; a commit takes 1 to 10 ms."""
 LONGEST_SECONDS = 1.0
-"""Who waits longer than this stands before a clock that was set back."""
+"""A longer wait means that the clock was set back."""
 
 
 class PreciseTimer:
@@ -48,7 +48,7 @@ class PreciseTimer:
             self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:
-        """Let go what is held, each at its time, then end; tolerates twice and never."""
+        """Publish what is held, each at its time, then end; may be called twice, and without start()."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -57,7 +57,7 @@ class PreciseTimer:
         self._thread = None
 
     def hold(self, rows: Sequence[Row], messages: Sequence[Message]) -> None:
-        """Take releases in; each goes at its row's `released_at`."""
+        """Take releases; each is published at its row's `released_at`."""
         with self._changed:
             until = self._clock.monotonic() + LONGEST_SECONDS
             for row, message in zip(rows, messages, strict=True):
@@ -81,7 +81,7 @@ class PreciseTimer:
                 self._give_up(late)
 
     def _due(self) -> tuple[list[tuple[Row, Message]], list[Row]]:
-        """What may go now, and what stands here because the clock was set back."""
+        """What is published now, and what has waited too long because the clock was set back."""
         now, monotonic = self._clock.now(), self._clock.monotonic()
         due: list[tuple[Row, Message]] = []
         while self._held and self._held[0][0] <= now:

@@ -1,5 +1,7 @@
 """Runs a coordinator: its threads, and the loop that decides deliveries, acknowledges them and does what follows.
 
+Over 300 lines as it also puts the parts together, each of which has its own file.
+
 One thread decides (`coordinator`), one looks at queues (`coordinator-watch`), one holds releases for their last
 milliseconds (`coordinator-timer`). Deliveries come from the broker's I/O thread through the input queue.
 """
@@ -9,13 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Broker, Delivery, PublishFailure
+from broker_jobs.broker.interface import Broker, Delivery
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, LogTime, WallTime
-from broker_jobs.coordinator import release
+from broker_jobs.coordinator.after_commit import AfterCommit
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.failures import NotStoredError
@@ -25,6 +26,7 @@ from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
 from broker_jobs.coordinator.maintenance import Maintenance, longest_kept
 from broker_jobs.coordinator.newer_messages import NewerMessages
 from broker_jobs.coordinator.observer import CoordinatorObserver
+from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.poison import PoisonGuard
 from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
 from broker_jobs.coordinator.records import JobRecord
@@ -91,26 +93,31 @@ class Coordinator:
         self._publisher = ReleasePublisher(
             broker, clock, self._input_queue, self._stopping, lambda: self._leadership.active
         )
-        self._transactions = Transactions(
-            self._engine,
+        self._patient_store = PatientStore(
             store,
-            broker,
             clock,
             stopping=self._stopping,
-            may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
             on_fatal=self._fail,
             give_log_back=self._consumers.close,
             take_log_again=self._consumers.open,
+        )
+        self._transactions = Transactions(
+            self._engine,
+            self._patient_store,
+            broker,
+            clock,
+            may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
             audited=lambda id: None if (row := store.reader.command(id)) is None else row.detail,
         )
-        self._poison_guard = PoisonGuard(store, self._transactions, self._input_queue, clock)
+        self._poison_guard = PoisonGuard(store, self._patient_store, self._input_queue, clock)
+        self._after_commit = AfterCommit(broker, self._engine, self._publisher, self._observer)
         self._missing_queues = MissingQueues(broker, settings)
         self._newer_messages = NewerMessages(store, self._engine, settings, clock)
         self._maintenance = Maintenance(
             store,
             settings,
             clock,
-            transactions=self._transactions,
+            patient_store=self._patient_store,
             leadership=self._leadership,
             timers=self._publisher.timers,
             input_queue=self._input_queue,
@@ -176,7 +183,7 @@ class Coordinator:
             return False, self._fatal
         if self._thread is not None and not self._thread.is_alive():
             return False, "the coordinator's thread has died"
-        outage = self._transactions.outage()
+        outage = self._patient_store.outage()
         if outage is not None:
             return False, outage
         if self._leadership.restored:
@@ -221,7 +228,7 @@ class Coordinator:
 
     def _progress(self) -> int | None:
         """Rounds and transactions so far; None while the store is away."""
-        return None if self._transactions.store_is_away else self._rounds + self._transactions.count
+        return None if self._patient_store.is_away else self._rounds + self._transactions.count
 
     def _patience(self) -> float:
         """The seconds until something is to be done although nothing arrives."""
@@ -257,7 +264,7 @@ class Coordinator:
         """Take over when the log comes here, stand by when it comes no more, and look ahead while it comes."""
         leadership = self._leadership
         if leadership.must_step_up():
-            effects = self._transactions.persist(lambda: self._engine.become_active(self._clock.now()))
+            effects = self._patient_store.persist(lambda: self._engine.become_active(self._clock.now()))
             leadership.step_up()
             self._observer.active(True)
             self._set_timers(effects)
@@ -298,8 +305,10 @@ class Coordinator:
         begins = self._leadership.committed(effects.meta, went_back=effects.went_back, caught_up=effects.caught_up)
         if begins:
             self._maintenance.look_again()  # for what came due meanwhile
-        self._observe(effects)
-        self._publish(effects)
+        if effects.dead_letters:
+            self._maintenance.dead_letters_were_stored()
+        self._after_commit.observe(effects)
+        self._after_commit.publish(effects)
         self._set_timers(effects)
         if effects.next:
             self._input_queue.add(list(effects.next))
@@ -310,36 +319,6 @@ class Coordinator:
         if effects.tick_at is not None:
             self._observer.lag(max(0.0, self._clock.now() - effects.tick_at))
             self._judge(LogTime(effects.meta.log_time))
-
-    def _observe(self, effects: Effects) -> None:
-        if effects.dead_letters:
-            self._maintenance.dead_letters_were_stored()
-        for kind, count in effects.kinds.items():
-            self._observer.records(kind, count)
-        for origin, reason in effects.dead_letters:
-            logger.error(
-                "a message from the %s queue is a dead letter now: %s; look at it with broker-jobs dead-letters",
-                origin,
-                reason,
-            )
-            self._observer.dead_letters(origin)
-        for note in effects.notes:
-            self._observer.noted(note)
-
-    def _publish(self, effects: Effects) -> None:
-        if effects.control is not None:
-            broadcasts = [release.broadcast(control) for control in (*effects.control_before, effects.control)]
-            self._broker.publish(broadcasts, timeout=RELEASE_TIMEOUT_SECONDS).add_done_callback(self._broadcast_ended)
-        if effects.messages:
-            self._broker.publish(effects.messages, timeout=RELEASE_TIMEOUT_SECONDS)
-        if effects.releases:
-            self._publisher.release(effects.releases, effects.release_messages)
-            self._observer.released(len(effects.releases), effects.late)
-
-    def _broadcast_ended(self, done: Future[list[PublishFailure | None]]) -> None:
-        """A worker that missed a part of a broadcast must not believe that it has all (the broker's I/O thread)."""
-        if any(failure is not None for failure in done.result()):
-            self._engine.broadcast_failed()
 
     def _set_timers(self, effects: Effects) -> None:
         self._publisher.set_timers(effects.timers, active=self._leadership.stepped_up)
@@ -354,4 +333,4 @@ class Coordinator:
             with self._store.transaction() as tx:
                 return self._liveness.judge(tx, dead, WallTime(self._clock.now()), log_now)
 
-        self._input_queue.add(list(self._transactions.persist(judge)))
+        self._input_queue.add(list(self._patient_store.persist(judge)))

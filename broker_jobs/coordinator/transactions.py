@@ -1,4 +1,4 @@
-"""Runs the coordinator's transactions: waits while the store is away, and finds the record that cannot be decided.
+"""Runs the coordinator's transactions, and finds the record that cannot be decided.
 
 Nothing is acknowledged before its transaction is committed. A decision that raises is repeated with half of the
 records, until the one that raises is alone; that one becomes a dead letter, and its neighbours are decided.
@@ -9,10 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import threading
 from collections.abc import Callable
-from typing import TypeVar
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker
@@ -22,32 +19,20 @@ from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.failures import MOST_REASON_CHARS, NotStoredError, WorkItemError, description, sentence
 from broker_jobs.coordinator.input_queue import MOST_INPUTS, QueuedInput
 from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, alone
+from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS
 from broker_jobs.coordinator.queries import reply
 from broker_jobs.coordinator.records import JobRecord, Undecidable, job_id
-from broker_jobs.errors import StoreError
 from broker_jobs.messages.commands import DeleteDeadLetter, ReplayDeadLetter, Reply
-from broker_jobs.store.migrate import NewerSchemaError
-from broker_jobs.store.open import Store, StoreRefusedError
 
 logger = logging.getLogger(__name__)
 
-STORE_PATIENCE_SECONDS = 300.0
-"""If the store is away for longer, the deliveries are returned once, and consumed again when it answers."""
-LONGEST_PAUSE_SECONDS = 5.0
-"""Between two tries while the store is away."""
-BUSY_SECONDS = 10.0
-"""A transaction that takes longer is reported: another program may hold the lock of the store."""
 SLOW_SECONDS = 1.0
 """A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
 LEAST_INPUTS = 100
 REPLY_TIMEOUT_SECONDS = 10.0
 WORK = "work"
 """The origin of a dead letter that is a work item."""
-REFUSALS = 2
-"""If the store refuses a transaction so often, and answers in between, its data are at fault."""
-
-Stored = TypeVar("Stored")
 
 
 class Transactions:
@@ -58,26 +43,18 @@ class Transactions:
         store: where.
         broker: takes the refusals of commands that raise.
         clock: measures how long a transaction takes.
-        stopping: set when the coordinator has to stop.
         may_release: whether jobs may be released now.
-        on_fatal: called with the reason when this program cannot use the store.
-        give_log_back: called when the store is away for long.
-        take_log_again: called when it answers again after that.
         audited: the answer to a command that was applied, by its id, as JSON text; or None.
     """
 
     def __init__(
         self,
         engine: Engine,
-        store: Store,
+        store: PatientStore,
         broker: Broker,
         clock: Clock,
         *,
-        stopping: threading.Event,
         may_release: Callable[[], bool],
-        on_fatal: Callable[[str], None],
-        give_log_back: Callable[[], None],
-        take_log_again: Callable[[], None],
         audited: Callable[[str], str | None],
     ) -> None:
         self._audited = audited
@@ -85,33 +62,11 @@ class Transactions:
         self._store = store
         self._broker = broker
         self._clock = clock
-        self._stopping = stopping
         self._may_release = may_release
-        self._on_fatal = on_fatal
-        self._give_log_back = give_log_back
-        self._take_log_again = take_log_again
-        self._down_since: float | None = None
-        self._down_reason = ""
-        self._began_at: float | None = None
         self.most = MOST_INPUTS
         """Inputs of the next transaction."""
         self.count = 0
         """Transactions that were committed; a coordinator whose count stands still may be stuck."""
-
-    @property
-    def store_is_away(self) -> bool:
-        """Whether the store does not answer."""
-        return self._down_since is not None
-
-    def outage(self) -> str | None:
-        """Why nothing is stored now, for the health page; None: it is (any thread)."""
-        if self._down_since is not None:
-            return f"the store does not answer: {self._down_reason}"
-        began_at = self._began_at
-        seconds = 0.0 if began_at is None else self._clock.monotonic() - began_at
-        if seconds < BUSY_SECONDS:
-            return None
-        return f"the store is busy: a transaction has waited or run for {seconds:.0f} s"
 
     def apply(self, pieces: list[QueuedInput]) -> tuple[list[Effects], float]:
         """Decide these; what follows, one value for each transaction it took, and the seconds."""
@@ -161,7 +116,7 @@ class Transactions:
                 timely = [one for one in inputs if not any(one is command for command in late)]
             return self._engine.apply(timely, self._clock.now(), may_release=self._may_release(), ahead=AHEAD_SECONDS)
 
-        effects = self.persist(decide, refusable=True)
+        effects = self._store.persist(decide, refusable=True)
         self.count += 1
         for command in late:
             self._answer_late(command)
@@ -170,7 +125,7 @@ class Transactions:
     def _answer_late(self, asked: CommandReceived) -> None:
         """Answer a command whose time was over; if it was applied before, when it came for the first time, so."""
         command = asked.command
-        applied = self.persist(lambda: self._audited(command.id))
+        applied = self._store.persist(lambda: self._audited(command.id))
         if applied is None:
             logger.warning("a command (%s, by %s) came too late and is not applied", command.kind, command.by)
         if asked.reply_to:
@@ -239,7 +194,7 @@ class Transactions:
         reason = f"work item {item.kind} {item.target}: {description(cause)}"
 
         def set_aside() -> Effects:
-            with self._store.transaction() as tx:
+            with self._store.store.transaction() as tx:
                 tx.drop_work_item(item)
                 tx.add_dead_letter(
                     f"{WORK}:{hashlib.sha256(body).hexdigest()[:32]}", at=self._clock.now(), origin=WORK, reason=reason,
@@ -247,73 +202,4 @@ class Transactions:
                 )  # fmt: skip
                 return Effects(tx.meta, dead_letters=[(WORK, reason)])
 
-        return self.persist(set_aside)
-
-    # ---- the store
-
-    def persist(self, work: Callable[[], Stored], *, refusable: bool = False) -> Stored:
-        """The result of a transaction; while the store is away it is tried again, and nothing is acknowledged.
-
-        Args:
-            work: the transaction.
-            refusable: whether data may be at fault. Then a refusal that comes back while the store answers is raised.
-
-        Raises:
-            NotStoredError: the coordinator has to stop, and the store does not answer or is too new.
-            StoreRefusedError: the store answers, and refuses this transaction again and again.
-        """
-        pause, gave_back, refusals = 0.1, False, 0
-        while True:
-            try:
-                self._began_at = self._clock.monotonic()
-                try:
-                    result = work()
-                finally:
-                    self._began_at = None
-            except NewerSchemaError as error:  # the log is for a coordinator that understands the store
-                self._on_fatal(str(error))
-                self._give_log_back()
-                raise NotStoredError from error
-            except StoreError as error:
-                if refusable and isinstance(error, StoreRefusedError):
-                    refusals += 1
-                    if refusals >= REFUSALS and self._store_answers():
-                        if isinstance(error.__cause__, WorkItemError):
-                            raise error.__cause__ from error
-                        raise
-                if self._note_failure(error) > STORE_PATIENCE_SECONDS and not gave_back:
-                    gave_back = True
-                    logger.error("the store has not answered for long: deliveries return to the log until it does")
-                    self._give_log_back()
-                if self._stopping.wait(pause):
-                    raise NotStoredError from error
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                continue
-            self._note_answer()
-            if gave_back:
-                self._take_log_again()
-            return result
-
-    def _store_answers(self) -> bool:
-        """Whether the store takes a transaction that writes next to nothing."""
-        try:
-            with self._store.transaction() as tx:
-                tx.meta.log_time = math.nextafter(tx.meta.log_time, math.inf)
-        except StoreError:
-            return False
-        self._note_answer()
-        return True
-
-    def _note_failure(self, error: StoreError) -> float:
-        """For how many seconds the store has not answered."""
-        now = self._clock.monotonic()
-        self._down_reason = str(error)
-        if self._down_since is None:
-            self._down_since = now
-            logger.error("the store does not answer (%s); the records stay in the log; trying again", error)
-        return now - self._down_since
-
-    def _note_answer(self) -> None:
-        if self._down_since is not None:
-            logger.warning("the store answers again after %.0f s", self._clock.monotonic() - self._down_since)
-            self._down_since = None
+        return self._store.persist(set_aside)

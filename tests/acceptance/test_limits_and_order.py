@@ -264,7 +264,9 @@ def test_an_ordered_job_keeps_its_place_while_it_waits(gates: Gates, waits_for: 
     gates.open("first")
     for receipt in (first, waiting, second):
         receipt.result(timeout=30)
-    assert [name for name in gates.started if name in ("first", "late", "second")] == ["first", "late", "second"]
+    # The commit of its batch is the acceptance of a member: there its place is taken.
+    expected = ["first", "second", "late"] if waits_for is in_a_batch else ["first", "late", "second"]
+    assert [name for name in gates.started if name in expected] == expected
 
 
 @pytest.mark.parametrize("url", ["memory"], indirect=True)

@@ -11,8 +11,8 @@ import pika
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.coordinator import job_decisions
-from broker_jobs.coordinator.records import JobRecord, job_id
+from broker_jobs.coordinator import engine, job_decisions
+from broker_jobs.coordinator.records import JobRecord, WaitingCopy, job_id
 from broker_jobs.coordinator.state_machine.context import Context, Decision
 from broker_jobs.coordinator.state_machine.decide import decide as real_decide
 from broker_jobs.errors import BrokerJobsError, JobFailed
@@ -138,6 +138,53 @@ def test_strange_properties_harm_nothing(served: tuple[System, Here]) -> None:
             system.vhost.publish_raw(broker, key, body, pika.BasicProperties(delivery_mode=2, **one))
     expired = 1  # may be gone before anybody reads it
     eventually(lambda: system.store.reader.dead_letter_count() >= (len(ROADS) - 1) * (len(strange) - expired))
+
+
+def test_a_question_cannot_make_the_coordinator_write_to_a_queue_of_others(served: tuple[System, Here]) -> None:
+    system, _ = served
+    body = json.dumps({"kind": "get job", "id": "q", "at": 1.0, "job_id": "j"}).encode()
+    properties = pika.BasicProperties(type="command", reply_to=WORK, delivery_mode=2)
+    system.vhost.publish_raw(names.REQUEST, names.COMMAND_KEY, body, properties)
+    (dead_letter,) = eventually(system.store.reader.dead_letters)
+    assert "which is no reply queue" in dead_letter.reason
+    assert WORK in dead_letter.reason
+
+
+class Killed(BaseException):
+    """What ends a coordinator in the middle of a transaction."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_message_that_ends_every_coordinator_is_set_aside_and_nothing_else_is(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = engine.Engine.apply
+    hands: list[int] = []
+
+    def dying(self: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        if any(isinstance(one, WaitingCopy) and one.envelope.id == "poison" for one in inputs):
+            hands.append(sum(isinstance(one, WaitingCopy) for one in inputs))
+            raise Killed
+        return apply(self, inputs, *args, **options)
+
+    monkeypatch.setattr(engine.Engine, "apply", dying)
+    ids = [f"near-{n}" for n in range(20)]
+    for id in (*ids[:10], "poison", *ids[10:]):
+        system.jobs.work.using(id=id).enqueue()
+    for number in range(1, 4):
+        parts = system.here("coordinator")
+        eventually(lambda number=number: len(hands) == number, 30)  # type: ignore[misc]
+        parts.stop()
+    assert hands[0] > 1
+    assert hands[2] == 1, "from its third delivery it is decided alone"
+    assert system.store.reader.dead_letters() == []
+    system.here("coordinator", "worker", concurrency=4)
+    (dead_letter,) = eventually(system.store.reader.dead_letters, 30)
+    assert b'"poison"' in dead_letter.body
+    assert "a coordinator ended while" in dead_letter.reason
+    system.succeeded(ids)
+    assert system.starts() == dict.fromkeys(ids, 1)
+    assert len(hands) == 3
 
 
 EDGES: dict[str, dict[str, object]] = {

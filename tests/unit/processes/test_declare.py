@@ -12,11 +12,20 @@ from broker_jobs.broker.interface import Consumer, Delivery, Message
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import SystemClock
-from broker_jobs.messages.commands import COMMAND, DeclareFunctions, DeclareSubscriptions, FunctionInfo, Reply
+from broker_jobs.messages.commands import (
+    COMMAND,
+    DeclareFunctions,
+    DeclareSubscriptions,
+    FunctionInfo,
+    ParameterInfo,
+    Reply,
+)
 from broker_jobs.messages.commands import Subscription as Subscribed
 from broker_jobs.processes import declare
 from broker_jobs.processes.declare import Declarer
 from tests.support.wait import eventually
+
+LONG = ParameterInfo(name="text", kind="either", required=False, default="x" * 100_000)
 
 
 class Coordinator:
@@ -108,7 +117,7 @@ def test_without_a_coordinator_it_goes_on_until_it_is_stopped(declarer: Declarer
 def test_functions_are_declared_too_until_that_is_answered(broker: MemoryBroker, declarer: Declarer) -> None:
     coordinator = Coordinator(broker)
     coordinator.silent = 3
-    functions = [FunctionInfo(name=f"f{n}", queue="q", doc="x" * 100_000) for n in range(3)]
+    functions = [FunctionInfo(name=f"f{n}", queue="q", parameters=[LONG]) for n in range(3)]
     both = Declarer(broker, SystemClock(), "shop", [], "me", functions=lambda: functions)
     both.start()
     eventually(lambda: not threads_of(both), what="its thread ends")
