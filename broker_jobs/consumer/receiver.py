@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from broker_jobs.broker.interface import Delivery
-from broker_jobs.broker.names import queue_of
+from broker_jobs.broker.names import SUBMIT, queue_of
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
+from broker_jobs.consumer.event_sender import DeliveryTag
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.observer import WorkerObserver
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
@@ -21,9 +22,13 @@ from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import Undecodable, decode
+from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import ReturnReason
 
 logger = logging.getLogger(__name__)
+
+REMEMBERED = 10_000
+"""Deliveries of which a worker remembers that it had them."""
 
 
 class Receiver:
@@ -56,6 +61,8 @@ class Receiver:
         self._async = asynchronous
         self._wake_loop = wake_loop
         self._closed = False
+        self._had: dict[tuple[str, int], None] = {}
+        """(job, epoch) of the last deliveries, the oldest first."""
 
     def close(self) -> None:
         """Return whatever still comes."""
@@ -96,10 +103,15 @@ class Receiver:
         except Undecodable as reason:
             self._dead_letter(delivery, str(reason))
             return None
+        if not delivery.redelivered and self._is_repeated(envelope):
+            self._acknowledger.acknowledge([DeliveryTag(delivery.channel, delivery.tag)])
+            return None
         refused: ReturnReason | None = None
         function = self._registry.get(envelope.job)
         if delivery.redelivered:  # not run: another worker may be running it (rule R3)
             refused = "redelivered"
+        elif delivery.exchange == SUBMIT and envelope.has_conditions:
+            refused = "not released"  # what the coordinator releases comes from its own exchange
         elif self._closed:
             refused = "shutdown"
         elif function is None:
@@ -110,6 +122,21 @@ class Receiver:
             self._reporter.returned(delivery, envelope, refused or "unknown job", redelivered=delivery.redelivered)
             return None
         return ReceivedDelivery(delivery, envelope, function, monotonic)
+
+    def _is_repeated(self, envelope: Envelope) -> bool:
+        """Whether a producer has published a message twice, and this worker has had it.
+
+        What comes back by itself is marked as redelivered, and the coordinator's next release has another epoch. So the
+        first delivery was run or returned here, and this one is dropped.
+        """
+        key = envelope.id, envelope.epoch
+        if key in self._had:
+            logger.warning("job %s was published twice with one id: the second message is dropped", envelope.id)
+            return True
+        self._had[key] = None
+        if len(self._had) > REMEMBERED:
+            del self._had[next(iter(self._had))]
+        return False
 
     def _dead_letter(self, delivery: Delivery, reason: str) -> None:
         self._observer.dead_letters(queue_of(delivery.queue))

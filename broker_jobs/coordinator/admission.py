@@ -173,7 +173,7 @@ class Admission:
 
     def unsatisfied(self, row: Row, reason: str) -> None:
         """What a job waits for can not come any more, as things stand."""
-        if row.is_waiting and row.publication is Publication.NONE:
+        if row.is_waiting:
             at = self._rows.at.now
             row = self._put(entered(row, State.DELETED, at, reason, reason_code=Reason.UNSATISFIED))
             self.ended(row, keeps_dependencies=True)
@@ -252,8 +252,9 @@ class Admission:
 
     def fail(self, row: Row, reason: str) -> None:
         """A job that waits can never run."""
-        if row.is_waiting and row.publication is Publication.NONE:
-            self.ended(self._put(entered(row, State.FAILED, self._rows.at.now, reason, **NOT_PUBLISHED)))
+        if row.is_waiting:
+            clear = NOT_PUBLISHED if row.publication is Publication.NONE else {}
+            self.ended(self._put(entered(row, State.FAILED, self._rows.at.now, reason, **clear)))
 
     def ended(self, row: Row, *, keeps_dependencies: bool = False) -> None:
         """A job has ended: it gives back what it has because it waits, and what depends on it is told."""

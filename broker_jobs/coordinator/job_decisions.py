@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from broker_jobs.clock import Instant
@@ -16,7 +17,9 @@ from broker_jobs.coordinator.inputs import Unreadable
 from broker_jobs.coordinator.records import (
     DueNotice,
     Fired,
+    FromWorker,
     JobRecord,
+    ReadyCopy,
     ReleaseFailed,
     TimerDue,
     WaitingCopy,
@@ -25,13 +28,21 @@ from broker_jobs.coordinator.records import (
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Decision
 from broker_jobs.coordinator.state_machine.decide import decide
+from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.control import Fence
-from broker_jobs.messages.events import LogLine
+from broker_jobs.messages.events import LogLine, Returned
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
 
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
+
+
+def _is_admission(record: JobRecord) -> bool:
+    """Whether a record about a job that is not known is its acceptance."""
+    if isinstance(record, ReadyCopy):
+        return record.envelope.has_conditions
+    return isinstance(record, WaitingCopy | DueNotice | Fired)
 
 
 class JobDecisions:
@@ -67,15 +78,25 @@ class JobDecisions:
             return Decision()
         if isinstance(record, DeleteJob | RequeueJob | RescheduleJob):
             return self._command(record)
+        self._admit_unreleased(record)
         before = self._rows.get(id)
         said = self._decide(record)
-        if before is None and isinstance(record, WaitingCopy | DueNotice | Fired):
+        if before is None and _is_admission(record):
             self._admission.admit(self._rows[id])
         elif isinstance(record, DueNotice):
             self._cascade.walk(id)
         if isinstance(record, ReleaseFailed) and before is not None and self._rows[id] is not before:
             self._lines.give_back_start(id, record.epoch)
         return said
+
+    def _admit_unreleased(self, record: JobRecord) -> None:
+        """A worker returned a job that only the coordinator may release, before its copy was read: it is admitted."""
+        if not isinstance(record, FromWorker) or not isinstance(record.event, Returned):
+            return
+        event = record.event
+        if event.reason == "not released" and event.id not in self._rows:
+            with contextlib.suppress(codec.Undecodable):
+                self.decide(ReadyCopy(codec.decode(event.envelope), event.envelope))
 
     def make(self, fired: Fired) -> bool:
         """A job of a recurring time, a person or an event: made once. Whether it was new."""
@@ -142,7 +163,7 @@ class JobDecisions:
         if before is None or before.state is not after.state:
             after.changed_at = self._rows.at.now  # by this coordinator's clock; the history has that of the worker
         self._rows.put(after)
-        if before is not None or not isinstance(record, WaitingCopy | DueNotice | Fired):
+        if before is not None or not _is_admission(record):
             self._admission.follow(before, after)
         if said.cancel:
             self._broadcasts.cancel.append(id)

@@ -214,6 +214,17 @@ class Envelope(BaseModel):
         """Return a copy with some fields changed. The new values are not validated."""
         return self.model_copy(update=changes)
 
+    @property
+    def has_conditions(self) -> bool:
+        """Whether the coordinator has to release it: only that asks keys, limits, parents, batches and results."""
+        return bool(
+            self.after is not None
+            or self.unique is not None
+            or self.limits
+            or self.result_args
+            or self.batch is not None
+        )
+
     def expires_at(self) -> datetime | None:
         """The instant after which the job must not start, or None."""
         if self.policy.expires is None:

@@ -33,8 +33,18 @@ FLUSH_BYTES = 512 * 1024
 """An events message is sent when it grows over this. RabbitMQ 4 refuses bodies over 16 MiB."""
 
 ReturnReason = Literal[
-    "redelivered", "fenced", "shutdown", "pause", "unknown job", "delivery limit", "waited too long", "no queue"
+    "redelivered",
+    "fenced",
+    "shutdown",
+    "pause",
+    "unknown job",
+    "delivery limit",
+    "waited too long",
+    "no queue",
+    "not released",
 ]
+"""Why a delivery was not run. Not released: its producer published it directly, though the coordinator has to ask its
+conditions first."""
 
 
 Timestamp = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]

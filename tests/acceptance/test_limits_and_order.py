@@ -443,6 +443,11 @@ class Producer:
         properties = pika.BasicProperties(delivery_mode=2, content_type="application/json", type=kind, message_id=id)
         self._channel.basic_publish("jobs.v1.offer", "log", body.encode(), properties)
 
+    def submit(self, envelope: dict[str, Any]) -> None:
+        """Publish a job straight to its queue, as one that is ready."""
+        properties = pika.BasicProperties(delivery_mode=2, type="job", message_id=envelope["id"])
+        self._channel.basic_publish("jobs.v1.submit", "default", self._write(envelope).encode(), properties)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -467,6 +472,50 @@ def test_a_job_with_conditions_that_is_sent_as_a_repeat_waits_for_them(gates: Ga
     eventually(lambda: child.state() is State.AWAITING, what="it waits for its parent")
     gates.open("m0")
     assert child.result(timeout=30) == "child"
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("url", ["rabbitmq"], indirect=True)
+def test_a_job_with_conditions_that_is_published_straight_to_its_queue_waits_for_them(
+    gates: Gates, vhost: Vhost
+) -> None:
+    gates.hold("m0")
+    with closing(Producer(vhost, write_compact)) as producer:
+        after = {"parents": [{"id": producer.publish("mail", "m0")}]}
+        child = producer.envelope("plain", "child") | {"epoch": 1, "after": after}
+        producer.submit(child)
+        gates.hold("b0")
+        line = [{"kind": "ordered", "key": "straight"}]
+        books = [producer.envelope("book", f"b{n}") | {"epoch": 1, "limits": line} for n in range(3)]
+        key = {"key": "straight"}
+        twins = [producer.envelope("mail", "twin") | {"epoch": 1, "unique": key, "due_at": None} for _ in range(2)]
+        gates.hold("twin")
+        for envelope in (*books, *twins):
+            producer.submit(envelope)
+    gates.starts("m0")
+    gates.starts("b0")
+    receipts = [gates.jobs.receipt(envelope["id"]) for envelope in (child, *books[1:])]
+    eventually(lambda: {one.state() for one in receipts} == {State.AWAITING}, what="child and books wait")
+    for name in ("m0", "b0", "twin"):
+        gates.open(name)
+    for envelope in (child, *books, *twins):
+        gates.jobs.receipt(envelope["id"]).result(timeout=30)
+    assert [name for name in gates.started if name[0] == "b"] == ["b0", "b1", "b2"]
+    assert gates.started.index("child") > gates.started.index("m0")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("url", ["rabbitmq"], indirect=True)
+def test_a_job_that_is_published_twice_with_one_id_runs_once(gates: Gates, vhost: Vhost) -> None:
+    with closing(Producer(vhost, write_compact)) as producer:
+        twice = producer.envelope("plain", "twice") | {"epoch": 1}
+        for _ in range(3):
+            producer.submit(twice)
+        last = producer.envelope("plain", "last") | {"epoch": 1}
+        producer.submit(last)
+    assert gates.jobs.receipt(last["id"]).result(timeout=30) == "last"
+    assert gates.jobs.receipt(twice["id"]).result(timeout=30) == "twice"
+    assert gates.started.count("twice") == 1
 
 
 @pytest.mark.rabbitmq

@@ -19,6 +19,8 @@ It outlives a reconnect and a flush.
 def on_ready_copy(row: Row | None, record: ReadyCopy, at: Context) -> Row:
     envelope = record.envelope
     if row is None:
+        if envelope.has_conditions:
+            return _held_direct(envelope, record, at)
         created_at = envelope.created_at.timestamp()
         # The producer's clock proves nothing: its message is out since now at the latest.
         fresh = born(envelope, record.body, ENQUEUED, at, publication=Publication.PUBLISHED, released_at=at.now)
@@ -43,6 +45,19 @@ def on_ready_copy(row: Row | None, record: ReadyCopy, at: Context) -> Row:
             return row.evolve(fence=row.epoch)
         case _:
             return row
+
+
+def _held_direct(envelope: Envelope, record: ReadyCopy, at: Context) -> Row:
+    """A job that was published straight to its queue though it has conditions: a worker returns its message unrun."""
+    waits = WaitReason.NOTHING if envelope.after is None else WaitReason.DEPENDENCY
+    reason = "waits for its message, which was published without its conditions being asked"
+    row = born(
+        envelope, record.body, AWAITING if waits else SCHEDULED, at, publication=Publication.PUBLISHED,
+        released_at=at.now, fence=envelope.epoch, waits=waits, due_at=at.now,
+    )  # fmt: skip
+    row.reason = _what_is_waited_for(envelope) if waits else reason
+    row.history.append((at.now, row.state.value, row.reason))
+    return row
 
 
 def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at: Context) -> Row:

@@ -57,7 +57,10 @@ def on_worker_event(row: Row | None, record: FromWorker, at: Context) -> Decisio
     if isinstance(event, Started):
         decision = _started(known, event, record.worker)
         return replace(decision, notes=notes + decision.notes)
-    return Decision(_reported(known, event, record.worker, at), notes=notes)
+    after = _reported(known, event, record.worker, at)
+    if after.state is SCHEDULED and after.waits:  # the report changed nothing of what it waits for
+        after = after.evolve(state=AWAITING)
+    return Decision(after, notes=notes)
 
 
 def _reported(row: Row, event: WorkerEvent, worker: str, at: Context) -> Row:
@@ -184,7 +187,7 @@ def _on_returned(row: Row, event: Returned, worker: str, at: Context) -> Row:
     match event.reason:
         case "redelivered" | "fenced" | "delivery limit":
             return _return(row, event, at)
-        case "shutdown" | "pause" | "unknown job" | "waited too long" | "no queue":
+        case "shutdown" | "pause" | "unknown job" | "waited too long" | "no queue" | "not released":
             return _given_back(row, event, worker, at)
         case _:
             assert_never(event.reason)
