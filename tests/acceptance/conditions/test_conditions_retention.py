@@ -51,7 +51,7 @@ def test_what_others_need_is_kept_however_old_it_is(tmp_path: Path, monkeypatch:
         of_alias = desk.program.take.after(later).enqueue(desk.name("of-alias-"), result_of(alias))
         desk.wait(child, of_alias)
     for name in ("SUCCEEDED", "DELETED"):
-        monkeypatch.setenv(f"BROKER_JOBS_KEEP_{name}", "0.2")
+        monkeypatch.setenv(f"BROKER_JOBS_KEEP_{name}", "0.001")
     with program(url, store) as desk:
         eventually(lambda: is_forgotten(desk, old.id), SECONDS, "what nobody needs is forgotten")
         for needed in (first, alias, parent, kept):
