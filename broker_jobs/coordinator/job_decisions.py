@@ -158,6 +158,9 @@ class JobDecisions:
         said = decide(before, record, self._rows.at)
         after = said.row
         self._effects.notes += said.notes
+        if said.fenced_runner is not None and after is not None:  # the row stays as it is
+            self._broadcasts.fences.append(Fence(id=id, epoch=after.epoch))
+            self._broadcasts.cancel.append(id)
         if after is None or after is before:
             return said
         if before is None or before.state is not after.state:
@@ -166,9 +169,6 @@ class JobDecisions:
         if before is not None or not _is_admission(record):
             self._admission.follow(before, after)
         if said.cancel:
-            self._broadcasts.cancel.append(id)
-        if said.fenced_runner is not None:
-            self._broadcasts.fences.append(Fence(id=id, epoch=after.epoch))
             self._broadcasts.cancel.append(id)
         return said
 

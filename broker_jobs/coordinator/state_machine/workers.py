@@ -118,6 +118,8 @@ def _started(row: Row, event: Started, worker: str) -> Decision:
             return Decision(row, notes=("started twice",))
         case State.SUCCEEDED | State.FAILED | State.DELETED if event.owned:
             return Decision(row, fenced_runner=worker)
+        case State.DELETED if row.publication is not Publication.NONE:  # it had begun when it was deleted
+            return Decision(row, fenced_runner=worker)
         case _:
             return Decision(row)
 

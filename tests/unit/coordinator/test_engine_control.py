@@ -98,6 +98,15 @@ def test_a_worker_that_comes_back_is_told_which_of_its_runs_are_no_longer_its_ow
     assert Reply.model_validate_json(answer.body).detail["cancel"] == ["lost"]
 
 
+@pytest.mark.parametrize("owned", [False, True])
+def test_a_worker_that_had_begun_what_was_deleted_is_asked_to_stop(harness: EngineHarness, owned: bool) -> None:
+    harness.apply(harness.ready())
+    harness.apply(harness.ask(DeleteJob, job_id="j"))
+    control = harness.apply(harness.started(owned=owned)).control
+    assert control is not None
+    assert (control.cancel, [(fence.id, fence.epoch) for fence in control.fences]) == (["j"], [("j", 1)])
+
+
 def test_replaying_one_message_does_not_read_the_others(
     harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
