@@ -68,6 +68,8 @@ def entered(row: Row, state: State, at: Instant, reason: str, **columns: object)
 def waiting(row: Row, waits: WaitReason, at: Context, reason: str) -> Row:
     """A job that is to be released, with what it waits for: awaiting while a bit is set, scheduled when none is."""
     state = AWAITING if waits else SCHEDULED
+    if not waits and row.due_at is None:  # jobs are found by their time, also by the next coordinator
+        row = row.evolve(due_at=at.now)
     if state is row.state:
         return row if waits == row.waits else row.evolve(waits=waits, reason=reason)
     return entered(row, state, at.now, reason, waits=waits, reason_code=row.reason_code)

@@ -438,6 +438,15 @@ def test_a_batch_that_is_committed_inside_a_deleted_one_does_not_begin(harness: 
     assert broken(harness.store) == []
 
 
+def test_what_becomes_free_while_nothing_may_be_released_is_found_by_its_time(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("p"), harness.child("c", "p"), may_release=False)
+    harness.apply(harness.chunk("b", ["m"]), harness.commit("b"), harness.succeeded("p"), may_release=False)
+    with harness.store.transaction() as tx:
+        due = [id for _, id in tx.due(harness.now, limit=10)]
+    assert sorted(due) == ["c", "m"]
+    assert sorted(row.id for row in harness.apply(*map(TimerDue, due)).releases) == ["c", "m"]
+
+
 # ---- who waits for itself by way of a batch
 
 INSIDE, SIDE = "018bcfe5-6800-7000-8000-000000000001", "018bcfe5-6800-7000-8000-000000000002"
