@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from tests.support.encodable import encodable
+from tests.support.leftovers import check_file_left_nothing
 from tests.support.postgres import Postgres
 from tests.support.process import ServerMissingError
 from tests.support.prometheus import Prometheus
@@ -33,6 +34,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_report_to_serializable() -> Generator[None, object, object]:
     """Escape what UTF-8 cannot encode: half a surrogate pair in a test's log would end the process that reports it."""
     return encodable((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """Let the tests of a file answer for what they left unclosed."""
+    yield
+    check_file_left_nothing(item, nextitem)
 
 
 @pytest.hookimpl(optionalhook=True)

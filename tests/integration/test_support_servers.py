@@ -448,3 +448,27 @@ def test_a_wait_for_what_moves_takes_as_long_as_it_moves() -> None:
 def test_a_wait_for_what_moves_ends_where_nothing_moves() -> None:
     with pytest.raises(AssertionError, match=r"the moon: nothing has moved for 0\.05 s; last seen: 7"):
         while_it_moves(lambda: 7, lambda seen: seen == 8, still=0.05, what="the moon", poll=0.01)
+
+
+def test_a_file_answers_for_what_its_tests_left_unclosed_and_no_later_one(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_runtest_teardown\n")
+    (tmp_path / "test_a.py").write_text(
+        "import gc, socket\ndef test_leaves():\n    gc.disable()\n    ring = [socket.socket()]\n    ring.append(ring)\n"
+    )
+    (tmp_path / "test_b.py").write_text(
+        "import ast, gc\n"
+        "def test_parses():\n"
+        "    gc.set_threshold(1)\n"
+        "    gc.enable()\n"
+        "    ast.parse('x = ' + '(' * 50 + '1' + ',)' * 50)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [*command, str(tmp_path)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert re.search(r"= 2 passed, 1 error in .* =", done.stdout), done.stdout + done.stderr
+    assert "ERROR at teardown of test_leaves" in done.stdout
+    assert "test_a.py has left unclosed" in done.stdout
+    assert "ResourceWarning: unclosed <socket.socket" in done.stdout

@@ -20,6 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from broker_jobs import BrokerJobs, Role
+from tests.support.leftovers import collected
 from tests.unit.dashboard.conftest import LOCAL, client_of
 
 
@@ -121,6 +122,13 @@ def test_in_flask_pages_and_forms_work(web: Client) -> None:
 
 def test_in_flask_a_page_is_told_to_look_by_itself(web: Client) -> None:
     assert web.get("/admin/jobs/live", base_url=LOCAL).status_code == 204
+
+
+def test_in_flask_an_answer_that_is_not_read_to_its_end_leaves_nothing_behind(web: Client) -> None:
+    collected()
+    for path in ("queues", "live", "nowhere"):
+        web.get(f"/admin/jobs/{path}", base_url=LOCAL).close()
+    assert collected() == []
 
 
 def test_in_flask_nobody_else_comes_in(web: Client) -> None:
