@@ -62,14 +62,14 @@ class Store:
                 raise
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that another thread uses, when it has ended."""
         with self._turn:
             engines, self._engines = self._engines, None
             shared, self._shared = self._shared, None
             if shared is not None:
                 shared.close()
             for engine in engines or ():
-                engine.dispose()
+                engine.pool.dispose()
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """A transaction under the one lock: committed at the end, rolled back when the block raises.
@@ -111,17 +111,16 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        engines = self._opened()
         if self._address.in_memory:
-            yield self._one_connection(engines[0])
+            yield self._one_connection(self._opened()[0])
             return
-        with engines[0].connect() as connection:
+        with self._connection(0) as connection:
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         if not self._address.in_memory:
-            with self._failing(), self._opened()[1].connect() as connection:
+            with self._failing(), self._connection(1) as connection:
                 yield connection
             return
         with self._turn, self._failing():
@@ -132,6 +131,16 @@ class Store:
             finally:
                 if not inside:
                     connection.rollback()
+
+    @contextmanager
+    def _connection(self, number: int) -> Iterator[Connection]:
+        engines = self._opened()
+        try:
+            with engines[number].connect() as connection:
+                yield connection
+        finally:
+            if self._engines is not engines:  # closed meanwhile: the connection has gone back to a pool nobody closes
+                engines[number].pool.dispose()
 
     def _one_connection(self, engine: Engine) -> Connection:
         if self._shared is None:

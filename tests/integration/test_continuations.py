@@ -279,18 +279,17 @@ with jobs.batch("import") as batch:
 def test_a_producer_killed_inside_its_block_leaves_nothing_started(vhost: Vhost, tmp_path: Path) -> None:
     shop = Shop(vhost.url, f"sqlite:///{tmp_path / 'store.db'}")
     with shop.jobs:
-        producer = subprocess.Popen(
-            [sys.executable, "-c", PRODUCER, vhost.url], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert producer.stdout is not None
-        batch_id = producer.stdout.readline().strip()
-        batch_of = shop.jobs.registry.batch_of
-        assert batch_of is not None
-        orphan = batch_of(batch_id)
-        eventually(lambda: orphan.state() is State.AWAITING, what="its chunks are held")
-        producer.kill()
-        producer.wait()
-        producer.stdout.close()
+        command = [sys.executable, "-c", PRODUCER, vhost.url]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as producer:
+            try:
+                assert producer.stdout is not None
+                batch_id = producer.stdout.readline().strip()
+                batch_of = shop.jobs.registry.batch_of
+                assert batch_of is not None
+                orphan = batch_of(batch_id)
+                eventually(lambda: orphan.state() is State.AWAITING, what="its chunks are held")
+            finally:
+                producer.kill()
         eventually(lambda: vhost.ready(names.LOG) == 0, what="the log is read")
         assert shop.note.enqueue("last").result(LONG) == "last"
         assert shop.did == ["last"]

@@ -103,6 +103,20 @@ class TestPostgres(LastingStoreRules):
             run()
         assert isinstance(raised.value, StoreRefusedError) is refused
 
+    def test_what_is_in_use_when_the_store_is_closed_is_closed_after_its_use(self, store: Store, url: str) -> None:
+        other = Store(url)
+        other.open()
+        with other._reading() as reading, other.transaction() as tx:
+            tx.save([Row(id="j", crashes=7)])
+            reading.execute(text("SELECT 1"))
+            other.close()
+        with store._reading() as connection:
+            there = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()")
+            name = connection.execute(text("SELECT current_database()")).scalar_one()
+            # The one that is left is the store's own, which it writes with.
+            assert eventually(lambda: connection.execute(there, {"name": name}).scalar_one() == 1)
+            assert connection.execute(text("SELECT crashes FROM jobs WHERE id = 'j'")).scalar_one() == 7
+
     def test_the_second_waits_for_the_first_and_sees_what_it_wrote(self, store: Store, url: str) -> None:
         other = Store(url)
         other.open()

@@ -49,6 +49,8 @@ def check_file_left_nothing(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return
     if isinstance(item, pytest.Function):
         item.funcargs.clear()  # else the values of its fixtures are still in use
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):  # else what a failed test held is in use
+        vars(sys).pop(name, None)
     if texts := collected():
         pytest.fail(
             f"{item.path.name} has left unclosed (python -X tracemalloc=20 says where each was made):\n\n"

@@ -1,9 +1,11 @@
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import TextClause, text
 
@@ -162,6 +164,21 @@ def test_an_address_of_something_else_is_refused_with_an_example(url: str, said:
         Store(url)
     assert "sqlite:///" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_in_use_when_the_store_is_closed_is_closed_after_its_use(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    store = Store(f"sqlite:///{file}")
+    store.open()
+    gc.disable()  # it would close what is left behind
+    try:
+        with store._reading() as reading, store.transaction() as tx:
+            tx.save([Row(id="j")])
+            reading.execute(text("SELECT 1"))
+            store.close()
+        assert str(file) not in {opened.path for opened in psutil.Process().open_files()}
+    finally:
+        gc.enable()
 
 
 def test_passwords_are_masked() -> None:
