@@ -70,8 +70,12 @@ class Admission:
         envelope = self._rows.envelope(row)
         if envelope is None:
             return
+        conditions = row.conditions
         if envelope.unique is not None:
-            row = self._put(row.evolve(conditions=row.conditions | Conditions.UNIQUE))
+            conditions |= Conditions.UNIQUE
+        if envelope.after is not None:
+            conditions |= Conditions.DEPENDENCIES
+        row = self._put(row.evolve(conditions=conditions))
         answer = self._ask_unique(row, envelope)
         row = self._rows[row.id]
         if answer is Answer.ALIAS:
@@ -263,7 +267,7 @@ class Admission:
 
     def leave(self, row: Row, *, keeps_dependencies: bool = False) -> None:
         """A job does not wait any more: what it took goes back, but for slots while it may be running."""
-        if not keeps_dependencies and self._has_dependencies(row):
+        if not keeps_dependencies and row.conditions & Conditions.DEPENDENCIES:
             self._rows.tx.forget_parents(row.id)
         self._limits.leave(row)
         self._unique.leave(row)

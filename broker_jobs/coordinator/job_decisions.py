@@ -158,6 +158,8 @@ class JobDecisions:
         said = decide(before, record, self._rows.at)
         after = said.row
         self._effects.notes += said.notes
+        if isinstance(record, ReadyCopy | WaitingCopy | DueNotice | Fired):
+            self._rows.know(record.envelope, record.body)
         if said.fenced_runner is not None and after is not None:  # the row stays as it is
             self._broadcasts.fences.append(Fence(id=id, epoch=after.epoch))
             self._broadcasts.cancel.append(id)

@@ -92,6 +92,11 @@ class Rows:
             self._envelopes[row.id] = (row.envelope, envelope)
         return envelope
 
+    def know(self, envelope: Envelope, text: str) -> None:
+        """What the text of an envelope says, which was decoded already."""
+        if len(text) <= SMALL_CHARS:
+            self._envelopes[envelope.id] = (text, envelope)
+
     # ---- aliases
 
     def root(self, row: Row) -> Row:

@@ -48,6 +48,7 @@ class Conditions(IntFlag):
     NONE = 0
     UNIQUE = 1
     LINES = 2
+    DEPENDENCIES = 8
     RELEASED = 4
     """It was released since it was accepted or requeued: its work may be half done."""
 
