@@ -13,7 +13,7 @@ import pytest
 
 from broker_jobs import State
 from tests.acceptance.conftest import TERM, Running, Terminal, terminal
-from tests.support.observed import NEVER, SECONDS, Desk, refused
+from tests.support.observed import NEVER, SECONDS, Watcher, refused
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -26,94 +26,94 @@ __all__ = ["terminal"]
 Overlap = Literal["allow", "skip", "queue"]
 
 
-def put(desk: Desk, overlap: Overlap, name: str) -> str:
+def put(watcher: Watcher, overlap: Overlap, name: str) -> str:
     """A recurring job that comes by trigger alone; its name."""
-    schedule = desk.key(overlap)
-    call = desk.program.work.bind(desk.name(name))
-    desk.jobs.recurring.put(schedule, NEVER, call, overlap=overlap)
+    schedule = watcher.key(overlap)
+    call = watcher.program.work.bind(watcher.name(name))
+    watcher.jobs.recurring.put(schedule, NEVER, call, overlap=overlap)
     return schedule
 
 
-def test_a_trigger_is_refused_while_a_run_is_open_and_its_overlap_is_skip(desk: Desk) -> None:
-    desk.hold("run")
-    schedule = put(desk, "skip", "run")
-    first = desk.trigger(schedule)
-    desk.started("run")
-    assert "has not ended" in refused(lambda: desk.jobs.recurring.trigger(schedule))
-    desk.let("run")
+def test_a_trigger_is_refused_while_a_run_is_open_and_its_overlap_is_skip(watcher: Watcher) -> None:
+    watcher.hold("run")
+    schedule = put(watcher, "skip", "run")
+    first = watcher.trigger(schedule)
+    watcher.started("run")
+    assert "has not ended" in refused(lambda: watcher.jobs.recurring.trigger(schedule))
+    watcher.let("run")
     first.result(timeout=SECONDS)
-    second = desk.trigger(schedule)
+    second = watcher.trigger(schedule)
     second.result(timeout=SECONDS)
     first.requeue()
-    desk.results([first, second])
-    assert desk.order == ["run"] * 3
-    assert desk.most_at_once() == 1
+    watcher.results([first, second])
+    assert watcher.order == ["run"] * 3
+    assert watcher.most_at_once() == 1
 
 
-def test_a_deleted_run_is_open_until_it_has_stopped(desk: Desk) -> None:
-    desk.hold("run")
-    schedule = put(desk, "skip", "run")
-    first = desk.trigger(schedule)
-    desk.started("run")
+def test_a_deleted_run_is_open_until_it_has_stopped(watcher: Watcher) -> None:
+    watcher.hold("run")
+    schedule = put(watcher, "skip", "run")
+    first = watcher.trigger(schedule)
+    watcher.started("run")
     first.delete()
     if first.state() is State.DELETED:
-        assert "has not ended" in refused(lambda: desk.jobs.recurring.trigger(schedule))
-    desk.let("run")
-    eventually(lambda: desk.runs[0].end, SECONDS, "it has stopped")
-    desk.is_in(State.DELETED, first) if first.state() is not State.SUCCEEDED else None
-    second = eventually(lambda: _triggered(desk, schedule), SECONDS, "a trigger is taken")
+        assert "has not ended" in refused(lambda: watcher.jobs.recurring.trigger(schedule))
+    watcher.let("run")
+    eventually(lambda: watcher.runs[0].end, SECONDS, "it has stopped")
+    watcher.is_in(State.DELETED, first) if first.state() is not State.SUCCEEDED else None
+    second = eventually(lambda: _triggered(watcher, schedule), SECONDS, "a trigger is taken")
     assert second
-    eventually(lambda: len(desk.runs) == 2 and desk.runs[1].end, SECONDS, "it runs")
+    eventually(lambda: len(watcher.runs) == 2 and watcher.runs[1].end, SECONDS, "it runs")
 
 
-def _triggered(desk: Desk, schedule: str) -> bool:
+def _triggered(watcher: Watcher, schedule: str) -> bool:
     try:
-        refused(lambda: desk.trigger(schedule))
+        refused(lambda: watcher.trigger(schedule))
     except AssertionError:
         return True
     return False
 
 
-def test_triggers_wait_for_each_other_in_order_and_a_requeue_joins_them(desk: Desk) -> None:
-    schedule = put(desk, "queue", "r0")
+def test_triggers_wait_for_each_other_in_order_and_a_requeue_joins_them(watcher: Watcher) -> None:
+    schedule = put(watcher, "queue", "r0")
     runs = []
-    desk.hold("r0")
+    watcher.hold("r0")
     for number in range(4):
-        call = desk.program.work.bind(desk.name(f"r{number}"))
-        desk.jobs.recurring.put(schedule, NEVER, call, overlap="queue")
-        runs.append(desk.trigger(schedule))
-    desk.started("r0")
-    desk.wait(*runs[1:])
+        call = watcher.program.work.bind(watcher.name(f"r{number}"))
+        watcher.jobs.recurring.put(schedule, NEVER, call, overlap="queue")
+        runs.append(watcher.trigger(schedule))
+    watcher.started("r0")
+    watcher.wait(*runs[1:])
     assert runs[1].delete()
     runs[1].requeue()
-    desk.wait(runs[1])
-    desk.let("r0")
-    desk.results(runs)
-    assert desk.order == ["r0", "r2", "r3", "r1"]
-    assert desk.most_at_once() == 1
+    watcher.wait(runs[1])
+    watcher.let("r0")
+    watcher.results(runs)
+    assert watcher.order == ["r0", "r2", "r3", "r1"]
+    assert watcher.most_at_once() == 1
 
 
-def test_triggers_run_beside_each_other_where_overlap_is_allowed(desk: Desk) -> None:
-    desk.hold("run")
-    schedule = put(desk, "allow", "run")
-    runs = [desk.trigger(schedule) for _ in range(3)]
-    desk.started_count(3)
-    desk.let("run")
-    desk.results(runs)
-    assert desk.most_at_once() == 3
+def test_triggers_run_beside_each_other_where_overlap_is_allowed(watcher: Watcher) -> None:
+    watcher.hold("run")
+    schedule = put(watcher, "allow", "run")
+    runs = [watcher.trigger(schedule) for _ in range(3)]
+    watcher.started_count(3)
+    watcher.let("run")
+    watcher.results(runs)
+    assert watcher.most_at_once() == 3
 
 
-def test_a_run_that_waits_for_its_retry_is_open(desk: Desk) -> None:
-    desk.fails("run", 1)
-    call = desk.program.work.using(retries=1, backoff=[3600.0]).bind(desk.name("run"))
-    desk.jobs.recurring.put(desk.key("queue"), NEVER, call, overlap="queue")
-    first = desk.trigger(desk.key("queue"))
-    desk.is_in(State.SCHEDULED, first)
-    second = desk.trigger(desk.key("queue"))
-    desk.wait(second)
+def test_a_run_that_waits_for_its_retry_is_open(watcher: Watcher) -> None:
+    watcher.fails("run", 1)
+    call = watcher.program.work.using(retries=1, backoff=[3600.0]).bind(watcher.name("run"))
+    watcher.jobs.recurring.put(watcher.key("queue"), NEVER, call, overlap="queue")
+    first = watcher.trigger(watcher.key("queue"))
+    watcher.is_in(State.SCHEDULED, first)
+    second = watcher.trigger(watcher.key("queue"))
+    watcher.wait(second)
     first.requeue()
-    desk.results([first, second])
-    assert desk.order == ["run"] * 3
+    watcher.results([first, second])
+    assert watcher.order == ["run"] * 3
 
 
 # ---- times that pass while a process is stopped
