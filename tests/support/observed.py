@@ -87,7 +87,7 @@ class Coordinator:
 
 
 class ObservedProgram:
-    """A program for all tests of a module, which see it by way of `Watcher`."""
+    """A program for all tests of a module, which see it by way of `View`."""
 
     def __init__(self, url: str, store: str, *, coordinator_apart: bool = False) -> None:
         self.jobs = BrokerJobs(url, store=store)
@@ -163,7 +163,7 @@ class ObservedProgram:
         return name.partition(":")[2]
 
 
-class Watcher:
+class View:
     """The program as one test sees it: names and keys of its own."""
 
     def __init__(self, program: ObservedProgram) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.observed import ObservedProgram, Watcher, store_in
+from tests.support.observed import ObservedProgram, View, store_in
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Broker
 
@@ -18,7 +18,7 @@ KILLED = pytest.param("rabbitmq+killed", marks=pytest.mark.rabbitmq)
 PLACES = [MEMORY, RABBITMQ]
 
 everywhere = pytest.mark.parametrize("program", [MEMORY, RABBITMQ, POSTGRESQL, KILLED], indirect=True)
-"""Also on PostgreSQL, and with a coordinator that is killed at `watcher.restart()`."""
+"""Also on PostgreSQL, and with a coordinator that is killed at `view.restart()`."""
 
 
 @pytest.fixture(scope="module", params=PLACES)
@@ -51,8 +51,8 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def watcher(program: ObservedProgram) -> Iterator[Watcher]:
+def view(program: ObservedProgram) -> Iterator[View]:
     """The program as one test sees it."""
-    watcher = Watcher(program)
-    yield watcher
-    watcher.close()
+    view = View(program)
+    yield view
+    view.close()

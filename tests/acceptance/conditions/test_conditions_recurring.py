@@ -13,7 +13,7 @@ import pytest
 
 from broker_jobs import State
 from tests.acceptance.conftest import TERM, Running, Terminal, terminal
-from tests.support.observed import NEVER, SECONDS, Watcher, refused
+from tests.support.observed import NEVER, SECONDS, View, refused
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -26,94 +26,94 @@ __all__ = ["terminal"]
 Overlap = Literal["allow", "skip", "queue"]
 
 
-def put(watcher: Watcher, overlap: Overlap, name: str) -> str:
+def put(view: View, overlap: Overlap, name: str) -> str:
     """A recurring job that comes by trigger alone; its name."""
-    schedule = watcher.key(overlap)
-    call = watcher.program.work.bind(watcher.name(name))
-    watcher.jobs.recurring.put(schedule, NEVER, call, overlap=overlap)
+    schedule = view.key(overlap)
+    call = view.program.work.bind(view.name(name))
+    view.jobs.recurring.put(schedule, NEVER, call, overlap=overlap)
     return schedule
 
 
-def test_a_trigger_is_refused_while_a_run_is_open_and_its_overlap_is_skip(watcher: Watcher) -> None:
-    watcher.hold("run")
-    schedule = put(watcher, "skip", "run")
-    first = watcher.trigger(schedule)
-    watcher.started("run")
-    assert "has not ended" in refused(lambda: watcher.jobs.recurring.trigger(schedule))
-    watcher.let("run")
+def test_a_trigger_is_refused_while_a_run_is_open_and_its_overlap_is_skip(view: View) -> None:
+    view.hold("run")
+    schedule = put(view, "skip", "run")
+    first = view.trigger(schedule)
+    view.started("run")
+    assert "has not ended" in refused(lambda: view.jobs.recurring.trigger(schedule))
+    view.let("run")
     first.result(timeout=SECONDS)
-    second = watcher.trigger(schedule)
+    second = view.trigger(schedule)
     second.result(timeout=SECONDS)
     first.requeue()
-    watcher.results([first, second])
-    assert watcher.order == ["run"] * 3
-    assert watcher.most_at_once() == 1
+    view.results([first, second])
+    assert view.order == ["run"] * 3
+    assert view.most_at_once() == 1
 
 
-def test_a_deleted_run_is_open_until_it_has_stopped(watcher: Watcher) -> None:
-    watcher.hold("run")
-    schedule = put(watcher, "skip", "run")
-    first = watcher.trigger(schedule)
-    watcher.started("run")
+def test_a_deleted_run_is_open_until_it_has_stopped(view: View) -> None:
+    view.hold("run")
+    schedule = put(view, "skip", "run")
+    first = view.trigger(schedule)
+    view.started("run")
     first.delete()
     if first.state() is State.DELETED:
-        assert "has not ended" in refused(lambda: watcher.jobs.recurring.trigger(schedule))
-    watcher.let("run")
-    eventually(lambda: watcher.runs[0].end, SECONDS, "it has stopped")
-    watcher.is_in(State.DELETED, first) if first.state() is not State.SUCCEEDED else None
-    second = eventually(lambda: _triggered(watcher, schedule), SECONDS, "a trigger is taken")
+        assert "has not ended" in refused(lambda: view.jobs.recurring.trigger(schedule))
+    view.let("run")
+    eventually(lambda: view.runs[0].end, SECONDS, "it has stopped")
+    view.is_in(State.DELETED, first) if first.state() is not State.SUCCEEDED else None
+    second = eventually(lambda: _triggered(view, schedule), SECONDS, "a trigger is taken")
     assert second
-    eventually(lambda: len(watcher.runs) == 2 and watcher.runs[1].end, SECONDS, "it runs")
+    eventually(lambda: len(view.runs) == 2 and view.runs[1].end, SECONDS, "it runs")
 
 
-def _triggered(watcher: Watcher, schedule: str) -> bool:
+def _triggered(view: View, schedule: str) -> bool:
     try:
-        refused(lambda: watcher.trigger(schedule))
+        refused(lambda: view.trigger(schedule))
     except AssertionError:
         return True
     return False
 
 
-def test_triggers_wait_for_each_other_in_order_and_a_requeue_joins_them(watcher: Watcher) -> None:
-    schedule = put(watcher, "queue", "r0")
+def test_triggers_wait_for_each_other_in_order_and_a_requeue_joins_them(view: View) -> None:
+    schedule = put(view, "queue", "r0")
     runs = []
-    watcher.hold("r0")
+    view.hold("r0")
     for number in range(4):
-        call = watcher.program.work.bind(watcher.name(f"r{number}"))
-        watcher.jobs.recurring.put(schedule, NEVER, call, overlap="queue")
-        runs.append(watcher.trigger(schedule))
-    watcher.started("r0")
-    watcher.wait(*runs[1:])
+        call = view.program.work.bind(view.name(f"r{number}"))
+        view.jobs.recurring.put(schedule, NEVER, call, overlap="queue")
+        runs.append(view.trigger(schedule))
+    view.started("r0")
+    view.wait(*runs[1:])
     assert runs[1].delete()
     runs[1].requeue()
-    watcher.wait(runs[1])
-    watcher.let("r0")
-    watcher.results(runs)
-    assert watcher.order == ["r0", "r2", "r3", "r1"]
-    assert watcher.most_at_once() == 1
+    view.wait(runs[1])
+    view.let("r0")
+    view.results(runs)
+    assert view.order == ["r0", "r2", "r3", "r1"]
+    assert view.most_at_once() == 1
 
 
-def test_triggers_run_beside_each_other_where_overlap_is_allowed(watcher: Watcher) -> None:
-    watcher.hold("run")
-    schedule = put(watcher, "allow", "run")
-    runs = [watcher.trigger(schedule) for _ in range(3)]
-    watcher.started_count(3)
-    watcher.let("run")
-    watcher.results(runs)
-    assert watcher.most_at_once() == 3
+def test_triggers_run_beside_each_other_where_overlap_is_allowed(view: View) -> None:
+    view.hold("run")
+    schedule = put(view, "allow", "run")
+    runs = [view.trigger(schedule) for _ in range(3)]
+    view.started_count(3)
+    view.let("run")
+    view.results(runs)
+    assert view.most_at_once() == 3
 
 
-def test_a_run_that_waits_for_its_retry_is_open(watcher: Watcher) -> None:
-    watcher.fails("run", 1)
-    call = watcher.program.work.using(retries=1, backoff=[3600.0]).bind(watcher.name("run"))
-    watcher.jobs.recurring.put(watcher.key("queue"), NEVER, call, overlap="queue")
-    first = watcher.trigger(watcher.key("queue"))
-    watcher.is_in(State.SCHEDULED, first)
-    second = watcher.trigger(watcher.key("queue"))
-    watcher.wait(second)
+def test_a_run_that_waits_for_its_retry_is_open(view: View) -> None:
+    view.fails("run", 1)
+    call = view.program.work.using(retries=1, backoff=[3600.0]).bind(view.name("run"))
+    view.jobs.recurring.put(view.key("queue"), NEVER, call, overlap="queue")
+    first = view.trigger(view.key("queue"))
+    view.is_in(State.SCHEDULED, first)
+    second = view.trigger(view.key("queue"))
+    view.wait(second)
     first.requeue()
-    watcher.results([first, second])
-    assert watcher.order == ["run"] * 3
+    view.results([first, second])
+    assert view.order == ["run"] * 3
 
 
 # ---- times that pass while a process is stopped

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, SecretBytes, SecretStr
 
 from broker_jobs import Depends
 from broker_jobs.function.definition import define
-from broker_jobs.function.describe import CHUNK_BYTES, chunks, describe
+from broker_jobs.function.describe import chunks, describe
 from broker_jobs.messages.commands import FunctionInfo, ParameterInfo
 
 
@@ -109,13 +109,14 @@ def test_a_huge_schema_and_a_huge_default_are_left_out() -> None:
     assert (info.json_schema, info.default) == ({}, None)
 
 
-def test_many_functions_go_in_several_messages_and_none_in_one() -> None:
-    parameter = ParameterInfo(name="p" * 10_000, kind="either", required=True)
+def test_many_functions_go_in_several_messages_and_none_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.function.describe.CHUNK_BYTES", 4_000)
+    parameter = ParameterInfo(name="p" * 1_000, kind="either", required=True)
     functions = [FunctionInfo(name=f"f{n}", queue="q", parameters=[parameter]) for n in range(40)]
     info = list(chunks(functions))
     assert len(info) > 1
     assert [one for chunk in info for one in chunk] == functions
-    assert all(sum(len(one.model_dump_json()) for one in chunk) <= CHUNK_BYTES for chunk in info)
+    assert all(sum(len(one.model_dump_json()) for one in chunk) <= 4_000 for chunk in info)
     assert list(chunks([])) == [[]]
-    huge = FunctionInfo(name="huge", queue="q", doc="x" * 2 * CHUNK_BYTES)
+    huge = FunctionInfo(name="huge", queue="q", doc="x" * 8_000)
     assert list(chunks([functions[0], huge, functions[1]])) == [[functions[0]], [huge], [functions[1]]]
