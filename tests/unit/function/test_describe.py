@@ -118,5 +118,5 @@ def test_many_functions_go_in_several_messages_and_none_in_one(monkeypatch: pyte
     assert [one for chunk in info for one in chunk] == functions
     assert all(sum(len(one.model_dump_json()) for one in chunk) <= 4_000 for chunk in info)
     assert list(chunks([])) == [[]]
-    huge = FunctionInfo(name="huge", queue="q", doc="x" * 8_000)
+    huge = FunctionInfo(name="huge", queue="q", parameters=[parameter] * 8)
     assert list(chunks([functions[0], huge, functions[1]])) == [[functions[0]], [huge], [functions[1]]]
