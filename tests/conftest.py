@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from tests.support.encodable import encodable
 from tests.support.leftovers import check_file_left_nothing
@@ -20,6 +21,9 @@ from tests.support.prometheus import Prometheus
 from tests.support.rabbitmq import Broker, Vhost
 
 S = TypeVar("S")
+
+settings.register_profile("untimed", deadline=None)  # a machine may be busy: no example is judged by its time
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -521,9 +521,9 @@ def test_a_long_chain_inside_a_batch_that_is_waited_for_early_is_not_walked_for_
     harness.apply(harness.child("then", batches=("b",)))
     chunk = harness.chunk("b", ids)
     chunk.members[1:] = [harness.child(id, before, batch="b") for before, id in pairwise(ids)]
-    before = time.monotonic()
+    before = time.process_time()
     harness.apply(chunk, harness.commit("b"))
-    assert time.monotonic() - before < 5.0
+    assert time.process_time() - before < 5.0
     assert harness.row(ids[-1]).state is State.AWAITING
 
 
