@@ -70,12 +70,8 @@ class Admission:
         envelope = self._rows.envelope(row)
         if envelope is None:
             return
-        conditions = row.conditions
-        if envelope.unique is not None:
-            conditions |= Conditions.UNIQUE
         if envelope.after is not None:
-            conditions |= Conditions.DEPENDENCIES
-        row = self._put(row.evolve(conditions=conditions))
+            row = self._put(row.evolve(conditions=row.conditions | Conditions.DEPENDENCIES))
         answer = self._ask_unique(row, envelope)
         row = self._rows[row.id]
         if answer is Answer.ALIAS:
@@ -97,6 +93,8 @@ class Admission:
         self._cascade.walk(row.id)
 
     def _ask_unique(self, row: Row, envelope: Envelope) -> Answer:
+        if envelope.unique is not None:
+            row = self._put(row.evolve(conditions=row.conditions | Conditions.UNIQUE))
         answer = self._unique.admit(row, envelope)
         for id in self._unique.replaced:
             self.leave(self._rows[id])

@@ -100,6 +100,12 @@ _ROOTS = text(
     "SELECT g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
     " WHERE jobs.id IN :ids AND jobs.reason_code = 'alias'"
 ).bindparams(bindparam("ids", expanding=True))
+_MEMBER_WAITED_FOR = text(
+    "SELECT 1 FROM jobs JOIN dependencies AS d ON d.kind = 'job' AND d.target = jobs.id"
+    " LEFT JOIN jobs AS holder ON holder.id = d.holder"
+    " WHERE jobs.batch = :batch AND jobs.batch IS NOT NULL AND (holder.batch IS NULL OR holder.batch <> jobs.batch)"
+    " LIMIT 1"
+)
 MOST_STEPS = 1_000
 """How far up is looked for a job that waits for itself."""
 CHUNK = 500
@@ -198,7 +204,8 @@ class DependencyStore:
     def waits_above(self, wanted: Sequence[tuple[str, str]], parents: Sequence[tuple[str, str]]) -> bool:
         """Whether one of these (kind, id) is among some parents, or is waited for by them, and so on up.
 
-        A job waits for what its holds name; a batch for what its own do, for its members and the batches inside it.
+        A job waits for what its holds name; a batch for what its own do, for its members and the batches inside it; and
+        a member for its submission to open, which waits for what its batch does, and for the submission around it.
         """
         searched, level, seen = set(wanted), set(parents), set(parents)
         if not searched.isdisjoint(level):
@@ -207,7 +214,8 @@ class DependencyStore:
             jobs = [id for kind, id in level if kind == "job"]
             batches = [id for kind, id in level if kind == "batch"]
             dependencies = self.dependencies_of([*jobs, *(f"batch:{id}" for id in batches)])
-            above = {(dependency.kind, dependency.target) for dependency in dependencies if dependency.kind != "open"}
+            above = {(dependency.kind, dependency.target) for dependency in dependencies}
+            above |= self._opened_after([id for kind, id in level if kind == "open"], batches)
             for start in range(0, len(jobs), CHUNK):
                 roots = self._connection.execute(_ROOTS, {"ids": jobs[start : start + CHUNK]}).scalars()
                 above |= {("job", root) for root in roots}
@@ -221,6 +229,18 @@ class DependencyStore:
                 return False
             seen |= level
         return False
+
+    def is_member_waited_for(self, batch: str) -> bool:
+        """Whether anything outside a batch waits for one of its members."""
+        return self._connection.execute(_MEMBER_WAITED_FOR, {"batch": batch}).first() is not None
+
+    def _opened_after(self, submissions: Sequence[str], batches: Sequence[str]) -> set[tuple[str, str]]:
+        """What these submissions, and those of these batches, wait for before they open."""
+        unopened = [one for batch in batches for one in self.unopened_submissions(batch=batch)]
+        unopened += [one for id in submissions if (one := self.submission(id)) is not None and not one.opened]
+        found = {("open", one.parent_submission) for one in unopened if one.parent_submission is not None}
+        waiting = self.dependencies_of(list({f"batch:{one.batch}" for one in unopened}))
+        return found | {(dependency.kind, dependency.target) for dependency in waiting}
 
     def drop_dependencies(self, dependencies: Sequence[DependencyRow]) -> None:
         """These have been met."""

@@ -75,7 +75,12 @@ def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
     found = []
     of: dict[str, list[Any]] = defaultdict(list)
     marked = {(mark.kind, mark.target) for mark in _all(store, "work_items")}
-    over = {("job", id) for id, row in rows.items() if row.state.is_final}
+    roots = {group.id: group.root for group in _all(store, "alias_groups")}
+    shown = {
+        id: rows.get(roots.get(row.alias_group or "", ""), row) if row.is_alias else row for id, row in rows.items()
+    }
+    marked |= {("job", id) for id, row in rows.items() if row.is_alias and ("group", row.alias_group) in marked}
+    over = {("job", id) for id in rows if shown[id].state.is_final}
     over |= {("batch", batch.id) for batch in _all(store, "batches") if batch.ended_at is not None}
     over |= {("open", submission.id) for submission in _all(store, "batch_submissions") if submission.opened}
     for dependency in _all(store, "dependencies"):
@@ -90,8 +95,9 @@ def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:
             )
     for id, row in rows.items():
         unsatisfied = [dependency for dependency in of[id] if dependency.unsatisfied]
-        if row.state in (State.SUCCEEDED, State.FAILED) and of[id]:
-            found.append(f"{id} has {row.state} and waits for {of[id][0].target} still")
+        parents = [dependency for dependency in of[id] if dependency.kind != "open"]  # that goes when its batch begins
+        if row.state in (State.SUCCEEDED, State.FAILED) and parents:
+            found.append(f"{id} has {row.state} and waits for {parents[0].target} still")
         if row.state is not State.AWAITING:
             continue
         if unsatisfied:

@@ -97,8 +97,10 @@ class BatchRules:
         submission.chunks, submission.parent_submission = commit.chunks, commit.parent_submission
         self._tx.save_submission(submission)
         above = [] if batch.parent is None else self._batches.around(batch.parent)
-        waits_for_itself = self._dependencies.leads_up(self._batches.around(batch.id), named(commit.parents)) or (
-            bool(above) and self._dependencies.leads_up(above, [("batch", batch.id)])
+        waits_for_itself = (
+            self._dependencies.leads_up(self._batches.around(batch.id), named(commit.parents))
+            or (bool(above) and self._dependencies.leads_up(above, [("batch", batch.id)]))
+            or (bool(commit.parents) and self._dependencies.waits_for_its_members(batch.id, commit.parents))
         )
         if waits_for_itself:
             self.abandon(commit.batch, WAITS_FOR_ITSELF)

@@ -172,6 +172,21 @@ class DependencyRules:
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], named(envelope.after.parents))
 
+    def waits_for_its_members(self, batch: str, parents: Sequence[Parent]) -> bool:
+        """Whether a batch would wait for one of its members, or of those of batches inside it: they wait for it."""
+        inside = [batch]
+        for one in inside:
+            inside += [below for below in self._batches.inside(one) if below not in inside]
+        self._rows.see([parent.id for parent in parents if not parent.batch])
+        known = [row for parent in parents if not parent.batch and (row := self._rows.get(parent.id)) is not None]
+        self._rows.write()  # members are found by queries
+        self._batches.write()
+        is_member = any(self._rows.root(row).batch in inside for row in known)
+        if not is_member and not any(self._tx.is_member_waited_for(one) for one in inside):
+            return False  # a walk up is long where many batches wait for each other
+        unopened = [("open", one.id) for one in self._tx.unopened_submissions(batch=batch)]
+        return self._tx.waits_above(unopened, named(parents))
+
     def leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
         """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
         if not set(wanted).isdisjoint(parents):

@@ -125,7 +125,10 @@ class LimitRules:
         lines: dict[str, list[LimitLineRow]] = {"ordered": [], "rate": [], "concurrency": []}
         for limit in envelope.limits:
             key, kind, _ = _wanted(limit)
-            lines[kind].append(self._lines.line(key) or self._lines.accepted(key, kind, limit))
+            line = self._lines.line(key)
+            if line is None or not line.limit_code:  # it had no entries when the job came, or a person made it
+                line = self._lines.accepted(key, kind, limit)
+            lines[kind].append(line)
         first: list[LimitLineRow] = []
         if row.recurring and row.conditions & Conditions.LINES:
             key = overlap_key(row.recurring)
@@ -181,7 +184,7 @@ class LimitRules:
         return head.job_id if moment is not None and moment <= self._rows.at.until else None
 
     def step_aside(self, id: str, key: str) -> bool:
-        """The first of a line waits for something else: it keeps its place and asks for nothing. Whether it was so."""
+        """The first of a line waits for something else: it keeps its places and asks for nothing. Whether it was so."""
         entry = self._lines.of(id).get(key)
         if entry is None or entry.stage is not Stage.WAITS:
             return False
@@ -189,7 +192,9 @@ class LimitRules:
         if row is None or not row.is_waiting:
             self._lines.move(entry, None)
             return True
-        self._lines.move(entry, Stage.PLACE)
+        for one in list(self._lines.of(id).values()):
+            if one.stage in (Stage.WAITS, Stage.TURN):  # a turn that it kept would keep others waiting
+                self._lines.move(one, Stage.PLACE)
         self._rows.put(waiting(row, row.waits & ~WaitReason.LINE, self._rows.at, row.reason))
         return True
 

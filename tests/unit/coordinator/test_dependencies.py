@@ -15,7 +15,7 @@ from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.errors import StoreError
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteBatch, DeleteJob, GetBatch, GetJob, ListFailures, Reply, RequeueJob
-from broker_jobs.messages.envelope import End, ResultArgument
+from broker_jobs.messages.envelope import End, Parent, ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
@@ -694,3 +694,45 @@ def test_who_waits_for_an_end_is_answered_though_its_transaction_failed_first(ha
     answered = [Reply.model_validate_json(m.body).id for m in harness.apply(harness.succeeded("1")).messages]
     assert sorted(answered) == ["q", "r"]
     assert [m for m in harness.apply(harness.succeeded("1")).messages if m.type == "reply"] == []
+
+
+def test_a_member_goes_whose_batch_was_committed_while_nobody_might_release(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("b", ["1"]), harness.commit("b"), may_release=False)
+    assert not broken(harness.store)
+    assert [row.id for row in harness.release("1").releases] == ["1"]
+
+
+@pytest.mark.parametrize("parent", ["member", "child"])
+def test_a_batch_that_waits_for_one_of_its_own_members_ends(harness: EngineHarness, parent: str) -> None:
+    harness.apply(harness.chunk("b", ["member"]), harness.child("child", "member"))
+    harness.apply(harness.commit("b", parents=[Parent(id=parent)]))
+    harness.work()
+    assert harness.row("member").state is State.DELETED
+    assert harness.batch("b").ended_at is not None
+    assert broken(harness.store) == []
+
+
+def test_a_batch_that_waits_for_a_member_of_a_batch_that_begins_with_it_ends(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("inner", ["member"]))
+    harness.apply(harness.commit("inner", parent="outer", parent_submission="outer.1"))
+    harness.apply(harness.commit("outer", chunks=0, parents=[Parent(id="member")]))
+    harness.work()
+    assert harness.row("member").state is State.DELETED
+    assert harness.batch("outer").ended_at is not None
+
+
+def test_no_job_becomes_the_duplicate_of_a_member_whose_batch_waits_for_it(harness: EngineHarness) -> None:
+    key = UniqueKey(key="k", scope="running")
+    harness.apply(harness.child("first", "twin"))
+    harness.apply(harness.chunk("b", ["member"], unique=key), harness.commit("b", parents=[Parent(id="first")]))
+    harness.apply(harness.held("twin", unique=key))
+    assert harness.row("twin").state is State.FAILED
+    assert "which waits for it" in harness.row("twin").reason
+
+
+def test_what_is_added_to_a_batch_may_wait_for_a_member_that_has_begun(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("b", ["1"]), harness.commit("b"))
+    harness.apply(harness.chunk("b", ["2"], submission="b.2"))
+    harness.apply(harness.commit("b", submission="b.2", parents=[Parent(id="1")]))
+    assert harness.row("2").state is State.AWAITING
+    assert [row.id for row in harness.apply(harness.succeeded("1")).releases] == ["2"]

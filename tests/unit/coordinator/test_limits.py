@@ -556,3 +556,37 @@ TestSlots = Slots.TestCase
 TestSlots.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_the_limit_of_a_job_counts_once_that_of_a_person_is_cleared_though_the_person_made_the_line(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.child("1", "parent", limits=(SMTP,)), harness.child("2", "parent", limits=(SMTP,)))
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=1))
+    effects = harness.apply(harness.held("parent"))
+    harness.apply(harness.succeeded("parent"))
+    assert harness.row("2").reason == "waits for one of 1 slots of 'smtp'"
+    effects = harness.apply(harness.ask(SetLimit, key="smtp", limit=None))
+    assert ids(effects.releases) == ["2"]
+    assert not broken(harness.store)
+
+
+def test_a_job_that_must_wait_again_as_the_clock_was_set_back_keeps_no_turn(harness: EngineHarness) -> None:
+    first, then = LimitKey(kind="ordered", key="first"), LimitKey(kind="ordered", key="then")
+    harness.apply(limited(harness, "1", then), limited(harness, "2", first, then))
+    assert harness.row("2").reason == "waits for its turn of 'then'"
+    harness.now -= 3600.0
+    effects = harness.apply(harness.succeeded("1"), limited(harness, "3", first))
+    assert ids(effects.releases) == ["3"]
+
+
+def test_a_unique_key_is_free_again_though_its_job_was_never_admitted_before_a_person_ran_it(
+    harness: EngineHarness,
+) -> None:
+    key = UniqueKey(key="k", scope="running")
+    harness.apply(harness.chunk("b", ["1"], unique=key), harness.commit("b", abandoned=True))
+    harness.work()
+    assert ids(harness.apply(harness.ask(RequeueJob, job_id="1")).releases) == ["1"]
+    harness.apply(harness.succeeded("1"))
+    assert broken(harness.store) == []
+    assert ids(harness.apply(harness.held("2", unique=key)).releases) == ["2"]
