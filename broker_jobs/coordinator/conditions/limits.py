@@ -217,12 +217,12 @@ class LimitRules:
         line = self._lines.line(key)
         if line is None or line.capacity > 0:
             return [], None
-        page = self._lines.waiting_page(key, after, limit)
+        page, last = self._lines.waiting_page(key, after, limit)
         for entry in page:
             for other in list(self._lines.of(entry.job_id).values()):
                 if other.stage is Stage.TURN:
                     self._lines.move(other, Stage.PLACE)
-        return [entry.job_id for entry in page], page[-1].place if len(page) == limit else None
+        return [entry.job_id for entry in page], last
 
     # ---- giving back
 

@@ -194,10 +194,12 @@ class Lines:
             if known.stage is Stage.WAITS:
                 heapq.heappush(waiting.heap, (known.place, known.job_id))
 
-    def waiting_page(self, key: str, after: int, limit: int) -> list[LineEntry]:
-        """Jobs that wait in a line behind a place, a page, as they are now."""
-        found = [self._know(entry) for entry in self._store.waiting(key, after, limit)]
-        return [entry for entry in found if (key, entry.job_id) not in self._dropped and entry.stage is Stage.WAITS]
+    def waiting_page(self, key: str, after: int, limit: int) -> tuple[list[LineEntry], int | None]:
+        """Jobs that wait in a line behind a place, a page, as they are now; and its last place if there may be more."""
+        page = self._store.waiting(key, after, limit)
+        last = page[-1].place if len(page) == limit else None
+        found = [self._know(entry) for entry in page if (key, entry.job_id) not in self._dropped]
+        return [entry for entry in found if entry.stage is Stage.WAITS], last
 
     def has_entries(self, key: str) -> bool:
         """Whether any job stands in a line."""

@@ -590,3 +590,16 @@ def test_a_unique_key_is_free_again_though_its_job_was_never_admitted_before_a_p
     harness.apply(harness.succeeded("1"))
     assert broken(harness.store) == []
     assert ids(harness.apply(harness.held("2", unique=key)).releases) == ["2"]
+
+
+def test_a_closed_limit_takes_turns_back_behind_a_page_of_which_a_job_has_gone(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.PAGE", 2)
+    one = LimitKey(kind="concurrency", key="smtp", limit=1)
+    keys = [LimitKey(kind="ordered", key=f"k{n}") for n in range(4)]
+    harness.apply(limited(harness, "out", one), *(limited(harness, f"w{n}", keys[n], one) for n in range(4)))
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=0), harness.ask(DeleteJob, job_id="w0"))
+    harness.work()
+    effects = harness.apply(*(limited(harness, f"x{n}", keys[n]) for n in range(1, 4)))
+    assert ids(effects.releases) == ["x1", "x2", "x3"]
