@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker_jobs.broker import names
+from broker_jobs.errors import StoreError
 from broker_jobs.messages.state import State
 from tests.support.rabbitmq import Vhost
 from tests.support.system import Lodger, System
@@ -34,6 +35,17 @@ def active_and_standby(system: System) -> tuple[Lodger, Lodger]:
     second = system.start("coordinator")
     second.said("started on store")
     return first, second
+
+
+def freeze_between_transactions(active: Lodger, system: System) -> None:
+    """A program that is frozen inside a transaction keeps the store's lock: that is another story."""
+    while True:
+        active.freeze()
+        try:
+            with system.store.transaction():
+                return
+        except StoreError:
+            active.thaw()
 
 
 @pytest.mark.slow
@@ -73,7 +85,7 @@ def test_a_frozen_coordinator_is_replaced_and_releases_nothing_when_it_thaws(sys
     receipts = [system.jobs.work.schedule(timedelta(seconds=3 + n / 10)) for n in range(10)]
     ids = [receipt.id for receipt in receipts]
     eventually(lambda: system.states(ids) == {"scheduled": 10})
-    active.freeze()
+    freeze_between_transactions(active, system)
     system.vhost.close_connections()
     standby.said(ACTIVE)
     system.succeeded(ids)
