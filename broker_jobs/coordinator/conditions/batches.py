@@ -184,7 +184,7 @@ class BatchRules:
 
     def _abandon_submission(self, submission: SubmissionRow, reason: str) -> None:
         """Nothing of a submission starts, nor of those that were made inside it and would have begun with it."""
-        submission.opened = True
+        submission.accepted, submission.opened = False, True
         self._tx.save_submission(submission)
         self._tx.forget_chunks(submission.id)
         self._cascade.add(Kind.OPEN, submission.id, reason)
@@ -211,7 +211,7 @@ class BatchRules:
         if batch is None:
             return
         for submission in self._tx.unopened_submissions(batch=id):
-            submission.opened = True
+            submission.accepted, submission.opened = False, True  # what comes later of those inside it is abandoned too
             self._tx.save_submission(submission)
             self._cascade.add(Kind.OPEN, submission.id, reason)  # a member's parents do not revive it
         if batch.ended_at is not None:

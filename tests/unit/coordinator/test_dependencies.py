@@ -736,3 +736,15 @@ def test_what_is_added_to_a_batch_may_wait_for_a_member_that_has_begun(harness: 
     harness.apply(harness.commit("b", submission="b.2", parents=[Parent(id="1")]))
     assert harness.row("2").state is State.AWAITING
     assert [row.id for row in harness.apply(harness.succeeded("1")).releases] == ["2"]
+
+
+def test_a_batch_inside_one_that_was_abandoned_while_it_waited_does_not_begin(harness: EngineHarness) -> None:
+    harness.apply(harness.held("p"), harness.chunk("outer", ["1"]))
+    harness.apply(harness.commit("outer", parents=[Parent(id="p")], batches=["inner"]))
+    harness.apply(harness.failed("p", final=True))
+    harness.apply(harness.chunk("inner", ["2"]))
+    harness.apply(harness.commit("inner", parent="outer", parent_submission="outer.1"))
+    harness.work()
+    assert harness.row("2").state is State.DELETED
+    assert harness.batch("outer").ended_at is not None
+    assert broken(harness.store) == []
