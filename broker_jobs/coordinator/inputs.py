@@ -293,7 +293,7 @@ def _told(bundle: Bundle) -> list[Input]:
     return [
         HeartbeatReceived(worker, event, bundle.sent_at)
         if isinstance(event, Heartbeat)
-        else FromWorker(worker.id, event)
+        else FromWorker(worker.id, event, worker.host)
         for event in bundle.events
     ]
 

@@ -26,6 +26,7 @@ from broker_jobs.coordinator.records import (
     job_id,
 )
 from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.state_machine.attempts import attempt_of
 from broker_jobs.coordinator.state_machine.context import Decision
 from broker_jobs.coordinator.state_machine.decide import decide
 from broker_jobs.messages import codec
@@ -33,6 +34,7 @@ from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.control import Fence
 from broker_jobs.messages.events import LogLine, Returned
 from broker_jobs.messages.state import State
+from broker_jobs.store.records import AttemptRow
 from broker_jobs.store.row import Row
 
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
@@ -68,6 +70,8 @@ class JobDecisions:
         self._lines = lines
         self._broadcasts = broadcasts
         self.log_lines: list[tuple[str, Instant, int, str]] = []
+        self.attempts: dict[tuple[str, int], AttemptRow] = {}
+        """How attempts ended, by job and epoch, but for those that simply succeeded."""
 
     def decide(self, record: JobRecord) -> Decision:
         """Decide one record; what it says beside the row."""
@@ -163,6 +167,9 @@ class JobDecisions:
         if said.fenced_runner is not None and after is not None:  # the row stays as it is
             self._broadcasts.fences.append(Fence(id=id, epoch=after.epoch))
             self._broadcasts.cancel.append(id)
+        attempt = attempt_of(before, record, after, self._rows.at.now)
+        if attempt is not None:
+            self.attempts[id, attempt.epoch] = attempt
         if after is None or after is before:
             return said
         if before is None or before.state is not after.state:

@@ -290,7 +290,8 @@ class Liveness:
         """What follows from log time: ended leases, ended graces, unknown releases, lost messages."""
         records: list[JobRecord] = []
         for worker, reason in dead:
-            records += [LeaseOver(id, worker, reason) for id in tx.owned_by(worker)]
+            release = tx.release_of(worker)
+            records += [LeaseOver(id, worker, reason, release) for id in tx.owned_by(worker)]
             tx.remove_worker(worker)
         records += [TimerDue(id) for id in tx.grace_over(float(log_now), limit=MOST_RECORDS)]
         over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction

@@ -100,6 +100,8 @@ class LeaseOver:
     id: str
     worker: str
     reason: str
+    release: str = ""
+    """The version that the worker reported; empty: the worker is still known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class FromWorker:
 
     worker: str
     event: WorkerEvent
+    host: str = ""
 
 
 JobRecord = (

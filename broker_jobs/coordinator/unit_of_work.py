@@ -157,6 +157,8 @@ class UnitOfWork:
                 self._effects.timers.append((LINE_PREFIX + key, at))
         if self._jobs.log_lines:
             self._tx.add_lines(self._jobs.log_lines)
+        if self._jobs.attempts:
+            self._tx.attempts.save(self._jobs.attempts.values())
         self._effects.rows = len(rows)
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:

@@ -16,6 +16,7 @@ from broker_jobs.messages.state import State
 
 Severity = Literal["error", "warning"]
 End = Literal["succeeded", "failed", "finished"]
+Ended = Literal["succeeded", "raised", "timed out", "cancelled", "interrupted", "crashed", "returned"]
 Sort = Literal["newest", "oldest", "changed", "due"]
 
 
@@ -144,6 +145,21 @@ class ErrorView(View):
     )
 
 
+class AttemptView(View):
+    """How an attempt of a job ended."""
+
+    attempt: int
+    ended: Ended
+    started_at: datetime | None = Field(description="null: it was returned without a run")
+    ended_at: datetime
+    worker: str | None
+    host: str | None
+    release: str | None = Field(description="version of broker_jobs that the worker reported")
+    reason: str = Field(description="why it crashed or was returned")
+    error: str | None = Field(description="type and first line of the message")
+    fingerprint: str | None = Field(description="equal for errors of one type that were raised at one place")
+
+
 class LogLineView(View):
     """A log line that a job wrote."""
 
@@ -173,6 +189,9 @@ class JobView(JobSummary):
     result_lost: str | None = Field(description="why a succeeded job has no result")
     failure: ErrorView | None
     history: list[StateChange] = Field(description="oldest first")
+    attempts: list[AttemptView] = Field(
+        description="the last 200, the oldest first; empty if it succeeded on its first attempt"
+    )
     log_lines: list[LogLineView]
     parents: list[RelationView]
     children: list[RelationView]
@@ -183,6 +202,8 @@ class JobView(JobSummary):
     created_by: str | None = Field(description="the job that enqueued it, or the event it was created for")
     crashes: int
     epoch: int
+    ran_on: str | None = Field(description="the worker that ran it last")
+    ran_host: str | None = Field(description="the host of that worker")
     actions: list[Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]] = Field(
         description="what its state allows"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker_jobs.store.open import Store as Store
 from broker_jobs.store.read import Reader as Reader
+from broker_jobs.store.records import AttemptRow as AttemptRow
 from broker_jobs.store.records import AuditRow as AuditRow
 from broker_jobs.store.records import DeadLetterRow as DeadLetterRow
 from broker_jobs.store.records import LogLineRow as LogLineRow
@@ -22,8 +23,10 @@ from broker_jobs.store.views import ComponentRow as ComponentRow
 from broker_jobs.store.views import DeadLettersFound as DeadLettersFound
 from broker_jobs.store.views import DeadLetterSummary as DeadLetterSummary
 from broker_jobs.store.views import EndedRow as EndedRow
+from broker_jobs.store.views import ErrorRow as ErrorRow
 from broker_jobs.store.views import FailureRow as FailureRow
 from broker_jobs.store.views import FunctionRow as FunctionRow
+from broker_jobs.store.views import KindRow as KindRow
 from broker_jobs.store.views import Latency as Latency
 from broker_jobs.store.views import QueueRow as QueueRow
 from broker_jobs.store.views import RelationRow as RelationRow

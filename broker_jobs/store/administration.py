@@ -272,6 +272,11 @@ class Administration:
         """All workers known, by host and slot."""
         return [worker_of(row) for row in self._connection.execute(WORKERS)]
 
+    def release_of(self, worker: str) -> str:
+        """The version that a worker has reported; empty: it is not known."""
+        query = select(schema.workers.c.version).where(schema.workers.c.id == worker)
+        return self._connection.execute(query).scalar_one_or_none() or ""
+
     def remove_worker(self, id: str) -> bool:
         """Forget a worker; False: there was none."""
         return self._write(delete(schema.workers).where(schema.workers.c.id == id))

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.buckets import bucket_of
+from broker_jobs.store.columns import clean_text
 from broker_jobs.store.row import Row
 
 MINUTE_SECONDS = 60
@@ -37,6 +38,14 @@ _ADD_DURATION = text(
     "INSERT INTO durations (minute, kind, bucket, n) VALUES (:minute, :kind, :bucket, :n)"
     " ON CONFLICT (minute, kind, bucket) DO UPDATE SET n = durations.n + excluded.n"
 )
+_ADD_KIND_OUTCOME = text(
+    "INSERT INTO kind_outcomes (minute, job, state, n) VALUES (:minute, :job, :state, :n)"
+    " ON CONFLICT (minute, job, state) DO UPDATE SET n = kind_outcomes.n + excluded.n"
+)
+_ADD_KIND_DURATION = text(
+    "INSERT INTO kind_durations (minute, job, kind, bucket, n) VALUES (:minute, :job, :kind, :bucket, :n)"
+    " ON CONFLICT (minute, job, kind, bucket) DO UPDATE SET n = kind_durations.n + excluded.n"
+)
 _ADD_QUEUE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
 
 
@@ -47,7 +56,8 @@ class Counters:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._outcomes: Counter[tuple[int, str]] = Counter()
         self._of_queues: Counter[tuple[int, str]] = Counter()
-        self._durations: Counter[tuple[int, str, int]] = Counter()
+        self._of_kinds: Counter[tuple[int, str, str]] = Counter()
+        self._durations: Counter[tuple[int, str, str, int]] = Counter()
 
     def enter(self, queue: str, state: str, retries: bool = False) -> None:
         """A row is now in this state of this queue; `retries`: as it runs again after a failure."""
@@ -66,13 +76,14 @@ class Counters:
         minute = int(row.changed_at // MINUTE_SECONDS) * MINUTE_SECONDS  # by this coordinator's clock
         self._outcomes[minute, row.state.value] += 1
         self._of_queues[minute, row.queue] += 1
+        self._of_kinds[minute, row.job, row.state.value] += 1
         started_at = row.started_at
         if started_at is None or row.state is State.DELETED:
             return
         ended_at = row.ended_at if row.ended_at is not None else row.changed_at
         began_at = row.created_at if row.due_at is None else row.due_at
-        self._durations[minute, "wait", bucket_of(started_at - began_at)] += 1
-        self._durations[minute, "run", bucket_of(ended_at - started_at)] += 1
+        self._durations[minute, row.job, "wait", bucket_of(started_at - began_at)] += 1
+        self._durations[minute, row.job, "run", bucket_of(ended_at - started_at)] += 1
 
     def write(self, connection: Connection) -> None:
         """Write the differences and forget them."""
@@ -86,16 +97,37 @@ class Counters:
             connection.execute(_ADD_ENDED, _totals(self._outcomes))
             of_queues = [{"minute": minute, "queue": queue, "n": n} for (minute, queue), n in self._of_queues.items()]
             connection.execute(_ADD_QUEUE_OUTCOME, of_queues)
-        if self._durations:
-            durations = [
-                {"minute": minute, "kind": kind, "bucket": bucket, "n": n}
-                for (minute, kind, bucket), n in self._durations.items()
-            ]
-            connection.execute(_ADD_DURATION, durations)
+            self._write_kinds(connection)
         self._counts.clear()
         self._outcomes.clear()
         self._of_queues.clear()
+        self._of_kinds.clear()
         self._durations.clear()
+
+    def _write_kinds(self, connection: Connection) -> None:
+        """What each kind of job came to; of one whose name is not known yet only the sums over all kinds."""
+        of_kinds = [
+            {"minute": minute, "job": clean_text(job), "state": state, "n": n}
+            for (minute, job, state), n in self._of_kinds.items()
+            if job
+        ]
+        if of_kinds:
+            connection.execute(_ADD_KIND_OUTCOME, of_kinds)
+        sums: Counter[tuple[int, str, int]] = Counter()
+        for (minute, _, kind, bucket), n in self._durations.items():
+            sums[minute, kind, bucket] += n
+        if sums:
+            durations = [
+                {"minute": minute, "kind": kind, "bucket": bucket, "n": n} for (minute, kind, bucket), n in sums.items()
+            ]
+            connection.execute(_ADD_DURATION, durations)
+        durations_of_kinds = [
+            {"minute": minute, "job": clean_text(job), "kind": kind, "bucket": bucket, "n": n}
+            for (minute, job, kind, bucket), n in self._durations.items()
+            if job
+        ]
+        if durations_of_kinds:
+            connection.execute(_ADD_KIND_DURATION, durations_of_kinds)
 
 
 def _totals(outcomes: Counter[tuple[int, str]]) -> list[dict[str, object]]:

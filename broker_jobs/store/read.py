@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, func, or_, select, text, tuple_
 from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import administration, columns, schema
+from broker_jobs.store.attempts import AttemptReader
 from broker_jobs.store.counters import RETRY
 from broker_jobs.store.dependencies import UNKNOWN_PARENTS, dependency_of
 from broker_jobs.store.lines import Stage
@@ -56,7 +57,7 @@ def _is_used_otherwise(key: str, used: set[str]) -> bool:
     return f"{'rate' if kind == 'concurrency' else 'concurrency'}:{name}" in used
 
 
-class Reader(JobSearch, Statistics, Relations, Lists):
+class Reader(JobSearch, Statistics, Relations, Lists, AttemptReader):
     """What can be asked of the store. Each method is one short read of its own."""
 
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
@@ -64,6 +65,7 @@ class Reader(JobSearch, Statistics, Relations, Lists):
         Statistics.__init__(self, reading)
         Relations.__init__(self, reading)
         Lists.__init__(self, reading)
+        AttemptReader.__init__(self, reading)
         self._reading = reading
 
     def meta(self) -> Meta:

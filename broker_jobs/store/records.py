@@ -109,6 +109,34 @@ class LogLineRow:
 
 
 @dataclass(slots=True)
+class AttemptRow:
+    """How one attempt of a job ended. An epoch is run once at most, so it is the key."""
+
+    job_id: str
+    epoch: int
+    attempt: int
+    """Its number, as retries count: an interruption has that of the attempt after it."""
+    ended: str
+    """succeeded, raised, timed out, cancelled, interrupted, crashed or returned."""
+    at: Instant
+    """When it was stored, by the coordinator's clock: the order of errors."""
+    started_at: Instant | None
+    """By the worker's clock, for display; None: it was not run."""
+    ended_at: Instant
+    """As `started_at`; of a crash by the coordinator's clock."""
+    worker: str = ""
+    host: str = ""
+    release: str = ""
+    """The version that the worker reported; empty: the store takes it from the worker's last heartbeat."""
+    reason: str = ""
+    """Why it crashed or was returned."""
+    error: str | None = None
+    """JSON of its ErrorInfo."""
+    fingerprint: str | None = None
+    """Equal for errors of one kind that were raised at one place."""
+
+
+@dataclass(slots=True)
 class BatchRow:
     """A batch as it stands. `open` members have not ended; a sub-batch is one member of its parent."""
 

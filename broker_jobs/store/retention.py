@@ -74,6 +74,7 @@ _FORGET_JOBS = tuple(
     for table, column in (
         ("jobs", "id"),
         ("log_lines", "job_id"),
+        ("attempts", "job_id"),
         ("dependencies", "holder"),
         ("relations", "child"),
     )
@@ -98,16 +99,22 @@ _FORGET_WINDOWS = text(
 _FORGET_OUTCOMES = text("DELETE FROM outcomes WHERE minute < :before")
 _FORGET_QUEUE_OUTCOMES = text("DELETE FROM queue_outcomes WHERE minute < :before")
 _FORGET_DURATIONS = text("DELETE FROM durations WHERE minute < :before")
+_FORGET_KIND_OUTCOMES = text("DELETE FROM kind_outcomes WHERE minute < :before")
+_FORGET_KIND_DURATIONS = text("DELETE FROM kind_durations WHERE minute < :before")
 _FORGET_COMPONENTS = text("DELETE FROM components WHERE seen_at < :before")
 KEEP_OUTCOMES_SECONDS = 8 * 86_400.0
 """A week, and what is under way of the next one."""
 KEEP_RATES_SECONDS = 2 * 3_600.0
 """Rates and lengths of time are asked for of the last hour."""
+KEEP_KINDS_SECONDS = 25 * 3_600.0
+"""A day, and what is under way of the next one: a week of minutes of each kind of job would be many rows."""
 KEEP_COMPONENTS_SECONDS = 3_600.0
 _FORGET_BY_OWN_AGE = (
     (_FORGET_OUTCOMES, KEEP_OUTCOMES_SECONDS),
     (_FORGET_QUEUE_OUTCOMES, KEEP_RATES_SECONDS),
     (_FORGET_DURATIONS, KEEP_RATES_SECONDS),
+    (_FORGET_KIND_OUTCOMES, KEEP_KINDS_SECONDS),
+    (_FORGET_KIND_DURATIONS, KEEP_RATES_SECONDS),
     (_FORGET_COMPONENTS, KEEP_COMPONENTS_SECONDS),
 )
 CHUNK = 500

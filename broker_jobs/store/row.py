@@ -136,6 +136,10 @@ class Row:
     """How its batch counts it: open, succeeded, failed or deleted; None: it does not."""
     gives_back: bool = False
     """A person gave it another time while it might be running: its ordered slot goes back when it is clear."""
+    ran_on: str | None = None
+    """The worker that ran it last; kept when the run has ended."""
+    ran_host: str | None = None
+    """The host of that worker."""
 
     @property
     def is_waiting(self) -> bool:

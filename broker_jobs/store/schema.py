@@ -73,6 +73,26 @@ jobs = Table(
     Column("alias_group", Text),
     Column("counted_as", Text),
     Column("gives_back", BigInteger, nullable=False),
+    Column("ran_on", Text),
+    Column("ran_host", Text),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("epoch", BigInteger, primary_key=True),
+    Column("attempt", BigInteger, nullable=False),
+    Column("ended", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double, nullable=False),
+    Column("worker", Text),
+    Column("host", Text),
+    Column("release", Text),
+    Column("reason", Text),
+    Column("error", Text),
+    Column("fingerprint", Text),
 )
 
 counts = Table(
@@ -110,6 +130,25 @@ durations = Table(
     "durations",
     metadata,
     Column("minute", BigInteger, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+kind_outcomes = Table(
+    "kind_outcomes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("state", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+kind_durations = Table(
+    "kind_durations",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("job", Text, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("bucket", BigInteger, primary_key=True),
     Column("n", BigInteger, nullable=False),

@@ -15,7 +15,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.buckets import quantile
 from broker_jobs.store.counters import MINUTE_SECONDS, RETRY
-from broker_jobs.store.views import EndedRow, Latency, QueueRow
+from broker_jobs.store.views import EndedRow, KindRow, Latency, QueueRow
 
 RATE_MINUTES = 5
 """A queue's rate is that of so many whole minutes."""
@@ -28,6 +28,13 @@ _HISTORY = text(
 )
 _DURATIONS = text(
     "SELECT kind, bucket, sum(n) FROM durations WHERE minute >= :since AND minute < :until GROUP BY kind, bucket"
+)
+_KINDS = text(
+    "SELECT job, state, sum(n) FROM kind_outcomes WHERE minute >= :since AND minute < :until GROUP BY job, state"
+)
+_KIND_DURATIONS = text(
+    "SELECT job, kind, bucket, sum(n) FROM kind_durations WHERE minute >= :since AND minute < :until"
+    " GROUP BY job, kind, bucket"
 )
 _RATES = text("SELECT queue, sum(n) FROM queue_outcomes WHERE minute >= :since AND minute < :until GROUP BY queue")
 _QUEUES = text("SELECT name, paused FROM queues ORDER BY name")
@@ -85,10 +92,28 @@ class Statistics:
         with self._reading() as connection:
             for kind, bucket, n in connection.execute(_DURATIONS, values):
                 buckets[kind][int(bucket)] += int(n)
-        wait, run = buckets["wait"], buckets["run"]
-        return Latency(
-            quantile(wait, 0.5), quantile(wait, 0.95), quantile(run, 0.5), quantile(run, 0.95), sum(run.values())
-        )
+        return _latency(buckets)
+
+    def kinds(self, since: Instant, until: Instant | None = None) -> list[KindRow]:
+        """What the jobs of each name came to in a span (in whole minutes), by name.
+
+        Args:
+            since: not more than a day ago, as minutes of kinds are kept so long; how long they waited and ran is known
+                of the last two hours.
+            until: None: up to now.
+        """
+        values = {"since": _minute(since), "until": 2**62 if until is None else _minute(until) + MINUTE_SECONDS}
+        ended: dict[str, Counter[str]] = defaultdict(Counter)
+        buckets: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: {"wait": Counter(), "run": Counter()})
+        with self._reading() as connection:
+            for job, state, n in connection.execute(_KINDS, values):
+                ended[job][state] += int(n)
+            for job, kind, bucket, n in connection.execute(_KIND_DURATIONS, values):
+                buckets[job][kind][int(bucket)] += int(n)
+        return [
+            KindRow(job, of["succeeded"], of["failed"], of["deleted"], _latency(buckets[job]))
+            for job, of in sorted(ended.items())
+        ]
 
     def queue_rows(self, now: Instant) -> list[QueueRow]:
         """Every known queue as it stands, by name."""
@@ -114,3 +139,10 @@ class Statistics:
 
 def _minute(at: Instant) -> int:
     return int(at // MINUTE_SECONDS) * MINUTE_SECONDS
+
+
+def _latency(buckets: dict[str, Counter[int]]) -> Latency:
+    wait, run = buckets["wait"], buckets["run"]
+    return Latency(
+        quantile(wait, 0.5), quantile(wait, 0.95), quantile(run, 0.5), quantile(run, 0.95), sum(run.values())
+    )

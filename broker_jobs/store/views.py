@@ -11,7 +11,7 @@ from typing import Any
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
-from broker_jobs.store.records import AuditRow, BatchRow
+from broker_jobs.store.records import AttemptRow, AuditRow, BatchRow
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,6 +37,27 @@ class Latency:
     run_p95: float | None
     of: int
     """Jobs that ran."""
+
+
+@dataclass(slots=True, frozen=True)
+class KindRow:
+    """What came of the jobs of one name."""
+
+    job: str
+    succeeded: int
+    failed: int
+    deleted: int
+    latency: Latency
+
+
+@dataclass(slots=True, frozen=True)
+class ErrorRow:
+    """Attempts that ended with the same error."""
+
+    fingerprint: str
+    count: int
+    """Of the newest attempts that ended with an error, so many (`attempts.NEWEST`)."""
+    last: AttemptRow
 
 
 @dataclass(slots=True, frozen=True)

@@ -13,6 +13,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.administration import Administration
+from broker_jobs.store.attempts import AttemptStore
 from broker_jobs.store.counters import FINAL_TEXT, Counters
 from broker_jobs.store.dependencies import DependencyStore
 from broker_jobs.store.due import DueJobs
@@ -72,6 +73,7 @@ class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
         self._parts_wrote = [False]
         self.lines = LineStore(connection, self._parts_wrote)
         self.unique_keys = UniqueKeyStore(connection, self._parts_wrote)
+        self.attempts = AttemptStore(connection, self._parts_wrote)
         self._meta_before = astuple(meta)
         self._counters = Counters()
         self._known: dict[str, tuple[str, str, bool] | None] = {}

@@ -7,19 +7,21 @@ from sqlalchemy import Connection, text
 
 pytest.register_assert_rewrite(
     "tests.unit.store.store_rules",
+    "tests.unit.store.attempt_rules",
     "tests.unit.store.reading_rules",
     "tests.unit.store.line_rules",
     "tests.unit.store.retention_rules",
 )
 
 from broker_jobs.errors import StoreError  # noqa: E402
-from broker_jobs.store import Row, Store, dependencies, due, lines, retention, schema, unique_keys  # noqa: E402
+from broker_jobs.store import Row, Store, attempts, dependencies, due, lines, retention, schema, unique_keys  # noqa: E402
 from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
 from broker_jobs.store.open import StoreRefusedError  # noqa: E402
 from broker_jobs.store.write import Transaction  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
+from tests.unit.store.attempt_rules import AttemptRules  # noqa: E402
 from tests.unit.store.line_rules import LineRules  # noqa: E402
 from tests.unit.store.plans import explained, statements_of  # noqa: E402
 from tests.unit.store.reading_rules import ReadingRules  # noqa: E402
@@ -33,6 +35,12 @@ LONG = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", 
 
 
 class TestPostgresReading(ReadingRules):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+
+class TestPostgresAttempts(AttemptRules):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url
@@ -194,7 +202,7 @@ def test_every_query_under_the_lock_can_be_answered_by_an_index(postgres_url: st
         with store.transaction() as tx:
             # Of an empty table a scan is cheaper: only where no index serves is it chosen now.
             tx._connection.execute(text("SET LOCAL enable_seqscan = off"))
-            for name, query in statements_of(due, lines, unique_keys, dependencies, retention):
+            for name, query in statements_of(due, lines, unique_keys, dependencies, retention, attempts):
                 for (line,) in explained(tx._connection, "EXPLAIN", query, "1"):
                     scanned = line.partition("Seq Scan on ")[2].partition(" ")[0]
                     if scanned in schema.metadata.tables and scanned not in SMALL:

@@ -55,24 +55,24 @@ def on_worker_event(row: Row | None, record: FromWorker, at: Context) -> Decisio
     if known.state is AWAITING and row is not None and row.epoch == event.epoch > 0:
         known = known.evolve(state=SCHEDULED)  # it waits in a line for its next run; a report of the last one overtakes
     if isinstance(event, Started):
-        decision = _started(known, event, record.worker)
+        decision = _started(known, event, record)
         return replace(decision, notes=notes + decision.notes)
-    after = _reported(known, event, record.worker, at)
+    after = _reported(known, event, record, at)
     if after.state is SCHEDULED and after.waits:  # the report changed nothing of what it waits for
         after = after.evolve(state=AWAITING)
     return Decision(after, notes=notes)
 
 
-def _reported(row: Row, event: WorkerEvent, worker: str, at: Context) -> Row:
+def _reported(row: Row, event: WorkerEvent, record: FromWorker, at: Context) -> Row:
     match event:
         case Succeeded():
-            return _succeeded(row, event)
+            return _succeeded(row, event, record)
         case Failed():
-            return _failed(row, event, at)
+            return _failed(row, event, record, at)
         case Returned():
-            return _on_returned(row, event, worker, at)
+            return _on_returned(row, event, record.worker, at)
         case Interrupted():
-            return _interrupted(row, event, worker, at)
+            return _interrupted(row, event, record, at)
         case Progress():
             return _progress(row, event)
         case LogLine() | Started():
@@ -102,16 +102,17 @@ def matched(row: Row | None, reported: tuple[str, int, str], at: Context) -> tup
     return row, ()
 
 
-def _started(row: Row, event: Started, worker: str) -> Decision:
+def _started(row: Row, event: Started, record: FromWorker) -> Decision:
+    worker = record.worker
     match row.state:
         case State.SCHEDULED if row.reason_code in (Reason.RETURNED, Reason.REPEAT):
-            return Decision(_processing(row, event.at, worker, owned=True))
+            return Decision(_processing(row, event.at, record, owned=True))
         case State.SCHEDULED if row.publication is Publication.PUBLISHED:
-            return Decision(_processing(row, event.at, worker, owned=event.owned))
+            return Decision(_processing(row, event.at, record, owned=event.owned))
         case State.ENQUEUED if row.reason_code == Reason.INTERRUPTED:  # reported again: that run is over
             return Decision(row)
         case State.ENQUEUED:
-            return Decision(_processing(row, event.at, worker, owned=event.owned))
+            return Decision(_processing(row, event.at, record, owned=event.owned))
         case State.PROCESSING if row.owner == worker:
             return Decision(row.evolve(owned=True) if event.owned and not row.owned else row)
         case State.PROCESSING:
@@ -124,35 +125,38 @@ def _started(row: Row, event: Started, worker: str) -> Decision:
             return Decision(row)
 
 
-def _processing(row: Row, started_at: Instant, worker: str, *, owned: bool) -> Row:
+def _processing(row: Row, started_at: Instant, record: FromWorker, *, owned: bool) -> Row:
     return entered(
-        row, PROCESSING, started_at, "", publication=Publication.PUBLISHED, sender=None, owner=worker, owned=owned,
-        started_at=started_at, grace_until=None, gives_back=False,
-        conditions=row.conditions | Conditions.RELEASED,
+        row, PROCESSING, started_at, "", publication=Publication.PUBLISHED, sender=None, owner=record.worker,
+        owned=owned, ran_on=record.worker, ran_host=record.host, started_at=started_at, grace_until=None,
+        gives_back=False, conditions=row.conditions | Conditions.RELEASED,
     )  # fmt: skip
 
 
-def _with_run(row: Row, started_at: Instant) -> Row:
+def _with_run(row: Row, started_at: Instant, record: FromWorker) -> Row:
     """The row with the run in its history, for a job too short to have been reported as started."""
-    if row.state is PROCESSING:
+    if row.state is not PROCESSING:
+        history = [*row.history, (started_at, PROCESSING.value, "")]
+        return row.evolve(started_at=started_at, history=history, ran_on=record.worker, ran_host=record.host)
+    if row.ran_on == record.worker:
         return row
-    return row.evolve(started_at=started_at, history=[*row.history, (started_at, PROCESSING.value, "")])
+    return row.evolve(ran_on=record.worker, ran_host=record.host)
 
 
-def _succeeded(row: Row, event: Succeeded) -> Row:
+def _succeeded(row: Row, event: Succeeded, record: FromWorker) -> Row:
     match row.state:
         case State.AWAITING:
             return row
         case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
             return entered(
-                _with_run(row, event.started_at), SUCCEEDED, event.ended_at, "", grace_until=None,
+                _with_run(row, event.started_at, record), SUCCEEDED, event.ended_at, "", grace_until=None,
                 result=event.result, result_lost=event.result_lost, error=None, **NOT_PUBLISHED,
             )  # fmt: skip
         case _:
             return unpublished(row)
 
 
-def _failed(row: Row, event: Failed, at: Context) -> Row:
+def _failed(row: Row, event: Failed, record: FromWorker, at: Context) -> Row:
     match row.state:
         case State.AWAITING:
             return row
@@ -162,7 +166,7 @@ def _failed(row: Row, event: Failed, at: Context) -> Row:
             return unpublished(row)
         case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:
             cancelled = row.reason_code == Reason.CANCEL
-            return _retry_or_fail(_with_run(row, event.started_at), event, at, cancelled=cancelled)
+            return _retry_or_fail(_with_run(row, event.started_at, record), event, at, cancelled=cancelled)
         case _:
             return unpublished(row)
 
@@ -258,7 +262,7 @@ def _again(row: Row, event: Returned, at: Context) -> Row:
     )  # fmt: skip
 
 
-def _interrupted(row: Row, event: Interrupted, worker: str, at: Context) -> Row:
+def _interrupted(row: Row, event: Interrupted, record: FromWorker, at: Context) -> Row:
     """A run was cut off because its worker had to leave: neither a failure nor a crash, and it runs again at once.
 
     It must not run beside what the leaving process still does. The message of the job says when that process has ended:
@@ -267,11 +271,11 @@ def _interrupted(row: Row, event: Interrupted, worker: str, at: Context) -> Row:
     match row.state:
         case State.ENQUEUED if row.reason_code != Reason.INTERRUPTED:
             pass
-        case State.PROCESSING if row.owner == worker:
+        case State.PROCESSING if row.owner == record.worker:
             pass
         case _:
             return row
-    row = _with_run(row, event.started_at).evolve(interruptions=row.interruptions + 1)
+    row = _with_run(row, event.started_at, record).evolve(interruptions=row.interruptions + 1)
     match row.reason_code, row.owned or event.acknowledged:
         case Reason.CANCEL, True:
             return entered(row, DELETED, event.ended_at, "stopped as asked", **NOT_PUBLISHED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
 from typing import Any
 
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from broker_jobs.dashboard.pages.rendering import render
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import JobView, StackFrame
 from broker_jobs.errors import ArgumentsError, UsageError
+from broker_jobs.messages import error_fingerprint
 
 MAX_TEXT_CHARS = 12_000
 """Longer texts are cut on the page; the API returns all of them."""
@@ -72,15 +72,9 @@ def visible_frames(frames: list[StackFrame]) -> list[StackFrame | int]:
     return [*frames[:half], len(frames) - 2 * half, *frames[-half:]]
 
 
-_LIBRARY_FOLDERS = frozenset(("site-packages", "dist-packages", "broker_jobs"))
-
-
 def is_own_code(frame: StackFrame) -> bool:
     """Whether a frame belongs to the program itself, not to a library."""
-    parts = PurePosixPath(frame.file.replace("\\", "/")).parts
-    return not (
-        _LIBRARY_FOLDERS & set(parts) or frame.file.startswith("<") or any(part.startswith("python3") for part in parts)
-    )
+    return error_fingerprint.is_own_code(frame.file)
 
 
 # --- actions ---

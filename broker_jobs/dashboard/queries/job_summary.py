@@ -78,7 +78,7 @@ def summary_fields(row: Row, function: FunctionView | None, masking: Masking, no
         "run_seconds": _seconds_between(row.started_at, ran_until),
         "worker": row.owner if row.state is State.PROCESSING else None,
         "progress": _progress(row.progress),
-        "error": None if row.state is State.SUCCEEDED else _error_line(row.error),
+        "error": None if row.state is State.SUCCEEDED else error_summary(row.error),
         "tags": row.tags.split(),
         "batch": row.batch,
         "recurring": row.recurring,
@@ -98,7 +98,8 @@ def read_error(text: str | None) -> tuple[str, str, str] | None:
     return str(found.get("type", "")), str(found.get("message", "")), str(found.get("traceback", ""))
 
 
-def _error_line(text: str | None) -> str | None:
+def error_summary(text: str | None) -> str | None:
+    """Type and first line of the message of an error."""
     error = read_error(text)
     if error is None:
         return None

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from broker_jobs.clock import Instant, as_datetime
 from broker_jobs.dashboard.queries import call_source
 from broker_jobs.dashboard.queries.job_summary import (
+    error_summary,
     job_summary,
     masked_call,
     read_envelope,
@@ -19,7 +20,9 @@ from broker_jobs.dashboard.queries.job_summary import (
 from broker_jobs.dashboard.queries.query_context import QueryContext, argument_view, optional_datetime
 from broker_jobs.dashboard.queries.traceback_parser import parse_traceback
 from broker_jobs.dashboard.views import (
+    AttemptView,
     End,
+    Ended,
     ErrorView,
     JobsPage,
     JobsQuery,
@@ -31,7 +34,7 @@ from broker_jobs.dashboard.views import (
 )
 from broker_jobs.messages.state import State
 from broker_jobs.store import Publication, Reason, RelationRow, Row, SearchQuery
-from broker_jobs.store.records import DependencyRow
+from broker_jobs.store.records import AttemptRow, DependencyRow
 
 JobAction = Literal["requeue", "run_now", "delete", "cancel", "reschedule", "edit"]
 MAX_RELATIONS = 100
@@ -88,6 +91,7 @@ class JobQueries:
             result_lost=row.result_lost,
             failure=_failure(row.error),
             history=_history(row),
+            attempts=[_attempt(each) for each in self._reader.attempts(id)],
             log_lines=[
                 LogLineView(at=as_datetime(line.at), attempt=line.attempt, text=line.text)
                 for line in self._reader.lines(id, MAX_LOG_LINES)
@@ -99,6 +103,8 @@ class JobQueries:
             created_by=row.parent,
             crashes=row.crashes,
             epoch=row.epoch,
+            ran_on=row.ran_on,
+            ran_host=row.ran_host or None,
             actions=possible_actions(row),
             expires_at=self._expires_at(row),
         )
@@ -200,6 +206,21 @@ def _failure(text: str | None) -> ErrorView | None:
     chain = parse_traceback(traceback)
     return ErrorView(
         type=kind, message=message, traceback=traceback, frames=chain[-1].frames if chain else [], chain=chain
+    )
+
+
+def _attempt(row: AttemptRow) -> AttemptView:
+    return AttemptView(
+        attempt=row.attempt,
+        ended=cast("Ended", row.ended),
+        started_at=optional_datetime(row.started_at),
+        ended_at=as_datetime(row.ended_at),
+        worker=row.worker or None,
+        host=row.host or None,
+        release=row.release or None,
+        reason=row.reason,
+        error=error_summary(row.error),
+        fingerprint=row.fingerprint,
     )
 
 

@@ -27,7 +27,11 @@ TABLES = (
         {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
         {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
         unknowns {int} NOT NULL, interruptions {int} NOT NULL, waits {int} NOT NULL, conditions {int} NOT NULL,
-        alias_group {key}, counted_as {key}, gives_back {int} NOT NULL)""",
+        alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key})""",
+    """CREATE TABLE attempts (
+        job_id {key} NOT NULL, epoch {int} NOT NULL, attempt {int} NOT NULL, ended {key} NOT NULL, at {real} NOT NULL,
+        started_at {real}, ended_at {real} NOT NULL, worker {key}, host {key}, release TEXT, reason TEXT, error TEXT,
+        fingerprint {key}, PRIMARY KEY (job_id, epoch))""",
     "CREATE TABLE counts (queue {key} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (queue, state))",
     """CREATE TABLE outcomes (
         minute {int} NOT NULL, state {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, state))""",
@@ -87,6 +91,12 @@ TABLES = (
     """CREATE TABLE durations (
         minute {int} NOT NULL, kind {key} NOT NULL, bucket {int} NOT NULL, n {int} NOT NULL,
         PRIMARY KEY (minute, kind, bucket))""",
+    """CREATE TABLE kind_outcomes (
+        minute {int} NOT NULL, job {key} NOT NULL, state {key} NOT NULL, n {int} NOT NULL,
+        PRIMARY KEY (minute, job, state))""",
+    """CREATE TABLE kind_durations (
+        minute {int} NOT NULL, job {key} NOT NULL, kind {key} NOT NULL, bucket {int} NOT NULL, n {int} NOT NULL,
+        PRIMARY KEY (minute, job, kind, bucket))""",
     """CREATE TABLE relations (
         child {key} NOT NULL, parent {key} NOT NULL, on_end {key} NOT NULL, PRIMARY KEY (child, parent))""",
     """CREATE TABLE functions (
@@ -106,6 +116,8 @@ INDEXES = (
     "CREATE INDEX jobs_cancel ON jobs (state, reason_code, id) WHERE state = 'processing' AND reason_code = 'cancel'",
     "CREATE INDEX jobs_fence ON jobs (id, fence) WHERE fence > 0",
     "CREATE INDEX jobs_out ON jobs (queue, (coalesce(released_at, created_at))) WHERE publication = 2",
+    "CREATE INDEX attempts_error ON attempts (fingerprint, at) WHERE fingerprint IS NOT NULL",
+    "CREATE INDEX attempts_at ON attempts (at, fingerprint) WHERE fingerprint IS NOT NULL",
     "CREATE UNIQUE INDEX log_lines_job ON log_lines (job_id, attempt, at, digest)",
     "CREATE INDEX dependencies_target ON dependencies (kind, target, unsatisfied, on_end, holder)",
     "CREATE INDEX dependencies_holder ON dependencies (holder, unsatisfied)",

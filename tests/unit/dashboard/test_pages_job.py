@@ -48,6 +48,29 @@ def test_a_job_that_succeeded(shop: Shop, made: dict[str, Receipt[object]]) -> N
     assert "run-now" not in page
 
 
+def test_the_attempts_of_a_job_that_failed_are_told_on_its_page_and_in_the_api(
+    shop: Shop, made: dict[str, Receipt[object]]
+) -> None:
+    id = made["failed"].id
+    page = shop.visitor().see(f"/jobs/{id}")
+    table = page.partition('<h2 id="attempts">')[2].partition("</table>")[0]
+    assert "raised" in table
+    assert "ValueError: order 1 has no card" in table
+    job = json.loads(shop.visitor().see(f"/api/v1/jobs/{id}"))
+    (only,) = job["attempts"]
+    assert (only["attempt"], only["ended"]) == (1, "raised")
+    assert only["worker"] == job["ran_on"]
+    assert job["worker"] is None
+    assert len(only["fingerprint"]) == 16
+    assert f"<code><bdi>{job['ran_on']}</bdi></code>" in page
+
+
+def test_a_job_that_succeeded_at_once_has_no_table_of_attempts(shop: Shop, made: dict[str, Receipt[object]]) -> None:
+    id = made["succeeded"].id
+    assert '<h2 id="attempts">' not in shop.visitor().see(f"/jobs/{id}")
+    assert json.loads(shop.visitor().see(f"/api/v1/jobs/{id}"))["attempts"] == []
+
+
 def test_a_job_that_failed_shows_the_error_for_reading(shop: Shop, made: dict[str, Receipt[object]]) -> None:
     page = shop.visitor().see(f"/jobs/{made['failed'].id}")
     assert "order 1 has no card" in page

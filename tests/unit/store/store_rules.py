@@ -59,6 +59,8 @@ FULL = Row(
     alias_group="group-1",
     counted_as="open",
     gives_back=True,
+    ran_on="worker-0",
+    ran_host="node-0",
 )
 
 

@@ -15,6 +15,7 @@ from broker_jobs.errors import StoreError  # noqa: E402
 from broker_jobs.store import (  # noqa: E402
     Row,
     Store,
+    attempts,
     database,
     dependencies,
     due,
@@ -135,15 +136,17 @@ SCANS = {
     "dependencies._ANY_DEPENDENCY": "dependencies_holder",
     "dependencies._WORK_ITEMS": "work_items_target",
     "retention._FORGET_COMPONENTS": "components",
+    "attempts._ERRORS": "attempts_at",
 }
 """What reads an index from its beginning: all of a small one, or as much as the limit says."""
 SORTS = {"due._DUE", "lines._STARTS_OF", "dependencies._DEPENDENCIES_IN", "retention._OLD", "retention._OLD_RATES"} | {
-    "retention._OLD_BATCHES"
+    "retention._OLD_BATCHES",
+    "attempts._ERRORS",
 }
 """What sorts a page that a limit has cut, or drops what it found twice."""
 
 
-@pytest.mark.parametrize(("name", "query"), statements_of(due, lines, unique_keys, dependencies, retention))
+@pytest.mark.parametrize(("name", "query"), statements_of(due, lines, unique_keys, dependencies, retention, attempts))
 def test_every_query_under_the_lock_is_a_seek(connection: Any, name: str, query: TextClause) -> None:
     for line in (row[3] for row in explained(connection, "EXPLAIN QUERY PLAN", query)):
         if line.startswith("SCAN ") and line.split()[1] in schema.metadata.tables:
