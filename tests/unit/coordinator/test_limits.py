@@ -334,6 +334,20 @@ def test_who_waits_for_a_rate_keeps_no_slot_from_others(harness: EngineHarness) 
     assert ids(harness.apply(harness.succeeded("c")).releases) == ["b"]
 
 
+def test_a_rate_line_does_not_sleep_through_a_clock_that_is_set_back(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="r", limit=1, per=10.0)
+    harness.apply(*(limited(harness, id, rate) for id in "abc"))
+    harness.now += 7_200.0
+    assert ids(harness.apply(TimerDue("#rate:r")).releases) == ["b"]
+    harness.now -= 3_600.0
+    with harness.store.transaction() as tx:
+        due = tx.due(harness.now + 15.0, limit=10)
+    assert [id for _, id in due] == ["#rate:r"]
+    harness.apply(TimerDue("#rate:r"))
+    harness.now += 10.0
+    assert ids(harness.apply(TimerDue("#rate:r")).releases) == ["c"]
+
+
 def test_two_rates_on_one_job_are_both_kept(harness: EngineHarness) -> None:
     fast, slow = LimitKey(kind="rate", key="a", limit=1, per=3.0), LimitKey(kind="rate", key="b", limit=1, per=10.0)
     names = [str(n) for n in range(3)]
