@@ -136,6 +136,8 @@ class UnitOfWork:
         self._consequences.run()
         self._write()
         self._workers.finish()
+        if self._jobs.attempts:  # after the heartbeats, which tell the releases of workers
+            self._tx.attempts.save(self._jobs.attempts.values())
         self._replies.answer()
         self._effects.more = self._consequences.more
         self._effects.messages += self._replies.messages
@@ -157,8 +159,6 @@ class UnitOfWork:
                 self._effects.timers.append((LINE_PREFIX + key, at))
         if self._jobs.log_lines:
             self._tx.add_lines(self._jobs.log_lines)
-        if self._jobs.attempts:
-            self._tx.attempts.save(self._jobs.attempts.values())
         self._effects.rows = len(rows)
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:

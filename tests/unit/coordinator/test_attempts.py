@@ -207,9 +207,14 @@ def beat(harness: EngineHarness, version: str) -> HeartbeatReceived:
     return HeartbeatReceived(worker, Heartbeat(at=harness.now, version=version, running=[("j", 1)]), harness.now)
 
 
-def test_an_attempt_has_the_release_that_its_worker_reported(harness: EngineHarness) -> None:
-    harness.apply(beat(harness, "1.2.3"))
-    harness.apply(harness.ready(), harness.failed())
+@pytest.mark.parametrize("together", [False, True])
+def test_an_attempt_has_the_release_that_its_worker_reported(harness: EngineHarness, together: bool) -> None:
+    inputs: list[Input] = [harness.ready(), harness.failed()]
+    if together:
+        inputs.append(beat(harness, "1.2.3"))
+    else:
+        harness.apply(beat(harness, "1.2.3"))
+    harness.apply(*inputs)
     assert [one.release for one in attempts(harness)] == ["1.2.3"]
 
 
