@@ -85,15 +85,14 @@ class Consequences:
         self.more = self.more or bool(left)
 
     def _do_or_skip(self, task: Task) -> None:
-        """Do a task. One that was kept and raises is named, so that it can be set aside alone."""
-        kept = self._cascade.done.get((task.kind, task.target))
-        if kept is None:
+        """Do a task. One that raises is named, so that it is set aside alone: the record that led to it is applied."""
+        item = self._cascade.done.get((task.kind, task.target), task).item
+        if item in self._skipped:
+            return
+        try:
             self._do(task)
-        elif kept.item not in self._skipped:
-            try:
-                self._do(task)
-            except Exception as error:
-                raise WorkItemError(kept.item) from error
+        except Exception as error:
+            raise WorkItemError(item) from error
 
     def _ask_who_waits(self) -> None:
         """Of the jobs that have ended, those that something depends on are told of: asked of all of them at once."""
