@@ -408,6 +408,7 @@ class World:
         one = self.coordinators[which]
         with self.store.transaction() as tx:
             one.own += one.engine.liveness.coordinators.unknown_releases(tx, LogTime(tx.meta.log_time))
+            one.own += [TimerDue(id) for id in tx.grace_over(tx.meta.log_time, limit=100)]
         one.own += [TimerDue(row.id) for row in self.rows() if row.state is State.SCHEDULED]
 
     def ask(self, what: str, which: int, number: int) -> None:
