@@ -455,7 +455,8 @@ class World:
                 self.coordinators[which].own += swept
             moving = self.log or any(one.own for one in self.coordinators)
             moving = moving or any(
-                row.publication is not Publication.NONE or row.state is State.SCHEDULED for row in self.rows()
+                row.publication is not Publication.NONE or row.state is State.SCHEDULED or row.grace_until is not None
+                for row in self.rows()
             )
             quiet = 0 if moving else quiet + 1
             if quiet == 3:
