@@ -54,13 +54,15 @@ def on_worker_event(row: Row | None, record: FromWorker, at: Context) -> Decisio
         return Decision(row, notes=notes)
     if known.state is AWAITING and row is not None and row.epoch == event.epoch > 0:
         known = known.evolve(state=SCHEDULED)  # it waits in a line for its next run; a report of the last one overtakes
-    if isinstance(event, Started):
-        decision = _started(known, event, record)
-        return replace(decision, notes=notes + decision.notes)
-    after = _reported(known, event, record, at)
-    if after.state is SCHEDULED and after.waits:  # the report changed nothing of what it waits for
+    decision = (
+        _started(known, event, record) if isinstance(event, Started) else Decision(_reported(known, event, record, at))
+    )
+    after = decision.row
+    if (
+        after is not None and after.state is SCHEDULED and after.waits
+    ):  # the report changed nothing of what it waits for
         after = after.evolve(state=AWAITING)
-    return Decision(after, notes=notes)
+    return replace(decision, row=after, notes=notes + decision.notes)
 
 
 def _reported(row: Row, event: WorkerEvent, record: FromWorker, at: Context) -> Row:
