@@ -123,7 +123,7 @@ class Admission:
         self._rows.tx.forget_dependencies([row.id])
         self._ask_unique(row, envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
-        self._reopened(self._rows[row.id])
+        self._told(self._rows[row.id])
         self._cascade.walk(row.id)
 
     def why_not_again(self, row: Row) -> str | None:
@@ -170,7 +170,7 @@ class Admission:
         self._put(entered(row, State.AWAITING, self._rows.at.now, reason, waits=WaitReason.DEPENDENCY))
         self._ask_unique(self._rows[row.id], envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
-        self._reopened(self._rows[row.id])
+        self._told(self._rows[row.id])
         self._judge(self._rows[row.id], verdict)
 
     def unsatisfied(self, row: Row, reason: str) -> None:
@@ -306,10 +306,6 @@ class Admission:
     def _has_dependencies(self, row: Row) -> bool:
         envelope = self._rows.envelope(row)
         return envelope is None or envelope.after is not None
-
-    def _reopened(self, row: Row) -> None:
-        """A job is open again that had ended."""
-        self._told(row)
 
     def _told(self, row: Row) -> None:
         """What depends on a job is to look at it, and its batch counts it otherwise."""

@@ -9,7 +9,7 @@ from broker_jobs.coordinator import bulk
 from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.cascade import PAGE, Cascade, Kind, Task, task_of
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
-from broker_jobs.coordinator.conditions.batches import ACCEPTED, OPENED, BatchRules
+from broker_jobs.coordinator.conditions.batches import OPENED, BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
 from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.failures import WorkItemError
@@ -60,9 +60,9 @@ class Consequences:
         self.more = False
         """Tasks are kept for the next transactions."""
 
-    def take_up(self, only: WorkItemRow | None = None) -> None:
-        """Take up tasks that were kept, or one of them alone."""
-        kept = self._tx.work_items(limit=WORK_ITEMS) if only is None else [only]
+    def take_up(self) -> None:
+        """Take up tasks that were kept."""
+        kept = self._tx.work_items(limit=WORK_ITEMS)
         self.more = self.more or len(kept) == WORK_ITEMS
         for row in kept:
             self._cascade.take_up(task_of(row))
@@ -198,7 +198,6 @@ class Consequences:
                 self._admission.unsatisfied(row, task.state)
         if not members.is_last:
             self._cascade.add(task.kind, task.target, task.state)
-        assert task.state != ACCEPTED or not members.begun
 
     def _delete_members(self, task: Task) -> None:
         self._rows.write()

@@ -151,7 +151,7 @@ class Dispatch:
                 self._unknown_parents(one.dependencies)
             case WorkItemsWaiting():
                 self._batches.never_committed(self._tx.meta.log_time - NEVER_COMMITTED_SECONDS)
-                self._consequences.take_up(one.only)
+                self._consequences.take_up()
             case TimerDue() if one.id.startswith(LINE_PREFIX):
                 self._cascade.add(Kind.CALL, one.id.removeprefix(LINE_PREFIX))
             case _:

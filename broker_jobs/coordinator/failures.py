@@ -15,7 +15,7 @@ class NotStoredError(Exception):
 
 
 class WorkItemError(Exception):
-    """A page of a work item raised, and would raise in every transaction that goes on with it.
+    """A work item, or an effect that would be kept as one, raised, and would raise again in every transaction.
 
     The transaction is rolled back, the item becomes a dead letter in one of its own, and the first is repeated with the
     item in `Engine.skipped_items`, where it is dropped. The code that carries out an item looks at `skipped_items`, and

@@ -29,7 +29,7 @@ from broker_jobs.messages.commands import COMMAND, Command
 from broker_jobs.messages.envelope import MAX_RECORDS, JobId
 from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef, event_json
 from broker_jobs.messages.published import PUBLISHED, PublishedEvent
-from broker_jobs.store.records import DeadLetterRow, DependencyRow, WorkItemRow
+from broker_jobs.store.records import DeadLetterRow, DependencyRow
 
 COPY_SLACK_SECONDS = 30 * 86_400.0
 """How late a due notice may still come (the broker was down); the row of its job is kept until then."""
@@ -106,9 +106,7 @@ class ChunkReceived:
 
 @dataclass(frozen=True, slots=True)
 class WorkItemsWaiting:
-    """Go on with the work items, or with one of them alone."""
-
-    only: WorkItemRow | None = None
+    """Go on with the work items."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.control import Fence
 from broker_jobs.messages.events import LogLine, Returned
-from broker_jobs.messages.state import State
 from broker_jobs.store.records import AttemptRow
-from broker_jobs.store.row import Row
 
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
@@ -181,16 +179,7 @@ class JobDecisions:
             self._broadcasts.cancel.append(id)
         return said
 
-    def known_row(self, id: str) -> Row | None:
-        """A job as it is now."""
-        return self._rows.get(id)
-
     def is_known(self, id: str) -> bool:
         """Whether a job is known."""
         self._rows.see([id])
         return id in self._rows
-
-    def state_of(self, id: str) -> State | None:
-        """The state of a job as it is now."""
-        row = self._rows.get(id)
-        return None if row is None else row.state

@@ -61,10 +61,6 @@ class Rows:
             self.new_runs[row.recurring] += self._is_open(row) - (before is not None and self._is_open(before))
         self._now[row.id] = row
 
-    def restored(self, id: str, row: Row) -> None:
-        """A job was changed in the store by a statement of its own."""
-        self.old[id] = row
-
     def _is_open(self, row: Row) -> bool:
         """Whether a run is neither gone nor an alias."""
         return not row.is_alias and not (row.state.is_final and self.is_clear(row))

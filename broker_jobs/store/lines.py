@@ -79,7 +79,6 @@ _ENTRIES_OF = text(f"{_ENTRY_COLUMNS} WHERE job_id IN :ids").bindparams(bindpara
 _WAITING = text(
     f"{_ENTRY_COLUMNS} WHERE key = :key AND stage = {int(Stage.WAITS)} AND place > :after ORDER BY place LIMIT :limit"
 )
-_KEEPING = text(f"{_ENTRY_COLUMNS} WHERE key = :key AND stage = {int(Stage.TURN)} LIMIT :limit")
 _ANY_ENTRY = text("SELECT 1 FROM line_entries WHERE key = :key LIMIT 1")
 _COUNT = text("SELECT count(*) FROM (SELECT 1 FROM line_entries WHERE key = :key LIMIT :limit) AS found")
 _SAVE_LINE = upsert(schema.lines, replace=True)
@@ -129,11 +128,6 @@ class LineStore:
         """The first that wait in a line behind a place, in their order."""
         rows = self._connection.execute(_WAITING, {"key": key, "after": after, "limit": limit})
         return [LineEntry(row.key, row.job_id, int(row.place), Stage.WAITS) for row in rows]
-
-    def keeping_turns(self, key: str, limit: int) -> list[LineEntry]:
-        """Jobs that keep a turn in a line, a page."""
-        rows = self._connection.execute(_KEEPING, {"key": key, "limit": limit})
-        return [LineEntry(row.key, row.job_id, int(row.place), Stage.TURN) for row in rows]
 
     def has_entries(self, key: str) -> bool:
         """Whether any job stands in a line."""

@@ -201,13 +201,6 @@ class Lines:
         found = [self._know(entry) for entry in page if (key, entry.job_id) not in self._dropped]
         return [entry for entry in found if entry.stage is Stage.WAITS], last
 
-    def has_entries(self, key: str) -> bool:
-        """Whether any job stands in a line."""
-        if any(entry_key == key for entry_key, _ in self._entries):
-            return True
-        gone = sum(1 for dropped_key, _ in self._dropped if dropped_key == key)
-        return self._store.count(key, gone + 1) > gone
-
     def count(self, key: str, limit: int) -> int:
         """How many jobs stand in a line, counted up to about a limit."""
         new = sum(1 for entry_key, _ in self._changed if entry_key == key)

@@ -63,7 +63,6 @@ class LineRules:
             assert tx.lines.waiting("a", 0, 10) == [entries[2], entries[0]]
             assert tx.lines.waiting("a", 0, 1) == [entries[2]]
             assert tx.lines.waiting("a", 2, 10) == [entries[0]]
-            assert tx.lines.keeping_turns("a", 10) == [entries[3]]
             assert (tx.lines.has_entries("a"), tx.lines.has_entries("c")) == (True, False)
             assert (tx.lines.count("a", 10), tx.lines.count("a", 2), tx.lines.count("c", 2)) == (5, 2, 0)
 
