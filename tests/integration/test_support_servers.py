@@ -76,6 +76,7 @@ class TestRabbitmq:
         assert answer[1].message_id == "7"
         assert vhost.get("q") is None
         assert vhost.queue("no such") == {}
+        assert (vhost.ready("no such"), vhost.consumers("no such")) == (0, 0)
 
     def test_a_confirmed_message_survives_kill9(self, broker: Broker, vhost: Vhost) -> None:
         declare(vhost, "q")

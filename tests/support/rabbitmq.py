@@ -29,8 +29,9 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import pika
+from pika import spec
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, ConnectionClosedByBroker, ProbableAccessDeniedError
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, ProbableAccessDeniedError
 
 from tests.support.process import Lodging, ServerFailedError, ServerMissingError, end_of, free_port
 from tests.support.wait import eventually
@@ -530,14 +531,21 @@ class Vhost:
         return next((queue for queue in self.queues() if queue["name"] == name), {})
 
     def ready(self, queue: str) -> int:
-        """Return how many messages of a queue wait for a consumer: exactly, and now."""
-        with self.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).method.message_count)
+        """Return how many messages of a queue wait for a consumer: exactly, and now; 0 while there is no such queue."""
+        return self._declared(queue).message_count
 
     def consumers(self, queue: str) -> int:
-        """Return how many consumers a queue has: exactly, and now."""
+        """Return how many consumers a queue has: exactly, and now; 0 while there is no such queue."""
+        return self._declared(queue).consumer_count
+
+    def _declared(self, queue: str) -> spec.Queue.DeclareOk:
         with self.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+            try:
+                return channel.queue_declare(queue, passive=True).method
+            except ChannelClosedByBroker as error:
+                if error.reply_code != 404:
+                    raise
+                return spec.Queue.DeclareOk(queue, 0, 0)
 
     def opens(self) -> bool:
         """Whether the node serves this virtual host: a connection can be opened."""

@@ -11,7 +11,8 @@ def eventually(condition: Callable[[], T], timeout: float = 20, what: str = "the
     """Call `condition` until it returns something true, and return that.
 
     `timeout` and `poll` are in seconds; the pause between two calls grows from `poll` to a quarter of a second. An
-    AssertionError in `condition` means "not yet"; any other exception passes through.
+    AssertionError in `condition` means "not yet", and so does a LookupError: the condition looks into something that is
+    not there yet. Any other exception passes through.
     Raises AssertionError when the time is over, naming `what` was awaited and what was seen last.
     """
     deadline = time.monotonic() + timeout
@@ -19,7 +20,7 @@ def eventually(condition: Callable[[], T], timeout: float = 20, what: str = "the
         last: object
         try:
             seen = condition()
-        except AssertionError as not_yet:
+        except (AssertionError, LookupError) as not_yet:
             last = not_yet
         else:
             if seen:
