@@ -16,7 +16,7 @@ from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, id_created_at, is_generated_id
-from broker_jobs.store.records import DependencyRow
+from broker_jobs.store.records import DependencyRow, SubmissionRow
 from broker_jobs.store.row import Row, WaitReason
 
 WAITS_FOR_ITSELF = "it waits for itself, by way of its parents: enqueue it without one of them"
@@ -172,20 +172,30 @@ class DependencyRules:
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], named(envelope.after.parents))
 
-    def waits_for_its_members(self, batch: str, parents: Sequence[Parent]) -> bool:
-        """Whether a batch would wait for one of its members, or of those of batches inside it: they wait for it."""
+    def waits_for_its_inside(
+        self, batch: str, submissions: Sequence[SubmissionRow], above: list[tuple[str, str]]
+    ) -> bool:
+        """Whether a batch would wait for what begins with it: its members, and the batches inside it with theirs.
+
+        Args:
+            batch: that is committed.
+            submissions: those of it, and inside these, that have not begun.
+            above: what it waits for, as (kind, id).
+        """
         inside = [batch]
         for one in inside:
             inside += [below for below in self._batches.inside(one) if below not in inside]
-        self._rows.see([parent.id for parent in parents if not parent.batch])
-        known = [row for parent in parents if not parent.batch and (row := self._rows.get(parent.id)) is not None]
+        jobs = [id for kind, id in above if kind == "job"]
+        self._rows.see(jobs)
+        known = [row for id in jobs if (row := self._rows.get(id)) is not None]
         self._rows.write()  # members are found by queries
         self._batches.write()
-        is_member = any(self._rows.root(row).batch in inside for row in known)
-        if not is_member and not any(self._tx.is_member_waited_for(one) for one in inside):
+        is_inside = any(self._rows.root(row).batch in inside for row in known)
+        is_waited_for = bool(self._tx.waited_for("batch", inside))
+        if not (is_inside or is_waited_for or any(self._tx.is_member_waited_for(one) for one in inside)):
             return False  # a walk up is long where many batches wait for each other
-        unopened = [("open", one.id) for one in self._tx.unopened_submissions(batch=batch)]
-        return self._tx.waits_above(unopened, named(parents))
+        begins_with_it = {("open", one.id) for one in submissions} | {("batch", one.batch) for one in submissions}
+        return self._tx.waits_above(list(begins_with_it), above)
 
     def leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
         """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, permutations
 
 import pytest
 
@@ -460,6 +461,16 @@ def member(harness: EngineHarness, batch: str, id: str, *parents: str, batches: 
     return chunk
 
 
+def _inner(harness: EngineHarness, order: tuple[str, ...]) -> list[Input]:
+    """The batch waits for a job that waits for the batch inside it, which begins with it."""
+    records: dict[str, Input] = {
+        "inner": harness.commit("inner", parent="b", parent_submission="b.1"),
+        "outer": harness.commit("b", batches=["inner"], parents=[{"id": SIDE}]),
+        "side": harness.child(SIDE, batches=("inner",)),
+    }
+    return [harness.chunk("b", ["1"]), harness.chunk("inner", ["i"]), *(records[name] for name in order)]
+
+
 LOOPS: dict[str, Callable[[EngineHarness], list[Input]]] = {
     "a member waits for what waits for its batch": lambda harness: [
         harness.child(SIDE, batches=("b",)), member(harness, "b", INSIDE, SIDE),
@@ -494,6 +505,10 @@ LOOPS: dict[str, Callable[[EngineHarness], list[Input]]] = {
         harness.commit("inner", parent="b", parent_submission="b.1", parents=[{"id": "b", "batch": True}]),
         harness.commit("b", batches=["inner"]),
     ],
+    **{
+        f"a batch waits for what waits for a batch inside it: {', '.join(order)}": partial(_inner, order=order)
+        for order in permutations(("inner", "outer", "side"))
+    },
 }  # fmt: skip
 
 
