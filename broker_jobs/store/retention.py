@@ -49,7 +49,8 @@ _OLD = {
 """Nothing of a job may be on its way: no message, no grace that was not looked at, no copy, no count to be changed."""
 _OLD_BATCHES = text(
     "SELECT page.id, page.ended_at, EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'batch'"
-    " AND dependencies.target = page.id) AS is_needed FROM (SELECT id, ended_at FROM batches"
+    " AND dependencies.target = page.id) OR EXISTS (SELECT 1 FROM batch_submissions WHERE batch = page.id"
+    " AND (opened = 0 OR chunks IS NULL)) AS is_needed FROM (SELECT id, ended_at FROM batches"
     " WHERE ended_at IS NOT NULL AND ended_at < :before AND (ended_at, id) > (:at, :id)"
     " ORDER BY ended_at, id LIMIT :limit) AS page ORDER BY page.ended_at, page.id"
 )
@@ -89,9 +90,11 @@ _FORGET_AUDIT = text(
 )
 _FORGET_SUBMISSIONS = text(
     "DELETE FROM batch_submissions WHERE id IN (SELECT id FROM batch_submissions WHERE opened = 1"
-    " AND since < :log_before AND NOT EXISTS (SELECT 1 FROM batch_submissions AS inside"
+    " AND since < :log_before AND (chunks IS NOT NULL OR since < :uncommitted_before)"
+    " AND NOT EXISTS (SELECT 1 FROM batch_submissions AS inside"
     " WHERE inside.parent_submission = batch_submissions.id AND inside.opened = 0) LIMIT :limit)"
 )
+"""One that was abandoned before its commit came is needed until then: its block may run, and send more of it."""
 _FORGET_WINDOWS = text(
     "DELETE FROM unique_keys WHERE key IN (SELECT key FROM unique_keys WHERE until IS NOT NULL AND until <= :now"
     " AND after IS NULL ORDER BY until LIMIT :limit)"
@@ -102,6 +105,8 @@ _FORGET_DURATIONS = text("DELETE FROM durations WHERE minute < :before")
 _FORGET_KIND_OUTCOMES = text("DELETE FROM kind_outcomes WHERE minute < :before")
 _FORGET_KIND_DURATIONS = text("DELETE FROM kind_durations WHERE minute < :before")
 _FORGET_COMPONENTS = text("DELETE FROM components WHERE seen_at < :before")
+KEEP_UNCOMMITTED_SECONDS = 30 * 86_400.0
+"""A block hardly runs longer. Its producer may have ended without a word, so that no commit ever comes."""
 KEEP_OUTCOMES_SECONDS = 8 * 86_400.0
 """A week, and what is under way of the next one."""
 KEEP_RATES_SECONDS = 2 * 3_600.0
@@ -174,10 +179,12 @@ class Retention:
             log_time: the time by which submissions are old.
         """
         longest = max(keep.values())
+        log_before, uncommitted_before = log_time - longest, log_time - max(longest, KEEP_UNCOMMITTED_SECONDS)
+        submissions = {"log_before": log_before, "uncommitted_before": uncommitted_before, "limit": self._limit}
         pages = (
             self._run(_FORGET_WINDOWS, {"now": now, "limit": self._limit}),
             self._run(_FORGET_AUDIT, {"before": now - longest, "limit": self._limit}),
-            self._run(_FORGET_SUBMISSIONS, {"log_before": log_time - longest, "limit": self._limit}),
+            self._run(_FORGET_SUBMISSIONS, submissions),
         )
         for statement, kept in _FORGET_BY_OWN_AGE:
             self._run(statement, {"before": now - kept})

@@ -10,7 +10,7 @@ from broker_jobs.messages.state import State
 from broker_jobs.store import Publication, Reason, Row, Store
 from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow
-from broker_jobs.store.retention import MOST_CHILDREN, PurgeProgress
+from broker_jobs.store.retention import KEEP_UNCOMMITTED_SECONDS, MOST_CHILDREN, PurgeProgress
 from broker_jobs.store.unique_keys import UniqueKeyRow
 from broker_jobs.store.write import Transaction
 
@@ -183,19 +183,32 @@ class RetentionRules:
 
     def test_a_submission_stays_until_it_is_open_and_all_inside_it_are(self, tx: Transaction) -> None:
         for row in (
-            SubmissionRow("old", "b", opened=True, since=OLD),
-            SubmissionRow("young", "b", opened=True, since=YOUNG),
+            SubmissionRow("old", "b", opened=True, since=OLD, chunks=1),
+            SubmissionRow("young", "b", opened=True, since=YOUNG, chunks=1),
             SubmissionRow("closed", "b", since=OLD),
-            SubmissionRow("around", "b", opened=True, since=OLD),
+            SubmissionRow("around", "b", opened=True, since=OLD, chunks=1),
+            SubmissionRow("uncommitted", "b", opened=True, since=OLD),
             SubmissionRow("inside", "b", parent_submission="around", since=OLD),
         ):
             tx.save_submission(row)
         purge(tx)
-        assert ids(tx, "batch_submissions") == ["around", "closed", "inside", "young"]
+        assert ids(tx, "batch_submissions") == ["around", "closed", "inside", "uncommitted", "young"]
         tx.meta.log_time = OLD + KEEP  # wall time alone makes no submission old
-        tx.save_submission(SubmissionRow("old", "b", opened=True, since=OLD))
+        tx.save_submission(SubmissionRow("old", "b", opened=True, since=OLD, chunks=1))
         purge(tx)
         assert "old" in ids(tx, "batch_submissions")
+        tx.meta.log_time = OLD + KEEP_UNCOMMITTED_SECONDS + 1
+        purge(tx)
+        assert ids(tx, "batch_submissions") == ["around", "closed", "inside"]
+
+    def test_a_batch_stays_while_a_block_of_it_may_be_open(self, tx: Transaction) -> None:
+        names = ["open", "abandoned", "done"]
+        tx.save_batches([BatchRow(id, state="deleted", ended_at=OLD) for id in names])
+        tx.save_submission(SubmissionRow("1", "open", since=OLD))
+        tx.save_submission(SubmissionRow("2", "abandoned", since=OLD, opened=True))
+        tx.save_submission(SubmissionRow("3", "done", since=YOUNG, opened=True, chunks=1))
+        purge(tx)
+        assert ids(tx, "batches") == ["abandoned", "open"]
 
     # Pages
 
