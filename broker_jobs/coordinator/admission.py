@@ -208,12 +208,11 @@ class Admission:
         envelope = self._rows.envelope(row)
         if envelope is None:  # an outcome was all that was ever seen of it
             return self._release(row)
-        moment = self._limits.walk(row, envelope)
-        row = self._rows[id]
-        if moment is None:
+        moment = self._limits.walk(row, envelope) if self.may_release else None
+        if moment is None and (self.may_release or self._limits.stand_by(row, envelope)):
             return None
-        row = self._put(waiting(row, WaitReason.NOTHING, at, "a slot is free"))
-        if not self.may_release:
+        row = self._put(waiting(self._rows[id], WaitReason.NOTHING, at, "a slot is free"))
+        if moment is None:
             return None
         if moment > max(at.now, row.due_at or 0.0):
             row = self._put(row.evolve(due_at=moment))

@@ -132,6 +132,10 @@ class Consequences:
 
     def _call(self, key: str) -> None:
         """Ask the first jobs of a line, one behind the other, while there is capacity for them."""
+        if not self._admission.may_release:
+            self._limits.call_later(key)
+            return
+        self._limits.called(key)
         while (id := self._limits.first_to_ask(key)) is not None:
             if self._cascade.budget <= 0:
                 self._cascade.add(Kind.CALL, key)

@@ -18,7 +18,7 @@ _DUE = text(
     " UNION ALL SELECT next_at, '#' || key FROM (SELECT next_at, key FROM lines"
     " WHERE next_at IS NOT NULL AND next_at <= :before ORDER BY next_at LIMIT :limit) AS due_lines"
     " UNION ALL SELECT at, '#' || key FROM (SELECT CAST(:before AS DOUBLE PRECISION) AS at, key FROM lines"
-    " WHERE next_at IS NOT NULL AND next_at > :before AND next_at > :before + span LIMIT :limit) AS late_lines"
+    " WHERE next_at IS NOT NULL AND next_at > :before AND next_at > :before + coalesce(span, 0) LIMIT :limit) AS late_lines"
     " ORDER BY 1, 2 LIMIT :limit"
 )
 _GRACE_OVER = text(
@@ -55,9 +55,10 @@ class DueJobs:
     def due(self, before: Instant, limit: int) -> list[tuple[Instant, str]]:
         """(due_at, id) of what is due at or before an instant, the earliest first.
 
-        These are scheduled jobs of which no message is out, though a grace may still stand in their way; and lines of
-        rates that have their next start then, as their key behind LINE_PREFIX. A line whose next start is further away
-        than its span got it from a clock that was set back since: it is due too.
+        These are scheduled jobs of which no message is out, though a grace may still stand in their way; and lines that
+        are to be called then, as their key behind LINE_PREFIX: those of rates at their next start, others as nothing
+        could be released when they were called. A line whose moment is further away than its span got it from a clock
+        that was set back since: it is due too.
         """
         return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 

@@ -57,7 +57,11 @@ class LimitRules:
             self._lines.accepted(one.key, one.kind, one.limit)
             if one.key not in self._lines.of(row.id):
                 self._lines.put(one.key, row.id, Stage.PLACE)
-        if (wanted or envelope.limits) and not row.conditions & Conditions.LINES:
+        return self._in_lines(row) if wanted or envelope.limits else row
+
+    def _in_lines(self, row: Row) -> Row:
+        """Note that a job may have something in lines."""
+        if not row.conditions & Conditions.LINES:
             row = row.evolve(conditions=row.conditions | Conditions.LINES)
             self._rows.put(row)
         return row
@@ -69,9 +73,7 @@ class LimitRules:
         sequence = self._sequence(row, envelope)
         if not sequence:
             return max(self._rows.at.now, row.due_at or 0.0)
-        if not row.conditions & Conditions.LINES:
-            row = row.evolve(conditions=row.conditions | Conditions.LINES)
-            self._rows.put(row)
+        row = self._in_lines(row)
         entries = self._lines.of(row.id)
         for line in sequence:
             if line.capacity <= 0 and not self._has(entries.get(line.key), Stage.SLOT):
@@ -90,6 +92,23 @@ class LimitRules:
                 return None
             self._lines.move(entry, Stage.TURN)
         return self._moment(row, sequence)
+
+    def stand_by(self, row: Row, envelope: Envelope) -> bool:
+        """Nothing may be released now: a job that needs a turn waits in a line, which is called when something may.
+
+        Whether it waits there.
+        """
+        sequence = self._sequence(row, envelope)
+        entries = self._lines.of(row.id)
+        waits_in = next((entry.key for entry in entries.values() if entry.stage is Stage.WAITS), None)
+        if waits_in is None:
+            line = next((line for line in sequence if not self._has(entries.get(line.key), Stage.SLOT)), None)
+            if line is None:
+                return False
+            self._stand(self._in_lines(row), line)
+            waits_in = line.key
+        self._lines.call_later(waits_in)
+        return True
 
     def _moment(self, row: Row, sequence: list[LimitLineRow]) -> Instant | None:
         """When a job may start that has all its turns: each is checked against the limit of now."""
@@ -171,6 +190,15 @@ class LimitRules:
         return entry is not None and entry.stage is stage
 
     # ---- capacity
+
+    def call_later(self, key: str) -> None:
+        """A line is to be called when something may be released."""
+        if self._lines.head(key) is not None:
+            self._lines.call_later(key)
+
+    def called(self, key: str) -> None:
+        """A line is called."""
+        self._lines.called(key)
 
     def first_to_ask(self, key: str) -> str | None:
         """The job that is to be asked next in a line, if it could go on from there."""

@@ -56,6 +56,7 @@ class Lines:
         self._changed_lines: set[str] = set()
         self._changed: dict[tuple[str, str], LineEntry] = {}
         self._dropped: set[tuple[str, str]] = set()
+        self._call_later: set[str] = set()
 
     # ---- reading
 
@@ -253,11 +254,34 @@ class Lines:
                 self._starts[key].read_again()
             self._cascade.add(Kind.CALL, key)
 
+    # ---- calling
+
+    def call_later(self, key: str) -> None:
+        """A line is to be called, and nothing may be released now: it is due, so that it is called when something may.
+
+        No turn is kept meanwhile: nobody would give it back if the clock were set before the job's time then.
+        """
+        self._call_later.add(key)
+
+    def called(self, key: str) -> None:
+        """A line is called."""
+        line = self.line(key)
+        if line is not None and line.kind != "rate" and line.next_at is not None:
+            line.next_at = None
+            self._changed_lines.add(key)
+
     # ---- writing
 
     def write(self) -> list[tuple[str, Instant]]:
-        """Write all that has changed; (key, moment) of the rates whose next start somebody waits for."""
+        """Write all that has changed; (key, moment) of the lines that are to be called then."""
         timers: list[tuple[str, Instant]] = []
+        for key in self._call_later:
+            line = self._existing(key)
+            if line.kind != "rate":
+                timers.append((key, self._now))
+                if line.next_at is None or line.next_at > self._now:
+                    line.next_at = self._now
+                    self._changed_lines.add(key)
         for key in {key for key, line in self._lines.items() if line is not None and line.kind == "rate"}:
             line = self._existing(key)
             next_at = None if self.head(key) is None else self.moment(line)

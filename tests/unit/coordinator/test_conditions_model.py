@@ -353,9 +353,6 @@ class World:
         waits_in = {entry.job_id: entry.key for entry in entries if entry.stage == Stage.WAITS}
         for entry in entries:
             if entry.stage == Stage.TURN:
-                row = rows[entry.job_id]
-                if self.stepped and row.is_waiting and (row.due_at or 0.0) > now:
-                    continue
                 if entry.job_id not in waits_in:
                     found.append(f"{entry.job_id} keeps a turn of {entry.key} and waits in no line")
                 else:

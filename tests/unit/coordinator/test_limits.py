@@ -594,6 +594,41 @@ def test_a_job_that_must_wait_again_as_the_clock_was_set_back_keeps_no_turn(harn
     assert ids(effects.releases) == ["3"]
 
 
+@pytest.mark.parametrize("kind", ["ordered", "concurrency", "rate"])
+def test_a_job_that_came_while_nothing_could_be_released_keeps_no_turn_when_the_clock_was_set_back(
+    harness: EngineHarness, kind: Any
+) -> None:
+    more: dict[str, Any] = {"ordered": {}, "concurrency": {"limit": 1}, "rate": {"limit": 1, "per": 1e5}}[kind]
+    limit = LimitKey(kind=kind, key="k", **more)
+    harness.apply(limited(harness, "1", limit), may_release=False)
+    harness.now -= 3600.0
+    released = ids(harness.apply(*due(harness), limited(harness, "2", limit)).releases)
+    assert released + ids(harness.apply(*due(harness)).releases) == ["2"]
+    harness.now += 3601.0
+    effects = harness.apply(harness.succeeded("2"), *due(harness))
+    assert ids(effects.releases) == ([] if kind == "rate" else ["1"])
+
+
+@pytest.mark.parametrize("kind", ["ordered", "concurrency", "rate"])
+def test_lines_go_on_when_jobs_may_be_released_again(harness: EngineHarness, kind: Any) -> None:
+    more: dict[str, Any] = {"ordered": {}, "concurrency": {"limit": 1}, "rate": {"limit": 1, "per": 1.0}}[kind]
+    limit = LimitKey(kind=kind, key="k", **more)
+    harness.apply(*(limited(harness, id, limit) for id in "12"))
+    harness.now += 2.0
+    effects = harness.apply(harness.succeeded("1"), limited(harness, "3", limit), may_release=False)
+    assert ("#" + f"{kind}:k", harness.now) in effects.timers
+    assert ids(harness.apply(*due(harness)).releases) == ["2"]
+    harness.now += 2.0
+    assert ids(harness.apply(harness.succeeded("2"), *due(harness)).releases) == ["3"]
+    assert due(harness) == []
+
+
+def due(harness: EngineHarness) -> list[TimerDue]:
+    """What a coordinator finds due now."""
+    with harness.store.transaction() as tx:
+        return [TimerDue(id) for _, id in tx.due(harness.now, limit=10)]
+
+
 def test_a_unique_key_is_free_again_though_its_job_was_never_admitted_before_a_person_ran_it(
     harness: EngineHarness,
 ) -> None:
