@@ -30,13 +30,10 @@ class Engine:
         since: Instant = 0.0,
         chance: Callable[[], float] = _CHANCE.random,
         max_body: int = 256 * 1024,
-        keep: float = 90 * 86_400.0,
     ) -> None:
         self.id = id
         self.max_body = max_body
         """Bytes the message of a job with changed arguments may have."""
-        self.keep = keep
-        """Seconds after which every ended job is forgotten."""
         self.ticks = OwnTicks(id)
         self.liveness = Liveness(id)
         self.memory = Memory(id, since, self.ticks, self.liveness)
@@ -56,9 +53,7 @@ class Engine:
         try:
             with self._store.transaction() as tx:
                 at = Context(now, tx.meta.log_time, self.id, self._chance, ahead, self.max_body)
-                work = UnitOfWork(
-                    tx, at, memory, may_release=may_release, forgotten=now - self.keep, skipped=self.skipped_items
-                )
+                work = UnitOfWork(tx, at, memory, may_release=may_release, skipped=self.skipped_items)
                 effects = work.run(list(inputs))
         except BaseException:  # what was to be broadcast is not committed, so it is not broadcast
             memory.broadcast_failed, memory.broadcast_all_at = memory.broadcast_failed or failed, all_at

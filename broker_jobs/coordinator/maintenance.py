@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from broker_jobs.clock import Clock, Instant
+from broker_jobs.clock import Clock, Instant, LogTime
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import UnknownParents, WorkItemsWaiting
 from broker_jobs.coordinator.leadership import Leadership
@@ -28,15 +28,12 @@ PURGE_AGAIN_SECONDS = 3_600.0
 FLOOD_SECONDS = 1.0
 """Between two looks at the budget of dead letters while they are stored."""
 UNKNOWN_PARENTS_EVERY_SECONDS = 600.0
+"""Between two looks at all dependencies."""
 NEVER_SEEN_SECONDS = 86_400.0
-"""A parent that was not seen for this long is not waited for any more."""
-MOST_UNKNOWN_PARENTS = 500
-
-
-def longest_kept(settings: Settings) -> float:
-    """After so many seconds no ended job is known any more; a day at least, as a job may arrive long after its id was
-    made."""
-    return max(settings.keep_succeeded, settings.keep_deleted, settings.keep_failed, NEVER_SEEN_SECONDS)
+"""Log time for which a parent that is not known is waited for."""
+DEPENDENCIES = 1_000
+"""Dependencies that are looked at together."""
+FIRST_DEPENDENCY = ("", "", "")
 
 
 class Maintenance:
@@ -67,6 +64,7 @@ class Maintenance:
         self._last_dead_letter_purge = float("-inf")
         self._dead_letters_stored = False
         self._last_unknown_parents = clock.monotonic()
+        self._looked_at = FIRST_DEPENDENCY
 
     def looked_ahead(self, found: int) -> None:
         """The timers of so many jobs were set by taking over."""
@@ -147,18 +145,15 @@ class Maintenance:
             self._input_queue.add([WorkItemsWaiting()])
 
     def look_for_unknown_parents(self) -> None:
-        """Find jobs that wait for a parent that nobody has seen, once all of the log was read (any thread)."""
+        """Find what waits for a parent that never came, a page a round, once all of the log was read (any thread)."""
         if not (self._leadership.leads and self._leadership.caught_up):
             return
         if self._clock.monotonic() - self._last_unknown_parents < UNKNOWN_PARENTS_EVERY_SECONDS:
             return
-        now = self._clock.now()
-        found = self._store.reader.unknown_parents(
-            since=self._store.reader.meta().log_time - NEVER_SEEN_SECONDS,
-            made=now - longest_kept(self._settings),
-            limit=MOST_UNKNOWN_PARENTS,
-        )
+        since = LogTime(self._store.reader.meta().log_time - NEVER_SEEN_SECONDS)
+        found, last = self._store.reader.unknown_parents(since=since, after=self._looked_at, limit=DEPENDENCIES)
         if found:
             self._input_queue.add([UnknownParents(found)])
-        if len(found) < MOST_UNKNOWN_PARENTS:
+        self._looked_at = last or FIRST_DEPENDENCY
+        if last is None:
             self._last_unknown_parents = self._clock.monotonic()

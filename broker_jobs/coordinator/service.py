@@ -23,7 +23,7 @@ from broker_jobs.coordinator.failures import NotStoredError
 from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
 from broker_jobs.coordinator.inputs import WorkItemsWaiting
 from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
-from broker_jobs.coordinator.maintenance import Maintenance, longest_kept
+from broker_jobs.coordinator.maintenance import Maintenance
 from broker_jobs.coordinator.newer_messages import NewerMessages
 from broker_jobs.coordinator.observer import CoordinatorObserver
 from broker_jobs.coordinator.patient_store import PatientStore
@@ -81,9 +81,7 @@ class Coordinator:
         self._thread: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
         self._rounds = 0
-        self._engine = Engine(
-            store, self.id, since=float("-inf"), max_body=settings.max_body, keep=longest_kept(settings)
-        )
+        self._engine = Engine(store, self.id, since=float("-inf"), max_body=settings.max_body)
         self._liveness = self._engine.liveness
         self._input_queue = InputQueue(require_user_id=settings.require_user_id, monotonic=clock.monotonic)
         self._leadership = Leadership(

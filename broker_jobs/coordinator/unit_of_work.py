@@ -73,7 +73,6 @@ class UnitOfWork:
         memory: Memory,
         *,
         may_release: bool,
-        forgotten: Instant,
         skipped: frozenset[WorkItemRow],
     ) -> None:
         self._tx = tx
@@ -86,7 +85,7 @@ class UnitOfWork:
         self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until)
         self._limits = limits = LimitRules(rows, cascade, lines)
         self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
-        dependencies = DependencyRules(rows, cascade, batch_rows, forgotten=forgotten)
+        dependencies = DependencyRules(rows, cascade, batch_rows)
         batches = BatchRules(rows, cascade, batch_rows, dependencies)
         unique = UniqueKeyRules(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
         self._admission = admission = Admission(

@@ -77,17 +77,16 @@ _FAILED = text(
     "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'failed' AND id > :after"
     " ORDER BY id LIMIT :limit"
 )
-_UNKNOWN_PARENTS = (
-    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE unsatisfied = 0"
-    " AND (since < :since OR (target < :made AND target LIKE '________-____-7___-____-____________'))"
-)
 UNKNOWN_PARENTS = text(
-    f"{_UNKNOWN_PARENTS} AND kind = 'job'"  # noqa: S608
-    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = dependencies.target)"
-    f" UNION ALL {_UNKNOWN_PARENTS} AND kind = 'batch'"
-    " AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = dependencies.target) LIMIT :limit"
+    "SELECT page.*, unsatisfied = 0 AND since < :since AND CASE kind"
+    " WHEN 'job' THEN NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = page.target)"
+    " WHEN 'batch' THEN NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = page.target)"
+    " ELSE FALSE END AS is_unknown"
+    " FROM (SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies"
+    " WHERE (holder, kind, target) > (:holder, :kind, :target) ORDER BY holder, kind, target LIMIT :limit) AS page"
+    " ORDER BY holder, kind, target"
 )
-"""What waits for a target that is not there: since long, or for one whose id (a UUIDv7, which sorts by time) is old."""
+"""A page of all dependencies, in the order of their key, and of each whether its target never came."""
 _DEPENDENCIES_IN = text(
     "SELECT DISTINCT d.kind, d.target FROM jobs JOIN dependencies AS d ON d.holder = jobs.id"
     " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'awaiting' AND d.kind <> 'open'"

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, or_, select, text, tuple_
 
-from broker_jobs.clock import Instant
+from broker_jobs.clock import Instant, LogTime
 from broker_jobs.messages.state import State
 from broker_jobs.store import administration, columns, schema
 from broker_jobs.store.attempts import AttemptReader
@@ -45,6 +45,8 @@ _WAITING_IN = text(
 CHUNK = 500
 """Values of one IN list."""
 
+DependencyPlace = tuple[str, str, str]
+"""The holder, kind and target of a dependency."""
 
 SHOWN_LIMITS = ("concurrency", "ordered", "rate")
 
@@ -278,18 +280,22 @@ class Reader(JobSearch, Statistics, Relations, Lists, AttemptReader):
             rows: list[dict[str, Any]] = [row._asdict() for row in connection.execute(query)]
         return [DependencyRow(**row | dict[str, Any](unsatisfied=bool(row["unsatisfied"]))) for row in rows]
 
-    def unknown_parents(self, *, since: Instant, made: Instant, limit: int) -> list[DependencyRow]:
-        """Holds on a job or batch that is not known, and hardly comes any more.
+    def unknown_parents(
+        self, *, since: LogTime, after: DependencyPlace, limit: int
+    ) -> tuple[list[DependencyRow], DependencyPlace | None]:
+        """(dependencies on a job or batch that is not known, the last one that was looked at if there may be more).
 
         Args:
-            since: held before this.
-            made: or on an id that was made before this; any longer ago and it would have been forgotten.
-            limit: at most so many.
+            since: they have waited since before this. It is the coordinator's own log time: an id tells only what the
+                clock of its producer showed.
+            after: look behind this one.
+            limit: look at so many.
         """
-        oldest = f"{max(0, int(made * 1_000)):012x}"
-        values = {"since": since, "made": f"{oldest[:8]}-{oldest[8:]}", "limit": limit}
+        values = {"since": since, "limit": limit} | dict(zip(("holder", "kind", "target"), after, strict=True))
         with self._reading() as connection:
-            return [dependency_of(row) for row in connection.execute(UNKNOWN_PARENTS, values)]
+            page = connection.execute(UNKNOWN_PARENTS, values).all()
+        last = (page[-1].holder, page[-1].kind, page[-1].target) if len(page) == limit else None
+        return [dependency_of(row) for row in page if row.is_unknown], last
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Which jobs events make, by event."""

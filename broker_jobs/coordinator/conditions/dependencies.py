@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from broker_jobs.clock import Instant
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
-from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, id_created_at, is_generated_id
+from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, is_generated_id
 from broker_jobs.store.records import DependencyRow, SubmissionRow
 from broker_jobs.store.row import Row, WaitReason
 
@@ -40,15 +39,13 @@ class DependencyRules:
         rows: the jobs.
         cascade: takes what follows.
         batches: the batches.
-        forgotten: what ended before this instant is not known any more.
     """
 
-    def __init__(self, rows: Rows, cascade: Cascade, batches: BatchRows, *, forgotten: Instant) -> None:
+    def __init__(self, rows: Rows, cascade: Cascade, batches: BatchRows) -> None:
         self._rows = rows
         self._tx = rows.tx
         self._cascade = cascade
         self._batches = batches
-        self._forgotten = forgotten
 
     # ---- acceptance
 
@@ -59,14 +56,11 @@ class DependencyRules:
         parents = envelope.after.parents
         if self._closes_a_circle(row, parents):
             return Verdict(False, None, WAITS_FOR_ITSELF)
-        dependencies = self.wait_for(row.id, parents)
-        past = next((dependency for dependency in dependencies if self._is_past(dependency)), None)
-        if past is not None:
-            return Verdict(False, None, not_known(past))
+        self.wait_for(row.id, parents)
         return self.judge(row.id)
 
-    def wait_for(self, holder: str, parents: Iterable[Parent]) -> list[DependencyRow]:
-        """The dependencies that are left of these parents: those that ended as wanted hold nothing."""
+    def wait_for(self, holder: str, parents: Iterable[Parent]) -> None:
+        """Keep what is left of these parents: those that ended as wanted hold nothing."""
         wanted = list(parents)
         self._rows.see([parent.id for parent in wanted if not parent.batch])
         named = [(batch_holder(parent.id) if parent.batch else parent.id, parent.on) for parent in wanted]
@@ -79,7 +73,6 @@ class DependencyRules:
                 unsatisfied = outcome is not None
                 left.append(DependencyRow(holder, kind, parent.id, parent.on, unsatisfied, self._rows.at.log_now))
         self._tx.add_dependencies(left)
-        return left
 
     def judge(self, holder: str) -> Verdict:
         """What the dependencies of a holder say now."""
@@ -135,13 +128,6 @@ class DependencyRules:
         if dependency.kind == "job":
             return dependency.target in self._rows
         return self._batches.get(dependency.target) is not None
-
-    def _is_past(self, dependency: DependencyRow) -> bool:
-        """Whether what is waited for is not known and so old that it would be forgotten, had it been there."""
-        if dependency.unsatisfied or self._is_known(dependency):
-            return False
-        made = id_created_at(dependency.target)
-        return made is not None and made < self._forgotten
 
     # ---- circles
 

@@ -123,8 +123,8 @@ def test_an_outage_of_days_abandons_no_committed_batch(harness: Skewed) -> None:
 def test_an_outage_of_days_gives_up_no_parent(harness: Skewed) -> None:
     harness.apply(harness.child("c", "p"))
     harness.now += 3 * DAY
-    since = harness.store.reader.meta().log_time - DAY
-    assert harness.store.reader.unknown_parents(since=since, made=0.0, limit=10) == []
+    since = LogTime(harness.store.reader.meta().log_time - DAY)
+    assert harness.store.reader.unknown_parents(since=since, after=("", "", ""), limit=10)[0] == []
 
 
 @pytest.mark.parametrize("off", OFF)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 from sqlalchemy import select
 
+from broker_jobs.clock import LogTime
 from broker_jobs.coordinator import cascade, consequences
 from broker_jobs.coordinator.conditions import lines
 from broker_jobs.coordinator.effects import Effects
@@ -420,7 +421,7 @@ class World:
             for _ in range(4):
                 h.now += 1.0
                 h.apply(h.tick())
-            if unknown := h.store.reader.unknown_parents(since=1e9, made=h.now, limit=100):
+            if unknown := h.store.reader.unknown_parents(since=LogTime(1e9), after=("", "", ""), limit=1_000)[0]:
                 self.apply(UnknownParents(unknown))
             dues = [row.due_at or 0.0 for row in left if row.is_waiting and not row.waits]
             if dues and min(dues) > h.now + 600:

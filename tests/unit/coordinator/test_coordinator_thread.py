@@ -293,7 +293,11 @@ def test_a_coordinator_looks_for_parents_that_never_came(
     monkeypatch.setattr(watch, "WATCH_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(maintenance, "UNKNOWN_PARENTS_EVERY_SECONDS", 0.1)
     monkeypatch.setattr(maintenance, "NEVER_SEEN_SECONDS", 0.1)
+    monkeypatch.setattr(maintenance, "DEPENDENCIES", 2)
     room.start()
+    for n in range(4):  # pages before the one that is looked for
+        room.hold(room.envelope(f"a{n}", due_at=None, after=Dependencies(parents=(Parent(id="later"),))))
+    room.hold(room.envelope("later", delay=3_600.0))
     room.hold(room.envelope("child", due_at=None, after=Dependencies(parents=(Parent(id="typo"),))))
     assert room.is_in(State.FAILED, "child").reason.startswith("parent not known: typo")
 

@@ -515,7 +515,6 @@ LOOPS: dict[str, Callable[[EngineHarness], list[Input]]] = {
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", LOOPS)
 def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name: str, together: bool) -> None:
-    harness.engine.keep = float("inf")
     records = LOOPS[name](harness)
     for transaction in [records] if together else [[record] for record in records]:
         harness.apply(*transaction)
@@ -532,7 +531,6 @@ def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name
 
 def test_a_long_chain_inside_a_batch_that_is_waited_for_early_is_not_walked_for_each(harness: EngineHarness) -> None:
     ids = [f"018bcfe5-6800-7000-8000-{n:012}" for n in range(2_000)]
-    harness.engine.keep = float("inf")
     harness.apply(harness.child("then", batches=("b",)))
     chunk = harness.chunk("b", ids)
     chunk.members[1:] = [harness.child(id, before, batch="b") for before, id in pairwise(ids)]

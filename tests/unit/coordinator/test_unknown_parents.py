@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker_jobs.clock import LogTime
 from broker_jobs.coordinator.inputs import UnknownParents
 from broker_jobs.messages.envelope import id_created_at, new_id
 from broker_jobs.messages.state import State
@@ -27,8 +28,8 @@ def generated(at: float) -> str:
 
 def found(harness: EngineHarness) -> list[DependencyRow]:
     """What a coordinator finds now."""
-    log_now = harness.store.reader.meta().log_time
-    return harness.store.reader.unknown_parents(since=log_now - DAY, made=harness.now - harness.engine.keep, limit=100)
+    since = LogTime(harness.store.reader.meta().log_time - DAY)
+    return harness.store.reader.unknown_parents(since=since, after=("", "", ""), limit=100)[0]
 
 
 def wait(harness: EngineHarness, seconds: float) -> None:
@@ -102,15 +103,22 @@ def test_a_child_whose_wait_ended_between_the_look_and_the_decision_keeps_its_en
     assert harness.row("c").state is State.SUCCEEDED
 
 
-def test_a_child_of_a_parent_so_old_that_it_is_forgotten_fails_at_once(harness: EngineHarness) -> None:
-    old = generated(harness.now - harness.engine.keep - 1)
-    harness.apply(harness.child("c", old))
-    assert harness.row("c").state is State.FAILED
-    assert old in harness.row("c").reason
+@pytest.mark.parametrize("off", [-400 * DAY, -DAY, DAY, 400 * DAY])
+def test_the_clock_of_a_producer_ends_no_wait_and_lengthens_none(harness: EngineHarness, off: float) -> None:
+    parent = generated(harness.now + off)
+    harness.apply(harness.child("c", parent), harness.child("d", generated(harness.now + off)))
+    assert look(harness) == []
+    wait(harness, DAY - 1)
+    assert look(harness) == []
+    harness.apply(harness.ready(parent), harness.succeeded(parent))
+    assert harness.row("c").state is State.ENQUEUED
+    wait(harness, 2)
+    assert look(harness) == ["d"]
+    assert harness.row("d").state is State.FAILED
 
 
 def test_an_old_parent_that_is_known_is_waited_for(harness: EngineHarness) -> None:
-    old = generated(harness.now - harness.engine.keep - 1)
+    old = generated(harness.now - 100 * DAY)
     harness.apply(harness.ready(old), harness.child("c", old))
     assert harness.row("c").state is State.AWAITING
     harness.apply(harness.succeeded(old))
@@ -129,7 +137,7 @@ def test_a_parent_that_ended_and_was_purged_set_its_children_free_before(harness
     """Only who comes after the purge is asked about a parent that nobody remembers."""
     old = generated(harness.now)
     harness.apply(harness.ready(old), harness.child("c", old), harness.succeeded(old))
-    wait(harness, harness.engine.keep + 1)
+    wait(harness, 100 * DAY)
     with harness.store.transaction() as tx:
         assert tx.purge(now=harness.now, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 0, "c needs it"
     assert look(harness) == []
@@ -138,6 +146,8 @@ def test_a_parent_that_ended_and_was_purged_set_its_children_free_before(harness
     with harness.store.transaction() as tx:
         assert tx.purge(now=harness.now, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
     harness.apply(harness.child("late", old))
+    wait(harness, DAY + 1)
+    assert look(harness) == ["late"]
     assert harness.row("late").state is State.FAILED
 
 
@@ -154,11 +164,16 @@ def test_a_batch_that_waits_for_an_unseen_parent_ends(harness: EngineHarness) ->
     assert look(harness) == []
 
 
-def test_a_member_of_a_batch_whose_parent_is_old_and_unknown_fails_at_the_commit(harness: EngineHarness) -> None:
-    old = generated(harness.now - harness.engine.keep - 1)
+def test_a_member_of_a_batch_whose_parent_never_came_fails_a_day_after_the_commit(harness: EngineHarness) -> None:
     chunk = harness.chunk("b", ["1"])
-    chunk.members[:] = [harness.child("1", old, batch="b")]
-    harness.apply(chunk, harness.commit("b"))
+    chunk.members[:] = [harness.child("1", "typo", batch="b")]
+    harness.apply(chunk)
+    wait(harness, DAY / 2)
+    harness.apply(harness.commit("b"))
+    wait(harness, DAY - 1)
+    assert look(harness) == []
+    wait(harness, 2)
+    assert look(harness) == ["1"]
     assert harness.row("1").reason.startswith("parent not known")
     assert harness.batch("b").state == "failed"
 

@@ -142,6 +142,7 @@ SCANS = {
 SORTS = {"due._DUE", "lines._STARTS_OF", "dependencies._DEPENDENCIES_IN", "retention._OLD", "retention._OLD_RATES"} | {
     "retention._OLD_BATCHES",
     "attempts._ERRORS",
+    "dependencies.UNKNOWN_PARENTS",
 }
 """What sorts a page that a limit has cut, or drops what it found twice."""
 
