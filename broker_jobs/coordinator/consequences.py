@@ -67,6 +67,14 @@ class Consequences:
         for row in kept:
             self._cascade.take_up(task_of(row))
 
+    def do_again(self, item: WorkItemRow) -> bool:
+        """Do a task that was set aside as a dead letter; False: it has just raised again."""
+        if item in self._skipped:
+            return False
+        task = task_of(item)
+        self._cascade.add(task.kind, task.target, task.state)
+        return True
+
     def run(self) -> None:
         """Do the tasks and what follows from them, up to the bound; keep the rest."""
         while True:

@@ -12,6 +12,7 @@ from broker_jobs.coordinator.conditions.batches import BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, not_known
 from broker_jobs.coordinator.consequences import Consequences
 from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.failures import WORK, item_of
 from broker_jobs.coordinator.inputs import (
     CheckpointRead,
     ChunkReceived,
@@ -36,7 +37,7 @@ from broker_jobs.messages.envelope import BATCH_PREFIX
 from broker_jobs.messages.events import LogLine, Tick
 from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.store.due import LINE_PREFIX
-from broker_jobs.store.records import DependencyRow
+from broker_jobs.store.records import DeadLetterRow, DependencyRow
 
 NEVER_COMMITTED_SECONDS = 86_400.0
 """Log time after which a batch is abandoned whose producer ended inside its block."""
@@ -163,6 +164,8 @@ class Dispatch:
         row = self._tx.dead_letter(dead_letter_id)
         if row is None:
             return NO_DEAD_LETTER
+        if row.origin == WORK:
+            return self._work_again(row)
         inputs = read_again(row)
         for one in inputs:
             if isinstance(one, Unreadable):
@@ -171,6 +174,14 @@ class Dispatch:
         for one in inputs:
             self.apply(one)
         self._tx.drop_dead_letter(dead_letter_id)
+        return None
+
+    def _work_again(self, row: DeadLetterRow) -> str | None:
+        """Carry out a work item that was set aside; why that cannot be, or None."""
+        if not self._consequences.do_again(item_of(row.body)):
+            first_line = row.reason.partition("\n")[0]
+            return f"it still cannot be carried out, and is kept ({first_line})"
+        self._tx.drop_dead_letter(row.id)
         return None
 
     def _chunk(self, chunked: ChunkReceived) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 
 from broker_jobs.store.records import WorkItemRow
 
+WORK = "work"
+"""The origin of a dead letter that is a work item."""
 MOST_REASON_CHARS = 500
 MOST_TRACEBACK_CHARS = 4_000
 
@@ -25,6 +28,16 @@ class WorkItemError(Exception):
     def __init__(self, item: WorkItemRow) -> None:
         super().__init__(f"work item {item.kind} {item.target}")
         self.item = item
+
+
+def body_of(item: WorkItemRow) -> bytes:
+    """A work item as the body of a dead letter."""
+    return json.dumps({"kind": item.kind, "target": item.target, "outcome": item.outcome}).encode()
+
+
+def item_of(body: bytes) -> WorkItemRow:
+    """The work item in the body of a dead letter."""
+    return WorkItemRow(**json.loads(body))
 
 
 def sentence(error: BaseException) -> str:

@@ -7,7 +7,6 @@ records, until the one that raises is alone; that one becomes a dead letter, and
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable
 
@@ -16,7 +15,15 @@ from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
-from broker_jobs.coordinator.failures import MOST_REASON_CHARS, NotStoredError, WorkItemError, description, sentence
+from broker_jobs.coordinator.failures import (
+    MOST_REASON_CHARS,
+    WORK,
+    NotStoredError,
+    WorkItemError,
+    body_of,
+    description,
+    sentence,
+)
 from broker_jobs.coordinator.input_queue import MOST_INPUTS, QueuedInput
 from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, alone
 from broker_jobs.coordinator.patient_store import PatientStore
@@ -31,8 +38,6 @@ SLOW_SECONDS = 1.0
 """A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
 LEAST_INPUTS = 100
 REPLY_TIMEOUT_SECONDS = 10.0
-WORK = "work"
-"""The origin of a dead letter that is a work item."""
 
 
 class Transactions:
@@ -190,7 +195,7 @@ class Transactions:
             item.target,
             exc_info=cause,
         )
-        body = json.dumps({"kind": item.kind, "target": item.target, "outcome": item.outcome}).encode()
+        body = body_of(item)
         reason = f"work item {item.kind} {item.target}: {description(cause)}"
 
         def set_aside() -> Effects:

@@ -52,6 +52,13 @@ ORIGINS = {
         "Upgrade the workers, or correct the producer. Then replay it: its job runs as if it had just been enqueued. If"
         " you delete it, its job never runs.",
     ),
+    "work": Origin(
+        "the coordinator itself",
+        "It was telling other jobs or batches how one has ended, going on with a bulk command, or the like, and an"
+        " error stopped that. What has led to it was applied. The body names what was to be done.",
+        "Read the reason; if it is an error of broker_jobs, upgrade the coordinators. Then replay it: it goes on where"
+        " it stopped. If you delete it, jobs that it would have told may wait for ever: requeue those that shall run.",
+    ),
 }
 UNKNOWN = Origin("unknown", "It could not be decoded.", "Read the reason, then replay it or delete it.")
 

@@ -598,8 +598,7 @@ def test_a_job_that_must_wait_again_as_the_clock_was_set_back_keeps_no_turn(harn
 def test_a_job_that_came_while_nothing_could_be_released_keeps_no_turn_when_the_clock_was_set_back(
     harness: EngineHarness, kind: Any
 ) -> None:
-    more: dict[str, Any] = {"ordered": {}, "concurrency": {"limit": 1}, "rate": {"limit": 1, "per": 1e5}}[kind]
-    limit = LimitKey(kind=kind, key="k", **more)
+    limit = one_of(kind, 1e5)
     harness.apply(limited(harness, "1", limit), may_release=False)
     harness.now -= 3600.0
     released = ids(harness.apply(*due(harness), limited(harness, "2", limit)).releases)
@@ -611,8 +610,7 @@ def test_a_job_that_came_while_nothing_could_be_released_keeps_no_turn_when_the_
 
 @pytest.mark.parametrize("kind", ["ordered", "concurrency", "rate"])
 def test_lines_go_on_when_jobs_may_be_released_again(harness: EngineHarness, kind: Any) -> None:
-    more: dict[str, Any] = {"ordered": {}, "concurrency": {"limit": 1}, "rate": {"limit": 1, "per": 1.0}}[kind]
-    limit = LimitKey(kind=kind, key="k", **more)
+    limit = one_of(kind, 1.0)
     harness.apply(*(limited(harness, id, limit) for id in "12"))
     harness.now += 2.0
     effects = harness.apply(harness.succeeded("1"), limited(harness, "3", limit), may_release=False)
@@ -621,6 +619,12 @@ def test_lines_go_on_when_jobs_may_be_released_again(harness: EngineHarness, kin
     harness.now += 2.0
     assert ids(harness.apply(harness.succeeded("2"), *due(harness)).releases) == ["3"]
     assert due(harness) == []
+
+
+def one_of(kind: Any, per: float) -> LimitKey:
+    """A limit of one."""
+    number = None if kind == "ordered" else 1
+    return LimitKey(kind=kind, key="k", limit=number or 1, per=per if kind == "rate" else None)
 
 
 def due(harness: EngineHarness) -> list[TimerDue]:

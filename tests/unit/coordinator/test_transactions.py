@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
+
+from broker_jobs.broker.factory import broker_for
+from broker_jobs.errors import UsageError
+from broker_jobs.messages.commands import ReplayDeadLetter, Reply
 from broker_jobs.messages.envelope import Dependencies, Parent
 from broker_jobs.messages.events import Succeeded
 from broker_jobs.messages.state import State
+from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.requests import RequestClient
 from tests.support.wait import eventually
 from tests.unit.coordinator.coordinator_harness import CoordinatorHarness
 
@@ -18,6 +27,16 @@ def change(room: CoordinatorHarness, statement: str) -> None:
     """Change the store, as another program would."""
     with room.store.transaction() as tx:
         tx._connection.exec_driver_sql(statement)
+
+
+@contextmanager
+def requests_of(room: CoordinatorHarness) -> Iterator[RequestClient]:
+    """Commands as the command line sends them."""
+    connection = Connection(lambda: room.settings, lambda settings: broker_for(settings, "command line"))
+    requests = RequestClient(connection)
+    yield requests
+    requests.close()
+    connection.close()
 
 
 def test_a_record_that_the_store_refuses_is_a_dead_letter_and_its_neighbours_are_stored(
@@ -79,3 +98,28 @@ def test_a_work_item_that_raises_is_a_dead_letter_and_all_else_goes_on(room: Coo
     room.is_in(State.ENQUEUED, "later")
     assert room.row("child").state is State.AWAITING
     assert len(room.store.reader.dead_letters()) == 1
+
+
+def test_a_work_item_that_raised_is_replayed_when_its_cause_is_gone_and_kept_while_it_is_not(
+    room: CoordinatorHarness,
+) -> None:
+    change(room, REFUSE.format(change="DELETE ON dependencies", when="OLD.target = 'parent'"))
+    room.start()
+    after = Dependencies(parents=(Parent(id="parent"),))
+    room.hold(room.envelope("parent"), room.envelope("child", due_at=None, after=after))
+    epoch = room.is_in(State.ENQUEUED, "parent", 20).epoch
+    room.is_in(State.AWAITING, "child")
+    room.tell(Succeeded(id="parent", epoch=epoch, started_at=1.0, ended_at=2.0, result=None))
+    (dead_letter,) = eventually(room.store.reader.dead_letters, 20)
+    with requests_of(room) as requests:
+
+        def replay() -> Reply:
+            return requests.command(ReplayDeadLetter(**requests.command_fields(), dead_letter_id=dead_letter.id))
+
+        with pytest.raises(UsageError, match=r"it still cannot be carried out, and is kept .*malformed JSON"):
+            replay()
+        assert [row.id for row in room.store.reader.dead_letters()] == [dead_letter.id]
+        change(room, "DROP TRIGGER refuse")
+        assert replay().ok
+    room.is_in(State.ENQUEUED, "child", 20)
+    assert room.store.reader.dead_letters() == []
