@@ -27,6 +27,7 @@ from broker_jobs.messages.commands import (
     ScheduleReply,
     TriggerRecurring,
 )
+from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.store.records import SubscriptionRow
 from broker_jobs.store.views import ComponentRow, FunctionRow
@@ -56,9 +57,11 @@ def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | N
 def _put(tx: Transaction, schedule: Schedule, now: Instant) -> str | None:
     try:
         cron.check(schedule.cron, schedule.tz)
-        codec.decode(schedule.call)
+        refused = _waits(codec.decode(schedule.call))
     except (OptionError, codec.Undecodable) as error:
-        return f"recurring {schedule.name!r}: {error}"
+        refused = str(error)
+    if refused is not None:
+        return f"recurring {schedule.name!r}: {refused}"
     old = tx.schedule(schedule.name)
     new = recurring.put(old, schedule, now)
     if new is not old:
@@ -115,10 +118,18 @@ def run(command: RunJob) -> tuple[str, Fired | str]:
         envelope = codec.decode(command.call)
     except codec.Undecodable as error:
         return "", f"the call cannot be read: {error}"
-    if envelope.after is not None or envelope.result_args or envelope.batch is not None:
-        return envelope.id, "a person's job waits for its time and for nothing else"
+    refused = _waits(envelope)
+    if refused is not None:
+        return envelope.id, refused
     envelope = envelope.evolve(epoch=0, attempt=1, parent=None, recurring=None)
     return envelope.id, Fired(envelope, codec.encode(envelope).decode())
+
+
+def _waits(template: Envelope) -> str | None:
+    """Why no jobs can be made of a call; None: they can. Its arguments may be others than those it was checked with."""
+    if template.after is not None or template.result_args or template.batch is not None:
+        return "such a job waits for its time and for nothing else: leave out after, result_args and batch"
+    return None
 
 
 def fire(
@@ -165,10 +176,13 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
     rows = []
     for subscription in command.subscriptions:
         try:
-            job = codec.decode(subscription.call).job
+            template = codec.decode(subscription.call)
         except codec.Undecodable as error:
             return f"subscription to {subscription.event!r}: {error}"
-        rows.append(SubscriptionRow(command.origin, subscription.event, job, subscription.call))
+        refused = _waits(template)
+        if refused is not None:
+            return f"subscription to {subscription.event!r}: {refused}"
+        rows.append(SubscriptionRow(command.origin, subscription.event, template.job, subscription.call))
     tx.save_subscriptions(command.origin, rows)
     return None
 

@@ -113,7 +113,7 @@ def answered(row: SubscriptionRow, event: PublishedEvent) -> Fired:
     template = codec.decode(row.call)
     envelope = template.evolve(
         id=job_id, epoch=0, attempt=1, created_at=event.created_at, due_at=None, args=event.args, kwargs=event.kwargs,
-        parent=event.id,
+        parent=event.id, recurring=None,
     )  # fmt: skip
     return Fired(envelope, codec.encode(envelope).decode())
 

@@ -18,6 +18,8 @@ HEADS = 100
 STARTS = 100
 """Starts of a rate that are read at once."""
 FORGOTTEN_PER_START = 2
+SHORTEST_SPAN = 0.001
+"""Seconds. A rate of a shorter span is one of this: a clock does not tell such spans apart, so that none would end."""
 HOLDS = (Stage.TURN, Stage.SLOT)
 
 
@@ -235,7 +237,7 @@ class Lines:
         starts = self._starts.get(line.key)
         if starts is None:
             starts = self._starts[line.key] = _Starts(self._store, line.key, now=self._now, until=self._until)
-        span = line.span or 1.0
+        span = max(line.span or 1.0, SHORTEST_SPAN)
         if line.fixed:
             return starts.fixed(line.capacity - kept, span)
         blocking = starts.latest(line.capacity - kept - 1)

@@ -31,7 +31,7 @@ from broker_jobs.messages.commands import (
     RequeueJob,
     RescheduleJob,
 )
-from broker_jobs.messages.envelope import Policy
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Policy
 from broker_jobs.messages.events import Heartbeat, Tick, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Reason
@@ -142,6 +142,13 @@ def test_the_default_backoff_is_hangfire_s(harness: EngineHarness) -> None:
     policy = Policy()
     harness.apply(harness.ready(policy=policy), harness.failed())
     assert harness.row().due_at == harness.now + 15.0
+
+
+def test_the_default_backoff_ends_with_the_longest_delay(harness: EngineHarness) -> None:
+    policy = Policy(retries=1_000_000)
+    harness.apply(harness.ready(attempt=999_999, policy=policy), harness.failed())
+    row = harness.row()
+    assert (row.state, row.due_at) == (State.SCHEDULED, harness.now + MAX_DELAY_SECONDS)
 
 
 def test_a_person_s_requeue_starts_the_budget_anew(harness: EngineHarness) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -291,6 +291,18 @@ def test_a_fixed_rate_goes_on_with_the_next_window_whatever_its_length(harness: 
     harness.apply(*(limited(harness, str(n), rate) for n in range(40)))
     moments = [at for _, at in run_out(harness, [str(n) for n in range(1, 40)])]
     assert [after - before for before, after in pairwise(moments)] == pytest.approx([span] * 38, abs=0.01)
+
+
+@pytest.mark.parametrize("window", ["fixed", "sliding"])
+@pytest.mark.parametrize("span", [1e-9, 1e-18, 5e-324])
+def test_a_rate_whose_span_no_clock_tells_apart_stops_nothing(
+    harness: EngineHarness, window: Literal["fixed", "sliding"], span: float
+) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=span, window=window)
+    names = [str(n) for n in range(3)]
+    released = ids(harness.apply(*(limited(harness, name, rate) for name in names)).releases)
+    released += [name for name, _ in run_out(harness, names[len(released) :])]
+    assert released == names
 
 
 def test_after_an_outage_a_rate_holds_still(harness: EngineHarness) -> None:

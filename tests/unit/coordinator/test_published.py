@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from broker_jobs.messages import codec
-from broker_jobs.messages.commands import DeclareSubscriptions, Subscription
+from broker_jobs.messages.commands import DeclareSubscriptions, PutRecurring, Reply, Schedule, Subscription
+from broker_jobs.messages.envelope import Dependencies, Parent, ResultArgument
 from broker_jobs.messages.published import PublishedEvent
 from tests.unit.coordinator.engine_harness import EngineHarness
 
@@ -59,3 +60,23 @@ def test_who_no_longer_subscribes_gets_nothing_and_who_subscribes_later_gets_lat
     assert harness.apply(published(harness)).releases == []
     subscribe(harness, "shop", "greet")
     assert [row.job for row in harness.apply(published(harness, "e2")).releases] == ["greet"]
+
+
+@pytest.mark.parametrize("waits", ["after", "result_args", "batch"])
+def test_a_call_that_jobs_are_made_of_waits_for_nothing(harness: EngineHarness, waits: str) -> None:
+    """The arguments of an event take the place of those that a parent's result would have been put in."""
+    fields: dict[str, object] = {
+        "after": Dependencies(parents=(Parent(id="p"),)),
+        "result_args": (ResultArgument(place=0, parents=("p",)),),
+        "batch": "b",
+    }
+    call = codec.encode(harness.envelope("t", epoch=0, args=[None], **{waits: fields[waits]})).decode()
+    given = [Subscription(event="user.registered", call=call)]
+    for effects in (
+        harness.apply(harness.ask(DeclareSubscriptions, "me", origin="mail", subscriptions=given)),
+        harness.apply(harness.ask(PutRecurring, "me", schedule=Schedule(name="r", cron="* * * * *", call=call))),
+    ):
+        assert "waits for its time and for nothing else" in (
+            Reply.model_validate_json(effects.messages[0].body).refused or ""
+        )
+    assert harness.apply(published(harness)).releases == []

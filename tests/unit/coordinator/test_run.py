@@ -78,7 +78,9 @@ def test_a_call_that_cannot_be_read_is_refused(harness: EngineHarness, call: str
 
 def test_a_described_job_does_not_wait_for_others(harness: EngineHarness) -> None:
     effects = run(harness, after=Dependencies(parents=(Parent(id="p"),)))
-    assert said(effects).refused == "a person's job waits for its time and for nothing else"
+    assert said(effects).refused == (
+        "such a job waits for its time and for nothing else: leave out after, result_args and batch"
+    )
     assert harness.store.reader.jobs() == []
 
 
