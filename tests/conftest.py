@@ -4,6 +4,7 @@
 server's program is missing, its tests are skipped at home and fail in CI, where CI=true is set.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +39,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_report_to_serializable() -> Generator[None, object, object]:
     """Escape what UTF-8 cannot encode: half a surrogate pair in a test's log would end the process that reports it."""
     return encodable((yield))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the cycle collector pass over the modules and tests: they stay, and there are 300,000 objects of them.
+
+    It ran through them while tests worked, and at the end of each file; that was a third of the time of the unit tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,12 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 """All of ours."""
-TREES = {module: ast.parse(file.read_text(encoding="utf-8"), str(file)) for module, file in MODULES.items()}
-"""Each of them, parsed."""
+
+
+@cache  # made by the first test that asks: every process of a test run reads this file
+def trees() -> dict[str, ast.Module]:
+    """Each of them, parsed."""
+    return {module: ast.parse(file.read_text(encoding="utf-8"), str(file)) for module, file in MODULES.items()}
 
 
 def package(module: str) -> str:
@@ -137,7 +142,7 @@ def package(module: str) -> str:
 def imports_of(module: str, file: Path) -> Iterator[Import]:
     """Every import of a module, absolute ones by name, relative ones resolved."""
     is_package = file.name == "__init__.py"
-    yield from _walk(TREES[module], module, is_package=is_package, types_only=False, inside=False)
+    yield from _walk(trees()[module], module, is_package=is_package, types_only=False, inside=False)
 
 
 def _walk(node: ast.AST, module: str, *, is_package: bool, types_only: bool, inside: bool) -> Iterator[Import]:
@@ -182,7 +187,10 @@ def _is_type_checking(test: ast.expr) -> bool:
     )
 
 
-ALL = [found for module, file in MODULES.items() for found in imports_of(module, file)]
+@cache
+def all_imports() -> list[Import]:
+    """The imports of all modules."""
+    return [found for module, file in MODULES.items() for found in imports_of(module, file)]
 
 
 def ours(found: Import) -> str | None:
@@ -196,8 +204,12 @@ def the_map() -> str:
     """The map as it is: package, what it imports of ours, what it imports of others."""
     lines = ["", "The map as it is:"]
     for name in sorted({package(module) for module in MODULES}):
-        inner = sorted({package(o) for i in ALL if package(i.of) == name and (o := ours(i)) is not None} - {name})
-        outer = sorted({i.what.partition(".")[0] for i in ALL if package(i.of) == name and ours(i) is None} & {*HOMES})
+        inner = sorted(
+            {package(o) for i in all_imports() if package(i.of) == name and (o := ours(i)) is not None} - {name}
+        )
+        outer = sorted(
+            {i.what.partition(".")[0] for i in all_imports() if package(i.of) == name and ours(i) is None} & {*HOMES}
+        )
         lines.append(
             f"  {name or '(root)':<12} {', '.join(inner) or '-'}" + (f"   [{', '.join(outer)}]" if outer else "")
         )
@@ -236,8 +248,8 @@ def test_every_package_has_a_row_in_the_table() -> None:
 def test_the_tables_name_only_what_exists() -> None:
     rules = [rule for row in MAY_IMPORT.values() for rule in row]
     homes = [home for row in HOMES.values() for home in row]
-    late = {(found.of, ours(found)) for found in ALL if found.inside_function and not found.types_only}
-    libraries = {found.what.partition(".")[0] for found in ALL}
+    late = {(found.of, ours(found)) for found in all_imports() if found.inside_function and not found.types_only}
+    libraries = {found.what.partition(".")[0] for found in all_imports()}
     fail_with(
         [
             *(f"MAY_IMPORT: there is no {name!r}" for name in sorted({*rules, *MAY_IMPORT} - {*MODULES})),
@@ -255,7 +267,7 @@ def test_no_import_is_outside_the_table() -> None:
         [
             f"{where(found)}: {package(found.of) or 'the package root'} must not import {target or 'broker_jobs'}"
             + (", not even for the type checker" if found.types_only else "")
-            for found in ALL
+            for found in all_imports()
             if (target := ours(found)) is not None and package(found.of) in MAY_IMPORT and not allowed(found, target)
         ]
     )
@@ -265,7 +277,7 @@ def test_errors_imports_nothing_of_ours() -> None:
     fail_with(
         [
             f"{where(found)}: errors.py must import nothing of ours, as every file may import it; not {found.what}"
-            for found in ALL
+            for found in all_imports()
             if found.of == "errors" and ours(found) is not None
         ]
     )
@@ -273,14 +285,14 @@ def test_errors_imports_nothing_of_ours() -> None:
 
 def test_each_outside_library_has_one_home() -> None:
     wrong = []
-    for found in ALL:
+    for found in all_imports():
         library = found.what.partition(".")[0]
         if library not in HOMES:
             continue
         if not any(found.of == home or found.of.startswith(f"{home}.") for home in HOMES[library]):
             wrong.append(f"{where(found)}: only {' and '.join(HOMES[library])} may import {library}")
     for library in ONE_FILE:
-        files = sorted({found.of for found in ALL if found.what.partition(".")[0] == library})
+        files = sorted({found.of for found in all_imports() if found.what.partition(".")[0] == library})
         if len(files) > 1:
             wrong.append(f"more than one file imports {library}: {', '.join(files)}")
     fail_with(wrong)
@@ -288,7 +300,7 @@ def test_each_outside_library_has_one_home() -> None:
 
 def test_no_module_imports_itself_in_a_cycle() -> None:
     edges: dict[str, set[str]] = {module: set() for module in MODULES}
-    for found in ALL:
+    for found in all_imports():
         target = ours(found)
         if target is not None and target in MODULES and not found.types_only and target != found.of:
             edges[found.of].add(target)
@@ -317,7 +329,7 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
     fail_with(
         [
             f"{where(found)}: {found.what} is imported inside a function; move it up, or give the reason in LATE"
-            for found in ALL
+            for found in all_imports()
             if found.inside_function
             and not found.types_only
             and (target := ours(found)) is not None
@@ -327,7 +339,7 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
 
 
 def test_every_module_is_used() -> None:
-    targets = {ours(found) for found in ALL}
+    targets = {ours(found) for found in all_imports()}
     # A package counts as used when one of its modules is.
     used = {".".join(parts[:n]) for t in targets if t for parts in [t.split(".")] for n in range(1, len(parts) + 1)}
     used |= {
@@ -345,7 +357,7 @@ def test_every_module_is_used() -> None:
 
 def test_no_class_name_is_used_twice() -> None:
     found = defaultdict(list)
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(place(module, node.lineno))
@@ -361,7 +373,7 @@ def test_no_class_name_is_used_twice() -> None:
 
 def test_every_logger_of_a_module_is_named_logger() -> None:
     wrong = []
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in tree.body:
             if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
                 continue
@@ -373,7 +385,7 @@ def test_every_logger_of_a_module_is_named_logger() -> None:
 
 
 def test_the_docstring_of_the_package_names_every_folder_and_file() -> None:
-    doc = ast.get_docstring(TREES[""]) or ""
+    doc = ast.get_docstring(trees()[""]) or ""
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     files = {path.name for path in ROOT.glob("*.py")} - {"__init__.py"}
     missing = [f"{name}/" for name in sorted(folders) if not re.search(rf"\b{name}(/|\.py)", doc)]
@@ -383,6 +395,6 @@ def test_the_docstring_of_the_package_names_every_folder_and_file() -> None:
 
 def test_every_file_has_a_docstring() -> None:
     fail_with(
-        [f"{place(module, 1)}: no docstring" for module, tree in TREES.items() if not ast.get_docstring(tree)],
+        [f"{place(module, 1)}: no docstring" for module, tree in trees().items() if not ast.get_docstring(tree)],
         and_the_map=False,
     )

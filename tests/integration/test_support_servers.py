@@ -363,12 +363,18 @@ def test_every_group_of_tests_goes_out_once_and_what_is_shared_stays_together() 
         "tests/test_map.py::test_a",
         "tests/acceptance/test_install.py::test_a",
         "tests/acceptance/test_install.py::test_b",
+        "tests/acceptance/conditions/test_conditions_limits.py::test_a[one-rabbitmq]",
+        "tests/acceptance/conditions/test_conditions_limits.py::test_b[rabbitmq-two]",
+        "tests/acceptance/conditions/test_conditions_limits.py::test_b[rabbitmq+killed-two]",
+        "tests/acceptance/conditions/test_conditions_unique.py::test_a[rabbitmq]",
     ]
     groups = [parallel.group_of(test) for test in tests]
     assert groups[0] == groups[1]
     assert groups[2] == groups[3]
     assert groups[6] != groups[7]
     assert groups[9] == groups[10]
+    assert groups[11] == groups[12]
+    assert len(set(groups[11:])) == 3
     in_order = parallel.order(dict.fromkeys(groups))
     assert sorted(in_order) == sorted(set(groups))
     assert in_order.index("tests/browser") < in_order.index("tests/integration/test_limits.py::test_a")

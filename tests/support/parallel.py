@@ -28,6 +28,10 @@ TOGETHER = {
     "tests/acceptance/test_dashboard_access.py": r"tests/acceptance/test_dashboard_access\.py",
 }
 """Tests that share what is expensive to make: name of the group -> how the ids of its tests begin."""
+BY_PLACE = (
+    r"(tests/acceptance/(?:conditions/\w+|test_bounds)\.py)::.*[\[-](memory|rabbitmq(?:\+\w+)?|sqlite|postgresql)[\]-]"
+)
+"""Tests of a file that share one running program for each place, which is a part of their ids."""
 APART = (
     r"tests/(acceptance|conformance|integration|api)/|tests/test_docs\.py"
     r"|tests/unit/coordinator/test_(model|recurring)\.py"
@@ -36,7 +40,9 @@ APART = (
 WAITING = r"tests/(acceptance|browser|conformance|deploy|integration)|tests/test_docs\.py"
 """Tests that mostly wait; the others mostly compute."""
 LONG = (
-    r"tests/(browser|deploy)|tests/acceptance/test_(install|distribution)",
+    # These sleep for up to two minutes each, while others work.
+    r"tests/acceptance/test_(frozen_broker|store_outages)",
+    r"tests/(browser|deploy)|tests/acceptance/(conditions/|test_(install|distribution|bounds\.py\[))",
     r"tests/integration/test_(never_lost|rabbit_outages|bad_waits|coordinators)|tests/api/test_usage",
     r"tests/acceptance|tests/unit/coordinator|tests/unit/dashboard/test_api_schema",
     r"tests/integration/test_(bad_input|worker|support|enqueue|limits|metrics)|tests/test_docs",
@@ -66,6 +72,8 @@ def group_of(nodeid: str) -> str:
     for name, pattern in TOGETHER.items():
         if re.match(pattern, nodeid):
             return name
+    if place := re.match(BY_PLACE, nodeid):
+        return "{}[{}]".format(*place.groups())
     return nodeid if re.match(APART, nodeid) else nodeid.partition("::")[0]
 
 
