@@ -151,12 +151,13 @@ class DependencyRules:
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], [("job", row.id)])
 
-    def would_wait_for(self, envelope: Envelope, other: Row) -> bool:
-        """Whether a job that is being accepted would wait for another one."""
-        if envelope.after is None:
-            return False
+    def would_wait_for(self, row: Row, envelope: Envelope, other: Row) -> bool:
+        """Whether a job that is being admitted would wait for another one: by its parents, or as its batch does."""
+        above = [] if envelope.after is None else named(envelope.after.parents)
+        if row.batch is not None:
+            above += [(one.kind, one.target) for one in self._tx.dependencies_of([row.id]) if one.kind == "open"]
         inside = [] if other.batch is None else self._batches.around(other.batch)
-        return self.leads_up([("job", other.id), *inside], named(envelope.after.parents))
+        return self.leads_up([("job", other.id), *inside], above)
 
     def waits_for_its_inside(
         self, batch: str, submissions: Sequence[SubmissionRow], above: list[tuple[str, str]]

@@ -31,7 +31,7 @@ class UniqueKeyRules:
         rows: the jobs.
         cascade: takes what follows.
         waits_for: whether one job waits for another, by way of parents, batches and aliases.
-        asks_for: whether a job whose envelope is given would wait for another one.
+        asks_for: whether a job that is being admitted, with its envelope, would wait for another one.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class UniqueKeyRules:
         cascade: Cascade,
         *,
         waits_for: Callable[[Row, Row], bool],
-        asks_for: Callable[[Envelope, Row], bool],
+        asks_for: Callable[[Row, Envelope, Row], bool],
     ) -> None:
         self._rows = rows
         self._cascade = cascade
@@ -69,7 +69,7 @@ class UniqueKeyRules:
         if holder.state.is_final and key.scope != "window":  # a store that was restored may keep it
             self._take(row, unique, None)
             return Answer.PASS
-        if unique.replace and self._may_be_replaced(holder) and not self._asks_for(envelope, holder):
+        if unique.replace and self._may_be_replaced(holder) and not self._asks_for(row, envelope, holder):
             self._replace(holder, row, unique, key)
             return Answer.PASS
         if self._waits_for(holder, row):

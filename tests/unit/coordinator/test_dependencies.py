@@ -529,6 +529,19 @@ def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name
     assert broken(harness.store) == []
 
 
+def test_a_member_does_not_take_the_place_of_a_job_that_its_batch_waits_for(harness: EngineHarness) -> None:
+    first, later = UniqueKey(key="u", scope="running"), UniqueKey(key="u", scope="running", replace=True)
+    harness.apply(harness.ready("p"), harness.child("first", "p", unique=first), harness.held("same", unique=first))
+    harness.apply(harness.chunk("b", ["m"], unique=later), harness.commit("b", parents=[{"id": "same"}]))
+    harness.work()
+    assert harness.row("m").reason == "duplicate of first"
+    run(harness, "p")
+    run(harness, "first")
+    harness.work()
+    assert harness.batch("b").state == "succeeded"
+    assert broken(harness.store) == []
+
+
 def test_a_long_chain_inside_a_batch_that_is_waited_for_early_is_not_walked_for_each(harness: EngineHarness) -> None:
     ids = [f"018bcfe5-6800-7000-8000-{n:012}" for n in range(2_000)]
     harness.apply(harness.child("then", batches=("b",)))
