@@ -30,7 +30,14 @@ class WorkerWatch:
         self._leases.heard(worker, LogTime(self._rows.at.log_now))
 
     def hello(self, hello: Hello) -> None:
-        """A worker has started, or is connected again."""
+        """A worker has started, or is connected again. It may run jobs before its first heartbeat is read."""
+        ref = hello.worker
+        self._tx.add_worker(
+            WorkerRow(
+                id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(hello.queues),
+                running=len(hello.running), version=hello.version, seen_at=hello.at,
+            )
+        )  # fmt: skip
         self._leases.heard(hello.worker.id, LogTime(self._rows.at.log_now), hello.worker, RemoteTime(hello.at))
         self._leases.replaced(hello.worker, RemoteTime(hello.at))
 

@@ -45,6 +45,7 @@ CHUNK = 500
 _SCHEDULES_NAMED = select(schema.schedules).where(schema.schedules.c.name.in_(bindparam("names", expanding=True)))
 _SAVE_SCHEDULE = upsert(schema.schedules, replace=True)
 _SAVE_WORKER = upsert(schema.workers, replace=True)
+_ADD_WORKER = upsert(schema.workers, replace=False)
 _AUDIT = upsert(schema.audit, replace=False)
 _SUBSCRIBE = upsert(schema.subscriptions, replace=True)
 _SAVE_FUNCTION = upsert(schema.functions, replace=True)
@@ -73,6 +74,10 @@ def worker_of(row: Row[Any]) -> WorkerRow:
     values: dict[str, Any] = row._asdict()
     queues = tuple(name for name in values["queues"].split(",") if name)
     return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
+
+
+def _worker_values(row: WorkerRow) -> dict[str, Any]:
+    return asdict(row) | {"queues": ",".join(row.queues), "lost": int(row.lost)}
 
 
 def dead_letter_of(row: Row[Any]) -> DeadLetterRow:
@@ -266,7 +271,11 @@ class Administration:
 
     def save_worker(self, row: WorkerRow) -> None:
         """Add a worker, or replace what is known of it."""
-        self._write(_SAVE_WORKER, asdict(row) | {"queues": ",".join(row.queues), "lost": int(row.lost)})
+        self._write(_SAVE_WORKER, _worker_values(row))
+
+    def add_worker(self, row: WorkerRow) -> None:
+        """Add a worker; what is known of it already stays."""
+        self._write(_ADD_WORKER, _worker_values(row))
 
     def workers(self) -> list[WorkerRow]:
         """All workers known, by host and slot."""

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import event
 
 from broker_jobs.clock import LogTime, WallTime
-from broker_jobs.coordinator.inputs import HeartbeatReceived, Input
+from broker_jobs.coordinator.inputs import CommandReceived, HeartbeatReceived, Input
 from broker_jobs.coordinator.records import FromWorker, LeaseOver, ReadyCopy
-from broker_jobs.messages.commands import DeleteJob, RequeueJob
+from broker_jobs.messages.commands import DeleteJob, Hello, RequeueJob
 from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.messages.events import ErrorInfo, Failed, Heartbeat, ReturnReason, WorkerRef
 from broker_jobs.messages.state import State
@@ -226,6 +226,29 @@ def test_the_release_of_a_worker_that_died_is_kept_though_the_worker_is_forgotte
     assert harness.store.reader.workers() == []
     harness.apply(*records)
     assert [(one.ended, one.release) for one in attempts(harness)] == [("crashed", "1.2.3")]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_the_release_of_a_worker_is_known_before_its_first_heartbeat(harness: EngineHarness, crashes: bool) -> None:
+    worker = WorkerRef(id="w1", host="node-1", slot="1")
+    hello = Hello(id="hello", at=harness.now, worker=worker, queues=["default"], version="1.2.3")
+    harness.apply(CommandReceived(hello, None, None), harness.ready())
+    harness.apply(harness.started(owned=True) if crashes else harness.failed())
+    if crashes:
+        with harness.store.transaction() as tx:
+            records = harness.engine.liveness.judge(tx, [("w1", "gone")], WallTime(harness.now), LogTime(1_000.0))
+        harness.apply(*records)
+    assert [(one.ended, one.release) for one in attempts(harness)] == [("crashed" if crashes else "raised", "1.2.3")]
+
+
+def test_a_worker_that_is_connected_again_keeps_what_its_heartbeats_told(harness: EngineHarness) -> None:
+    harness.apply(beat(harness, "1.2.3"))
+    (before,) = harness.store.reader.workers()
+    hello = Hello(
+        id="hello", at=harness.now + 1.0, worker=WorkerRef(id="w1", host="node-1", slot="1"), queues=["default"]
+    )
+    harness.apply(CommandReceived(hello, None, None))
+    assert harness.store.reader.workers() == [before]
 
 
 def test_where_no_release_was_reported_none_is_kept(harness: EngineHarness) -> None:
