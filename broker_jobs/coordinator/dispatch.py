@@ -28,6 +28,7 @@ from broker_jobs.coordinator.inputs import (
 )
 from broker_jobs.coordinator.job_decisions import JobDecisions
 from broker_jobs.coordinator.log_time import LogClock
+from broker_jobs.coordinator.poison import marks_of
 from broker_jobs.coordinator.records import FromWorker, Released, TimerDue, job_id
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.worker_watch import WorkerWatch
@@ -132,7 +133,8 @@ class Dispatch:
             case Unreadable():
                 self._jobs.dead_letter(one)
             case MarkRemoved():
-                self._tx.remove_poison_mark(one.hash)
+                for mark in marks_of(one.hash):
+                    self._tx.remove_poison_mark(mark)
             case ReadAgain():
                 self.replay(one.dead_letter_id)
             case ChunkReceived():

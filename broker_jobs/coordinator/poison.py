@@ -2,7 +2,8 @@
 
 The count of its deliveries does not tell, as a crash raises the count of its neighbours too. So a mark of the message
 is committed before it is read, and removed in the transaction that decides it. If the mark is there already, a
-coordinator ended while it had this message alone: it becomes a dead letter, unread.
+coordinator ended while it had this message alone. It may have been ended by something else just then, so the message is
+read once more, under a second mark. If both are there, it becomes a dead letter, unread.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from broker_jobs.store.open import Store
 logger = logging.getLogger(__name__)
 
 POISON = (
-    "a coordinator ended while it read or decided this message alone, as it had been delivered {count} times before; "
-    "replay it only to try again"
+    "twice a coordinator ended while it read or decided this message alone, which had been delivered {count} times "
+    "before; replay it only to try again"
 )
 
 
@@ -47,15 +48,20 @@ class PoisonGuard:
         if self._patient_store.persist(lambda: self._add_mark(mark)):
             found = self._input_queue.read(suspect)
         else:
-            logger.error("a message of %s ended a coordinator; it is not read", suspect.queue)
+            logger.error("a message of %s ended coordinators; it is not read", suspect.queue)
             reason = POISON.format(count=suspect.delivery_count)
             found = [QueuedInput(Unreadable(ORIGINS.get(suspect.queue, "dead"), reason, suspect), suspect)]
         return [*found, QueuedInput(MarkRemoved(mark), None)]
 
     def _add_mark(self, mark: str) -> bool:
-        """Whether it was not there."""
+        """Mark a suspect for the first or the second time; False: both marks are there."""
         with self._store.transaction() as tx:
-            return tx.add_poison_mark(mark, at=self._clock.now())
+            return any(tx.add_poison_mark(one, at=self._clock.now()) for one in marks_of(mark))
+
+
+def marks_of(mark: str) -> tuple[str, str]:
+    """The marks of a suspect, in the order in which they are set."""
+    return mark, f"{mark}:again"
 
 
 def _hash_of(delivery: Delivery) -> str:

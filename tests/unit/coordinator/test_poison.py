@@ -56,16 +56,16 @@ def test_a_message_that_ends_its_coordinator_is_decided_alone_then_set_aside_and
     room.coordinator.stop()
     far = 3_600.0
     room.hold(*(room.envelope(id, far) for id in ("a", "b", "poison", "c", "d")))
-    hands = crash(room, 3)
+    hands = crash(room, 4)
     assert "poison" in hands[0]
     assert len(hands[0]) > 1
-    assert hands[2] == ["poison"], "from its third delivery it is decided alone"
+    assert hands[2] == hands[3] == ["poison"], "from its third delivery it is decided alone"
     assert room.store.reader.dead_letters() == [], "a count alone condemns nothing"
     room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
     room.start()
     (dead,) = eventually(room.store.reader.dead_letters)
     assert b'"poison"' in dead.body
-    assert "a coordinator ended while" in dead.reason
+    assert "twice a coordinator ended while" in dead.reason
     for id in ("a", "b", "c", "d"):
         eventually(lambda id=id: room.store.reader.job(id))  # type: ignore[misc]
         assert room.row(id).state is State.SCHEDULED
@@ -87,6 +87,22 @@ def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(
         eventually(lambda: room.store.reader.job("a"))
         room.coordinator.stop()
     assert room.store.reader.dead_letters() == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_message_that_a_coordinator_had_alone_when_it_was_killed_is_decided_and_then_no_suspect_any_more(
+    room: CoordinatorHarness,
+) -> None:
+    room.start()
+    room.coordinator.stop()
+    room.hold(room.envelope("poison", 3_600.0))
+    assert crash(room, 3) == [["poison"]] * 3  # the third had it alone, and was killed by something else
+    room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
+    room.start()
+    assert eventually(lambda: room.row("poison")).state is State.SCHEDULED
+    assert room.store.reader.dead_letters() == []
+    with room.store.transaction() as tx:
+        assert tx._connection.exec_driver_sql("SELECT * FROM poison_marks").all() == []
 
 
 def test_dead_letters_beyond_their_budget_go_the_oldest_first(room: CoordinatorHarness) -> None:
