@@ -105,13 +105,14 @@ def batch_view(batch: BatchRow | None, id: str) -> BatchReply:
     )  # fmt: skip
 
 
-def failure_view(row: Row) -> JobReply:
-    """A failed job with what it was called with; without that, if no reply holds it."""
+def failure_view(row: Row, root: Row) -> JobReply:
+    """A failed job with what it was called with; without that, if no reply holds it. `root` tells how it failed."""
+    failed = view(root).model_copy(update={"id": row.id, "job": row.job})
     if row.envelope and len(row.envelope) > MAX_REPLY_BYTES // 2:
-        return view(row)
+        return failed
     envelope = codec.decode(row.envelope) if row.envelope else None
     called = {} if envelope is None else {"args": envelope.args, "kwargs": envelope.kwargs}
-    return view(row).model_copy(update=called)
+    return failed.model_copy(update=called)
 
 
 def answer(reply_to: str, id: str, view: JobReply) -> Message:

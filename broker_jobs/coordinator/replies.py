@@ -82,12 +82,15 @@ class Replies:
             self.messages.append(reply(reply_to, Reply(id=command.id, detail=detail)))
 
     def _failures(self, command: ListFailures) -> list[dict[str, object]]:
-        """A page of a batch's failed jobs, its sub-batches' among them, with what they were called with."""
+        """A page of a batch's failed jobs, its sub-batches' among them, with what they were called with.
+
+        A duplicate has failed if its original has: it is shown with the error of that.
+        """
         batches = [command.batch_id]
         for batch in batches:
             batches += self._tx.sub_batches(batch)
         ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
         ids = ids[: command.limit]
         self._rows.see(ids)
-        failed = (self._rows[id] for id in ids if self._rows[id].state is State.FAILED)
-        return page(failure_view(row) for row in failed)[0]
+        failed = ((self._rows[id], self._rows.root(self._rows[id])) for id in ids)
+        return page(failure_view(row, root) for row, root in failed if root.state is State.FAILED)[0]

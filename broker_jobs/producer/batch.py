@@ -284,6 +284,9 @@ class Batch(DependencyTarget):
     def failures(self) -> Iterator[Failure]:
         """Iterate over its failed jobs and those of its sub-batches, oldest first. Each can be requeued.
 
+        A duplicate whose original failed outside the batch is among them; it has the original's error, and to requeue
+        it requeues the original.
+
         Pages are requested as you iterate. A job that fails meanwhile may be missing; one that you requeue does not
         appear again.
 

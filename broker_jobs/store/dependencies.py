@@ -77,6 +77,18 @@ _FAILED = text(
     "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'failed' AND id > :after"
     " ORDER BY id LIMIT :limit"
 )
+FAILED_ELSEWHERE = (
+    " FROM jobs JOIN alias_groups ON alias_groups.id = jobs.alias_group"
+    " JOIN jobs AS root ON root.id = alias_groups.root"
+    " WHERE jobs.batch = :batch AND jobs.counted_as = 'failed' AND jobs.state = 'deleted'"
+    " AND (root.batch IS NULL OR root.batch <> jobs.batch)"
+    " AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.alias_group = jobs.alias_group AND other.id < jobs.id"
+    " AND other.batch = jobs.batch AND other.counted_as = 'failed')"
+)
+"""Duplicates in a batch whose original failed outside of it: one of each original, which is requeued by it."""
+_FAILED_ELSEWHERE = text(
+    f"SELECT jobs.id {FAILED_ELSEWHERE} AND jobs.id > :after ORDER BY jobs.id LIMIT :limit"  # constants
+)
 UNKNOWN_PARENTS = text(
     "SELECT page.*, unsatisfied = 0 AND since < :since AND CASE kind"
     " WHEN 'job' THEN NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = page.target)"
@@ -299,8 +311,12 @@ class DependencyStore:
         return list(self._connection.execute(_MEMBERS, {"batch": batch, "limit": limit}).scalars())
 
     def failed_members(self, batch: str, after: str, limit: int) -> list[str]:
-        """Failed jobs of a batch by id, a page."""
-        return list(self._connection.execute(_FAILED, {"batch": batch, "after": after, "limit": limit}).scalars())
+        """Failed jobs of a batch by id, a page; duplicates among them whose original failed outside of it."""
+        values = {"batch": batch, "after": after, "limit": limit}
+        found = [
+            id for query in (_FAILED, _FAILED_ELSEWHERE) for id in self._connection.execute(query, values).scalars()
+        ]
+        return sorted(found)[:limit]
 
     def submission(self, id: str) -> SubmissionRow | None:
         """One submission."""

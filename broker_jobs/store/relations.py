@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, text
 
 from broker_jobs.store import schema
 from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
+from broker_jobs.store.dependencies import FAILED_ELSEWHERE
 from broker_jobs.store.records import BatchRow
 from broker_jobs.store.row import Row
 from broker_jobs.store.search import rows_of
@@ -39,6 +40,9 @@ DEEP = 100
 _FAILED = text(
     "SELECT id, error, reason FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'failed'"
     " ORDER BY id LIMIT :limit"
+)
+_FAILED_ELSEWHERE = text(
+    f"SELECT jobs.id, root.error, root.reason {FAILED_ELSEWHERE} ORDER BY jobs.id LIMIT :limit"  # as above
 )
 _RUNNING = text(
     "SELECT id FROM jobs WHERE state = 'processing' AND owner = :worker ORDER BY started_at, id LIMIT :limit"
@@ -118,11 +122,12 @@ class Relations:
             for batch in batches:
                 if read >= limit:
                     break
-                for job_id, error, reason in connection.execute(_FAILED, {"batch": batch, "limit": limit - read}):
-                    line = error_line(error, reason)
-                    errors[line] += 1
-                    examples.setdefault(line, job_id)
-                    read += 1
+                for query in (_FAILED, _FAILED_ELSEWHERE):
+                    for job_id, error, reason in connection.execute(query, {"batch": batch, "limit": limit - read}):
+                        line = error_line(error, reason)
+                        errors[line] += 1
+                        examples.setdefault(line, job_id)
+                        read += 1
         return [FailureRow(line, n, examples[line]) for line, n in errors.most_common()], read
 
     # ---- workers

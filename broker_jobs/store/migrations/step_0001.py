@@ -139,6 +139,7 @@ INDEXES = (
     "CREATE INDEX rate_starts_at ON rate_starts (key, at)",
     "CREATE INDEX rate_starts_job ON rate_starts (job_id, epoch)",
     "CREATE INDEX jobs_batch ON jobs (batch, state, id) WHERE batch IS NOT NULL",
+    "CREATE INDEX jobs_failed_elsewhere ON jobs (batch, id) WHERE counted_as = 'failed' AND state = 'deleted'",
     "CREATE INDEX jobs_made ON jobs (state, created_at, id, queue, job)",
     "CREATE INDEX jobs_changed ON jobs (state, changed_at, id)",
     "CREATE INDEX jobs_queue ON jobs (queue, created_at, id)",

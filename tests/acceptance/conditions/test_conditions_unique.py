@@ -529,3 +529,32 @@ def test_a_key_for_the_start_is_taken_while_its_job_waits_in_a_line(view: View) 
     view.wait(third)
     view.let("first")
     assert view.results([busy, first, second, third]) == ["busy", "first", "first", "third"]
+
+
+@everywhere
+def test_a_batch_lists_a_duplicate_whose_original_failed_outside_of_it_and_requeues_that(view: View) -> None:
+    view.hold("outside")
+    view.fails("outside", 1)
+    view.fails("member", 1)
+    original = view.go("outside", **keyed(view))
+    view.started("outside")
+    with view.jobs.batch("with duplicates") as batch:
+        twins = [view.watch(batch.enqueue(view.program.work.using(**keyed(view)), view.name(n))) for n in ("x", "y")]
+        member = view.watch(batch.enqueue(view.program.work, view.name("member")))
+    view.is_in(State.PROCESSING, *twins)  # they are shown as the original
+    view.let("outside")
+    assert batch.wait(SECONDS) is State.FAILED
+    assert batch.counts().failed == 3
+    found = {failure.id: failure for failure in batch.failures()}
+    assert set(found) == {min(twin.id for twin in twins), member.id}, "one of each original"
+    (twin,) = (failure for failure in found.values() if failure.id != member.id)
+    assert twin.message == f"{view.name('outside')} fails"
+    assert twin.args == (view.name("x"),)
+    groups = {failure.message for failure in found.values()}
+    shown = view.dashboard().get(f"/api/v1/batches/{batch.id}").json()
+    assert groups == {group["error"].removeprefix("ValueError: ") for group in shown["failures"]}
+    for failure in batch.failures():
+        failure.requeue()
+    assert batch.wait(SECONDS) is State.SUCCEEDED
+    assert original.result(timeout=SECONDS) == "outside"
+    assert list(batch.failures()) == []
