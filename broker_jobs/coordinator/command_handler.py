@@ -125,7 +125,12 @@ class CommandHandler:
         """Make the runs of a schedule that are due; those beyond the page are left to the next transaction."""
         most = max(1, PAGE - self._made_up_for)
         made, more = commands.fire(
-            self._tx, fire, self._rows.at.now, open_runs=self._open_runs, waiting_runs=self._waiting_runs, page=most
+            self._tx,
+            fire,
+            self._rows.at.now,
+            open_runs=self._rows.open_runs,
+            waiting_runs=self._waiting_runs,
+            page=most,
         )
         self._made_up_for += max(0, len(made) - 1)
         self._rows.see([fired.envelope.id for fired in made])
@@ -133,9 +138,6 @@ class CommandHandler:
             self._jobs.make(fired)
         if more:
             self._effects.next.append(asked)
-
-    def _open_runs(self, recurring: str) -> int:
-        return self._tx.open_runs(recurring) + self._rows.new_runs[recurring]
 
     def _waiting_runs(self, recurring: str) -> int:
         return self._lines.count(overlap_key(recurring), commands.MOST_WAITING_RUNS + 1)
@@ -193,7 +195,7 @@ class CommandHandler:
                 detail = {"paused": command.paused}
             case TriggerRecurring():
                 made = commands.trigger(
-                    self._tx, command, now, open_runs=self._open_runs, waiting_runs=self._waiting_runs
+                    self._tx, command, now, open_runs=self._rows.open_runs, waiting_runs=self._waiting_runs
                 )
                 subject = command.name
                 if isinstance(made, str):

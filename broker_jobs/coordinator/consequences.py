@@ -82,6 +82,7 @@ class Consequences:
                 self._do_or_skip(task)
             self._batch_rows.finish()
             self._ask_who_waits()
+            self._limits.call_overlaps()
             if self._cascade.is_idle:
                 break
         left = self._cascade.left()

@@ -32,6 +32,7 @@ class Rows:
         """As they were loaded."""
         self.new_runs: Counter[str] = Counter()
         """Runs of recurring jobs that became open in this transaction, or (below 0) are open no more."""
+        self._runs_over: set[str] = set()
         self._now: dict[str, Row] = {}
         self._written: dict[str, Row] = {}
         self._envelopes: dict[str, tuple[str, Envelope]] = {}
@@ -58,8 +59,20 @@ class Rows:
         """A job is this now."""
         before = self._now.get(row.id)
         if row.recurring:
-            self.new_runs[row.recurring] += self._is_open(row) - (before is not None and self._is_open(before))
+            change = self._is_open(row) - (before is not None and self._is_open(before))
+            self.new_runs[row.recurring] += change
+            if change < 0:
+                self._runs_over.add(row.recurring)
         self._now[row.id] = row
+
+    def open_runs(self, recurring: str) -> int:
+        """How many runs of a recurring job are neither gone nor duplicates."""
+        return self.tx.open_runs(recurring) + self.new_runs[recurring]
+
+    def runs_over(self) -> set[str]:
+        """The recurring jobs of which a run is open no more, once."""
+        over, self._runs_over = self._runs_over, set()
+        return over
 
     def _is_open(self, row: Row) -> bool:
         """Whether a run is neither gone nor an alias."""

@@ -86,7 +86,7 @@ class LimitRules:
                 continue
             head = self._lines.head(line.key)
             is_first = head is None or head.place >= entry.place
-            moment = self._lines.moment(line) if is_first else None
+            moment = self._next(line) if is_first else None
             if moment is None or moment > self._rows.at.until:
                 self._stand(row, line)
                 return None
@@ -120,7 +120,7 @@ class LimitRules:
             moment: Instant | None = at
             if line.kind == "rate":
                 moment = self._lines.start_moment(line)
-            elif line.taken >= line.capacity:
+            elif line.taken >= line.capacity or self._runs_outside(line):
                 moment = None
             if moment is None or moment > self._rows.at.until:
                 self._give_back_turns(row, sequence[place + 1 :])
@@ -208,8 +208,29 @@ class LimitRules:
             return None
         if line.capacity <= 0:
             return None
-        moment = self._lines.moment(line)
+        moment = self._next(line)
         return head.job_id if moment is not None and moment <= self._rows.at.until else None
+
+    def _next(self, line: LimitLineRow) -> Instant | None:
+        """When a line has capacity for one more turn."""
+        return None if self._runs_outside(line) else self._lines.moment(line)
+
+    def _runs_outside(self, line: LimitLineRow) -> bool:
+        """Whether runs of a recurring job are open that stand in no line, as its overlap was another one then.
+
+        All in the line are open runs, so the numbers tell.
+        """
+        if line.kind != "overlap":
+            return False
+        runs = self._rows.open_runs(line.key.partition(":")[2])
+        return runs > self._lines.count(line.key, runs)
+
+    def call_overlaps(self) -> None:
+        """A run is open no more: the one that waits for it is called, in a line of their recurring job."""
+        keys = {overlap_key(recurring) for recurring in self._rows.runs_over()}
+        if keys:
+            for key in self._lines.that_exist(keys):
+                self._cascade.add(Kind.CALL, key)
 
     def step_aside(self, id: str, key: str) -> bool:
         """The first of a line waits for something else: it keeps its places and asks for nothing. Whether it was so."""

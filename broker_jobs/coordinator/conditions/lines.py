@@ -6,6 +6,7 @@ Rows and entries are read once a transaction and written once. What the lines me
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 
 from broker_jobs.clock import Instant
@@ -58,6 +59,8 @@ class Lines:
         self._changed_lines: set[str] = set()
         self._changed: dict[tuple[str, str], LineEntry] = {}
         self._dropped: set[tuple[str, str]] = set()
+        self._more: Counter[str] = Counter()
+        """Entries of each line beyond those that are stored."""
         self._call_later: set[str] = set()
 
     # ---- reading
@@ -136,6 +139,7 @@ class Lines:
         """A place at the end of a line."""
         line = self._existing(key)
         line.tail += 1
+        self._more[key] += 1
         self._changed_lines.add(key)
         entry = LineEntry(key, job_id, line.tail, Stage.PLACE)
         self.of(job_id)
@@ -157,6 +161,7 @@ class Lines:
         line.turns += (stage is Stage.TURN) - (before is Stage.TURN)
         self._changed_lines.add(key)
         if stage is None:
+            self._more[key] -= 1
             del self._entries[key, job_id]
             del self._of_job[job_id][key]
             self._changed.pop((key, job_id), None)
@@ -205,10 +210,13 @@ class Lines:
         return [entry for entry in found if entry.stage is Stage.WAITS], last
 
     def count(self, key: str, limit: int) -> int:
-        """How many jobs stand in a line, counted up to about a limit."""
-        new = sum(1 for entry_key, _ in self._changed if entry_key == key)
-        gone = sum(1 for dropped_key, _ in self._dropped if dropped_key == key)
-        return max(0, self._store.count(key, limit + gone) - gone) + new
+        """How many jobs stand in a line; more than a limit may count as any number above it."""
+        return self._store.count(key, max(0, limit + 1 - self._more[key])) + self._more[key]
+
+    def that_exist(self, keys: set[str]) -> list[str]:
+        """Those of these keys that have a line."""
+        self._read_lines(keys)
+        return [key for key in keys if self._lines[key] is not None]
 
     def _existing(self, key: str) -> LimitLineRow:
         line = self.line(key)
@@ -300,6 +308,7 @@ class Lines:
         self._store.save((), (), self._changed.values(), self._dropped)
         self._changed.clear()
         self._dropped.clear()
+        self._more.clear()
         empty = {key for key in self._changed_lines if self._is_empty(self._existing(key))}
         lines = [self._existing(key) for key in self._changed_lines - empty]
         self._store.save(lines, empty, (), ())

@@ -374,6 +374,29 @@ def test_deleting_a_run_that_waits_lets_no_other_go_beside_the_one_that_runs(har
     assert sorted(states(harness)) == ["awaiting", "deleted", "enqueued"]
 
 
+@pytest.mark.parametrize("overlap", ["queue", "skip"])
+def test_no_run_goes_beside_those_that_were_open_when_overlap_was_allowed(
+    harness: EngineHarness, overlap: Overlap
+) -> None:
+    put(harness, overlap="allow")
+    for _ in range(2):
+        harness.now += HOUR
+        fire(harness, harness.now)
+    first, second = sorted(row.id for row in harness.store.reader.jobs())
+    put(harness, overlap=overlap)
+    harness.now += HOUR
+    assert fire(harness, harness.now, version=2) == []
+    assert harness.apply(harness.succeeded(first)).releases == []
+    third = sorted(row.id for row in harness.store.reader.jobs())[2:]
+    assert len(third) == (overlap == "queue")
+    assert [row.id for row in harness.apply(harness.succeeded(second)).releases] == third
+    harness.now += HOUR
+    released = fire(harness, harness.now, version=2)
+    assert len(released) == (overlap == "skip")
+    if third:
+        assert len(harness.apply(harness.succeeded(third[0])).releases) == 1
+
+
 def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_third(harness: EngineHarness) -> None:
     put(harness, overlap="queue")
     for _ in range(3):
