@@ -53,7 +53,8 @@ class _Seen:
     """The newest of what it said of itself."""
     listed_at: RemoteTime = NEVER
     """When it wrote the heartbeat whose list was compared last: one that comes again is not counted again."""
-    missed: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, LogTime] = field(default_factory=dict)
+    """The jobs that it should run and does not list, and since when."""
 
 
 class _Ended(NamedTuple):
@@ -91,14 +92,20 @@ class Leases:
         if ended is not None and ended.reason == REPLACED and is_newer(said_at, ended.said_at):
             del self._ended[worker]  # it lives beside the worker that has its place
 
-    def unlisted(self, worker: str, heartbeat: Heartbeat, processing: list[str]) -> list[str]:
-        """The jobs this worker should run and has now failed to list for the second time."""
+    def unlisted(self, worker: str, heartbeat: Heartbeat, processing: list[str], log_now: LogTime) -> list[str]:
+        """The jobs this worker should run, did not list READ_SECONDS ago and does not list now.
+
+        A job that one heartbeat does not list may be listed by the next. What was committed and not acknowledged is
+        read again, heartbeats of before the start among it, though the rows know of the start already. When so much log
+        time has passed since such a heartbeat, all of that has been read.
+        """
         seen = self._seen.setdefault(worker, _Seen(LogTime(0.0)))
-        if is_newer(RemoteTime(heartbeat.at), seen.listed_at):
-            seen.listed_at = RemoteTime(heartbeat.at)
-            listed = {id for id, _ in heartbeat.running} | set(heartbeat.received)
-            seen.missed = {id: seen.missed.get(id, 0) + 1 for id in processing if id not in listed}
-        return [id for id, times in seen.missed.items() if times >= 2]
+        if not is_newer(RemoteTime(heartbeat.at), seen.listed_at):
+            return []
+        seen.listed_at = RemoteTime(heartbeat.at)
+        listed = {id for id, _ in heartbeat.running} | set(heartbeat.received)
+        seen.missed = {id: seen.missed.get(id, log_now) for id in processing if id not in listed}
+        return [id for id, at in seen.missed.items() if log_now - at >= READ_SECONDS]
 
     def replaced(self, worker: WorkerRef, at: RemoteTime) -> None:
         """A worker spoke from a place (host, slot), which another one may have held before it.

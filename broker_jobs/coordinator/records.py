@@ -95,7 +95,7 @@ class Unroutable:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOver:
-    """The worker is dead in log time, or lives and has twice not listed the job."""
+    """The worker is dead in log time, or lives and does not list the job, twice and two seconds apart."""
 
     id: str
     worker: str

@@ -48,11 +48,12 @@ class WorkerWatch:
     def finish(self) -> None:
         """Look at the heartbeats, once the rows are written."""
         newest = {beaten.worker.id: beaten for beaten in self._heartbeats}
+        log_now = LogTime(self._rows.at.log_now)
         for beaten in self._heartbeats:
             self._heartbeat(beaten)
         # Only the newest is held against the rows: those before it may be older than a start that was read with them.
         for id, beaten in newest.items():
-            missing = self._leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id))
+            missing = self._leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id), log_now)
             reason = "its worker lives but no longer has it"
             self._effects.next += [LeaseOver(job, id, reason) for job in missing]
 

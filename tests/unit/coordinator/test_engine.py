@@ -382,10 +382,29 @@ def test_a_redelivery_beside_a_known_runner_leaves_the_job_to_the_runner(harness
 def test_a_living_worker_that_twice_does_not_list_a_job_has_lost_it(harness: EngineHarness) -> None:
     harness.apply(harness.ready(), harness.started(owned=True))
     assert harness.apply(harness.beat(running=[("j", 1)])).next == []
-    harness.now += 10.0
+    harness.ticks(10)
     assert harness.apply(harness.beat()).next == []
-    harness.now += 10.0
+    harness.ticks(10)
     assert [type(record) for record in harness.apply(harness.beat()).next] == [LeaseOver]
+
+
+def test_heartbeats_of_before_the_start_that_are_read_again_end_no_run(harness: EngineHarness) -> None:
+    """Committed and not acknowledged: the next active coordinator reads them again, and knows of the start already."""
+    log: list[Input] = []
+    for _ in range(3):
+        log.append(harness.beat())
+        harness.now += 2.0
+    log += [harness.ready(), harness.started(owned=True)]
+    for piece in log:
+        harness.apply(piece)
+    after = EngineHarness(harness.store, "c2")
+    after.now = harness.now
+    after.engine.become_active(after.now)
+    assert [record for piece in log for record in after.apply(piece).next] == []
+    for _ in range(3):
+        after.ticks(2)
+        assert after.apply(after.beat(running=[("j", 1)])).next == []
+    assert after.row().state is State.PROCESSING
 
 
 def test_jobs_returned_at_shutdown_go_on_at_once_and_cost_nothing(harness: EngineHarness) -> None:
