@@ -75,6 +75,12 @@ check: .venv/.stamp-dev
 	@$(BIN)/pyright
 	@$(PYTEST) -q tests/test_map.py tests/test_words.py
 
+# The whole system under faults at random, for minutes. Part of no other target.
+.PHONY: storm
+storm: .venv/.stamp-dev
+	@tools/servers.sh rabbitmq postgres
+	@$(BIN)/python -m tests.storm $(ARGS)
+
 .PHONY: docs
 docs: .venv/.stamp-dev
 	@$(BIN)/python tools/docs.py $(ARGS)

@@ -33,15 +33,15 @@ BY_PLACE = (
 )
 """Tests of a file that share one running program for each place, which is a part of their ids."""
 APART = (
-    r"tests/(acceptance|conformance|integration|api)/|tests/test_docs\.py"
+    r"tests/(acceptance|conformance|integration|storm|api)/|tests/test_docs\.py"
     r"|tests/unit/coordinator/test_(model|recurring)\.py"
 )
 """Tests that go out one by one, as they share nothing but servers or take long; all others, file by file."""
-WAITING = r"tests/(acceptance|browser|conformance|deploy|integration)|tests/test_docs\.py"
+WAITING = r"tests/(acceptance|browser|conformance|deploy|integration|storm)|tests/test_docs\.py"
 """Tests that mostly wait; the others mostly compute."""
 LONG = (
     # These sleep for up to two minutes each, while others work.
-    r"tests/acceptance/test_(frozen_broker|store_outages)",
+    r"tests/acceptance/test_(frozen_broker|store_outages)|tests/storm",
     r"tests/(browser|deploy)|tests/acceptance/(conditions/|test_(install|distribution|bounds\.py\[))",
     r"tests/integration/test_(never_lost|rabbit_outages|bad_waits|coordinators)|tests/api/test_usage",
     r"tests/acceptance|tests/unit/coordinator|tests/unit/dashboard/test_api_schema",

@@ -82,10 +82,17 @@ class Postgres:
 
     def stop(self) -> None:
         """Shut down in order; clients are cut off."""
+        self._stop(signal.SIGINT)
+
+    def stop_immediately(self) -> None:
+        """Shut down at once, without a checkpoint: the next start recovers."""
+        self._stop(signal.SIGQUIT)
+
+    def _stop(self, how: signal.Signals) -> None:
         server, self._server = self._server, None
         if server is not None:
             if server.poll() is None:
-                server.send_signal(signal.SIGINT)
+                server.send_signal(how)
                 with contextlib.suppress(subprocess.TimeoutExpired):  # killed below
                     server.wait(30)
             self._lodging.kill(server)

@@ -56,6 +56,7 @@ vm_memory_high_watermark.absolute = {memory}
 # Asks Erlang, not /proc, which a chroot lacks.
 vm_memory_calculation_strategy = allocated
 disk_free_limit.absolute = 50MB
+cluster_partition_handling = pause_minority
 log.console = false
 log.file.level = info
 """
@@ -134,8 +135,21 @@ class Broker:
     Ports stay the same from the first start to `dispose`, so clients find the node again after a restart.
     """
 
-    def __init__(self, version: str | None = None) -> None:
+    def __init__(
+        self, version: str | None = None, *, beside: "Broker | None" = None, name: str = NODE, boot_seconds: float = 60
+    ) -> None:
+        """Make a node that is not started.
+
+        Args:
+            version: 3.10 or 4.0; None: the chosen one.
+            beside: the first node of a cluster; this one is to `join` it, and has its epmd.
+            name: what Erlang calls it.
+            boot_seconds: how long it may take to start. In a cluster a node waits for the others.
+        """
         self.version = version or chosen_version()
+        self.name = name
+        self._beside = beside
+        self._boot_seconds = boot_seconds
         self.amqp_port = 0
         self.http_port = 0
         self.user, self.password = USER, PASSWORD
@@ -145,6 +159,7 @@ class Broker:
         self._folder = self._lodging.folder
         self._environment: dict[str, str] = {}
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd_port = 0
         self._node: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._alarmed = False
@@ -180,6 +195,12 @@ class Broker:
                         raise
                 else:
                     return
+
+    def join(self, first: "Broker") -> None:
+        """Make the node part of the cluster of another one, and forget all that it has."""
+        self.ctl("stop_app")
+        self.ctl("join_cluster", first.name)
+        self.ctl("start_app", timeout=self._boot_seconds)
 
     def stop(self) -> None:
         """Shut the node down in order, as an operator would. Clients are told."""
@@ -270,7 +291,7 @@ class Broker:
 
     def log(self) -> str:
         """Return the end of the node's log."""
-        return end_of(self._folder / "log" / f"{NODE}.log", 60)
+        return end_of(self._folder / "log" / f"{self.name}.log", 60)
 
     # --- levers ---
 
@@ -321,7 +342,7 @@ class Broker:
         # A name of its own each time: with the same one (-r makes one of the second) the node refuses a second caller
         # while it has not yet seen the end of the first.
         name = f"call{uuid.uuid4().hex[:12]}"
-        command = ["erl_call", "-n", NODE, "-c", COOKIE, "-timeout", str(int(timeout)), "-h", name, "-e"]
+        command = ["erl_call", "-n", self.name, "-c", COOKIE, "-timeout", str(int(timeout)), "-h", name, "-e"]
         answer = self._run(command, erlang + "\n", timeout + 5)
         found = re.fullmatch(r"\{ok, (.*)\}\s*", answer, re.DOTALL)
         if found is None:
@@ -371,7 +392,8 @@ class Broker:
     # --- inside ---
 
     def _configure(self) -> None:
-        self.amqp_port, self.http_port, dist_port, epmd_port = (free_port() for _ in range(4))
+        self.amqp_port, self.http_port, dist_port = (free_port() for _ in range(3))
+        self._epmd_port = self._beside._epmd_port if self._beside is not None else free_port()
         for name in ("mnesia", "log", "home"):
             (self._folder / name).mkdir(exist_ok=True)
         configuration = CONFIG.format(amqp_port=self.amqp_port, http_port=self.http_port, memory=MEMORY)
@@ -390,9 +412,9 @@ class Broker:
             "LANG": "C.UTF-8",
             "HOME": str(here / "home"),
             "ERL_CRASH_DUMP_SECONDS": "0",
-            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(dist_port),
             "RABBITMQ_MNESIA_BASE": str(here / "mnesia"),
             "RABBITMQ_LOG_BASE": str(here / "log"),
@@ -427,16 +449,17 @@ class Broker:
                 (home / "plugins" / plugin.name).symlink_to(self._installation.home / "plugins" / plugin.name)
 
     def _boot(self) -> None:
-        if self._epmd is None or self._epmd.poll() is not None:
+        if self._beside is None and (self._epmd is None or self._epmd.poll() is not None):
             self._epmd = self._lodging.start(self._command(["epmd"]), log=self._folder / "log" / "epmd", env={})
         console = self._folder / "log" / "console"
         server = str(self._installation.inside(self._folder) / "server" / "sbin" / "rabbitmq-server")
         self._node = self._lodging.start(self._command([server]), log=console, env={})
         self._frozen = self._alarmed = self._consumer_timeout_changed = False
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + self._boot_seconds
         while not (self._speaks_amqp() and self._speaks_http() and self._opens()):
             if self._node.poll() is not None or time.monotonic() > deadline:
-                state = "did not come up in 60 s" if self._node.poll() is None else f"ended ({self._node.returncode})"
+                late = f"did not come up in {self._boot_seconds:g} s"
+                state = late if self._node.poll() is None else f"ended ({self._node.returncode})"
                 raise ServerFailedError(f"RabbitMQ {self.version} {state}:\n{end_of(console)}\n{self.log()}")
             time.sleep(0.02)
 
