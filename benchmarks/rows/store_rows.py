@@ -51,7 +51,7 @@ def _row() -> Row:
 def _through_store(store: Store, rows: list[Row]) -> None:
     for start in range(0, len(rows), BATCH):
         with store.transaction() as transaction:
-            transaction.save(rows[start : start + BATCH])
+            transaction.jobs.save(rows[start : start + BATCH])
 
 
 def _past_store(url: str, rows: list[Row]) -> None:

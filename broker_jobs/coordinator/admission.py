@@ -76,7 +76,7 @@ class Admission:
         row = self._rows[row.id]
         if answer is Answer.ALIAS:
             if row.batch is not None:
-                self._rows.tx.forget_dependencies([row.id])
+                self._rows.tx.dependencies.forget([row.id])
             self._count(row)
             return
         if answer is Answer.CIRCLE:
@@ -120,7 +120,7 @@ class Admission:
         envelope = self._rows.envelope(row)
         if envelope is None:
             return
-        self._rows.tx.forget_dependencies([row.id])
+        self._rows.tx.dependencies.forget([row.id])
         self._ask_unique(row, envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
         self._told(self._rows[row.id])
@@ -265,7 +265,7 @@ class Admission:
     def leave(self, row: Row, *, keeps_dependencies: bool = False) -> None:
         """A job does not wait any more: what it took goes back, but for slots while it may be running."""
         if not keeps_dependencies and row.conditions & Conditions.DEPENDENCIES:
-            self._rows.tx.forget_parents(row.id)
+            self._rows.tx.dependencies.forget_parents(row.id)
         self._limits.leave(row)
         self._unique.leave(row)
 

@@ -43,7 +43,7 @@ class Broadcasts:
             Control(
                 version=self._tx.meta.control_version,
                 fences=self.fences,
-                paused=self._tx.paused_queues() if self.pauses_changed else None,
+                paused=self._tx.queues.paused() if self.pauses_changed else None,
                 cancel=self.cancel,
                 schedules_changed=schedules_changed,
             )
@@ -68,7 +68,7 @@ class Broadcasts:
 
         What goes before has no version: who has heard only that has not heard all.
         """
-        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.fences()]
+        fences = [Fence(id=id, epoch=epoch) for id, epoch in self._tx.in_flight.fences()]
         before = [
             Control(version=0, fences=fences[start : start + MOST_FENCES])
             for start in range(0, len(fences) - MOST_FENCES, MOST_FENCES)
@@ -77,8 +77,8 @@ class Broadcasts:
             version=self._tx.meta.control_version,
             snapshot=True,
             fences=fences[len(before) * MOST_FENCES :],
-            paused=self._tx.paused_queues(),
-            cancel=self._tx.cancels(),
+            paused=self._tx.queues.paused(),
+            cancel=self._tx.in_flight.cancels(),
         )
 
 

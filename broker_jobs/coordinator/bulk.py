@@ -48,7 +48,7 @@ def begin(tx: Transaction, command: BulkDelete | BulkRequeue, now: Instant) -> W
     state = command.filter.state
     if isinstance(command, BulkRequeue) and state is not None and state not in FINAL:
         return f"only ended jobs can be requeued together, not {state} ones: failed, deleted or succeeded"
-    until, since = tx.extent(now)
+    until, since = tx.selector.extent(now)
     left = BulkRemainder(filter=command.filter, by=command.by, since=since, until=until)
     return WorkItemRow(command.kind, command.id, left.model_dump_json(exclude_none=True))
 
@@ -79,7 +79,7 @@ def work(
     """
     left = BulkRemainder.model_validate_json(work_item.outcome)
     wanted = wanted_of(work_item.kind, left.filter, left.since)
-    page = tx.matching(wanted, after=left.after, until=left.until, limit=limit)
+    page = tx.selector.matching(wanted, after=left.after, until=left.until, limit=limit)
     rows.see(page.ids)
     done = refused = 0
     for id in page.ids:
@@ -92,7 +92,7 @@ def work(
             refused += 1
     left = left.model_copy(update={"after": page.after, "done": left.done + done, "refused": left.refused + refused})
     detail = {"started": True, "finished": page.done, "done": left.done, "refused": left.refused}
-    tx.note(work_item.target, Reply(id=work_item.target, detail=detail).model_dump_json(exclude_none=True))
+    tx.audit.note(work_item.target, Reply(id=work_item.target, detail=detail).model_dump_json(exclude_none=True))
     rest = None if page.done else WorkItemRow(work_item.kind, work_item.target, left.model_dump_json(exclude_none=True))
     return rest, len(page.ids)
 

@@ -144,13 +144,13 @@ class CommandHandler:
 
     def _once(self, asked: CommandReceived) -> None:
         command = asked.command
-        before = self._tx.audited(command.id)
+        before = self._tx.audit.detail(command.id)
         if before is not None:
             self._replies.reply(asked, Reply.model_validate_json(before))
             return
         subject, given = self._command(asked)
         text = given.model_dump_json(exclude_none=True)
-        self._tx.audit(
+        self._tx.audit.add(
             command.id, at=self._rows.at.now, by=command.by, kind=command.kind, subject=subject, detail=text,
             user_id=asked.user_id,
         )  # fmt: skip
@@ -214,12 +214,12 @@ class CommandHandler:
                 refused, subject = self._replay(command.dead_letter_id), command.dead_letter_id
             case DeleteDeadLetter():
                 subject = command.dead_letter_id
-                refused = None if self._tx.drop_dead_letter(subject) else NO_DEAD_LETTER
+                refused = None if self._tx.dead_letters.drop(subject) else NO_DEAD_LETTER
             case AcceptStore():
                 detail = {"waiting": self._accept()}
                 subject = "store"
             case PauseQueue():
-                self._broadcasts.pauses_changed |= self._tx.pause_queue(command.queue, command.paused)
+                self._broadcasts.pauses_changed |= self._tx.queues.pause(command.queue, command.paused)
                 detail = {"paused": command.paused}
                 subject = command.queue
             case _:
@@ -245,7 +245,7 @@ class CommandHandler:
     def _accept(self) -> int:
         """Accept a restored store; rows of this transaction, which are written over those that leap, leap too."""
         waiting = self._tx.accept_restored()
-        for id, row in self._tx.load(self._rows.old).items():
+        for id, row in self._tx.jobs.load(self._rows.old).items():
             known = self._rows[id]
             if known is self._rows.old[id]:
                 self._rows.put(row)

@@ -44,12 +44,12 @@ def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
 
 def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
     """Put what the code of an origin declares and remove what it no longer declares."""
-    tx.know_schedules(schedule.name for schedule in command.schedules)
+    tx.schedules.know(schedule.name for schedule in command.schedules)
     refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
     declared = {schedule.name for schedule in command.schedules}
-    for row in tx.schedules():
+    for row in tx.schedules.all():
         if row.origin and row.origin == command.origin and row.name not in declared:
-            tx.remove_schedule(row.name)
+            tx.schedules.remove(row.name)
             tx.meta.schedules_version += 1
     return "; ".join(refusals) or None
 
@@ -62,17 +62,17 @@ def _put(tx: Transaction, schedule: Schedule, now: Instant) -> str | None:
         refused = str(error)
     if refused is not None:
         return f"recurring {schedule.name!r}: {refused}"
-    old = tx.schedule(schedule.name)
+    old = tx.schedules.get(schedule.name)
     new = recurring.put(old, schedule, now)
     if new is not old:
-        tx.save_schedule(new)
+        tx.schedules.save(new)
         tx.meta.schedules_version += 1
     return None
 
 
 def remove(tx: Transaction, command: RemoveRecurring) -> str | None:
     """Remove one recurring job; jobs it has made stay."""
-    if not tx.remove_schedule(command.name):
+    if not tx.schedules.remove(command.name):
         return _unknown(command.name)
     tx.meta.schedules_version += 1
     return None
@@ -80,7 +80,7 @@ def remove(tx: Transaction, command: RemoveRecurring) -> str | None:
 
 def pause(tx: Transaction, command: PauseRecurring, now: Instant) -> str | None:
     """Pause or resume one recurring job; times that pass during a pause are not missed."""
-    row = tx.schedule(command.name)
+    row = tx.schedules.get(command.name)
     if row is None:
         return _unknown(command.name)
     if row.paused != command.paused:
@@ -88,7 +88,7 @@ def pause(tx: Transaction, command: PauseRecurring, now: Instant) -> str | None:
         row.changed_at = now
         if not command.paused:
             row.last_planned_at = max(now, row.last_planned_at or now)
-        tx.save_schedule(row)
+        tx.schedules.save(row)
         tx.meta.schedules_version += 1
     return None
 
@@ -102,7 +102,7 @@ def trigger(
     waiting_runs: Callable[[str], int],
 ) -> Fired | str:
     """One job of a recurring job now, beside its schedule; or why it is refused. It obeys the overlap rule."""
-    row = tx.schedule(command.name)
+    row = tx.schedules.get(command.name)
     if row is None:
         return _unknown(command.name)
     if row.overlap == "skip" and open_runs(row.name) > 0:
@@ -153,7 +153,7 @@ def fire(
         waiting_runs: how many stand in its line.
         page: the most jobs to make.
     """
-    row = tx.schedule(command.name)
+    row = tx.schedules.get(command.name)
     if row is None or not recurring.takes(row, command):
         return [], False
     times, cursor, more = recurring.decided(row, command, now, page)
@@ -167,7 +167,7 @@ def fire(
     made = [recurring.fired(row, planned_at, now) for planned_at in times]
     if made:
         row.last_job_id = made[-1].envelope.id
-    tx.save_schedule(row)
+    tx.schedules.save(row)
     return made, more
 
 
@@ -183,7 +183,7 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
         if refused is not None:
             return f"subscription to {subscription.event!r}: {refused}"
         rows.append(SubscriptionRow(command.origin, subscription.event, template.job, subscription.call))
-    tx.save_subscriptions(command.origin, rows)
+    tx.declarations.save_subscriptions(command.origin, rows)
     return None
 
 
@@ -200,18 +200,18 @@ def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
         )
         for one in command.functions
     ]
-    tx.save_functions(command.origin, rows, at=command.at, last=command.last)
+    tx.declarations.save_functions(command.origin, rows, at=command.at, last=command.last)
 
 
 def beat_heartbeat(tx: Transaction, command: BeatHeartbeat) -> None:
     """Keep that a beat lives."""
     row = ComponentRow(command.by, "beat", command.host, command.pid, command.version, active=True, seen_at=command.at)
-    tx.save_component(row)
+    tx.processes.save_component(row)
 
 
 def published(tx: Transaction, event: PublishedEvent) -> list[Fired]:
     """The jobs of an event, one for each subscription."""
-    return [recurring.answered(row, event) for row in tx.subscriptions(event.event)]
+    return [recurring.answered(row, event) for row in tx.declarations.subscriptions(event.event)]
 
 
 def views(tx: Transaction, after: str = "") -> list[ScheduleReply]:
@@ -225,7 +225,7 @@ def views(tx: Transaction, after: str = "") -> list[ScheduleReply]:
             paused=row.paused,
             last_planned_at=row.last_planned_at,
         )
-        for row in sorted(tx.schedules(), key=lambda row: row.name)
+        for row in sorted(tx.schedules.all(), key=lambda row: row.name)
         if row.name > after
     ]
 

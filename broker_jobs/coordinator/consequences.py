@@ -62,7 +62,7 @@ class Consequences:
 
     def take_up(self) -> None:
         """Take up tasks that were kept."""
-        kept = self._tx.work_items(limit=WORK_ITEMS)
+        kept = self._tx.work_items.oldest(limit=WORK_ITEMS)
         self.more = self.more or len(kept) == WORK_ITEMS
         for row in kept:
             self._cascade.take_up(task_of(row))
@@ -89,8 +89,8 @@ class Consequences:
         kept = {(task.kind, task.target) for task in left}
         for key, task in self._cascade.done.items():
             if key not in kept:
-                self._tx.drop_work_item(task.item)
-        self._tx.work_item(task.item for task in left)
+                self._tx.work_items.drop(task.item)
+        self._tx.work_items.add(task.item for task in left)
         self.more = self.more or bool(left)
 
     def _do_or_skip(self, task: Task) -> None:
@@ -106,8 +106,8 @@ class Consequences:
     def _ask_who_waits(self) -> None:
         """Of the jobs that have ended, those that something depends on are told of: asked of all of them at once."""
         ended = self._cascade.told()
-        if ended and self._tx.any_dependencies():
-            for id in self._tx.waited_for(Kind.JOB.value, ended):
+        if ended and self._tx.dependencies.exist():
+            for id in self._tx.dependencies.waited_for(Kind.JOB.value, ended):
                 self._cascade.add(Kind.JOB, id)
 
     def _do(self, task: Task) -> None:
@@ -215,7 +215,7 @@ class Consequences:
     def _delete_members(self, task: Task) -> None:
         self._rows.write()
         page = self._page
-        ids = self._tx.unended_members(task.target, page)
+        ids = self._tx.batches.unended_members(task.target, page)
         self._spend(len(ids))
         self._rows.see(ids)
         for id in ids:

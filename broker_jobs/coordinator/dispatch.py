@@ -107,7 +107,7 @@ class Dispatch:
                 case _:
                     ids.add(job_id(one))
         self._rows.see(ids)
-        self._tx.know_schedules(fired)
+        self._tx.schedules.know(fired)
 
     def apply(self, one: Input) -> None:
         """Decide one input."""
@@ -134,7 +134,7 @@ class Dispatch:
                 self._jobs.dead_letter(one)
             case MarkRemoved():
                 for mark in marks_of(one.hash):
-                    self._tx.remove_poison_mark(mark)
+                    self._tx.dead_letters.remove_mark(mark)
             case ReadAgain():
                 self.replay(one.dead_letter_id)
             case ChunkReceived():
@@ -163,7 +163,7 @@ class Dispatch:
 
     def replay(self, dead_letter_id: str) -> str | None:
         """Decide a dead letter now; why that cannot be, or None."""
-        row = self._tx.dead_letter(dead_letter_id)
+        row = self._tx.dead_letters.get(dead_letter_id)
         if row is None:
             return NO_DEAD_LETTER
         if row.origin == WORK:
@@ -175,7 +175,7 @@ class Dispatch:
         self.load(inputs)
         for one in inputs:
             self.apply(one)
-        self._tx.drop_dead_letter(dead_letter_id)
+        self._tx.dead_letters.drop(dead_letter_id)
         return None
 
     def _work_again(self, row: DeadLetterRow) -> str | None:
@@ -183,7 +183,7 @@ class Dispatch:
         if not self._consequences.do_again(item_of(row.body)):
             first_line = row.reason.partition("\n")[0]
             return f"it still cannot be carried out, and is kept ({first_line})"
-        self._tx.drop_dead_letter(row.id)
+        self._tx.dead_letters.drop(row.id)
         return None
 
     def _chunk(self, chunked: ChunkReceived) -> None:
@@ -208,6 +208,6 @@ class Dispatch:
             if row is not None and row.is_waiting:
                 self._admission.fail(row, not_known(dependency))
                 continue
-            self._tx.mark_unsatisfied([dependency])
+            self._tx.dependencies.mark_unsatisfied([dependency])
             if dependency.holder.startswith(BATCH_PREFIX):
                 self._batches.abandon(dependency.holder.removeprefix(BATCH_PREFIX), not_known(dependency))

@@ -66,12 +66,12 @@ class Engine:
     def become_active(self, now: Instant) -> Effects:
         """Give every worker a whole lease, and look at what is due soon."""
         with self._store.transaction() as tx:
-            workers = {worker.id for worker in tx.workers()} | set(tx.owners())
-            senders = [sender for _, sender in tx.publishing() if sender]
+            workers = {worker.id for worker in tx.processes.workers()} | set(tx.in_flight.owners())
+            senders = [sender for _, sender in tx.in_flight.publishing() if sender]
             self.liveness.begin(workers, senders, LogTime(tx.meta.log_time))
             effects = Effects(tx.meta)
-            effects.timers = [(id, due_at) for due_at, id in tx.due(now + HORIZON_SECONDS, limit=50_000)]
-            effects.more = bool(tx.work_items(limit=1))
+            effects.timers = [(id, due_at) for due_at, id in tx.due.jobs(now + HORIZON_SECONDS, limit=50_000)]
+            effects.more = bool(tx.work_items.oldest(limit=1))
             return effects
 
     @property

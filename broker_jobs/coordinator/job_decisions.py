@@ -120,7 +120,7 @@ class JobDecisions:
     def dead_letter(self, unread: Unreadable) -> None:
         """Keep what cannot be read or decided, with the reason."""
         delivery = unread.delivery
-        self._tx.add_dead_letter(
+        self._tx.dead_letters.add(
             unread.id, at=self._rows.at.now, origin=unread.origin, reason=unread.reason, body=delivery.body,
             exchange=delivery.exchange, key=delivery.key, type=delivery.type, message_id=delivery.message_id,
             user_id=delivery.user_id, dead_lettered=delivery.dead_lettered,
@@ -146,7 +146,7 @@ class JobDecisions:
         after = self._rows[row.id]
         if after is not row and row.is_waiting:
             if isinstance(command, RequeueJob):
-                self._tx.forget_dependencies([row.id])  # a person runs it, whatever it waits for
+                self._tx.dependencies.forget([row.id])  # a person runs it, whatever it waits for
             else:
                 self._limits.rescheduled(after)
             self._cascade.walk(row.id)

@@ -234,13 +234,13 @@ class CoordinatorLeases:
 
     def unknown_releases(self, tx: Transaction, log_now: LogTime) -> list[ReleaseUnknown]:
         """Releases whose confirm will never arrive: their coordinator is gone, or the confirm is overdue."""
-        senders = dict(tx.publishing())
+        senders = dict(tx.in_flight.publishing())
         self._publishing = {
             id: self._publishing.get(id, log_now) for id, sender in senders.items() if sender == self._own
         }
         overdue = [id for id, at in self._publishing.items() if log_now - at >= UNCONFIRMED_SECONDS]
         gone = [id for id, sender in senders.items() if sender != self._own and self.is_gone(sender, log_now)]
-        return [ReleaseUnknown(row.id, row.epoch) for row in tx.load([*gone, *overdue]).values()]
+        return [ReleaseUnknown(row.id, row.epoch) for row in tx.jobs.load([*gone, *overdue]).values()]
 
 
 class Liveness:
@@ -297,12 +297,12 @@ class Liveness:
         """What follows from log time: ended leases, ended graces, unknown releases, lost messages."""
         records: list[JobRecord] = []
         for worker, reason in dead:
-            release = tx.release_of(worker)
-            records += [LeaseOver(id, worker, reason, release) for id in tx.owned_by(worker)]
-            tx.remove_worker(worker)
-        records += [TimerDue(id) for id in tx.grace_over(float(log_now), limit=MOST_RECORDS)]
+            release = tx.processes.release_of(worker)
+            records += [LeaseOver(id, worker, reason, release) for id in tx.in_flight.owned_by(worker)]
+            tx.processes.remove_worker(worker)
+        records += [TimerDue(id) for id in tx.due.graces(float(log_now), limit=MOST_RECORDS)]
         over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
-        self.leases.watch([worker for worker in tx.owners() if worker not in over], log_now)
+        self.leases.watch([worker for worker in tx.in_flight.owners() if worker not in over], log_now)
         records += self.coordinators.unknown_releases(tx, log_now)
         records += self._lost(tx, now, log_now)
         return records
@@ -320,8 +320,8 @@ class Liveness:
             if before is None:
                 continue
             held = self.held_by_workers() if held is None else held
-            out = tx.out_since(depth.queue, float(before), limit=MOST_RECORDS)
-            out += tx.out_after(depth.queue, float(now + STEP_SECONDS), limit=MOST_RECORDS)
+            out = tx.in_flight.out_since(depth.queue, float(before), limit=MOST_RECORDS)
+            out += tx.in_flight.out_after(depth.queue, float(now + STEP_SECONDS), limit=MOST_RECORDS)
             ids = [id for id in out if id not in held]
-            records += [ProvenLost(row.id, row.epoch) for row in tx.load(ids).values()]
+            records += [ProvenLost(row.id, row.epoch) for row in tx.jobs.load(ids).values()]
         return records

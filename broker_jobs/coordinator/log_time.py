@@ -64,7 +64,7 @@ class LogClock:
         own = tick.coordinator == self._own
         self._effects.caught_up |= own
         if self._coordinators.shows(tick.coordinator, RemoteTime(tick.sent_at)):
-            self._tx.save_component(  # who reads the log is the active one
+            self._tx.processes.save_component(  # who reads the log is the active one
                 ComponentRow(tick.coordinator, "coordinator", tick.host, tick.pid, tick.version, own, tick.sent_at)
             )
         self.checkpoint(tick)

@@ -85,7 +85,7 @@ class Maintenance:
 
         def look() -> list[tuple[Instant, str]]:
             with self._store.transaction() as tx:
-                return tx.due(before, limit=MOST_DUE)
+                return tx.due.jobs(before, limit=MOST_DUE)
 
         found = self._patient_store.persist(look)
         self._more_due = len(found) == MOST_DUE
@@ -106,7 +106,7 @@ class Maintenance:
 
         def purge() -> int:
             with self._store.transaction() as tx:
-                return tx.purge_dead_letters(
+                return tx.dead_letters.purge(
                     before=before, most=settings.max_dead_letters, most_bytes=settings.max_dead_letter_bytes,
                     limit=PURGE_ROWS,
                 )  # fmt: skip

@@ -103,9 +103,9 @@ class NewerMessages:
         except Exception as error:
             logger.exception("dead letter %s can be read now, but not applied: replay it, or delete it", row.id)
             with self._store.transaction() as tx:
-                tx.drop_dead_letter(row.id)
+                tx.dead_letters.drop(row.id)
                 reason = f"{type(error).__name__}: {error}"[:MOST_REASON_CHARS]
-                tx.add_dead_letter(
+                tx.dead_letters.add(
                     row.id.replace(NEWER, "", 1), at=row.at, origin=row.origin, reason=reason, body=row.body,
                     exchange=row.exchange, key=row.key, type=row.type, message_id=row.message_id,
                 )  # fmt: skip

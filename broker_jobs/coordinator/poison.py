@@ -56,7 +56,7 @@ class PoisonGuard:
     def _add_mark(self, mark: str) -> bool:
         """Mark a suspect for the first or the second time; False: both marks are there."""
         with self._store.transaction() as tx:
-            return any(tx.add_poison_mark(one, at=self._clock.now()) for one in marks_of(mark))
+            return any(tx.dead_letters.add_mark(one, at=self._clock.now()) for one in marks_of(mark))
 
 
 def marks_of(mark: str) -> tuple[str, str]:

@@ -88,8 +88,10 @@ class Replies:
         """
         batches = [command.batch_id]
         for batch in batches:
-            batches += self._tx.sub_batches(batch)
-        ids = sorted(id for batch in batches for id in self._tx.failed_members(batch, command.after, command.limit))
+            batches += self._tx.batches.inside(batch)
+        ids = sorted(
+            id for batch in batches for id in self._tx.batches.failed_members(batch, command.after, command.limit)
+        )
         ids = ids[: command.limit]
         self._rows.see(ids)
         failed = ((self._rows[id], self._rows.root(self._rows[id])) for id in ids)

@@ -41,7 +41,7 @@ class Rows:
         """Load jobs that are not here yet; one that is not known stays unknown."""
         wanted = [id for id in ids if id not in self._now]
         if wanted:
-            found = self.tx.load(wanted)
+            found = self.tx.jobs.load(wanted)
             self.old.update(found)
             self._now.update(found)
 
@@ -67,7 +67,7 @@ class Rows:
 
     def open_runs(self, recurring: str) -> int:
         """How many runs of a recurring job are neither gone nor duplicates."""
-        return self.tx.open_runs(recurring) + self.new_runs[recurring]
+        return self.tx.schedules.open_runs(recurring) + self.new_runs[recurring]
 
     def runs_over(self) -> set[str]:
         """The recurring jobs of which a run is open no more, once."""
@@ -86,7 +86,7 @@ class Rows:
         """Write what has changed since it was last written: queries see it then."""
         wanted = [row for _, row in self.changed()] if rows is None else list(rows)
         unwritten = [row for row in wanted if self._written.get(row.id) is not row]
-        self.tx.save(unwritten)
+        self.tx.jobs.save(unwritten)
         self._written.update((row.id, row) for row in unwritten)
 
     def envelope(self, row: Row) -> Envelope | None:

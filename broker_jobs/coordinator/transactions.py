@@ -200,8 +200,8 @@ class Transactions:
 
         def set_aside() -> Effects:
             with self._store.store.transaction() as tx:
-                tx.drop_work_item(item)
-                tx.add_dead_letter(
+                tx.work_items.drop(item)
+                tx.dead_letters.add(
                     f"{WORK}:{hashlib.sha256(body).hexdigest()[:32]}", at=self._clock.now(), origin=WORK, reason=reason,
                     body=body, type=WORK,
                 )  # fmt: skip

@@ -116,7 +116,7 @@ class UnitOfWork:
         )  # fmt: skip
 
     def _queues_runs(self, recurring: str) -> bool:
-        schedule = self._tx.schedule(recurring) if recurring else None
+        schedule = self._tx.schedules.get(recurring) if recurring else None
         return schedule is not None and schedule.overlap == "queue"
 
     def _replay(self, dead_letter_id: str) -> str | None:
@@ -149,15 +149,15 @@ class UnitOfWork:
         rows = [self._with_delay_copy(old, row) for old, row in changed]
         for (old, _), row in zip(changed, rows, strict=True):
             self._follow(old, row)
-        self._tx.confirm(self._dispatch.confirmed)
+        self._tx.jobs.confirm(self._dispatch.confirmed)
         self._rows.write(rows)
         self._batch_rows.write()
-        self._tx.add_open_runs(self._rows.new_runs)
+        self._tx.schedules.add_open_runs(self._rows.new_runs)
         for key, at in self._lines.write():
             if at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((LINE_PREFIX + key, at))
         if self._jobs.log_lines:
-            self._tx.add_lines(self._jobs.log_lines)
+            self._tx.log_lines.add(self._jobs.log_lines)
         self._effects.rows = len(rows)
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:

@@ -32,7 +32,7 @@ class WorkerWatch:
     def hello(self, hello: Hello) -> None:
         """A worker has started, or is connected again. It may run jobs before its first heartbeat is read."""
         ref = hello.worker
-        self._tx.add_worker(
+        self._tx.processes.add_worker(
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(hello.queues),
                 running=len(hello.running), version=hello.version, seen_at=hello.at,
@@ -53,7 +53,7 @@ class WorkerWatch:
             self._heartbeat(beaten)
         # Only the newest is held against the rows: those before it may be older than a start that was read with them.
         for id, beaten in newest.items():
-            missing = self._leases.unlisted(id, beaten.heartbeat, self._tx.owned_by(id), log_now)
+            missing = self._leases.unlisted(id, beaten.heartbeat, self._tx.in_flight.owned_by(id), log_now)
             reason = "its worker lives but no longer has it"
             self._effects.next += [LeaseOver(job, id, reason) for job in missing]
 
@@ -62,7 +62,7 @@ class WorkerWatch:
         self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref, RemoteTime(beaten.sent_at))
         self._leases.replaced(ref, RemoteTime(beaten.sent_at))
         self._liveness.listed(ref.id, {id for id, _ in beat.running} | set(beat.received))
-        self._tx.save_worker(
+        self._tx.processes.save_worker(
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
                 concurrency=beat.concurrency, running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent,

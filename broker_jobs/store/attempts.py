@@ -12,6 +12,7 @@ from dataclasses import asdict
 from sqlalchemy import Connection, text
 
 from broker_jobs.store.columns import clean_text
+from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.records import AttemptRow
 from broker_jobs.store.views import ErrorRow
 
@@ -54,21 +55,20 @@ _LAST = text(
 class AttemptStore:
     """Attempts, in a transaction."""
 
-    def __init__(self, connection: Connection, wrote: list[bool]) -> None:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
-        self._wrote = wrote
 
     def save(self, rows: Iterable[AttemptRow]) -> None:
         """Keep how attempts ended; one of the same job and epoch is replaced. Of each job the newest stay."""
         kept = list(rows)
         if not kept:
             return
-        self._wrote[0] = True
-        self._connection.execute(_SAVE, [_values(row) for row in kept])
+        self._connection.write_many(_SAVE, [_values(row) for row in kept])
         # A job has no more attempts than epochs.
         many = [{"job_id": id, "kept": KEPT} for id in dict.fromkeys(row.job_id for row in kept if row.epoch > KEPT)]
-        if many:
-            self._connection.execute(_FORGET_OLDEST, many)
+        self._connection.write_many(_FORGET_OLDEST, many)
 
 
 def _values(row: AttemptRow) -> dict[str, object]:

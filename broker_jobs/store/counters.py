@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.buckets import bucket_of
 from broker_jobs.store.columns import clean_text
+from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.row import Row
 
 MINUTE_SECONDS = 60
@@ -85,7 +86,7 @@ class Counters:
         self._durations[minute, row.job, "wait", bucket_of(started_at - began_at)] += 1
         self._durations[minute, row.job, "run", bucket_of(ended_at - started_at)] += 1
 
-    def write(self, connection: Connection) -> None:
+    def write(self, connection: WriteConnection) -> None:
         """Write the differences and forget them."""
         counts = [{"queue": queue, "state": state, "n": n} for (queue, state), n in self._counts.items() if n]
         if counts:
@@ -104,7 +105,7 @@ class Counters:
         self._of_kinds.clear()
         self._durations.clear()
 
-    def _write_kinds(self, connection: Connection) -> None:
+    def _write_kinds(self, connection: WriteConnection) -> None:
         """What each kind of job came to; of one whose name is not known yet only the sums over all kinds."""
         of_kinds = [
             {"minute": minute, "job": clean_text(job), "state": state, "n": n}

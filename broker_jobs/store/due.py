@@ -6,9 +6,10 @@ finds, not of what the store keeps.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from sqlalchemy import TextClause, text
 
 from broker_jobs.clock import Instant
+from broker_jobs.store.connections import WriteConnection
 
 LINE_PREFIX = "#"
 """Begins what stands for a line where ids of jobs are listed. No id of a job has this character."""
@@ -39,21 +40,17 @@ _OUT_AFTER = text(
     "SELECT id FROM jobs WHERE publication = 2 AND queue = :queue AND coalesce(released_at, created_at) > :after"
     " AND state IN ('enqueued', 'scheduled', 'succeeded', 'failed', 'deleted') LIMIT :limit"
 )
-_OPEN_RUNS = text("SELECT n FROM open_runs WHERE name = :name")
-_ADD_OPEN_RUNS = text(
-    "INSERT INTO open_runs (name, n) VALUES (:name, :n) ON CONFLICT (name) DO UPDATE SET n = open_runs.n + excluded.n"
-)
-_DROP_OPEN_RUNS = text("DELETE FROM open_runs WHERE name = :name AND n <= 0")
 
 
 class DueJobs:
-    """The finding half of a transaction."""
+    """What is to be done at a time, in a transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
-        self._wrote = False
 
-    def due(self, before: Instant, limit: int) -> list[tuple[Instant, str]]:
+    def jobs(self, before: Instant, limit: int) -> list[tuple[Instant, str]]:
         """(due_at, id) of what is due at or before an instant, the earliest first.
 
         These are scheduled jobs of which no message is out, though a grace may still stand in their way; and lines that
@@ -63,9 +60,18 @@ class DueJobs:
         """
         return [(at, job_id) for at, job_id in self._connection.execute(_DUE, {"before": before, "limit": limit})]
 
-    def grace_over(self, log_time: float, limit: int) -> list[str]:
+    def graces(self, log_time: float, limit: int) -> list[str]:
         """Jobs whose grace has ended by this log time."""
-        return self._ids(_GRACE_OVER, log_time=log_time, limit=limit)
+        return _ids(self._connection, _GRACE_OVER, log_time=log_time, limit=limit)
+
+
+class JobsInFlight:
+    """Jobs that are published, or run, or may do so, in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
+        self._connection = connection
 
     def publishing(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, sender) of the releases that are committed and not known to be published."""
@@ -73,11 +79,11 @@ class DueJobs:
 
     def owned_by(self, worker: str, limit: int = 10_000) -> list[str]:
         """Jobs a worker runs."""
-        return self._ids(_OWNED_BY, worker=worker, limit=limit)
+        return _ids(self._connection, _OWNED_BY, worker=worker, limit=limit)
 
     def owners(self) -> list[str]:
         """Workers that run something, each once."""
-        return self._ids(_OWNERS)
+        return _ids(self._connection, _OWNERS)
 
     def fences(self) -> list[tuple[str, int]]:
         """(id, epoch): this epoch and older must not be run; a message of the job may be out."""
@@ -85,27 +91,16 @@ class DueJobs:
 
     def cancels(self) -> list[str]:
         """Running jobs that were asked to stop."""
-        return self._ids(_CANCELS)
+        return _ids(self._connection, _CANCELS)
 
     def out_since(self, queue: str, released_before: Instant, limit: int) -> list[str]:
         """Jobs of a queue with a message out since before an instant and no known runner, the oldest first."""
-        return self._ids(_OUT_SINCE, queue=queue, before=released_before, limit=limit)
+        return _ids(self._connection, _OUT_SINCE, queue=queue, before=released_before, limit=limit)
 
     def out_after(self, queue: str, released_after: Instant, limit: int) -> list[str]:
         """As `out_since`, released after an instant."""
-        return self._ids(_OUT_AFTER, queue=queue, after=released_after, limit=limit)
+        return _ids(self._connection, _OUT_AFTER, queue=queue, after=released_after, limit=limit)
 
-    def open_runs(self, recurring: str) -> int:
-        """How many runs of a recurring job are neither gone nor aliases."""
-        return int(self._connection.execute(_OPEN_RUNS, {"name": recurring}).scalar_one_or_none() or 0)
 
-    def add_open_runs(self, changes: dict[str, int]) -> None:
-        """Note runs that became open, or (below 0) are open no more."""
-        values = [{"name": name, "n": n} for name, n in changes.items() if n]
-        if values:
-            self._connection.execute(_ADD_OPEN_RUNS, values)
-            self._connection.execute(_DROP_OPEN_RUNS, [{"name": value["name"]} for value in values])
-            self._wrote = True
-
-    def _ids(self, query: object, **parameters: object) -> list[str]:
-        return list(self._connection.execute(query, parameters).scalars())  # type: ignore[call-overload]
+def _ids(connection: WriteConnection, query: TextClause, **parameters: object) -> list[str]:
+    return list(connection.execute(query, parameters).scalars())

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import bindparam, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.administration import upsert
+from broker_jobs.store.connections import WriteConnection, in_chunks, upsert
 
 
 class Stage(IntEnum):
@@ -95,32 +95,31 @@ _FORGET_STARTS = text(
     "DELETE FROM rate_starts WHERE key = :key AND at < :before AND at <="
     " (SELECT max(at) FROM (SELECT at FROM rate_starts WHERE key = :key ORDER BY at LIMIT :limit) AS oldest)"
 )
-CHUNK = 500
-"""Values of one IN list."""
 
 
 class LineStore:
     """The lines of limits, in a transaction."""
 
-    def __init__(self, connection: Connection, wrote: list[bool]) -> None:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
-        self._wrote = wrote
 
     # ---- lines and entries
 
     def lines(self, keys: Sequence[str]) -> list[LimitLineRow]:
         """The lines of these keys that exist."""
         found: list[LimitLineRow] = []
-        for start in range(0, len(keys), CHUNK):
-            rows = self._connection.execute(_LINES, {"keys": list(keys[start : start + CHUNK])})
+        for chunk in in_chunks(keys):
+            rows = self._connection.execute(_LINES, {"keys": chunk})
             found += [LimitLineRow(**row._asdict() | dict[str, Any](fixed=bool(row.fixed))) for row in rows]
         return found
 
     def entries_of(self, job_ids: Sequence[str]) -> list[LineEntry]:
         """All that these jobs have in lines."""
         found: list[LineEntry] = []
-        for start in range(0, len(job_ids), CHUNK):
-            rows = self._connection.execute(_ENTRIES_OF, {"ids": list(job_ids[start : start + CHUNK])})
+        for chunk in in_chunks(job_ids):
+            rows = self._connection.execute(_ENTRIES_OF, {"ids": chunk})
             found += [LineEntry(row.key, row.job_id, int(row.place), Stage(row.stage)) for row in rows]
         return found
 
@@ -152,9 +151,7 @@ class LineStore:
             (_DROP_ENTRY, [{"key": key, "job_id": job_id} for key, job_id in dropped_entries]),
         )
         for statement, values in changes:
-            if values:
-                self._connection.execute(statement, values)
-                self._wrote[0] = True
+            self._connection.write_many(statement, values)
 
     # ---- the starts of rates
 
@@ -168,26 +165,21 @@ class LineStore:
 
     def add_starts(self, starts: Sequence[tuple[str, Instant, str, int]]) -> None:
         """Keep the starts (key, moment, job, epoch) of jobs."""
-        if starts:
-            values = [{"key": key, "at": at, "job_id": job, "epoch": epoch} for key, at, job, epoch in starts]
-            self._connection.execute(_START, values)
-            self._wrote[0] = True
+        values = [{"key": key, "at": at, "job_id": job, "epoch": epoch} for key, at, job, epoch in starts]
+        self._connection.write_many(_START, values)
 
     def give_back_start(self, job_id: str, epoch: int) -> list[str]:
         """A release was certainly not published: it was no start. The keys whose rates have one more now."""
         values = {"job_id": job_id, "epoch": epoch}
         keys = list(self._connection.execute(_STARTS_OF, values).scalars())
         if keys:
-            self._connection.execute(_GIVE_BACK, values)
-            self._wrote[0] = True
+            self._connection.write(_GIVE_BACK, values)
         return keys
 
     def forget_starts(self, key: str, before: Instant, limit: int) -> None:
         """Remove starts that count no more, some of the oldest."""
-        result = self._connection.execute(_FORGET_STARTS, {"key": key, "before": before, "limit": limit})
-        self._wrote[0] = self._wrote[0] or result.rowcount > 0
+        self._connection.write(_FORGET_STARTS, {"key": key, "before": before, "limit": limit})
 
     def bring_back_starts(self, key: str, until: Instant, now: Instant) -> None:
         """Starts beyond `until` were written by a clock that was ahead: they count as starts of now."""
-        result = self._connection.execute(_AHEAD, {"key": key, "until": until, "now": now})
-        self._wrote[0] = self._wrote[0] or result.rowcount > 0
+        self._connection.write(_AHEAD, {"key": key, "until": until, "now": now})

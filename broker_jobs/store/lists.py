@@ -9,10 +9,12 @@ from typing import Any
 from pydantic_core import from_json
 from sqlalchemy import Connection, select, text
 
-from broker_jobs.store import administration, schema
+from broker_jobs.store import schema
 from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
+from broker_jobs.store.dead_letters import dead_letter_of
 from broker_jobs.store.lines import Stage
 from broker_jobs.store.records import AuditRow, DeadLetterRow, ScheduleRow
+from broker_jobs.store.schedules import schedule_of
 from broker_jobs.store.views import (
     AuditFound,
     ComponentRow,
@@ -98,13 +100,13 @@ class Lists:
         """One dead letter, or None."""
         with self._reading() as connection:
             row = connection.execute(select(schema.dead_letters).where(schema.dead_letters.c.id == id)).first()
-        return None if row is None else administration.dead_letter_of(row)
+        return None if row is None else dead_letter_of(row)
 
     def schedule(self, name: str) -> ScheduleRow | None:
         """The recurring job of a name, or None."""
         with self._reading() as connection:
             row = connection.execute(select(schema.schedules).where(schema.schedules.c.name == name)).first()
-        return None if row is None else administration.schedule_of(row)
+        return None if row is None else schedule_of(row)
 
     def schedule_count(self) -> int:
         """How many recurring jobs there are."""

@@ -13,12 +13,15 @@ from sqlalchemy import Connection, bindparam, func, or_, select, text, tuple_
 
 from broker_jobs.clock import Instant, LogTime
 from broker_jobs.messages.state import State
-from broker_jobs.store import administration, columns, schema
+from broker_jobs.store import columns, schema
 from broker_jobs.store.attempts import AttemptReader
 from broker_jobs.store.counters import RETRY
+from broker_jobs.store.dead_letters import DEAD_LETTERS, NEWER_DEAD_LETTERS, dead_letter_of
 from broker_jobs.store.dependencies import UNKNOWN_PARENTS, dependency_of
 from broker_jobs.store.lines import Stage
 from broker_jobs.store.lists import Lists
+from broker_jobs.store.processes import WORKERS, worker_of
+from broker_jobs.store.queues import QUEUES
 from broker_jobs.store.records import (
     AuditRow,
     BatchRow,
@@ -33,6 +36,7 @@ from broker_jobs.store.records import (
 )
 from broker_jobs.store.relations import Relations
 from broker_jobs.store.row import Row
+from broker_jobs.store.schedules import SCHEDULES, schedule_of
 from broker_jobs.store.search import JobSearch
 from broker_jobs.store.statistics import OLDEST, Statistics
 from broker_jobs.store.write import read_installation, read_meta
@@ -91,7 +95,7 @@ class Reader(JobSearch, Statistics, Relations, Lists, AttemptReader):
     def counts_by_queue(self) -> dict[str, dict[State, int]]:
         """How many jobs are in each state of each known queue: the kept counters."""
         with self._reading() as connection:
-            found = {name: dict.fromkeys(State, 0) for name in connection.execute(administration.QUEUES).scalars()}
+            found = {name: dict.fromkeys(State, 0) for name in connection.execute(QUEUES).scalars()}
             query = select(schema.counts).where(schema.counts.c.state != RETRY)
             for queue, state, n in connection.execute(query):
                 found.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
@@ -173,28 +177,25 @@ class Reader(JobSearch, Statistics, Relations, Lists, AttemptReader):
     def schedules(self) -> list[ScheduleRow]:
         """All recurring jobs, by name."""
         with self._reading() as connection:
-            return [administration.schedule_of(row) for row in connection.execute(administration.SCHEDULES)]
+            return [schedule_of(row) for row in connection.execute(SCHEDULES)]
 
     def workers(self) -> list[WorkerRow]:
         """All workers known, by host and slot."""
         with self._reading() as connection:
-            return [administration.worker_of(row) for row in connection.execute(administration.WORKERS)]
+            return [worker_of(row) for row in connection.execute(WORKERS)]
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetterRow]:
         """Dead letters, the oldest first."""
         with self._reading() as connection:
-            return [
-                administration.dead_letter_of(row)
-                for row in connection.execute(administration.DEAD_LETTERS.limit(limit))
-            ]
+            return [dead_letter_of(row) for row in connection.execute(DEAD_LETTERS.limit(limit))]
 
     def newer_dead_letters(self, *, after: DeadLetterRow | None = None, limit: int) -> list[DeadLetterRow]:
         """Of dead letters those a newer version may have written, the oldest first, a page."""
-        query = administration.NEWER_DEAD_LETTERS.limit(limit)
+        query = NEWER_DEAD_LETTERS.limit(limit)
         if after is not None:
             query = query.where(tuple_(schema.dead_letters.c.at, schema.dead_letters.c.id) > (after.at, after.id))
         with self._reading() as connection:
-            return [administration.dead_letter_of(row) for row in connection.execute(query)]
+            return [dead_letter_of(row) for row in connection.execute(query)]
 
     def dead_letter_count(self) -> int:
         """How many dead letters there are."""

@@ -11,8 +11,8 @@ from pydantic_core import from_json
 from sqlalchemy import Connection, bindparam, text
 
 from broker_jobs.store import schema
+from broker_jobs.store.batches import FAILED_ELSEWHERE
 from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
-from broker_jobs.store.dependencies import FAILED_ELSEWHERE
 from broker_jobs.store.records import BatchRow
 from broker_jobs.store.row import Row
 from broker_jobs.store.search import rows_of

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, bindparam, text
+from sqlalchemy import TextClause, bindparam, text
 
 from broker_jobs.clock import Instant
+from broker_jobs.store.connections import WriteConnection, in_chunks
 
 MOST_CHILDREN = 20
 """A job with more children is kept until these were forgotten: so many are asked whether they have ended."""
@@ -122,8 +123,6 @@ _FORGET_BY_OWN_AGE = (
     (_FORGET_KIND_DURATIONS, KEEP_RATES_SECONDS),
     (_FORGET_COMPONENTS, KEEP_COMPONENTS_SECONDS),
 )
-CHUNK = 500
-"""Values of one IN list."""
 _START = (float("-inf"), "")
 _BATCHES, _RATES = "batches", "rates"
 
@@ -163,12 +162,11 @@ class Retention:
         limit: rows that this page may look at.
     """
 
-    def __init__(self, connection: Connection, progress: PurgeProgress, limit: int) -> None:
+    def __init__(self, connection: WriteConnection, progress: PurgeProgress, limit: int) -> None:
         self._connection = connection
         self._progress = progress
         self._left = limit
         self._limit = limit
-        self.wrote = False
 
     def forget_old(self, keep: Mapping[str, float], *, now: Instant, log_time: float) -> list[tuple[str, str, str]]:
         """Remove what is old with all that is its own; (id, queue, state) of the jobs that were removed.
@@ -225,11 +223,11 @@ class Retention:
         return rows
 
     def _delete(self, statements: Sequence[TextClause], ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), CHUNK):
+        for chunk in in_chunks(ids):
             for statement in statements:
-                self._run(statement, {"ids": list(ids[start : start + CHUNK])})
+                self._run(statement, {"ids": chunk})
 
     def _run(self, statement: TextClause, values: Mapping[str, object]) -> int:
         removed = self._connection.execute(statement, values).rowcount
-        self.wrote = self.wrote or removed > 0
+        self._connection.wrote = self._connection.wrote or removed > 0
         return removed

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select, text, true, union_all
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, text, true, union_all
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import schema
+from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.row import Reason
 
 SCAN = 10_000
@@ -61,9 +62,11 @@ class SelectionPage:
 
 
 class JobSelector:
-    """The part of a transaction that finds jobs by their properties."""
+    """Jobs by their properties, in a transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
 
     def extent(self, now: Instant) -> tuple[str, Instant]:

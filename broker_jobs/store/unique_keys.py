@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.administration import upsert
+from broker_jobs.store.connections import WriteConnection, upsert
 
 
 @dataclass(slots=True)
@@ -41,9 +41,10 @@ _ALIASES = text(
 class UniqueKeyStore:
     """Unique keys and alias groups, in a transaction."""
 
-    def __init__(self, connection: Connection, wrote: list[bool]) -> None:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
-        self._wrote = wrote
 
     def of(self, key: str) -> UniqueKeyRow | None:
         """The row of a key."""
@@ -57,11 +58,11 @@ class UniqueKeyStore:
     def save(self, row: UniqueKeyRow) -> None:
         """Insert or replace a key."""
         values = {"key": row.key, "job_id": row.job_id, "scope": row.scope, "until": row.until, "after": row.after}
-        self._run(_SAVE, **values)
+        self._connection.write(_SAVE, values)
 
     def drop(self, key: str) -> None:
         """A key is free."""
-        self._run(_DROP, key=key)
+        self._connection.write(_DROP, {"key": key})
 
     # ---- groups
 
@@ -72,13 +73,9 @@ class UniqueKeyStore:
 
     def save_group(self, group: str, root: str) -> None:
         """This job stands for a group."""
-        self._run(_SAVE_GROUP, id=group, root=root)
+        self._connection.write(_SAVE_GROUP, {"id": group, "root": root})
 
     def in_group(self, group: str, after: str, limit: int) -> list[str]:
         """The jobs of a group by id, a page: aliases, and the root."""
         values = {"group": group, "after": after, "limit": limit}
         return list(self._connection.execute(_ALIASES, values).scalars())
-
-    def _run(self, statement: object, **values: object) -> None:
-        self._connection.execute(statement, values)  # type: ignore[call-overload]
-        self._wrote[0] = True

@@ -1,31 +1,34 @@
-"""Writes the truth: one transaction at a time under the one lock, its counters and serial with it."""
+"""Writes the truth: one transaction at a time under the one lock, its counters and serial with it.
+
+A transaction holds one object for each thing that the store keeps; each has a file of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import astuple
-from typing import Any
 
-from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from broker_jobs.clock import Instant
-from broker_jobs.messages.state import State
-from broker_jobs.store import columns
-from broker_jobs.store.administration import Administration
 from broker_jobs.store.attempts import AttemptStore
-from broker_jobs.store.counters import FINAL_TEXT, Counters
+from broker_jobs.store.audit import AuditStore
+from broker_jobs.store.batches import BatchStore, SubmissionStore, WorkItemStore
+from broker_jobs.store.connections import WriteConnection
+from broker_jobs.store.dead_letters import DeadLetterStore
+from broker_jobs.store.declarations import DeclarationStore
 from broker_jobs.store.dependencies import DependencyStore
-from broker_jobs.store.due import DueJobs
+from broker_jobs.store.dependency_graph import DependencyGraph
+from broker_jobs.store.due import DueJobs, JobsInFlight
+from broker_jobs.store.jobs import JobStore
 from broker_jobs.store.lines import LineStore
+from broker_jobs.store.log_lines import LogLineStore
+from broker_jobs.store.processes import ProcessStore
+from broker_jobs.store.queues import QueueStore
 from broker_jobs.store.records import Meta
 from broker_jobs.store.retention import PurgeProgress, Retention
-from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.schedules import ScheduleStore
 from broker_jobs.store.selection import JobSelector
 from broker_jobs.store.unique_keys import UniqueKeyStore
-
-CHUNK = 2_000
-"""Rows of one statement."""
 
 _META = (
     "SELECT store_id, schema, serial, log_time, last_tick_at, control_version, schedules_version, accepted_serial"
@@ -38,15 +41,11 @@ _SAVE_META = text(
     " control_version = :control_version, schedules_version = :schedules_version, accepted_serial = :accepted_serial"
     " WHERE id = 1"
 )
-_CONFIRM = text("UPDATE jobs SET publication = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND publication = 1")
 _LEAP = text("UPDATE jobs SET epoch = epoch + :epochs WHERE state IN ('scheduled', 'awaiting')")
 _INSTALLATION = text("SELECT name FROM installation WHERE id = 1")
 _SAVE_INSTALLATION = text(
     "INSERT INTO installation (id, name) VALUES (1, :name) ON CONFLICT (id) DO UPDATE SET name = excluded.name"
 )
-AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
-"""Why a scheduled job runs again after a failure."""
-SCHEDULED = State.SCHEDULED.value
 EPOCH_LEAP = 1_000
 SERIAL_LEAP = 1_000_000_000
 
@@ -61,53 +60,46 @@ def read_installation(connection: Connection) -> str:
     return str(connection.execute(_INSTALLATION).scalar_one_or_none() or "")
 
 
-class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
-    """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit."""
+class Transaction:
+    """What may be done under the lock. `meta` was read under it; fields changed there are written at the commit.
+
+    Each part is made once, with the transaction: there are thousands of transactions a minute, and thousands of jobs
+    in one.
+    """
+
+    __slots__ = (
+        "_connection", "_meta_before", "_write", "attempts", "audit", "batches", "dead_letters", "declarations",
+        "dependencies", "due", "graph", "in_flight", "jobs", "lines", "log_lines", "meta", "processes", "queues",
+        "schedules", "selector", "submissions", "unique_keys", "work_items",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
-        DueJobs.__init__(self, connection)
-        Administration.__init__(self, connection)
-        DependencyStore.__init__(self, connection)
-        JobSelector.__init__(self, connection)
         self.meta = meta
-        self._parts_wrote = [False]
-        self.lines = LineStore(connection, self._parts_wrote)
-        self.unique_keys = UniqueKeyStore(connection, self._parts_wrote)
-        self.attempts = AttemptStore(connection, self._parts_wrote)
         self._meta_before = astuple(meta)
-        self._counters = Counters()
-        self._known: dict[str, tuple[str, str, bool] | None] = {}
-        self._postgresql = connection.dialect.name == "postgresql"
-
-    def load(self, ids: Iterable[str]) -> dict[str, Row]:
-        """The rows of these ids, by id; an unknown id is left out."""
-        rows: dict[str, Row] = {}
-        for chunk in _chunks(list(dict.fromkeys(ids))):
-            for values in self._select(columns.LOAD_POSTGRESQL, columns.LOAD_SQLITE, chunk):
-                row = columns.row_of(values)
-                rows[row.id] = row
-            for job_id in chunk:
-                known = rows.get(job_id)
-                self._known.setdefault(job_id, None if known is None else _counted(known))
-        return rows
-
-    def save(self, rows: Iterable[Row]) -> None:
-        """Insert or replace whole rows; of the same id the last one counts. The counters follow at the commit."""
-        for chunk in _chunks(list({row.id: row for row in rows}.values())):
-            self._learn([row.id for row in chunk if row.id not in self._known])
-            for row in chunk:
-                self._count(row)
-            self._upsert([columns.values_of(row) for row in chunk])
-
-    def confirm(self, releases: Sequence[tuple[str, int]]) -> None:
-        """Releases (id, epoch) that RabbitMQ has confirmed: `publishing` becomes `published`, whatever the state.
-
-        One narrow statement, as every delayed job and every retry comes by here.
-        """
-        if releases:
-            values = [{"id": id, "epoch": epoch} for id, epoch in releases]
-            self._connection.execute(_CONFIRM, values)
-            self._wrote = True
+        self._connection = connection
+        self._write = write = WriteConnection(connection)
+        # Jobs.
+        self.jobs = JobStore(write)
+        self.due = DueJobs(write)
+        self.in_flight = JobsInFlight(write)
+        self.selector = JobSelector(write)
+        self.attempts = AttemptStore(write)
+        self.log_lines = LogLineStore(write)
+        # What they wait for.
+        self.dependencies = DependencyStore(write)
+        self.batches = BatchStore(write)
+        self.submissions = SubmissionStore(write)
+        self.work_items = WorkItemStore(write)
+        self.graph = DependencyGraph(write, self.dependencies, self.submissions)
+        self.lines = LineStore(write)
+        self.unique_keys = UniqueKeyStore(write)
+        # What there is beside jobs.
+        self.schedules = ScheduleStore(write)
+        self.declarations = DeclarationStore(write)
+        self.queues = QueueStore(write)
+        self.processes = ProcessStore(write)
+        self.dead_letters = DeadLetterStore(write)
+        self.audit = AuditStore(write)
 
     def purge(
         self,
@@ -131,12 +123,9 @@ class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
             progress: how far earlier pages came. Without it the oldest rows are looked at.
         """  # fmt: skip
         keep = {"succeeded": keep_succeeded, "deleted": keep_deleted, "failed": keep_failed}
-        page = Retention(self._connection, progress or PurgeProgress(), limit)
+        page = Retention(self._write, progress or PurgeProgress(), limit)
         forgotten = page.forget_old(keep, now=now, log_time=self.meta.log_time)
-        for job_id, queue, state in forgotten:
-            self._counters.leave(queue, state)
-            self._known[job_id] = None
-        self._wrote = self._wrote or page.wrote
+        self.jobs.forgotten(forgotten)
         return len(forgotten)
 
     def installation(self) -> str:
@@ -161,65 +150,10 @@ class Transaction(DueJobs, Administration, DependencyStore, JobSelector):
 
     def finish(self) -> None:
         """Write what is collected; the store calls it right before the commit."""
-        self._counters.write(self._connection)
-        self.write_schedules()
-        if not self._wrote and not self._parts_wrote[0] and astuple(self.meta) == self._meta_before:
+        self.jobs.write_counters()
+        self.schedules.write()
+        if not self._write.wrote and astuple(self.meta) == self._meta_before:
             return
         self.meta.serial += 1
         values = {name: getattr(self.meta, name) for name in self.meta.__slots__}
         self._connection.execute(_SAVE_META, values)
-
-    def _learn(self, ids: list[str]) -> None:
-        """Ask for what the counters say of rows that were not loaded."""
-        if not ids:
-            return
-        self._known.update(dict.fromkeys(ids))
-        for job_id, state, queue, reason_code in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
-            self._known[job_id] = (queue, state, state == SCHEDULED and reason_code in AGAIN)
-
-    def _count(self, row: Row) -> None:
-        before, after = self._known[row.id], _counted(row)
-        if before == after:
-            return
-        if before is not None:
-            self._counters.leave(*before)
-        self._counters.enter(*after)
-        if after[1] in FINAL_TEXT and (before is None or before[1] != after[1]):
-            self._counters.ended(row)
-        self._known[row.id] = after
-
-    def _select(self, postgresql: str, sqlite: str, ids: Sequence[str]) -> Sequence[Any]:
-        if self._postgresql:
-            return self._connection.exec_driver_sql(postgresql, (list(ids),)).all()
-        return self._connection.exec_driver_sql(sqlite, (to_json(ids).decode(),)).all()
-
-    def _upsert(self, rows: list[list[Any]]) -> None:
-        self._wrote = True
-        try:
-            self._execute_upsert(rows)
-        except (
-            UnicodeEncodeError
-        ):  # half a surrogate: seen before anything is sent (PostgreSQL), or repeatable (SQLite)
-            columns.clean(rows)
-            self._execute_upsert(rows)
-
-    def _execute_upsert(self, rows: list[list[Any]]) -> None:
-        if not self._postgresql:
-            self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
-            return
-        arrays = columns.arrays_of(rows)
-        if any("\x00" in array for array in arrays):  # PostgreSQL's text cannot hold it
-            columns.clean(rows)
-            arrays = columns.arrays_of(rows)
-        self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, arrays)
-
-
-def _counted(row: Row) -> tuple[str, str, bool]:
-    """Where the counters count a row."""
-    state = row.state.value
-    return row.queue, state, state == SCHEDULED and row.reason_code in AGAIN
-
-
-def _chunks(items: list[Any]) -> Iterable[list[Any]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]

@@ -187,7 +187,7 @@ class Tester:
                 ended = row is not None and row.state.is_final
             case CommandReceived(command=GetBatch(batch_id=batch_id, until_ended=True)):
                 with self._store.transaction() as tx:
-                    batch = tx.batches([batch_id]).get(batch_id)
+                    batch = tx.batches.load([batch_id]).get(batch_id)
                 what, state = f"batch {batch_id}", None if batch is None else batch.state
                 ended = batch is not None and batch.ended_at is not None
             case _:
@@ -247,7 +247,7 @@ class Tester:
             for due in self._schedule_timer.due(now)
         ]
         with self._store.transaction() as tx:
-            fires += [TimerDue(job_id) for _, job_id in tx.due(now, limit=100_000)]
+            fires += [TimerDue(job_id) for _, job_id in tx.due.jobs(now, limit=100_000)]
         if fires:
             self._apply(fires)
         return self.run()
@@ -256,7 +256,7 @@ class Tester:
         """The next time at which a job or schedule is due, if it is not after `until`."""
         self._load_schedules()
         with self._store.transaction() as tx:
-            due = [at for at, job_id in tx.due(until, limit=1_000) if self._waits_for_time(job_id)]
+            due = [at for at, job_id in tx.due.jobs(until, limit=1_000) if self._waits_for_time(job_id)]
         planned = self._schedule_timer.next_at()
         times = [*due[:1], *([planned] if planned is not None and planned <= until else [])]
         return min(times, default=None)

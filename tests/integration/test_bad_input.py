@@ -252,7 +252,7 @@ def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[System, Her
         assert b"before" not in dead_letters.body
         assert set(system.rows(["before", "x", "after"])) == {"before", "after"}
         with system.store.transaction() as transaction:  # these two are of no worker that lives
-            transaction.save([row.evolve(**ENDED) for row in system.rows(["before", "after"]).values()])
+            transaction.jobs.save([row.evolve(**ENDED) for row in system.rows(["before", "after"]).values()])
 
 
 def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_person_replays_it(
@@ -323,7 +323,7 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     parts.stop()
     monkeypatch.setattr(job_decisions, "decide", real_decide)
     with system.store.transaction() as transaction:  # it ended, and is forgotten by now
-        transaction.save([system.row("j").evolve(**ENDED)])
+        transaction.jobs.save([system.row("j").evolve(**ENDED)])
         assert transaction.purge(now=1e10, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
     system.here("coordinator", "worker", concurrency=2)
     system.succeeded(system.enqueue(1))
@@ -343,13 +343,13 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
     known, exchange = new_id(), names.EXPIRED if origin == "due" else names.OFFER
     ids = {"fresh": new_id(), "old": "an-old-one", "old and known": known}
     with system.store.transaction() as transaction:
-        transaction.save([Row(id=known, state=State.SUCCEEDED, epoch=1, created_at=now, ended_at=now)])
+        transaction.jobs.save([Row(id=known, state=State.SUCCEEDED, epoch=1, created_at=now, ended_at=now)])
         for name, at in kept.items():
-            transaction.add_dead_letter(
+            transaction.dead_letters.add(
                 f"{origin}:newer:{name}", at=at, origin=origin, reason="unknown field",
                 body=envelope(id=ids[name], epoch=0), exchange=exchange, key=names.LOG_KEY, type="job",
             )  # fmt: skip
-        transaction.add_dead_letter(
+        transaction.dead_letters.add(
             "command:newer:requeue", at=now, origin="command", reason="unknown field",
             body=json.dumps({"kind": "requeue", "id": "c", "at": now, "job_id": known}).encode(),
         )  # fmt: skip
@@ -404,4 +404,4 @@ def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[System, Her
     eventually(lambda: nothing_waits(system))
     strange = [row for row in system.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
     with system.store.transaction() as transaction:  # what came through: jobs of a worker that never was
-        transaction.save([row.evolve(**ENDED) for row in strange])
+        transaction.jobs.save([row.evolve(**ENDED) for row in strange])

@@ -84,7 +84,7 @@ class Trees:
         with system.log_time_passes():
             eventually(ended, 40, f"all has ended ({what})", poll=0.1)
         with system.store.transaction() as tx:
-            batches = tx.batches(list(self.batches))
+            batches = tx.batches.load(list(self.batches))
         found = {id: (row.state, row.succeeded, row.failed, row.deleted) for id, row in batches.items()}
         assert found == self.batches, what
         assert {(row.open, row.total) for row in batches.values()} == {

@@ -76,8 +76,8 @@ class TestPostgres(LastingStoreRules):
         [
             # A key larger than a row of an index may be.
             lambda tx: tx.lines.save([LimitLineRow("concurrency:" + LONG, "concurrency")], [], [], []),
-            lambda tx: tx.schedule("a null \x00 character"),
-            lambda tx: tx.load(["a null \x00 character"]),
+            lambda tx: tx.schedules.get("a null \x00 character"),
+            lambda tx: tx.jobs.load(["a null \x00 character"]),
             lambda tx: tx.lines.save([], [], [LineEntry("k", "j", 10**30, Stage.SLOT)], []),
         ],
     )
@@ -115,7 +115,7 @@ class TestPostgres(LastingStoreRules):
         other = Store(url)
         other.open()
         with other._reading() as reading, other.transaction() as tx:
-            tx.save([Row(id="j", crashes=7)])
+            tx.jobs.save([Row(id="j", crashes=7)])
             reading.execute(text("SELECT 1"))
             other.close()
         with store._reading() as connection:
@@ -132,11 +132,11 @@ class TestPostgres(LastingStoreRules):
 
         def second() -> None:
             with other.transaction() as tx:
-                seen.append(tx.load(["j"])["j"].crashes)
+                seen.append(tx.jobs.load(["j"])["j"].crashes)
 
         thread = threading.Thread(target=second)
         with store.transaction() as tx:
-            tx.save([Row(id="j", crashes=7)])
+            tx.jobs.save([Row(id="j", crashes=7)])
             thread.start()
             waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
             with store._reading() as connection:
@@ -169,7 +169,7 @@ class TestPostgres(LastingStoreRules):
                     lambda: connection.execute(waiting, {"name": name}).scalar_one() == 1, what="the newer one waits"
                 )
             assert not touched.is_set()
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
         thread.join(timeout=20)
         assert touched.is_set()
         assert newer.reader.job("j") is not None
@@ -177,7 +177,7 @@ class TestPostgres(LastingStoreRules):
 
     def test_after_an_outage_the_store_works_again_by_itself(self, store: Store, postgres: Postgres) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="before")])
+            tx.jobs.save([Row(id="before")])
         postgres.stop()
         with pytest.raises(StoreError, match=r"cannot be used"), store.transaction():
             pass
@@ -186,7 +186,7 @@ class TestPostgres(LastingStoreRules):
         postgres.start()
         assert store.reader.job("before") is not None
         with store.transaction() as tx:
-            tx.save([Row(id="after")])
+            tx.jobs.save([Row(id="after")])
         assert store.reader.meta().serial == 2
 
 

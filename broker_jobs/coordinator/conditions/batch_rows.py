@@ -30,7 +30,7 @@ class BatchRows:
     def get(self, id: str) -> BatchRow | None:
         """A batch as it is now, or None: it is not known."""
         if id not in self._batches:
-            found = self._tx.batches([id]).get(id)
+            found = self._tx.batches.load([id]).get(id)
             if found is None:
                 return None
             self._before[id] = replace(found)
@@ -47,7 +47,7 @@ class BatchRows:
     def write(self) -> None:
         """Write what has changed since it was last written."""
         changed = [row for id, row in self._batches.items() if row != self._before.get(id)]
-        self._tx.save_batches(changed)
+        self._tx.batches.save(changed)
         self._before.update((row.id, replace(row)) for row in changed)
 
     # ---- batches inside batches
@@ -75,7 +75,7 @@ class BatchRows:
     def inside(self, batch: str) -> list[str]:
         """The batches that are part of a batch."""
         here = [known.id for known in self._batches.values() if known.parent == batch]
-        return list(dict.fromkeys([*self._tx.sub_batches(batch), *here]))
+        return list(dict.fromkeys([*self._tx.batches.inside(batch), *here]))
 
     # ---- counting
 

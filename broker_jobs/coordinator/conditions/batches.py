@@ -56,26 +56,26 @@ class BatchRules:
         submission = self._submission(chunk.submission, chunk.batch)
         if submission.opened and not _is_abandoned(submission):
             return False
-        return self._tx.take_chunk(chunk.submission, chunk.number)
+        return self._tx.submissions.take_chunk(chunk.submission, chunk.number)
 
     def add(self, chunk: Chunk, members: Iterable[str]) -> str | None:
         """The members of a chunk are known: they wait. Why they end at once, if their submission was abandoned."""
         submission = self._submission(chunk.submission, chunk.batch)
         abandoned = _is_abandoned(submission)
         since = self._rows.at.log_now
-        self._tx.add_dependencies(
+        self._tx.dependencies.add(
             DependencyRow(id, "open", chunk.submission, UNACCEPTED, abandoned, since) for id in members
         )
         batch = self._batches.made(chunk.batch, chunk.created_at)
         if abandoned and batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value  # was not known when it was abandoned: it ends with these
         submission.seen += 1
-        self._tx.save_submission(submission)
+        self._tx.submissions.save(submission)
         return ABANDONED if abandoned else None
 
     def seen(self, chunk: Chunk) -> None:
         """All members of a chunk are counted: its submission may be complete."""
-        submission = self._tx.submission(chunk.submission)
+        submission = self._tx.submissions.get(chunk.submission)
         if submission is not None:
             self._advance(submission)
 
@@ -95,7 +95,7 @@ class BatchRules:
         for inside in commit.batches:  # their commits come before this one as a rule
             self._batches.put_inside(self._batches.made(inside, commit.created_at), commit.batch, commit.created_at)
         submission.chunks, submission.parent_submission = commit.chunks, commit.parent_submission
-        self._tx.save_submission(submission)
+        self._tx.submissions.save(submission)
         above = [] if batch.parent is None else self._batches.around(batch.parent)
         waits_for_itself = (
             self._dependencies.leads_up(self._batches.around(batch.id), named(commit.parents))
@@ -121,22 +121,22 @@ class BatchRules:
             above.append(("open", commit.parent_submission))
         if not above:
             return False
-        submissions = self._tx.unopened_submissions(batch=commit.batch)
+        submissions = self._tx.submissions.unopened(batch=commit.batch)
         for one in submissions:
-            submissions += [below for below in self._tx.unopened_submissions(under=one.id) if below not in submissions]
+            submissions += [below for below in self._tx.submissions.unopened(under=one.id) if below not in submissions]
         return self._dependencies.waits_for_its_inside(commit.batch, submissions, above)
 
     def _submission(self, id: str, batch: str) -> SubmissionRow:
-        return self._tx.submission(id) or SubmissionRow(id, batch, since=self._rows.at.log_now)
+        return self._tx.submissions.get(id) or SubmissionRow(id, batch, since=self._rows.at.log_now)
 
     def _around(self, commit: BatchCommit) -> SubmissionRow | None:
         """The submission a batch was made in; kept from now on, so that it is abandoned if it is never committed."""
         if commit.parent_submission is None:
             return None
-        known = self._tx.submission(commit.parent_submission)
+        known = self._tx.submissions.get(commit.parent_submission)
         if known is None and commit.parent is not None and commit.parent_submission != commit.submission:
             known = SubmissionRow(commit.parent_submission, commit.parent, since=self._rows.at.log_now)
-            self._tx.save_submission(known)
+            self._tx.submissions.save(known)
         return known
 
     # ---- acceptance and beginning
@@ -147,34 +147,34 @@ class BatchRules:
             return
         above: SubmissionRow | None = None
         if submission.parent_submission is not None:
-            above = self._tx.submission(submission.parent_submission)
+            above = self._tx.submissions.get(submission.parent_submission)
             if above is None or not (above.accepted or above.opened):
                 return
-        begins = (above is None or above.opened) and not self._tx.dependencies_of([batch_holder(submission.batch)])
+        begins = (above is None or above.opened) and not self._tx.dependencies.of([batch_holder(submission.batch)])
         if submission.accepted and not begins:
             return
         submission.accepted, submission.opened = True, begins
-        self._tx.save_submission(submission)
-        self._tx.forget_chunks(submission.id)
+        self._tx.submissions.save(submission)
+        self._tx.submissions.forget_chunks(submission.id)
         self._cascade.add(Kind.OPEN, submission.id, OPENED if begins else ACCEPTED)
         batch = self._batches.made(submission.batch, self._rows.at.now)
         if begins:
             self._batches.begin(batch)
-        for below in self._tx.unopened_submissions(under=submission.id):
+        for below in self._tx.submissions.unopened(under=submission.id):
             self._advance(below)
 
     def members(self, submission_id: str, state: str, limit: int) -> Members:
         """A page of the members of a submission that is accepted, open or abandoned."""
         if state not in (ACCEPTED, OPENED):
-            page = self._tx.members_of(submission_id, (UNACCEPTED, WAITING), limit)
-            self._tx.mark_unsatisfied(page)
+            page = self._tx.dependencies.members_of(submission_id, (UNACCEPTED, WAITING), limit)
+            self._tx.dependencies.mark_unsatisfied(page)
             return Members([], [], [dependency.holder for dependency in page], len(page) < limit)
         phases = (UNACCEPTED,) if state == ACCEPTED else (UNACCEPTED, WAITING)
-        page = self._tx.members_of(submission_id, phases, limit)
+        page = self._tx.dependencies.members_of(submission_id, phases, limit)
         if state == ACCEPTED:
-            self._tx.set_phase(page, WAITING)
+            self._tx.dependencies.set_phase(page, WAITING)
         else:
-            self._tx.drop_dependencies(page)
+            self._tx.dependencies.drop(page)
         accepted = [dependency.holder for dependency in page if dependency.on_end == UNACCEPTED]
         begun = [dependency.holder for dependency in page if dependency.on_end == WAITING]
         return Members(accepted, begun, [], len(page) < limit)
@@ -184,26 +184,26 @@ class BatchRules:
         if verdict.unsatisfied is not None:
             self.abandon(id, verdict.unsatisfied)
         elif not verdict.open:
-            for submission in self._tx.unopened_submissions(batch=id):
+            for submission in self._tx.submissions.unopened(batch=id):
                 self._advance(submission)
 
     # ---- what can not begin any more
 
     def never_committed(self, before: float) -> None:
         """Submissions known since before a log time whose commit never came: nothing of them starts or stays."""
-        for submission in self._tx.uncommitted_submissions(before, limit=100):
+        for submission in self._tx.submissions.uncommitted(before, limit=100):
             self._abandon_submission(submission, NEVER_COMMITTED)
 
     def _abandon_submission(self, submission: SubmissionRow, reason: str) -> None:
         """Nothing of a submission starts, nor of those that were made inside it and would have begun with it."""
         submission.accepted, submission.opened = False, True
-        self._tx.save_submission(submission)
-        self._tx.forget_chunks(submission.id)
+        self._tx.submissions.save(submission)
+        self._tx.submissions.forget_chunks(submission.id)
         self._cascade.add(Kind.OPEN, submission.id, reason)
         batch = self._batches.get(submission.batch)
         if batch is not None and batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
-        for below in self._tx.unopened_submissions(under=submission.id):
+        for below in self._tx.submissions.unopened(under=submission.id):
             self._abandon_submission(below, reason)
 
     def delete(self, id: str) -> bool | None:
@@ -222,9 +222,9 @@ class BatchRules:
         batch = self._batches.get(id)
         if batch is None:
             return
-        for submission in self._tx.unopened_submissions(batch=id):
+        for submission in self._tx.submissions.unopened(batch=id):
             submission.accepted, submission.opened = False, True  # what comes later of those inside it is abandoned too
-            self._tx.save_submission(submission)
+            self._tx.submissions.save(submission)
             self._cascade.add(Kind.OPEN, submission.id, reason)  # a member's parents do not revive it
         if batch.ended_at is not None:
             return
@@ -241,7 +241,7 @@ class BatchRules:
             return True
         if row.batch is None or row.state is not State.DELETED:
             return False
-        found = self._tx.dependencies_of([row.id])
+        found = self._tx.dependencies.of([row.id])
         return any(d.kind == "open" and d.on_end == UNACCEPTED and not d.unsatisfied for d in found)
 
 

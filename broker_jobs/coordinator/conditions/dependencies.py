@@ -64,7 +64,7 @@ class DependencyRules:
         wanted = list(parents)
         self._rows.see([parent.id for parent in wanted if not parent.batch])
         named = [(batch_holder(parent.id) if parent.batch else parent.id, parent.on) for parent in wanted]
-        self._tx.relate(holder, named)
+        self._tx.dependencies.relate(holder, named)
         left: list[DependencyRow] = []
         for parent in wanted:
             kind = "batch" if parent.batch else "job"
@@ -72,7 +72,7 @@ class DependencyRules:
             if outcome is None or parent.on not in (outcome, "finished"):
                 unsatisfied = outcome is not None
                 left.append(DependencyRow(holder, kind, parent.id, parent.on, unsatisfied, self._rows.at.log_now))
-        self._tx.add_dependencies(left)
+        self._tx.dependencies.add(left)
 
     def judge(self, holder: str) -> Verdict:
         """What the dependencies of a holder say now."""
@@ -80,10 +80,10 @@ class DependencyRules:
 
     def judge_all(self, holders: Sequence[str]) -> dict[str, Verdict]:
         """What the dependencies of these holders say now."""
-        states = self._tx.dependency_states(holders)
+        states = self._tx.dependencies.states(holders)
         against = [holder for holder, (_, unsatisfied) in states.items() if unsatisfied]
         reasons: dict[str, str] = {}
-        for dependency in self._tx.dependencies_of(against):
+        for dependency in self._tx.dependencies.of(against):
             if dependency.unsatisfied:
                 reasons.setdefault(dependency.holder, unsatisfied_reason(dependency))
         return {holder: Verdict(is_open, reasons.get(holder)) for holder, (is_open, _) in states.items()}
@@ -93,17 +93,17 @@ class DependencyRules:
     def changed(self, kind: Kind, target: str, limit: int) -> tuple[list[str], bool]:
         """A job or batch has ended, or is open again: (a page of the holders that this concerns, whether the last)."""
         outcome = self._outcome(kind.value, target)
-        dependencies = self._tx.dependencies_on(kind.value, target, outcome, limit)
+        dependencies = self._tx.dependencies.on(kind.value, target, outcome, limit)
         if outcome is None:
-            self._tx.open_again(dependencies)
+            self._tx.dependencies.open_again(dependencies)
         else:
-            self._tx.drop_dependencies([d for d in dependencies if d.on_end in (outcome, "finished")])
-            self._tx.mark_unsatisfied([d for d in dependencies if d.on_end not in (outcome, "finished")])
+            self._tx.dependencies.drop([d for d in dependencies if d.on_end in (outcome, "finished")])
+            self._tx.dependencies.mark_unsatisfied([d for d in dependencies if d.on_end not in (outcome, "finished")])
         return list(dict.fromkeys(dependency.holder for dependency in dependencies)), len(dependencies) < limit
 
     def is_waited_for(self, kind: Kind, target: str) -> bool:
         """Whether anything depends on a job or batch."""
-        return bool(self._tx.waited_for(kind.value, [target]))
+        return bool(self._tx.dependencies.waited_for(kind.value, [target]))
 
     def _outcome(self, kind: str, target: str) -> str | None:
         """How a target ended, as it is shown; None: it has not, or it is not known."""
@@ -119,7 +119,7 @@ class DependencyRules:
         """Of these, the dependencies whose target is not known still."""
         asked = list(dependencies)
         holders = sorted({dependency.holder for dependency in asked})
-        there = set(self._tx.dependencies_of(holders))
+        there = set(self._tx.dependencies.of(holders))
         self._rows.see([dependency.target for dependency in asked if dependency.kind == "job"])
         self._rows.see([holder for holder in holders if not holder.startswith(BATCH_PREFIX)])
         return [dependency for dependency in asked if dependency in there and not self._is_known(dependency)]
@@ -155,7 +155,7 @@ class DependencyRules:
         """Whether a job that is being admitted would wait for another one: by its parents, or as its batch does."""
         above = [] if envelope.after is None else named(envelope.after.parents)
         if row.batch is not None:
-            above += [(one.kind, one.target) for one in self._tx.dependencies_of([row.id]) if one.kind == "open"]
+            above += [(one.kind, one.target) for one in self._tx.dependencies.of([row.id]) if one.kind == "open"]
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], above)
 
@@ -178,11 +178,11 @@ class DependencyRules:
         self._rows.write()  # members are found by queries
         self._batches.write()
         is_inside = any(self._rows.root(row).batch in inside for row in known)
-        is_waited_for = bool(self._tx.waited_for("batch", inside))
-        if not (is_inside or is_waited_for or any(self._tx.is_member_waited_for(one) for one in inside)):
+        is_waited_for = bool(self._tx.dependencies.waited_for("batch", inside))
+        if not (is_inside or is_waited_for or any(self._tx.graph.is_member_waited_for(one) for one in inside)):
             return False  # a walk up is long where many batches wait for each other
         begins_with_it = {("open", one.id) for one in submissions} | {("batch", one.batch) for one in submissions}
-        return self._tx.waits_above(list(begins_with_it), above)
+        return self._tx.graph.waits_above(list(begins_with_it), above)
 
     def leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
         """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
@@ -191,11 +191,11 @@ class DependencyRules:
         if not parents or not wanted:
             return False
         aliased = any(self._rows[id].alias_group for kind, id in wanted if kind == "job" and id in self._rows)
-        if not aliased and not any(self._tx.waited_for(kind, [id]) for kind, id in wanted):
+        if not aliased and not any(self._tx.dependencies.waited_for(kind, [id]) for kind, id in wanted):
             return False
         self._rows.write()  # the way up is found by queries
         self._batches.write()
-        return self._tx.waits_above(wanted, parents)
+        return self._tx.graph.waits_above(wanted, parents)
 
 
 def named(parents: Iterable[Parent]) -> list[tuple[str, str]]:

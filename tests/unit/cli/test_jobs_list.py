@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> str:
                 kwargs={"note": f"order-{number}", "token": "geheim"},
                 created_at=AT,
             )
-            tx.save(
+            tx.jobs.save(
                 [
                     Row(
                         f"j{number}", job="pay", queue="mail" if number else "bulk", state=state, tags=tags,

@@ -223,4 +223,4 @@ class EngineHarness:
     def batch(self, id: str) -> BatchRow:
         """A batch as it is stored."""
         with self.store.transaction() as tx:
-            return tx.batches([id])[id]
+            return tx.batches.load([id])[id]

@@ -100,7 +100,7 @@ class World:
 
     def rows(self) -> dict[str, Row]:
         with self.harness.store.transaction() as tx:
-            return tx.load([job.id for job in self.table("jobs")])
+            return tx.jobs.load([job.id for job in self.table("jobs")])
 
     # ---- applying
 
@@ -313,8 +313,8 @@ class World:
     def due(self) -> bool:
         h = self.harness
         with h.store.transaction() as tx:
-            found = [id for _, id in tx.due(h.now, limit=100)]
-            found += tx.grace_over(tx.meta.log_time, limit=100)
+            found = [id for _, id in tx.due.jobs(h.now, limit=100)]
+            found += tx.due.graces(tx.meta.log_time, limit=100)
         if not found:
             return False
         before = self.rows()

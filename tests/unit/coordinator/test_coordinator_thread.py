@@ -236,7 +236,7 @@ def test_what_the_log_still_holds_about_a_job_is_read_before_its_message_is_call
             epoch=1,
             released_at=now - 1_000.0,
         )
-        tx.save([row])
+        tx.jobs.save([row])
         tx.meta.log_time = 100.0
 
     def judged(log_now: float) -> list[str]:

@@ -408,7 +408,7 @@ class World:
         one = self.coordinators[which]
         with self.store.transaction() as tx:
             one.own += one.engine.liveness.coordinators.unknown_releases(tx, LogTime(tx.meta.log_time))
-            one.own += [TimerDue(id) for id in tx.grace_over(tx.meta.log_time, limit=100)]
+            one.own += [TimerDue(id) for id in tx.due.graces(tx.meta.log_time, limit=100)]
         one.own += [TimerDue(row.id) for row in self.rows() if row.state is State.SCHEDULED]
 
     def ask(self, what: str, which: int, number: int) -> None:
@@ -475,8 +475,8 @@ class World:
             id: ends[id] for id in self.plan.jobs
         }
         with self.store.transaction() as tx:
-            batches = tx.batches(list(self.plan.batches))
-            assert list(tx.work_items(limit=10)) == [], "something is marked and nobody works it off"
+            batches = tx.batches.load(list(self.plan.batches))
+            assert list(tx.work_items.oldest(limit=10)) == [], "something is marked and nobody works it off"
         assert {id: batches[id].state if id in batches else None for id in self.plan.batches} == {
             id: ends[id].value for id in self.plan.batches
         }
@@ -495,8 +495,8 @@ class World:
         """Whatever people asked for: everything has ended, and is counted as it has."""
         rows = {row.id: row for row in self.rows()}
         with self.store.transaction() as tx:
-            batches = tx.batches(list(self.plan.batches))
-            assert list(tx.work_items(limit=10)) == [], "something is marked and nobody works it off"
+            batches = tx.batches.load(list(self.plan.batches))
+            assert list(tx.work_items.oldest(limit=10)) == [], "something is marked and nobody works it off"
         assert {
             id: rows[id].reason if id in rows else "unknown"
             for id in self.plan.jobs

@@ -443,7 +443,7 @@ def test_what_becomes_free_while_nothing_may_be_released_is_found_by_its_time(ha
     harness.apply(harness.ready("p"), harness.child("c", "p"), may_release=False)
     harness.apply(harness.chunk("b", ["m"]), harness.commit("b"), harness.succeeded("p"), may_release=False)
     with harness.store.transaction() as tx:
-        due = [id for _, id in tx.due(harness.now, limit=10)]
+        due = [id for _, id in tx.due.jobs(harness.now, limit=10)]
     assert sorted(due) == ["c", "m"]
     assert sorted(row.id for row in harness.apply(*map(TimerDue, due)).releases) == ["c", "m"]
 

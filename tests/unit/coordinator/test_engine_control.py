@@ -19,8 +19,8 @@ from broker_jobs.messages.control import Control
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.messages.state import State
-from broker_jobs.store.administration import Administration
-from broker_jobs.store.due import DueJobs
+from broker_jobs.store.dead_letters import DeadLetterStore
+from broker_jobs.store.due import JobsInFlight
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 
@@ -60,13 +60,13 @@ def test_a_hundred_hellos_of_one_transaction_read_the_fences_once(
 ) -> None:
     fenced(harness, 3)
     reads: list[int] = []
-    read = DueJobs.fences
+    read = JobsInFlight.fences
 
-    def counted(self: DueJobs) -> list[tuple[str, int]]:
+    def counted(self: JobsInFlight) -> list[tuple[str, int]]:
         reads.append(1)
         return read(self)
 
-    monkeypatch.setattr(DueJobs, "fences", counted)
+    monkeypatch.setattr(JobsInFlight, "fences", counted)
     assert len(harness.apply(*(hello(harness, f"w{n}") for n in range(100))).messages) == 100
     assert len(reads) == 1
 
@@ -115,7 +115,7 @@ def test_replaying_one_message_does_not_read_the_others(
         arrived = Delivery(1, n, "jobs.v1.log", body, False, "jobs.v1.submit", "default", "", "m", None, None, 0)
         unread.append(Unreadable("dead", "a worker could not read it", arrived))
         harness.apply(unread[-1])
-    monkeypatch.setattr(Administration, "dead_letters", None)
+    monkeypatch.setattr(DeadLetterStore, "oldest", None)
     harness.apply(harness.ask(ReplayDeadLetter, dead_letter_id=unread[1].id))
     assert harness.row("k").state is State.ENQUEUED
 

@@ -211,11 +211,11 @@ def test_a_job_rescheduled_within_its_grace_gives_its_slot_back_when_that_is_ove
     assert harness.row("b").state is State.AWAITING, "a may be running still"
     harness.ticks(11)
     with harness.store.transaction() as tx:
-        over = tx.grace_over(tx.meta.log_time, limit=10)
+        over = tx.due.graces(tx.meta.log_time, limit=10)
     assert over == ["a"]
     assert ids(harness.apply(*map(TimerDue, over)).releases) == ["b"]
     with harness.store.transaction() as tx:
-        assert tx.grace_over(tx.meta.log_time, limit=10) == []
+        assert tx.due.graces(tx.meta.log_time, limit=10) == []
 
 
 def test_order_is_asked_before_slots(harness: EngineHarness) -> None:
@@ -260,7 +260,7 @@ def run_out(harness: EngineHarness, names: list[str], seconds: float = 200.0) ->
     harness.apply()
     while len(starts) < len(names) and harness.now < begun + seconds:
         with harness.store.transaction() as tx:
-            due = tx.due(harness.now + seconds, limit=1)
+            due = tx.due.jobs(harness.now + seconds, limit=1)
         if due:
             harness.now = max(harness.now, due[0][0] - ahead * 0.9)
         effects = harness.engine.apply([TimerDue(name) for name in names], harness.now, ahead=ahead)
@@ -353,7 +353,7 @@ def test_a_rate_line_does_not_sleep_through_a_clock_that_is_set_back(harness: En
     assert ids(harness.apply(TimerDue("#rate:r")).releases) == ["b"]
     harness.now -= 3_600.0
     with harness.store.transaction() as tx:
-        due = tx.due(harness.now + 15.0, limit=10)
+        due = tx.due.jobs(harness.now + 15.0, limit=10)
     assert [id for _, id in due] == ["#rate:r"]
     harness.apply(TimerDue("#rate:r"))
     harness.now += 10.0
@@ -642,7 +642,7 @@ def one_of(kind: Any, per: float) -> LimitKey:
 def due(harness: EngineHarness) -> list[TimerDue]:
     """What a coordinator finds due now."""
     with harness.store.transaction() as tx:
-        return [TimerDue(id) for _, id in tx.due(harness.now, limit=10)]
+        return [TimerDue(id) for _, id in tx.due.jobs(harness.now, limit=10)]
 
 
 def test_a_unique_key_is_free_again_though_its_job_was_never_admitted_before_a_person_ran_it(

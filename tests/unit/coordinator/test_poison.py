@@ -132,8 +132,8 @@ def test_dead_letters_have_a_retention_and_a_budget_of_count_and_bytes(
 ) -> None:
     with room.store.transaction() as tx:
         for at, id in enumerate("abcd", start=1):
-            tx.add_dead_letter(id, at=float(at), origin="log", reason="r", body=b"x" * 100)
+            tx.dead_letters.add(id, at=float(at), origin="log", reason="r", body=b"x" * 100)
     with room.store.transaction() as tx:
-        removed = tx.purge_dead_letters(**({"before": 0.0, "most": 10, "most_bytes": 10_000, "limit": 100} | budget))
+        removed = tx.dead_letters.purge(**({"before": 0.0, "most": 10, "most_bytes": 10_000, "limit": 100} | budget))
     assert [row.id for row in room.store.reader.dead_letters()] == left
     assert removed == 4 - len(left)

@@ -58,7 +58,7 @@ def test_a_batch_that_was_deleted_while_its_block_was_open_stays_deleted_when_th
     assert all(harness.row("3").state is State.DELETED for _ in range(late_chunks))
     passes(harness, HOUR)
     with harness.store.transaction() as tx:
-        assert tx.batches(["b"]) == {}, "the block has ended, so the batch is needed no more"
+        assert tx.batches.load(["b"]) == {}, "the block has ended, so the batch is needed no more"
 
 
 def test_a_block_inside_one_that_ended_late_is_kept_with_it(harness: EngineHarness) -> None:
@@ -77,5 +77,5 @@ def test_what_was_abandoned_without_a_commit_is_forgotten_in_the_end(harness: En
     harness.work()
     passes(harness, 40 * 24 * HOUR)
     with harness.store.transaction() as tx:
-        assert tx.submission("b.1") is None
-        assert tx.batches(["b"]) == {}
+        assert tx.submissions.get("b.1") is None
+        assert tx.batches.load(["b"]) == {}

@@ -133,10 +133,10 @@ def test_a_masked_value_is_in_no_view(store: Store, args: list[Any], value: Any,
         {"kind": "bundle", "events": [{"kind": "failed", "envelope": body}], "call": body}
     ).encode()
     with store.transaction() as tx:
-        tx.save([row])
-        tx.save_schedule(ScheduleRow("night", "0 0 * * *", call=body))
-        tx.drop_dead_letter("p")
-        tx.add_dead_letter("p", at=1.0, origin="log", reason="unreadable", body=dead_letters)
+        tx.jobs.save([row])
+        tx.schedules.save(ScheduleRow("night", "0 0 * * *", call=body))
+        tx.dead_letters.drop("p")
+        tx.dead_letters.add("p", at=1.0, origin="log", reason="unreadable", body=dead_letters)
     queries = Queries(store.reader, MASKING, ManualClock(), KEEP)
     shown = [
         queries.jobs.page(JobsQuery()), queries.jobs.get("j"), *queries.schedules.all(), queries.schedules.get("night"),

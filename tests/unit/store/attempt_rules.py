@@ -63,7 +63,7 @@ class AttemptRules:
 
     def test_the_release_is_that_of_the_worker_where_none_is_given(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save_worker(WorkerRow("w1", version="2.0"))
+            tx.processes.save_worker(WorkerRow("w1", version="2.0"))
             tx.attempts.save([attempt("known", worker="w1"), attempt("given", worker="w1", release="1.0")])
             tx.attempts.save([attempt("unknown", worker="w2")])
         found = [store.reader.attempts(id)[0].release for id in ("known", "given", "unknown")]
@@ -87,7 +87,7 @@ class AttemptRules:
 
     def test_attempts_go_with_their_job(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("old", at=1.0), ended("young", at=900.0)])
+            tx.jobs.save([ended("old", at=1.0), ended("young", at=900.0)])
             tx.attempts.save([attempt("old"), attempt("young")])
             tx.purge(now=1_000.0, keep_succeeded=500.0, keep_deleted=500.0, keep_failed=500.0, limit=10)
         assert store.reader.attempts("old") == []
@@ -121,8 +121,8 @@ class AttemptRules:
 
     def test_what_jobs_came_to_is_counted_by_their_name(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("a"), ended("b", at=661.0), ended("c", state=State.FAILED), ended("d", "shop.pay")])
-            tx.save([ended("e", "shop.pay", State.DELETED), Row(id="f", job="shop.pay"), ended("g", "")])
+            tx.jobs.save([ended("a"), ended("b", at=661.0), ended("c", state=State.FAILED), ended("d", "shop.pay")])
+            tx.jobs.save([ended("e", "shop.pay", State.DELETED), Row(id="f", job="shop.pay"), ended("g", "")])
         mail, pay = store.reader.kinds(600.0)
         assert (mail.job, mail.succeeded, mail.failed, mail.deleted, mail.latency.of) == ("shop.mail", 2, 1, 0, 3)
         assert (pay.job, pay.succeeded, pay.failed, pay.deleted, pay.latency.of) == ("shop.pay", 1, 0, 1, 1)
@@ -131,21 +131,21 @@ class AttemptRules:
 
     def test_a_kind_is_told_of_a_span_of_minutes(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("a", at=600.0), ended("b", at=660.0), ended("c", at=720.0)])
+            tx.jobs.save([ended("a", at=600.0), ended("b", at=660.0), ended("c", at=720.0)])
         assert [one.succeeded for one in store.reader.kinds(660.0)] == [2]
         assert [one.succeeded for one in store.reader.kinds(610.0, 670.0)] == [2]
         assert store.reader.kinds(780.0) == []
 
     def test_the_figures_of_all_kinds_together_are_those_of_all_jobs(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended(f"{n}", f"shop.kind-{n % 3}", started_at=600.0 - n) for n in range(30)])
+            tx.jobs.save([ended(f"{n}", f"shop.kind-{n % 3}", started_at=600.0 - n) for n in range(30)])
         kinds = store.reader.kinds(600.0)
         assert sum(one.latency.of for one in kinds) == store.reader.latency(600.0, 600.0).of == 30
         assert sum(one.succeeded for one in kinds) == store.reader.ended()[State.SUCCEEDED] == 30
 
     def test_figures_of_kinds_are_forgotten_when_they_are_old(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("a", at=600.0)])
+            tx.jobs.save([ended("a", at=600.0)])
         for now, left in (
             (600.0 + KEEP_RATES_SECONDS, [1, 2]),
             (660.0 + KEEP_RATES_SECONDS, [1, 0]),

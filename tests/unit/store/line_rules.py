@@ -95,7 +95,7 @@ class LineRules:
                 (),
                 (),
             )
-            assert tx.due(30.0, 10) == [(20.0, "#rate:a")]
+            assert tx.due.jobs(30.0, 10) == [(20.0, "#rate:a")]
 
     # The starts of rates
 
@@ -153,8 +153,8 @@ class LineRules:
             tx.unique_keys.save_group("g", "j1")
             tx.unique_keys.save_group("g", "j2")
             assert tx.unique_keys.root_of("g") == "j2"
-            tx.save([Row(id=f"j{n}", alias_group="g") for n in range(5)])
-            tx.save([Row(id="other", alias_group="h"), Row(id="none")])
+            tx.jobs.save([Row(id=f"j{n}", alias_group="g") for n in range(5)])
+            tx.jobs.save([Row(id="other", alias_group="h"), Row(id="none")])
             assert tx.unique_keys.in_group("g", "", 3) == ["j0", "j1", "j2"]
             assert tx.unique_keys.in_group("g", "j2", 3) == ["j3", "j4"]
 
@@ -175,5 +175,5 @@ class LineRules:
             tx.lines.forget_starts("r", 1.0, 1)
         assert serial() == 2
         with store.transaction() as tx:
-            tx.add_open_runs({"weekly": 1})
+            tx.schedules.add_open_runs({"weekly": 1})
         assert serial() == 3

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,9 +166,9 @@ class ReadingRules:
         chance = random.Random(seed)
         rows = [a_row(n, chance) for n in range(250)]
         with store.transaction() as tx:
-            tx.save(rows)
-            tx.save_batches([BatchRow("b-1", total=9), BatchRow("b-2", total=9)])
-            tx.save_batches([BatchRow("b-2a", parent="b-2"), BatchRow("b-2b", parent="b-2a")])
+            tx.jobs.save(rows)
+            tx.batches.save([BatchRow("b-1", total=9), BatchRow("b-2", total=9)])
+            tx.batches.save([BatchRow("b-2a", parent="b-2"), BatchRow("b-2b", parent="b-2a")])
         key = {"newest": "created_at", "oldest": "created_at", "changed": "changed_at", "due": "due_at"}
         tried: Counter[str] = Counter()
         for _ in range(100):
@@ -186,8 +187,8 @@ class ReadingRules:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with store.transaction() as tx:
-            tx.save_batches([BatchRow("b", total=15), *(BatchRow(f"b{n}", parent="b", total=1) for n in range(15))])
-            tx.save([Row(id=f"j{n:02}", batch=f"b{n}", created_at=n) for n in range(15)] + [Row(id="no")])
+            tx.batches.save([BatchRow("b", total=15), *(BatchRow(f"b{n}", parent="b", total=1) for n in range(15))])
+            tx.jobs.save([Row(id=f"j{n:02}", batch=f"b{n}", created_at=n) for n in range(15)] + [Row(id="no")])
         search = SearchQuery(batch="b", limit=4)
         assert [row.id for row in walk(store, search)] == [f"j{n:02}" for n in reversed(range(15))]
         monkeypatch.setattr(searching, "SORTED", 1)  # too many to sort: looked for among all
@@ -195,10 +196,10 @@ class ReadingRules:
 
     def test_jobs_that_come_and_go_between_pages_neither_repeat_nor_hide_one(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id=f"j{n}", created_at=n) for n in range(6)])
+            tx.jobs.save([Row(id=f"j{n}", created_at=n) for n in range(6)])
         first = store.reader.search(SearchQuery(limit=3))
         with store.transaction() as tx:
-            tx.save([Row(id="newer", created_at=9.0), Row(id="j3", created_at=3.0, state=State.FAILED)])
+            tx.jobs.save([Row(id="newer", created_at=9.0), Row(id="j3", created_at=3.0, state=State.FAILED)])
         second = store.reader.search(SearchQuery(limit=3, cursor=first.next))
         assert [row.id for row in first.rows + second.rows] == ["j5", "j4", "j3", "j2", "j1", "j0"]
         assert (second.next, second.complete) == (None, True)
@@ -206,7 +207,7 @@ class ReadingRules:
     def test_a_list_has_the_call_and_the_error_but_not_results_and_histories(self, store: Store) -> None:
         row = Row(id="j", envelope="{}", error="{}", result="1" * 99, history=[(1.0, "failed", "")], state=State.FAILED)
         with store.transaction() as tx:
-            tx.save([row])
+            tx.jobs.save([row])
         assert store.reader.search(SearchQuery()).rows == [row.evolve(result=None, history=[])]
 
     @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ class ReadingRules:
 
     def test_a_cursor_of_another_search_is_refused(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id=f"j{n}", created_at=n) for n in range(3)])
+            tx.jobs.save([Row(id=f"j{n}", created_at=n) for n in range(3)])
         cursor = store.reader.search(SearchQuery(limit=1)).next
         assert store.reader.search(SearchQuery(limit=2, cursor=cursor)).rows  # the size of a page may change
         with pytest.raises(UsageError, match="same search"):
@@ -248,14 +249,14 @@ class ReadingRules:
 
     def test_states_that_exclude_each_other_find_nothing(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j", state=State.PROCESSING, owner="w")])
+            tx.jobs.save([Row(id="j", state=State.PROCESSING, owner="w")])
         page = store.reader.search(SearchQuery(states=(State.FAILED,), owner="w"))
         assert (page.rows, page.next, page.complete) == ([], None, True)
 
     def test_the_total_is_told_where_counters_know_it(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id=f"f{n}", state=State.FAILED, queue="mail") for n in range(3)])
-            tx.save([Row(id="r", state=State.SCHEDULED, reason_code="retry"), Row(id="s", state=State.SCHEDULED)])
+            tx.jobs.save([Row(id=f"f{n}", state=State.FAILED, queue="mail") for n in range(3)])
+            tx.jobs.save([Row(id="r", state=State.SCHEDULED, reason_code="retry"), Row(id="s", state=State.SCHEDULED)])
         total = {
             (): store.reader.search(SearchQuery()).total,
             "failed": store.reader.search(SearchQuery(states=(State.FAILED,), queue="mail")).total,
@@ -270,7 +271,9 @@ class ReadingRules:
     def test_what_ended_is_kept_by_stretches_without_gaps_and_for_ever(self, store: Store) -> None:
         ends = [(0.0, State.SUCCEEDED), (30.0, State.SUCCEEDED), (130.0, State.FAILED), (3_700.0, State.DELETED)]
         with store.transaction() as tx:
-            tx.save([Row(id=f"j{n}", state=state, ended_at=at, changed_at=at) for n, (at, state) in enumerate(ends)])
+            tx.jobs.save(
+                [Row(id=f"j{n}", state=state, ended_at=at, changed_at=at) for n, (at, state) in enumerate(ends)]
+            )
         minutes = store.reader.history(0.0, 180.0, 60)
         assert [(one.at, one.succeeded, one.failed, one.deleted) for one in minutes] == [
             (0.0, 2, 0, 0),
@@ -308,8 +311,8 @@ class ReadingRules:
         rows.append(Row(id="deleted", state=State.DELETED, started_at=1.0, ended_at=1_000.0))
         rows.append(Row(id="never ran", state=State.FAILED, ended_at=1_000.0))
         with store.transaction() as tx:
-            tx.save(rows)
-            tx.save([rows[0].evolve(reason="saved again")])
+            tx.jobs.save(rows)
+            tx.jobs.save([rows[0].evolve(reason="saved again")])
         told = store.reader.latency(960.0, 1_200.0)
         assert told.of == 100
         assert told.wait_p50 == pytest.approx(50, rel=0.1)
@@ -324,13 +327,13 @@ class ReadingRules:
             for n in range(10)
         ]
         with store.transaction() as tx:
-            tx.save(ended)
-            tx.save([Row(id="w1", queue="mail", publication=Publication.PUBLISHED, released_at=500.0, created_at=1.0)])
-            tx.save([Row(id="w2", queue="mail", publication=Publication.PUBLISHED, released_at=400.0, created_at=2.0)])
-            tx.save(
+            tx.jobs.save(ended)
+            waits = Row(id="w1", queue="mail", publication=Publication.PUBLISHED, released_at=500.0, created_at=1.0)
+            tx.jobs.save([waits, replace(waits, id="w2", released_at=400.0, created_at=2.0)])
+            tx.jobs.save(
                 [Row(id="w3", queue="mail", publication=Publication.PUBLISHED, released_at=3.0, state=State.SCHEDULED)]
             )
-            tx.pause_queue("slow", paused=True)
+            tx.queues.pause("slow", paused=True)
         mail, slow = store.reader.queue_rows(now=900.0)
         assert (mail.name, mail.paused, mail.oldest, mail.ended_per_minute) == ("mail", False, 400.0, 2.0)
         assert (mail.counts[State.SUCCEEDED], mail.counts[State.ENQUEUED]) == (10, 2)
@@ -340,26 +343,26 @@ class ReadingRules:
     def test_retries_are_counted_as_they_come_and_go(self, store: Store) -> None:
         retrying = Row(id="r", state=State.SCHEDULED, reason_code="retry")
         with store.transaction() as tx:
-            tx.save(
+            tx.jobs.save(
                 [retrying, Row(id="c", state=State.SCHEDULED, reason_code="crash"), Row(id="s", state=State.SCHEDULED)]
             )
         assert store.reader.retries() == 2
         assert store.reader.counts()[State.SCHEDULED] == 3
         assert store.reader.counts_by_queue()["default"][State.SCHEDULED] == 3
         with store.transaction() as tx:
-            tx.save([retrying.evolve(reason_code="now")])
+            tx.jobs.save([retrying.evolve(reason_code="now")])
         assert store.reader.retries() == 1
         with store.transaction() as tx:
-            tx.save([retrying.evolve(queue="mail")])
+            tx.jobs.save([retrying.evolve(queue="mail")])
         assert store.reader.retries() == 2
         with store.transaction() as tx:
-            tx.save([retrying.evolve(state=State.ENQUEUED, queue="mail", reason_code="retry")])
+            tx.jobs.save([retrying.evolve(state=State.ENQUEUED, queue="mail", reason_code="retry")])
         assert store.reader.retries() == 1
 
     def test_old_statistics_and_silent_parts_are_forgotten(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j", state=State.FAILED, started_at=1.0, ended_at=2.0, changed_at=2.0)])
-            tx.save_component(ComponentRow("b", "beat", "host", 1, "1", active=True, seen_at=10.0))
+            tx.jobs.save([Row(id="j", state=State.FAILED, started_at=1.0, ended_at=2.0, changed_at=2.0)])
+            tx.processes.save_component(ComponentRow("b", "beat", "host", 1, "1", active=True, seen_at=10.0))
         keep = {"keep_succeeded": 1e9, "keep_deleted": 1e9, "keep_failed": 1e9}
         for kept, *of in (
             (retention.KEEP_COMPONENTS_SECONDS, "components"),
@@ -377,12 +380,12 @@ class ReadingRules:
 
     def test_a_continuation_is_told_at_both_ends_also_after_it_was_met(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="parent", job="make"), Row(id="child", job="use", state=State.AWAITING)])
-            tx.save_batches([BatchRow("b", title="import", state="succeeded")])
-            tx.relate("child", [("parent", "succeeded"), ("batch:b", "finished"), ("gone", "failed")])
-            tx.relate("child", [("parent", "succeeded")])
-            tx.add_dependencies([DependencyRow("child", "job", "gone", "failed", unsatisfied=True, since=1.0)])
-            tx.relate("batch:b", [("parent", "failed")])
+            tx.jobs.save([Row(id="parent", job="make"), Row(id="child", job="use", state=State.AWAITING)])
+            tx.batches.save([BatchRow("b", title="import", state="succeeded")])
+            tx.dependencies.relate("child", [("parent", "succeeded"), ("batch:b", "finished"), ("gone", "failed")])
+            tx.dependencies.relate("child", [("parent", "succeeded")])
+            tx.dependencies.add([DependencyRow("child", "job", "gone", "failed", unsatisfied=True, since=1.0)])
+            tx.dependencies.relate("batch:b", [("parent", "failed")])
         assert store.reader.parents("child") == [
             RelationRow("b", is_batch=True, title="import", state="succeeded", on="finished", unsatisfied=False),
             RelationRow("gone", is_batch=False, title="", state="unknown", on="failed", unsatisfied=True),
@@ -399,16 +402,16 @@ class ReadingRules:
     def test_a_bond_goes_with_its_child(self, store: Store) -> None:
         gone = Row(id="child", state=State.SUCCEEDED, ended_at=1.0, changed_at=1.0)
         with store.transaction() as tx:
-            tx.save([gone, Row(id="parent")])
-            tx.save_batches([BatchRow("b", ended_at=1.0)])
-            tx.relate("child", [("parent", "succeeded")])
-            tx.relate("batch:b", [("parent", "succeeded")])
+            tx.jobs.save([gone, Row(id="parent")])
+            tx.batches.save([BatchRow("b", ended_at=1.0)])
+            tx.dependencies.relate("child", [("parent", "succeeded")])
+            tx.dependencies.relate("batch:b", [("parent", "succeeded")])
             tx.purge(now=100.0, keep_succeeded=1.0, keep_deleted=1.0, keep_failed=1.0, limit=10)
         assert store.reader.children("parent") == []
 
     def test_batches_go_by_pages_newest_first_by_state_and_text(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save_batches(
+            tx.batches.save(
                 BatchRow(f"b{n}", title=f"import {n} 10%", state="processing" if n % 2 else "failed", created_at=n)
                 for n in range(7)
             )
@@ -435,9 +438,9 @@ class ReadingRules:
         for module in ("relations", "lists"):
             monkeypatch.setattr(f"broker_jobs.store.{module}.LOOK_AT", 3)
         with store.transaction() as tx:
-            tx.save_batches(BatchRow(f"b{n}", title="old" if n == 0 else "new", created_at=n) for n in range(8))
+            tx.batches.save(BatchRow(f"b{n}", title="old" if n == 0 else "new", created_at=n) for n in range(8))
             for n in range(8):
-                tx.audit(f"c{n}", at=float(n), by="ann" if n == 0 else "bob", kind="delete", subject="s")
+                tx.audit.add(f"c{n}", at=float(n), by="ann" if n == 0 else "bob", kind="delete", subject="s")
         for ask in (
             lambda cursor: store.reader.batches_page(text="old", cursor=cursor),
             lambda cursor: store.reader.audit_page(by="ann", cursor=cursor),
@@ -452,8 +455,8 @@ class ReadingRules:
 
     def test_a_tree_of_batches_has_each_behind_the_one_it_is_in(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save_batches([BatchRow("c", parent="b"), BatchRow("a"), BatchRow("b", parent="a"), BatchRow("other")])
-            tx.save_batches([BatchRow("round", parent="round")])
+            tx.batches.save([BatchRow("c", parent="b"), BatchRow("a"), BatchRow("b", parent="a"), BatchRow("other")])
+            tx.batches.save([BatchRow("round", parent="round")])
         assert [batch.id for batch in store.reader.batch_tree("a")] == ["a", "b", "c"]
         assert [batch.id for batch in store.reader.batch_tree("b")] == ["b", "c"]
         assert [batch.id for batch in store.reader.batch_tree("round")] == ["round"]
@@ -464,9 +467,9 @@ class ReadingRules:
             return Row(id=id, batch=batch, state=State.FAILED, error=json.dumps({"type": "E", "message": message}))
 
         with store.transaction() as tx:
-            tx.save_batches([BatchRow("b", failed=2), BatchRow("in", parent="b", failed=2)])
-            tx.save([failed("1", "b", "no\nat 1"), failed("2", "in", "no\nat 2"), failed("3", "in", "yes")])
-            tx.save([Row(id="4", batch="b", state=State.FAILED, reason="its worker died"), Row(id="5", batch="b")])
+            tx.batches.save([BatchRow("b", failed=2), BatchRow("in", parent="b", failed=2)])
+            tx.jobs.save([failed("1", "b", "no\nat 1"), failed("2", "in", "no\nat 2"), failed("3", "in", "yes")])
+            tx.jobs.save([Row(id="4", batch="b", state=State.FAILED, reason="its worker died"), Row(id="5", batch="b")])
         groups, read = store.reader.batch_failures("b")
         assert read == 4
         assert (groups[0].error, groups[0].count, groups[0].example) == ("E: no", 2, "1")
@@ -475,12 +478,12 @@ class ReadingRules:
 
     def test_the_jobs_a_worker_runs_are_told_the_longest_first(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save_worker(WorkerRow("w1"))
-            tx.save(
+            tx.processes.save_worker(WorkerRow("w1"))
+            tx.jobs.save(
                 Row(id=f"j{n}", state=State.PROCESSING, owner=f"w{n % 2}", started_at=10.0 - n, envelope="{}")
                 for n in range(6)
             )
-            tx.save([Row(id="ended", state=State.FAILED, owner="w1")])
+            tx.jobs.save([Row(id="ended", state=State.FAILED, owner="w1")])
         assert [row.id for row in store.reader.running("w1")] == ["j5", "j3", "j1"]
         assert [row.id for row in store.reader.running("w1", limit=1)] == ["j5"]
         both = store.reader.running_by_worker(limit=2)
@@ -494,8 +497,8 @@ class ReadingRules:
     def test_commands_and_dead_lettered_messages_go_by_pages_newest_first(self, store: Store) -> None:
         with store.transaction() as tx:
             for n in range(5):
-                tx.audit(f"c{n}", at=float(n // 2), by=f"p{n % 2}", kind="delete", subject=f"job-{n}")
-                tx.add_dead_letter(
+                tx.audit.add(f"c{n}", at=float(n // 2), by=f"p{n % 2}", kind="delete", subject=f"job-{n}")
+                tx.dead_letters.add(
                     f"m{n}", at=float(n // 2), origin="log", reason="no JSON", body=b"\x00" * n, exchange="e", key="k",
                     type="t", message_id="i",
                 )  # fmt: skip
@@ -540,13 +543,13 @@ class ReadingRules:
 
     def test_of_the_lines_of_a_job_the_last_are_told_in_order(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.add_lines([("j", float(n), 1, f"line {n}") for n in range(5)])
+            tx.log_lines.add([("j", float(n), 1, f"line {n}") for n in range(5)])
         assert [line.text for line in store.reader.lines("j", limit=2)] == ["line 3", "line 4"]
         assert len(store.reader.lines("j")) == 5
 
     def test_one_recurring_job_is_told_by_its_name(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save_schedule(ScheduleRow("a/b", "* * * * *", paused=True))
+            tx.schedules.save(ScheduleRow("a/b", "* * * * *", paused=True))
         found = store.reader.schedule("a/b")
         assert found is not None
         assert found.paused
@@ -555,19 +558,19 @@ class ReadingRules:
     def test_a_declaration_of_functions_replaces_the_one_before_of_its_origin_only(self, store: Store) -> None:
         send = FunctionRow("send", "shop", "mail", "Sends.", [{"name": "to", "default": None}], 1.0)
         with store.transaction() as tx:
-            tx.save_functions("shop", [send, FunctionRow("old", "shop", "default", "")], at=1.0, last=True)
-            tx.save_functions("billing", [FunctionRow("charge", "", "default", "")], at=1.0, last=True)
+            tx.declarations.save_functions("shop", [send, FunctionRow("old", "shop", "default", "")], at=1.0, last=True)
+            tx.declarations.save_functions("billing", [FunctionRow("charge", "", "default", "")], at=1.0, last=True)
         assert store.reader.function("send") == send
         with store.transaction() as tx:
-            tx.save_functions("shop", [send], at=2.0, last=False)
-            tx.save_functions("shop", [FunctionRow("new", "", "default", "")], at=2.0, last=True)
+            tx.declarations.save_functions("shop", [send], at=2.0, last=False)
+            tx.declarations.save_functions("shop", [FunctionRow("new", "", "default", "")], at=2.0, last=True)
         assert [(one.name, one.origin) for one in store.reader.functions()] == [
             ("charge", "billing"),
             ("new", "shop"),
             ("send", "shop"),
         ]
         with store.transaction() as tx:
-            tx.save_functions("billing", [FunctionRow("send", "", "other", "Newer.")], at=3.0, last=True)
+            tx.declarations.save_functions("billing", [FunctionRow("send", "", "other", "Newer.")], at=3.0, last=True)
         told = store.reader.function("send")
         assert told is not None
         assert (told.origin, told.queue) == ("billing", "other")
@@ -579,10 +582,10 @@ class ReadingRules:
             return ComponentRow(id, kind, "host", 7, "1.0", active=active, seen_at=at)
 
         with store.transaction() as tx:
-            tx.save_component(part("c1", True, 1.0))
-            tx.save_component(part("c1", True, 1.0, "beat"))  # of the same program
-            tx.save_component(part("c2", True, 2.0))
-            tx.save_component(part("c2", True, 1.5))  # read late
+            tx.processes.save_component(part("c1", True, 1.0))
+            tx.processes.save_component(part("c1", True, 1.0, "beat"))  # of the same program
+            tx.processes.save_component(part("c2", True, 2.0))
+            tx.processes.save_component(part("c2", True, 1.5))  # read late
         assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.components()} == {
             ("beat", "c1", True, 1.0),
             ("coordinator", "c1", False, 1.0),

@@ -53,14 +53,14 @@ class RetentionRules:
             yield tx
 
     def stays(self, tx: Transaction, rows: Iterable[Row], *, without: Iterable[str] = ()) -> None:
-        tx.save(rows)
+        tx.jobs.save(rows)
         purge(tx)
         assert ids(tx, "jobs") == sorted({row.id for row in rows} - set(without))
 
     # What is needed
 
     def test_what_something_waits_for_stays_though_the_waiting_one_has_ended(self, tx: Transaction) -> None:
-        tx.add_dependencies(
+        tx.dependencies.add(
             [
                 DependencyRow("child", "job", "open", "succeeded", False, since=1.0),
                 DependencyRow("child", "job", "ended otherwise", "succeeded", True, since=1.0),
@@ -71,20 +71,20 @@ class RetentionRules:
 
     @pytest.mark.parametrize("state", [state for state in State if not state.is_final])
     def test_a_parent_stays_until_its_child_has_ended(self, tx: Transaction, state: State) -> None:
-        tx.relate("child", [("parent", "succeeded")])
+        tx.dependencies.relate("child", [("parent", "succeeded")])
         self.stays(tx, [ended("parent"), Row(id="child", state=state, changed_at=OLD)])
-        tx.save([ended("child", at=YOUNG)])
+        tx.jobs.save([ended("child", at=YOUNG)])
         assert purge(tx) == 1
         assert ids(tx, "jobs") == ["child"]
 
     def test_a_parent_of_many_stays_until_most_children_are_forgotten(self, tx: Transaction) -> None:
         children = [f"child-{n:03}" for n in range(MOST_CHILDREN + 1)]
         for child in children:
-            tx.relate(child, [("parent", "succeeded")])
-        tx.save([ended("parent"), *(ended(child, at=YOUNG) for child in children[:-1])])
-        tx.save([Row(id=children[-1], state=State.AWAITING)])
+            tx.dependencies.relate(child, [("parent", "succeeded")])
+        tx.jobs.save([ended("parent"), *(ended(child, at=YOUNG) for child in children[:-1])])
+        tx.jobs.save([Row(id=children[-1], state=State.AWAITING)])
         assert purge(tx) == 0
-        tx.save([ended(children[-1], at=YOUNG + 1)])
+        tx.jobs.save([ended(children[-1], at=YOUNG + 1)])
         assert purge(tx) == 0
         assert purge(tx, now=YOUNG + KEEP + 0.5) == MOST_CHILDREN
         assert purge(tx, now=YOUNG + KEEP + 0.5) == 1
@@ -111,7 +111,7 @@ class RetentionRules:
 
     def test_a_root_stays_while_one_of_its_aliases_does(self, tx: Transaction) -> None:
         tx.unique_keys.save_group("g", "root")
-        tx.add_dependencies([DependencyRow("child", "job", "alias", "succeeded", False, since=1.0)])
+        tx.dependencies.add([DependencyRow("child", "job", "alias", "succeeded", False, since=1.0)])
         self.stays(tx, [ended("root", at=1.0, alias_group="g"), alias("alias", "g")])
         assert tx.unique_keys.root_of("g") == "root"
 
@@ -138,9 +138,9 @@ class RetentionRules:
     # What goes with a job, and what does not
 
     def test_all_that_is_a_jobs_own_goes_with_it(self, tx: Transaction) -> None:
-        tx.add_lines([("old", 1.0, 1, "x"), ("young", 1.0, 1, "x")])
-        tx.relate("old", [("parent", "succeeded")])
-        tx.add_dependencies([DependencyRow("old", "job", "parent", "succeeded", True, since=1.0)])
+        tx.log_lines.add([("old", 1.0, 1, "x"), ("young", 1.0, 1, "x")])
+        tx.dependencies.relate("old", [("parent", "succeeded")])
+        tx.dependencies.add([DependencyRow("old", "job", "parent", "succeeded", True, since=1.0)])
         self.stays(tx, [ended("old"), ended("young", at=YOUNG)], without=["old"])
         assert ids(tx, "log_lines", "job_id") == ["young"]
         assert ids(tx, "relations", "child") == ids(tx, "dependencies", "holder") == []
@@ -172,11 +172,11 @@ class RetentionRules:
 
     def test_a_batch_stays_while_something_waits_for_it(self, tx: Transaction) -> None:
         batches = [("needed", OLD), ("old", OLD), ("young", YOUNG)]
-        tx.save_batches([BatchRow(id, state="succeeded", ended_at=at) for id, at in batches])
-        tx.save_batches([BatchRow("running")])
+        tx.batches.save([BatchRow(id, state="succeeded", ended_at=at) for id, at in batches])
+        tx.batches.save([BatchRow("running")])
         for id, _ in batches:
-            tx.relate(f"batch:{id}", [("parent", "succeeded")])
-        tx.add_dependencies([DependencyRow("child", "batch", "needed", "succeeded", False, since=1.0)])
+            tx.dependencies.relate(f"batch:{id}", [("parent", "succeeded")])
+        tx.dependencies.add([DependencyRow("child", "batch", "needed", "succeeded", False, since=1.0)])
         purge(tx)
         assert ids(tx, "batches") == ["needed", "running", "young"]
         assert ids(tx, "relations", "child") == ["batch:needed", "batch:young"]
@@ -190,11 +190,11 @@ class RetentionRules:
             SubmissionRow("uncommitted", "b", opened=True, since=OLD),
             SubmissionRow("inside", "b", parent_submission="around", since=OLD),
         ):
-            tx.save_submission(row)
+            tx.submissions.save(row)
         purge(tx)
         assert ids(tx, "batch_submissions") == ["around", "closed", "inside", "uncommitted", "young"]
         tx.meta.log_time = OLD + KEEP  # wall time alone makes no submission old
-        tx.save_submission(SubmissionRow("old", "b", opened=True, since=OLD, chunks=1))
+        tx.submissions.save(SubmissionRow("old", "b", opened=True, since=OLD, chunks=1))
         purge(tx)
         assert "old" in ids(tx, "batch_submissions")
         tx.meta.log_time = OLD + KEEP_UNCOMMITTED_SECONDS + 1
@@ -203,10 +203,10 @@ class RetentionRules:
 
     def test_a_batch_stays_while_a_block_of_it_may_be_open(self, tx: Transaction) -> None:
         names = ["open", "abandoned", "done"]
-        tx.save_batches([BatchRow(id, state="deleted", ended_at=OLD) for id in names])
-        tx.save_submission(SubmissionRow("1", "open", since=OLD))
-        tx.save_submission(SubmissionRow("2", "abandoned", since=OLD, opened=True))
-        tx.save_submission(SubmissionRow("3", "done", since=YOUNG, opened=True, chunks=1))
+        tx.batches.save([BatchRow(id, state="deleted", ended_at=OLD) for id in names])
+        tx.submissions.save(SubmissionRow("1", "open", since=OLD))
+        tx.submissions.save(SubmissionRow("2", "abandoned", since=OLD, opened=True))
+        tx.submissions.save(SubmissionRow("3", "done", since=YOUNG, opened=True, chunks=1))
         purge(tx)
         assert ids(tx, "batches") == ["abandoned", "open"]
 
@@ -214,29 +214,29 @@ class RetentionRules:
 
     def test_a_page_looks_at_so_many_rows_and_the_next_goes_on_behind_them(self, tx: Transaction) -> None:
         for n in range(6):
-            tx.relate("child", [(f"needed-{n}", "succeeded")])
-        tx.save([Row(id="child", state=State.AWAITING), *(ended(f"needed-{n}", at=OLD - 1) for n in range(6))])
-        tx.save([ended(f"old-{n}") for n in range(5)])
+            tx.dependencies.relate("child", [(f"needed-{n}", "succeeded")])
+        tx.jobs.save([Row(id="child", state=State.AWAITING), *(ended(f"needed-{n}", at=OLD - 1) for n in range(6))])
+        tx.jobs.save([ended(f"old-{n}") for n in range(5)])
         progress = PurgeProgress()
         removed = []
         while not progress.is_complete:
             removed.append(purge(tx, limit=4, progress=progress))
         assert removed == [0, 2, 3]
-        tx.save([ended("child", at=OLD + 1)])
+        tx.jobs.save([ended("child", at=OLD + 1)])
         assert purge(tx, progress=progress) == 1  # the child; its parents were passed by
         progress.restart()
         assert purge(tx, progress=progress) == 6
 
     def test_what_became_old_since_is_found_at_once(self, tx: Transaction) -> None:
         progress = PurgeProgress()
-        tx.save([ended("a"), ended("b", at=YOUNG), ended("c", State.FAILED, at=YOUNG)])
+        tx.jobs.save([ended("a"), ended("b", at=YOUNG), ended("c", State.FAILED, at=YOUNG)])
         assert purge(tx, progress=progress) == 1
         assert purge(tx, progress=progress, now=YOUNG + KEEP + 1) == 2
 
     def test_a_purge_goes_on_while_windows_or_commands_are_left(self, tx: Transaction) -> None:
         for n in range(5):
             tx.unique_keys.save(UniqueKeyRow(f"k{n}", "gone", "window", until=1.0))
-            tx.audit(f"c{n}", at=1.0, by="", kind="k", subject="s")
+            tx.audit.add(f"c{n}", at=1.0, by="", kind="k", subject="s")
         progress = PurgeProgress()
         pages = 0
         while not progress.is_complete:

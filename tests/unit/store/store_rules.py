@@ -92,9 +92,9 @@ class StoreRules:
 
     def test_every_column_comes_back_as_it_was_saved(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([FULL])
+            tx.jobs.save([FULL])
         with store.transaction() as tx:
-            loaded = tx.load(["job-1", "unknown"])
+            loaded = tx.jobs.load(["job-1", "unknown"])
         assert list(loaded) == ["job-1"]
         for field in fields(Row):
             assert getattr(loaded["job-1"], field.name) == getattr(FULL, field.name), field.name
@@ -109,16 +109,16 @@ class StoreRules:
 
     def test_a_row_of_defaults_comes_back_as_it_was_saved(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="plain")])
-            assert tx.load(["plain"]) == {"plain": Row(id="plain")}
+            tx.jobs.save([Row(id="plain")])
+            assert tx.jobs.load(["plain"]) == {"plain": Row(id="plain")}
 
     def test_text_a_database_cannot_hold_is_replaced_not_refused(self, store: Store) -> None:
         bad = "nul \x00 and half \ud800"
         with store.transaction() as tx:
             history = [(1.0, "failed", bad)]
-            tx.save([Row(id="good"), Row(id="bad", reason=bad, error=bad, tags=bad, history=history)])
-            tx.add_lines([("bad", 1.0, 1, bad)])
-            tx.add_dead_letter(
+            tx.jobs.save([Row(id="good"), Row(id="bad", reason=bad, error=bad, tags=bad, history=history)])
+            tx.log_lines.add([("bad", 1.0, 1, bad)])
+            tx.dead_letters.add(
                 "p", at=1.0, origin="log", reason=bad, body=b"\x00\xff", exchange="", key="", type="", message_id=""
             )
         row = store.reader.job("bad")
@@ -132,7 +132,7 @@ class StoreRules:
     def test_a_history_keeps_its_newest_entries(self, store: Store) -> None:
         history = [(float(n), "scheduled", "x" * 5000) for n in range(HISTORY_MAX + 50)]
         with store.transaction() as tx:
-            tx.save([Row(id="j", history=history)])
+            tx.jobs.save([Row(id="j", history=history)])
         row = store.reader.job("j")
         assert row is not None
         assert [at for at, _, _ in row.history] == [float(n) for n in range(50, HISTORY_MAX + 50)]
@@ -141,22 +141,22 @@ class StoreRules:
     def test_many_rows_are_saved_and_loaded_in_chunks(self, store: Store) -> None:
         ids = [f"j{n:05}" for n in range(4_501)]
         with store.transaction() as tx:
-            tx.save(Row(id=id) for id in ids)
-            assert sorted(tx.load(ids)) == ids
+            tx.jobs.save(Row(id=id) for id in ids)
+            assert sorted(tx.jobs.load(ids)) == ids
         assert store.reader.counts()[State.ENQUEUED] == 4_501
 
     def test_of_a_row_saved_twice_at_once_the_last_one_counts(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j"), Row(id="j", state=State.FAILED, queue="other")])
+            tx.jobs.save([Row(id="j"), Row(id="j", state=State.FAILED, queue="other")])
         assert kept(store) == in_database(store) == Counter({("other", "failed"): 1})
 
     # The lock, the commit, the serial
 
     def test_an_exception_leaves_nothing(self, store: Store) -> None:
         with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012  # where it raises is the point
-            tx.save([Row(id="j", queue="q")])
+            tx.jobs.save([Row(id="j", queue="q")])
             tx.meta.log_time = 99.0
-            tx.audit("c", at=1.0, by="", kind="k", subject="s")
+            tx.audit.add("c", at=1.0, by="", kind="k", subject="s")
             raise ZeroDivisionError
         assert store.reader.job("j") is None
         assert store.reader.counts()[State.ENQUEUED] == 0
@@ -171,12 +171,12 @@ class StoreRules:
             assert tx.meta == store.reader.meta()
             return tx.meta.serial
 
-        assert serial_after(lambda tx: tx.load(["j"])) == 0
-        assert serial_after(lambda tx: tx.save([Row(id="j"), Row(id="k")])) == 1
-        assert serial_after(lambda tx: tx.save([])) == 1
+        assert serial_after(lambda tx: tx.jobs.load(["j"])) == 0
+        assert serial_after(lambda tx: tx.jobs.save([Row(id="j"), Row(id="k")])) == 1
+        assert serial_after(lambda tx: tx.jobs.save([])) == 1
         assert serial_after(lambda tx: setattr(tx.meta, "log_time", 5.0)) == 2
-        assert serial_after(lambda tx: tx.audit("c", at=1.0, by="", kind="k", subject="s")) == 3
-        assert serial_after(lambda tx: tx.audit("c", at=1.0, by="", kind="k", subject="s")) == 3
+        assert serial_after(lambda tx: tx.audit.add("c", at=1.0, by="", kind="k", subject="s")) == 3
+        assert serial_after(lambda tx: tx.audit.add("c", at=1.0, by="", kind="k", subject="s")) == 3
 
     def test_changed_fields_of_meta_are_kept(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -195,8 +195,8 @@ class StoreRules:
         def add(_: int) -> None:
             with store.transaction() as tx:
                 assert inside.acquire(blocking=False), "two inside at once"
-                row = tx.load(["j"]).get("j", Row(id="j"))
-                tx.save([row.evolve(crashes=row.crashes + 1)])
+                row = tx.jobs.load(["j"]).get("j", Row(id="j"))
+                tx.jobs.save([row.evolve(crashes=row.crashes + 1)])
                 inside.release()
 
         with ThreadPoolExecutor(8) as pool:
@@ -211,7 +211,7 @@ class StoreRules:
     def test_due_jobs_are_scheduled_and_off_the_wire_earliest_first(self, store: Store) -> None:
         with store.transaction() as tx:
             scheduled = State.SCHEDULED
-            tx.save(
+            tx.jobs.save(
                 [
                     Row(id="late", state=scheduled, due_at=30.0),
                     Row(id="second", state=scheduled, due_at=20.0, grace_until=5.0),
@@ -221,15 +221,15 @@ class StoreRules:
                     Row(id="timeless", state=scheduled),
                 ]
             )
-            assert tx.due(20.0, 10) == [(10.0, "first"), (20.0, "second")]
-            assert tx.due(20.0, 1) == [(10.0, "first")]
-            assert tx.grace_over(4.9, 10) == []
-            assert tx.grace_over(5.0, 10) == ["second"]
+            assert tx.due.jobs(20.0, 10) == [(10.0, "first"), (20.0, "second")]
+            assert tx.due.jobs(20.0, 1) == [(10.0, "first")]
+            assert tx.due.graces(4.9, 10) == []
+            assert tx.due.graces(5.0, 10) == ["second"]
 
     def test_what_is_on_the_wire_and_with_whom(self, store: Store) -> None:
         processing = State.PROCESSING
         with store.transaction() as tx:
-            tx.save(
+            tx.jobs.save(
                 [
                     Row(id="a", publication=Publication.PUBLISHING, sender="c1", fence=1),
                     Row(id="b", publication=Publication.PUBLISHED, fence=2, released_at=50.0),
@@ -247,21 +247,21 @@ class StoreRules:
                     Row(id="g", publication=Publication.PUBLISHED, queue="other", created_at=10.0),
                 ]
             )
-            assert tx.publishing() == [("a", "c1")]
-            assert tx.fences() == [("a", 1), ("b", 2), ("c", 3)]
-            assert tx.owners() == ["w1", "w2"]
-            assert tx.owned_by("w2") == ["e"]
-            assert tx.cancels() == ["e"]
-            assert tx.out_since("default", 49.0, 10) == ["f"]
-            assert tx.out_since("default", 50.0, 10) == ["f", "b"]
-            assert tx.out_since("default", 50.0, 1) == ["f"]
+            assert tx.in_flight.publishing() == [("a", "c1")]
+            assert tx.in_flight.fences() == [("a", 1), ("b", 2), ("c", 3)]
+            assert tx.in_flight.owners() == ["w1", "w2"]
+            assert tx.in_flight.owned_by("w2") == ["e"]
+            assert tx.in_flight.cancels() == ["e"]
+            assert tx.in_flight.out_since("default", 49.0, 10) == ["f"]
+            assert tx.in_flight.out_since("default", 50.0, 10) == ["f", "b"]
+            assert tx.in_flight.out_since("default", 50.0, 1) == ["f"]
 
     def test_open_runs_of_a_recurring_job_are_counted_and_none_leaves_no_row(self, store: Store) -> None:
         with store.transaction() as tx:
-            assert tx.open_runs("weekly") == 0
-            tx.add_open_runs({"weekly": 2, "daily": 1, "hourly": 0})
-            tx.add_open_runs({"weekly": 1, "daily": -1})
-            assert [tx.open_runs(name) for name in ("weekly", "daily", "hourly")] == [3, 0, 0]
+            assert tx.schedules.open_runs("weekly") == 0
+            tx.schedules.add_open_runs({"weekly": 2, "daily": 1, "hourly": 0})
+            tx.schedules.add_open_runs({"weekly": 1, "daily": -1})
+            assert [tx.schedules.open_runs(name) for name in ("weekly", "daily", "hourly")] == [3, 0, 0]
             assert tx._connection.execute(text("SELECT name FROM open_runs")).scalars().all() == ["weekly"]
 
     # The ledger
@@ -269,8 +269,8 @@ class StoreRules:
     def test_a_command_is_applied_once(self, store: Store) -> None:
         for applied in (True, False):
             with store.transaction() as tx:
-                assert tx.audited("c") == (None if applied else "d")
-                assert tx.audit("c", at=1.0, by="me", kind="delete", subject="j", detail="d") is applied
+                assert tx.audit.detail("c") == (None if applied else "d")
+                assert tx.audit.add("c", at=1.0, by="me", kind="delete", subject="j", detail="d") is applied
         assert [(a.id, a.by, a.kind, a.subject, a.detail) for a in store.reader.audit()] == [
             ("c", "me", "delete", "j", "d")
         ]
@@ -280,56 +280,56 @@ class StoreRules:
             "weekly", "0 9 * * MON", "Europe/Istanbul", "all", "queue", '{"v":1}', "shop", 2, True, 3.5, "j", 1.5, 2.5
         )
         with store.transaction() as tx:
-            tx.save_schedule(replace(row, version=1, paused=False))
-            tx.save_schedule(row)
-            assert tx.schedule("weekly") == row
-            assert tx.schedules() == [row]
-            assert tx.schedule("daily") is None
+            tx.schedules.save(replace(row, version=1, paused=False))
+            tx.schedules.save(row)
+            assert tx.schedules.get("weekly") == row
+            assert tx.schedules.all() == [row]
+            assert tx.schedules.get("daily") is None
         assert store.reader.schedules() == [row]
         with store.transaction() as tx:
-            assert tx.remove_schedule("weekly") is True
-            assert tx.remove_schedule("weekly") is False
+            assert tx.schedules.remove("weekly") is True
+            assert tx.schedules.remove("weekly") is False
 
     def test_a_queue_is_known_once_seen_declared_or_paused(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j", queue="seen")])
-            tx.declare_queues(["declared", "seen"])
-            assert tx.pause_queue("paused", False) is False
-            assert tx.pause_queue("paused", True) is True
-            assert tx.pause_queue("paused", True) is False
-            assert tx.paused_queues() == ["paused"]
+            tx.jobs.save([Row(id="j", queue="seen")])
+            tx.queues.declare(["declared", "seen"])
+            assert tx.queues.pause("paused", False) is False
+            assert tx.queues.pause("paused", True) is True
+            assert tx.queues.pause("paused", True) is False
+            assert tx.queues.paused() == ["paused"]
         assert store.reader.queues() == {"declared": False, "paused": True, "seen": False}
         with store.transaction() as tx:
-            tx.save([Row(id="k", queue="paused")])
-            assert tx.queues() == ["declared", "paused", "seen"]
-            assert tx.paused_queues() == ["paused"]
-            assert tx.pause_queue("paused", False) is True
-            assert tx.paused_queues() == []
+            tx.jobs.save([Row(id="k", queue="paused")])
+            assert tx.queues.names() == ["declared", "paused", "seen"]
+            assert tx.queues.paused() == ["paused"]
+            assert tx.queues.pause("paused", False) is True
+            assert tx.queues.paused() == []
 
     def test_the_first_dead_lettered_message_of_an_id_stays(self, store: Store) -> None:
         with store.transaction() as tx:
             for body in (b"\xff\x00first", b"second"):
-                tx.add_dead_letter(
+                tx.dead_letters.add(
                     "p", at=1.5, origin="log", reason="r", body=body, exchange="e", key="k", type="t", message_id="m"
                 )
-            (row,) = tx.dead_letters(10)
+            (row,) = tx.dead_letters.oldest(10)
         assert (row.at, row.origin, row.body, row.exchange, row.key, row.type, row.message_id) == (
             (1.5, "log", b"\xff\x00first", "e", "k", "t", "m")
         )
         assert (store.reader.dead_letters(), store.reader.dead_letter_count()) == ([row], 1)
         with store.transaction() as tx:
-            tx.drop_dead_letter("p")
+            tx.dead_letters.drop("p")
         assert store.reader.dead_letters() == []
 
     def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
         worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", 1.25, 2.25, True)
         with store.transaction() as tx:
-            tx.save_worker(WorkerRow("w"))
-            tx.save_worker(worker)
-            assert tx.workers() == [worker]
+            tx.processes.save_worker(WorkerRow("w"))
+            tx.processes.save_worker(worker)
+            assert tx.processes.workers() == [worker]
         assert store.reader.workers() == [worker]
         with store.transaction() as tx:
-            tx.remove_worker("w")
+            tx.processes.remove_worker("w")
         assert store.reader.workers() == []
 
     def test_a_line_that_comes_twice_is_kept_once(self, store: Store) -> None:
@@ -342,7 +342,7 @@ class StoreRules:
         ]
         for _ in range(2):
             with store.transaction() as tx:
-                tx.add_lines(lines)
+                tx.log_lines.add(lines)
         assert store.reader.lines("j") == [
             LogLineRow(1.0, 1, "a"),
             LogLineRow(1.0, 1, "a2"),
@@ -371,10 +371,10 @@ class StoreRules:
         ]
         with store.transaction() as tx:
             tx.meta.log_time = 10.0
-            tx.save(gone + stay)
-            tx.add_lines([("old", 1.0, 1, "x"), ("new", 1.0, 1, "x")])
-            tx.audit("ancient", at=1.0, by="", kind="k", subject="s")
-            tx.audit("recent", at=900.0, by="", kind="k", subject="s")
+            tx.jobs.save(gone + stay)
+            tx.log_lines.add([("old", 1.0, 1, "x"), ("new", 1.0, 1, "x")])
+            tx.audit.add("ancient", at=1.0, by="", kind="k", subject="s")
+            tx.audit.add("recent", at=900.0, by="", kind="k", subject="s")
         with store.transaction() as tx:
             keep = {"keep_succeeded": 100.0, "keep_deleted": 100.0, "keep_failed": 940.0}
             assert tx.purge(now=1000.0, limit=100, progress=None, **keep) == 4
@@ -386,17 +386,17 @@ class StoreRules:
 
     def test_a_purged_id_may_come_again(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("j")])
+            tx.jobs.save([ended("j")])
             assert tx.purge(now=1000.0, keep_succeeded=1, keep_deleted=1, keep_failed=1, limit=10) == 1
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
         assert kept(store) == in_database(store) == Counter({("default", "enqueued"): 1})
 
     # Reading
 
     def test_jobs_are_listed_newest_first_by_page_and_filter(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save(Row(id=f"j{n}", job=f"shop.j{n % 2}", queue="q" if n < 3 else "r") for n in range(6))
-            tx.save([ended("k%", job="x_y", queue="q", tags="blue", parent="j1", batch="b", recurring="r")])
+            tx.jobs.save(Row(id=f"j{n}", job=f"shop.j{n % 2}", queue="q" if n < 3 else "r") for n in range(6))
+            tx.jobs.save([ended("k%", job="x_y", queue="q", tags="blue", parent="j1", batch="b", recurring="r")])
 
         def found(**filters: Any) -> list[str]:
             return [row.id for row in store.reader.jobs(**filters)]
@@ -413,10 +413,10 @@ class StoreRules:
 
     def test_outcomes_are_counted_by_minute_once(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([ended("a", at=61.0), ended("b", at=119.9), ended("c", State.FAILED, at=120.0), Row(id="d")])
+            tx.jobs.save([ended("a", at=61.0), ended("b", at=119.9), ended("c", State.FAILED, at=120.0), Row(id="d")])
         with store.transaction() as tx:
-            tx.save([ended("a", at=61.0)])
-            tx.save([ended("d", at=125.0)])
+            tx.jobs.save([ended("a", at=61.0)])
+            tx.jobs.save([ended("d", at=125.0)])
         assert store.reader.throughput(0.0) == [
             (60.0, State.SUCCEEDED, 2),
             (120.0, State.FAILED, 1),
@@ -461,7 +461,7 @@ class StoreRules:
         with pytest.raises(StoreError, match="cannot be used"), store.transaction() as tx:
             tx._connection.execute(text("SELECT * FROM no_such_table"))
         with store.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
         assert store.reader.job("j") is not None
 
     def test_holds_on_what_is_not_there_are_found_by_their_age_whatever_time_an_id_tells(self, store: Store) -> None:
@@ -477,9 +477,9 @@ class StoreRules:
             DependencyRow("a", "open", "unknown", "opened", False, since=10.0),
         ]
         with store.transaction() as tx:
-            tx.save([Row(id="known")])
-            tx.save_batches([BatchRow("known")])
-            tx.add_dependencies(dependencies)
+            tx.jobs.save([Row(id="known")])
+            tx.batches.save([BatchRow("known")])
+            tx.dependencies.add(dependencies)
         since = LogTime(20.0)
         found, last = store.reader.unknown_parents(since=since, after=("", "", ""), limit=10)
         assert ([dependency.holder for dependency in found], last) == (["1", "8"], None)
@@ -497,7 +497,7 @@ class LastingStoreRules(StoreRules):
         first = Store(url)
         first.open()
         with first.transaction() as tx:
-            tx.save([FULL])
+            tx.jobs.save([FULL])
         first.close()
         second = Store(url)
         second.open()
@@ -528,8 +528,8 @@ class LastingStoreRules(StoreRules):
         def add(store: Store) -> None:
             for _ in range(20):
                 with store.transaction() as tx:
-                    row = tx.load(["j"]).get("j", Row(id="j"))
-                    tx.save([row.evolve(crashes=row.crashes + 1)])
+                    row = tx.jobs.load(["j"]).get("j", Row(id="j"))
+                    tx.jobs.save([row.evolve(crashes=row.crashes + 1)])
 
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(add, stores))
@@ -541,7 +541,7 @@ class LastingStoreRules(StoreRules):
 
     def test_reading_does_not_wait_for_the_writer(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
             with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(store.reader.job, "j").result(timeout=20) is None
         assert store.reader.job("j") is not None
@@ -550,7 +550,7 @@ class LastingStoreRules(StoreRules):
         old = Store(url)
         old.open()
         with old.transaction() as tx:
-            tx.save([FULL])
+            tx.jobs.save([FULL])
 
         def second(connection: Connection) -> None:
             connection.execute(text("CREATE TABLE added (id INTEGER)"))

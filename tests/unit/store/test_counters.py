@@ -49,11 +49,11 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
                     for kind, value in steps:
                         if kind == "purge":
                             tx.purge(now=600.0, keep_succeeded=value, keep_deleted=value, keep_failed=601.0, limit=3)
-                            states = {id: row.state for id, row in tx.load([f"j{n}" for n in range(6)]).items()}
+                            states = {id: row.state for id, row in tx.jobs.load([f"j{n}" for n in range(6)]).items()}
                             continue
                         if kind == "load and save":
-                            tx.load([row.id for row in value])
-                        tx.save(value)
+                            tx.jobs.load([row.id for row in value])
+                        tx.jobs.save(value)
                         for row in {row.id: row for row in value}.values():
                             if row.state in FINAL and states.get(row.id) is not row.state:
                                 outcomes[row.state] += 1

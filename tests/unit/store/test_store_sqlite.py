@@ -37,13 +37,13 @@ class TestInMemory(StoreRules):
         other = Store("sqlite://")
         other.open()
         with other.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
         assert store.reader.job("j") is None
         other.close()
 
     def test_reading_inside_a_transaction_of_the_same_thread_works(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
             assert store.reader.job("j") == Row(id="j")
         assert store.reader.job("j") == Row(id="j")
 
@@ -66,7 +66,8 @@ class TestFile(LastingStoreRules):
             "store = Store(sys.argv[1]); store.open()\n"
             "for _ in range(25):\n"
             "    with store.transaction() as tx:\n"
-            "        row = tx.load(['j']).get('j', Row(id='j')); tx.save([row.evolve(crashes=row.crashes + 1)])\n"
+            "        row = tx.jobs.load(['j']).get('j', Row(id='j'))\n"
+            "        tx.jobs.save([row.evolve(crashes=row.crashes + 1)])\n"
             "store.close()\n"
         )
         started = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(3)]
@@ -77,7 +78,7 @@ class TestFile(LastingStoreRules):
 
     def test_a_transaction_inside_another_is_refused(self, store: Store) -> None:
         with store.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
             with pytest.raises(RuntimeError, match="inside a transaction"), store.transaction():
                 pass
         assert store.reader.job("j") is not None
@@ -177,7 +178,7 @@ def test_what_is_in_use_when_the_store_is_closed_is_closed_after_its_use(tmp_pat
     gc.disable()  # it would close what is left behind
     try:
         with store._reading() as reading, store.transaction() as tx:
-            tx.save([Row(id="j")])
+            tx.jobs.save([Row(id="j")])
             reading.execute(text("SELECT 1"))
             store.close()
         assert str(file) not in {opened.path for opened in psutil.Process().open_files()}

@@ -1,0 +1,68 @@
+"""Executes the statements of a transaction for its parts, and remembers whether any of them has changed a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, Executable, Table, text
+
+from broker_jobs.store.columns import clean_text
+
+T = TypeVar("T")
+
+CHUNK = 500
+"""Values of one IN list."""
+
+Reading: TypeAlias = Callable[[], AbstractContextManager[Connection]]
+"""Lends a connection for one read; every part of a reader has it."""
+
+
+class WriteConnection:
+    """The connection of one transaction, which all its parts share.
+
+    `wrote` says whether one of them has changed anything: then the commit raises the serial of the store.
+    """
+
+    __slots__ = ("exec_driver_sql", "execute", "is_postgresql", "wrote")
+
+    def __init__(self, connection: Connection) -> None:
+        self.execute = connection.execute
+        self.exec_driver_sql = connection.exec_driver_sql
+        self.is_postgresql = connection.dialect.name == "postgresql"
+        self.wrote = False
+
+    def write(self, statement: Executable, values: Mapping[str, Any] | None = None) -> bool:
+        """Execute a statement and say whether it changed a row."""
+        changed = self.execute(statement, values).rowcount > 0
+        self.wrote = self.wrote or changed
+        return changed
+
+    def write_many(self, statement: Executable, values: Sequence[Mapping[str, Any]]) -> None:
+        """Execute a statement for each of these, at once."""
+        if values:
+            self.execute(statement, values)
+            self.wrote = True
+
+
+def upsert(table: Table, *, replace: bool) -> Any:
+    """The statement that inserts a row of a table by named columns; an older one is replaced, or stays."""
+    names = [column.name for column in table.columns]
+    key = ", ".join(column.name for column in table.primary_key.columns)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if not table.columns[name].primary_key)
+    return text(
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608
+        f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {changes}" if replace else "NOTHING")
+    )
+
+
+def cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values whose text every database can hold."""
+    return {name: clean_text(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def in_chunks(values: Sequence[T], size: int = CHUNK) -> Iterable[list[T]]:
+    """Lists that are short enough for one statement."""
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])

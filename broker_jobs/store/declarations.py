@@ -1,0 +1,49 @@
+"""Keeps what programs declare: the functions that they can run, and which jobs events make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from pydantic_core import to_json
+from sqlalchemy import delete, select, text
+
+from broker_jobs.clock import Instant
+from broker_jobs.store import schema
+from broker_jobs.store.connections import WriteConnection, cleaned, upsert
+from broker_jobs.store.records import SubscriptionRow
+from broker_jobs.store.views import FunctionRow
+
+_SUBSCRIBE = upsert(schema.subscriptions, replace=True)
+_SAVE_FUNCTION = upsert(schema.functions, replace=True)
+_FORGET_FUNCTIONS = text("DELETE FROM functions WHERE origin = :origin AND seen_at < :before")
+
+
+class DeclarationStore:
+    """Functions and subscriptions, in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
+        self._connection = connection
+
+    def subscriptions(self, event: str) -> list[SubscriptionRow]:
+        """Who gets a job for an event."""
+        query = select(schema.subscriptions).where(schema.subscriptions.c.event == event)
+        return [SubscriptionRow(*row) for row in self._connection.execute(query.order_by("origin", "job"))]
+
+    def save_subscriptions(self, origin: str, rows: Iterable[SubscriptionRow]) -> None:
+        """These are the subscriptions of an origin, and no others."""
+        self._connection.write(delete(schema.subscriptions).where(schema.subscriptions.c.origin == origin))
+        for row in rows:
+            self._connection.write(_SUBSCRIBE, cleaned(asdict(row)))
+
+    def save_functions(self, origin: str, functions: Iterable[FunctionRow], *, at: Instant, last: bool) -> None:
+        """Keep functions a program's code can run, declared at an instant; with the last those declared before go."""
+        for row in functions:
+            described = to_json({"parameters": row.parameters, "options": row.options}).decode()
+            values = asdict(row) | {"origin": origin, "seen_at": at, "parameters": described}
+            del values["options"]
+            self._connection.write(_SAVE_FUNCTION, cleaned(values))
+        if last:
+            self._connection.write(_FORGET_FUNCTIONS, cleaned({"origin": origin, "before": at}))

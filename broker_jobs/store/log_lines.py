@@ -1,0 +1,35 @@
+"""Keeps the lines that jobs write while they run."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+from sqlalchemy import text
+
+from broker_jobs.clock import Instant
+from broker_jobs.store.columns import clean_text
+from broker_jobs.store.connections import WriteConnection
+
+_LINE = text(
+    "INSERT INTO log_lines (job_id, attempt, at, digest, text) VALUES (:job_id, :attempt, :at, :digest, :text)"
+    " ON CONFLICT (job_id, attempt, at, digest) DO NOTHING"
+)
+
+
+class LogLineStore:
+    """Lines of jobs, in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
+        self._connection = connection
+
+    def add(self, lines: Iterable[tuple[str, Instant, int, str]]) -> None:
+        """Keep (job id, at, attempt, text) of lines that jobs wrote; the same line again changes nothing."""
+        values = []
+        for job_id, at, attempt, line in lines:
+            words = clean_text(line)
+            digest = zlib.crc32(words.encode())
+            values.append({"job_id": clean_text(job_id), "at": at, "attempt": attempt, "digest": digest, "text": words})
+        self._connection.write_many(_LINE, values)  # at once: there may be thousands

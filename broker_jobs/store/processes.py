@@ -1,0 +1,71 @@
+"""Keeps which processes there are: workers, and the coordinators and beats that were heard of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, delete, select, text
+
+from broker_jobs.store import schema
+from broker_jobs.store.connections import WriteConnection, cleaned, upsert
+from broker_jobs.store.records import WorkerRow
+from broker_jobs.store.views import ComponentRow
+
+WORKERS = select(schema.workers).order_by(schema.workers.c.host, schema.workers.c.slot, schema.workers.c.id)
+_SAVE_WORKER = upsert(schema.workers, replace=True)
+_ADD_WORKER = upsert(schema.workers, replace=False)
+_SAVE_COMPONENT = text(
+    "INSERT INTO components (id, kind, host, pid, version, active, seen_at)"
+    " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
+    " ON CONFLICT (id, kind) DO UPDATE SET host = excluded.host, pid = excluded.pid, version = excluded.version,"
+    " active = excluded.active, seen_at = excluded.seen_at WHERE components.seen_at <= excluded.seen_at"
+)
+_STAND_BY = text("UPDATE components SET active = 0 WHERE kind = 'coordinator' AND id <> :id AND active = 1")
+
+
+class ProcessStore:
+    """Workers, coordinators and beats, in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WriteConnection) -> None:
+        self._connection = connection
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers known, by host and slot."""
+        return [worker_of(row) for row in self._connection.execute(WORKERS)]
+
+    def save_worker(self, row: WorkerRow) -> None:
+        """Add a worker, or replace what is known of it."""
+        self._connection.write(_SAVE_WORKER, _worker_values(row))
+
+    def add_worker(self, row: WorkerRow) -> None:
+        """Add a worker; what is known of it already stays."""
+        self._connection.write(_ADD_WORKER, _worker_values(row))
+
+    def remove_worker(self, id: str) -> bool:
+        """Forget a worker; False: there was none."""
+        return self._connection.write(delete(schema.workers).where(schema.workers.c.id == id))
+
+    def release_of(self, worker: str) -> str:
+        """The version that a worker has reported; empty: it is not known."""
+        query = select(schema.workers.c.version).where(schema.workers.c.id == worker)
+        return self._connection.execute(query).scalar_one_or_none() or ""
+
+    def save_component(self, row: ComponentRow) -> None:
+        """A coordinator or beat lives, which have one id in one program; of coordinators one at most is active."""
+        self._connection.write(_SAVE_COMPONENT, cleaned(asdict(row) | {"active": int(row.active)}))
+        if row.kind == "coordinator" and row.active:
+            self._connection.write(_STAND_BY, cleaned({"id": row.id}))
+
+
+def worker_of(row: Row[Any]) -> WorkerRow:
+    """The value of a row of the workers table."""
+    values: dict[str, Any] = row._asdict()
+    queues = tuple(name for name in values["queues"].split(",") if name)
+    return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
+
+
+def _worker_values(row: WorkerRow) -> dict[str, Any]:
+    return cleaned(asdict(row) | {"queues": ",".join(row.queues), "lost": int(row.lost)})
