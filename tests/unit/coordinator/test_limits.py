@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broker_jobs.coordinator.inputs import Input
-from broker_jobs.coordinator.records import DueNotice, LeaseOver, Released, ReleaseUnknown, TimerDue
+from broker_jobs.coordinator.records import DueNotice, LeaseOver, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.coordinator.release import release
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
@@ -28,6 +28,7 @@ from broker_jobs.messages.commands import (
 from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.unique_keys import UniqueKeyRow
 from tests.support.invariants import broken
 from tests.unit.coordinator.engine_harness import EngineHarness
 
@@ -668,3 +669,230 @@ def test_a_closed_limit_takes_turns_back_behind_a_page_of_which_a_job_has_gone(
     harness.work()
     effects = harness.apply(*(limited(harness, f"x{n}", keys[n]) for n in range(1, 4)))
     assert ids(effects.releases) == ["x1", "x2", "x3"]
+
+
+# ---- lines that close, turns that are checked again, starts that are given back
+
+
+def slots(key: str, limit: int) -> LimitKey:
+    return LimitKey(kind="concurrency", key=key, limit=limit)
+
+
+def test_a_job_that_comes_to_a_closed_line_waits_there_and_lets_others_go(harness: EngineHarness) -> None:
+    line, narrow, wide = LimitKey(kind="ordered", key="o"), slots("narrow", 1), slots("wide", 2)
+    harness.apply(limited(harness, "out", narrow), limited(harness, "both", line, narrow, wide))
+    harness.apply(limited(harness, "behind", narrow), limited(harness, "ordered", line))
+    assert [harness.row(id).state for id in ("both", "behind", "ordered")] == [State.AWAITING] * 3
+    harness.apply(harness.ask(SetLimit, key="wide", limit=0))
+    assert harness.row("both").reason == "waits for one of 1 slots of 'narrow'"
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["behind", "ordered"]
+    assert harness.row("both").reason == "waits: the limit 'wide' is 0"
+    harness.apply(harness.succeeded("behind"), harness.succeeded("ordered"))
+    assert harness.row("both").state is State.AWAITING
+    assert ids(harness.apply(harness.ask(SetLimit, key="wide", limit=None)).releases) == ["both"]
+
+
+def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first(harness: EngineHarness) -> None:
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=None))
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=0))
+    rate = LimitKey(kind="rate", key="smtp", limit=5, per=10.0)
+    assert harness.apply(limited(harness, "a", SMTP), limited(harness, "b", rate)).releases == []
+    assert [harness.row(id).reason for id in "ab"] == ["waits: the limit 'smtp' is 0"] * 2
+    assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a", "b"]
+
+
+def test_a_limit_that_is_opened_again_while_it_is_being_closed_keeps_the_order(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.PAGE", 1)
+    one, names = slots("smtp", 1), [f"w{n}" for n in range(4)]
+    keys = [LimitKey(kind="ordered", key=name) for name in names]
+    harness.apply(
+        limited(harness, "out", one), *(limited(harness, n, k, one) for n, k in zip(names, keys, strict=True))
+    )
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=0))
+    harness.apply(harness.ask(SetLimit, key="smtp", limit=None))
+    harness.work()
+    gone = []
+    ended = "out"
+    for _ in names:
+        (row,) = harness.apply(harness.succeeded(ended)).releases or harness.work()
+        gone.append(ended := row.id)
+    assert gone == names
+
+
+def test_a_turn_is_checked_at_the_release_against_the_limit_of_now(harness: EngineHarness) -> None:
+    narrow, wide = slots("narrow", 2), slots("wide", 3)
+    harness.apply(*(limited(harness, f"out{n}", wide) for n in range(3)))
+    harness.apply(limited(harness, "a", narrow, wide), limited(harness, "b", narrow, wide), limited(harness, "c", wide))
+    assert {harness.row(id).reason for id in "abc"} == {"waits for one of 3 slots of 'wide'"}
+    harness.apply(harness.ask(SetLimit, key="narrow", limit=1))
+    assert ids(harness.apply(harness.succeeded("out0"), harness.succeeded("out1")).releases) == ["a", "c"]
+    assert harness.row("b").reason == "waits for one of 1 slots of 'narrow'"
+    assert ids(harness.apply(harness.succeeded("a")).releases) == ["b"]
+
+
+def test_the_limit_of_the_job_that_was_accepted_last_counts_for_those_before_it(harness: EngineHarness) -> None:
+    harness.apply(*(limited(harness, id, slots("k", 1)) for id in "abc"))
+    assert ids(harness.apply(limited(harness, "d", slots("k", 3))).releases) == ["b", "c"]
+    assert harness.row("d").reason == "waits for one of 3 slots of 'k'"
+    harness.apply(limited(harness, "e", slots("k", 1)))
+    assert harness.apply(harness.succeeded("a"), harness.succeeded("b")).releases == []
+    assert ids(harness.apply(harness.succeeded("c")).releases) == ["d"]
+
+
+def test_a_run_that_is_reported_late_leaves_the_line_in_which_its_job_waits(harness: EngineHarness) -> None:
+    one = slots("k", 1)
+    harness.apply(limited(harness, "a", one))
+    harness.apply(harness.returned("redelivered", "a"), harness.ask(SetLimit, key="k", limit=0))
+    harness.ticks(11)
+    harness.apply(TimerDue("a"), limited(harness, "b", one))
+    assert harness.row("a").reason == "waits: the limit 'k' is 0"
+    harness.apply(harness.started("a"))
+    assert harness.row("a").state is State.PROCESSING
+    assert ids(harness.apply(harness.ask(SetLimit, key="k", limit=None)).releases) == ["b"]
+    assert harness.apply(harness.succeeded("a")).releases == []
+    assert broken(harness.store) == []
+
+
+def test_a_start_of_a_rate_whose_release_was_not_published_is_given_to_the_next(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    names = ["a", "b", "c"]
+    assert ids(harness.apply(*(limited(harness, name, rate) for name in names)).releases) == ["a"]
+    assert ids(harness.apply(ReleaseFailed("a", 1, "RabbitMQ is away")).releases) == ["b"]
+    assert harness.apply(ReleaseFailed("a", 1, "RabbitMQ is away")).releases == [], "told twice"
+    assert run_out(harness, ["a", "c"]) == [("c", 10.0), ("a", 20.0)]
+
+
+def test_a_start_of_a_rate_that_is_given_back_is_that_of_its_job_alone(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=10.0)
+    harness.apply(*(limited(harness, name, rate) for name in "abcd"))
+    assert ids(harness.apply(ReleaseFailed("b", 1, "RabbitMQ is away"), limited(harness, "e", rate)).releases) == ["c"]
+    assert run_out(harness, ["b", "d", "e"]) == [("d", 10.0), ("e", 10.0), ("b", 20.0)]
+
+
+def test_a_slot_whose_release_was_not_published_goes_to_the_next_until_the_job_is_due_again(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(*(limited(harness, id, slots("k", 1)) for id in "ab"))
+    assert ids(harness.apply(ReleaseFailed("a", 1, "RabbitMQ is away")).releases) == ["b"]
+    harness.now += 1.0
+    assert harness.apply(TimerDue("a")).releases == []
+    assert ids(harness.apply(harness.succeeded("b")).releases) == ["a"]
+
+
+def test_a_rate_waits_on_though_its_clock_was_ahead_when_it_last_started_jobs(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=10.0)
+    harness.apply(limited(harness, "a", rate))
+    harness.now -= 3_600.0
+    harness.apply(limited(harness, "b", rate), limited(harness, "c", rate))
+    assert [harness.row(id).state for id in "bc"] == [State.ENQUEUED, State.AWAITING]
+    assert run_out(harness, ["c"]) == [("c", 10.0)]
+
+
+# ---- unique keys of jobs that may be running still
+
+
+def test_a_job_waits_for_its_key_until_the_deleted_one_that_had_it_runs_nowhere(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    assert harness.apply(unique(harness, "b", scope="running")).releases == []
+    assert harness.row("b").reason == "waits until a, which had its unique key and was deleted, runs nowhere any more"
+    harness.apply(unique(harness, "c", scope="running"))
+    assert harness.row("c").reason == "duplicate of b"
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["b"]
+    harness.apply(harness.succeeded("b"))
+    assert ids(harness.apply(unique(harness, "d", scope="running")).releases) == ["d"]
+
+
+def test_the_key_of_a_job_that_ends_while_it_waits_for_it_is_that_of_the_one_before_again(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    harness.apply(unique(harness, "b", scope="running"))
+    harness.apply(harness.ask(DeleteJob, job_id="b"))
+    assert harness.apply(unique(harness, "c", scope="running")).releases == []
+    assert harness.row("c").reason.startswith("waits until a,")
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["c"]
+
+
+def test_a_window_does_not_end_while_the_job_before_may_be_running(harness: EngineHarness) -> None:
+    window: dict[str, Any] = {"scope": "window", "seconds": 60.0}
+    harness.apply(unique(harness, "a", **window))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    harness.apply(unique(harness, "b", **window))
+    harness.now += 61.0
+    assert harness.apply(unique(harness, "c", **window)).releases == []
+    assert harness.row("c").reason == "duplicate of b"
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["b"]
+    assert ids(harness.apply(unique(harness, "d", **window)).releases) == ["d"], "the window of b is over"
+
+
+def test_a_key_that_a_restored_store_kept_of_an_ended_job_is_free(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("a"), harness.succeeded("a"))
+    with harness.store.transaction() as tx:
+        tx.unique_keys.save(UniqueKeyRow("user:1", "a", "running"))
+    assert ids(harness.apply(unique(harness, "b", scope="running")).releases) == ["b"]
+    harness.apply(harness.succeeded("b"))
+    assert ids(harness.apply(unique(harness, "c", scope="running")).releases) == ["c"]
+
+
+@pytest.mark.parametrize("kind", [RequeueJob, RescheduleJob])
+def test_a_job_whose_key_another_has_is_not_run_again(harness: EngineHarness, kind: Any) -> None:
+    more: dict[str, Any] = {"due_at": harness.now} if kind is RescheduleJob else {}
+    harness.apply(unique(harness, "a", scope="running"), harness.succeeded("a"))
+    harness.apply(unique(harness, "b", scope="running"))
+    answer = harness.apply(harness.ask(kind, reply_to="me", job_id="a", **more)).messages[-1]
+    assert Reply.model_validate_json(answer.body).refused == (
+        "job b has its unique key: requeue it when that has ended, or delete that"
+    )
+    assert harness.row("a").state is State.SUCCEEDED
+    harness.apply(harness.succeeded("b"))
+    assert ids(harness.apply(harness.ask(kind, job_id="a", **more)).releases) == ["a"]
+    harness.apply(unique(harness, "c", scope="running"))
+    assert harness.row("c").reason == "duplicate of a", "it has its key again"
+
+
+def test_a_child_whose_key_another_took_while_it_was_unsatisfied_stays_deleted(harness: EngineHarness) -> None:
+    key = UniqueKey(key="user:1", scope="running")
+    harness.apply(harness.ready("p"), harness.child("a", "p", unique=key), harness.failed("p", final=True))
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.row("b").state is State.ENQUEUED
+    harness.apply(harness.ask(RequeueJob, job_id="p"))
+    harness.apply(harness.succeeded("p", 2))
+    assert harness.row("a").state is State.DELETED
+
+
+def test_a_child_that_comes_back_takes_its_key_again(harness: EngineHarness) -> None:
+    key = UniqueKey(key="user:1", scope="running")
+    harness.apply(harness.ready("p"), harness.child("a", "p", unique=key), harness.failed("p", final=True))
+    harness.apply(harness.ask(RequeueJob, job_id="p"))
+    assert harness.row("a").state is State.AWAITING
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.row("b").reason == "duplicate of a"
+    assert ids(harness.apply(harness.succeeded("p", 2)).releases) == ["a"]
+
+
+@pytest.mark.parametrize("before", ["runs", "ran and is to be retried", "waits for a grace"])
+def test_a_job_that_was_released_once_is_not_replaced(harness: EngineHarness, before: str) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    told = {
+        "runs": harness.started("a"),
+        "ran and is to be retried": harness.failed("a"),
+        "waits for a grace": harness.returned("redelivered", "a"),
+    }
+    harness.apply(told[before])
+    assert harness.apply(unique(harness, "b", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "duplicate of a"
+
+
+def test_a_job_that_replaces_another_has_its_place_and_its_aliases(harness: EngineHarness) -> None:
+    line = LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "out", line))
+    harness.apply(harness.held("a", unique=UniqueKey(key="user:1"), limits=[line]))
+    harness.apply(unique(harness, "alias"), harness.child("child", "alias"), limited(harness, "z", line))
+    assert ids(harness.apply(unique(harness, "b", replace=True)).releases) == ["b"]
+    assert harness.row("a").reason == "replaced by b"
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["z"], "a has left its line"
+    assert ids(harness.apply(harness.succeeded("b")).releases) == ["child"]
