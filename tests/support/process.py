@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 
 class ServerMissingError(Exception):
@@ -26,6 +26,10 @@ class ServerFailedError(Exception):
 PORTS = range(20_000, 32_000)
 """Not the range of outgoing connections: while a server is down, a client that keeps reconnecting to such a port can be
 given it as its own and connect to itself, after which the server cannot come back."""
+
+
+ROOM_IN_MEMORY = 6 * 1024**3
+"""Bytes; a RabbitMQ's log takes up to half a GiB, and the shipped one stops while less than 2 GB are free."""
 
 
 class _PortRegistry:
@@ -95,12 +99,35 @@ def end_of(log: Path, lines: int = 30) -> str:
         return f"(no log: {error})"
 
 
+def freeze(pid: int) -> None:
+    """Stop a child of this process where it stands, and wait until none of its threads runs.
+
+    The signal alone returns while they still do: on a busy machine a frozen server answers one more request.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # or its end, which is left to who waits for it
+
+
+def folder_in_memory() -> Path | None:
+    """A folder that lies in memory, in which programs may run and that has room; None where there is none."""
+    folder = Path("/dev/shm")
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    has_room = found.f_bavail * found.f_frsize >= ROOM_IN_MEMORY
+    return folder if has_room and not found.f_flag & os.ST_NOEXEC and os.access(folder, os.W_OK | os.X_OK) else None
+
+
 class Lodging:
     """A temporary folder and the processes that live in it; both are gone when the test run is.
 
     Each process is started in a group of its own. A shell, out of reach of Ctrl-C, holds the other end of a pipe: when
     this program ends in any way, kill -9 included, the pipe closes; the shell kills the groups and removes the folder.
     """
+
+    home: ClassVar[Path | None] = None
+    """Where the folders are made; None: where this machine has its temporary files."""
 
     _WATCH = """
         while read -r line; do groups=$line; done
@@ -109,7 +136,7 @@ class Lodging:
     """
 
     def __init__(self, name: str, parent: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"broker-jobs-{name}-", dir=parent))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"broker-jobs-{name}-", dir=parent or self.home))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watch: subprocess.Popen[bytes] | None = subprocess.Popen(
             ["/bin/sh", "-c", self._WATCH, "watch", str(self.folder)],

@@ -33,7 +33,7 @@ from pika import spec
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, ProbableAccessDeniedError
 
-from tests.support.process import Lodging, ServerFailedError, ServerMissingError, end_of, free_port
+from tests.support.process import Lodging, ServerFailedError, ServerMissingError, end_of, free_port, freeze
 from tests.support.wait import eventually
 
 logger = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ class Broker:
         """Stop the node's process (SIGSTOP): connections stay open and nothing answers."""
         with self._lock:
             if self._node is not None and not self._frozen:
-                os.kill(self._node.pid, signal.SIGSTOP)
+                freeze(self._node.pid)
                 self._frozen = True
 
     def thaw(self) -> None:

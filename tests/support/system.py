@@ -24,7 +24,7 @@ from broker_jobs.settings import Settings
 from broker_jobs.store import Store
 from broker_jobs.store.row import Row
 from tests.support.invariants import broken
-from tests.support.process import Lodging
+from tests.support.process import Lodging, freeze
 from tests.support.rabbitmq import Vhost
 from tests.support.system_jobs import Mark, SystemJobs
 from tests.support.wait import eventually, while_it_moves
@@ -61,7 +61,7 @@ class Lodger:
 
     def freeze(self) -> None:
         """Stop it where it stands; its connections stay open."""
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """Let it go on."""
