@@ -75,13 +75,17 @@ _FORGET_JOBS = tuple(
     _delete(table, column)
     for table, column in (
         ("jobs", "id"),
-        ("log_lines", "job_id"),
         ("attempts", "job_id"),
         ("dependencies", "holder"),
         ("relations", "child"),
     )
 )
 """A job that may go has nothing in lines; the starts of a rate count on without it."""
+_FORGET_LINES = text(
+    "DELETE FROM log_lines WHERE n IN (SELECT n FROM log_lines WHERE job_id IN :ids LIMIT :limit)"
+).bindparams(bindparam("ids", expanding=True))
+MOST_LINES = 10_000
+"""Lines that one page removes: a job may have written any number. It goes when its last line has."""
 _FORGET_GROUPS = (_delete("alias_groups", "id"),)
 _FORGET_BATCHES = (_delete("batches", "id"),)
 _FORGET_BATCH_RELATIONS = (_delete("relations", "child"),)
@@ -167,6 +171,7 @@ class Retention:
         self._progress = progress
         self._left = limit
         self._limit = limit
+        self._lines_left = MOST_LINES
 
     def forget_old(self, keep: Mapping[str, float], *, now: Instant, log_time: float) -> list[tuple[str, str, str]]:
         """Remove what is old with all that is its own; (id, queue, state) of the jobs that were removed.
@@ -189,15 +194,28 @@ class Retention:
         forgotten = [job for state, seconds in keep.items() for job in self._forget_jobs(state, now, now - seconds)]
         self._forget_batches(now - longest)
         self._forget_rates(now)
-        self._progress.is_complete = self._left > 0 and max(pages) < self._limit
+        self._progress.is_complete = self._left > 0 and self._lines_left > 0 and max(pages) < self._limit
         return forgotten
 
     def _forget_jobs(self, state: str, now: Instant, before: Instant) -> list[tuple[str, str, str]]:
+        place = self._progress.passed(state)
         rows = self._page(state, _OLD[state], "changed_at", now=now, before=before)
         free = [row for row in rows if not row.is_needed]
+        if not self._forget_lines([row.id for row in free]):
+            self._progress.pass_by(state, *place)  # the next page comes back to these
+            return []
         self._delete(_FORGET_JOBS, [row.id for row in free])
         self._delete(_FORGET_GROUPS, list({row.alias_group for row in free if row.alias_group and not row.is_alias}))
         return [(row.id, row.queue, state) for row in free]
+
+    def _forget_lines(self, ids: Sequence[str]) -> bool:
+        """Remove what these jobs have logged; False: more is left than one page removes."""
+        for start in range(0, len(ids), CHUNK):
+            values = {"ids": list(ids[start : start + CHUNK]), "limit": self._lines_left}
+            self._lines_left -= self._run(_FORGET_LINES, values)
+            if self._lines_left <= 0:
+                return False
+        return True
 
     def _forget_batches(self, before: Instant) -> None:
         rows = self._page(_BATCHES, _OLD_BATCHES, "ended_at", before=before)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from broker_jobs.messages.state import State
-from broker_jobs.store import Publication, Reason, Row, Store
+from broker_jobs.store import Publication, Reason, Row, Store, retention
 from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow
 from broker_jobs.store.retention import KEEP_UNCOMMITTED_SECONDS, MOST_CHILDREN, PurgeProgress
@@ -226,6 +226,20 @@ class RetentionRules:
         assert purge(tx, progress=progress) == 1  # the child; its parents were passed by
         progress.restart()
         assert purge(tx, progress=progress) == 6
+
+    def test_a_page_removes_so_many_lines_and_a_job_goes_with_its_last_one(
+        self, tx: Transaction, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retention, "MOST_LINES", 10)
+        tx.save([ended("a"), ended("long", at=OLD + 1), ended("z", at=OLD + 2), ended("f", State.FAILED)])
+        tx.add_lines([(id, float(n), 1, "x") for id, count in (("a", 3), ("long", 25), ("f", 1)) for n in range(count)])
+        progress = PurgeProgress()
+        lines = []
+        while not progress.is_complete:
+            purge(tx, progress=progress)
+            lines.append(len(ids(tx, "log_lines", "n")))
+        assert lines == [19, 9, 0]
+        assert ids(tx, "jobs") == []
 
     def test_what_became_old_since_is_found_at_once(self, tx: Transaction) -> None:
         progress = PurgeProgress()
