@@ -19,7 +19,7 @@ _DUE = text(
     " UNION ALL SELECT next_at, '#' || key FROM (SELECT next_at, key FROM lines"
     " WHERE next_at IS NOT NULL AND next_at <= :before ORDER BY next_at LIMIT :limit) AS due_lines"
     " UNION ALL SELECT at, '#' || key FROM (SELECT CAST(:before AS DOUBLE PRECISION) AS at, key FROM lines"
-    " WHERE next_at IS NOT NULL AND next_at > :before AND next_at > :before + coalesce(span, 0)"
+    " WHERE next_at IS NOT NULL AND next_at > :before AND (kind <> 'rate' OR next_at > :before + span)"
     " LIMIT :limit) AS late_lines"
     " ORDER BY 1, 2 LIMIT :limit"
 )
