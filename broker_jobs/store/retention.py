@@ -210,9 +210,8 @@ class Retention:
 
     def _forget_lines(self, ids: Sequence[str]) -> bool:
         """Remove what these jobs have logged; False: more is left than one page removes."""
-        for start in range(0, len(ids), CHUNK):
-            values = {"ids": list(ids[start : start + CHUNK]), "limit": self._lines_left}
-            self._lines_left -= self._run(_FORGET_LINES, values)
+        for chunk in in_chunks(ids):
+            self._lines_left -= self._run(_FORGET_LINES, {"ids": chunk, "limit": self._lines_left})
             if self._lines_left <= 0:
                 return False
         return True

@@ -231,8 +231,10 @@ class RetentionRules:
         self, tx: Transaction, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retention, "MOST_LINES", 10)
-        tx.save([ended("a"), ended("long", at=OLD + 1), ended("z", at=OLD + 2), ended("f", State.FAILED)])
-        tx.add_lines([(id, float(n), 1, "x") for id, count in (("a", 3), ("long", 25), ("f", 1)) for n in range(count)])
+        tx.jobs.save([ended("a"), ended("long", at=OLD + 1), ended("z", at=OLD + 2), ended("f", State.FAILED)])
+        tx.log_lines.add(
+            [(id, float(n), 1, "x") for id, count in (("a", 3), ("long", 25), ("f", 1)) for n in range(count)]
+        )
         progress = PurgeProgress()
         lines = []
         while not progress.is_complete:
