@@ -8,7 +8,7 @@ from broker_jobs.coordinator import commands
 from broker_jobs.coordinator.admission import Admission
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.command_handler import NO_DEAD_LETTER, CommandHandler
-from broker_jobs.coordinator.conditions.batches import BatchRules
+from broker_jobs.coordinator.conditions.batches import BatchRules, ChunkTooLateError
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, not_known
 from broker_jobs.coordinator.consequences import Consequences
 from broker_jobs.coordinator.effects import Effects
@@ -190,6 +190,11 @@ class Dispatch:
         """Some members of a batch submission have come."""
         chunk = chunked.chunk
         if not self._batches.takes(chunk):
+            if any(member.envelope.id not in self._rows for member in chunked.members):  # no repetition
+                raise ChunkTooLateError(
+                    f"submission {chunk.submission} has begun, or has another chunk {chunk.number}, without these "
+                    "jobs: enqueue them anew"
+                )
             return
         made = []
         for member in chunked.members:

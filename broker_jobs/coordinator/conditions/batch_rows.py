@@ -86,23 +86,25 @@ class BatchRows:
             return False
         if before == now:
             return True
-        if before is None:
-            batch.total += 1
-        else:
-            setattr(batch, before, getattr(batch, before) - 1)
-        setattr(batch, now, getattr(batch, now) + 1)
+        _count(batch, before, now)
         if now == OPEN and batch.ended_at is not None:
             self.begin(batch)
         return True
 
     def begin(self, batch: BatchRow) -> None:
-        """A batch goes on, or goes on again."""
-        ended = batch.state if batch.ended_at is not None else None
-        batch.state, batch.ended_at = State.PROCESSING.value, None
-        if ended is not None:
-            self._cascade.add(Kind.BATCH, batch.id)
-            if batch.parent:
-                self.count(batch.parent, ended, OPEN)
+        """A batch goes on, or goes on again: then so do the ended ones around it."""
+        going: BatchRow | None = batch
+        while going is not None:
+            ended = going.state if going.ended_at is not None else None
+            going.state, going.ended_at = State.PROCESSING.value, None
+            if ended is None:
+                return
+            self._cascade.add(Kind.BATCH, going.id)
+            around = None if going.parent is None else self.get(going.parent)
+            if around is None:
+                return
+            _count(around, ended, OPEN)
+            going = around if around.ended_at is not None else None
 
     def finish(self) -> None:
         """End the batches that have no open member; the end of one may be that of the batch around it."""
@@ -128,3 +130,11 @@ class BatchRows:
 
 def _is_over(batch: BatchRow) -> bool:
     return batch.state == State.PROCESSING.value and batch.open <= 0
+
+
+def _count(batch: BatchRow, before: str | None, now: str) -> None:
+    if before is None:
+        batch.total += 1
+    else:
+        setattr(batch, before, getattr(batch, before) - 1)
+    setattr(batch, now, getattr(batch, now) + 1)

@@ -28,6 +28,10 @@ UNACCEPTED, WAITING = "commit", "begin"
 """What a member waits for: the commit of its submission, or the beginning of its batch."""
 
 
+class ChunkTooLateError(Exception):
+    """A chunk brings jobs when its submission has begun, or in place of another chunk with its number."""
+
+
 class Members(NamedTuple):
     """A page of the members of a submission."""
 
@@ -143,16 +147,22 @@ class BatchRules:
 
     def _advance(self, submission: SubmissionRow) -> None:
         """Accept a submission that is complete, and open it where its batch may begin; so those made inside it."""
+        changed = [submission]
+        for one in changed:  # no recursion: batches may be inside batches a thousand deep
+            if self._has_advanced(one):
+                changed += self._tx.submissions.unopened(under=one.id)
+
+    def _has_advanced(self, submission: SubmissionRow) -> bool:
         if submission.opened or submission.chunks is None or submission.seen < submission.chunks:
-            return
+            return False
         above: SubmissionRow | None = None
         if submission.parent_submission is not None:
             above = self._tx.submissions.get(submission.parent_submission)
             if above is None or not (above.accepted or above.opened):
-                return
+                return False
         begins = (above is None or above.opened) and not self._tx.dependencies.of([batch_holder(submission.batch)])
         if submission.accepted and not begins:
-            return
+            return False
         submission.accepted, submission.opened = True, begins
         self._tx.submissions.save(submission)
         self._tx.submissions.forget_chunks(submission.id)
@@ -160,8 +170,7 @@ class BatchRules:
         batch = self._batches.made(submission.batch, self._rows.at.now)
         if begins:
             self._batches.begin(batch)
-        for below in self._tx.submissions.unopened(under=submission.id):
-            self._advance(below)
+        return True
 
     def members(self, submission_id: str, state: str, limit: int) -> Members:
         """A page of the members of a submission that is accepted, open or abandoned."""
@@ -196,15 +205,16 @@ class BatchRules:
 
     def _abandon_submission(self, submission: SubmissionRow, reason: str) -> None:
         """Nothing of a submission starts, nor of those that were made inside it and would have begun with it."""
-        submission.accepted, submission.opened = False, True
-        self._tx.submissions.save(submission)
-        self._tx.submissions.forget_chunks(submission.id)
-        self._cascade.add(Kind.OPEN, submission.id, reason)
-        batch = self._batches.get(submission.batch)
-        if batch is not None and batch.state == State.AWAITING.value:
-            batch.state = State.PROCESSING.value
-        for below in self._tx.submissions.unopened(under=submission.id):
-            self._abandon_submission(below, reason)
+        abandoned = [submission]
+        for one in abandoned:
+            one.accepted, one.opened = False, True
+            self._tx.submissions.save(one)
+            self._tx.submissions.forget_chunks(one.id)
+            self._cascade.add(Kind.OPEN, one.id, reason)
+            batch = self._batches.get(one.batch)
+            if batch is not None and batch.state == State.AWAITING.value:
+                batch.state = State.PROCESSING.value
+            abandoned += self._tx.submissions.unopened(under=one.id)
 
     def delete(self, id: str) -> bool | None:
         """Delete what has not ended, in batches inside it too; None: no such batch, False: it has ended."""
@@ -219,21 +229,27 @@ class BatchRules:
     def abandon(self, id: str, reason: str, *, deletes: bool = False) -> None:
         """Nothing of a batch that has not begun shall begin; it ends when its members have. `deletes`: those too that
         have begun."""
+        abandoned = [id]
+        for one in abandoned:
+            if self._is_abandoned_alone(one, reason, deletes=deletes):
+                abandoned += self._batches.inside(one)
+
+    def _is_abandoned_alone(self, id: str, reason: str, *, deletes: bool) -> bool:
+        """Whether there was something to abandon, so that the batches inside it are asked too."""
         batch = self._batches.get(id)
         if batch is None:
-            return
+            return False
         for submission in self._tx.submissions.unopened(batch=id):
             submission.accepted, submission.opened = False, True  # what comes later of those inside it is abandoned too
             self._tx.submissions.save(submission)
             self._cascade.add(Kind.OPEN, submission.id, reason)  # a member's parents do not revive it
         if batch.ended_at is not None:
-            return
+            return False
         if batch.state == State.AWAITING.value:
             batch.state = State.PROCESSING.value
         if deletes:
             self._cascade.add(Kind.DELETE_MEMBERS, id)
-        for below in self._batches.inside(id):
-            self.abandon(below, reason, deletes=deletes)
+        return True
 
     def is_uncommitted(self, row: Row) -> bool:
         """Whether a job is a member of a submission that is not complete, deleted or not."""

@@ -51,6 +51,8 @@ class DependencyRules:
 
     def admit(self, row: Row, envelope: Envelope) -> Verdict:
         """A job is accepted: what it waits for, of which some may have ended already."""
+        if row.batch is not None and self._waits_for_its_batch(row):
+            return Verdict(False, None, WAITS_FOR_ITSELF)
         if envelope.after is None:
             return Verdict(bool(row.waits & WaitReason.DEPENDENCY), None)  # whether its batch has begun is known
         parents = envelope.after.parents
@@ -145,6 +147,10 @@ class DependencyRules:
         if own or any(parent.batch for parent in parents):
             return self.leads_up([("job", row.id)], named(parents))
         return False
+
+    def _waits_for_its_batch(self, row: Row) -> bool:
+        """Whether a batch waits for a job that is a member of it: its commit was read first."""
+        return not is_generated_id(row.id) and self.leads_up([("job", row.id)], self._batches.around(row.batch or ""))
 
     def waits_for(self, row: Row, other: Row) -> bool:
         """Whether one job waits for another or for a batch that has it, by way of its parents and aliases."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise, permutations
+from typing import Literal
 
 import pytest
 
+from broker_jobs.coordinator.conditions.batches import ChunkTooLateError
 from broker_jobs.coordinator.inputs import ChunkReceived, Input
 from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.errors import StoreError
@@ -18,6 +21,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteBatch, DeleteJob, GetBatch, GetJob, ListFailures, Reply, RequeueJob
 from broker_jobs.messages.envelope import End, Parent, ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
+from broker_jobs.store.records import SubmissionRow
 from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
 from tests.support.invariants import broken
@@ -500,6 +504,14 @@ LOOPS: dict[str, Callable[[EngineHarness], list[Input]]] = {
     "a batch waits for itself": lambda harness: [
         harness.chunk("b", ["1"]), harness.commit("b", parents=[{"id": "b", "batch": True}]),
     ],
+    "a batch waits for a member of it that comes last": lambda harness: [
+        harness.commit("b", parents=[{"id": "1"}]), harness.chunk("b", ["1"]),
+    ],
+    "a batch waits for a member of a batch inside it that comes last, and waits for another job": lambda harness: [
+        harness.ready("p"), harness.chunk("b", ["o"]), harness.commit("b", batches=["inner"], parents=[{"id": "i"}]),
+        harness.commit("inner", submission="inner.i", parent="b", parent_submission="b.1"),
+        member(harness, "inner", "i", "p"),
+    ],
     "an inner batch waits for the outer one": lambda harness: [
         harness.chunk("b", ["o"]), harness.chunk("inner", ["i"]),
         harness.commit("inner", parent="b", parent_submission="b.1", parents=[{"id": "b", "batch": True}]),
@@ -551,6 +563,52 @@ def test_a_long_chain_inside_a_batch_that_is_waited_for_early_is_not_walked_for_
     harness.apply(chunk, harness.commit("b"))
     assert time.process_time() - before < 5.0
     assert harness.row(ids[-1]).state is State.AWAITING
+
+
+def test_a_chunk_that_its_commit_did_not_count_is_not_dropped(harness: EngineHarness) -> None:
+    first, other = harness.chunk("b", ["1"], 0), harness.chunk("b", ["2"], 0)
+    harness.apply(first)
+    with pytest.raises(ChunkTooLateError, match=r"submission b\.1 has begun, or has another chunk 0"):
+        harness.apply(other)
+    harness.apply(harness.commit("b", 1))
+    with pytest.raises(ChunkTooLateError, match="without these jobs: enqueue them anew"):
+        harness.apply(harness.chunk("b", ["3"], 1))
+    assert harness.apply(first).releases == []
+    assert run(harness, "1") == []
+    assert harness.apply(first).releases == []
+    assert (harness.batch("b").state, harness.batch("b").total) == ("succeeded", 1)
+
+
+DEEP = 1_100
+"""More than a function may call itself."""
+
+
+@pytest.mark.parametrize("abandoned", [None, True])
+def test_submissions_inside_submissions_a_thousand_deep_begin_or_are_abandoned(
+    harness: EngineHarness, abandoned: Literal[True] | None
+) -> None:
+    last = f"b{DEEP}"
+    harness.apply(harness.chunk(last, ["j"]), harness.commit(last, parent_submission=f"b{DEEP - 1}.1"))
+    with harness.store.transaction() as tx:
+        for n in range(1, DEEP):
+            tx.submissions.save(SubmissionRow(f"b{n}.1", f"b{n}", parent_submission=f"b{n - 1}.1", chunks=0, since=0.0))
+    harness.apply(harness.commit("b0", 0, abandoned=abandoned))
+    harness.work()
+    assert harness.row("j").state is (State.DELETED if abandoned else State.ENQUEUED)
+
+
+def test_batches_inside_batches_a_thousand_deep_end_go_on_and_are_deleted(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("b0", ["j"]), harness.commit("b0"))
+    with harness.store.transaction() as tx:
+        inner = tx.batches.load(["b0"])["b0"]
+        tx.batches.save(replace(inner, id=f"b{n}", parent=f"b{n + 1}") for n in range(DEEP))
+    run(harness, "j")
+    assert harness.batch(f"b{DEEP - 1}").state == "succeeded"
+    harness.apply(harness.ask(RequeueJob, job_id="j"))
+    assert harness.batch(f"b{DEEP - 1}").state == "processing"
+    harness.apply(harness.ask(DeleteBatch, batch_id=f"b{DEEP - 1}"))
+    harness.work()
+    assert (harness.row("j").state, harness.batch(f"b{DEEP - 1}").state) == (State.DELETED, "deleted")
 
 
 # ---- a block that raised
