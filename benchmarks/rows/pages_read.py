@@ -55,8 +55,8 @@ def _pages(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
         base_url="http://localhost",
         client=("127.0.0.1", 1),
     )
-    failed = store.reader.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
-    batch = store.reader.batches_page(text="import 0").batches[-1].id
+    failed = store.reader.jobs.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
+    batch = store.reader.batches.page(text="import 0").batches[-1].id
     paths = [
         *("/", "/jobs", "/jobs?sort=changed", *(f"/jobs?state={state.value}" for state in State)),
         *("/jobs?text=user777@example", "/jobs?text=zebra+crossing", "/jobs?state=failed&error_text=OutOfStock"),
@@ -100,16 +100,16 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
         def read() -> object:
             if next(turns) % pages == 0 or cursors[-1] is None:
                 cursors.append(None)
-            found = reader.search(SearchQuery(**search, cursor=cursors[-1]))
+            found = reader.jobs.search(SearchQuery(**search, cursor=cursors[-1]))
             cursors.append(found.next)
             return found
 
         cursors: list[str | None] = [None]
         return read
 
-    a_batch = reader.batches_page(limit=3).batches[0].id
-    big_batch = reader.batches_page(text="import 0").batches[-1].id
-    a_job = reader.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
+    a_batch = reader.batches.page(limit=3).batches[0].id
+    big_batch = reader.batches.page(text="import 0").batches[-1].id
+    a_job = reader.jobs.search(SearchQuery(states=(State.FAILED,), limit=1)).rows[0].id
     yield "jobs", walk()
     yield "jobs limit 500", walk(limit=500)
     for state in State:
@@ -147,34 +147,42 @@ def _reads(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "error text", walk(error_text="OutOfStock")
     yield "error text in failed", walk(error_text="OutOfStock", states=(State.FAILED,))
     yield "error text nowhere", walk(error_text="zebra", states=(State.FAILED,))
-    yield "job", lambda: (reader.job(a_job), reader.lines(a_job, 500), reader.parents(a_job), reader.children(a_job))
+    yield (
+        "job",
+        lambda: (
+            reader.jobs.get(a_job),
+            reader.log_lines.of(a_job, 500),
+            reader.relations.parents(a_job),
+            reader.relations.children(a_job),
+        ),
+    )
     yield (
         "waits of a job",
-        lambda: (reader.dependencies(a_job), reader.slots_waited_for(a_job), reader.unique_keys(job_id=a_job)),
+        lambda: (reader.dependencies.of(a_job), reader.limits.waited_for(a_job), reader.unique_keys.all(job_id=a_job)),
     )
-    yield "counts", reader.counts
-    yield "ended", reader.ended
-    yield "retries count", reader.retries
-    yield "history hour", lambda: reader.history(now - 3_600, now, 60)
-    yield "history day", lambda: reader.history(now - 86_400, now, 3_600)
-    yield "history week", lambda: reader.history(now - 7 * 86_400, now, 3_600)
-    yield "latency", lambda: reader.latency(now - 3_600, now)
-    yield "queue rows", lambda: reader.queue_rows(now)
-    yield "workers", lambda: (reader.workers(), reader.running_by_worker())
-    yield "batches", reader.batches_page
-    yield "batches of a state", lambda: reader.batches_page(state="processing")
-    yield "batches text", lambda: reader.batches_page(text="zebra")
-    yield "batch", lambda: (reader.batch(big_batch), reader.batch_tree(big_batch))
-    yield "batch failures", lambda: reader.batch_failures(big_batch)
-    yield "audit", reader.audit_page
-    yield "audit of a person", lambda: reader.audit_page(by="person3")
-    yield "audit text", lambda: reader.audit_page(text="zebra")
-    yield "dead", reader.dead_letters_page
-    yield "dead-lettered count", reader.dead_letter_count
-    yield "limits", reader.limits
-    yield "schedules", reader.schedules
-    yield "functions", reader.functions
-    yield "parts", reader.components
+    yield "counts", reader.statistics.counts
+    yield "ended", reader.statistics.ended
+    yield "retries count", reader.statistics.retries
+    yield "history hour", lambda: reader.statistics.history(now - 3_600, now, 60)
+    yield "history day", lambda: reader.statistics.history(now - 86_400, now, 3_600)
+    yield "history week", lambda: reader.statistics.history(now - 7 * 86_400, now, 3_600)
+    yield "latency", lambda: reader.statistics.latency(now - 3_600, now)
+    yield "queue rows", lambda: reader.queues.rows(now)
+    yield "workers", lambda: (reader.processes.workers(), reader.jobs.running_by_worker())
+    yield "batches", reader.batches.page
+    yield "batches of a state", lambda: reader.batches.page(state="processing")
+    yield "batches text", lambda: reader.batches.page(text="zebra")
+    yield "batch", lambda: (reader.batches.get(big_batch), reader.batches.tree(big_batch))
+    yield "batch failures", lambda: reader.batches.failures(big_batch)
+    yield "audit", reader.audit.page
+    yield "audit of a person", lambda: reader.audit.page(by="person3")
+    yield "audit text", lambda: reader.audit.page(text="zebra")
+    yield "dead", reader.dead_letters.page
+    yield "dead-lettered count", reader.dead_letters.count
+    yield "limits", reader.limits.all
+    yield "schedules", reader.schedules.all
+    yield "functions", reader.declarations.functions
+    yield "parts", reader.processes.components
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def write(url: str, count: int, rounds: int) -> dict[str, list[float]]:
                 name=row.name, cron=row.cron, tz=row.tz, version=row.version, paused=row.paused,
                 last_planned_at=row.last_planned_at,
             )
-            for row in store.reader.schedules()
+            for row in store.reader.schedules.all()
         ]  # fmt: skip
         beat = ScheduleTimer()
         with _timed(found, "a beat learns all"):
@@ -62,7 +62,7 @@ def write(url: str, count: int, rounds: int) -> dict[str, list[float]]:
         with _timed(found, "all taken by the coordinator"):
             for first in range(0, count, MOST):
                 engine.apply([CommandReceived(fire, None, None) for fire in fires[first : first + MOST]], now + MINUTE)
-        made = sum(store.reader.counts().values())
+        made = sum(store.reader.statistics.counts().values())
         if made != count * (number + 1):
             raise RuntimeError(f"{made} jobs were made of {count * (number + 1)} fires")
     store.close()

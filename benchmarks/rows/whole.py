@@ -37,7 +37,7 @@ class System:
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state, as the store says."""
-        return self._store.reader.counts()
+        return self._store.reader.statistics.counts()
 
     def cpu(self) -> dict[str, float]:
         """Processor time so far, by process."""

@@ -48,7 +48,7 @@ def list_batches(
     if state is not None and state not in STATES:
         raise UsageError(f"unknown state {state!r}{nearest(state, list(STATES)) or '.'} States: {', '.join(STATES)}")
     with open_reader(load_settings(url=url, store=store)) as reader:
-        rows = reader.batches(state=state, limit=limit, before=before)
+        rows = reader.batches.newest(state=state, limit=limit, before=before)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
@@ -59,9 +59,9 @@ def list_batches(
 def show(batch_id: Id, url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Show one batch, its sub-batches and its 20 newest jobs."""
     with open_reader(load_settings(url=url, store=store)) as reader:
-        row = reader.batch(batch_id)
-        sub_batches = reader.sub_batches(batch_id)
-        members = reader.jobs(batch=batch_id, limit=20)
+        row = reader.batches.get(batch_id)
+        sub_batches = reader.batches.inside(batch_id)
+        members = reader.jobs.newest(batch=batch_id, limit=20)
     if row is None:
         raise UsageError(f"no batch {batch_id}: not recorded yet, or past its retention")
     if as_json:

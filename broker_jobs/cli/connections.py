@@ -138,7 +138,7 @@ def open_broker(settings: Settings, name: str) -> Iterator[Broker]:
 def _was_applied(settings: Settings, id: str) -> bool:
     """Whether the audit has a command. Raises BrokerJobsError if the store cannot be read from here."""
     with open_store(settings) as store:
-        return store.reader.command(id) is not None
+        return store.reader.audit.get(id) is not None
 
 
 def _refuse_memory(settings: Settings) -> None:

@@ -41,7 +41,7 @@ def dead_letters(  # noqa: PLR0917  # its options; typer gives them by name
         return
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
-        rows = reader.dead_letters(limit)
+        rows = reader.dead_letters.oldest(limit)
         if as_json:
             queries = queries_of(reader, settings, unmasked=unmasked)
             print_json(

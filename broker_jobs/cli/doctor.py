@@ -82,7 +82,7 @@ def _check_store(settings: Settings, now: Instant, queues: list[str]) -> Iterato
     """Check the store, and add the names of the queues in it to `queues`."""
     try:
         with open_reader(settings) as reader:
-            queues += reader.queues()
+            queues += reader.queues.all()
             yield from _check_rows(reader, now)
     except (StoreError, UsageError) as error:
         yield Finding(
@@ -108,17 +108,17 @@ def _check_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "store", f"last written {max(age, 0.0):.1f} s ago")
-    if dead_letters := reader.dead_letter_count():
-        reason = reader.dead_letters(1)[0].reason
+    if dead_letters := reader.dead_letters.count():
+        reason = reader.dead_letters.oldest(1)[0].reason
         yield Finding(
             "warning", "dead letters",
             f"{dead_letters} messages could not be decoded, routed or applied; the oldest: {reason}",
             "fix the cause, then: broker-jobs dead-letters replay ID",
         )  # fmt: skip
-    paused = [name for name, is_paused in reader.queues().items() if is_paused]
+    paused = [name for name, is_paused in reader.queues.all().items() if is_paused]
     if paused:
         yield Finding("warning", "queues", f"paused: {', '.join(paused)}", "broker-jobs queues resume NAME")
-    if lost := [worker for worker in reader.workers() if worker.lost]:
+    if lost := [worker for worker in reader.processes.workers() if worker.lost]:
         hosts = ", ".join(sorted({worker.host for worker in lost}))
         yield Finding(
             "warning", "workers", f"{len(lost)} lost: their heartbeats stopped (hosts: {hosts})", "see their logs"

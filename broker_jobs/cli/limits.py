@@ -27,7 +27,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Key of the limit, as jo
 def list_limits(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """List the limits in use or set: how many jobs are allowed, how many run, how many wait."""
     with open_reader(load_settings(url=url, store=store)) as reader:
-        limits = reader.limits()
+        limits = reader.limits.all()
     if as_json:
         print_json([dataclasses.asdict(limit) for limit in limits])
         return

@@ -23,8 +23,8 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
     """List queues with their ready messages, consumers on RabbitMQ, and jobs by state."""
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
-        paused = reader.queues()
-        counts = reader.counts_by_queue()
+        paused = reader.queues.all()
+        counts = reader.queues.counts()
     depths: dict[str, tuple[int, int] | None] = {}
     if not settings.in_memory:
         try:
@@ -78,7 +78,7 @@ def purge(name: Name, yes: Yes = False, url: Url = None, store: StoreUrl = None)
     deleted = 0
     before: str | None = None
     with open_reader(settings) as reader, open_jobs(settings) as jobs:
-        while rows := reader.jobs(state=State.ENQUEUED, queue=name, limit=500, before_id=before):
+        while rows := reader.jobs.newest(state=State.ENQUEUED, queue=name, limit=500, before_id=before):
             for row in rows:
                 deleted += bool(jobs.receipt(row.id).delete())
             before = rows[-1].id

@@ -43,7 +43,7 @@ def list_recurring(
         queries = queries_of(reader, settings, unmasked=unmasked)
         schedules = [
             dataclasses.replace(row, call=body_text(queries, row.call.encode(), unmasked=unmasked))
-            for row in reader.schedules()
+            for row in reader.schedules.all()
         ]
     if as_json:
         print_json([dataclasses.asdict(schedule) for schedule in schedules])
@@ -83,11 +83,11 @@ def show(
     with open_reader(settings) as reader:
         from broker_jobs.store.search import SearchQuery  # noqa: PLC0415  # open_reader has checked that SQLAlchemy is there
 
-        row = reader.schedule(name)
+        row = reader.schedules.get(name)
         queries = queries_of(reader, settings, unmasked=unmasked)
         call = {} if row is None else json.loads(body_text(queries, row.call.encode(), unmasked=unmasked))
-        names = [] if row is not None else [schedule.name for schedule in reader.schedules()]
-        last_runs = reader.search(SearchQuery(recurring=name, limit=runs)).rows if runs else []
+        names = [] if row is not None else [schedule.name for schedule in reader.schedules.all()]
+        last_runs = reader.jobs.search(SearchQuery(recurring=name, limit=runs)).rows if runs else []
     if row is None:
         raise UsageError(f"no recurring job is named {name!r}{nearest(name, names)}; see broker-jobs recurring list")
     upcoming = _next_runs(row)

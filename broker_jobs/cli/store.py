@@ -25,9 +25,9 @@ def show(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> No
     with open_reader(load_settings(url=url, store=store)) as reader:
         meta = reader.meta()
         installation = reader.installation()
-        counts = reader.counts()
-        workers = reader.workers()
-        dead_letters = reader.dead_letter_count()
+        counts = reader.statistics.counts()
+        workers = reader.processes.workers()
+        dead_letters = reader.dead_letters.count()
     if as_json:
         print_json(
             dataclasses.asdict(meta)

@@ -28,7 +28,7 @@ def list_subscriptions(
         queries = queries_of(reader, settings, unmasked=unmasked)
         rows = [
             dataclasses.replace(row, call=body_text(queries, row.call.encode(), unmasked=unmasked))
-            for row in reader.subscriptions()
+            for row in reader.declarations.subscriptions()
         ]
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])

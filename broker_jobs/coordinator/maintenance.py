@@ -151,7 +151,9 @@ class Maintenance:
         if self._clock.monotonic() - self._last_unknown_parents < UNKNOWN_PARENTS_EVERY_SECONDS:
             return
         since = LogTime(self._store.reader.meta().log_time - NEVER_SEEN_SECONDS)
-        found, last = self._store.reader.unknown_parents(since=since, after=self._looked_at, limit=DEPENDENCIES)
+        found, last = self._store.reader.dependencies.unknown_parents(
+            since=since, after=self._looked_at, limit=DEPENDENCIES
+        )
         if found:
             self._input_queue.add([UnknownParents(found)])
         self._looked_at = last or FIRST_DEPENDENCY

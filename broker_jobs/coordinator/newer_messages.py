@@ -58,13 +58,13 @@ class NewerMessages:
     def decide(self) -> list[Effects]:
         """Decide those that this program can read; what follows."""
         effects: list[Effects] = []
-        page = self._store.reader.newer_dead_letters(limit=PAGE)
+        page = self._store.reader.dead_letters.newer(limit=PAGE)
         while page:
             for row in page:
                 inputs = read_again(row)
                 if inputs and not any(isinstance(one, Unreadable) for one in inputs) and self._are_known(row, inputs):
                     effects += self._decide_again(row)
-            page = self._store.reader.newer_dead_letters(after=page[-1], limit=PAGE)
+            page = self._store.reader.dead_letters.newer(after=page[-1], limit=PAGE)
         return effects
 
     def _are_known(self, row: DeadLetterRow, inputs: list[Input]) -> bool:
@@ -88,7 +88,7 @@ class NewerMessages:
                     return False
                 case _:
                     ids = [job_id(one)]
-                    if self._store.reader.job(ids[0]) is not None:
+                    if self._store.reader.jobs.get(ids[0]) is not None:
                         continue
             if row.at < removed_before or any((id_created_at(id) or row.at) < removed_before for id in ids):
                 logger.warning("dead letter %s is old and can be read now: replay it, or delete it", row.id)

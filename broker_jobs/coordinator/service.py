@@ -105,7 +105,7 @@ class Coordinator:
             broker,
             clock,
             may_release=lambda: self._leadership.may_release() and self._publisher.is_able(),
-            audited=lambda id: None if (row := store.reader.command(id)) is None else row.detail,
+            audited=lambda id: None if (row := store.reader.audit.get(id)) is None else row.detail,
         )
         self._poison_guard = PoisonGuard(store, self._patient_store, self._input_queue, clock)
         self._after_commit = AfterCommit(broker, self._engine, self._publisher, self._observer)

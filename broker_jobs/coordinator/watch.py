@@ -110,7 +110,7 @@ class Watch:
                 return
 
     def _look_at_depths(self) -> None:
-        for queue, paused in self._store.reader.queues().items():
+        for queue, paused in self._store.reader.queues.all().items():
             self._observer.paused(queue, paused)
             seen_at, monotonic = WallTime(self._clock.now()), self._clock.monotonic()
             depth = self._broker.depth(names.work_queue(queue))
@@ -119,7 +119,7 @@ class Watch:
             if self._leadership.stepped_up:
                 self._liveness.depth_seen(queue, depth[0], seen_at, monotonic)
             self._observer.depth(queue, *depth)
-            released_at = self._store.reader.oldest(queue)
+            released_at = self._store.reader.queues.oldest(queue)
             self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - WallTime(released_at)))
         looked = [names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS]
         if self._leadership.stepped_up and next(self._looks) % DELAY_QUEUES_EVERY_LOOKS == 0:
@@ -128,6 +128,6 @@ class Watch:
             depth = self._broker.depth(queue)
             if depth is not None:
                 self._observer.depth(queue, *depth)
-        overdue = self._overdue.seconds(self._store.reader.schedules(), self._clock.now())
-        self._observer.kept(self._store.reader.dead_letter_count(), overdue)
-        self._observer.states({str(state): count for state, count in self._store.reader.counts().items()})
+        overdue = self._overdue.seconds(self._store.reader.schedules.all(), self._clock.now())
+        self._observer.kept(self._store.reader.dead_letters.count(), overdue)
+        self._observer.states({str(state): count for state, count in self._store.reader.statistics.counts().items()})

@@ -112,7 +112,7 @@ class StoreAccess:
             State.DELETED.value: settings.keep_deleted,
         }
         queries = Queries(store.reader, Masking(settings.mask), self._clock, retention)
-        actions = Actions(self._requests.ending(lambda id: store.reader.command(id) is not None), queries)
+        actions = Actions(self._requests.ending(lambda id: store.reader.audit.get(id) is not None), queries)
         return RequestContext(queries, actions, self._clock, title=settings.dashboard_title, read_only=self._read_only)
 
 

@@ -243,13 +243,13 @@ class MailDemo:
     def _digests(self) -> list[Digest]:
         """All runs of the recurring job, from the store."""
         found: list[Digest] = []
-        page = self._store.reader.jobs(recurring=mail_jobs.schedule_name(self._run_id), limit=1000)
+        page = self._store.reader.jobs.newest(recurring=mail_jobs.schedule_name(self._run_id), limit=1000)
         while page:
             for row in page:
                 planned_at = codec.decode(row.envelope).due_at
                 assert planned_at is not None
                 found.append(Digest(row.id, planned_at.timestamp(), row.ended_at))
-            page = self._store.reader.jobs(
+            page = self._store.reader.jobs.newest(
                 recurring=mail_jobs.schedule_name(self._run_id), limit=1000, before_id=page[-1].id
             )
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker_jobs.store.batch_reader import error_line as error_line
 from broker_jobs.store.open import Store as Store
 from broker_jobs.store.read import Reader as Reader
 from broker_jobs.store.records import AttemptRow as AttemptRow
@@ -11,7 +12,6 @@ from broker_jobs.store.records import LogLineRow as LogLineRow
 from broker_jobs.store.records import Meta as Meta
 from broker_jobs.store.records import ScheduleRow as ScheduleRow
 from broker_jobs.store.records import WorkerRow as WorkerRow
-from broker_jobs.store.relations import error_line as error_line
 from broker_jobs.store.row import Publication as Publication
 from broker_jobs.store.row import Reason as Reason
 from broker_jobs.store.row import Row as Row

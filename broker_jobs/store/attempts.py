@@ -5,14 +5,13 @@ A job that succeeded on its first attempt has no row here. All rows of a transac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import asdict
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker_jobs.store.columns import clean_text
-from broker_jobs.store.connections import WriteConnection
+from broker_jobs.store.connections import Reading, WriteConnection
 from broker_jobs.store.records import AttemptRow
 from broker_jobs.store.views import ErrorRow
 
@@ -78,12 +77,14 @@ def _values(row: AttemptRow) -> dict[str, object]:
 
 
 class AttemptReader:
-    """The part of a reader that tells of attempts and their errors."""
+    """Attempts and their errors, for a reader."""
 
-    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
-    def attempts(self, job_id: str) -> list[AttemptRow]:
+    def of(self, job_id: str) -> list[AttemptRow]:
         """The attempts of a job, the oldest first; none if it succeeded on its first one, or has not ended any."""
         with self._reading() as connection:
             return [AttemptRow(*row) for row in connection.execute(_OF_JOB, {"job_id": job_id})]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -68,3 +68,8 @@ def _is_place(key: float | str, id: str, kind: type[float] | type[str]) -> bool:
     else:
         right = isinstance(key, str) and "\x00" not in key
     return right and "\x00" not in id
+
+
+def behind(place: CursorPosition | None) -> tuple[str, dict[str, Any]]:
+    """(the condition that finds what is behind a place by its `at` and id, its values)."""
+    return ("", {}) if place is None else (" WHERE (at, id) < (:key, :id)", {"key": place.key, "id": place.id})

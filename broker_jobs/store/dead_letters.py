@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, delete, or_, select, text
+from sqlalchemy import Row, delete, func, or_, select, text, tuple_
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, cleaned, in_chunks, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, cleaned, in_chunks, upsert
+from broker_jobs.store.cursor import CursorPosition, behind, cursor_of, fingerprint, place_of
 from broker_jobs.store.records import DeadLetterRow
+from broker_jobs.store.views import DeadLettersFound, DeadLetterSummary
 
 DEAD_LETTERS = select(schema.dead_letters).order_by(schema.dead_letters.c.at, schema.dead_letters.c.id)
 NEWER_DEAD_LETTERS = DEAD_LETTERS.where(
@@ -92,6 +94,58 @@ class DeadLetterStore:
     def remove_mark(self, mark: str) -> None:
         """The message with this mark is decided."""
         self._connection.write(delete(schema.poison_marks).where(schema.poison_marks.c.hash == mark))
+
+
+class DeadLetterReader:
+    """Dead letters, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def get(self, id: str) -> DeadLetterRow | None:
+        """One dead letter, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(schema.dead_letters).where(schema.dead_letters.c.id == id)).first()
+        return None if row is None else dead_letter_of(row)
+
+    def oldest(self, limit: int = 100) -> list[DeadLetterRow]:
+        """Dead letters, the oldest first."""
+        with self._reading() as connection:
+            return [dead_letter_of(row) for row in connection.execute(DEAD_LETTERS.limit(limit))]
+
+    def newer(self, *, after: DeadLetterRow | None = None, limit: int) -> list[DeadLetterRow]:
+        """Of dead letters those a newer version may have written, the oldest first, a page."""
+        query = NEWER_DEAD_LETTERS.limit(limit)
+        if after is not None:
+            query = query.where(tuple_(schema.dead_letters.c.at, schema.dead_letters.c.id) > (after.at, after.id))
+        with self._reading() as connection:
+            return [dead_letter_of(row) for row in connection.execute(query)]
+
+    def count(self) -> int:
+        """How many dead letters there are."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(schema.dead_letters)).scalar_one())
+
+    def page(self, *, cursor: str | None = None, limit: int = 50) -> DeadLettersFound:
+        """Dead letters without their bodies, the newest first.
+
+        Raises:
+            UsageError: the cursor is bad.
+        """
+        of = fingerprint("dead_letters")
+        place = place_of(of, cursor)
+        where, values = behind(place)
+        query = (
+            f"SELECT id, at, origin, reason, size, type FROM dead_letters{where}"  # noqa: S608  # words of ours
+            " ORDER BY at DESC, id DESC LIMIT :limit"
+        )
+        with self._reading() as connection:
+            found = [DeadLetterSummary(*row) for row in connection.execute(text(query), values | {"limit": limit + 1})]
+        shown = found[:limit]
+        last = CursorPosition(shown[-1].at, shown[-1].id) if len(found) > limit else None
+        return DeadLettersFound(shown, cursor_of(of, last))
 
 
 def dead_letter_of(row: Row[Any]) -> DeadLetterRow:

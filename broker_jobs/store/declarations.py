@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import delete, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, cleaned, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, cleaned, upsert
 from broker_jobs.store.records import SubscriptionRow
 from broker_jobs.store.views import FunctionRow
 
 _SUBSCRIBE = upsert(schema.subscriptions, replace=True)
 _SAVE_FUNCTION = upsert(schema.functions, replace=True)
 _FORGET_FUNCTIONS = text("DELETE FROM functions WHERE origin = :origin AND seen_at < :before")
+_FUNCTIONS = text(
+    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
+)
+_FUNCTION = text(
+    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions WHERE name = :name"
+    " ORDER BY seen_at DESC, origin LIMIT 1"
+)
 
 
 class DeclarationStore:
@@ -47,3 +55,38 @@ class DeclarationStore:
             self._connection.write(_SAVE_FUNCTION, cleaned(values))
         if last:
             self._connection.write(_FORGET_FUNCTIONS, cleaned({"origin": origin, "before": at}))
+
+
+class DeclarationReader:
+    """Functions and subscriptions, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def functions(self) -> list[FunctionRow]:
+        """What can be run as a job, by name; of a name that several programs declare, the newest."""
+        with self._reading() as connection:
+            rows = connection.execute(_FUNCTIONS).all()
+        found: dict[str, FunctionRow] = {}
+        for row in rows:
+            if row.name not in found:
+                found[row.name] = _function(row)
+        return list(found.values())
+
+    def function(self, name: str) -> FunctionRow | None:
+        """One function, or None: no program has declared it."""
+        with self._reading() as connection:
+            row = connection.execute(_FUNCTION, {"name": name}).first()
+        return None if row is None else _function(row)
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Which jobs events make, by event."""
+        query = select(schema.subscriptions).order_by("event", "origin", "job")
+        with self._reading() as connection:
+            return [SubscriptionRow(*row) for row in connection.execute(query)]
+
+
+def _function(row: Any) -> FunctionRow:
+    return FunctionRow(**row._asdict() | from_json(row.parameters))

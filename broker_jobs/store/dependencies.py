@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import TextClause, bindparam, text
+from sqlalchemy import TextClause, bindparam, select, text
 
+from broker_jobs.clock import LogTime
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, in_chunks, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, in_chunks, upsert
 from broker_jobs.store.records import DependencyRow
 
 _DEPENDENCY = upsert(schema.dependencies, replace=False)
@@ -60,6 +61,8 @@ UNKNOWN_PARENTS = text(
     " ORDER BY holder, kind, target"
 )
 """A page of all dependencies, in the order of their key, and of each whether its target never came."""
+DependencyPlace = tuple[str, str, str]
+"""The holder, kind and target of a dependency."""
 
 
 class DependencyStore:
@@ -169,6 +172,39 @@ class DependencyStore:
     def _change(self, statement: TextClause, dependencies: Sequence[DependencyRow]) -> None:
         values = [{"holder": d.holder, "kind": d.kind, "target": d.target} for d in dependencies]
         self._connection.write_many(statement, values)
+
+
+class DependencyReader:
+    """What waits for what, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def of(self, job_id: str) -> list[DependencyRow]:
+        """What a job waits for, or has waited for in vain."""
+        query = select(schema.dependencies).where(schema.dependencies.c.holder == job_id).order_by("kind", "target")
+        with self._reading() as connection:
+            rows: list[dict[str, Any]] = [row._asdict() for row in connection.execute(query)]
+        return [DependencyRow(**row | dict[str, Any](unsatisfied=bool(row["unsatisfied"]))) for row in rows]
+
+    def unknown_parents(
+        self, *, since: LogTime, after: DependencyPlace, limit: int
+    ) -> tuple[list[DependencyRow], DependencyPlace | None]:
+        """(dependencies on a job or batch that is not known, the last one that was looked at if there may be more).
+
+        Args:
+            since: they have waited since before this. It is the coordinator's own log time: an id tells only what the
+                clock of its producer showed.
+            after: look behind this one.
+            limit: look at so many.
+        """
+        values = {"since": since, "limit": limit} | dict(zip(("holder", "kind", "target"), after, strict=True))
+        with self._reading() as connection:
+            page = connection.execute(UNKNOWN_PARENTS, values).all()
+        last = (page[-1].holder, page[-1].kind, page[-1].target) if len(page) == limit else None
+        return [dependency_of(row) for row in page if row.is_unknown], last
 
 
 def dependency_of(row: Any) -> DependencyRow:

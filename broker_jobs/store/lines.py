@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import bindparam, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, in_chunks, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, in_chunks, upsert
+from broker_jobs.store.records import LimitRow
 
 
 class Stage(IntEnum):
@@ -95,6 +96,11 @@ _FORGET_STARTS = text(
     "DELETE FROM rate_starts WHERE key = :key AND at < :before AND at <="
     " (SELECT max(at) FROM (SELECT at FROM rate_starts WHERE key = :key ORDER BY at LIMIT :limit) AS oldest)"
 )
+_WAITING_IN = text(
+    "SELECT key, count(*) FROM line_entries WHERE key IN :keys AND stage IN :stages GROUP BY key"
+).bindparams(bindparam("keys", expanding=True), bindparam("stages", expanding=True))
+SHOWN_LIMITS = ("concurrency", "ordered", "rate")
+_WAITED_FOR = text("SELECT key FROM line_entries WHERE job_id = :id AND stage = :stage ORDER BY key")
 
 
 class LineStore:
@@ -183,3 +189,50 @@ class LineStore:
     def bring_back_starts(self, key: str, until: Instant, now: Instant) -> None:
         """Starts beyond `until` were written by a clock that was ahead: they count as starts of now."""
         self._connection.write(_AHEAD, {"key": key, "until": until, "now": now})
+
+
+class LimitReader:
+    """Limits and who waits for them, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def all(self, limit: int = 1_000) -> list[LimitRow]:
+        """Limits that jobs use or wait for, and those a person has set; by key, at most so many."""
+        query = select(schema.lines).where(schema.lines.c.kind.in_(SHOWN_LIMITS)).order_by("key").limit(limit)
+        stages = [int(Stage.WAITS), int(Stage.TURN)]
+        waiting: dict[str, int] = {}
+        with self._reading() as connection:
+            lines = connection.execute(query).all()
+            keys = [line.key for line in lines]
+            for chunk in in_chunks(keys):
+                values = {"keys": chunk, "stages": stages}
+                waiting.update((key, int(n)) for key, n in connection.execute(_WAITING_IN, values))
+        used = {line.key for line in lines if line.limit_code}
+        return [
+            LimitRow(
+                line.key,
+                line.limit_set if line.limit_set is not None else line.limit_code or None,
+                line.taken,
+                waiting.get(line.key, 0),
+                is_set=line.limit_set is not None,
+                per=line.span,
+            )
+            for line in lines
+            if line.limit_code or line.key in waiting or not _is_used_otherwise(line.key, used)
+        ]
+
+    def waited_for(self, job_id: str) -> list[str]:
+        """The limits a job stands in line for: concurrency:smtp, rate:api, …"""
+        with self._reading() as connection:
+            return list(connection.execute(_WAITED_FOR, {"id": job_id, "stage": int(Stage.WAITS)}).scalars())
+
+
+def _is_used_otherwise(key: str, used: set[str]) -> bool:
+    """Whether a number that a person has set is of another kind: it is set for both kinds, as a key tells neither."""
+    kind, _, name = key.partition(":")
+    if kind == "rate" and f"concurrency:{name}" not in used:
+        return f"rate:{name}" not in used  # of a key that no job has used, one row is enough
+    return f"{'rate' if kind == 'concurrency' else 'concurrency'}:{name}" in used

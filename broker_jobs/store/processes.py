@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, delete, select, text
 
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, cleaned, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, cleaned, upsert
 from broker_jobs.store.records import WorkerRow
 from broker_jobs.store.views import ComponentRow
 
@@ -22,6 +22,9 @@ _SAVE_COMPONENT = text(
     " active = excluded.active, seen_at = excluded.seen_at WHERE components.seen_at <= excluded.seen_at"
 )
 _STAND_BY = text("UPDATE components SET active = 0 WHERE kind = 'coordinator' AND id <> :id AND active = 1")
+_COMPONENTS = text(
+    "SELECT id, kind, host, pid, version, active, seen_at FROM components ORDER BY kind, host, seen_at DESC, id"
+)
 
 
 class ProcessStore:
@@ -58,6 +61,26 @@ class ProcessStore:
         self._connection.write(_SAVE_COMPONENT, cleaned(asdict(row) | {"active": int(row.active)}))
         if row.kind == "coordinator" and row.active:
             self._connection.write(_STAND_BY, cleaned({"id": row.id}))
+
+
+class ProcessReader:
+    """Workers, coordinators and beats, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers known, by host and slot."""
+        with self._reading() as connection:
+            return [worker_of(row) for row in connection.execute(WORKERS)]
+
+    def components(self) -> list[ComponentRow]:
+        """Coordinators and beats that have been heard of in the last hour."""
+        with self._reading() as connection:
+            rows: list[dict[str, Any]] = [row._asdict() for row in connection.execute(_COMPONENTS)]
+        return [ComponentRow(**row | dict[str, Any](active=bool(row["active"]))) for row in rows]
 
 
 def worker_of(row: Row[Any]) -> WorkerRow:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, delete, select, text
 
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, cleaned, in_chunks, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, cleaned, in_chunks, upsert
 from broker_jobs.store.records import ScheduleRow
 
 SCHEDULES = select(schema.schedules).order_by(schema.schedules.c.name)
@@ -20,6 +20,7 @@ _ADD_OPEN_RUNS = text(
     "INSERT INTO open_runs (name, n) VALUES (:name, :n) ON CONFLICT (name) DO UPDATE SET n = open_runs.n + excluded.n"
 )
 _DROP_OPEN_RUNS = text("DELETE FROM open_runs WHERE name = :name AND n <= 0")
+_COUNT = text("SELECT count(*) FROM schedules")
 
 
 class ScheduleStore:
@@ -79,6 +80,31 @@ class ScheduleStore:
         values = [{"name": name, "n": n} for name, n in changes.items() if n]
         self._connection.write_many(_ADD_OPEN_RUNS, values)
         self._connection.write_many(_DROP_OPEN_RUNS, [{"name": value["name"]} for value in values])
+
+
+class ScheduleReader:
+    """Recurring jobs, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def get(self, name: str) -> ScheduleRow | None:
+        """The recurring job of a name, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(schema.schedules).where(schema.schedules.c.name == name)).first()
+        return None if row is None else schedule_of(row)
+
+    def all(self) -> list[ScheduleRow]:
+        """All recurring jobs, by name."""
+        with self._reading() as connection:
+            return [schedule_of(row) for row in connection.execute(SCHEDULES)]
+
+    def count(self) -> int:
+        """How many recurring jobs there are."""
+        with self._reading() as connection:
+            return int(connection.execute(_COUNT).scalar_one())
 
 
 def schedule_of(row: Row[Any]) -> ScheduleRow:

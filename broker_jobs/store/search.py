@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -95,25 +94,9 @@ class Found:
     """False: only so many were looked at; the next page goes on from there, even if this one is empty."""
 
 
-class JobSearch:
-    """The part of a reader that searches jobs."""
-
-    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
-        self._reading = reading
-
-    def search(self, search: SearchQuery, says: Says | None = None) -> Found:
-        """A page of the jobs that match.
-
-        Args:
-            search: what is looked for.
-            says: whether a text that is in an argument counts. It is asked before anything is counted: what is left
-                out afterwards would still be told by how far a page came, and whether there is another.
-
-        Raises:
-            UsageError: the cursor is bad or of another search, or the sort does not go with the states.
-        """
-        with self._reading() as connection:
-            return _Look(connection, search, says).page()
+def search_page(connection: Connection, search: SearchQuery, says: Says | None) -> Found:
+    """A page of the jobs that match. See `JobReader.search`."""
+    return _Look(connection, search, says).page()
 
 
 class _Source(NamedTuple):

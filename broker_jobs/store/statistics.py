@@ -1,24 +1,21 @@
-"""Reads the statistics that are kept while jobs are saved: what ended when, how long jobs waited and ran, rates, ages.
+"""Reads the statistics that are kept while jobs are saved: what ended when, how long jobs waited and ran.
 
-Nothing is counted here: every read adds a few rows of one minute or one queue each.
+Nothing is counted here: every read adds a few rows of one minute each.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
-from sqlalchemy import Connection, text
+from sqlalchemy import func, select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.state import FINAL, State
+from broker_jobs.store import schema
 from broker_jobs.store.buckets import quantile
+from broker_jobs.store.connections import Reading
 from broker_jobs.store.counters import MINUTE_SECONDS, RETRY
-from broker_jobs.store.views import EndedRow, KindRow, Latency, QueueRow
-
-RATE_MINUTES = 5
-"""A queue's rate is that of so many whole minutes."""
+from broker_jobs.store.views import EndedRow, KindRow, Latency
 
 _RETRIES = text("SELECT coalesce(sum(n), 0) FROM counts WHERE state = 'retry'")
 _ENDED = text("SELECT state, n FROM ended")
@@ -36,21 +33,32 @@ _KIND_DURATIONS = text(
     "SELECT job, kind, bucket, sum(n) FROM kind_durations WHERE minute >= :since AND minute < :until"
     " GROUP BY job, kind, bucket"
 )
-_RATES = text("SELECT queue, sum(n) FROM queue_outcomes WHERE minute >= :since AND minute < :until GROUP BY queue")
-_QUEUES = text("SELECT name, paused FROM queues ORDER BY name")
-_COUNTS = text("SELECT queue, state, n FROM counts")
-OLDEST = text(
-    "SELECT coalesce(released_at, created_at) FROM jobs WHERE publication = 2 AND queue = :queue"
-    " AND coalesce(state, '') = 'enqueued' ORDER BY coalesce(released_at, created_at) LIMIT 1"
-)
-"""Written so that SQLite takes the index of what is out, not that of the states."""
 
 
 class Statistics:
-    """The part of a reader that tells figures."""
+    """Figures, for a reader."""
 
-    def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
         self._reading = reading
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state: the kept counters."""
+        query = select(schema.counts.c.state, func.sum(schema.counts.c.n)).group_by(schema.counts.c.state)
+        query = query.where(schema.counts.c.state != RETRY)
+        with self._reading() as connection:
+            kept = {State(state): int(n) for state, n in connection.execute(query)}
+        return {state: kept.get(state, 0) for state in State}
+
+    def throughput(self, since: Instant, until: Instant | None = None) -> list[tuple[Instant, State, int]]:
+        """(start of the minute, final state, jobs that came to it) of each minute in a span, oldest first."""
+        kept = schema.outcomes.c
+        query = select(kept.minute, kept.state, kept.n).where(kept.minute >= since).order_by(kept.minute, kept.state)
+        if until is not None:
+            query = query.where(kept.minute < until)
+        with self._reading() as connection:
+            return [(float(minute), State(state), int(n)) for minute, state, n in connection.execute(query)]
 
     def retries(self) -> int:
         """How many jobs are scheduled to run again after a failure, or after their worker died."""
@@ -113,27 +121,6 @@ class Statistics:
         return [
             KindRow(job, of["succeeded"], of["failed"], of["deleted"], _latency(buckets[job]))
             for job, of in sorted(ended.items())
-        ]
-
-    def queue_rows(self, now: Instant) -> list[QueueRow]:
-        """Every known queue as it stands, by name."""
-        until = _minute(now)
-        values = {"since": until - RATE_MINUTES * MINUTE_SECONDS, "until": until}
-        with self._reading() as connection:
-            paused = {name: bool(flag) for name, flag in connection.execute(_QUEUES)}
-            counts = {name: dict.fromkeys(State, 0) for name in paused}
-            for queue, state, n in connection.execute(_COUNTS):
-                if state != RETRY:
-                    counts.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
-            rates = {queue: int(n) / RATE_MINUTES for queue, n in connection.execute(_RATES, values)}
-            oldest = {
-                queue: connection.execute(OLDEST, {"queue": queue}).scalar_one_or_none()
-                for queue, states in counts.items()
-                if states[State.ENQUEUED]
-            }
-        return [
-            QueueRow(name, paused.get(name, False), counts[name], oldest.get(name), rates.get(name, 0.0))
-            for name in sorted(counts)
         ]
 
 

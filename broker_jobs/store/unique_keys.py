@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store import schema
-from broker_jobs.store.connections import WriteConnection, upsert
+from broker_jobs.store.connections import Reading, WriteConnection, upsert
+from broker_jobs.store.views import UniqueRow
 
 
 @dataclass(slots=True)
@@ -79,3 +80,21 @@ class UniqueKeyStore:
         """The jobs of a group by id, a page: aliases, and the root."""
         values = {"group": group, "after": after, "limit": limit}
         return list(self._connection.execute(_ALIASES, values).scalars())
+
+
+class UniqueKeyReader:
+    """Unique keys, for a reader."""
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def all(self, *, job_id: str | None = None, limit: int = 1_000) -> list[UniqueRow]:
+        """Unique keys by key, or those a job has."""
+        keys = schema.unique_keys.c
+        query = select(keys.key, keys.job_id, keys.scope, keys.until).order_by(keys.key).limit(limit)
+        if job_id is not None:
+            query = query.where(keys.job_id == job_id)
+        with self._reading() as connection:
+            return [UniqueRow(*row) for row in connection.execute(query)]

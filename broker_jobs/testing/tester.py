@@ -182,7 +182,7 @@ class Tester:
     def _refuse_to_wait(self, message: Message) -> None:
         match read_command(self._broker.delivery(message, names.COMMAND)):
             case CommandReceived(command=GetJob(job_id=job_id, until_ended=True)):
-                row = self._store.reader.job(job_id)
+                row = self._store.reader.jobs.get(job_id)
                 what, state = f"job {job_id}", None if row is None else row.state.value
                 ended = row is not None and row.state.is_final
             case CommandReceived(command=GetBatch(batch_id=batch_id, until_ended=True)):
@@ -264,7 +264,7 @@ class Tester:
     def _waits_for_time(self, job_id: str) -> bool:
         if job_id.startswith(LINE_PREFIX):
             return True
-        row = self._store.reader.job(job_id)
+        row = self._store.reader.jobs.get(job_id)
         return row is not None and row.state is State.SCHEDULED and row.grace_until is None
 
     def _advance_log_time(self, seconds: int) -> None:

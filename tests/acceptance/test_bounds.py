@@ -160,7 +160,7 @@ def dead_letters_with(system: System, text: str, count: int = 1) -> list[DeadLet
     """Wait for so many dead letters that have a text in their bodies."""
 
     def there() -> list[DeadLetterRow]:
-        found = [row for row in system.store.reader.dead_letters(limit=10_000) if text.encode() in row.body]
+        found = [row for row in system.store.reader.dead_letters.oldest(limit=10_000) if text.encode() in row.body]
         assert len(found) == count, [row.id for row in found]
         return found
 
@@ -175,7 +175,7 @@ def test_what_is_out_of_bounds_is_kept_whole_and_a_hundred_sound_jobs_succeed(sy
     system.succeeded(ids)
 
     def all_kept() -> bool:
-        kept = {row.body: row.reason for row in system.store.reader.dead_letters(limit=1_000)}
+        kept = {row.body: row.reason for row in system.store.reader.dead_letters.oldest(limit=1_000)}
         missing = [name for name, body in bodies.items() if body not in kept]
         assert not missing, missing
         assert all(kept[body] for body in bodies.values())
@@ -211,7 +211,7 @@ def test_the_longest_names_and_keys_fit_into_every_store(system: System) -> None
     send(system, "published", {"v": 1, "id": "e", "event": name, "created_at": "2026-03-01T00:00:00Z"})
     eventually(lambda: system.row("longest"), 60)
     eventually(lambda: any(row.job == name and row.parent == "e" for row in system.rows().values()), 60)
-    assert not [row for row in system.store.reader.dead_letters(limit=1_000) if name.encode() in row.body
+    assert not [row for row in system.store.reader.dead_letters.oldest(limit=1_000) if name.encode() in row.body
                 or json.dumps(name).encode()[1:-1] in row.body]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ def pages_of(system: Any) -> dict[str, str]:
     """Every page there is, most of them full of hostile texts."""
     hostile = system.hostile
     made, batches = hostile.made, hostile.batches
-    dead_letters = system.store.reader.dead_letters(1)[0].id
+    dead_letters = system.store.reader.dead_letters.oldest(1)[0].id
     return {
         "overview": "/",
         "jobs": "/jobs",

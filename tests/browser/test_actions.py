@@ -155,7 +155,9 @@ def test_a_retry_is_run_now(page: Any, address: str, system: System) -> None:
     page.goto(f"{address}/retries")
     page.locator(f'input[value="{receipt.id}"]').check()
     page.locator(".bulk").get_by_role("button", name="Run now").click()
-    eventually(lambda: (row := system.store.reader.job(receipt.id)) is not None and row.attempt > 1, what="attempt 2")
+    eventually(
+        lambda: (row := system.store.reader.jobs.get(receipt.id)) is not None and row.attempt > 1, what="attempt 2"
+    )
 
 
 # --- queues, recurring jobs, batches ---
@@ -178,7 +180,7 @@ def test_a_recurring_job_is_run_paused_resumed_changed_and_removed(page: Any, ad
     system.hostile.program.recurring.put(name, "0 0 1 1 *", system.hostile.jobs["greet"].bind("by hand"))
 
     def schedule() -> Any:
-        return next((row for row in system.store.reader.schedules() if row.name == name), None)
+        return next((row for row in system.store.reader.schedules.all() if row.name == name), None)
 
     page.goto(f"{address}/recurring")
     page.get_by_role("link", name=name).click()
@@ -215,7 +217,7 @@ def test_a_recurring_job_is_added(page: Any, address: str, system: System) -> No
     page.locator("#arg1").fill(f"added {ALL}")
     page.get_by_role("button", name="Add").click()
     page.wait_for_url(f"{address}/recurring/{quote('added/by hand')}")
-    made = eventually(lambda: system.store.reader.jobs(recurring="added/by hand", limit=1), what="its first job")
+    made = eventually(lambda: system.store.reader.jobs.newest(recurring="added/by hand", limit=1), what="its first job")
     assert system.hostile.program.receipt(made[0].id).result(timeout=20) == f"hello added {ALL}"
     system.hostile.program.recurring.remove("added/by hand")
 
@@ -226,7 +228,7 @@ def test_the_failures_of_a_batch_are_run_again(page: Any, address: str, system: 
         batch.enqueue(load, -1, "first error")
         batch.enqueue(load, -2, "second error")
     eventually(lambda: batch.state() is State.FAILED)
-    before = [row.attempt for row in system.store.reader.jobs(batch=batch.id, limit=5)]
+    before = [row.attempt for row in system.store.reader.jobs.newest(batch=batch.id, limit=5)]
     assert before == [1, 1]
     page.goto(f"{address}/batches?text=to+be+mended")
     page.get_by_role("link", name="to be mended").click()
@@ -260,14 +262,14 @@ def test_a_limit_is_set_and_unset(page: Any, address: str, system: System) -> No
     page.locator("form.form").get_by_role("button", name="Set").click()
     page.wait_for_selector("p.flash")
     row = page.locator("tr", has_text="by hand").first
-    assert {one.most for one in system.store.reader.limits() if one.key.endswith(":by hand")} == {7}
+    assert {one.most for one in system.store.reader.limits.all() if one.key.endswith(":by hand")} == {7}
     row.get_by_role("button", name="Remove override").click()
     page.wait_for_selector("p.flash")
-    assert [one for one in system.store.reader.limits() if one.key.endswith(":by hand")] == []
+    assert [one for one in system.store.reader.limits.all() if one.key.endswith(":by hand")] == []
 
 
 def test_a_dead_lettered_message_is_replayed_and_another_deleted(page: Any, address: str, system: System) -> None:
-    row = system.store.reader.job(system.hostile.made["succeeded"].id)
+    row = system.store.reader.jobs.get(system.hostile.made["succeeded"].id)
     assert row is not None
     body = row.envelope.replace(row.id, "replayed-by-hand").encode()
     broker = system.hostile.program._connection.broker()
@@ -286,7 +288,7 @@ def test_a_dead_lettered_message_is_replayed_and_another_deleted(page: Any, addr
     assert sent.result(20) == [None, None]
 
     def both() -> dict[bytes, str]:
-        ids = {one.body: one.id for one in system.store.reader.dead_letters(100) if "by a test" in one.reason}
+        ids = {one.body: one.id for one in system.store.reader.dead_letters.oldest(100) if "by a test" in one.reason}
         assert len(ids) == 2
         return ids
 
@@ -300,7 +302,7 @@ def test_a_dead_lettered_message_is_replayed_and_another_deleted(page: Any, addr
     page.get_by_role("button", name="Delete").click()
     page.locator(SAY_YES).click()
     page.wait_for_url(f"{address}/dead-letters")
-    assert not [one for one in system.store.reader.dead_letters(100) if "by a test" in one.reason]
+    assert not [one for one in system.store.reader.dead_letters.oldest(100) if "by a test" in one.reason]
 
 
 def test_a_job_is_run_from_its_form(page: Any, address: str, system: System) -> None:
@@ -322,7 +324,7 @@ def test_a_job_is_run_from_its_form_after_a_while(page: Any, address: str, syste
     page.get_by_label("unit of the delay").select_option("hours")
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
-    row = system.store.reader.job(page.url.rpartition("/")[2])
+    row = system.store.reader.jobs.get(page.url.rpartition("/")[2])
     assert row is not None
     assert row.state is State.SCHEDULED
     assert 3_500 < (row.due_at or 0) - row.created_at < 3_700
@@ -347,4 +349,4 @@ def _failed(system: System, text: str) -> Receipt[Any]:
 
 
 def _audited(system: System, kind: str) -> list[Any]:
-    return [row for row in system.store.reader.audit(500) if row.kind == kind]
+    return [row for row in system.store.reader.audit.newest(500) if row.kind == kind]

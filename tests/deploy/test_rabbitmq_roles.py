@@ -195,7 +195,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     # Nobody can read it: the worker parks it, the coordinator takes it in.
     with ExitStack() as stack:
         opened(stack, shipped, "admin").basic_publish("", names.work_queue("default"), b"not an envelope")
-        eventually(lambda: coordinator.store and coordinator.store.reader.dead_letters(limit=1), 20, "dead")
+        eventually(lambda: coordinator.store and coordinator.store.reader.dead_letters.oldest(limit=1), 20, "dead")
 
     # The command line and the dashboard act as the dashboard's user.
     board.recurring.pause("tick")
@@ -207,7 +207,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     eventually(lambda: lost.state() is State.FAILED or "topology apply" in why(coordinator), 20, "unroutable, said so")
     assert coordinator.health().ok
     assert coordinator.store is not None
-    users = {(row.kind, row.user_id) for row in coordinator.store.reader.audit()}
+    users = {(row.kind, row.user_id) for row in coordinator.store.reader.audit.newest()}
     assert {("requeue", "producer"), ("recurring pause", "dashboard"), ("recurring declare", "beat")} <= users
     assert denied(shipped)[len(before) :] == []
 
@@ -215,7 +215,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
 def why(coordinator: Program) -> str:
     """Why messages are dead letters."""
     assert coordinator.store is not None
-    return " ".join(row.reason for row in coordinator.store.reader.dead_letters(limit=10))
+    return " ".join(row.reason for row in coordinator.store.reader.dead_letters.oldest(limit=10))
 
 
 def test_jobs_that_enqueue_jobs_take_the_user_that_may(shipped: ShippedBroker, parts: Parts) -> None:
@@ -404,15 +404,15 @@ def test_what_a_role_may_not_say_is_a_dead_letter_with_its_user_and_changes_noth
             pika.BasicProperties(type="job", delivery_mode=2),
         )  # fmt: skip
     reader = coordinator.store.reader
-    eventually(lambda: reader.dead_letter_count() == len(FORGED) + 1, 20, "dead letters")
-    dead = reader.dead_letters(limit=100)
+    eventually(lambda: reader.dead_letters.count() == len(FORGED) + 1, 20, "dead letters")
+    dead = reader.dead_letters.oldest(limit=100)
     reasons = [row.reason for row in dead if row.user_id]
     assert all("believed" in reason for reason in reasons), reasons
     assert sorted(row.user_id for row in dead) == sorted(["", *(role for role, *_ in FORGED.values())])
-    later = eventually(lambda: reader.job("later"))
+    later = eventually(lambda: reader.jobs.get("later"))
     assert later is not None
     assert later.state is State.SCHEDULED
-    assert (reader.job("anonymous"), reader.job("j"), reader.audit()) == (None, None, [])
+    assert (reader.jobs.get("anonymous"), reader.jobs.get("j"), reader.audit.newest()) == (None, None, [])
     assert coordinator.health().ok
 
 

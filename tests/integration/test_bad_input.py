@@ -99,8 +99,8 @@ def test_what_cannot_be_read_is_dead_lettered_with_its_reason_whichever_way_it_c
     for body in UNSOUND.values():
         system.vhost.publish_raw(broker, key, body)
     ways = 2 if road in {"submit", "delay"} else 1  # there the log has a copy
-    eventually(lambda: system.store.reader.dead_letter_count() == ways * len(UNSOUND), what=road)
-    dead_letters = system.store.reader.dead_letters(limit=1000)
+    eventually(lambda: system.store.reader.dead_letters.count() == ways * len(UNSOUND), what=road)
+    dead_letters = system.store.reader.dead_letters.oldest(limit=1000)
     assert {row.body for row in dead_letters} == set(UNSOUND.values())
     assert all(row.reason for row in dead_letters)
     reasons = {row.body: row.reason for row in dead_letters}
@@ -118,7 +118,7 @@ def test_a_wrong_body_of_each_type_of_record_is_dead_lettered(served: tuple[Syst
         bodies.remove(UNSOUND["a list"])
     for body in bodies:
         system.vhost.publish_raw(*address(kind), body, properties)
-    eventually(lambda: system.store.reader.dead_letter_count() == len(bodies))
+    eventually(lambda: system.store.reader.dead_letters.count() == len(bodies))
 
 
 def test_strange_properties_harm_nothing(served: tuple[System, Here]) -> None:
@@ -137,7 +137,7 @@ def test_strange_properties_harm_nothing(served: tuple[System, Here]) -> None:
             body = f"\x80 garbage {number} {road}".encode("latin-1")
             system.vhost.publish_raw(broker, key, body, pika.BasicProperties(delivery_mode=2, **one))
     expired = 1  # may be gone before anybody reads it
-    eventually(lambda: system.store.reader.dead_letter_count() >= (len(ROADS) - 1) * (len(strange) - expired))
+    eventually(lambda: system.store.reader.dead_letters.count() >= (len(ROADS) - 1) * (len(strange) - expired))
 
 
 def test_a_question_cannot_make_the_coordinator_write_to_a_queue_of_others(served: tuple[System, Here]) -> None:
@@ -145,7 +145,7 @@ def test_a_question_cannot_make_the_coordinator_write_to_a_queue_of_others(serve
     body = json.dumps({"kind": "get job", "id": "q", "at": 1.0, "job_id": "j"}).encode()
     properties = pika.BasicProperties(type="command", reply_to=WORK, delivery_mode=2)
     system.vhost.publish_raw(names.REQUEST, names.COMMAND_KEY, body, properties)
-    (dead_letter,) = eventually(system.store.reader.dead_letters)
+    (dead_letter,) = eventually(system.store.reader.dead_letters.oldest)
     assert "which is no reply queue" in dead_letter.reason
     assert WORK in dead_letter.reason
 
@@ -177,9 +177,9 @@ def test_a_message_that_ends_every_coordinator_is_set_aside_and_nothing_else_is(
         parts.stop()
     assert hands[0] > 1
     assert hands[2] == 1, "from its third delivery it is decided alone"
-    assert system.store.reader.dead_letters() == []
+    assert system.store.reader.dead_letters.oldest() == []
     system.here("coordinator", "worker", concurrency=4)
-    (dead_letter,) = eventually(system.store.reader.dead_letters, 30)
+    (dead_letter,) = eventually(system.store.reader.dead_letters.oldest, 30)
     assert b'"poison"' in dead_letter.body
     assert "a coordinator ended while" in dead_letter.reason
     system.succeeded(ids)
@@ -214,7 +214,7 @@ def test_a_message_at_the_edges_of_the_format_disturbs_no_other(served: tuple[Sy
 
     def all_seen() -> bool:
         known = system.rows(ids.values())
-        dead_letters = b"".join(row.body for row in system.store.reader.dead_letters(limit=1000)).decode(
+        dead_letters = b"".join(row.body for row in system.store.reader.dead_letters.oldest(limit=1000)).decode(
             errors="replace"
         )
         assert not (missing := [name for name, id in ids.items() if id not in known and id not in dead_letters]), (
@@ -246,7 +246,7 @@ def test_a_record_beyond_all_bounds_is_put_aside_alone(served: tuple[System, Her
     eventually(lambda: system.row("later"))
     kind, body = RECORDS[name]
     system.vhost.publish_raw(*address(kind, body), json.dumps(body).encode(), pika.BasicProperties(type=kind))
-    (dead_letters,) = eventually(system.store.reader.dead_letters)
+    (dead_letters,) = eventually(system.store.reader.dead_letters.oldest)
     assert "Input should be less than" in dead_letters.reason
     if name == "an epoch no database holds":
         assert b"before" not in dead_letters.body
@@ -270,7 +270,7 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     ids = system.enqueue(20)
     system.jobs.work.using(id="poison").enqueue()
     ids += system.enqueue(20)
-    (dead_letters,) = eventually(system.store.reader.dead_letters)
+    (dead_letters,) = eventually(system.store.reader.dead_letters.oldest)
     assert "a mistake of ours" in dead_letters.reason
     system.succeeded(ids)
     assert system.starts() == dict.fromkeys(ids, 1)
@@ -279,13 +279,13 @@ def test_a_record_whose_decision_raises_is_put_aside_alone_and_decided_when_a_pe
     monkeypatch.setattr(job_decisions, "decide", real_decide)
     system.here("coordinator", "worker", concurrency=2)
     system.succeeded(system.enqueue(1))
-    assert [row.id for row in system.store.reader.dead_letters()] == [
+    assert [row.id for row in system.store.reader.dead_letters.oldest()] == [
         dead_letters.id
     ]  # its time has passed: a person decides
     assert system.starts()["poison"] == 0
     replay(system, dead_letters.id)
     system.succeeded(["poison"])
-    assert system.store.reader.dead_letters() == []
+    assert system.store.reader.dead_letters.oldest() == []
     assert system.starts()["poison"] == 1
 
 
@@ -315,7 +315,7 @@ def test_of_a_bundle_one_event_is_put_aside_and_a_finished_job_never_runs_again_
     body = json.dumps({"v": 1, "worker": {"id": "w"}, "sent_at": 1.0, "events": [failed, poison]}).encode()
     system.vhost.publish_raw(names.REPORT, names.LOG_KEY, body, pika.BasicProperties(type="events", delivery_mode=2))
     eventually(lambda: system.row("j").error)
-    (dead_letters,) = eventually(system.store.reader.dead_letters)
+    (dead_letters,) = eventually(system.store.reader.dead_letters.oldest)
     assert b"poison" in dead_letters.body
     assert b'"j"' not in dead_letters.body
     assert "a mistake of ours" in dead_letters.reason.partition("\n")[0]
@@ -355,7 +355,10 @@ def test_what_a_newer_version_wrote_is_decided_by_the_first_that_reads_it_unless
         )  # fmt: skip
     system.here("coordinator", "worker", concurrency=2)
     system.succeeded([ids["fresh"]])
-    assert {row.id for row in system.store.reader.dead_letters()} == {f"{origin}:newer:old", "command:newer:requeue"}
+    assert {row.id for row in system.store.reader.dead_letters.oldest()} == {
+        f"{origin}:newer:old",
+        "command:newer:requeue",
+    }
     assert system.starts() == {ids["fresh"]: 1}
 
 
@@ -400,7 +403,7 @@ def test_bytes_changed_on_the_way_disturb_no_other_job(served: tuple[System, Her
             road = chance.choice([*ROADS.values()])
             kind = chance.choice(["", "events", "job", "repeat"])
             channel.basic_publish(*road, bytes(body), pika.BasicProperties(type=kind, delivery_mode=2))
-    eventually(lambda: system.store.reader.dead_letter_count() > 100)
+    eventually(lambda: system.store.reader.dead_letters.count() > 100)
     eventually(lambda: nothing_waits(system))
     strange = [row for row in system.rows().values() if row.state is State.PROCESSING and row.owner == "w"]
     with system.store.transaction() as transaction:  # what came through: jobs of a worker that never was

@@ -111,12 +111,12 @@ def test_a_batch_whose_50_001st_job_has_a_wrong_argument_starts_nothing_and_leav
         batch.enqueue_many(shop.load.bind(row) for row in rows)
 
     def counts() -> dict[State, int]:
-        return {state: number for state, number in shop.store.reader.counts().items() if number}
+        return {state: number for state, number in shop.store.reader.statistics.counts().items() if number}
 
     deleted = while_it_moves(counts, lambda seen: seen.keys() == {State.DELETED}, poll=0.2)[State.DELETED]
     # Not sent: what was left for the last chunk, and the chunks that waited to be published when the block raised.
     assert MANY - (1 + MAX_UNCONFIRMED) * CHUNK_JOBS < deleted <= MANY
-    (kept,) = shop.store.reader.batches()
+    (kept,) = shop.store.reader.batches.newest()
     assert (kept.state, kept.total, kept.deleted, kept.open) == ("deleted", deleted, deleted, 0)
     assert shop.load.enqueue(1).result(timeout=30) == 1
     assert eventually(lambda: counts() == {State.DELETED: deleted, State.SUCCEEDED: 1}), counts()
@@ -183,7 +183,7 @@ def test_whatever_is_raised_is_told(shop: Shop, how: str) -> None:
     receipt = shop.explode.enqueue(how)
     with pytest.raises(JobFailed, match=r"Error"):
         receipt.result(timeout=30)
-    row = shop.store.reader.job(receipt.id)
+    row = shop.store.reader.jobs.get(receipt.id)
     assert row is not None
     assert 0 < len(row.error or "") < 100_000
     assert len(row.reason) < 1_000

@@ -38,7 +38,7 @@ def typed(system: System, *arguments: str, store: str = "", seconds: float = 1.0
 
 
 def kinds(system: System) -> list[str]:
-    return [row.kind for row in system.store.reader.audit()]
+    return [row.kind for row in system.store.reader.audit.newest()]
 
 
 def test_a_command_that_no_coordinator_took_in_time_is_never_applied(system: System) -> None:
@@ -53,7 +53,7 @@ def test_a_command_that_no_coordinator_took_in_time_is_never_applied(system: Sys
     system.here("coordinator")
     code, text = typed(system, "queues", "pause", "bulk", seconds=20.0)
     assert code == 0, text
-    assert system.store.reader.queues() == {"bulk": True}
+    assert system.store.reader.queues.all() == {"bulk": True}
     assert kinds(system) == ["queue pause"]
     code, text = typed(system, "recurring", "pause", "nothing", seconds=20.0)
     assert code == 2
@@ -67,5 +67,5 @@ def test_a_command_of_a_program_waits_for_a_coordinator_unless_told_otherwise(sy
     with pytest.raises(ResultTimeout, match="no coordinator answered in 1 s"):
         jobs.queues.pause("mail")
     system.here("coordinator")
-    eventually(lambda: system.store.reader.queues().get("mail"))
+    eventually(lambda: system.store.reader.queues.all().get("mail"))
     assert set(kinds(system)) == {"queue pause"}

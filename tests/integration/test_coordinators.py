@@ -162,7 +162,7 @@ def test_commands_and_questions_overtake_a_backlog_of_events(system: System) -> 
         took.append(time.monotonic() - began)
     assert system.vhost.ready(names.LOG) > 0, "there was no backlog any more"
     assert max(took) < 2, took
-    counts = while_it_moves(system.store.reader.counts, lambda seen: seen[State.ENQUEUED] == len(ids) - 1)
+    counts = while_it_moves(system.store.reader.statistics.counts, lambda seen: seen[State.ENQUEUED] == len(ids) - 1)
     assert counts[State.DELETED] == 2
     assert system.row(ids[-1]).state is State.DELETED
 

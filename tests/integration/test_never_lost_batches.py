@@ -95,7 +95,7 @@ class Trees:
 def out(system: System) -> bool:
     """Whether nothing runs, and nothing is on its way to a worker."""
     started = {(mark.id, mark.attempt) for mark in system.marks("started")}
-    states = system.store.reader.counts()
+    states = system.store.reader.statistics.counts()
     left = states.get(State.ENQUEUED, 0) + states.get(State.PROCESSING, 0)
     assert not left, f"{left} are on their way after {len(started)} runs"
     return True

@@ -131,7 +131,7 @@ def test_the_first_job_of_a_queue_nobody_declared_waits_for_its_worker(system: S
     ids = [system.jobs.work.using(queue="brand.new").enqueue().id for _ in range(5)]
     ids.append(system.jobs.work.using(queue="brand.new").schedule(timedelta(seconds=0.5)).id)
     eventually(lambda: system.vhost.ready(names.work_queue("brand.new")) == 6)
-    assert system.store.reader.dead_letters() == []
+    assert system.store.reader.dead_letters.oldest() == []
     assert system.states(ids) == {"enqueued": 6}
     system.here("worker", concurrency=2, queues=("brand.new",))
     system.succeeded(ids)

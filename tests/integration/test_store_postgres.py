@@ -172,7 +172,7 @@ class TestPostgres(LastingStoreRules):
             tx.jobs.save([Row(id="j")])
         thread.join(timeout=20)
         assert touched.is_set()
-        assert newer.reader.job("j") is not None
+        assert newer.reader.jobs.get("j") is not None
         newer.close()
 
     def test_after_an_outage_the_store_works_again_by_itself(self, store: Store, postgres: Postgres) -> None:
@@ -182,9 +182,9 @@ class TestPostgres(LastingStoreRules):
         with pytest.raises(StoreError, match=r"cannot be used"), store.transaction():
             pass
         with pytest.raises(StoreError, match=r"cannot be used"):
-            store.reader.counts()
+            store.reader.statistics.counts()
         postgres.start()
-        assert store.reader.job("before") is not None
+        assert store.reader.jobs.get("before") is not None
         with store.transaction() as tx:
             tx.jobs.save([Row(id="after")])
         assert store.reader.meta().serial == 2

@@ -76,7 +76,7 @@ class Seen:
             self._excuse(run)
         self.rows: dict[str, Row] = {}
         before: str | None = None
-        while page := self.store.reader.jobs(limit=500, before_id=before):
+        while page := self.store.reader.jobs.newest(limit=500, before_id=before):
             self.rows |= {row.id: row for row in page}
             before = page[-1].id
         self.said: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -408,11 +408,11 @@ def _batches(seen: Seen) -> list[str]:
     for line in seen.accepted:
         if line["what"] != "batch":
             continue
-        kept = seen.store.reader.batch(line["id"])
+        kept = seen.store.reader.batches.get(line["id"])
         if kept is None:
             found.append(f"batch {line['id']} was accepted and is not known")
             continue
-        inner = seen.store.reader.sub_batches(line["id"])
+        inner = seen.store.reader.batches.inside(line["id"])
         states = Counter(str(seen.rows[id].state) for id in line["members"] if id in seen.rows)
         total = kept.succeeded + kept.failed + kept.deleted - len(inner)
         total += sum(each.succeeded + each.failed + each.deleted for each in inner)
@@ -477,7 +477,7 @@ def _recurring(seen: Seen) -> list[str]:
 def _dead_letters(seen: Seen) -> list[str]:
     return [
         f"dead letter of {letter.origin}: {letter.reason}: {letter.body[:300]!r}"
-        for letter in seen.store.reader.dead_letters(100)
+        for letter in seen.store.reader.dead_letters.oldest(100)
     ]
 
 

@@ -97,7 +97,7 @@ def storm(
         rates = RateWatch(system.store)
         ends.callback(rates.close)
         system.start()
-        eventually(lambda: system.store.reader.counts().get(State.SUCCEEDED, 0) > 20, 120, "jobs run")
+        eventually(lambda: system.store.reader.statistics.counts().get(State.SUCCEEDED, 0) > 20, 120, "jobs run")
         faults = Faults(system, random.Random(f"{seed}-faults"), pause)
         people = People(system, random.Random(f"{seed}-people"), 1.0)
         people.start()
@@ -137,7 +137,7 @@ def _come_to_rest(system: StormSystem) -> list[str]:
 
     def left() -> tuple[Counter[str], int]:
         try:
-            counts = system.store.reader.counts()
+            counts = system.store.reader.statistics.counts()
         except StoreError:
             return Counter({"unreadable": 1}), 0
         open_states = Counter({str(state): n for state, n in counts.items() if n and not state.is_final})

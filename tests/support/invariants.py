@@ -19,7 +19,7 @@ def broken(store: Store) -> list[str]:
     reader = store.reader
     rows: list[Row] = []
     before: str | None = None
-    while page := reader.jobs(limit=500, before_id=before):
+    while page := reader.jobs.newest(limit=500, before_id=before):
         rows += page
         before = page[-1].id
     found = [sentence for row in rows for sentence in _of_row(row)] + _of_counters(store, rows)
@@ -58,7 +58,7 @@ def _of_counters(store: Store, rows: list[Row]) -> list[str]:
     counted = dict.fromkeys(State, 0)
     for row in rows:
         counted[row.state] += 1
-    kept = store.reader.counts()
+    kept = store.reader.statistics.counts()
     return [
         f"{kept.get(state, 0)} jobs are counted as {state}, {number} are"
         for state, number in counted.items()

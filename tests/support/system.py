@@ -198,14 +198,14 @@ class System:
 
     def row(self, id: str) -> Row:
         """A job's row; AssertionError while it is not known."""
-        row = self.store.reader.job(id)
+        row = self.store.reader.jobs.get(id)
         assert row is not None, f"{id} is not in the store"
         return row
 
     def rows(self, ids: Iterable[str] | None = None) -> dict[str, Row]:
         """The rows of jobs, as far as they are known; None: of all."""
         wanted, found, before = None if ids is None else set(ids), dict[str, Row](), None
-        while page := self.store.reader.jobs(limit=500, before_id=before):
+        while page := self.store.reader.jobs.newest(limit=500, before_id=before):
             found |= {row.id: row for row in page if wanted is None or row.id in wanted}
             before = page[-1].id
         return found

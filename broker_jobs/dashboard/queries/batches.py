@@ -38,28 +38,32 @@ class BatchQueries:
         Raises:
             UsageError: the cursor belongs to another query.
         """
-        found = self._reader.batches_page(state=state, text=text or None, cursor=cursor, limit=limit)
+        found = self._reader.batches.page(state=state, text=text or None, cursor=cursor, limit=limit)
         return BatchesPage(batches=[BatchSummary(**_fields(row)) for row in found.batches], next=found.next)
 
     def exists(self, id: str) -> bool:
         """Whether the store has a batch of this id."""
-        return self._reader.batch(id) is not None
+        return self._reader.batches.get(id) is not None
 
     def get(self, id: str) -> BatchView | None:
         """Everything about one batch, or None."""
-        rows = self._reader.batch_tree(id, MAX_INNER_BATCHES)
+        rows = self._reader.batches.tree(id, MAX_INNER_BATCHES)
         if not rows:
             return None
-        failures, counted = self._reader.batch_failures(id, MAX_FAILURES)
-        found = self._reader.search(SearchQuery(batch=id, limit=MAX_JOBS))
+        failures, counted = self._reader.batches.failures(id, MAX_FAILURES)
+        found = self._reader.jobs.search(SearchQuery(batch=id, limit=MAX_JOBS))
         return BatchView(
             **_fields(rows[0]),
             tree=_tree(rows),
             failures=[FailureGroup(error=row.error, count=row.count, example=row.example) for row in failures],
             failures_counted=counted,
             jobs=self._jobs.summaries(found.rows),
-            parents=[relation_view(each) for each in self._reader.parents(id, is_batch=True, limit=MAX_RELATIONS)],
-            children=[relation_view(each) for each in self._reader.children(id, is_batch=True, limit=MAX_RELATIONS)],
+            parents=[
+                relation_view(each) for each in self._reader.relations.parents(id, is_batch=True, limit=MAX_RELATIONS)
+            ],
+            children=[
+                relation_view(each) for each in self._reader.relations.children(id, is_batch=True, limit=MAX_RELATIONS)
+            ],
         )
 
 

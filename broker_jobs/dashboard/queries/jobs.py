@@ -59,7 +59,7 @@ class JobQueries:
         Raises:
             UsageError: the cursor belongs to another query, or the state cannot be sorted this way.
         """
-        found = self._reader.search(_search(query), functools.partial(self._contains, query.text or ""))
+        found = self._reader.jobs.search(_search(query), functools.partial(self._contains, query.text or ""))
         return JobsPage(
             jobs=self.summaries(found.rows),
             next=found.next,
@@ -70,18 +70,18 @@ class JobQueries:
 
     def exists(self, id: str) -> bool:
         """Whether the store has a job of this id."""
-        return self._reader.job(id) is not None
+        return self._reader.jobs.get(id) is not None
 
     def get(self, id: str) -> JobView | None:
         """Everything about one job, or None."""
-        row = self._reader.job(id)
+        row = self._reader.jobs.get(id)
         if row is None:
             return None
         now = self._clock.now()
         function = self._functions.get(row.job)
         envelope = read_envelope(row.envelope)
         call = masked_call(envelope, row.queue, function, self._masking)
-        dependencies = self._reader.dependencies(id)
+        dependencies = self._reader.dependencies.of(id)
         return JobView(
             **summary_fields(row, function, self._masking, now),
             arguments=[argument_view(each) for each in (*call.args, *call.kwargs)],
@@ -91,15 +91,15 @@ class JobQueries:
             result_lost=row.result_lost,
             failure=_failure(row.error),
             history=_history(row),
-            attempts=[_attempt(each) for each in self._reader.attempts(id)],
+            attempts=[_attempt(each) for each in self._reader.attempts.of(id)],
             log_lines=[
                 LogLineView(at=as_datetime(line.at), attempt=line.attempt, text=line.text)
-                for line in self._reader.lines(id, MAX_LOG_LINES)
+                for line in self._reader.log_lines.of(id, MAX_LOG_LINES)
             ],
-            parents=[relation_view(each) for each in self._reader.parents(id, limit=MAX_RELATIONS)],
-            children=[relation_view(each) for each in self._reader.children(id, limit=MAX_RELATIONS)],
-            waits_for=_waits_for(row, dependencies, self._reader.slots_waited_for(id), now),
-            alias_of=self._reader.root_of(row).id if row.is_alias else None,
+            parents=[relation_view(each) for each in self._reader.relations.parents(id, limit=MAX_RELATIONS)],
+            children=[relation_view(each) for each in self._reader.relations.children(id, limit=MAX_RELATIONS)],
+            waits_for=_waits_for(row, dependencies, self._reader.limits.waited_for(id), now),
+            alias_of=self._reader.jobs.root_of(row).id if row.is_alias else None,
             created_by=row.parent,
             crashes=row.crashes,
             epoch=row.epoch,
@@ -111,7 +111,7 @@ class JobQueries:
 
     def raw_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
         """A job's arguments unmasked, to restore hidden values in edited ones; never shown. None: not known."""
-        row = self._reader.job(id)
+        row = self._reader.jobs.get(id)
         envelope = read_envelope("" if row is None else row.envelope)
         if not envelope:
             return None
@@ -119,7 +119,7 @@ class JobQueries:
 
     def masked_arguments(self, id: str) -> tuple[list[object], dict[str, object]] | None:
         """A job's arguments, hidden values masked. None: not known."""
-        row = self._reader.job(id)
+        row = self._reader.jobs.get(id)
         envelope = read_envelope("" if row is None else row.envelope)
         if row is None or not envelope:
             return None

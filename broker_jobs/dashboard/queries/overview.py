@@ -34,23 +34,23 @@ class OverviewQueries:
         return LiveCounts(
             serial=self._reader.meta().serial,
             at=as_datetime(self._clock.now()),
-            counts=self._reader.counts(),
-            ended={state.value: count for state, count in self._reader.ended().items()},
+            counts=self._reader.statistics.counts(),
+            ended={state.value: count for state, count in self._reader.statistics.ended().items()},
             alerts=len(self.alerts()),
         )
 
     def get(self) -> Overview:
         """The content of the overview page, without its history."""
         meta, now = self._reader.meta(), self._clock.now()
-        latency = self._reader.latency(now - LATENCY_SECONDS, now)
+        latency = self._reader.statistics.latency(now - LATENCY_SECONDS, now)
         return Overview(
             at=as_datetime(now),
-            counts=self._reader.counts(),
-            retries=self._reader.retries(),
-            recurring=self._reader.schedule_count(),
+            counts=self._reader.statistics.counts(),
+            retries=self._reader.statistics.retries(),
+            recurring=self._reader.schedules.count(),
             workers=sum(not worker.silent for worker in self._system.workers(with_jobs=False)),
-            queues=len(self._reader.queues()),
-            dead_letters=self._reader.dead_letter_count(),
+            queues=len(self._reader.queues.all()),
+            dead_letters=self._reader.dead_letters.count(),
             alerts=self.alerts(),
             latencies=Latencies(
                 wait_p50=latency.wait_p50,
@@ -72,7 +72,7 @@ class OverviewQueries:
             raise OptionError(f"span must be one of {', '.join(SPANS)}, not {span!r}")
         step, count = SPANS[span]
         last = int(self._clock.now()) // step * step
-        rows = self._reader.history(last - (count - 1) * step, last + step, step)
+        rows = self._reader.statistics.history(last - (count - 1) * step, last + step, step)
         points = [
             HistoryPoint(at=as_datetime(row.at), succeeded=row.succeeded, failed=row.failed, deleted=row.deleted)
             for row in rows
@@ -89,16 +89,16 @@ class OverviewQueries:
     def _status(self) -> SystemStatus:
         now = self._clock.now()
         minute = int(now) // 60 * 60
-        ended = self._reader.throughput(minute - FAILURES_SECONDS)
-        first_due = self._reader.search(SearchQuery(states=(State.SCHEDULED,), sort="due", limit=1)).rows
+        ended = self._reader.statistics.throughput(minute - FAILURES_SECONDS)
+        first_due = self._reader.jobs.search(SearchQuery(states=(State.SCHEDULED,), sort="due", limit=1)).rows
         return SystemStatus(
             now=now,
             queues=self._system.queues(),
             workers=self._system.workers(with_jobs=False),  # alerts do not need the jobs, and reading them is slow
             components=self._system.components(),
             last_tick_at=self._reader.meta().last_tick_at or None,
-            schedules=sum(not row.paused for row in self._reader.schedules()),
-            dead_letters=self._reader.dead_letter_count(),
+            schedules=sum(not row.paused for row in self._reader.schedules.all()),
+            dead_letters=self._reader.dead_letters.count(),
             overdue_since=first_due[0].due_at if first_due else None,
             succeeded=sum(n for _, state, n in ended if state is State.SUCCEEDED),
             failed=sum(n for _, state, n in ended if state is State.FAILED),

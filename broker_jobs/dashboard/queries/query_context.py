@@ -35,7 +35,7 @@ class FunctionQueries:
         """Every declared function by its name; up to five seconds old."""
         now = self._clock.monotonic()
         if self._cached is None or now - self._cached[0] > FUNCTIONS_CACHE_SECONDS:
-            self._cached = now, {row.name: _function(row) for row in self._reader.functions()}
+            self._cached = now, {row.name: _function(row) for row in self._reader.declarations.functions()}
         return self._cached[1]
 
 

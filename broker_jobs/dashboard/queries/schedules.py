@@ -29,7 +29,7 @@ class ScheduleQueries:
     def all(self) -> list[ScheduleSummary]:
         """All recurring jobs, by name."""
         functions = self._context.functions.by_name()
-        return [ScheduleSummary(**self._fields(row, functions)) for row in self._context.reader.schedules()]
+        return [ScheduleSummary(**self._fields(row, functions)) for row in self._context.reader.schedules.all()]
 
     def get(self, name: str) -> ScheduleView | None:
         """Everything about one recurring job, or None."""
@@ -45,12 +45,12 @@ class ScheduleQueries:
             **self._fields(row, functions),
             arguments=[argument_view(each) for each in (*call.args, *call.kwargs)],
             next_times=[as_datetime(at) for at in _next_times(row, context.clock.now(), NEXT_TIMES)],
-            runs=self._jobs.summaries(context.reader.search(SearchQuery(recurring=name, limit=LAST_RUNS)).rows),
+            runs=self._jobs.summaries(context.reader.jobs.search(SearchQuery(recurring=name, limit=LAST_RUNS)).rows),
         )
 
     def row(self, name: str) -> ScheduleRow | None:
         """The stored recurring job with its call unmasked, to change it; never shown."""
-        return self._context.reader.schedule(name)
+        return self._context.reader.schedules.get(name)
 
     def preview(self, cron_text: str, tz: str, count: int = NEXT_TIMES) -> list[float]:
         """The next times of a cron expression.
@@ -65,7 +65,7 @@ class ScheduleQueries:
         context = self._context
         envelope = read_envelope(row.call)
         job, queue = str(envelope.get("job", "")), str(envelope.get("queue", "default"))
-        last = None if row.last_job_id is None else context.reader.job(row.last_job_id)
+        last = None if row.last_job_id is None else context.reader.jobs.get(row.last_job_id)
         return {
             "name": row.name,
             "cron": row.cron,

@@ -47,7 +47,7 @@ class SystemQueries:
     def queues(self) -> list[QueueView]:
         """Every known queue, by name."""
         now = self._clock.now()
-        alive = [worker for worker in self._reader.workers() if not is_silent(worker, now)]
+        alive = [worker for worker in self._reader.processes.workers() if not is_silent(worker, now)]
         return [
             QueueView(
                 name=row.name,
@@ -60,12 +60,12 @@ class SystemQueries:
                 ended_per_minute=row.ended_per_minute,
                 workers=sum(row.name in worker.queues for worker in alive),
             )
-            for row in self._reader.queue_rows(now)
+            for row in self._reader.queues.rows(now)
         ]
 
     def workers(self, *, with_jobs: bool = True) -> list[WorkerView]:
         """All known workers, by host and slot, with their running jobs unless these are not needed."""
-        running = self._reader.running_by_worker(MAX_RUNNING_JOBS) if with_jobs else {}
+        running = self._reader.jobs.running_by_worker(MAX_RUNNING_JOBS) if with_jobs else {}
         now = self._clock.now()
         return [
             WorkerView(
@@ -75,7 +75,7 @@ class SystemQueries:
                 seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
                 jobs=self._jobs.summaries(running.get(row.id, [])),
             )
-            for row in self._reader.workers()
+            for row in self._reader.processes.workers()
         ]  # fmt: skip
 
     def components(self) -> list[ComponentView]:
@@ -87,13 +87,13 @@ class SystemQueries:
                 version=row.version, active=row.active, seen_at=as_datetime(row.seen_at),
                 silent=now - row.seen_at > COMPONENT_SILENT_SECONDS,
             )
-            for row in self._reader.components()
+            for row in self._reader.processes.components()
         ]  # fmt: skip
 
     def limits(self) -> list[LimitView]:
         """Limits that jobs use or wait for, and limits set by a person."""
         views = []
-        for row in self._reader.limits():
+        for row in self._reader.limits.all():
             kind, _, key = row.key.partition(":")
             views.append(
                 LimitView(
@@ -109,7 +109,7 @@ class SystemQueries:
 
     def dead_letters(self, *, cursor: str | None = None, limit: int = 50) -> DeadLettersPage:
         """A page of dead letters, newest first. Raises UsageError: the cursor belongs to another query."""
-        found = self._reader.dead_letters_page(cursor=cursor, limit=limit)
+        found = self._reader.dead_letters.page(cursor=cursor, limit=limit)
         return DeadLettersPage(
             dead_letters=[
                 DeadLetterEntry(
@@ -119,12 +119,12 @@ class SystemQueries:
                 for row in found.dead_letters
             ],
             next=found.next,
-            total=self._reader.dead_letter_count(),
+            total=self._reader.dead_letters.count(),
         )  # fmt: skip
 
     def dead_letter(self, id: str) -> DeadLetterView | None:
         """One dead letter with its body, or None."""
-        row = self._reader.dead_letter(id)
+        row = self._reader.dead_letters.get(id)
         if row is None:
             return None
         return DeadLetterView(
@@ -155,12 +155,12 @@ class SystemQueries:
         Raises:
             UsageError: the cursor belongs to another query.
         """
-        found = self._reader.audit_page(by=by or None, text=text or None, cursor=cursor, limit=limit)
+        found = self._reader.audit.page(by=by or None, text=text or None, cursor=cursor, limit=limit)
         return AuditPage(audit=[self._audit_entry(row) for row in found.audit], next=found.next)
 
     def bulk(self, id: str) -> BulkView | None:
         """The progress of a bulk command, or None."""
-        row = self._reader.command(id)
+        row = self._reader.audit.get(id)
         if row is None or not row.kind.startswith("bulk "):
             return None
         detail = read_json(row.detail).get("detail", {})

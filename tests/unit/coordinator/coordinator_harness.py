@@ -64,7 +64,7 @@ class CoordinatorHarness:
         self.publish(Message(names.REPORT, names.LOG_KEY, bundle.model_dump_json().encode(), "events"))
 
     def row(self, id: str = "j") -> Row:
-        row = self.store.reader.job(id)
+        row = self.store.reader.jobs.get(id)
         assert row is not None
         return row
 

@@ -51,7 +51,7 @@ class EngineHarness:
 
     def row(self, id: str = "j") -> Row:
         """The row as it is stored."""
-        row = self.store.reader.job(id)
+        row = self.store.reader.jobs.get(id)
         assert row is not None, f"no row {id}"
         return row
 

@@ -54,7 +54,7 @@ def test_a_job_that_waits_for_its_time_runs_now_with_other_arguments(harness: En
 def test_the_audit_says_that_arguments_were_changed_and_not_which(harness: EngineHarness) -> None:
     harness.apply(harness.ready(args=["old secret"]), harness.failed(final=True))
     assert _requeue(harness, args=["new secret"]).detail["arguments"] == "changed"
-    (audited,) = harness.store.reader.audit()
+    (audited,) = harness.store.reader.audit.newest()
     assert json.loads(audited.detail)["detail"]["arguments"] == "changed"
     assert "secret" not in audited.detail
 

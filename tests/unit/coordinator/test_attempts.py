@@ -30,7 +30,7 @@ def harness() -> EngineHarness:
 
 
 def attempts(harness: EngineHarness, id: str = "j") -> list[AttemptRow]:
-    return harness.store.reader.attempts(id)
+    return harness.store.reader.attempts.of(id)
 
 
 def ends(harness: EngineHarness, id: str = "j") -> list[tuple[int, int, str]]:
@@ -223,7 +223,7 @@ def test_the_release_of_a_worker_that_died_is_kept_though_the_worker_is_forgotte
     with harness.store.transaction() as tx:
         liveness = harness.engine.liveness
         records = liveness.judge(tx, [("w1", "its worker vanished")], WallTime(harness.now), LogTime(1_000.0))
-    assert harness.store.reader.workers() == []
+    assert harness.store.reader.processes.workers() == []
     harness.apply(*records)
     assert [(one.ended, one.release) for one in attempts(harness)] == [("crashed", "1.2.3")]
 
@@ -243,12 +243,12 @@ def test_the_release_of_a_worker_is_known_before_its_first_heartbeat(harness: En
 
 def test_a_worker_that_is_connected_again_keeps_what_its_heartbeats_told(harness: EngineHarness) -> None:
     harness.apply(beat(harness, "1.2.3"))
-    (before,) = harness.store.reader.workers()
+    (before,) = harness.store.reader.processes.workers()
     hello = Hello(
         id="hello", at=harness.now + 1.0, worker=WorkerRef(id="w1", host="node-1", slot="1"), queues=["default"]
     )
     harness.apply(CommandReceived(hello, None, None))
-    assert harness.store.reader.workers() == [before]
+    assert harness.store.reader.processes.workers() == [before]
 
 
 def test_where_no_release_was_reported_none_is_kept(harness: EngineHarness) -> None:

@@ -24,13 +24,15 @@ def tick(harness: EngineHarness, coordinator: str, at: float = 0.0) -> Tick:
 
 
 def components(harness: EngineHarness) -> dict[str, tuple[str, bool, float]]:
-    return {one.id: (one.kind, one.active, one.seen_at - harness.now) for one in harness.store.reader.components()}
+    return {
+        one.id: (one.kind, one.active, one.seen_at - harness.now) for one in harness.store.reader.processes.components()
+    }
 
 
 def test_who_reads_the_log_is_the_active_coordinator_and_others_stand_by(harness: EngineHarness) -> None:
     harness.apply(tick(harness, "c1"), tick(harness, "c2"))
     assert components(harness) == {"c1": ("coordinator", True, 0.0), "c2": ("coordinator", False, 0.0)}
-    one = harness.store.reader.components()[0]
+    one = harness.store.reader.processes.components()[0]
     assert (one.host, one.pid, one.version) == ("h", 7, "1.2")
 
 
@@ -55,7 +57,7 @@ def test_a_coordinator_of_another_store_is_not_ours(harness: EngineHarness) -> N
 def test_a_beat_that_says_that_it_lives_is_kept_and_not_audited(harness: EngineHarness) -> None:
     effects = harness.apply(harness.ask(BeatHeartbeat, by="beat-1", host="h", pid=3, version="1"))
     assert components(harness) == {"beat-1": ("beat", True, 0.0)}
-    assert (harness.store.reader.audit(), effects.messages) == ([], [])
+    assert (harness.store.reader.audit.newest(), effects.messages) == ([], [])
 
 
 def test_what_a_program_can_run_is_kept_answered_and_not_audited(harness: EngineHarness) -> None:
@@ -67,9 +69,9 @@ def test_what_a_program_can_run_is_kept_answered_and_not_audited(harness: Engine
     first = harness.ask(DeclareFunctions, "me", origin="shop", functions=[send], last=False)
     effects = harness.apply(first, harness.ask(DeclareFunctions, "me", origin="shop", functions=[]))
     assert len(effects.messages) == 2
-    assert harness.store.reader.audit() == []
-    assert [one.name for one in harness.store.reader.functions()] == ["send"]
-    told = harness.store.reader.function("send")
+    assert harness.store.reader.audit.newest() == []
+    assert [one.name for one in harness.store.reader.declarations.functions()] == ["send"]
+    told = harness.store.reader.declarations.function("send")
     assert told is not None
     assert (told.origin, told.queue, told.doc, told.seen_at) == ("shop", "mail", "Sends.", harness.now)
     assert told.parameters == [to.model_dump(mode="json")]
@@ -84,13 +86,13 @@ def test_a_link_to_a_parent_stays_visible_after_it_was_met(harness: EngineHarnes
     harness.apply(harness.child("late", "parent", on="finished"))
     reader = harness.store.reader
     assert harness.row("early").state is not State.AWAITING
-    assert [(one.id, one.on, one.state) for one in reader.children("parent")] == [
+    assert [(one.id, one.on, one.state) for one in reader.relations.children("parent")] == [
         ("early", "succeeded", harness.row("early").state.value),
         ("late", "finished", harness.row("late").state.value),
     ]
-    assert [one.id for one in reader.parents("late")] == ["parent"]
-    assert [(one.id, one.is_batch) for one in reader.parents("of-batch")] == [("b", True)]
-    assert [one.id for one in reader.children("b", is_batch=True)] == ["of-batch"]
+    assert [one.id for one in reader.relations.parents("late")] == ["parent"]
+    assert [(one.id, one.is_batch) for one in reader.relations.parents("of-batch")] == [("b", True)]
+    assert [one.id for one in reader.relations.children("b", is_batch=True)] == ["of-batch"]
 
 
 def test_a_worker_that_does_not_know_a_job_is_no_return_of_it(harness: EngineHarness) -> None:

@@ -28,12 +28,12 @@ def fail(harness: EngineHarness, *ids: str, **fields: Any) -> None:
 
 
 def states(harness: EngineHarness) -> dict[str, int]:
-    return {state.value: n for state, n in harness.store.reader.counts().items() if n}
+    return {state.value: n for state, n in harness.store.reader.statistics.counts().items() if n}
 
 
 def progress(harness: EngineHarness, id: str) -> dict[str, Any]:
     """What the audit says of a command."""
-    (row,) = (row for row in harness.store.reader.audit() if row.id == id)
+    (row,) = (row for row in harness.store.reader.audit.newest() if row.id == id)
     return dict(json.loads(row.detail)["detail"])
 
 

@@ -124,7 +124,7 @@ def test_an_outage_of_days_gives_up_no_parent(harness: Skewed) -> None:
     harness.apply(harness.child("c", "p"))
     harness.now += 3 * DAY
     since = LogTime(harness.store.reader.meta().log_time - DAY)
-    assert harness.store.reader.unknown_parents(since=since, after=("", "", ""), limit=10)[0] == []
+    assert harness.store.reader.dependencies.unknown_parents(since=since, after=("", "", ""), limit=10)[0] == []
 
 
 @pytest.mark.parametrize("off", OFF)
@@ -164,7 +164,7 @@ def test_an_ended_job_is_kept_as_long_as_it_is_said_whatever_the_clock_of_its_wo
 @pytest.mark.parametrize("off", OFF)
 def test_an_end_is_counted_in_the_minute_in_which_it_was_stored(harness: Skewed, off: float | str) -> None:
     harness.apply(harness.ready(), harness.written(off, "succeeded"))  # type: ignore[arg-type]
-    assert [(at, n) for at, _, n in harness.store.reader.throughput(harness.now - 60.0)] == [
+    assert [(at, n) for at, _, n in harness.store.reader.statistics.throughput(harness.now - 60.0)] == [
         (harness.now // 60 * 60, 1)
     ]
 

@@ -421,7 +421,9 @@ class World:
             for _ in range(4):
                 h.now += 1.0
                 h.apply(h.tick())
-            if unknown := h.store.reader.unknown_parents(since=LogTime(1e9), after=("", "", ""), limit=1_000)[0]:
+            if unknown := h.store.reader.dependencies.unknown_parents(
+                since=LogTime(1e9), after=("", "", ""), limit=1_000
+            )[0]:
                 self.apply(UnknownParents(unknown))
             dues = [row.due_at or 0.0 for row in left if row.is_waiting and not row.waits]
             if dues and min(dues) > h.now + 600:

@@ -110,8 +110,8 @@ def test_a_command_whose_time_is_over_while_the_store_is_away_is_never_applied(
     assert (replies["late"].ok, replies["late"].expired) == (False, True)
     assert (replies["done"].ok, replies["done"].expired) == (True, False)
     assert replies["patient"].ok
-    assert room.store.reader.queues() == {"mail": True, "slow": True}
-    assert {row.id for row in room.store.reader.audit()} == {"done", "patient"}
+    assert room.store.reader.queues.all() == {"mail": True, "slow": True}
+    assert {row.id for row in room.store.reader.audit.newest()} == {"done", "patient"}
 
 
 def test_a_queue_that_cannot_be_declared_now_fails_no_job(
@@ -142,9 +142,9 @@ def test_a_stop_notes_what_became_of_the_last_releases(room: CoordinatorHarness)
         room.start()
         ids = [f"j{n}-{m}" for m in range(50)]
         room.hold(*(room.envelope(id) for id in ids))
-        eventually(lambda: room.store.reader.job(ids[-1]))  # noqa: B023  # called at once
+        eventually(lambda: room.store.reader.jobs.get(ids[-1]))  # noqa: B023  # called at once
         room.coordinator.stop()
-        known = [row for id in ids if (row := room.store.reader.job(id)) is not None]
+        known = [row for id in ids if (row := room.store.reader.jobs.get(id)) is not None]
         assert {row.publication for row in known if row.state is State.ENQUEUED} <= {Publication.PUBLISHED}
 
 
@@ -181,7 +181,7 @@ def test_a_coordinator_that_was_idle_for_long_is_not_taken_for_stuck(
     time.sleep(2.0)  # it stands by, without a transaction
     room.coordinator.stop()
     room.hold(*(room.envelope(f"j{n}") for n in range(2_000)))
-    eventually(lambda: room.store.reader.job("j1999"))
+    eventually(lambda: room.store.reader.jobs.get("j1999"))
     other.stop()
     assert room.fatal == []
 
@@ -217,8 +217,8 @@ def test_one_bad_record_among_thousands_costs_a_few_transactions(
     monkeypatch.setattr(engine, "apply", picky)
     with room.store.transaction():  # the coordinator waits; all of these meet in its next batch
         room.hold(*(room.envelope(f"j{n}") if n != 300 else room.envelope("bad") for n in range(600)))
-    eventually(lambda: room.store.reader.job("j599"))
-    assert [row.origin for row in room.store.reader.dead_letters()] == ["log"]
+    eventually(lambda: room.store.reader.jobs.get("j599"))
+    assert [row.origin for row in room.store.reader.dead_letters.oldest()] == ["log"]
     assert len(calls) < 100
 
 

@@ -339,7 +339,7 @@ class World:
         if not self.work:
             return
         sent = self.work.pop(number % len(self.work))
-        row = self.store.reader.job(sent.id)
+        row = self.store.reader.jobs.get(sent.id)
         if row is not None and row.fence >= sent.epoch:
             self._return(sent, "fenced")
             return
@@ -423,7 +423,7 @@ class World:
             case "a person deletes a batch":
                 asked = DeleteBatch(id=command, at=self.now, batch_id=id)
             case "a person deletes a job":
-                if self.store.reader.job(id) is None:  # a tombstone, whatever it was to wait for
+                if self.store.reader.jobs.get(id) is None:  # a tombstone, whatever it was to wait for
                     return
                 asked = DeleteJob(id=command, at=self.now, job_id=id)
             case _:
@@ -433,7 +433,7 @@ class World:
     # ---- the end
 
     def rows(self) -> list[Row]:
-        return self.store.reader.jobs(limit=500)
+        return self.store.reader.jobs.newest(limit=500)
 
     def drain(self) -> None:
         """Let all come, be taken, be run, and time pass, until nothing moves any more."""

@@ -532,12 +532,12 @@ def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name
         harness.apply(*transaction)
         harness.work()
     for _ in range(5):
-        out = [row.id for row in harness.store.reader.jobs() if row.state is State.ENQUEUED]
+        out = [row.id for row in harness.store.reader.jobs.newest() if row.state is State.ENQUEUED]
         run(harness, *out)
-    rows = harness.store.reader.jobs()
+    rows = harness.store.reader.jobs.newest()
     assert [row.id for row in rows if not row.state.is_final] == []
     assert any("waits for itself" in row.reason for row in rows)
-    assert {batch.state for batch in harness.store.reader.batches()} <= {"succeeded", "failed", "deleted"}
+    assert {batch.state for batch in harness.store.reader.batches.newest()} <= {"succeeded", "failed", "deleted"}
     assert broken(harness.store) == []
 
 

@@ -589,23 +589,23 @@ def test_a_dead_lettered_message_is_replayed_when_it_can_be_read_and_refused_whi
 ) -> None:
     newer = arrived(b'{"v": 2}')
     harness.apply(Unreadable("log", "message of version 2", newer))
-    dead_letter = harness.store.reader.dead_letters()[0]
+    dead_letter = harness.store.reader.dead_letters.oldest()[0]
     assert (dead_letter.origin, dead_letter.reason, dead_letter.body) == ("log", "message of version 2", newer.body)
     reply = answered(harness, ReplayDeadLetter, dead_letter_id=dead_letter.id)
     assert reply.refused is not None
     assert "version 2" in reply.refused
     harness.apply(Unreadable("dead", "a worker could not read it", arrived(harness.body("k").encode())))
-    readable = next(row for row in harness.store.reader.dead_letters() if row.origin == "dead")
+    readable = next(row for row in harness.store.reader.dead_letters.oldest() if row.origin == "dead")
     assert answered(harness, ReplayDeadLetter, dead_letter_id=readable.id).ok
     assert harness.row("k").state is State.ENQUEUED
-    assert readable.id not in [row.id for row in harness.store.reader.dead_letters()]
+    assert readable.id not in [row.id for row in harness.store.reader.dead_letters.oldest()]
 
 
 def test_a_dead_lettered_message_is_deleted_for_good(harness: EngineHarness) -> None:
     harness.apply(Unreadable("command", "not JSON", arrived(b"?")))
-    dead_letter = harness.store.reader.dead_letters()[0]
+    dead_letter = harness.store.reader.dead_letters.oldest()[0]
     assert answered(harness, DeleteDeadLetter, dead_letter_id=dead_letter.id).ok
-    assert harness.store.reader.dead_letters() == []
+    assert harness.store.reader.dead_letters.oldest() == []
     assert answered(harness, DeleteDeadLetter, dead_letter_id=dead_letter.id).refused == "no dead letter has this id"
 
 

@@ -33,7 +33,7 @@ class Records(RuleBasedStateMachine):
         self.asked: set[str] = set()
 
     def epoch_of(self, id: str, behind: int) -> int:
-        row = self.harness.store.reader.job(id)
+        row = self.harness.store.reader.jobs.get(id)
         return max(1, (row.epoch if row is not None else 1) - behind)
 
     @rule(id=ids)
@@ -99,7 +99,7 @@ class Records(RuleBasedStateMachine):
         self.harness.apply(*self.harness.apply(self.harness.beat(worker, running=[(id, self.epoch_of(id, 0))])).next)
 
     def rows(self) -> list[Row]:
-        return self.harness.store.reader.jobs()
+        return self.harness.store.reader.jobs.newest()
 
     @invariant()
     def the_store_is_sound(self) -> None:

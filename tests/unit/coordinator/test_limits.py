@@ -438,10 +438,10 @@ def test_who_asks_for_limits_sees_the_numbers_that_jobs_carry(harness: EngineHar
     rate = LimitKey(kind="rate", key="api", limit=2, per=60.0)
     slots = LimitKey(kind="concurrency", key="smtp", limit=3)
     harness.apply(*(harness.held(id, limits=[rate, slots]) for id in "abc"))
-    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in harness.store.reader.limits()}
+    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in harness.store.reader.limits.all()}
     assert found == {"concurrency:smtp": (3, None, False), "rate:api": (2, 60.0, False)}
     harness.apply(harness.ask(SetLimit, key="api", limit=9))
-    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in harness.store.reader.limits()}
+    found = {limit.key: (limit.most, limit.per, limit.is_set) for limit in harness.store.reader.limits.all()}
     assert found["rate:api"] == (9, 60.0, True)
 
 
@@ -518,7 +518,7 @@ class Slots(RuleBasedStateMachine):
         what=st.sampled_from(["ok", "fail", "started", "back", "handed", "lease", "delete", "requeue", "unsure"]),
     )
     def happens(self, n: int, what: str) -> None:
-        row = self.harness.store.reader.job(f"j{n}")
+        row = self.harness.store.reader.jobs.get(f"j{n}")
         if row is None:
             return
         harness, id, epoch = self.harness, row.id, row.epoch
@@ -551,7 +551,7 @@ class Slots(RuleBasedStateMachine):
         self.harness.apply(*(TimerDue(f"j{n}") for n in range(1, self.made + 1)))
 
     def rows(self) -> list[Row]:
-        return self.harness.store.reader.jobs(limit=500)
+        return self.harness.store.reader.jobs.newest(limit=500)
 
     @invariant()
     def the_store_is_sound(self) -> None:

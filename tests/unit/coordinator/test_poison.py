@@ -60,16 +60,16 @@ def test_a_message_that_ends_its_coordinator_is_decided_alone_then_set_aside_and
     assert "poison" in hands[0]
     assert len(hands[0]) > 1
     assert hands[2] == hands[3] == ["poison"], "from its third delivery it is decided alone"
-    assert room.store.reader.dead_letters() == [], "a count alone condemns nothing"
+    assert room.store.reader.dead_letters.oldest() == [], "a count alone condemns nothing"
     room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
     room.start()
-    (dead,) = eventually(room.store.reader.dead_letters)
+    (dead,) = eventually(room.store.reader.dead_letters.oldest)
     assert b'"poison"' in dead.body
     assert "twice a coordinator ended while" in dead.reason
     for id in ("a", "b", "c", "d"):
-        eventually(lambda id=id: room.store.reader.job(id))  # type: ignore[misc]
+        eventually(lambda id=id: room.store.reader.jobs.get(id))  # type: ignore[misc]
         assert room.row(id).state is State.SCHEDULED
-    assert room.store.reader.job("poison") is None
+    assert room.store.reader.jobs.get("poison") is None
 
 
 def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(room: CoordinatorHarness) -> None:
@@ -84,9 +84,9 @@ def test_a_message_that_was_only_near_a_crash_is_decided_however_often_it_comes(
     for _ in range(2):  # the mark of the first time is gone
         room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
         room.start()
-        eventually(lambda: room.store.reader.job("a"))
+        eventually(lambda: room.store.reader.jobs.get("a"))
         room.coordinator.stop()
-    assert room.store.reader.dead_letters() == []
+    assert room.store.reader.dead_letters.oldest() == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -100,7 +100,7 @@ def test_a_message_that_a_coordinator_had_alone_when_it_was_killed_is_decided_an
     room.coordinator = Coordinator(room.broker, room.store, room.settings, SystemClock())
     room.start()
     assert eventually(lambda: room.row("poison")).state is State.SCHEDULED
-    assert room.store.reader.dead_letters() == []
+    assert room.store.reader.dead_letters.oldest() == []
     with room.store.transaction() as tx:
         assert tx._connection.exec_driver_sql("SELECT * FROM poison_marks").all() == []
 
@@ -111,9 +111,9 @@ def test_dead_letters_beyond_their_budget_go_the_oldest_first(room: CoordinatorH
     room.start()
     for n in range(20):
         room.publish(Message(names.OFFER, names.LOG_KEY, b"garbage %d" % n, "job"))
-        eventually(lambda n=n: b"garbage %d" % n in {row.body for row in room.store.reader.dead_letters()})  # type: ignore[misc]
-    eventually(lambda: room.store.reader.dead_letter_count() == 5)
-    assert {row.body for row in room.store.reader.dead_letters()} == {b"garbage %d" % n for n in range(15, 20)}
+        eventually(lambda n=n: b"garbage %d" % n in {row.body for row in room.store.reader.dead_letters.oldest()})  # type: ignore[misc]
+    eventually(lambda: room.store.reader.dead_letters.count() == 5)
+    assert {row.body for row in room.store.reader.dead_letters.oldest()} == {b"garbage %d" % n for n in range(15, 20)}
 
 
 @pytest.mark.parametrize(
@@ -135,5 +135,5 @@ def test_dead_letters_have_a_retention_and_a_budget_of_count_and_bytes(
             tx.dead_letters.add(id, at=float(at), origin="log", reason="r", body=b"x" * 100)
     with room.store.transaction() as tx:
         removed = tx.dead_letters.purge(**({"before": 0.0, "most": 10, "most_bytes": 10_000, "limit": 100} | budget))
-    assert [row.id for row in room.store.reader.dead_letters()] == left
+    assert [row.id for row in room.store.reader.dead_letters.oldest()] == left
     assert removed == 4 - len(left)

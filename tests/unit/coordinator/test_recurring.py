@@ -75,7 +75,7 @@ def test_the_id_of_a_planned_run_cannot_be_guessed_from_its_name_and_time(harnes
     put(other, cron="* * * * *")
     assert fire(harness, harness.now + 60.0) == fire(other, other.now + 60.0) == []
     harness.now = other.now = harness.now + 60.0
-    jobs = [[row.id for row in one.store.reader.jobs()] for one in (harness, other)]
+    jobs = [[row.id for row in one.store.reader.jobs.newest()] for one in (harness, other)]
     assert jobs[0] != jobs[1]
     assert len(jobs[0]) == len(jobs[1]) == 1
     assert is_generated_id(jobs[0][0])
@@ -84,7 +84,7 @@ def test_the_id_of_a_planned_run_cannot_be_guessed_from_its_name_and_time(harnes
 def test_a_beat_whose_clock_is_ahead_loses_nothing_and_starts_nothing_early(harness: EngineHarness) -> None:
     put(harness, cron="*/5 * * * * *")
     assert fire(harness, harness.now + 5.0) == []
-    job = harness.store.reader.jobs()[0]
+    job = harness.store.reader.jobs.newest()[0]
     assert (job.state, job.due_at) == (State.SCHEDULED, harness.now + 5.0)
     harness.now += 5.0
     assert len(harness.apply(TimerDue(job.id)).releases) == 1
@@ -118,9 +118,9 @@ MINUTE = 60.0
 
 def planned(harness: EngineHarness, name: str = "s") -> list[float]:
     """The planned times that were made jobs, in order, as seconds before now."""
-    return sorted(harness.now - (row.due_at or 0.0) for row in harness.store.reader.jobs(recurring=name, limit=500))[
-        ::-1
-    ]
+    return sorted(
+        harness.now - (row.due_at or 0.0) for row in harness.store.reader.jobs.newest(recurring=name, limit=500)
+    )[::-1]
 
 
 def all_fires(harness: EngineHarness, since: float, every: float = MINUTE, name: str = "s") -> list[Input]:
@@ -210,7 +210,7 @@ def test_all_that_was_missed_is_made_up_for_in_pages(harness: EngineHarness) -> 
         runs += [row.due_at for row in effects.releases]
     assert len(runs) == 5_000
     assert len(set(runs)) == 2_500
-    assert [row.last_planned_at for row in harness.store.reader.schedules()] == [harness.now] * 2
+    assert [row.last_planned_at for row in harness.store.reader.schedules.all()] == [harness.now] * 2
 
 
 def test_pages_that_a_crash_left_are_prompted_again_by_the_beat(harness: EngineHarness) -> None:
@@ -256,7 +256,7 @@ def test_the_first_run_that_is_left_goes_on_when_all_before_it_are_deleted_toget
     put(harness, cron="* * * * *", misfire="all", overlap="queue")
     harness.now += 150 * MINUTE
     fire(harness, harness.now)
-    runs = sorted(harness.store.reader.jobs(limit=500), key=lambda row: row.due_at or 0.0)
+    runs = sorted(harness.store.reader.jobs.newest(limit=500), key=lambda row: row.due_at or 0.0)
     harness.apply(harness.ask(BulkDelete, filter=JobFilter(ids=[row.id for row in runs[:-5]])))
     harness.work()
     assert {harness.row(row.id).state for row in runs[-5:]} == {State.AWAITING}, "the first may be running still"
@@ -285,7 +285,9 @@ def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> 
     for _ in range(2):
         harness.now += HOUR
         assert fire(harness, harness.now) == []
-        waiting.append(harness.store.reader.jobs(state=State.AWAITING)[0].id)  # the newest first: ids sort by time
+        waiting.append(
+            harness.store.reader.jobs.newest(state=State.AWAITING)[0].id
+        )  # the newest first: ids sort by time
     second = harness.apply(harness.succeeded(first.id)).releases
     assert [row.id for row in second] == [waiting[0]]
     third = harness.apply(harness.failed(waiting[0], final=True)).releases
@@ -301,7 +303,7 @@ def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(harn
     )
     harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[two]))
     harness.apply(harness.ask(DeclareRecurring, origin="billing", schedules=[]))
-    assert [row.name for row in harness.store.reader.schedules()] == ["tenant", "two"]
+    assert [row.name for row in harness.store.reader.schedules.all()] == ["tenant", "two"]
 
 
 def test_declaring_the_same_again_changes_nothing(harness: EngineHarness) -> None:
@@ -309,7 +311,7 @@ def test_declaring_the_same_again_changes_nothing(harness: EngineHarness) -> Non
     harness.now += HOUR
     effects = harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[schedule(harness)]))
     assert effects.control is None
-    assert harness.store.reader.schedules()[0].version == 1
+    assert harness.store.reader.schedules.all()[0].version == 1
 
 
 def test_a_trigger_runs_beside_the_schedule(harness: EngineHarness) -> None:
@@ -336,7 +338,7 @@ def test_a_schedule_that_cannot_be_planned_is_refused(harness: EngineHarness) ->
         harness.apply(harness.ask(PutRecurring, reply_to="me", schedule=bad)).messages[0].body
     )
     assert reply.refused is not None
-    assert harness.store.reader.schedules() == []
+    assert harness.store.reader.schedules.all() == []
 
 
 def test_a_beat_gets_the_list(harness: EngineHarness) -> None:
@@ -349,7 +351,7 @@ def test_a_beat_gets_the_list(harness: EngineHarness) -> None:
 
 def states(harness: EngineHarness) -> list[str]:
     """Of the runs, by their planned time."""
-    return [row.state.value for row in sorted(harness.store.reader.jobs(), key=lambda row: row.due_at or 0.0)]
+    return [row.state.value for row in sorted(harness.store.reader.jobs.newest(), key=lambda row: row.due_at or 0.0)]
 
 
 def test_two_fires_of_one_transaction_do_not_overlap(harness: EngineHarness) -> None:
@@ -369,7 +371,7 @@ def test_deleting_a_run_that_waits_lets_no_other_go_beside_the_one_that_runs(har
     for _ in range(3):
         harness.now += HOUR
         fire(harness, harness.now)
-    waiting = next(row.id for row in harness.store.reader.jobs(state="awaiting"))
+    waiting = next(row.id for row in harness.store.reader.jobs.newest(state="awaiting"))
     assert harness.apply(harness.ask(DeleteJob, job_id=waiting)).releases == []
     assert sorted(states(harness)) == ["awaiting", "deleted", "enqueued"]
 
@@ -382,12 +384,12 @@ def test_no_run_goes_beside_those_that_were_open_when_overlap_was_allowed(
     for _ in range(2):
         harness.now += HOUR
         fire(harness, harness.now)
-    first, second = sorted(row.id for row in harness.store.reader.jobs())
+    first, second = sorted(row.id for row in harness.store.reader.jobs.newest())
     put(harness, overlap=overlap)
     harness.now += HOUR
     assert fire(harness, harness.now, version=2) == []
     assert harness.apply(harness.succeeded(first)).releases == []
-    third = sorted(row.id for row in harness.store.reader.jobs())[2:]
+    third = sorted(row.id for row in harness.store.reader.jobs.newest())[2:]
     assert len(third) == (overlap == "queue")
     assert [row.id for row in harness.apply(harness.succeeded(second)).releases] == third
     harness.now += HOUR
@@ -402,7 +404,7 @@ def test_a_run_that_was_requeued_and_the_one_after_it_are_both_over_before_the_t
     for _ in range(3):
         harness.now += HOUR
         fire(harness, harness.now)
-    first, second, third = sorted(row.id for row in harness.store.reader.jobs())
+    first, second, third = sorted(row.id for row in harness.store.reader.jobs.newest())
     harness.apply(harness.failed(first, final=True))
     assert harness.apply(harness.ask(RequeueJob, job_id=first)).releases == [], "it joins the queue"
     assert [row.id for row in harness.apply(harness.succeeded(second)).releases] == [third]
@@ -463,4 +465,4 @@ def test_ten_thousand_schedules_fire_at_once_and_once_each(harness: EngineHarnes
     released = beats(harness, timers)
     assert len({row.recurring for row in released}) == len(released) == MANY
     assert beats(harness, timers) == []
-    assert harness.store.reader.counts()[State.ENQUEUED] == MANY
+    assert harness.store.reader.statistics.counts()[State.ENQUEUED] == MANY

@@ -36,7 +36,7 @@ def test_a_described_job_is_released_and_audited(harness: EngineHarness) -> None
     assert [row.id for row in effects.releases] == ["j"]
     assert said(effects).detail == {"job": "work"}
     assert json.loads(harness.row().envelope)["args"] == [42]
-    (line,) = harness.store.reader.audit()
+    (line,) = harness.store.reader.audit.newest()
     assert (line.by, line.kind, line.subject) == ("ann", "run", "j")
 
 
@@ -59,7 +59,7 @@ def test_the_same_command_twice_makes_one_job(harness: EngineHarness) -> None:
     effects = run(harness)
     assert effects.releases == []
     assert said(effects).refused is None
-    assert len(harness.store.reader.audit()) == 1
+    assert len(harness.store.reader.audit.newest()) == 1
 
 
 def test_a_described_job_with_a_known_id_is_refused(harness: EngineHarness) -> None:
@@ -73,7 +73,7 @@ def test_a_call_that_cannot_be_read_is_refused(harness: EngineHarness, call: str
     refused = said(harness.apply(harness.ask(RunJob, reply_to="me", id="run", call=call))).refused
     assert refused is not None
     assert refused.startswith("the call cannot be read: ")
-    assert harness.store.reader.jobs() == []
+    assert harness.store.reader.jobs.newest() == []
 
 
 def test_a_described_job_does_not_wait_for_others(harness: EngineHarness) -> None:
@@ -81,7 +81,7 @@ def test_a_described_job_does_not_wait_for_others(harness: EngineHarness) -> Non
     assert said(effects).refused == (
         "such a job waits for its time and for nothing else: leave out after, result_args and batch"
     )
-    assert harness.store.reader.jobs() == []
+    assert harness.store.reader.jobs.newest() == []
 
 
 def test_the_audit_says_what_was_done(harness: EngineHarness) -> None:
@@ -91,7 +91,7 @@ def test_the_audit_says_what_was_done(harness: EngineHarness) -> None:
         harness.ask(SetLimit, id="2", key="smtp", limit=7),
         harness.ask(RescheduleJob, id="3", job_id="j", due_at=harness.now + 90),
     )
-    details = {row.id: json.loads(row.detail)["detail"] for row in harness.store.reader.audit()}
+    details = {row.id: json.loads(row.detail)["detail"] for row in harness.store.reader.audit.newest()}
     assert details["1"] == {"paused": True}
     assert details["2"] == {"limit": 7}
     assert details["3"]["due_at"] == harness.now + 90

@@ -46,11 +46,11 @@ def test_a_record_that_the_store_refuses_is_a_dead_letter_and_its_neighbours_are
     room.start()
     with room.store.transaction():  # the coordinator waits; all of these meet in its next transaction
         room.hold(*(room.envelope("bad" if n == 300 else f"j{n}") for n in range(600)))
-    eventually(lambda: room.store.reader.job("j599"), 30)
-    (dead_letter,) = eventually(room.store.reader.dead_letters, 30)
+    eventually(lambda: room.store.reader.jobs.get("j599"), 30)
+    (dead_letter,) = eventually(room.store.reader.dead_letters.oldest, 30)
     assert "malformed JSON" in dead_letter.reason
     assert json.loads(dead_letter.body)["id"] == "bad"
-    assert room.store.reader.counts()[State.ENQUEUED] == 599
+    assert room.store.reader.statistics.counts()[State.ENQUEUED] == 599
     assert room.coordinator.healthy() == (True, "active")
 
 
@@ -64,7 +64,7 @@ def test_a_table_that_is_missing_is_an_outage_and_no_record_pays_for_it(room: Co
     change(room, "ALTER TABLE elsewhere RENAME TO jobs")
     room.is_in(State.ENQUEUED, "a", 20)
     room.is_in(State.ENQUEUED, "b")
-    assert room.store.reader.dead_letters() == []
+    assert room.store.reader.dead_letters.oldest() == []
     assert room.coordinator.healthy() == (True, "active")
 
 
@@ -77,7 +77,7 @@ def test_a_job_fails_with_the_reason_if_the_coordinators_own_record_of_it_raises
     room.is_in(State.ENQUEUED, "good", 20)
     row = room.is_in(State.FAILED, "bad", 20)
     assert "malformed JSON" in row.reason
-    assert room.store.reader.dead_letters() == []
+    assert room.store.reader.dead_letters.oldest() == []
     assert room.coordinator.healthy() == (True, "active")
 
 
@@ -90,14 +90,14 @@ def test_a_work_item_that_raises_is_a_dead_letter_and_all_else_goes_on(room: Coo
     epoch = room.is_in(State.ENQUEUED, "parent").epoch
     room.tell(Succeeded(id="parent", epoch=epoch, started_at=1.0, ended_at=2.0, result=None))
     room.is_in(State.SUCCEEDED, "parent", 20)
-    (dead_letter,) = eventually(room.store.reader.dead_letters, 20)
+    (dead_letter,) = eventually(room.store.reader.dead_letters.oldest, 20)
     assert dead_letter.origin == "work"
     assert "work item job parent" in dead_letter.reason
     assert "malformed JSON" in dead_letter.reason
     room.hold(room.envelope("later"))
     room.is_in(State.ENQUEUED, "later")
     assert room.row("child").state is State.AWAITING
-    assert len(room.store.reader.dead_letters()) == 1
+    assert len(room.store.reader.dead_letters.oldest()) == 1
 
 
 def test_a_work_item_that_raised_is_replayed_when_its_cause_is_gone_and_kept_while_it_is_not(
@@ -110,7 +110,7 @@ def test_a_work_item_that_raised_is_replayed_when_its_cause_is_gone_and_kept_whi
     epoch = room.is_in(State.ENQUEUED, "parent", 20).epoch
     room.is_in(State.AWAITING, "child")
     room.tell(Succeeded(id="parent", epoch=epoch, started_at=1.0, ended_at=2.0, result=None))
-    (dead_letter,) = eventually(room.store.reader.dead_letters, 20)
+    (dead_letter,) = eventually(room.store.reader.dead_letters.oldest, 20)
     with requests_of(room) as requests:
 
         def replay() -> Reply:
@@ -118,8 +118,8 @@ def test_a_work_item_that_raised_is_replayed_when_its_cause_is_gone_and_kept_whi
 
         with pytest.raises(UsageError, match=r"it still cannot be carried out, and is kept .*malformed JSON"):
             replay()
-        assert [row.id for row in room.store.reader.dead_letters()] == [dead_letter.id]
+        assert [row.id for row in room.store.reader.dead_letters.oldest()] == [dead_letter.id]
         change(room, "DROP TRIGGER refuse")
         assert replay().ok
     room.is_in(State.ENQUEUED, "child", 20)
-    assert room.store.reader.dead_letters() == []
+    assert room.store.reader.dead_letters.oldest() == []

@@ -29,7 +29,7 @@ def generated(at: float) -> str:
 def found(harness: EngineHarness) -> list[DependencyRow]:
     """What a coordinator finds now."""
     since = LogTime(harness.store.reader.meta().log_time - DAY)
-    return harness.store.reader.unknown_parents(since=since, after=("", "", ""), limit=100)[0]
+    return harness.store.reader.dependencies.unknown_parents(since=since, after=("", "", ""), limit=100)[0]
 
 
 def wait(harness: EngineHarness, seconds: float) -> None:

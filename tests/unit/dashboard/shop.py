@@ -126,11 +126,11 @@ class Shop:
 
     def state(self, id: str) -> str:
         """Where a job stands."""
-        row = self.store.reader.job(id)
+        row = self.store.reader.jobs.get(id)
         return "" if row is None else row.state.value
 
     def _is(self, id: str, state: State | None) -> bool:
-        row = self.store.reader.job(id)
+        row = self.store.reader.jobs.get(id)
         return row is not None and (row.state is state if state else row.state.is_final)
 
 

@@ -41,7 +41,7 @@ class System:
 
     def audited(self, kind: str) -> list[tuple[str, str]]:
         """Who did something of this kind, and to what; the newest first."""
-        return [(row.by, row.subject) for row in self.store.reader.audit(200) if row.kind == kind]
+        return [(row.by, row.subject) for row in self.store.reader.audit.newest(200) if row.kind == kind]
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Caller:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with shop_in(Path(tmp_path_factory.mktemp("shop"))) as open_shop:
-        declared = open_shop.store.reader.function
+        declared = open_shop.store.reader.declarations.function
         eventually(lambda: declared("charge") is not None, what="the program has told its functions")
         yield open_shop
 
@@ -135,7 +135,7 @@ def test_what_is_hidden_keeps_its_value_where_its_mark_is_sent_back(shop: Shop, 
     assert "***" in caller.call("POST", f"/jobs/{paid.id}/requeue", 422, json=elsewhere)["detail"]
     caller.call("POST", f"/jobs/{paid.id}/requeue", json=sent | {"args": [2.0]})
     kept = ([2.0], {"token": SECRET, "card": {"holder": "Ann", "password": SECRET}})
-    assert shop.store.reader.job(paid.id) is not None
+    assert shop.store.reader.jobs.get(paid.id) is not None
     assert shop.context is not None
     assert shop.context.queries.jobs.raw_arguments(paid.id) == kept
 

@@ -84,4 +84,4 @@ def test_a_long_audit_goes_on(system: System) -> None:
             address = older.group(1).replace("&amp;", "&") if older else ""
     finally:
         object.__setattr__(system.context, "page_size", 50)
-    assert len(seen) == len(system.store.reader.audit(500))
+    assert len(seen) == len(system.store.reader.audit.newest(500))

@@ -21,13 +21,13 @@ LOG, COMMAND, WORK = f"log/{SCRIPT}", "c 1", "work"
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with system_in(tmp_path_factory.mktemp("system")) as system:
-        eventually(lambda: system.store.reader.dead_letter_count() == 3, what="three dead letters")
+        eventually(lambda: system.store.reader.dead_letters.count() == 3, what="three dead letters")
         yield system
 
 
 def id_of(system: System, message_id: str) -> str:
     """The id of the dead letter that its sender called so."""
-    return next((row.id for row in system.store.reader.dead_letters(100) if row.message_id == message_id), "")
+    return next((row.id for row in system.store.reader.dead_letters.oldest(100) if row.message_id == message_id), "")
 
 
 def test_the_list_says_why_and_how_large(system: System) -> None:
@@ -58,7 +58,7 @@ def test_a_message_that_still_cannot_be_read_stays(system: System) -> None:
     page = f"/dead-letters/{quote(id_of(system, WORK))}"
     shown = system.person().send(f"{page}/replay", page=page)
     assert "it still cannot be read" in words_of(shown)
-    assert system.store.reader.dead_letter_count() >= 1
+    assert system.store.reader.dead_letters.count() >= 1
 
 
 def test_a_message_is_deleted_for_good(system: System) -> None:
@@ -72,7 +72,7 @@ def test_a_message_is_deleted_for_good(system: System) -> None:
 
 def test_a_message_that_can_be_read_now_is_replayed(system: System) -> None:
     """As after an upgrade: the dead letter is put into the store as a program that understands it would read it."""
-    envelope = system.store.reader.job(system.hostile.made["succeeded"].id)
+    envelope = system.store.reader.jobs.get(system.hostile.made["succeeded"].id)
     assert envelope is not None
     body = envelope.envelope.replace(envelope.id, "dead-and-replayed").encode()
     sender = system.hostile.program._connection

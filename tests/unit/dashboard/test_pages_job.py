@@ -124,7 +124,7 @@ def test_relatives_are_drawn_and_listed(shop: Shop, made: dict[str, Receipt[obje
 
 
 def test_a_member_leads_to_its_batch(shop: Shop, made: dict[str, Receipt[object]]) -> None:
-    row = shop.store.reader.job(made["member"].id)
+    row = shop.store.reader.jobs.get(made["member"].id)
     assert row is not None
     assert f'href="/batches/{row.batch}"' in shop.visitor().see(f"/jobs/{made['member'].id}")
 
@@ -178,7 +178,7 @@ def test_a_failed_job_is_mended_and_runs(shop: Shop) -> None:
     page = person.send(f"{path}/edit", typed, page=f"{path}/edit")
     assert "Requeued with these arguments" in flash_of(page)
     shop.ends(receipt, as_=State.SUCCEEDED)
-    row = shop.store.reader.job(receipt.id)
+    row = shop.store.reader.jobs.get(receipt.id)
     assert row is not None
     sent = json.loads(row.envelope)
     assert sent["args"] == [5.5]

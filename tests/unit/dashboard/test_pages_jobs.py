@@ -109,7 +109,7 @@ def test_each_filter_finds_its_jobs(shop: Shop, made: dict[str, Receipt[object]]
         ("state=failed", "failed"),
         ("queue=mail&state=scheduled", "later"),
         ("job=pay", "paid"),
-        (f"batch={shop.store.reader.job(made['member'].id).batch}", "member"),  # type: ignore[union-attr]
+        (f"batch={shop.store.reader.jobs.get(made['member'].id).batch}", "member"),  # type: ignore[union-attr]
         (f"text={made['succeeded'].id}", "succeeded"),
     ]:
         page = person.see(f"/jobs?{query}")
@@ -228,12 +228,12 @@ def test_all_that_match_are_told_before_and_done_as_one_command(shop: Shop) -> N
     assert "Delete 4 jobs?" in asked
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked.partition('name="all"')[2]))
     assert fields == {"state": "failed", "tag": "run-9"}
-    before = len(shop.store.reader.audit())
+    before = len(shop.store.reader.audit.newest())
     page = person.send("/jobs/bulk", page="/jobs", action="delete", all="1", **fields)
     assert "4 jobs deleted" in flash_of(page)
     assert {shop.state(r.id) for r in failed} == {"deleted"}
     assert shop.state(kept.id) == "failed"
-    audit = shop.store.reader.audit()
+    audit = shop.store.reader.audit.newest()
     assert (len(audit) - before, audit[0].kind, audit[0].by) == (1, "bulk delete", "authorized")
 
 

@@ -29,7 +29,7 @@ def test_every_counter_leads_to_its_list(shop: Shop, made: dict[str, Receipt[obj
     tiles = page.partition('<div id="tiles"')[2].partition("</div>")[0]
     links = re.findall(r'href="([^"]+)"[^>]*><strong>([^<]+)</strong>', tiles)
     assert {href for href, _ in links} >= {f"/jobs?state={state.value}" for state in State} | {"/retries", "/workers"}
-    counts = shop.store.reader.counts()
+    counts = shop.store.reader.statistics.counts()
     for href, n in links:
         person.see(href)
         if "state=" in href:
@@ -38,7 +38,9 @@ def test_every_counter_leads_to_its_list(shop: Shop, made: dict[str, Receipt[obj
 
 def test_the_history_is_drawn_and_is_a_table_too(shop: Shop, made: dict[str, Receipt[object]]) -> None:
     person = shop.visitor(Role.VIEWER)
-    ended = sum(shop.store.reader.counts()[state] for state in (State.SUCCEEDED, State.FAILED, State.DELETED))
+    ended = sum(
+        shop.store.reader.statistics.counts()[state] for state in (State.SUCCEEDED, State.FAILED, State.DELETED)
+    )
     for path, rows in (("/", 24), ("/?span=week", 24)):
         page = person.see(path)
         svg = page.partition('<svg class="graph"')[2].partition("</svg>")[0]

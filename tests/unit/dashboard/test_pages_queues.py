@@ -54,7 +54,7 @@ def test_a_viewer_sees_queues_and_cannot_act(system: System) -> None:
     assert "<button" not in page.partition("<main")[2]
     viewer.send("/queues/default/pause", page="/queues", status=403)
     system.person(read_only=True).send("/queues/default/pause", page="/queues", status=403)
-    assert not system.store.reader.queues()["default"]
+    assert not system.store.reader.queues.all()["default"]
 
 
 def test_a_queue_whose_name_cannot_be_is_refused_and_nothing_breaks(system: System) -> None:

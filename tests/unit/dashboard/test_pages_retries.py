@@ -39,14 +39,14 @@ def test_the_selected_ones_run_now_or_are_deleted(shop: Shop) -> None:
     person = shop.visitor()
     now, gone = shop.flaky.enqueue(6), shop.flaky.enqueue(7)
     shop.ends(now, gone, as_=State.SCHEDULED)
-    before = shop.store.reader.job(now.id)
+    before = shop.store.reader.jobs.get(now.id)
     page = person.send("/retries", page="/retries", action="requeue", ids=[now.id])
     assert "1 job" in flash_of(page)
     page = person.send("/retries", page="/retries", action="delete", ids=[gone.id])
     assert "1 job deleted" in flash_of(page)
     assert shop.state(gone.id) == "deleted"
     shop.ends(now, as_=State.SCHEDULED)
-    after = shop.store.reader.job(now.id)
+    after = shop.store.reader.jobs.get(now.id)
     assert before is not None
     assert after is not None
     assert after.epoch >= before.epoch

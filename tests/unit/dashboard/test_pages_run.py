@@ -198,7 +198,7 @@ def test_a_job_is_scheduled_from_its_form(shop: Shop) -> None:
 
 def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
     person = shop.visitor()
-    before = sum(shop.store.reader.counts().values())
+    before = sum(shop.store.reader.statistics.counts().values())
     typed = {"arg-user_id": "<b>x", "arg-name": "Bob", "when": "after", "number": "3", "unit": "hours"}
     page = person.send("/run/welcome", typed, page="/run/welcome", status=422)
     assert "must be an integer" in page
@@ -211,7 +211,7 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
     assert "is no time" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
     typed = {"arg-user_id": "1", "queue": "no/such"}
     assert "queue" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
-    assert sum(shop.store.reader.counts().values()) == before
+    assert sum(shop.store.reader.statistics.counts().values()) == before
 
 
 def test_an_unknown_function_is_told(shop: Shop) -> None:

@@ -40,9 +40,9 @@ class AttemptRules:
     def test_every_column_comes_back_as_it_was_saved(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.attempts.save([FULL, attempt("plain", started_at=None)])
-        assert store.reader.attempts("j") == [FULL]
-        assert store.reader.attempts("plain") == [attempt("plain", started_at=None)]
-        assert store.reader.attempts("unknown") == []
+        assert store.reader.attempts.of("j") == [FULL]
+        assert store.reader.attempts.of("plain") == [attempt("plain", started_at=None)]
+        assert store.reader.attempts.of("unknown") == []
 
     def test_what_was_saved_counts_as_written(self, store: Store) -> None:
         serial = store.reader.meta().serial
@@ -57,7 +57,7 @@ class AttemptRules:
         with store.transaction() as tx:
             tx.attempts.save([FULL])
             tx.attempts.save([attempt(epoch=3, at=500.0, ended="succeeded", started_at=None, worker="w1")])
-        (only,) = store.reader.attempts("j")
+        (only,) = store.reader.attempts.of("j")
         assert (only.ended, only.error, only.fingerprint, only.reason) == ("succeeded", None, None, "")
         assert (only.at, only.started_at, only.host, only.release) == (100.5, 90.25, "node-1", "1.2.3")
 
@@ -66,14 +66,14 @@ class AttemptRules:
             tx.processes.save_worker(WorkerRow("w1", version="2.0"))
             tx.attempts.save([attempt("known", worker="w1"), attempt("given", worker="w1", release="1.0")])
             tx.attempts.save([attempt("unknown", worker="w2")])
-        found = [store.reader.attempts(id)[0].release for id in ("known", "given", "unknown")]
+        found = [store.reader.attempts.of(id)[0].release for id in ("known", "given", "unknown")]
         assert found == ["2.0", "1.0", ""]
 
     def test_text_a_database_cannot_hold_is_replaced_not_refused(self, store: Store) -> None:
         bad = "nul \x00 and half \ud800"
         with store.transaction() as tx:
             tx.attempts.save([attempt(worker=bad, host=bad, reason=bad, error=bad)])
-        (only,) = store.reader.attempts("j")
+        (only,) = store.reader.attempts.of("j")
         for text_kept in (only.worker, only.host, only.reason, only.error or ""):
             assert text_kept.startswith("nul \ufffd and half ")
             assert "\ud800" not in text_kept
@@ -82,16 +82,16 @@ class AttemptRules:
         with store.transaction() as tx:
             tx.attempts.save([attempt("many", epoch) for epoch in range(1, KEPT + 6)])
             tx.attempts.save([attempt("few", epoch) for epoch in (1, 2, KEPT * 10)])
-        assert [one.epoch for one in store.reader.attempts("many")] == list(range(6, KEPT + 6))
-        assert [one.epoch for one in store.reader.attempts("few")] == [1, 2, KEPT * 10]
+        assert [one.epoch for one in store.reader.attempts.of("many")] == list(range(6, KEPT + 6))
+        assert [one.epoch for one in store.reader.attempts.of("few")] == [1, 2, KEPT * 10]
 
     def test_attempts_go_with_their_job(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([ended("old", at=1.0), ended("young", at=900.0)])
             tx.attempts.save([attempt("old"), attempt("young")])
             tx.purge(now=1_000.0, keep_succeeded=500.0, keep_deleted=500.0, keep_failed=500.0, limit=10)
-        assert store.reader.attempts("old") == []
-        assert len(store.reader.attempts("young")) == 1
+        assert store.reader.attempts.of("old") == []
+        assert len(store.reader.attempts.of("young")) == 1
 
     # Errors
 
@@ -105,17 +105,20 @@ class AttemptRules:
                     attempt("c", at=99.0, ended="crashed"),
                 ]
             )
-        found = store.reader.errors(10)
+        found = store.reader.attempts.errors(10)
         assert [(one.fingerprint, one.count, one.last.job_id) for one in found] == [
             ("often", 3, "a2"), ("later", 1, "b0"), ("earlier", 1, "b1"),
         ]  # fmt: skip
-        assert [one.fingerprint for one in store.reader.errors(1)] == ["often"]
+        assert [one.fingerprint for one in store.reader.attempts.errors(1)] == ["often"]
 
     def test_errors_are_counted_among_the_newest_attempts(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.attempts.save([attempt(f"old{n}", at=float(n), fingerprint="old") for n in range(5)])
             tx.attempts.save([attempt(f"new{n}", at=100.0 + n, fingerprint="new") for n in range(NEWEST - 2)])
-        assert [(one.fingerprint, one.count) for one in store.reader.errors()] == [("new", NEWEST - 2), ("old", 2)]
+        assert [(one.fingerprint, one.count) for one in store.reader.attempts.errors()] == [
+            ("new", NEWEST - 2),
+            ("old", 2),
+        ]
 
     # Kinds of jobs
 
@@ -123,7 +126,7 @@ class AttemptRules:
         with store.transaction() as tx:
             tx.jobs.save([ended("a"), ended("b", at=661.0), ended("c", state=State.FAILED), ended("d", "shop.pay")])
             tx.jobs.save([ended("e", "shop.pay", State.DELETED), Row(id="f", job="shop.pay"), ended("g", "")])
-        mail, pay = store.reader.kinds(600.0)
+        mail, pay = store.reader.statistics.kinds(600.0)
         assert (mail.job, mail.succeeded, mail.failed, mail.deleted, mail.latency.of) == ("shop.mail", 2, 1, 0, 3)
         assert (pay.job, pay.succeeded, pay.failed, pay.deleted, pay.latency.of) == ("shop.pay", 1, 0, 1, 1)
         assert mail.latency.run_p50 == pytest.approx(2.0, rel=0.15)
@@ -132,16 +135,16 @@ class AttemptRules:
     def test_a_kind_is_told_of_a_span_of_minutes(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([ended("a", at=600.0), ended("b", at=660.0), ended("c", at=720.0)])
-        assert [one.succeeded for one in store.reader.kinds(660.0)] == [2]
-        assert [one.succeeded for one in store.reader.kinds(610.0, 670.0)] == [2]
-        assert store.reader.kinds(780.0) == []
+        assert [one.succeeded for one in store.reader.statistics.kinds(660.0)] == [2]
+        assert [one.succeeded for one in store.reader.statistics.kinds(610.0, 670.0)] == [2]
+        assert store.reader.statistics.kinds(780.0) == []
 
     def test_the_figures_of_all_kinds_together_are_those_of_all_jobs(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([ended(f"{n}", f"shop.kind-{n % 3}", started_at=600.0 - n) for n in range(30)])
-        kinds = store.reader.kinds(600.0)
-        assert sum(one.latency.of for one in kinds) == store.reader.latency(600.0, 600.0).of == 30
-        assert sum(one.succeeded for one in kinds) == store.reader.ended()[State.SUCCEEDED] == 30
+        kinds = store.reader.statistics.kinds(600.0)
+        assert sum(one.latency.of for one in kinds) == store.reader.statistics.latency(600.0, 600.0).of == 30
+        assert sum(one.succeeded for one in kinds) == store.reader.statistics.ended()[State.SUCCEEDED] == 30
 
     def test_figures_of_kinds_are_forgotten_when_they_are_old(self, store: Store) -> None:
         with store.transaction() as tx:

@@ -131,7 +131,7 @@ def walk(store: Store, search: SearchQuery) -> list[Row]:
     found: list[Row] = []
     cursor = None
     for _ in range(5_000):
-        page = store.reader.search(
+        page = store.reader.jobs.search(
             SearchQuery(**{name: getattr(search, name) for name in SearchQuery.__slots__} | {"cursor": cursor})
         )
         assert len(page.rows) <= search.limit
@@ -197,10 +197,10 @@ class ReadingRules:
     def test_jobs_that_come_and_go_between_pages_neither_repeat_nor_hide_one(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([Row(id=f"j{n}", created_at=n) for n in range(6)])
-        first = store.reader.search(SearchQuery(limit=3))
+        first = store.reader.jobs.search(SearchQuery(limit=3))
         with store.transaction() as tx:
             tx.jobs.save([Row(id="newer", created_at=9.0), Row(id="j3", created_at=3.0, state=State.FAILED)])
-        second = store.reader.search(SearchQuery(limit=3, cursor=first.next))
+        second = store.reader.jobs.search(SearchQuery(limit=3, cursor=first.next))
         assert [row.id for row in first.rows + second.rows] == ["j5", "j4", "j3", "j2", "j1", "j0"]
         assert (second.next, second.complete) == (None, True)
 
@@ -208,7 +208,7 @@ class ReadingRules:
         row = Row(id="j", envelope="{}", error="{}", result="1" * 99, history=[(1.0, "failed", "")], state=State.FAILED)
         with store.transaction() as tx:
             tx.jobs.save([row])
-        assert store.reader.search(SearchQuery()).rows == [row.evolve(result=None, history=[])]
+        assert store.reader.jobs.search(SearchQuery()).rows == [row.evolve(result=None, history=[])]
 
     @pytest.mark.parametrize(
         "cursor",
@@ -216,10 +216,10 @@ class ReadingRules:
     )
     def test_a_bad_cursor_is_refused_with_what_to_do(self, store: Store, cursor: str) -> None:
         for ask in (
-            lambda: store.reader.search(SearchQuery(cursor=cursor)),
-            lambda: store.reader.batches_page(cursor=cursor),
-            lambda: store.reader.audit_page(cursor=cursor),
-            lambda: store.reader.dead_letters_page(cursor=cursor),
+            lambda: store.reader.jobs.search(SearchQuery(cursor=cursor)),
+            lambda: store.reader.batches.page(cursor=cursor),
+            lambda: store.reader.audit.page(cursor=cursor),
+            lambda: store.reader.dead_letters.page(cursor=cursor),
         ):
             with pytest.raises(UsageError, match="begin without one"):
                 ask()
@@ -227,12 +227,12 @@ class ReadingRules:
     def test_a_cursor_of_another_search_is_refused(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([Row(id=f"j{n}", created_at=n) for n in range(3)])
-        cursor = store.reader.search(SearchQuery(limit=1)).next
-        assert store.reader.search(SearchQuery(limit=2, cursor=cursor)).rows  # the size of a page may change
+        cursor = store.reader.jobs.search(SearchQuery(limit=1)).next
+        assert store.reader.jobs.search(SearchQuery(limit=2, cursor=cursor)).rows  # the size of a page may change
         with pytest.raises(UsageError, match="same search"):
-            store.reader.search(SearchQuery(limit=1, queue="mail", cursor=cursor))
+            store.reader.jobs.search(SearchQuery(limit=1, queue="mail", cursor=cursor))
         with pytest.raises(UsageError, match="same search"):
-            store.reader.search(SearchQuery(limit=1, states=(State.FAILED,), cursor=cursor))
+            store.reader.jobs.search(SearchQuery(limit=1, states=(State.FAILED,), cursor=cursor))
 
     def test_what_cannot_be_searched_for_is_refused_in_words(self, store: Store) -> None:
         for search in (
@@ -245,12 +245,12 @@ class ReadingRules:
             SearchQuery(sort="random"),  # type: ignore[arg-type]
         ):
             with pytest.raises(UsageError):
-                store.reader.search(search)
+                store.reader.jobs.search(search)
 
     def test_states_that_exclude_each_other_find_nothing(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([Row(id="j", state=State.PROCESSING, owner="w")])
-        page = store.reader.search(SearchQuery(states=(State.FAILED,), owner="w"))
+        page = store.reader.jobs.search(SearchQuery(states=(State.FAILED,), owner="w"))
         assert (page.rows, page.next, page.complete) == ([], None, True)
 
     def test_the_total_is_told_where_counters_know_it(self, store: Store) -> None:
@@ -258,11 +258,11 @@ class ReadingRules:
             tx.jobs.save([Row(id=f"f{n}", state=State.FAILED, queue="mail") for n in range(3)])
             tx.jobs.save([Row(id="r", state=State.SCHEDULED, reason_code="retry"), Row(id="s", state=State.SCHEDULED)])
         total = {
-            (): store.reader.search(SearchQuery()).total,
-            "failed": store.reader.search(SearchQuery(states=(State.FAILED,), queue="mail")).total,
-            "other queue": store.reader.search(SearchQuery(states=(State.FAILED,), queue="slow")).total,
-            "retries": store.reader.search(SearchQuery(retries=True)).total,
-            "text": store.reader.search(SearchQuery(text="f")).total,
+            (): store.reader.jobs.search(SearchQuery()).total,
+            "failed": store.reader.jobs.search(SearchQuery(states=(State.FAILED,), queue="mail")).total,
+            "other queue": store.reader.jobs.search(SearchQuery(states=(State.FAILED,), queue="slow")).total,
+            "retries": store.reader.jobs.search(SearchQuery(retries=True)).total,
+            "text": store.reader.jobs.search(SearchQuery(text="f")).total,
         }
         assert total == {(): 5, "failed": 3, "other queue": 0, "retries": 1, "text": None}
 
@@ -274,24 +274,24 @@ class ReadingRules:
             tx.jobs.save(
                 [Row(id=f"j{n}", state=state, ended_at=at, changed_at=at) for n, (at, state) in enumerate(ends)]
             )
-        minutes = store.reader.history(0.0, 180.0, 60)
+        minutes = store.reader.statistics.history(0.0, 180.0, 60)
         assert [(one.at, one.succeeded, one.failed, one.deleted) for one in minutes] == [
             (0.0, 2, 0, 0),
             (60.0, 0, 0, 0),
             (120.0, 0, 1, 0),
         ]
-        hours = store.reader.history(0.0, 7_200.0, 3_600)
+        hours = store.reader.statistics.history(0.0, 7_200.0, 3_600)
         assert [(one.at, one.succeeded, one.failed, one.deleted) for one in hours] == [
             (0.0, 2, 1, 0),
             (3600.0, 0, 0, 1),
         ]
-        assert store.reader.ended() == {State.SUCCEEDED: 2, State.FAILED: 1, State.DELETED: 1}
+        assert store.reader.statistics.ended() == {State.SUCCEEDED: 2, State.FAILED: 1, State.DELETED: 1}
         with store.transaction() as tx:
             tx.purge(now=1e9, keep_succeeded=1.0, keep_deleted=1.0, keep_failed=1.0, limit=100)
-        assert store.reader.history(0.0, 7_200.0, 3_600)[0].succeeded == 0
-        assert store.reader.ended()[State.SUCCEEDED] == 2
+        assert store.reader.statistics.history(0.0, 7_200.0, 3_600)[0].succeeded == 0
+        assert store.reader.statistics.ended()[State.SUCCEEDED] == 2
         with pytest.raises(ValueError, match="multiple"):
-            store.reader.history(0.0, 60.0, 90)
+            store.reader.statistics.history(0.0, 60.0, 90)
 
     def test_waits_and_runs_are_told_to_about_a_tenth(self, store: Store) -> None:
         rows = []
@@ -313,13 +313,13 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.jobs.save(rows)
             tx.jobs.save([rows[0].evolve(reason="saved again")])
-        told = store.reader.latency(960.0, 1_200.0)
+        told = store.reader.statistics.latency(960.0, 1_200.0)
         assert told.of == 100
         assert told.wait_p50 == pytest.approx(50, rel=0.1)
         assert told.wait_p95 == pytest.approx(95, rel=0.1)
         assert told.run_p50 == pytest.approx(5, rel=0.1)
         assert told.run_p95 == pytest.approx(9.5, rel=0.1)
-        assert store.reader.latency(2_000.0, 3_000.0) == Latency(None, None, None, None, 0)
+        assert store.reader.statistics.latency(2_000.0, 3_000.0) == Latency(None, None, None, None, 0)
 
     def test_a_queue_tells_its_rate_its_oldest_and_its_pause(self, store: Store) -> None:
         ended = [
@@ -334,11 +334,11 @@ class ReadingRules:
                 [Row(id="w3", queue="mail", publication=Publication.PUBLISHED, released_at=3.0, state=State.SCHEDULED)]
             )
             tx.queues.pause("slow", paused=True)
-        mail, slow = store.reader.queue_rows(now=900.0)
+        mail, slow = store.reader.queues.rows(now=900.0)
         assert (mail.name, mail.paused, mail.oldest, mail.ended_per_minute) == ("mail", False, 400.0, 2.0)
         assert (mail.counts[State.SUCCEEDED], mail.counts[State.ENQUEUED]) == (10, 2)
         assert (slow.name, slow.paused, slow.oldest, slow.ended_per_minute) == ("slow", True, None, 0.0)
-        assert store.reader.queue_rows(now=2_000.0)[0].ended_per_minute == 0.0
+        assert store.reader.queues.rows(now=2_000.0)[0].ended_per_minute == 0.0
 
     def test_retries_are_counted_as_they_come_and_go(self, store: Store) -> None:
         retrying = Row(id="r", state=State.SCHEDULED, reason_code="retry")
@@ -346,18 +346,18 @@ class ReadingRules:
             tx.jobs.save(
                 [retrying, Row(id="c", state=State.SCHEDULED, reason_code="crash"), Row(id="s", state=State.SCHEDULED)]
             )
-        assert store.reader.retries() == 2
-        assert store.reader.counts()[State.SCHEDULED] == 3
-        assert store.reader.counts_by_queue()["default"][State.SCHEDULED] == 3
+        assert store.reader.statistics.retries() == 2
+        assert store.reader.statistics.counts()[State.SCHEDULED] == 3
+        assert store.reader.queues.counts()["default"][State.SCHEDULED] == 3
         with store.transaction() as tx:
             tx.jobs.save([retrying.evolve(reason_code="now")])
-        assert store.reader.retries() == 1
+        assert store.reader.statistics.retries() == 1
         with store.transaction() as tx:
             tx.jobs.save([retrying.evolve(queue="mail")])
-        assert store.reader.retries() == 2
+        assert store.reader.statistics.retries() == 2
         with store.transaction() as tx:
             tx.jobs.save([retrying.evolve(state=State.ENQUEUED, queue="mail", reason_code="retry")])
-        assert store.reader.retries() == 1
+        assert store.reader.statistics.retries() == 1
 
     def test_old_statistics_and_silent_parts_are_forgotten(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -386,18 +386,18 @@ class ReadingRules:
             tx.dependencies.relate("child", [("parent", "succeeded")])
             tx.dependencies.add([DependencyRow("child", "job", "gone", "failed", unsatisfied=True, since=1.0)])
             tx.dependencies.relate("batch:b", [("parent", "failed")])
-        assert store.reader.parents("child") == [
+        assert store.reader.relations.parents("child") == [
             RelationRow("b", is_batch=True, title="import", state="succeeded", on="finished", unsatisfied=False),
             RelationRow("gone", is_batch=False, title="", state="unknown", on="failed", unsatisfied=True),
             RelationRow("parent", is_batch=False, title="make", state="enqueued", on="succeeded", unsatisfied=False),
         ]
-        assert [(one.id, one.is_batch, one.on) for one in store.reader.children("parent")] == [
+        assert [(one.id, one.is_batch, one.on) for one in store.reader.relations.children("parent")] == [
             ("b", True, "failed"),
             ("child", False, "succeeded"),
         ]
-        assert [one.id for one in store.reader.children("b", is_batch=True)] == ["child"]
-        assert [one.id for one in store.reader.parents("b", is_batch=True)] == ["parent"]
-        assert [(one.id, one.unsatisfied) for one in store.reader.children("gone")] == [("child", True)]
+        assert [one.id for one in store.reader.relations.children("b", is_batch=True)] == ["child"]
+        assert [one.id for one in store.reader.relations.parents("b", is_batch=True)] == ["parent"]
+        assert [(one.id, one.unsatisfied) for one in store.reader.relations.children("gone")] == [("child", True)]
 
     def test_a_bond_goes_with_its_child(self, store: Store) -> None:
         gone = Row(id="child", state=State.SUCCEEDED, ended_at=1.0, changed_at=1.0)
@@ -407,7 +407,7 @@ class ReadingRules:
             tx.dependencies.relate("child", [("parent", "succeeded")])
             tx.dependencies.relate("batch:b", [("parent", "succeeded")])
             tx.purge(now=100.0, keep_succeeded=1.0, keep_deleted=1.0, keep_failed=1.0, limit=10)
-        assert store.reader.children("parent") == []
+        assert store.reader.relations.children("parent") == []
 
     def test_batches_go_by_pages_newest_first_by_state_and_text(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -419,7 +419,7 @@ class ReadingRules:
         def all_of(**asked: Any) -> list[str]:
             found, cursor = [], None
             while True:
-                page = store.reader.batches_page(cursor=cursor, limit=2, **asked)
+                page = store.reader.batches.page(cursor=cursor, limit=2, **asked)
                 found += [batch.id for batch in page.batches]
                 cursor = page.next
                 if cursor is None:
@@ -435,16 +435,16 @@ class ReadingRules:
     def test_pages_of_a_text_go_on_where_so_many_were_looked_at(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("relations", "lists"):
+        for module in ("batch_reader", "audit"):
             monkeypatch.setattr(f"broker_jobs.store.{module}.LOOK_AT", 3)
         with store.transaction() as tx:
             tx.batches.save(BatchRow(f"b{n}", title="old" if n == 0 else "new", created_at=n) for n in range(8))
             for n in range(8):
                 tx.audit.add(f"c{n}", at=float(n), by="ann" if n == 0 else "bob", kind="delete", subject="s")
         for ask in (
-            lambda cursor: store.reader.batches_page(text="old", cursor=cursor),
-            lambda cursor: store.reader.audit_page(by="ann", cursor=cursor),
-            lambda cursor: store.reader.audit_page(text="ANN", cursor=cursor),
+            lambda cursor: store.reader.batches.page(text="old", cursor=cursor),
+            lambda cursor: store.reader.audit.page(by="ann", cursor=cursor),
+            lambda cursor: store.reader.audit.page(text="ANN", cursor=cursor),
         ):
             pages: list[Any] = [ask(None)]
             while pages[-1].next is not None:
@@ -457,10 +457,10 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.batches.save([BatchRow("c", parent="b"), BatchRow("a"), BatchRow("b", parent="a"), BatchRow("other")])
             tx.batches.save([BatchRow("round", parent="round")])
-        assert [batch.id for batch in store.reader.batch_tree("a")] == ["a", "b", "c"]
-        assert [batch.id for batch in store.reader.batch_tree("b")] == ["b", "c"]
-        assert [batch.id for batch in store.reader.batch_tree("round")] == ["round"]
-        assert store.reader.batch_tree("unknown") == []
+        assert [batch.id for batch in store.reader.batches.tree("a")] == ["a", "b", "c"]
+        assert [batch.id for batch in store.reader.batches.tree("b")] == ["b", "c"]
+        assert [batch.id for batch in store.reader.batches.tree("round")] == ["round"]
+        assert store.reader.batches.tree("unknown") == []
 
     def test_failures_of_a_batch_are_grouped_by_their_first_line(self, store: Store) -> None:
         def failed(id: str, batch: str, message: str) -> Row:
@@ -470,11 +470,11 @@ class ReadingRules:
             tx.batches.save([BatchRow("b", failed=2), BatchRow("in", parent="b", failed=2)])
             tx.jobs.save([failed("1", "b", "no\nat 1"), failed("2", "in", "no\nat 2"), failed("3", "in", "yes")])
             tx.jobs.save([Row(id="4", batch="b", state=State.FAILED, reason="its worker died"), Row(id="5", batch="b")])
-        groups, read = store.reader.batch_failures("b")
+        groups, read = store.reader.batches.failures("b")
         assert read == 4
         assert (groups[0].error, groups[0].count, groups[0].example) == ("E: no", 2, "1")
         assert {(group.error, group.count) for group in groups[1:]} == {("E: yes", 1), ("its worker died", 1)}
-        assert store.reader.batch_failures("b", limit=2)[1] == 2
+        assert store.reader.batches.failures("b", limit=2)[1] == 2
 
     def test_the_jobs_a_worker_runs_are_told_the_longest_first(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -484,9 +484,9 @@ class ReadingRules:
                 for n in range(6)
             )
             tx.jobs.save([Row(id="ended", state=State.FAILED, owner="w1")])
-        assert [row.id for row in store.reader.running("w1")] == ["j5", "j3", "j1"]
-        assert [row.id for row in store.reader.running("w1", limit=1)] == ["j5"]
-        both = store.reader.running_by_worker(limit=2)
+        assert [row.id for row in store.reader.jobs.running("w1")] == ["j5", "j3", "j1"]
+        assert [row.id for row in store.reader.jobs.running("w1", limit=1)] == ["j5"]
+        both = store.reader.jobs.running_by_worker(limit=2)
         assert {owner: [row.id for row in rows] for owner, rows in both.items()} == {
             "w0": ["j4", "j2"],
             "w1": ["j5", "j3"],
@@ -504,9 +504,9 @@ class ReadingRules:
                 )  # fmt: skip
         audit, dead_letters, at, behind = [], [], None, None
         while True:
-            page = store.reader.audit_page(cursor=at, limit=2)
+            page = store.reader.audit.page(cursor=at, limit=2)
             audit += [row.id for row in page.audit]
-            heads = store.reader.dead_letters_page(cursor=behind, limit=2)
+            heads = store.reader.dead_letters.page(cursor=behind, limit=2)
             dead_letters += [(head.id, head.size) for head in heads.dead_letters]
             at, behind = page.next, heads.next
             if at is None:
@@ -514,12 +514,12 @@ class ReadingRules:
                 break
         assert audit == ["c4", "c3", "c2", "c1", "c0"]
         assert dead_letters == [("m4", 4), ("m3", 3), ("m2", 2), ("m1", 1), ("m0", 0)]
-        assert [row.id for row in store.reader.audit_page(by="p1").audit] == ["c3", "c1"]
-        assert [row.id for row in store.reader.audit_page(text="JOB-2").audit] == ["c2"]
-        message = store.reader.dead_letter("m2")
+        assert [row.id for row in store.reader.audit.page(by="p1").audit] == ["c3", "c1"]
+        assert [row.id for row in store.reader.audit.page(text="JOB-2").audit] == ["c2"]
+        message = store.reader.dead_letters.get("m2")
         assert message is not None
         assert (message.body, message.exchange) == (b"\x00\x00", "e")
-        assert store.reader.dead_letter("m9") is None
+        assert store.reader.dead_letters.get("m9") is None
 
     def test_what_a_job_stands_in_line_for_and_its_keys_are_told(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -537,45 +537,45 @@ class ReadingRules:
             )
             tx.unique_keys.save(UniqueKeyRow("key", "j", "queued", after="i"))
             tx.unique_keys.save(UniqueKeyRow("other", "k", "window", 9.0))
-        assert store.reader.slots_waited_for("j") == ["concurrency:b"]
-        assert [(one.key, one.until) for one in store.reader.unique_keys()] == [("key", None), ("other", 9.0)]
-        assert [one.key for one in store.reader.unique_keys(job_id="j")] == ["key"]
+        assert store.reader.limits.waited_for("j") == ["concurrency:b"]
+        assert [(one.key, one.until) for one in store.reader.unique_keys.all()] == [("key", None), ("other", 9.0)]
+        assert [one.key for one in store.reader.unique_keys.all(job_id="j")] == ["key"]
 
     def test_of_the_lines_of_a_job_the_last_are_told_in_order(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.log_lines.add([("j", float(n), 1, f"line {n}") for n in range(5)])
-        assert [line.text for line in store.reader.lines("j", limit=2)] == ["line 3", "line 4"]
-        assert len(store.reader.lines("j")) == 5
+        assert [line.text for line in store.reader.log_lines.of("j", limit=2)] == ["line 3", "line 4"]
+        assert len(store.reader.log_lines.of("j")) == 5
 
     def test_one_recurring_job_is_told_by_its_name(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.schedules.save(ScheduleRow("a/b", "* * * * *", paused=True))
-        found = store.reader.schedule("a/b")
+        found = store.reader.schedules.get("a/b")
         assert found is not None
         assert found.paused
-        assert (store.reader.schedule("c"), store.reader.schedule_count()) == (None, 1)
+        assert (store.reader.schedules.get("c"), store.reader.schedules.count()) == (None, 1)
 
     def test_a_declaration_of_functions_replaces_the_one_before_of_its_origin_only(self, store: Store) -> None:
         send = FunctionRow("send", "shop", "mail", "Sends.", [{"name": "to", "default": None}], 1.0)
         with store.transaction() as tx:
             tx.declarations.save_functions("shop", [send, FunctionRow("old", "shop", "default", "")], at=1.0, last=True)
             tx.declarations.save_functions("billing", [FunctionRow("charge", "", "default", "")], at=1.0, last=True)
-        assert store.reader.function("send") == send
+        assert store.reader.declarations.function("send") == send
         with store.transaction() as tx:
             tx.declarations.save_functions("shop", [send], at=2.0, last=False)
             tx.declarations.save_functions("shop", [FunctionRow("new", "", "default", "")], at=2.0, last=True)
-        assert [(one.name, one.origin) for one in store.reader.functions()] == [
+        assert [(one.name, one.origin) for one in store.reader.declarations.functions()] == [
             ("charge", "billing"),
             ("new", "shop"),
             ("send", "shop"),
         ]
         with store.transaction() as tx:
             tx.declarations.save_functions("billing", [FunctionRow("send", "", "other", "Newer.")], at=3.0, last=True)
-        told = store.reader.function("send")
+        told = store.reader.declarations.function("send")
         assert told is not None
         assert (told.origin, told.queue) == ("billing", "other")
-        assert [one.name for one in store.reader.functions()] == ["new", "send"]
-        assert store.reader.function("charge") is None
+        assert [one.name for one in store.reader.declarations.functions()] == ["new", "send"]
+        assert store.reader.declarations.function("charge") is None
 
     def test_one_coordinator_at_most_is_shown_as_active(self, store: Store) -> None:
         def part(id: str, active: bool, at: float, kind: str = "coordinator") -> ComponentRow:
@@ -586,7 +586,7 @@ class ReadingRules:
             tx.processes.save_component(part("c1", True, 1.0, "beat"))  # of the same program
             tx.processes.save_component(part("c2", True, 2.0))
             tx.processes.save_component(part("c2", True, 1.5))  # read late
-        assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.components()} == {
+        assert {(one.kind, one.id, one.active, one.seen_at) for one in store.reader.processes.components()} == {
             ("beat", "c1", True, 1.0),
             ("coordinator", "c1", False, 1.0),
             ("coordinator", "c2", True, 2.0),

@@ -70,11 +70,11 @@ def ended(id: str, state: State = State.SUCCEEDED, at: float = 100.0, **more: An
 
 
 def in_database(store: Store) -> Counter[tuple[str, str]]:
-    return Counter((row.queue, row.state.value) for row in store.reader.jobs(limit=100_000))
+    return Counter((row.queue, row.state.value) for row in store.reader.jobs.newest(limit=100_000))
 
 
 def kept(store: Store) -> Counter[tuple[str, str]]:
-    by_queue = store.reader.counts_by_queue()
+    by_queue = store.reader.queues.counts()
     return Counter({(queue, state.value): n for queue, states in by_queue.items() for state, n in states.items() if n})
 
 
@@ -100,7 +100,7 @@ class StoreRules:
             assert getattr(loaded["job-1"], field.name) == getattr(FULL, field.name), field.name
             default = Row(id="x")
             assert getattr(FULL, field.name) != getattr(default, field.name), f"{field.name} is not tried"
-        assert store.reader.job("job-1") == FULL
+        assert store.reader.jobs.get("job-1") == FULL
         assert type(loaded["job-1"].state) is State
         assert type(loaded["job-1"].publication) is Publication
         assert type(loaded["job-1"].waits) is WaitReason
@@ -121,19 +121,19 @@ class StoreRules:
             tx.dead_letters.add(
                 "p", at=1.0, origin="log", reason=bad, body=b"\x00\xff", exchange="", key="", type="", message_id=""
             )
-        row = store.reader.job("bad")
+        row = store.reader.jobs.get("bad")
         assert row is not None
         assert row.reason.startswith("nul ")
         assert "\ud800" not in row.reason
         assert "\ud800" not in row.history[0][2]
-        assert store.reader.job("good") == Row(id="good")
-        assert store.reader.dead_letters()[0].body == b"\x00\xff"
+        assert store.reader.jobs.get("good") == Row(id="good")
+        assert store.reader.dead_letters.oldest()[0].body == b"\x00\xff"
 
     def test_a_history_keeps_its_newest_entries(self, store: Store) -> None:
         history = [(float(n), "scheduled", "x" * 5000) for n in range(HISTORY_MAX + 50)]
         with store.transaction() as tx:
             tx.jobs.save([Row(id="j", history=history)])
-        row = store.reader.job("j")
+        row = store.reader.jobs.get("j")
         assert row is not None
         assert [at for at, _, _ in row.history] == [float(n) for n in range(50, HISTORY_MAX + 50)]
         assert sum(len(reason) for _, _, reason in row.history) < 100_000
@@ -143,7 +143,7 @@ class StoreRules:
         with store.transaction() as tx:
             tx.jobs.save(Row(id=id) for id in ids)
             assert sorted(tx.jobs.load(ids)) == ids
-        assert store.reader.counts()[State.ENQUEUED] == 4_501
+        assert store.reader.statistics.counts()[State.ENQUEUED] == 4_501
 
     def test_of_a_row_saved_twice_at_once_the_last_one_counts(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -158,10 +158,10 @@ class StoreRules:
             tx.meta.log_time = 99.0
             tx.audit.add("c", at=1.0, by="", kind="k", subject="s")
             raise ZeroDivisionError
-        assert store.reader.job("j") is None
-        assert store.reader.counts()[State.ENQUEUED] == 0
-        assert store.reader.queues() == {}
-        assert store.reader.audit() == []
+        assert store.reader.jobs.get("j") is None
+        assert store.reader.statistics.counts()[State.ENQUEUED] == 0
+        assert store.reader.queues.all() == {}
+        assert store.reader.audit.newest() == []
         assert (store.reader.meta().serial, store.reader.meta().log_time) == (0, 0.0)
 
     def test_the_serial_grows_by_one_with_each_transaction_that_wrote(self, store: Store) -> None:
@@ -201,7 +201,7 @@ class StoreRules:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(add, range(80)))
-        row = store.reader.job("j")
+        row = store.reader.jobs.get("j")
         assert row is not None
         assert row.crashes == 80
         assert store.reader.meta().serial == 80
@@ -271,7 +271,7 @@ class StoreRules:
             with store.transaction() as tx:
                 assert tx.audit.detail("c") == (None if applied else "d")
                 assert tx.audit.add("c", at=1.0, by="me", kind="delete", subject="j", detail="d") is applied
-        assert [(a.id, a.by, a.kind, a.subject, a.detail) for a in store.reader.audit()] == [
+        assert [(a.id, a.by, a.kind, a.subject, a.detail) for a in store.reader.audit.newest()] == [
             ("c", "me", "delete", "j", "d")
         ]
 
@@ -285,7 +285,7 @@ class StoreRules:
             assert tx.schedules.get("weekly") == row
             assert tx.schedules.all() == [row]
             assert tx.schedules.get("daily") is None
-        assert store.reader.schedules() == [row]
+        assert store.reader.schedules.all() == [row]
         with store.transaction() as tx:
             assert tx.schedules.remove("weekly") is True
             assert tx.schedules.remove("weekly") is False
@@ -298,7 +298,7 @@ class StoreRules:
             assert tx.queues.pause("paused", True) is True
             assert tx.queues.pause("paused", True) is False
             assert tx.queues.paused() == ["paused"]
-        assert store.reader.queues() == {"declared": False, "paused": True, "seen": False}
+        assert store.reader.queues.all() == {"declared": False, "paused": True, "seen": False}
         with store.transaction() as tx:
             tx.jobs.save([Row(id="k", queue="paused")])
             assert tx.queues.names() == ["declared", "paused", "seen"]
@@ -316,10 +316,10 @@ class StoreRules:
         assert (row.at, row.origin, row.body, row.exchange, row.key, row.type, row.message_id) == (
             (1.5, "log", b"\xff\x00first", "e", "k", "t", "m")
         )
-        assert (store.reader.dead_letters(), store.reader.dead_letter_count()) == ([row], 1)
+        assert (store.reader.dead_letters.oldest(), store.reader.dead_letters.count()) == ([row], 1)
         with store.transaction() as tx:
             tx.dead_letters.drop("p")
-        assert store.reader.dead_letters() == []
+        assert store.reader.dead_letters.oldest() == []
 
     def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
         worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", 1.25, 2.25, True)
@@ -327,10 +327,10 @@ class StoreRules:
             tx.processes.save_worker(WorkerRow("w"))
             tx.processes.save_worker(worker)
             assert tx.processes.workers() == [worker]
-        assert store.reader.workers() == [worker]
+        assert store.reader.processes.workers() == [worker]
         with store.transaction() as tx:
             tx.processes.remove_worker("w")
-        assert store.reader.workers() == []
+        assert store.reader.processes.workers() == []
 
     def test_a_line_that_comes_twice_is_kept_once(self, store: Store) -> None:
         lines = [
@@ -343,7 +343,7 @@ class StoreRules:
         for _ in range(2):
             with store.transaction() as tx:
                 tx.log_lines.add(lines)
-        assert store.reader.lines("j") == [
+        assert store.reader.log_lines.of("j") == [
             LogLineRow(1.0, 1, "a"),
             LogLineRow(1.0, 1, "a2"),
             LogLineRow(2.0, 1, "b"),
@@ -379,10 +379,10 @@ class StoreRules:
             keep = {"keep_succeeded": 100.0, "keep_deleted": 100.0, "keep_failed": 940.0}
             assert tx.purge(now=1000.0, limit=100, progress=None, **keep) == 4
             assert tx.purge(now=1000.0, limit=100, progress=None, **keep) == 0
-        assert {row.id for row in store.reader.jobs(limit=100)} == {row.id for row in stay}
+        assert {row.id for row in store.reader.jobs.newest(limit=100)} == {row.id for row in stay}
         assert kept(store) == in_database(store)
-        assert (store.reader.lines("old"), len(store.reader.lines("new"))) == ([], 1)
-        assert [row.id for row in store.reader.audit()] == ["recent"]
+        assert (store.reader.log_lines.of("old"), len(store.reader.log_lines.of("new"))) == ([], 1)
+        assert [row.id for row in store.reader.audit.newest()] == ["recent"]
 
     def test_a_purged_id_may_come_again(self, store: Store) -> None:
         with store.transaction() as tx:
@@ -399,7 +399,7 @@ class StoreRules:
             tx.jobs.save([ended("k%", job="x_y", queue="q", tags="blue", parent="j1", batch="b", recurring="r")])
 
         def found(**filters: Any) -> list[str]:
-            return [row.id for row in store.reader.jobs(**filters)]
+            return [row.id for row in store.reader.jobs.newest(**filters)]
 
         assert found(limit=3) == ["k%", "j5", "j4"]
         assert found(limit=3, before_id="j4") == ["j3", "j2", "j1"]
@@ -417,12 +417,12 @@ class StoreRules:
         with store.transaction() as tx:
             tx.jobs.save([ended("a", at=61.0)])
             tx.jobs.save([ended("d", at=125.0)])
-        assert store.reader.throughput(0.0) == [
+        assert store.reader.statistics.throughput(0.0) == [
             (60.0, State.SUCCEEDED, 2),
             (120.0, State.FAILED, 1),
             (120.0, State.SUCCEEDED, 1),
         ]
-        assert store.reader.throughput(120.0, 120.0) == []
+        assert store.reader.statistics.throughput(120.0, 120.0) == []
 
     # Opening
 
@@ -455,14 +455,14 @@ class StoreRules:
         with pytest.raises(StoreError, match="is not open"), store.transaction():
             pass
         with pytest.raises(StoreError, match="is not open"):
-            store.reader.counts()
+            store.reader.statistics.counts()
 
     def test_a_broken_table_is_a_store_error(self, store: Store) -> None:
         with pytest.raises(StoreError, match="cannot be used"), store.transaction() as tx:
             tx._connection.execute(text("SELECT * FROM no_such_table"))
         with store.transaction() as tx:
             tx.jobs.save([Row(id="j")])
-        assert store.reader.job("j") is not None
+        assert store.reader.jobs.get("j") is not None
 
     def test_holds_on_what_is_not_there_are_found_by_their_age_whatever_time_an_id_tells(self, store: Store) -> None:
         old = "018bcfe5-6800-7000-8000-000000000000"
@@ -481,12 +481,12 @@ class StoreRules:
             tx.batches.save([BatchRow("known")])
             tx.dependencies.add(dependencies)
         since = LogTime(20.0)
-        found, last = store.reader.unknown_parents(since=since, after=("", "", ""), limit=10)
+        found, last = store.reader.dependencies.unknown_parents(since=since, after=("", "", ""), limit=10)
         assert ([dependency.holder for dependency in found], last) == (["1", "8"], None)
         assert found[0] == dependencies[0]
-        found, last = store.reader.unknown_parents(since=since, after=("", "", ""), limit=3)
+        found, last = store.reader.dependencies.unknown_parents(since=since, after=("", "", ""), limit=3)
         assert ([dependency.holder for dependency in found], last) == (["1"], ("3", "job", "known"))
-        found, last = store.reader.unknown_parents(since=since, after=("3", "job", "known"), limit=10)
+        found, last = store.reader.dependencies.unknown_parents(since=since, after=("3", "job", "known"), limit=10)
         assert ([dependency.holder for dependency in found], last) == (["8"], None)
 
 
@@ -501,7 +501,7 @@ class LastingStoreRules(StoreRules):
         first.close()
         second = Store(url)
         second.open()
-        assert second.reader.job(FULL.id) == FULL
+        assert second.reader.jobs.get(FULL.id) == FULL
         assert second.reader.meta().serial == 1
         second.close()
 
@@ -533,7 +533,7 @@ class LastingStoreRules(StoreRules):
 
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(add, stores))
-        row = stores[0].reader.job("j")
+        row = stores[0].reader.jobs.get("j")
         assert row is not None
         assert row.crashes == 60
         for store in stores:
@@ -543,8 +543,8 @@ class LastingStoreRules(StoreRules):
         with store.transaction() as tx:
             tx.jobs.save([Row(id="j")])
             with ThreadPoolExecutor(1) as pool:
-                assert pool.submit(store.reader.job, "j").result(timeout=20) is None
-        assert store.reader.job("j") is not None
+                assert pool.submit(store.reader.jobs.get, "j").result(timeout=20) is None
+        assert store.reader.jobs.get("j") is not None
 
     def test_a_missing_step_is_applied_and_the_data_stays(self, url: str) -> None:
         old = Store(url)
@@ -558,7 +558,7 @@ class LastingStoreRules(StoreRules):
         new = Store(url, steps=(*STEPS, second))
         new.open()
         assert new.reader.meta().schema == len(STEPS) + 1
-        assert new.reader.job(FULL.id) == FULL
+        assert new.reader.jobs.get(FULL.id) == FULL
         with new.transaction() as tx:
             tx._connection.execute(text("INSERT INTO added VALUES (1)"))
         # One that was open all the time stops rather than write what it does not know.

@@ -43,7 +43,7 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
     try:
         for steps, commits in history:
             before = dict(outcomes)
-            states = {row.id: row.state for row in store.reader.jobs(limit=100)}
+            states = {row.id: row.state for row in store.reader.jobs.newest(limit=100)}
             try:
                 with store.transaction() as tx:
                     for kind, value in steps:
@@ -63,15 +63,15 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
             except Undo:
                 outcomes = Counter(before)
             assert kept(store) == in_database(store)
-            again = [row for row in store.reader.jobs(limit=100) if row.reason_code in ("retry", "crash")]
-            assert store.reader.retries() == sum(row.state is State.SCHEDULED for row in again)
-            assert store.reader.counts() == {
+            again = [row for row in store.reader.jobs.newest(limit=100) if row.reason_code in ("retry", "crash")]
+            assert store.reader.statistics.retries() == sum(row.state is State.SCHEDULED for row in again)
+            assert store.reader.statistics.counts() == {
                 state: sum(n for (_, of), n in in_database(store).items() if of == state) for state in State
             }
         recorded: Counter[State] = Counter()
-        for _, state, n in store.reader.throughput(0.0):
+        for _, state, n in store.reader.statistics.throughput(0.0):
             recorded[state] += n
         assert recorded == outcomes
-        assert store.reader.ended() == {state: outcomes[state] for state in State if state in FINAL}
+        assert store.reader.statistics.ended() == {state: outcomes[state] for state in State if state in FINAL}
     finally:
         store.close()

@@ -38,14 +38,14 @@ class TestInMemory(StoreRules):
         other.open()
         with other.transaction() as tx:
             tx.jobs.save([Row(id="j")])
-        assert store.reader.job("j") is None
+        assert store.reader.jobs.get("j") is None
         other.close()
 
     def test_reading_inside_a_transaction_of_the_same_thread_works(self, store: Store) -> None:
         with store.transaction() as tx:
             tx.jobs.save([Row(id="j")])
-            assert store.reader.job("j") == Row(id="j")
-        assert store.reader.job("j") == Row(id="j")
+            assert store.reader.jobs.get("j") == Row(id="j")
+        assert store.reader.jobs.get("j") == Row(id="j")
 
 
 class TestFile(LastingStoreRules):
@@ -72,7 +72,7 @@ class TestFile(LastingStoreRules):
         )
         started = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(3)]
         assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
-        row = store.reader.job("j")
+        row = store.reader.jobs.get("j")
         assert row is not None
         assert row.crashes == 75
 
@@ -81,7 +81,7 @@ class TestFile(LastingStoreRules):
             tx.jobs.save([Row(id="j")])
             with pytest.raises(RuntimeError, match="inside a transaction"), store.transaction():
                 pass
-        assert store.reader.job("j") is not None
+        assert store.reader.jobs.get("j") is not None
 
     def test_readers_cannot_write(self, store: Store) -> None:
         with pytest.raises(StoreError, match="readonly"), store._reading() as connection:
