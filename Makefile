@@ -33,7 +33,7 @@ demo: .venv/.stamp-run
 
 .PHONY: servers
 servers:
-	@tools/servers.sh rabbitmq postgres prometheus nginx compose systemd chromium
+	@tools/servers.sh rabbitmq postgres prometheus nginx compose systemd libfaketime chromium
 
 .PHONY: test
 test: .venv/.stamp-dev servers

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Sees to the programs that the tests start: RabbitMQ, PostgreSQL, Prometheus, what reads the files in deploy/ (nginx,
-# docker-compose, systemd-analyze), and a browser where one is asked for.
+# docker-compose, systemd-analyze), what gives a process another clock (libfaketime), and a browser where one is asked
+# for.
 #
 # The tests run private copies on free ports, in temporary folders; only the programs must be there. As root on Debian
 # or Ubuntu what is missing is installed, without starting any service; elsewhere this says what to install.
 #
-# Usage: tools/servers.sh rabbitmq|postgres|prometheus|nginx|compose|systemd|chromium ...
+# Usage: tools/servers.sh rabbitmq|postgres|prometheus|nginx|compose|systemd|libfaketime|chromium ...
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 
@@ -19,6 +20,7 @@ is_there() {
         nginx) command -v nginx >/dev/null && command -v openssl >/dev/null ;;
         compose) command -v docker-compose >/dev/null ;;
         systemd) command -v systemd-analyze >/dev/null ;;
+        libfaketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null ;;
         chromium) command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
         *) say "unknown server: $1"; exit 2 ;;
     esac

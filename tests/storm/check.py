@@ -377,7 +377,7 @@ def _children(seen: Seen) -> list[str]:
     found = []
     for id, runs in seen.of_job.items():
         first = runs[0]
-        if first.job not in ("child", "takes") or seen.asked(id, "requeue"):
+        if first.job not in ("child", "takes") or _is_taken_over(seen, id):
             continue
         if first.facts.get("right") is False:
             found.append(f"{id} has another result than its parent's: {_about(seen, id)}")
@@ -387,6 +387,11 @@ def _children(seen: Seen) -> list[str]:
             if not _had_ended(seen, parent, first.facts["on"], first.start)
         ]
     return found
+
+
+def _is_taken_over(seen: Seen, id: str) -> bool:
+    """Whether a person let it run, whatever it waited for."""
+    return bool(seen.asked(id, "requeue") or seen.asked(id, "reschedule"))
 
 
 def _had_ended(seen: Seen, parent: str, on: str, at: float) -> bool:
@@ -423,7 +428,7 @@ def _batches(seen: Seen) -> list[str]:
             found.append(f"batch {line['id']} is {kept.state}; its members are {states}")
     of_batch = {line["id"]: line["members"] for line in seen.accepted if line["what"] == "batch"}
     for run in seen.runs:
-        if run.job != "summary" or run.facts["batch"] not in of_batch or seen.asked(run.id, "requeue"):
+        if run.job != "summary" or run.facts["batch"] not in of_batch or _is_taken_over(seen, run.id):
             continue
         found += [
             f"{run.id} ran before the end of {member} of its batch: {_about(seen, member)}"

@@ -22,7 +22,7 @@ from broker_jobs.store import Store, schema
 from broker_jobs.store.row import WaitReason
 from tests.storm.check import Seen, findings, summary
 from tests.storm.faults import Faults
-from tests.storm.jobs import PLANNED_EVERY, RATE_SPAN
+from tests.storm.jobs import RATE_SPAN
 from tests.storm.people import People
 from tests.storm.system import StormSystem
 from tests.support.cluster import Cluster
@@ -130,7 +130,6 @@ def storm(
 def _come_to_rest(system: StormSystem) -> list[str]:
     """Stop the beat's schedules, and wait until every job has ended."""
     beat = next(part for part in system.parts if part.kind == "beat")
-    time.sleep(2 * PLANNED_EVERY)
     with beat.busy:
         system.parts.remove(beat)
         beat.leave(30)
@@ -149,10 +148,9 @@ def _come_to_rest(system: StormSystem) -> list[str]:
         return not seen[0]
 
     try:
-        for _ in range(3):  # a job that ends may release others
-            while_it_moves(left, is_over, STILL_SECONDS, "every job has ended", poll=0.5)
-            time.sleep(2)
+        while_it_moves(left, is_over, STILL_SECONDS, "every job has ended", poll=0.5)
         while_it_moves(lambda: _messages(system), lambda found: not found, 60, "queues are empty", poll=0.5)
+        while_it_moves(left, is_over, STILL_SECONDS, "every job has ended, also those of the last messages", poll=0.5)
     except AssertionError as still:
         return [str(still)]
     return []

@@ -23,6 +23,7 @@ from broker_jobs.producer.receipt import Receipt
 from broker_jobs.settings import Settings
 from broker_jobs.store import Store
 from broker_jobs.store.row import Row
+from tests.support.faketime import FakeClock
 from tests.support.invariants import broken
 from tests.support.process import Lodging, freeze
 from tests.support.rabbitmq import Vhost
@@ -31,6 +32,7 @@ from tests.support.wait import eventually, while_it_moves
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "integration" / "programs" / "system_program.py"
+PRODUCER_PROGRAM = PROGRAM.with_name("producer_program.py")
 WORKER_HEARTBEAT_SECONDS = 0.2
 
 
@@ -116,8 +118,17 @@ class System:
 
     # --- parts ---
 
-    def start(self, *roles: str, slot: str = "", url: str = "", store: str = "", **settings: Any) -> Lodger:
-        """Start parts in a process of their own; returns before they are up."""
+    def start(
+        self,
+        *roles: str,
+        slot: str = "",
+        url: str = "",
+        store: str = "",
+        clock: FakeClock | None = None,
+        program: Path | None = None,
+        **settings: Any,
+    ) -> Lodger:
+        """Start parts, or another program, in a process of their own; returns before they are up."""
         self._count += 1
         log = self.folder / f"{self._count}-{'-'.join(roles)}.log"
         description = {
@@ -129,8 +140,9 @@ class System:
             "worker_heartbeat": WORKER_HEARTBEAT_SECONDS,
             **settings,
         }
-        command = [sys.executable, str(PROGRAM), json.dumps(description)]
-        process = self._lodging.start(command, log=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        command = [sys.executable, str(program or PROGRAM), json.dumps(description)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(clock.environment if clock is not None else {})}
+        process = self._lodging.start(command, log=log, env=environment)
         return Lodger(self._lodging, process, log)
 
     def here(self, *roles: str, slot: str = "", url: str = "", store: str = "", **settings: Any) -> Here:

@@ -1,0 +1,42 @@
+"""A producer in a process of its own: `python producer_program.py DESCRIPTION` (JSON).
+
+It enqueues a job and schedules one, again and again, and writes each accepted id with its kind into a file. The jobs do
+not sleep: time.sleep() raises in a process whose clock libfaketime keeps.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+from tests.support.system_jobs import SystemJobs
+
+PRODUCED = "produced"
+DELAY_SECONDS = 1.0
+
+
+def main(url: str, store: str, folder: str, **_: object) -> None:
+    """Enqueue until SIGTERM."""
+    leave = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        leave.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    jobs = SystemJobs(url, store, Path(folder))
+    with (Path(folder) / PRODUCED).open("a") as produced:
+        while not leave.wait(0.05):
+            ready = jobs.stumble.enqueue(0)
+            delayed = jobs.stumble.schedule(timedelta(seconds=DELAY_SECONDS), 0)
+            produced.write(f"ready {ready.id}\ndelayed {delayed.id}\n")
+            produced.flush()
+    jobs.program.stop()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    main(**json.loads(sys.argv[1]))
