@@ -26,9 +26,10 @@ from broker_jobs.coordinator.records import DueNotice, FromWorker, JobRecord, Re
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import CHUNK, COMMIT, BatchCommit, Chunk
 from broker_jobs.messages.commands import COMMAND, Command
-from broker_jobs.messages.envelope import MAX_RECORDS, JobId
+from broker_jobs.messages.envelope import MAX_KEY_CHARS, MAX_RECORDS, JobId
 from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef, event_json
 from broker_jobs.messages.published import PUBLISHED, PublishedEvent
+from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.store.records import DeadLetterRow, DependencyRow
 
 COPY_SLACK_SECONDS = 30 * 86_400.0
@@ -37,10 +38,12 @@ COPY_SLACK_SECONDS = 30 * 86_400.0
 
 CHECKPOINT = "checkpoint"
 """The type of a tick that is kept in the command queue."""
-LOOK = TypeAdapter(Annotated[list[JobId], Field(max_length=MAX_RECORDS, fail_fast=True)])
-"""A coordinator that is not the active one asks the active one to look at these jobs."""
+LineId = Annotated[str, Field(pattern=rf"^{LINE_PREFIX}[a-z]+:[^\x00]*$", max_length=100 + MAX_KEY_CHARS)]
+"""The line of a limit, in the place of a job: its kind and its key."""
+LOOK = TypeAdapter(Annotated[list[JobId | LineId], Field(max_length=MAX_RECORDS, fail_fast=True)])
+"""A coordinator that is not the active one asks the active one to look at these jobs, and to call these lines."""
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-_ID: TypeAdapter[str] = TypeAdapter(JobId)
+_ID: TypeAdapter[str] = TypeAdapter(JobId | LineId)
 DEAD_LETTERED = "dead-lettered:"
 """Before the reason, in the type of a worker's dead letter."""
 NEWER = "newer:"
