@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.process import Lodging
-from tests.support.wait import eventually
+from tests.support.wait import PATIENCE, eventually
 
 COMMAND = [sys.executable, "-m", "broker_jobs.cli"]
 
@@ -82,9 +82,9 @@ class Running:
     def exit_code(self, timeout: float = 30) -> int:
         """Wait for its end."""
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(timeout * PATIENCE)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after {timeout} s:\n{self.log}")
+            pytest.fail(f"still running after {timeout * PATIENCE:g} s:\n{self.log}")
 
     def door(self) -> str:
         """The address of its /metrics and /healthz."""
@@ -96,14 +96,14 @@ class Running:
     def healthz(self) -> tuple[int, dict[str, Any]]:
         """Status and answer of /healthz."""
         try:
-            with urllib.request.urlopen(f"{self.door()}/healthz", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.door()}/healthz", timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             return refused.code, json.load(refused)
 
     def metrics(self) -> dict[str, float]:
         """Series and value of /metrics."""
-        with urllib.request.urlopen(f"{self.door()}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.door()}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return {
             series: float(value) for series, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")
@@ -142,7 +142,7 @@ class Terminal:
             env=self._env | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * PATIENCE,
             check=False,
         )
 

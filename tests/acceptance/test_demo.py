@@ -97,9 +97,9 @@ def test_it_stays_until_it_is_told_to_leave_and_is_exact_then(terminal: Terminal
     assert address
     assert health
     assert store
-    with urllib.request.urlopen(address.group(1), timeout=5) as answer:
+    with urllib.request.urlopen(address.group(1), timeout=30) as answer:
         assert re.search(r'"welcome",outcome="failed",queue="mail"} 3', answer.read().decode())
-    with urllib.request.urlopen(health.group(1), timeout=5) as answer:
+    with urllib.request.urlopen(health.group(1), timeout=30) as answer:
         assert answer.status == 200
     assert "welcome" in terminal.output("jobs", "list", "--job", "welcome", "--store", store.group(1))
     eventually(
@@ -107,7 +107,7 @@ def test_it_stays_until_it_is_told_to_leave_and_is_exact_then(terminal: Terminal
     )
     dashboard = re.search(r"dashboard\s+(http\S+)", demo.log)
     assert dashboard
-    with urllib.request.urlopen(f"{dashboard.group(1)}jobs?state=failed", timeout=5) as answer:
+    with urllib.request.urlopen(f"{dashboard.group(1)}jobs?state=failed", timeout=30) as answer:
         assert "charles.babbage(at)example.com" in answer.read().decode()
     demo.signal(signal.SIGINT)
     assert demo.exit_code() == 0

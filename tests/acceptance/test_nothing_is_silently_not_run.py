@@ -123,7 +123,7 @@ def test_so_it_is_in_a_tester(jobs: BrokerJobs, function: Callable[..., Any], in
     with Tester(jobs, inline=inline) as tester:
         receipt = job.enqueue(7)
         tester.run()
-        assert receipt.result(timeout=1) == 7
+        assert receipt.result(timeout=30) == 7
     assert ran == [(1, 7)]
 
 
@@ -511,7 +511,7 @@ def test_a_tester_counts_as_the_worker_does(jobs: BrokerJobs) -> None:
         with pytest.raises(AssertionError):
             tester.assert_enqueued(job, 7, 9)
         tester.run()
-        assert receipt.result(timeout=1) == ["made", 7, 8]
+        assert receipt.result(timeout=30) == ["made", 7, 8]
 
 
 def test_depends_inside_an_annotation_is_refused(jobs: BrokerJobs) -> None:

@@ -97,7 +97,7 @@ def _listens(address: str) -> bool:
     import httpx
 
     try:
-        return bool(httpx.get(f"{address}/healthz", timeout=5).is_success)
+        return bool(httpx.get(f"{address}/healthz", timeout=30).is_success)
     except httpx.HTTPError:
         return False
 

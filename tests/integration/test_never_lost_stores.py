@@ -57,9 +57,12 @@ def test_a_database_server_that_goes_away_under_load_loses_nothing(
     postgres.stop() if end == "stop" else postgres.kill9()
     ids += system.enqueue(100)
     ids += [system.jobs.work.schedule(timedelta(seconds=0.5)).id for _ in range(10)]
-    time.sleep(2)
-    reports = [here.program.coordinator.healthy() for here in coordinators if here.program.coordinator]
-    assert any(said.startswith("the store does not answer: ") for healthy, said in reports if not healthy)
+
+    def told() -> bool:
+        reports = [here.program.coordinator.healthy() for here in coordinators if here.program.coordinator]
+        return any(said.startswith("the store does not answer: ") for healthy, said in reports if not healthy)
+
+    eventually(told, what="a coordinator says that the store does not answer")
     postgres.start()
     eventually(lambda: answers(system), 30)
     system.succeeded(ids + stumbling)

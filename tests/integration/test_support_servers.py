@@ -415,7 +415,7 @@ def test_a_test_that_ends_its_process_fails_alone_and_leaves_nothing_running(tmp
 
 
 def test_a_wait_says_what_it_waited_for_and_what_it_saw() -> None:
-    with pytest.raises(AssertionError, match=r"the moon: not within 0\.05 s; last seen: \[\]"):
+    with pytest.raises(AssertionError, match=r"the moon: not within 0\.15 s; last seen: \[\]"):
         eventually(list, timeout=0.05, what="the moon")
 
 
@@ -453,7 +453,7 @@ def test_a_wait_for_what_moves_takes_as_long_as_it_moves() -> None:
 
 
 def test_a_wait_for_what_moves_ends_where_nothing_moves() -> None:
-    with pytest.raises(AssertionError, match=r"the moon: nothing has moved for 0\.05 s; last seen: 7"):
+    with pytest.raises(AssertionError, match=r"the moon: nothing has moved for 0\.15 s; last seen: 7"):
         while_it_moves(lambda: 7, lambda seen: seen == 8, still=0.05, what="the moon", poll=0.01)
 
 

@@ -136,7 +136,7 @@ class Broker:
     """
 
     def __init__(
-        self, version: str | None = None, *, beside: "Broker | None" = None, name: str = NODE, boot_seconds: float = 60
+        self, version: str | None = None, *, beside: "Broker | None" = None, name: str = NODE, boot_seconds: float = 180
     ) -> None:
         """Make a node that is not started.
 
@@ -277,7 +277,7 @@ class Broker:
         dead-lettering of the node (see `is_sound`): a test that ended behind a restart did, with its virtual host.
         """
         with contextlib.suppress(AssertionError):  # a queue that was lost by a kill never begins
-            eventually(lambda: self.eval(DEAD_LETTERING) == "true", 10, "all queues have begun", poll=0.05)
+            eventually(lambda: self.eval(DEAD_LETTERING) == "true", 10, "all queues have begun", poll=0.05, patience=1)
 
     def is_running(self) -> bool:
         """Tell whether the node's process lives (frozen or not)."""

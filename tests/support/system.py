@@ -28,7 +28,7 @@ from tests.support.invariants import broken
 from tests.support.process import Lodging, freeze
 from tests.support.rabbitmq import Vhost
 from tests.support.system_jobs import Mark, SystemJobs
-from tests.support.wait import eventually, while_it_moves
+from tests.support.wait import PATIENCE, eventually, while_it_moves
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "integration" / "programs" / "system_program.py"
@@ -75,7 +75,7 @@ class Lodger:
 
     def left(self, timeout: float = 30) -> None:
         """Wait until it has left in order."""
-        assert self.process.wait(timeout) == 0, self.log
+        assert self.process.wait(timeout * PATIENCE) == 0, self.log
 
 
 class Here(NamedTuple):

@@ -62,7 +62,7 @@ class Coordinator:
 
     def broadcast(self, *, schedules_changed: bool) -> None:
         control = Control(version=1, schedules_changed=schedules_changed)
-        self.broker.publish([Message(names.CONTROL, "", control.model_dump_json().encode(), "control")]).result(5)
+        self.broker.publish([Message(names.CONTROL, "", control.model_dump_json().encode(), "control")]).result(30)
 
     def fires(self) -> list[tuple[str, int, float]]:
         return [(c.name, c.version, c.planned_at) for c in list(self.received) if isinstance(c, Fire)]
@@ -210,7 +210,7 @@ def test_a_reply_older_than_a_change_is_followed_by_another_request(coordinator:
             Message(names.CONTROL, "", control.model_dump_json().encode(), "control"),
             Message("", coordinator.reply_to, stale.model_dump_json().encode(), "reply"),
         ]
-    ).result(5)
+    ).result(30)
     eventually(lambda: coordinator.requests() == 2, what="its second request")
 
 
@@ -296,7 +296,7 @@ def test_a_message_that_cannot_be_decoded_is_ignored(
     beat.start()
     eventually(coordinator.requests)
     for broker, key in ((names.CONTROL, ""), ("", beat._reply_to)):
-        coordinator.broker.publish([Message(broker, key, b"\xff{")]).result(5)
+        coordinator.broker.publish([Message(broker, key, b"\xff{")]).result(30)
     eventually(lambda: caplog.text.count("could not be decoded") == 2)
     assert "'MO' is not a valid weekday" in caplog.text
     advance(beat, clock, 60)

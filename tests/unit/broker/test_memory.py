@@ -55,7 +55,7 @@ def to_mail(*bodies: bytes) -> list[Message]:
 
 
 def send(broker: MemoryBroker, *messages: Message) -> list[PublishFailure | None]:
-    return broker.publish(messages).result(5)
+    return broker.publish(messages).result(30)
 
 
 def idle(broker: MemoryBroker) -> None:
@@ -154,7 +154,7 @@ def test_a_confirm_arrives_on_another_thread(broker: MemoryBroker) -> None:
     future = broker.publish(to_mail(b"1"))
     future.add_done_callback(lambda _: seen.append(threading.current_thread().name))
     broker.unblock()
-    assert future.result(5) == [None]
+    assert future.result(30) == [None]
     idle(broker)
     assert seen
     assert "memory-broker" in seen[0]
@@ -339,7 +339,7 @@ def test_during_an_alarm_publishes_wait_and_deliveries_go_on(broker: MemoryBroke
     collector.await_bodies(b"1", b"2")
     assert not waiting.done()
     broker.unblock()
-    assert waiting.result(5) == [None]
+    assert waiting.result(30) == [None]
     assert not broker.blocked
 
 
@@ -355,7 +355,7 @@ def test_a_publish_that_waits_too_long_is_not_sent() -> None:
         with pytest.raises(TimeoutError):
             future.result(0.2)
         clock.advance(1)
-        (failure,) = future.result(5)
+        (failure,) = future.result(30)
         assert failure is not None
         assert failure.kind is Unconfirmed.NOT_SENT
         broker.unblock()
@@ -368,7 +368,7 @@ def test_stop_ends_waiting_publishes(broker: MemoryBroker) -> None:
     broker.block()
     future = broker.publish(to_mail(b"1"), timeout=600)
     broker.stop()
-    (failure,) = future.result(5)
+    (failure,) = future.result(30)
     assert failure is not None
     assert failure.kind is Unconfirmed.NOT_SENT
 
@@ -380,7 +380,7 @@ def test_a_disconnected_broker_raises(broker: MemoryBroker) -> None:
         broker.depth(MAIL)
     waiting = broker.publish(to_mail(b"1"))
     broker.reconnect()
-    assert waiting.result(5) == [None]
+    assert waiting.result(30) == [None]
     assert broker.connected
 
 
@@ -436,7 +436,7 @@ def test_twenty_thousand_messages_go_through_in_order_in_seconds(broker: MemoryB
     started = time.monotonic()
     futures = [broker.publish(to_mail(b"%d" % n)) for n in range(20_000)]
     eventually(lambda: len(collector.got) == 20_000, timeout=60)
-    assert all(future.result(5) == [None] for future in futures)
+    assert all(future.result(30) == [None] for future in futures)
     assert collector.bodies() == [b"%d" % n for n in range(20_000)]
     assert max(collector.lists) > 1
     assert time.monotonic() - started < 30

@@ -47,7 +47,7 @@ class CoordinatorHarness:
         self.store.close()
 
     def publish(self, *messages: Message) -> None:
-        assert self.broker.publish(list(messages)).result(5) == [None] * len(messages)
+        assert self.broker.publish(list(messages)).result(30) == [None] * len(messages)
 
     def envelope(self, id: str = "j", delay: float = 0.0, **fields: object) -> Envelope:
         now = datetime.now(UTC)

@@ -590,7 +590,7 @@ def test_a_batch_is_asked_for_its_state_and_its_end(jobs: BrokerJobs, broker: Re
         pass
     broker.answer = batch_reply("failed")
     assert batch.state() is State.FAILED
-    assert batch.wait(5) is State.FAILED
+    assert batch.wait(30) is State.FAILED
     assert asyncio.run(batch.state_async()) is State.FAILED
     assert asyncio.run(batch.wait_async(5)) is State.FAILED
     assert [c.until_ended for c in broker.commands if isinstance(c, GetBatch)] == [False, True, False, True]
@@ -677,7 +677,7 @@ def test_a_block_that_raises_after_a_sub_batch_was_committed_says_so(
 def test_a_batch_is_known_by_its_id(jobs: BrokerJobs, broker: RecordingBroker, load: Load) -> None:
     batch = jobs.batch_receipt("0190")
     broker.answer = batch_reply("failed")
-    assert batch.wait(5) is State.FAILED
+    assert batch.wait(30) is State.FAILED
     assert batch.counts().total == 10
     with batch:
         batch.enqueue(load, 7)
