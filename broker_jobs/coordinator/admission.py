@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker_jobs.coordinator.cascade import Cascade, Kind
-from broker_jobs.coordinator.conditions.batch_rows import OPEN, BatchRows
+from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.conditions.batches import BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
 from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.conditions.unique import Answer, UniqueKeyRules
+from broker_jobs.coordinator.dependents import Dependents
 from broker_jobs.coordinator.records import TimerDue
 from broker_jobs.coordinator.result_arguments import MissingResultError, parents_of, with_results
 from broker_jobs.coordinator.rows import Rows
@@ -35,7 +35,8 @@ class Admission:
     Args:
         rows: the jobs.
         cascade: takes what follows.
-        unique, dependencies, batch_rows, batches, limits: the conditions.
+        dependents: what is told that a job has changed.
+        unique, dependencies, batches, limits: the conditions.
         queues_runs: whether the runs of a recurring job wait for each other.
         may_release: whether this coordinator has the right to release.
     """
@@ -44,10 +45,10 @@ class Admission:
         self,
         rows: Rows,
         cascade: Cascade,
+        dependents: Dependents,
         *,
         unique: UniqueKeyRules,
         dependencies: DependencyRules,
-        batch_rows: BatchRows,
         batches: BatchRules,
         limits: LimitRules,
         queues_runs: Callable[[str], bool],
@@ -55,9 +56,9 @@ class Admission:
     ) -> None:
         self._rows = rows
         self._cascade = cascade
+        self._dependents = dependents
         self._unique = unique
         self._dependencies = dependencies
-        self._batch_rows = batch_rows
         self._batches = batches
         self._limits = limits
         self._queues_runs = queues_runs
@@ -77,7 +78,7 @@ class Admission:
         if answer is Answer.ALIAS:
             if row.batch is not None:
                 self._rows.tx.dependencies.forget([row.id])
-            self._count(row)
+            self._dependents.count(row)
             return
         if answer is Answer.CIRCLE:
             holder = self._unique.taken_by_another(row, envelope)
@@ -85,7 +86,7 @@ class Admission:
             return
         verdict = self._dependencies.admit(row, envelope)
         row = self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
-        self._count(row)
+        self._dependents.count(row)
         if verdict.failed is not None:
             self.fail(row, verdict.failed)
             return
@@ -98,20 +99,20 @@ class Admission:
         answer = self._unique.admit(row, envelope)
         for id in self._unique.replaced:
             self.leave(self._rows[id])
-            self._count(self._rows[id])
+            self._dependents.count(self._rows[id])
         self._unique.replaced.clear()
         return answer
 
     def accept_member(self, row: Row, *, begins: bool) -> None:
         """The submission of a member is accepted: so is the member. `begins`: its batch waits for nothing."""
         if row.is_waiting and row.waits & WaitReason.COMMIT:
-            waits_on = not begins or self._has_dependencies(row)
+            waits_on = not begins or _has_dependencies(self._rows.envelope(row))
             waits = WaitReason.DEPENDENCY if waits_on else WaitReason.NOTHING
             self.admit(self._put(waiting(row, waits, self._rows.at, row.reason)))
 
     def member(self, row: Row, abandoned: str | None) -> None:
         """A member of a batch submission is known: it takes nothing before the commit."""
-        self._count(row)
+        self._dependents.count(row)
         if abandoned is not None:
             self.unsatisfied(self._rows[row.id], abandoned)
 
@@ -123,7 +124,7 @@ class Admission:
         self._rows.tx.dependencies.forget([row.id])
         self._ask_unique(row, envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
-        self._told(self._rows[row.id])
+        self._dependents.tell(self._rows[row.id])
         self._cascade.walk(row.id)
 
     def why_not_again(self, row: Row) -> str | None:
@@ -156,7 +157,7 @@ class Admission:
         elif verdict.open:
             self._put(waiting(row, row.waits | WaitReason.DEPENDENCY, at, row.reason))
         elif row.waits & WaitReason.DEPENDENCY:
-            due_at = max(at.now + self._delay_after(row), row.due_at or 0.0)
+            due_at = max(at.now + _delay_after(self._rows.envelope(row)), row.due_at or 0.0)
             met = row.evolve(due_at=due_at, reason_code=row.reason_code or Reason.NOW)
             self._put(waiting(met, row.waits & ~WaitReason.DEPENDENCY, at, "what it waited for has come"))
             self._cascade.walk(row.id)
@@ -170,7 +171,7 @@ class Admission:
         self._put(entered(row, State.AWAITING, self._rows.at.now, reason, waits=WaitReason.DEPENDENCY))
         self._ask_unique(self._rows[row.id], envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
-        self._told(self._rows[row.id])
+        self._dependents.tell(self._rows[row.id])
         self._judge(self._rows[row.id], verdict)
 
     def unsatisfied(self, row: Row, reason: str) -> None:
@@ -179,11 +180,6 @@ class Admission:
             at = self._rows.at.now
             row = self._put(entered(row, State.DELETED, at, reason, reason_code=Reason.UNSATISFIED))
             self.ended(row, keeps_dependencies=True)
-
-    def _delay_after(self, row: Row) -> float:
-        envelope = self._rows.envelope(row)
-        after = None if envelope is None else envelope.after
-        return 0.0 if after is None or after.delay is None else after.delay
 
     # ---- going
 
@@ -260,7 +256,7 @@ class Admission:
     def ended(self, row: Row, *, keeps_dependencies: bool = False) -> None:
         """A job has ended: it gives back what it has because it waits, and what depends on it is told."""
         self.leave(row, keeps_dependencies=keeps_dependencies)
-        self._told(row)
+        self._dependents.tell(row)
 
     def leave(self, row: Row, *, keeps_dependencies: bool = False) -> None:
         """A job does not wait any more: what it took goes back, but for slots while it may be running."""
@@ -291,7 +287,7 @@ class Admission:
             self.comes_back(row)
         elif before is not None and was_final and (row.state is not before.state or row.is_alias != before.is_alias):
             self._unique.leave(row)  # the window of a job that had succeeded ends with its deletion
-            self._told(row)
+            self._dependents.tell(row)
         if was_waiting and row.state is State.PROCESSING:
             self._limits.runs_after_all(row)
         if row.started_at is not None and (before is None or row.started_at != before.started_at):
@@ -302,33 +298,15 @@ class Admission:
         elif row.is_waiting:
             self._cascade.walk(row.id)
 
-    def _has_dependencies(self, row: Row) -> bool:
-        envelope = self._rows.envelope(row)
-        return envelope is None or envelope.after is not None
-
-    def _told(self, row: Row) -> None:
-        """What depends on a job is to look at it, and its batch counts it otherwise."""
-        self._count(row)
-        self._cascade.tell(row.id)
-        if row.alias_group is not None and not row.is_alias:
-            self._cascade.add(Kind.GROUP, row.alias_group)
-
-    def _count(self, row: Row) -> None:
-        """A batch counts a member as it is shown: an alias as its root."""
-        if row.batch is None:
-            return
-        row = self._rows[row.id]
-        now = self._rows.end_of(row.id) or OPEN
-        if now != row.counted_as and self._batch_rows.count(row.batch or "", row.counted_as, now):
-            self._put(row.evolve(counted_as=now))
-
-    def count_again(self, id: str) -> None:
-        """The root of an alias has changed: what depends on the alias looks again."""
-        row = self._rows.get(id)
-        if row is not None and row.is_alias:
-            self._count(row)
-            self._cascade.tell(id)
-
     def _put(self, row: Row) -> Row:
         self._rows.put(row)
         return row
+
+
+def _has_dependencies(envelope: Envelope | None) -> bool:
+    return envelope is None or envelope.after is not None
+
+
+def _delay_after(envelope: Envelope | None) -> float:
+    after = None if envelope is None else envelope.after
+    return 0.0 if after is None or after.delay is None else after.delay

@@ -10,7 +10,7 @@ from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade, task_of
 from broker_jobs.coordinator.conditions.batches import BatchRules
-from broker_jobs.coordinator.conditions.limits import LimitRules, overlap_key
+from broker_jobs.coordinator.conditions.line_calls import LineCalls, overlap_key
 from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import CommandReceived
@@ -69,7 +69,7 @@ class CommandHandler:
         *,
         jobs: JobDecisions,
         batches: BatchRules,
-        limits: LimitRules,
+        line_calls: LineCalls,
         lines: Lines,
         broadcasts: Broadcasts,
         workers: WorkerWatch,
@@ -82,7 +82,7 @@ class CommandHandler:
         self._effects = effects
         self._jobs = jobs
         self._batches = batches
-        self._limits = limits
+        self._line_calls = line_calls
         self._lines = lines
         self._broadcasts = broadcasts
         self._workers = workers
@@ -173,7 +173,7 @@ class CommandHandler:
             case DeclareSubscriptions():
                 refused, subject = commands.subscribe(self._tx, command), command.origin
             case SetLimit():
-                self._limits.set_limit(command.key, command.limit)
+                self._line_calls.set_limit(command.key, command.limit)
                 detail = {"limit": command.limit}
                 subject = command.key
             case DeleteBatch():

@@ -11,7 +11,8 @@ from broker_jobs.coordinator.cascade import PAGE, Cascade, Kind, Task, task_of
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.conditions.batches import OPENED, BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
-from broker_jobs.coordinator.conditions.limits import LimitRules
+from broker_jobs.coordinator.conditions.line_calls import LineCalls
+from broker_jobs.coordinator.dependents import Dependents
 from broker_jobs.coordinator.failures import WorkItemError
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.rows import Rows
@@ -40,10 +41,11 @@ class Consequences:
         cascade: Cascade,
         *,
         admission: Admission,
+        dependents: Dependents,
         dependencies: DependencyRules,
         batch_rows: BatchRows,
         batches: BatchRules,
-        limits: LimitRules,
+        line_calls: LineCalls,
         decide: Callable[[JobRecord], Decision],
         skipped: frozenset[WorkItemRow],
     ) -> None:
@@ -51,10 +53,11 @@ class Consequences:
         self._tx = rows.tx
         self._cascade = cascade
         self._admission = admission
+        self._dependents = dependents
         self._dependencies = dependencies
         self._batch_rows = batch_rows
         self._batches = batches
-        self._limits = limits
+        self._line_calls = line_calls
         self._decide = decide
         self._skipped = skipped
         self.more = False
@@ -82,7 +85,7 @@ class Consequences:
                 self._do_or_skip(task)
             self._batch_rows.finish()
             self._ask_who_waits()
-            self._limits.call_overlaps()
+            self._line_calls.call_overlaps()
             if self._cascade.is_idle:
                 break
         left = self._cascade.left()
@@ -142,21 +145,21 @@ class Consequences:
     def _call(self, key: str) -> None:
         """Ask the first jobs of a line, one behind the other, while there is capacity for them."""
         if not self._admission.may_release:
-            self._limits.call_later(key)
+            self._line_calls.call_later(key)
             return
-        self._limits.called(key)
-        while (id := self._limits.first_to_ask(key)) is not None:
+        self._line_calls.called(key)
+        while (id := self._line_calls.first_to_ask(key)) is not None:
             if self._cascade.budget <= 0:
                 self._cascade.add(Kind.CALL, key)
                 return
             self._spend(1)
             self._rows.see([id])
             self._admission.walk(id)
-            self._limits.step_aside(id, key)
+            self._line_calls.step_aside(id, key)
 
     def _close(self, task: Task) -> None:
         after = int(task.state or 0)
-        ids, last = self._limits.close_page(task.target, after, self._page)
+        ids, last = self._line_calls.close_page(task.target, after, self._page)
         self._spend(len(ids))
         if last is not None:
             self._cascade.add(Kind.CLOSE, task.target, str(last))
@@ -190,7 +193,7 @@ class Consequences:
         self._spend(len(ids))
         self._rows.see(ids)
         for id in ids:
-            self._admission.count_again(id)
+            self._dependents.count_again(id)
         if len(ids) == page:
             self._cascade.add(Kind.GROUP, task.target, ids[-1])
 

@@ -88,7 +88,7 @@ class JobDecisions:
         elif isinstance(record, DueNotice):
             self._cascade.walk(id)
         if isinstance(record, ReleaseFailed) and before is not None and self._rows[id] is not before:
-            self._lines.give_back_start(id, record.epoch)
+            self._lines.rates.give_back_start(id, record.epoch)
         return said
 
     def _admit_unreleased(self, record: JobRecord) -> None:

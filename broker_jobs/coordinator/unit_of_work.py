@@ -18,9 +18,11 @@ from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.conditions.batches import BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules
 from broker_jobs.coordinator.conditions.limits import LimitRules
+from broker_jobs.coordinator.conditions.line_calls import LineCalls
 from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.conditions.unique import UniqueKeyRules
 from broker_jobs.coordinator.consequences import Consequences
+from broker_jobs.coordinator.dependents import Dependents
 from broker_jobs.coordinator.dispatch import Dispatch
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import COPY_SLACK_SECONDS, CheckpointRead, Input
@@ -83,28 +85,30 @@ class UnitOfWork:
         self._cascade = cascade = Cascade()
         self._broadcasts = broadcasts = Broadcasts(tx)
         self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until)
-        self._limits = limits = LimitRules(rows, cascade, lines)
+        line_calls = LineCalls(rows, cascade, lines)
+        limits = LimitRules(rows, cascade, lines, line_calls)
         self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
         dependencies = DependencyRules(rows, cascade, batch_rows)
         batches = BatchRules(rows, cascade, batch_rows, dependencies)
         unique = UniqueKeyRules(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
+        dependents = Dependents(rows, cascade, batch_rows)
         self._admission = admission = Admission(
-            rows, cascade, unique=unique, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
-            limits=limits, queues_runs=self._queues_runs, may_release=may_release,
+            rows, cascade, dependents, unique=unique, dependencies=dependencies, batches=batches, limits=limits,
+            queues_runs=self._queues_runs, may_release=may_release,
         )  # fmt: skip
         jobs = JobDecisions(
             rows, cascade, effects, admission=admission, limits=limits, lines=lines, broadcasts=broadcasts
         )
         self._jobs = jobs
         self._consequences = consequences = Consequences(
-            rows, cascade, admission=admission, dependencies=dependencies, batch_rows=batch_rows, batches=batches,
-            limits=limits, decide=jobs.decide, skipped=skipped,
+            rows, cascade, admission=admission, dependents=dependents, dependencies=dependencies,
+            batch_rows=batch_rows, batches=batches, line_calls=line_calls, decide=jobs.decide, skipped=skipped,
         )  # fmt: skip
         self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
         self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)
         command_handler = CommandHandler(
-            rows, cascade, effects, jobs=jobs, batches=batches, limits=limits, lines=lines, broadcasts=broadcasts,
-            workers=workers, replies=replies, replay=self._replay,
+            rows, cascade, effects, jobs=jobs, batches=batches, line_calls=line_calls, lines=lines,
+            broadcasts=broadcasts, workers=workers, replies=replies, replay=self._replay,
         )  # fmt: skip
         self._log_clock = log_clock = LogClock(
             rows, effects, own=memory.coordinator, since=memory.since, ticks=memory.ticks,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.conditions.line_calls import LineCalls, overlap_key
 from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.steps import waiting
@@ -38,10 +39,11 @@ class AskedLine(NamedTuple):
 class LimitRules:
     """Limits, in one transaction."""
 
-    def __init__(self, rows: Rows, cascade: Cascade, lines: Lines) -> None:
+    def __init__(self, rows: Rows, cascade: Cascade, lines: Lines, calls: LineCalls) -> None:
         self._rows = rows
         self._cascade = cascade
         self._lines = lines
+        self._calls = calls
 
     # ---- acceptance
 
@@ -76,7 +78,7 @@ class LimitRules:
         row = self._in_lines(row)
         entries = self._lines.of(row.id)
         for line in sequence:
-            if line.capacity <= 0 and not self._has(entries.get(line.key), Stage.SLOT):
+            if line.capacity <= 0 and not _has(entries.get(line.key), Stage.SLOT):
                 self._give_back_turns(row, sequence)
                 self._stand(row, line)
                 return None
@@ -86,7 +88,7 @@ class LimitRules:
                 continue
             head = self._lines.head(line.key)
             is_first = head is None or head.place >= entry.place
-            moment = self._next(line) if is_first else None
+            moment = self._calls.next_moment(line) if is_first else None
             if moment is None or moment > self._rows.at.until:
                 self._stand(row, line)
                 return None
@@ -102,7 +104,7 @@ class LimitRules:
         entries = self._lines.of(row.id)
         waits_in = next((entry.key for entry in entries.values() if entry.stage is Stage.WAITS), None)
         if waits_in is None:
-            line = next((line for line in sequence if not self._has(entries.get(line.key), Stage.SLOT)), None)
+            line = next((line for line in sequence if not _has(entries.get(line.key), Stage.SLOT)), None)
             if line is None:
                 return False
             self._stand(self._in_lines(row), line)
@@ -119,8 +121,8 @@ class LimitRules:
                 continue
             moment: Instant | None = at
             if line.kind == "rate":
-                moment = self._lines.start_moment(line)
-            elif line.taken >= line.capacity or self._runs_outside(line):
+                moment = self._lines.rates.start_moment(line)
+            elif line.taken >= line.capacity or self._calls.runs_outside(line):
                 moment = None
             if moment is None or moment > self._rows.at.until:
                 self._give_back_turns(row, sequence[place + 1 :])
@@ -134,7 +136,7 @@ class LimitRules:
         for line in self._sequence(row, envelope):
             entry = self._lines.of(row.id)[line.key]
             if line.kind == "rate":
-                self._lines.start(line, row.id, row.epoch, at)
+                self._lines.rates.start(line, row.id, row.epoch, at)
                 self._lines.move(entry, None)
             elif entry.stage is Stage.TURN:
                 self._lines.move(entry, Stage.SLOT)
@@ -182,96 +184,8 @@ class LimitRules:
     def _give_back_turns(self, row: Row, lines: list[LimitLineRow]) -> None:
         entries = self._lines.of(row.id)
         for line in lines:
-            if self._has(entries.get(line.key), Stage.TURN):
+            if _has(entries.get(line.key), Stage.TURN):
                 self._lines.move(entries[line.key], Stage.PLACE)
-
-    @staticmethod
-    def _has(entry: LineEntry | None, stage: Stage) -> bool:
-        return entry is not None and entry.stage is stage
-
-    # ---- capacity
-
-    def call_later(self, key: str) -> None:
-        """A line is to be called when something may be released."""
-        if self._lines.head(key) is not None:
-            self._lines.call_later(key)
-
-    def called(self, key: str) -> None:
-        """A line is called."""
-        self._lines.called(key)
-
-    def first_to_ask(self, key: str) -> str | None:
-        """The job that is to be asked next in a line, if it could go on from there."""
-        line = self._lines.line(key)
-        head = None if line is None else self._lines.head(key)
-        if line is None or head is None:
-            return None
-        if line.capacity <= 0:
-            return None
-        moment = self._next(line)
-        return head.job_id if moment is not None and moment <= self._rows.at.until else None
-
-    def _next(self, line: LimitLineRow) -> Instant | None:
-        """When a line has capacity for one more turn."""
-        return None if self._runs_outside(line) else self._lines.moment(line)
-
-    def _runs_outside(self, line: LimitLineRow) -> bool:
-        """Whether runs of a recurring job are open that stand in no line, as its overlap was another one then.
-
-        All in the line are open runs, so the numbers tell.
-        """
-        if line.kind != "overlap":
-            return False
-        runs = self._rows.open_runs(line.key.partition(":")[2])
-        return runs > self._lines.count(line.key, runs)
-
-    def call_overlaps(self) -> None:
-        """A run is open no more: the one that waits for it is called, in a line of their recurring job."""
-        keys = {overlap_key(recurring) for recurring in self._rows.runs_over()}
-        if keys:
-            for key in self._lines.that_exist(keys):
-                self._cascade.add(Kind.CALL, key)
-
-    def step_aside(self, id: str, key: str) -> bool:
-        """The first of a line waits for something else: it keeps its places and asks for nothing. Whether it was so."""
-        entry = self._lines.of(id).get(key)
-        if entry is None or entry.stage is not Stage.WAITS:
-            return False
-        row = self._rows.get(id)
-        if row is None or not row.is_waiting:
-            self._lines.move(entry, None)
-            return True
-        for one in list(self._lines.of(id).values()):
-            if one.stage in (Stage.WAITS, Stage.TURN):  # a turn that it kept would keep others waiting
-                self._lines.move(one, Stage.PLACE)
-        self._rows.put(waiting(row, row.waits & ~WaitReason.LINE, self._rows.at, row.reason))
-        return True
-
-    def set_limit(self, key: str, limit: int | None) -> None:
-        """A person sets the number of a concurrency or rate limit, closes it with 0, or clears it with None."""
-        for kind in ("concurrency", "rate"):
-            name = f"{kind}:{key}"
-            line = self._lines.line(name)
-            if line is None:
-                if limit is None:
-                    continue
-                line = self._lines.made(name, kind)
-            self._lines.set_limit(line, limit)
-            if limit == 0:
-                self._cascade.add(Kind.CLOSE, name)
-            self._cascade.add(Kind.CALL, name)
-
-    def close_page(self, key: str, after: int, limit: int) -> tuple[list[str], int | None]:
-        """A line was closed: jobs that wait in it give back their turns elsewhere, a page. (jobs, the last place)."""
-        line = self._lines.line(key)
-        if line is None or line.capacity > 0:
-            return [], None
-        page, last = self._lines.waiting_page(key, after, limit)
-        for entry in page:
-            for other in list(self._lines.of(entry.job_id).values()):
-                if other.stage is Stage.TURN:
-                    self._lines.move(other, Stage.PLACE)
-        return [entry.job_id for entry in page], last
 
     # ---- giving back
 
@@ -322,9 +236,8 @@ class LimitRules:
         return row
 
 
-def overlap_key(recurring: str | None) -> str:
-    """The key of the line of the runs of a recurring job."""
-    return f"overlap:{recurring}"
+def _has(entry: LineEntry | None, stage: Stage) -> bool:
+    return entry is not None and entry.stage is stage
 
 
 def _wanted(limit: LimitKey) -> AskedLine:

@@ -1,4 +1,4 @@
-"""Holds the lines of one transaction: places, turns and slots, and the starts that a rate counts.
+"""Holds the lines of one transaction: places, turns and slots.
 
 Rows and entries are read once a transaction and written once. What the lines mean is decided in `limits.py`.
 """
@@ -11,16 +11,12 @@ from collections.abc import Iterable
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.conditions.rates import Rates
 from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.store.lines import LimitLineRow, LineEntry, LineStore, Stage
 
 HEADS = 100
 """Waiting entries that are read at once."""
-STARTS = 100
-"""Starts of a rate that are read at once."""
-FORGOTTEN_PER_START = 2
-SHORTEST_SPAN = 0.001
-"""Seconds. A rate of a shorter span is one of this: a clock does not tell such spans apart, so that none would end."""
 HOLDS = (Stage.TURN, Stage.SLOT)
 
 
@@ -46,16 +42,15 @@ class Lines:
     def __init__(self, store: LineStore, cascade: Cascade, *, now: Instant, until: Instant) -> None:
         self._store = store
         self._cascade = cascade
+        self.rates = Rates(store, cascade, now=now, until=until)
+        """The starts of those lines that are rates."""
         self._now = now
-        self._until = until
         self._lines: dict[str, LimitLineRow | None] = {}
         self._entries: dict[tuple[str, str], LineEntry] = {}
         self._of_job: dict[str, dict[str, LineEntry]] = {}
         self._learned: set[str] = set()
         """Jobs of which all entries are here; of others some may be, from the heads of lines."""
         self._waiting: dict[str, _Waiting] = {}
-        self._starts: dict[str, _Starts] = {}
-        self._new_starts: list[tuple[str, Instant, str, int]] = []
         self._changed_lines: set[str] = set()
         self._changed: dict[tuple[str, str], LineEntry] = {}
         self._dropped: set[tuple[str, str]] = set()
@@ -108,16 +103,16 @@ class Lines:
                 self._cascade.add(Kind.CALL, key)
         return line
 
-    def made(self, key: str, kind: str) -> LimitLineRow:
-        """A line that no job was accepted for yet."""
-        line = self._lines[key] = LimitLineRow(key, kind)
-        self._changed_lines.add(key)
-        return line
-
-    def set_limit(self, line: LimitLineRow, limit: int | None) -> None:
-        """The limit that a person sets; None: what jobs carry counts again."""
+    def set_limit(self, key: str, kind: str, limit: int | None) -> bool:
+        """The limit that a person sets; None: what jobs carry counts again. Whether there is such a line now."""
+        line = self.line(key)
+        if line is None:
+            if limit is None:
+                return False
+            line = self._lines[key] = LimitLineRow(key, kind)
         line.limit_set = limit
-        self._changed_lines.add(line.key)
+        self._changed_lines.add(key)
+        return True
 
     def _read_lines(self, keys: set[str]) -> None:
         unread = [key for key in keys if key not in self._lines]
@@ -233,36 +228,7 @@ class Lines:
             return None
         if line.kind != "rate":
             return self._now if line.taken + line.turns < line.capacity else None
-        return self._next_start(line, line.turns)
-
-    def start_moment(self, line: LimitLineRow) -> Instant | None:
-        """When a job that has a turn of a rate may start."""
-        return self._next_start(line, 0) if line.capacity > 0 else None
-
-    def _next_start(self, line: LimitLineRow, kept: int) -> Instant | None:
-        if line.capacity <= kept:
-            return None
-        starts = self._starts.get(line.key)
-        if starts is None:
-            starts = self._starts[line.key] = _Starts(self._store, line.key, now=self._now, until=self._until)
-        span = max(line.span or 1.0, SHORTEST_SPAN)
-        if line.fixed:
-            return starts.fixed(line.capacity - kept, span)
-        blocking = starts.latest(line.capacity - kept - 1)
-        return self._now if blocking is None else max(self._now, blocking + span)
-
-    def start(self, line: LimitLineRow, job_id: str, epoch: int, at: Instant) -> None:
-        """A job starts under a rate."""
-        self._next_start(line, 0)
-        self._starts[line.key].add(at)
-        self._new_starts.append((line.key, at, job_id, epoch))
-
-    def give_back_start(self, job_id: str, epoch: int) -> None:
-        """The release of a job was certainly not published: it was no start."""
-        for key in self._store.give_back_start(job_id, epoch):
-            if key in self._starts:
-                self._starts[key].read_again()
-            self._cascade.add(Kind.CALL, key)
+        return self.rates.next_start(line, line.turns)
 
     # ---- calling
 
@@ -301,10 +267,7 @@ class Lines:
             if line.next_at != next_at:
                 line.next_at = next_at
                 self._changed_lines.add(key)
-        self._store.add_starts(self._new_starts)
-        for key in {key for key, *_ in self._new_starts}:
-            forget = self._now - 2 * (self._existing(key).span or 1.0)
-            self._store.forget_starts(key, forget, FORGOTTEN_PER_START * len(self._new_starts))
+        self.rates.write(self._existing)
         self._store.save((), (), self._changed.values(), self._dropped)
         self._changed.clear()
         self._dropped.clear()
@@ -323,60 +286,3 @@ class Lines:
         span = line.span or 1.0
         latest = self._store.latest_starts(line.key, 0, 1)
         return not latest or latest[0] < self._now - 2 * span
-
-
-class _Starts:
-    """The starts of one rate, the latest first, as far as they are asked for."""
-
-    def __init__(self, store: LineStore, key: str, *, now: Instant, until: Instant) -> None:
-        self._store = store
-        self._key = key
-        self._now = now
-        self._until = until
-        self._new: list[Instant] = []
-        self._page: dict[int, list[Instant]] = {}
-        latest = store.latest_starts(key, 0, 1)
-        if latest and latest[0] > until:
-            store.bring_back_starts(key, until, now)
-
-    def add(self, at: Instant) -> None:
-        """One more start, the latest."""
-        self._new.append(at)
-
-    def read_again(self) -> None:
-        """The stored starts have changed."""
-        self._page.clear()
-
-    def latest(self, n: int) -> Instant | None:
-        """The start with so many later ones; None: there is none."""
-        if n < len(self._new):
-            return sorted(self._new, reverse=True)[n]
-        n -= len(self._new)
-        number, place = divmod(n, STARTS)
-        if number not in self._page:
-            self._page[number] = self._store.latest_starts(self._key, number * STARTS, STARTS)
-        page = self._page[number]
-        return page[place] if place < len(page) else None
-
-    def fixed(self, most: int, span: float) -> Instant:
-        """The first moment from now on whose window has fewer than `most` starts."""
-        moment, number = self._now, window_of(self._now, span)
-        while True:
-            window, end = number * span, (number + 1) * span
-            new = sum(1 for at in self._new if window <= at < end)
-            if new + self._store.starts_since(self._key, window) < most:
-                return moment
-            moment, number = end, number + 1
-
-
-def window_of(moment: Instant, span: float) -> int:
-    """The number of the window that a moment is in: it begins at the number times the span.
-
-    A quotient alone may be one too low at a window's begin, which is rounded: the window after it would be itself.
-    """
-    number = int(moment // span)
-    while (number + 1) * span <= moment:
-        number += 1
-    while number * span > moment:
-        number -= 1
-    return number
