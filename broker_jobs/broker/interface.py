@@ -13,6 +13,10 @@ from typing import NamedTuple, Protocol
 
 from broker_jobs.broker.topology import Topology
 
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""The bound that all limits of what travels assume: that of RabbitMQ 4, and of deploy/rabbitmq for older versions. It
+closes the channel over a larger message."""
+
 
 class Message(NamedTuple):
     """A message to publish: always persistent and confirmed, without headers, in the name of the connection's user.

@@ -17,6 +17,7 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackErro
 from broker_jobs import BrokerJobs, GiveUp, State, current_job
 from broker_jobs.broker import names
 from broker_jobs.broker.factory import broker_for
+from broker_jobs.broker.interface import MAX_MESSAGE_BYTES
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import EnqueueError
 from broker_jobs.processes.program import Program
@@ -59,6 +60,21 @@ def test_the_node_starts_with_the_shipped_configuration(shipped: ShippedBroker) 
     assert shipped.http("GET", "/cluster-name") == {"name": "jobs"}
     users = json.loads(shipped.ctl("list_users", "--formatter", "json"))
     assert {user["user"] for user in users} == set(ROLES), "and no guest"
+
+
+def test_the_largest_job_is_taken_and_a_message_over_the_bound_is_refused(shipped: ShippedBroker, parts: Parts) -> None:
+    """The limits of what travels assume this bound; an envelope may grow to twice its size as text within an event."""
+    assert shipped.eval("application:get_env(rabbit, max_message_size).") == f"{{ok, {MAX_MESSAGE_BYTES}}}"
+    jobs = parts.producer("producer")
+    largest = next(limit.le for limit in Settings.model_fields["max_body"].metadata if hasattr(limit, "le"))
+    assert 2 * largest <= MAX_MESSAGE_BYTES
+    jobs.configure({"max_body": largest})
+    jobs.remote("greet").enqueue("x" * (largest - 10_000))
+    with ExitStack() as stack:
+        channel = opened(stack, shipped, "producer")
+        channel.confirm_delivery()
+        with pytest.raises(ChannelClosedByBroker, match="larger than configured max size"):
+            channel.basic_publish(names.SUBMIT, "default", b"x" * (MAX_MESSAGE_BYTES + 1))
 
 
 def test_without_passwords_nobody_can_log_in(shipped: ShippedBroker) -> None:
