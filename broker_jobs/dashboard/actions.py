@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.argument_validation import check_arguments, check_json
+from broker_jobs.dashboard.argument_validation import argument_of, check_arguments, check_json
 from broker_jobs.dashboard.queries import Queries
-from broker_jobs.dashboard.views import JobsQuery
+from broker_jobs.dashboard.views import FunctionView, JobsQuery
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
-from broker_jobs.function.options import JobOptions, job_options
+from broker_jobs.function.keys import filled
+from broker_jobs.function.options import FunctionOptions, JobOptions, job_options
 from broker_jobs.messages.commands import (
     BulkDelete,
     BulkRequeue,
@@ -34,13 +36,14 @@ from broker_jobs.messages.commands import (
     RunJob,
     Schedule,
 )
+from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.routing import encode_limited, scheduled_time
+from broker_jobs.producer.routing import ScheduledTime, encode_limited, scheduled_time
 
 MAX_IDS = 1_000
 """Jobs that one command may list."""
@@ -251,8 +254,9 @@ class Actions:
         target = queue or (function.queue if function is not None else None)
         options: JobOptions = {"name": job} if target is None else {"name": job, "queue": target}
         chosen = job_options(options)
-        if function is not None:  # with the retries and tags that its code declares
+        if function is not None:  # with all that its code declares
             chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
+            return DeclaredJob(job, chosen, requests, function)
         return RemoteJob(job, chosen, requests)
 
     def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], by: str, given: dict[str, Any]) -> str:
@@ -273,6 +277,28 @@ class Actions:
 
     def _recurring(self, requests: RequestClient) -> Recurring:
         return Recurring(requests, _declares_nothing)
+
+
+class DeclaredJob(RemoteJob):
+    """A job whose function a program has declared: its calls have the keys that they would have from code."""
+
+    def __init__(self, name: str, options: FunctionOptions, requests: RequestClient, function: FunctionView) -> None:
+        super().__init__(name, options, requests)
+        self._function = function
+
+    def envelope(
+        self,
+        bound: tuple[list[Any], dict[str, Any]],
+        job_id: str,
+        created_at: datetime,
+        scheduled: ScheduledTime | None = None,
+    ) -> Envelope:
+        """As that of any job, with the declared unique key and limits."""
+        envelope = super().envelope(bound, job_id, created_at, scheduled)
+        unique, limits = filled(
+            self._function.unique, self._function.limits, lambda name: argument_of(self._function, name, *bound)
+        )
+        return envelope.evolve(unique=unique, limits=limits)
 
 
 def _declares_nothing() -> None:

@@ -35,6 +35,23 @@ def check_json(args: list[Any], kwargs: dict[str, Any]) -> None:
         raise ArgumentsError(f"the arguments cannot be sent as JSON: one is nested deeper than {MAX_DEPTH} levels")
 
 
+def argument_of(function: FunctionView, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """One argument of a call that `check_arguments` has passed, as JSON; its default if it is not given.
+
+    Raises:
+        ArgumentsError: its default is not known here.
+    """
+    if name in kwargs:
+        return kwargs[name]
+    positional = [each.name for each in function.parameters if each.kind in ("positional", "either")]
+    if name in positional[: len(args)]:
+        return args[positional.index(name)]
+    parameter = next((each for each in function.parameters if each.name == name), None)
+    if parameter is None or parameter.default_left_out:
+        raise ArgumentsError(f"{name}: a unique key or limit of {function.name} needs it, and no default is known here")
+    return parameter.default
+
+
 def check_arguments(function: FunctionView, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Refuse a call that does not match the function's parameters.
 

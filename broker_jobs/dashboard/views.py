@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker_jobs.messages.envelope import Policy
+from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.messages.state import State
 
 Severity = Literal["error", "warning"]
@@ -412,6 +412,7 @@ class Parameter(View):
     type: str = Field(description="the annotation as written in the code")
     json_schema: dict[str, Any]
     secret: bool
+    default_left_out: bool = False
 
 
 class FunctionView(View):
@@ -424,6 +425,8 @@ class FunctionView(View):
     parameters: list[Parameter]
     policy: Policy = Field(default_factory=Policy, description="retries and timeouts, as declared in the code")
     tags: list[str] = Field(default_factory=list)
+    unique: UniqueKey | None = Field(default=None, description="as declared in the code; its key is a template")
+    limits: list[LimitKey] = Field(default_factory=list, description="as declared; their keys are templates")
     seen_at: datetime
 
 

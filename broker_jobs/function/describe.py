@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import adapter_of, read_hints, type_text
+from broker_jobs.function.keys import declared_limits, declared_unique
 from broker_jobs.function.registry import Function
 from broker_jobs.messages.commands import MAX_DOC_CHARS, MAX_TYPE_CHARS, FunctionInfo, ParameterInfo, ParameterKind
 
@@ -56,6 +57,8 @@ def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
         parameters=parameters,
         policy=function.options.policy,
         tags=function.options.tags,
+        unique=declared_unique(function.options.unique),
+        limits=declared_limits(function.options.limits),
     )
 
 
@@ -77,14 +80,16 @@ def _parameter(parameter: inspect.Parameter, hint: Any, masked: Collection[str])
     variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     secret = _is_secret(hint) or _has_write_only_schema(hint)
     annotated = parameter.annotation is not parameter.empty
+    default = None if secret or _may_be_secret(parameter.name, masked) else _default(parameter, hint)
     return ParameterInfo(
         name=parameter.name,
         kind=KINDS[parameter.kind],
         required=parameter.default is parameter.empty and not variadic,
-        default=None if secret or _may_be_secret(parameter.name, masked) else _default(parameter, hint),
+        default=default,
         type=type_text(parameter.annotation)[:MAX_TYPE_CHARS] if annotated else "",
         json_schema=_schema(hint),
         secret=secret,
+        default_left_out=default is None and parameter.default is not None and parameter.default is not parameter.empty,
     )
 
 

@@ -175,11 +175,7 @@ def unique_key(
     """The unique key of one call. Raises ArgumentsError if no key can be made of these arguments."""
     if unique is None:
         return None
-    key = _key("unique", unique.key, signature, args, kwargs)
-    replace = unique.conflict == "replace"
-    if isinstance(unique.scope, timedelta):
-        return UniqueKey(key=key, scope="window", seconds=as_seconds(unique.scope), replace=replace)
-    return UniqueKey(key=key, scope=unique.scope, replace=replace)
+    return _unique_key(unique, _key("unique", unique.key, signature, args, kwargs))
 
 
 def limit_keys(
@@ -190,6 +186,38 @@ def limit_keys(
     if (twice := _twice((key.kind, key.key) for key in keys)) is not None:
         raise ArgumentsError(f"{signature.names_text}: two limits get the key {twice[1]!r}. Nothing was enqueued.")
     return keys
+
+
+def declared_unique(unique: Unique | None) -> UniqueKey | None:
+    """The option `unique` as it is declared: its key is the template."""
+    return None if unique is None else _unique_key(unique, unique.key)
+
+
+def declared_limits(limits: Iterable[Limit]) -> tuple[LimitKey, ...]:
+    """The option `limit` as it is declared: the keys are the templates."""
+    return tuple(_limit_key(limit, limit.key) for limit in limits)
+
+
+def filled(
+    unique: UniqueKey | None, limits: Iterable[LimitKey], argument: Callable[[str], Any]
+) -> tuple[UniqueKey | None, tuple[LimitKey, ...]]:
+    """Declared options with the keys of one call. `argument` returns the JSON value of a parameter.
+
+    Raises:
+        ArgumentsError: no key can be made of these arguments, or two limits of one kind get the same key.
+    """
+
+    def key(option: str, text: str) -> str:
+        try:
+            return template_of(text).render(argument)
+        except TemplateError as error:
+            raise ArgumentsError(f'{option}="{text}": {error}') from None
+
+    own = None if unique is None else unique.model_copy(update={"key": key("unique", unique.key)})
+    keys = tuple(limit.model_copy(update={"key": key("limit", limit.key)}) for limit in limits)
+    if (twice := _twice((each.kind, each.key) for each in keys)) is not None:
+        raise ArgumentsError(f"two limits get the key {twice[1]!r}")
+    return own, keys
 
 
 def check_limit(limit: object, title: str, *, least: int = 1) -> None:
@@ -209,6 +237,13 @@ def check_key(key: object, title: str) -> None:
         )
     if (wrong := text_error(key)) is not None:
         raise OptionError(f"{title} {wrong}: {key!r}")
+
+
+def _unique_key(unique: Unique, key: str) -> UniqueKey:
+    replace = unique.conflict == "replace"
+    if isinstance(unique.scope, timedelta):
+        return UniqueKey(key=key, scope="window", seconds=as_seconds(unique.scope), replace=replace)
+    return UniqueKey(key=key, scope=unique.scope, replace=replace)
 
 
 def _limit_key(limit: Limit, key: str) -> LimitKey:

@@ -15,15 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.envelope import (
+    MAX_LIMITS,
     MAX_PARAMETER_CHARS,
     MAX_RECORDS,
     MAX_TAG_CHARS,
     MAX_TAGS,
     JobId,
     JobName,
+    LimitKey,
     LimitName,
     Policy,
     QueueName,
+    UniqueKey,
 )
 from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, ErrorInfo, Id, Number, Queues, Running, Timestamp, WorkerRef
 from broker_jobs.messages.state import State
@@ -279,6 +282,7 @@ class ParameterInfo(BaseModel):
     type: str = Field(default="", max_length=MAX_TYPE_CHARS, description="its annotation as written")
     json_schema: dict[str, Any] = Field(default_factory=dict)
     secret: bool = Field(default=False, description="its type is a secret type")
+    default_left_out: bool = Field(default=False, description="it has a default that is not told")
 
 
 class FunctionInfo(BaseModel):
@@ -293,6 +297,10 @@ class FunctionInfo(BaseModel):
     policy: Policy = Field(default_factory=Policy, description="retries, timeout and expiry from its code")
     tags: tuple[Annotated[str, Field(max_length=MAX_TAG_CHARS)], ...] = Field(
         default=(), max_length=MAX_TAGS, fail_fast=True
+    )
+    unique: UniqueKey | None = Field(default=None, description="its key is a template")
+    limits: tuple[LimitKey, ...] = Field(
+        default=(), max_length=MAX_LIMITS, fail_fast=True, description="their keys are templates"
     )
 
 

@@ -558,3 +558,37 @@ def test_a_batch_lists_a_duplicate_whose_original_failed_outside_of_it_and_reque
     assert batch.wait(SECONDS) is State.SUCCEEDED
     assert original.result(timeout=SECONDS) == "outside"
     assert list(batch.failures()) == []
+
+
+def run_from_the_dashboard(view: View, job: str, name: str, key: str) -> Receipt[Any]:
+    """Run a declared job by the API of the dashboard, which its form uses too."""
+    browser = view.dashboard()
+    eventually(lambda: browser.get(f"/run/{job}").status_code == 200, SECONDS, "the functions are declared")
+    made = browser.post("/api/v1/jobs", json={"job": job, "kwargs": {"name": view.name(name), "key": key}})
+    assert made.status_code == 201, made.text
+    return view.watch(view.jobs.receipt(made.json()["id"]))
+
+
+def test_a_job_that_is_run_from_the_dashboard_has_the_unique_key_of_its_function(view: View) -> None:
+    key = view.key("declared")
+    view.hold("code")
+    first = view.watch(view.program.declared["running"].enqueue(view.name("code"), key))
+    view.started("code")
+    twin = run_from_the_dashboard(view, "running", "form", key)
+    view.is_in(State.PROCESSING, twin)  # it is shown as the first
+    view.let("code")
+    assert view.results([first, twin]) == ["code", "code"]
+    assert view.order == ["code"]
+    assert run_from_the_dashboard(view, "running", "again", key).result(timeout=SECONDS) == "again"
+
+
+def test_a_job_that_is_run_from_the_dashboard_has_the_limits_of_its_function(view: View) -> None:
+    key = view.key("declared")
+    view.hold("code")
+    view.watch(view.program.declared["ordered"].enqueue(view.name("code"), key))
+    view.started("code")
+    behind = run_from_the_dashboard(view, "ordered", "form", key)
+    view.wait(behind)
+    view.let("code")
+    assert behind.result(timeout=SECONDS) == "form"
+    assert view.order == ["code", "form"]

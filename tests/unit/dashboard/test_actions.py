@@ -10,7 +10,7 @@ import pytest
 
 from broker_jobs.clock import SystemClock
 from broker_jobs.dashboard.actions import Actions
-from broker_jobs.dashboard.argument_validation import check_arguments
+from broker_jobs.dashboard.argument_validation import argument_of, check_arguments
 from broker_jobs.dashboard.masking import Masking
 from broker_jobs.dashboard.queries import Queries
 from broker_jobs.dashboard.views import FunctionView, JobsQuery, Parameter
@@ -137,3 +137,27 @@ def test_arguments_are_checked_against_what_was_declared(
 
 def test_arguments_that_fit_or_cannot_be_checked_here_pass() -> None:
     check_arguments(FUNCTION, [7, "a"], {"pin": 1, "far": "anything: a schema from elsewhere is not fetched"})
+
+
+KEYED = FUNCTION.model_copy(
+    update={
+        "parameters": [
+            parameter("account"),
+            parameter("plan", required=False, default="free"),
+            parameter("pin", "keyword", required=False, secret=True, default_left_out=True),
+            parameter("more", "kwargs", required=False),
+        ]
+    }
+)
+
+
+def test_an_argument_is_found_by_its_place_its_name_or_its_default_and_a_hidden_default_is_not_guessed() -> None:
+    assert argument_of(KEYED, "account", [7], {}) == 7
+    assert argument_of(KEYED, "account", [], {"account": 8}) == 8
+    assert argument_of(KEYED, "plan", [7], {}) == "free"
+    assert argument_of(KEYED, "plan", [7, None], {}) is None
+    assert argument_of(KEYED, "other", [7], {"other": [1]}) == [1]
+    assert argument_of(KEYED, "pin", [7], {"pin": 1}) == 1
+    for name in ("pin", "other"):
+        with pytest.raises(ArgumentsError, match="needs it, and no default is known here"):
+            argument_of(KEYED, name, [7], {})

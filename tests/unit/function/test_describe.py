@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, SecretBytes, SecretStr
 
-from broker_jobs import Depends
+from broker_jobs import Depends, RateLimit, Unique
 from broker_jobs.function.definition import define
 from broker_jobs.function.describe import chunks, describe
 from broker_jobs.messages.commands import FunctionInfo, ParameterInfo
+from broker_jobs.messages.envelope import LimitKey, UniqueKey
 
 
 class Address(BaseModel):
@@ -80,6 +82,15 @@ def test_a_secret_inside_a_type_is_noticed(annotation: Any) -> None:
 
     job.__annotations__ = {"value": annotation}
     assert described(job).parameters[0].secret
+
+
+def test_unique_key_and_limits_are_told_as_templates_and_which_defaults_are_hidden() -> None:
+    def charge(account: int, password: str = "x", plan: str | None = None) -> None: ...
+
+    told = described(charge, unique=Unique("{account}", scope=timedelta(hours=1)), limit=RateLimit("{plan}", 2, per=60))
+    assert told.unique == UniqueKey(key="{account}", scope="window", seconds=3_600.0)
+    assert told.limits == (LimitKey(kind="rate", key="{plan}", limit=2, per=60.0),)
+    assert [parameter.default_left_out for parameter in told.parameters] == [False, True, False]
 
 
 def test_what_the_worker_makes_is_left_out() -> None:
