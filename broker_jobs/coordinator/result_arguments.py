@@ -66,7 +66,7 @@ def _value(result_arg: ResultArgument, parents: Mapping[str, Row]) -> object:
 def _result(parent: Row | None, id: str) -> object:
     if parent is None:
         raise MissingResultError(f"the result of {id} is not known any more")
-    if parent.state is not State.SUCCEEDED:
+    if parent.state is not State.SUCCEEDED and parent.result is None:  # one deleted after it had succeeded has it still
         raise MissingResultError(f"{parent.job} {id} has no result: it is {parent.state.value}")
     if parent.result is None:
         raise MissingResultError(f"the result of {parent.job} {id} was not kept: {parent.result_lost or 'none came'}")

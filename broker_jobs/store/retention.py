@@ -17,6 +17,8 @@ from broker_jobs.store.connections import WriteConnection, in_chunks
 
 MOST_CHILDREN = 20
 """A job with more children is kept until these were forgotten: so many are asked whether they have ended."""
+MOST_ABOVE = 20
+"""So far up from an unsatisfied job is looked for a failed one with which it comes back."""
 _CHILDREN = "SELECT child FROM relations WHERE relations.parent = page.id"
 _NEEDED = (  # nothing but constants is put together
     "EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'job' AND dependencies.target = page.id)"  # noqa: S608
@@ -34,12 +36,24 @@ _NEEDED = (  # nothing but constants is put together
 
 An alias is needed while its root runs, as it shows what the root does, and then as long as the end of the root.
 """
+_COMES_BACK = (
+    "WITH RECURSIVE above (kind, id, steps) AS (SELECT kind, target, 1 FROM dependencies"  # noqa: S608  # constants
+    " WHERE holder = page.id AND unsatisfied = 1 UNION SELECT d.kind, d.target, steps + 1 FROM above"
+    f" JOIN dependencies AS d ON d.holder = above.id AND d.unsatisfied = 1 AND steps < {MOST_ABOVE})"
+    " SELECT 1 FROM above JOIN jobs AS parent ON above.kind = 'job' AND parent.id = above.id"
+    " WHERE parent.state IN ('awaiting', 'scheduled', 'enqueued', 'processing')"
+    " OR (parent.state = 'failed' AND parent.changed_at >= :failed_before)"
+    " UNION ALL SELECT 1 FROM above JOIN batches AS parent ON above.kind = 'batch' AND parent.id = above.id"
+    " WHERE parent.ended_at IS NULL OR (parent.state = 'failed' AND parent.ended_at >= :failed_before)"
+)
+"""An unsatisfied job comes back with its parent, which a person may requeue as long as a failed one is kept."""
 _OLD = {
     state: text(
         "SELECT page.id, page.queue, page.changed_at, page.alias_group, page.is_alias,"  # noqa: S608
-        f" page.is_free = 0 OR {_NEEDED} AS is_needed"
+        f" page.is_free = 0 OR {_NEEDED} OR (page.is_unsatisfied = 1 AND EXISTS ({_COMES_BACK})) AS is_needed"
         " FROM (SELECT id, queue, changed_at, alias_group,"
         " CASE WHEN reason_code = 'alias' THEN 1 ELSE 0 END AS is_alias,"
+        " CASE WHEN reason_code = 'unsatisfied' THEN 1 ELSE 0 END AS is_unsatisfied,"
         " CASE WHEN publication = 0 AND grace_until IS NULL AND (copy_until IS NULL OR copy_until < :now)"
         " AND (counted_as IS NULL OR counted_as <> 'open') THEN 1 ELSE 0 END AS is_free"
         f" FROM jobs WHERE state = '{state}' AND changed_at < :before AND (changed_at, id) > (:at, :id)"
@@ -191,15 +205,22 @@ class Retention:
         )
         for statement, kept in _FORGET_BY_OWN_AGE:
             self._run(statement, {"before": now - kept})
-        forgotten = [job for state, seconds in keep.items() for job in self._forget_jobs(state, now, now - seconds)]
+        failed_before = now - keep["failed"]
+        forgotten = [
+            job
+            for state, seconds in keep.items()
+            for job in self._forget_jobs(state, now=now, before=now - seconds, failed_before=failed_before)
+        ]
         self._forget_batches(now - longest)
         self._forget_rates(now)
         self._progress.is_complete = self._left > 0 and self._lines_left > 0 and max(pages) < self._limit
         return forgotten
 
-    def _forget_jobs(self, state: str, now: Instant, before: Instant) -> list[tuple[str, str, str]]:
+    def _forget_jobs(
+        self, state: str, *, now: Instant, before: Instant, failed_before: Instant
+    ) -> list[tuple[str, str, str]]:
         place = self._progress.passed(state)
-        rows = self._page(state, _OLD[state], "changed_at", now=now, before=before)
+        rows = self._page(state, _OLD[state], "changed_at", now=now, before=before, failed_before=failed_before)
         free = [row for row in rows if not row.is_needed]
         if not self._forget_lines([row.id for row in free]):
             self._progress.pass_by(state, *place)  # the next page comes back to these

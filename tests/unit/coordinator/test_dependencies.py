@@ -179,6 +179,15 @@ def test_a_child_that_needs_a_result_its_parent_has_not_fails_when_a_person_runs
     assert (harness.row("c").state, harness.row("c").reason) == (State.FAILED, "work p has no result: it is failed")
 
 
+def test_the_result_of_a_parent_that_was_deleted_after_it_had_succeeded_is_taken(harness: EngineHarness) -> None:
+    taken = (ResultArgument(place=0, parents=("p",)),)
+    harness.apply(harness.ready("p"), harness.ready("q"), harness.child("c", "p", "q", args=[None], result_args=taken))
+    run(harness, "p")
+    harness.apply(harness.ask(DeleteJob, job_id="p"))
+    assert run(harness, "q") == ["c"]
+    assert codec.decode(harness.row("c").envelope).args == [1]
+
+
 def test_a_person_may_run_a_waiting_child_now(harness: EngineHarness) -> None:
     harness.apply(harness.ready("p"), harness.child("c", "p"))
     assert released(harness.apply(harness.ask(RequeueJob, job_id="c")).releases) == ["c"]

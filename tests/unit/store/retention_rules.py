@@ -90,6 +90,26 @@ class RetentionRules:
         assert purge(tx, now=YOUNG + KEEP + 0.5) == 1
         assert ids(tx, "jobs") == [children[-1]]
 
+    def test_what_comes_back_with_a_failed_parent_stays_as_long_as_that(self, tx: Transaction) -> None:
+        unsatisfied = {"child": "failed", "grandchild": "child", "of a batch": "b", "other": "deleted"}
+        kinds = {"of a batch": "batch"}
+        tx.dependencies.add(
+            [
+                DependencyRow(id, kinds.get(id, "job"), target, "succeeded", True, since=1.0)
+                for id, target in unsatisfied.items()
+            ]
+        )
+        tx.batches.save([BatchRow("b", state="failed", ended_at=OLD)])
+        tx.jobs.save([ended(id, State.DELETED, reason_code=Reason.UNSATISFIED) for id in unsatisfied])
+        tx.jobs.save([ended("failed", State.FAILED), ended("deleted", State.DELETED)])
+        keep: dict[str, Any] = {"keep_succeeded": KEEP, "keep_deleted": KEEP, "keep_failed": 9 * KEEP}
+        for _ in range(2):
+            tx.purge(now=NOW, limit=100, **keep)
+        assert ids(tx, "jobs") == ["child", "failed", "grandchild", "of a batch"]
+        for _ in range(4):
+            tx.purge(now=OLD + 9 * KEEP + 1, limit=100, **keep)
+        assert ids(tx, "jobs") == []
+
     def test_the_holder_of_a_unique_key_stays(self, tx: Transaction) -> None:
         tx.unique_keys.save(UniqueKeyRow("a", "running key", "running"))
         tx.unique_keys.save(UniqueKeyRow("b", "window", "window", until=NOW + 1))
