@@ -22,8 +22,6 @@ from tests.support.process import Lodging, end_of, free_port
 from tests.support.rabbitmq import Broker
 from tests.support.wait import eventually
 
-playwright = pytest.importorskip("playwright.sync_api", reason="install playwright (pip install '.[dev]')")
-
 Theme = Literal["light", "dark"]
 WIDE, PHONE = (1280, 900), (390, 844)
 MARKS = [
@@ -50,6 +48,8 @@ def _chromium() -> str:
 def chromium() -> Iterator[Any]:
     """The browser."""
     program = _chromium()
+    # Here: each process of a test run reads this file, and one of them has a browser.
+    playwright = pytest.importorskip("playwright.sync_api", reason="install playwright (pip install '.[dev]')")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         yield browser
