@@ -88,7 +88,7 @@ class UnitOfWork:
         line_calls = LineCalls(rows, cascade, lines)
         limits = LimitRules(rows, cascade, lines, line_calls)
         self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
-        dependencies = DependencyRules(rows, cascade, batch_rows)
+        dependencies = DependencyRules(rows, batch_rows)
         batches = BatchRules(rows, cascade, batch_rows, dependencies)
         unique = UniqueKeyRules(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
         dependents = Dependents(rows, cascade, batch_rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.cascade import Kind
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
@@ -37,14 +37,12 @@ class DependencyRules:
 
     Args:
         rows: the jobs.
-        cascade: takes what follows.
         batches: the batches.
     """
 
-    def __init__(self, rows: Rows, cascade: Cascade, batches: BatchRows) -> None:
+    def __init__(self, rows: Rows, batches: BatchRows) -> None:
         self._rows = rows
         self._tx = rows.tx
-        self._cascade = cascade
         self._batches = batches
 
     # ---- acceptance

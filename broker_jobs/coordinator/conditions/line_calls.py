@@ -41,8 +41,6 @@ class LineCalls:
         head = None if line is None else self._lines.head(key)
         if line is None or head is None:
             return None
-        if line.capacity <= 0:
-            return None
         moment = self.next_moment(line)
         return head.job_id if moment is not None and moment <= self._rows.at.until else None
 

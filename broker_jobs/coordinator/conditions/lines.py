@@ -224,8 +224,6 @@ class Lines:
     def moment(self, line: LimitLineRow) -> Instant | None:
         """When a line has capacity for one more turn: now, or for a rate a moment ahead; None: not before something
         is given back."""
-        if line.capacity <= 0:
-            return None
         if line.kind != "rate":
             return self._now if line.taken + line.turns < line.capacity else None
         return self.rates.next_start(line, line.turns)

@@ -35,7 +35,7 @@ class Rates:
 
     def start_moment(self, line: LimitLineRow) -> Instant | None:
         """When a job that has a turn of a rate may start."""
-        return self.next_start(line, 0) if line.capacity > 0 else None
+        return self.next_start(line, 0)
 
     def next_start(self, line: LimitLineRow, kept: int) -> Instant | None:
         """When one more job may start, after so many that have a turn; None: not before a turn is given back."""
@@ -57,10 +57,11 @@ class Rates:
         self._new_starts.append((line.key, at, job_id, epoch))
 
     def give_back_start(self, job_id: str, epoch: int) -> None:
-        """The release of a job was certainly not published: it was no start."""
+        """The release of a job was certainly not published: it was no start.
+
+        No starts were read yet: records are decided before jobs are asked when they may start.
+        """
         for key in self._store.give_back_start(job_id, epoch):
-            if key in self._starts:
-                self._starts[key].read_again()
             self._cascade.add(Kind.CALL, key)
 
     def write(self, line_of: Callable[[str], LimitLineRow]) -> None:
@@ -88,10 +89,6 @@ class _Starts:
     def add(self, at: Instant) -> None:
         """One more start, the latest."""
         self._new.append(at)
-
-    def read_again(self) -> None:
-        """The stored starts have changed."""
-        self._page.clear()
 
     def latest(self, n: int) -> Instant | None:
         """The start with so many later ones; None: there is none."""
