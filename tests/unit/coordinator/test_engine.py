@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker_jobs.broker.interface import Delivery
+from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import HeartbeatReceived, Input, Unreadable
 from broker_jobs.coordinator.records import (
     DueNotice,
@@ -138,10 +139,46 @@ def test_retries_are_counted_and_the_last_failure_is_final(harness: EngineHarnes
     assert harness.row().reason == "failed after 2 runs: ValueError: boom"
 
 
-def test_the_default_backoff_is_hangfire_s(harness: EngineHarness) -> None:
-    policy = Policy()
-    harness.apply(harness.ready(policy=policy), harness.failed())
-    assert harness.row().due_at == harness.now + 15.0
+def back_offs(harness: EngineHarness, policy: Policy) -> list[float]:
+    """How long each retry waits."""
+    found = []
+    harness.apply(harness.ready(policy=policy))
+    for epoch in range(1, policy.retries + 1):
+        harness.apply(harness.failed(epoch=epoch))
+        due_at = harness.row().due_at or 0.0
+        found.append(due_at - harness.now)
+        harness.now = due_at
+        harness.release()
+    harness.apply(harness.failed(epoch=policy.retries + 1))
+    assert harness.row().state is State.FAILED
+    return found
+
+
+@pytest.mark.parametrize(
+    ("chance", "seconds"),
+    [(0.0, [15, 16, 31, 96, 271]), (0.5, [30, 46, 76, 156, 346]), (0.999, [44, 74, 118, 212, 416])],
+)
+def test_the_default_backoff_is_hangfire_s(harness: EngineHarness, chance: float, seconds: list[float]) -> None:
+    harness.engine = Engine(harness.store, "c1", since=harness.now, chance=lambda: chance)
+    assert back_offs(harness, Policy(retries=5)) == seconds
+
+
+def test_the_last_of_a_policy_s_back_offs_is_repeated(harness: EngineHarness) -> None:
+    assert back_offs(harness, Policy(retries=4, backoff=(2.0, 7.0))) == [2.0, 7.0, 7.0, 7.0]
+
+
+def test_a_policy_without_back_offs_retries_at_once(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=1, backoff=())))
+    assert [row.attempt for row in harness.apply(harness.failed()).releases] == [2]
+
+
+def test_the_back_off_after_a_crash_is_that_of_so_many_crashes(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=2, backoff=(2.0, 7.0))), harness.failed())
+    for epoch, seconds in ((2, 2.0), (3, 7.0)):
+        harness.now += 10.0
+        harness.release()
+        harness.apply(harness.started(epoch=epoch, owned=True), LeaseOver("j", "w1", "its worker vanished"))
+        assert harness.row().due_at == harness.now + seconds
 
 
 def test_the_default_backoff_ends_with_the_longest_delay(harness: EngineHarness) -> None:

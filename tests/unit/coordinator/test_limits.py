@@ -274,7 +274,7 @@ def test_a_sliding_rate_starts_so_many_in_any_span_and_in_order(harness: EngineH
     names = [str(n) for n in range(5)]
     effects = harness.apply(*(limited(harness, name, rate) for name in names))
     assert ids(effects.releases) == ["0", "1"]
-    assert [harness.row(name).state for name in names[2:]] == [State.AWAITING] * 3
+    assert [harness.row(name).reason for name in names[2:]] == ["waits for the rate of 'api'"] * 3
     assert run_out(harness, names[2:]) == [("2", 10.0), ("3", 10.0), ("4", 20.0)]
 
 
@@ -896,3 +896,61 @@ def test_a_job_that_replaces_another_has_its_place_and_its_aliases(harness: Engi
     assert harness.row("a").reason == "replaced by b"
     assert ids(harness.apply(harness.succeeded("out")).releases) == ["z"], "a has left its line"
     assert ids(harness.apply(harness.succeeded("b")).releases) == ["child"]
+
+
+def test_an_ordered_job_that_is_deleted_and_rescheduled_with_its_message_out_holds_nobody_up(
+    harness: EngineHarness,
+) -> None:
+    line = LimitKey(kind="ordered", key="k")
+    harness.apply(*(limited(harness, id, line) for id in "ab"))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    harness.apply(harness.ask(RescheduleJob, job_id="a", due_at=harness.now + 3600.0))
+    assert harness.row("b").state is State.AWAITING, "a may be running still"
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["b"]
+
+
+def test_the_line_of_a_rate_is_kept_while_its_starts_count_and_no_longer(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    harness.apply(harness.ask(SetLimit, key="api", limit=1), limited(harness, "a", rate))
+    harness.apply(harness.succeeded("a"), harness.ask(SetLimit, key="api", limit=None))
+    assert harness.apply(limited(harness, "b", rate)).releases == []
+    assert run_out(harness, ["b"]) == [("b", 10.0)]
+    harness.apply(harness.succeeded("b"))
+    harness.now += 25.0
+    harness.apply(harness.ask(SetLimit, key="api", limit=2))
+    harness.apply(harness.ask(SetLimit, key="api", limit=None))
+    with harness.store.transaction() as tx:
+        assert tx.lines.lines(["rate:api", "concurrency:api"]) == []
+
+
+def test_jobs_that_died_twice_wait_for_each_other_and_say_so(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("a"), harness.ready("b"))
+    for epoch in (1, 2):
+        for id in "ab":
+            harness.apply(harness.started(id, epoch, owned=True), LeaseOver(id, "w1", "its worker vanished"))
+        harness.now += 5.0
+        harness.apply(TimerDue("a"), TimerDue("b"))
+    assert [harness.row(id).state for id in "ab"] == [State.ENQUEUED, State.AWAITING]
+    assert harness.row("b").reason == "waits to run alone: its worker died twice"
+    assert ids(harness.apply(harness.succeeded("a", 3)).releases) == ["b"]
+
+
+def test_a_start_and_the_next_job_of_its_key_may_be_read_together(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a"))
+    effects = harness.apply(harness.started("a"), unique(harness, "b"))
+    assert ids(effects.releases) == ["b"]
+
+
+def test_all_duplicates_of_a_job_end_with_it(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a"))
+    for id in "bcd":
+        harness.apply(unique(harness, id), harness.child(f"after-{id}", id))
+    assert ids(harness.apply(harness.succeeded("a")).releases) == ["after-b", "after-c", "after-d"]
+
+
+def test_a_job_that_failed_before_it_ran_keeps_its_window_and_is_not_replaced(harness: EngineHarness) -> None:
+    key = UniqueKey(key="user:1", scope="window", seconds=60.0)
+    harness.apply(harness.child("a", "a", unique=key))
+    assert harness.row("a").state is State.FAILED
+    assert harness.apply(unique(harness, "b", scope="window", seconds=60.0, replace=True)).releases == []
+    assert harness.row("b").reason == "duplicate of a"

@@ -255,6 +255,7 @@ def test_a_job_with_a_parent_that_was_published_past_the_coordinator_waits_for_b
         Shown(AWAITING, PUBLISHED, 1),
         "waits for parent to have succeeded",
     )
+    assert [state for _, state, _ in harness.row().history] == ["awaiting"]
     assert harness.apply(harness.returned("not released")).releases == []
     assert [row.id for row in harness.apply(harness.succeeded("parent")).releases] == ["j"]
 
@@ -279,6 +280,21 @@ def test_an_old_copy_of_a_job_is_not_its_newest_message(harness: EngineHarness) 
     harness.apply(harness.failed(epoch=2))
     harness.apply(harness.ready())
     assert (shown(harness), harness.row().epoch) == (Shown(SCHEDULED, NONE), 2)
+
+
+@pytest.mark.parametrize("begin", [retry, returned, rescheduled, enqueued, processing, succeeded, deleted])
+def test_a_copy_that_is_read_again_changes_nothing(harness: EngineHarness, begin: Begin) -> None:
+    apply_each(harness, *begin(harness))
+    before = harness.row()
+    harness.apply(harness.ready())
+    assert harness.row() == before
+
+
+def test_an_envelope_that_is_read_late_does_not_delay_the_next_run(harness: EngineHarness) -> None:
+    apply_each(harness, harness.started(owned=True), LeaseOver("j", "w1", "its worker vanished"))
+    due_at = harness.row().due_at
+    harness.apply(harness.held(delay=3_600.0))
+    assert (harness.row().job, harness.row().due_at) == ("work", due_at)
 
 
 def test_a_copy_of_a_deleted_job_of_which_nothing_is_out_fences_nothing(harness: EngineHarness) -> None:
@@ -690,6 +706,18 @@ def test_a_requeue_makes_a_job_due_now(harness: EngineHarness, begin: Begin, exp
     apply_each(harness, *begin(harness))
     assert refused(harness, RequeueJob, job_id="j") is None
     assert (shown(harness), harness.row().due_at) == (expected, harness.now)
+
+
+@pytest.mark.parametrize(
+    ("begin", "reason_code"),
+    [(scheduled, Reason.NOW), (rescheduled, Reason.NOW), (returned, Reason.RETURNED), (deleted, Reason.NOW)],
+)
+def test_a_requeue_keeps_why_a_job_waits_only_where_that_counts(
+    harness: EngineHarness, begin: Begin, reason_code: str
+) -> None:
+    apply_each(harness, *begin(harness))
+    harness.apply(harness.ask(RequeueJob, job_id="j"), may_release=False)
+    assert harness.row().reason_code == reason_code
 
 
 def test_a_retry_that_a_person_runs_now_spends_the_retry(harness: EngineHarness) -> None:
