@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from broker_jobs.clock import LogTime
 from broker_jobs.coordinator import cascade, consequences
-from broker_jobs.coordinator.conditions import lines
+from broker_jobs.coordinator.conditions import lines, rates
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, Input, UnknownParents, WorkItemsWaiting
@@ -64,7 +64,7 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         (consequences, "PAGE", 2),
         (consequences, "WORK_ITEMS", 3),
         (lines, "HEADS", 2),
-        (lines, "STARTS", 2),
+        (rates, "STARTS", 2),
     ):
         monkeypatch.setattr(module, name, size)
 
