@@ -96,7 +96,7 @@ def fixed_topology() -> Topology:
             ExchangeSpec(names.RETURNED, "fanout", internal=True),
             ExchangeSpec(names.WORK, "direct", alternate=names.UNROUTABLE),
             ExchangeSpec(names.SUBMIT, "fanout"),
-            ExchangeSpec(names.OFFER, "direct"),
+            ExchangeSpec(names.OFFER, "direct", alternate=names.UNROUTABLE),
             ExchangeSpec(names.REQUEST, "direct"),
             ExchangeSpec(names.REPORT, "direct"),
             ExchangeSpec(names.DECLARE, "direct"),

@@ -44,6 +44,9 @@ LOOK = TypeAdapter(Annotated[list[JobId | LineId], Field(max_length=MAX_RECORDS,
 """A coordinator that is not the active one asks the active one to look at these jobs, and to call these lines."""
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _ID: TypeAdapter[str] = TypeAdapter(JobId | LineId)
+OFFERED_ELSEWHERE = (
+    f"{names.OFFER} has no queue for its routing key {{key!r}}: publish with {names.LOG_KEY!r}; replay it to apply it"
+)
 DEAD_LETTERED = "dead-lettered:"
 """Before the reason, in the type of a worker's dead letter."""
 NEWER = "newer:"
@@ -337,6 +340,8 @@ def read_dead_letter(delivery: Delivery) -> Input:
     """An unroutable envelope comes back as returned (its queue is declared by then); a person looks at all others."""
     if delivery.exchange == names.DEAD and not delivery.dead_lettered:
         return Unreadable("dead", _worker_reason(delivery), delivery)
+    if delivery.exchange == names.OFFER:
+        return Unreadable("dead", OFFERED_ELSEWHERE.format(key=delivery.key[:100]), delivery)
     refusal = _disbelieved(names.DEAD_LETTERS, delivery)
     return _without_queue(delivery) if refusal is None else Unreadable("dead", refusal, delivery)
 
@@ -374,6 +379,8 @@ def read_again(row: DeadLetterRow) -> list[Input]:
             return [read_command(delivery)]
         case "due":
             return [read_due_notice(delivery)]
+        case _ if row.exchange == names.OFFER:
+            return read_log(delivery._replace(queue=names.LOG))
         case _:
             return [_without_queue(delivery)]  # as a person looked at it, and decided that
 

@@ -17,13 +17,20 @@ from broker_jobs.coordinator import leadership, liveness, maintenance, transacti
 from broker_jobs.coordinator.liveness import LOOK_TAKES_SECONDS, READ_SECONDS, Liveness
 from broker_jobs.coordinator.service import Coordinator
 from broker_jobs.errors import BrokerError, StoreError
-from broker_jobs.messages.commands import PauseQueue, Reply
+from broker_jobs.messages import codec
+from broker_jobs.messages.commands import PauseQueue, ReplayDeadLetter, Reply
 from broker_jobs.messages.envelope import Dependencies, Parent
 from broker_jobs.messages.events import Heartbeat, Returned, Started
 from broker_jobs.messages.state import State
+from broker_jobs.store.records import DeadLetterRow
 from broker_jobs.store.row import Publication, Row
 from tests.support.wait import eventually, while_it_moves
 from tests.unit.coordinator.coordinator_harness import CoordinatorHarness
+
+
+def _some(rows: list[DeadLetterRow]) -> list[DeadLetterRow]:
+    assert rows
+    return rows
 
 
 def test_during_an_alarm_nothing_is_released_and_all_of_it_after(room: CoordinatorHarness) -> None:
@@ -45,6 +52,22 @@ def test_an_event_with_an_envelope_that_cannot_be_read_ends_no_coordinator(room:
     room.hold(room.envelope())
     room.is_in(State.ENQUEUED)
     assert room.fatal == []
+
+
+def test_a_job_that_is_offered_with_another_routing_key_is_a_dead_letter_that_can_be_replayed(
+    room: CoordinatorHarness,
+) -> None:
+    room.start()
+    body = codec.encode(room.envelope())
+    room.publish(Message(names.OFFER, "default", body, "job", "j"))
+    (kept,) = eventually(lambda: _some(room.store.reader.dead_letters.oldest()))
+    assert kept.reason == (
+        "jobs.v1.offer has no queue for its routing key 'default': publish with 'log'; replay it to apply it"
+    )
+    replay = ReplayDeadLetter(id="replay", at=time.time(), dead_letter_id=kept.id)
+    room.publish(Message(names.OPERATE, names.COMMAND_KEY, replay.model_dump_json().encode(), "command"))
+    room.is_in(State.ENQUEUED)
+    assert room.store.reader.dead_letters.oldest() == []
 
 
 def test_a_queue_that_was_deleted_is_declared_again(room: CoordinatorHarness) -> None:
