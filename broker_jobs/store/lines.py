@@ -100,7 +100,7 @@ _WAITING_IN = text(
     "SELECT key, count(*) FROM line_entries WHERE key IN :keys AND stage IN :stages GROUP BY key"
 ).bindparams(bindparam("keys", expanding=True), bindparam("stages", expanding=True))
 SHOWN_LIMITS = ("concurrency", "ordered", "rate")
-_WAITED_FOR = text("SELECT key FROM line_entries WHERE job_id = :id AND stage = :stage ORDER BY key")
+_WAITED_FOR = text("SELECT key FROM line_entries WHERE job_id = :id AND stage = :stage")
 
 
 class LineStore:
@@ -227,7 +227,7 @@ class LimitReader:
     def waited_for(self, job_id: str) -> list[str]:
         """The limits a job stands in line for: concurrency:smtp, rate:api, …"""
         with self._reading() as connection:
-            return list(connection.execute(_WAITED_FOR, {"id": job_id, "stage": int(Stage.WAITS)}).scalars())
+            return sorted(connection.execute(_WAITED_FOR, {"id": job_id, "stage": int(Stage.WAITS)}).scalars())
 
 
 def _is_used_otherwise(key: str, used: set[str]) -> bool:
