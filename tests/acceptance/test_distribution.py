@@ -19,7 +19,7 @@ HOME = "https://github.com/broker-jobs/broker-jobs"
 MADE_BY_THE_BUILD = {"PKG-INFO"}
 SECONDS = 200
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> str:

@@ -20,7 +20,7 @@ from broker_jobs.broker.interface import Message
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq]
 
 WORK = "jobs.v1.work.nobody-serves"
 

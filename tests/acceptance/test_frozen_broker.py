@@ -15,7 +15,7 @@ from tests.acceptance.conftest import Terminal
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.wait import eventually, while_it_moves
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow]
 
 APP = """\
 from pathlib import Path

@@ -11,7 +11,7 @@ from tests.acceptance.conftest import TERM, Running, Terminal
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 APP = """\
 from pathlib import Path

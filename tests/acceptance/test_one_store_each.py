@@ -14,7 +14,7 @@ from broker_jobs import BrokerJobs, StoreError
 from tests.acceptance.conftest import TERM, Terminal
 from tests.support.rabbitmq import Broker, Vhost
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.acceptance]
 
 REFUSED = "belongs to the installation"
 

@@ -13,7 +13,7 @@ from tests.acceptance.conftest import INT, TERM, Running, Terminal
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow]
 
 APP = """\
 import asyncio

@@ -20,7 +20,7 @@ from tests.support.postgres import Postgres
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.slow]
 
 APP = """\
 from pathlib import Path

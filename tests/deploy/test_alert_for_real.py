@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.rabbitmq,
     pytest.mark.prometheus,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
 ]
 
 

@@ -180,7 +180,6 @@ def started(stage: Stage, name: str) -> Part:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_services_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     parts = [started(stage, name) for name in ("coordinator", "coordinator", "beat", "beat", "worker", "worker")]
     board = started(stage, "dashboard")

@@ -125,7 +125,6 @@ def test_nginx_takes_the_file(unstarted: Nginx) -> None:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_dashboard_is_used_through_nginx(stage: Stage) -> None:
     environment = services()["dashboard"]["environment"]
     coordinator = stage.start([str(BIN / "broker-jobs"), "coordinator"], services()["coordinator"]["environment"])

@@ -26,7 +26,7 @@ from tests.support.process import ServerFailedError
 from tests.support.shipped import SHIPPED, VHOST, ShippedBroker, definitions, passwords
 from tests.support.wait import eventually
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 ROLES = ("admin", "coordinator", "producer", "worker", "worker-producer", "beat", "dashboard", "monitoring")
 

@@ -118,7 +118,6 @@ def started(stage: Stage, name: str) -> Part:
 @pytest.mark.postgres
 @pytest.mark.acceptance
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_units_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     parts = [started(stage, f"broker-jobs-{name}") for name in ("coordinator", "beat", "worker@", "dashboard")]
     for part in parts:

@@ -17,7 +17,7 @@ from tests.conftest import made
 from tests.support.process import free_port
 from tests.support.shipped import ShippedBroker
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 
 def openssl(folder: Path, *words: str) -> None:

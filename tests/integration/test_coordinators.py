@@ -122,7 +122,6 @@ def test_each_planned_time_of_a_recurring_job_runs_once_with_two_beats_and_two_c
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # eight processes one after the other, each of which has to start
 def test_a_rolling_restart_of_everything_runs_nothing_twice(system: System) -> None:
     coordinators = list(active_and_standby(system))
     workers = [system.start("worker", concurrency=4) for _ in range(2)]

@@ -227,7 +227,6 @@ def killed(running: Running) -> float:
 @pytest.mark.acceptance
 @pytest.mark.slow
 @pytest.mark.rabbitmq
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("stop", [ended, killed])
 @pytest.mark.parametrize("role", ["coordinator", "beat"])
 def test_misfire_and_overlap_hold_when_a_process_was_stopped(
@@ -253,7 +252,6 @@ def test_misfire_and_overlap_hold_when_a_process_was_stopped(
 
 @pytest.mark.acceptance
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_misfire_and_overlap_hold_when_the_whole_program_was_stopped(folder: Terminal) -> None:
     reach = ("--url", "memory://", "--store", folder.store, "--set", "concurrency=40")
     program = folder.start("run", "app:jobs", *reach)

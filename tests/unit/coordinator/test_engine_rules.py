@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,8 +12,6 @@ from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
 from tests.support.invariants import broken
 from tests.unit.coordinator.engine_harness import EngineHarness
-
-pytestmark = pytest.mark.timeout(300)
 
 ids = st.sampled_from(["a", "b", "c"])
 workers = st.sampled_from(["w1", "w2"])
