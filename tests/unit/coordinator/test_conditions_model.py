@@ -483,5 +483,5 @@ def walk(seed: int, steps: int = STEPS) -> int:
 
 def test_conditions_hold_in_random_walks() -> None:
     transactions = [walk(seed) for seed in seeds()]
-    print(f"{len(transactions)} walks from seed {SEED}, {sum(transactions)} transactions")
+    print(f"{len(transactions)} walks from seed {SEED}, {sum(transactions)} transactions")  # noqa: T201  # for -s
     assert sum(transactions) > 0
