@@ -34,7 +34,7 @@ def test_a_batch_whose_block_is_open_for_a_day_of_log_time_is_deleted_and_stays_
     system.here("coordinator")
     with system.jobs.program.batch("too long") as batch:
         ids = [receipt.id for receipt in batch.enqueue_many(work.bind(0.0) for _ in range(MANY))]
-        sent = eventually(lambda: system.states(ids).get("awaiting"), 60, "a chunk is known")
+        sent = eventually(lambda: system.states(ids).get("awaiting", 0), 60, "a chunk is known")
         assert 0 < sent < MANY
         system.tick(DAY - 600)
         ticked = log_time(system)
