@@ -954,3 +954,23 @@ def test_a_job_that_failed_before_it_ran_keeps_its_window_and_is_not_replaced(ha
     assert harness.row("a").state is State.FAILED
     assert harness.apply(unique(harness, "b", scope="window", seconds=60.0, replace=True)).releases == []
     assert harness.row("b").reason == "duplicate of a"
+
+
+def test_a_window_outlasts_the_success_of_its_job_and_ends_with_its_deletion(harness: EngineHarness) -> None:
+    window: dict[str, Any] = {"scope": "window", "seconds": 60.0}
+    harness.apply(unique(harness, "a", **window))
+    harness.apply(harness.succeeded("a"))
+    harness.apply(unique(harness, "b", **window))
+    assert harness.row("b").reason == "duplicate of a"
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    assert ids(harness.apply(unique(harness, "c", **window)).releases) == ["c"]
+
+
+def test_a_job_that_was_replaced_is_shown_as_the_one_that_replaced_it(harness: EngineHarness) -> None:
+    harness.apply(harness.held("a", delay=60.0, unique=UniqueKey(key="user:1")))
+    harness.apply(harness.child("child", "a"))
+    assert ids(harness.apply(unique(harness, "b", replace=True)).releases) == ["b"]
+    assert harness.row("child").state is State.AWAITING
+    answer = harness.apply(harness.ask(RequeueJob, reply_to="me", job_id="a")).messages[-1]
+    assert Reply.model_validate_json(answer.body).refused == "it is already on its way: enqueued"
+    assert ids(harness.apply(harness.succeeded("b")).releases) == ["child"]

@@ -17,6 +17,7 @@ from broker_jobs.coordinator.records import (
     Released,
     ReleaseFailed,
     ReleaseUnknown,
+    Repeat,
     TimerDue,
     Unroutable,
     WaitingCopy,
@@ -769,3 +770,117 @@ def test_a_job_that_runs_again_has_its_whole_budget_and_nothing_of_its_last_run(
     row = harness.row()
     assert (row.attempt, row.crashes, row.returns, row.unknowns, row.interruptions) == (1, 0, 0, 0, 0)
     assert (row.result, row.progress, row.ended_at) == (None, None, None)
+
+
+# ---- what a row keeps
+
+
+@pytest.mark.parametrize(
+    ("parents", "batches", "reason"),
+    [
+        (("p",), (), "waits for p to have failed"),
+        (("p", "q"), (), "waits for p to have failed and 1 more"),
+        (("p", "q"), ("b",), "waits for p to have failed and 2 more"),
+        ((), ("b",), "waits for batch b to have failed"),
+    ],
+)
+def test_a_job_says_what_it_waits_for(
+    harness: EngineHarness, parents: tuple[str, ...], batches: tuple[str, ...], reason: str
+) -> None:
+    harness.apply(harness.child("j", *parents, batches=batches, on="failed"))
+    assert harness.row().reason == reason
+
+
+def test_a_new_job_has_what_its_envelope_says(harness: EngineHarness) -> None:
+    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7))
+    harness.now += 2.0
+    harness.apply(ready)
+    row = harness.row()
+    assert (row.job, row.queue, row.tags, row.retries, row.attempt) == ("work", "mail", "a b", 7, 1)
+    assert (row.created_at, row.changed_at, row.released_at) == (harness.now - 2.0, harness.now, harness.now)
+    assert row.history == [(harness.now - 2.0, "enqueued", "")]
+
+
+def test_a_job_that_is_known_from_its_start_alone_was_out_by_then(harness: EngineHarness) -> None:
+    harness.apply(FromWorker("w1", Progress(id="j", epoch=1, at=harness.now, done=1.0)))
+    row = harness.row()
+    assert (shown(harness), row.created_at, row.released_at) == (
+        Shown(ENQUEUED, PUBLISHED), harness.now, harness.now,
+    )  # fmt: skip
+
+
+def test_a_run_by_another_worker_than_the_one_that_said_it_began_is_kept_as_of_that_one(
+    harness: EngineHarness,
+) -> None:
+    apply_each(harness, *processing(harness))
+    harness.apply(FromWorker("w2", harness.succeeded().event, "node-2"))
+    assert (harness.row().state, harness.row().ran_on, harness.row().ran_host) == (SUCCEEDED, "w2", "node-2")
+
+
+def test_a_failure_with_the_same_attempts_as_retries_is_retried_once_more(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=2, backoff=(5.0,))))
+    for epoch in (1, 2):
+        harness.apply(harness.failed(epoch=epoch))
+        assert harness.row().reason == f"retry {epoch} of 2: ValueError: boom"
+        harness.now += 5.0
+        harness.release()
+    harness.apply(harness.failed(epoch=3))
+    assert (harness.row().state, harness.row().reason) == (FAILED, "failed after 3 runs: ValueError: boom")
+
+
+def test_a_job_that_failed_is_still_told_of_to_the_worker_that_runs_it(harness: EngineHarness) -> None:
+    apply_each(harness, harness.ready(), harness.failed(final=True))
+    control = harness.apply(harness.started(owned=True)).control
+    assert control is not None
+    assert (control.cancel, [(fence.id, fence.epoch) for fence in control.fences]) == (["j"], [("j", 1)])
+
+
+def test_a_deleted_job_whose_grace_is_over_is_not_fenced(harness: EngineHarness) -> None:
+    apply_each(harness, *deleted(harness), harness.returned("redelivered"))
+    harness.ticks(11)
+    harness.apply(TimerDue("j"))
+    assert (shown(harness), harness.row().grace_until) == (Shown(DELETED, NONE), None)
+
+
+def test_a_job_that_waits_is_fenced_when_its_grace_is_over(harness: EngineHarness) -> None:
+    apply_each(harness, *returned(harness), harness.ask(RescheduleJob, job_id="j", due_at=harness.now + 60.0))
+    harness.ticks(9)
+    harness.apply(TimerDue("j"))
+    assert (shown(harness), harness.row().grace_until) == (Shown(SCHEDULED, NONE), 10.0)
+    harness.ticks(1)
+    harness.apply(TimerDue("j"))
+    assert (shown(harness), harness.row().grace_until) == (Shown(SCHEDULED, NONE, 1), None)
+
+
+def test_a_repeat_that_is_deleted_is_fenced_as_its_first_message_may_be_out(harness: EngineHarness) -> None:
+    ready = harness.ready()
+    apply_each(harness, Repeat(ready.envelope, ready.body), harness.ask(DeleteJob, job_id="j"))
+    assert (shown(harness), harness.row().reason_code) == (Shown(DELETED, NONE, 1), Reason.REPEAT)
+
+
+def test_a_failure_of_a_job_that_crashed_does_not_move_its_next_run(harness: EngineHarness) -> None:
+    apply_each(harness, *owned(harness), LeaseOver("j", "w1", "its worker vanished"))
+    due_at = harness.row().due_at
+    harness.now += 1.0
+    harness.apply(harness.failed())
+    assert (shown(harness), harness.row().reason_code, harness.row().due_at) == (
+        Shown(SCHEDULED, NONE), Reason.CRASH, due_at,
+    )  # fmt: skip
+
+
+def test_a_job_that_is_offered_as_unknown_counts_each_offer(harness: EngineHarness) -> None:
+    harness.apply(harness.ready())
+    for epoch in (1, 2):
+        harness.apply(harness.returned("unknown job", epoch=epoch))
+        assert (harness.row().unknowns, harness.row().due_at) == (epoch, harness.now + 30.0)
+        harness.now += 30.0
+        harness.release()
+
+
+def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harness: EngineHarness) -> None:
+    harness.apply(harness.held(delay=10.0))
+    harness.now += 9.97
+    assert harness.engine.apply([TimerDue("j")], harness.now, ahead=0.02).releases == []
+    harness.now += 0.02
+    (row,) = harness.engine.apply([TimerDue("j")], harness.now, ahead=0.02).releases
+    assert row.released_at == row.due_at
