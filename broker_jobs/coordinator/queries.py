@@ -29,6 +29,8 @@ REPLY_HEAD_BYTES = 1024
 """Of a reply, beside its values."""
 FORGET_SECONDS = 30.0
 """An asker that has not repeated itself for so long is gone."""
+MOST_WAITERS = 1_000
+"""Of one job or batch: all are answered in one transaction, each with the whole result. Others ask again after its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,19 @@ class Waiters:
 
     def wait(self, job_id: str, reply_to: str, id: str, now: Instant) -> None:
         """Answer this asker when the job ends; asking again renews the wait."""
-        self._waiting.setdefault(job_id, {})[reply_to, id] = _Waiter(reply_to, id, now + FORGET_SECONDS)
+        waiters = self._waiting.setdefault(job_id, {})
+        if len(waiters) < MOST_WAITERS or (reply_to, id) in waiters:
+            waiters[reply_to, id] = _Waiter(reply_to, id, now + FORGET_SECONDS)
 
-    def ended(self, row: Row) -> list[Message]:
-        """The answers to all who wait for this job, which has ended; they wait until they are `told`."""
-        waiters = self._waiting.get(row.id)
-        return [answer(w.reply_to, w.id, view(row)) for w in waiters.values()] if waiters else []
+    def ended(self, job_id: str, shown: Row) -> list[Message]:
+        """The answers to all who wait for this job, which has ended as is shown; they wait until they are `told`."""
+        waiters = self._waiting.get(job_id)
+        return [answer(w.reply_to, w.id, view(shown)) for w in waiters.values()] if waiters else []
+
+    def follow(self, job_id: str, root: str, now: Instant) -> None:
+        """Who waits for this job, which has become an alias, waits for its root."""
+        for waiter in self._waiting.get(job_id, {}).values():
+            self.wait(root, waiter.reply_to, waiter.id, now)
 
     def batch_ended(self, batch: BatchRow) -> list[Message]:
         """The answers to all who wait for this batch, which has ended; they wait until they are `told`."""

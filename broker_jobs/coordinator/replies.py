@@ -44,10 +44,15 @@ class Replies:
             self.messages.append(reply(asked.reply_to, given))
 
     def ended(self, row: Row) -> None:
-        """A job has ended: who waits for that is answered."""
-        if self._waiters.waits_for(row.id):
-            self.messages += self._waiters.ended(row)
-            self.told.append(row.id)
+        """A job has ended: who waits for that is answered; if it has become an alias, when its root has ended."""
+        if not self._waiters.waits_for(row.id):
+            return
+        root = self._rows.root(row)
+        if root.state.is_final:
+            self.messages += self._waiters.ended(row.id, root)
+        else:
+            self._waiters.follow(row.id, root.id, self._rows.at.now)
+        self.told.append(row.id)
 
     def answer(self) -> None:
         """Answer the questions that were kept, and who waits for batches that have ended."""

@@ -376,6 +376,22 @@ def unique(harness: EngineHarness, id: str, **rules: Any) -> Any:
     return harness.held(id, unique=UniqueKey(key="user:1", **rules))
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_who_asked_for_a_job_before_it_became_an_alias_is_told_of_the_end_of_its_root(
+    harness: EngineHarness, replace: bool
+) -> None:
+    key = UniqueKey(key="k", scope="running", replace=replace)
+    asked = harness.ask(GetJob, reply_to="me", id="q", job_id="a" if replace else "b", until_ended=True)
+    harness.apply(harness.held("a", delay=50.0, unique=key))
+    harness.apply(asked)
+    assert harness.apply(harness.held("b", unique=key)).messages == []
+    root = "b" if replace else "a"
+    harness.now += 50.0
+    harness.release(root)
+    (told,) = harness.apply(harness.succeeded(root, result='"x"')).messages
+    assert Reply.model_validate_json(told.body).detail["result"] == '"x"'
+
+
 def test_a_second_job_of_a_key_becomes_an_alias_whose_result_is_the_first_s(harness: EngineHarness) -> None:
     harness.apply(unique(harness, "a"))
     assert harness.apply(unique(harness, "b")).releases == []

@@ -7,7 +7,7 @@ import pytest
 from broker_jobs.broker.interface import Message
 from broker_jobs.coordinator import queries
 from broker_jobs.coordinator.queries import MAX_REPLY_BYTES, reply
-from broker_jobs.messages.commands import ListFailures, ListSchedules, PutRecurring, Reply, Schedule
+from broker_jobs.messages.commands import GetJob, ListFailures, ListSchedules, PutRecurring, Reply, Schedule
 from tests.unit.coordinator.engine_harness import EngineHarness
 from tests.unit.coordinator.test_dependencies import run
 
@@ -58,6 +58,22 @@ def test_failures_with_long_arguments_come_in_pages_and_the_longest_without_them
         found |= {each["id"]: len(each["args"][0]) if each["args"] else 0 for each in failures}
     assert found == sizes | {"c": 0}
     assert pages > 1
+
+
+def test_of_many_who_wait_for_one_end_some_are_told_and_the_others_when_they_ask_again(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "MOST_WAITERS", 3)
+    harness.apply(harness.ready("j"))
+    asked = [harness.ask(GetJob, reply_to=f"asker {n}", job_id="j", until_ended=True) for n in range(5)]
+    harness.apply(*asked, *asked)
+    first = [message.key for message in harness.apply(harness.succeeded("j", result="1")).messages]
+    assert first == ["asker 0", "asker 1", "asker 2"]
+    again = harness.apply(*asked[3:]).messages
+    assert [(message.key, answer(message).detail["result"]) for message in again] == [
+        ("asker 3", "1"),
+        ("asker 4", "1"),
+    ]
 
 
 def test_a_reply_that_is_too_large_is_a_refusal() -> None:
