@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import TextClause, bindparam, text
 
 from broker_jobs.store.batches import SubmissionStore
 from broker_jobs.store.connections import WriteConnection, in_chunks
 from broker_jobs.store.dependencies import DependencyStore
 
-_DEPENDENCIES_IN = text(
-    "SELECT DISTINCT d.kind, d.target FROM jobs JOIN dependencies AS d ON d.holder = jobs.id"
-    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'awaiting' AND d.kind <> 'open'"
-    " UNION SELECT 'batch', id FROM batches WHERE parent IN :batches"
-    " UNION SELECT 'job', g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
-    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND jobs.state = 'deleted'"
-    " AND jobs.reason_code = 'alias'"
-).bindparams(bindparam("batches", expanding=True))
+_WAITING_IN = text(
+    "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'awaiting' AND id > :after"
+    " ORDER BY id LIMIT :limit"
+)
+_DELETED_IN = text(
+    "SELECT id FROM jobs WHERE batch = :batch AND batch IS NOT NULL AND state = 'deleted' AND id > :after"
+    " ORDER BY id LIMIT :limit"
+)
+_BATCHES_IN = text("SELECT id FROM batches WHERE parent = :batch LIMIT :limit")
 _ROOTS = text(
     "SELECT g.root FROM jobs JOIN alias_groups AS g ON g.id = jobs.alias_group"
     " WHERE jobs.id IN :ids AND jobs.reason_code = 'alias'"
@@ -30,6 +31,10 @@ _MEMBER_WAITED_FOR = text(
 )
 MOST_STEPS = 1_000
 """How far up is looked for a job that waits for itself."""
+MOST_FOUND = 20_000
+"""So many jobs and batches are looked at on the way up, as a transaction must not grow with what is stored."""
+PAGE = 500
+"""Members of a batch that are read at once."""
 
 
 class DependencyGraph:
@@ -49,11 +54,12 @@ class DependencyGraph:
 
         A job waits for what its dependencies name; a batch for what its own do, for its members and the batches inside
         it; and a member for its submission to open, which waits for what its batch does, and for the submission around
-        it.
+        it. The way up is followed as far as `MOST_STEPS` and `MOST_FOUND` say.
         """
         searched, level, seen = set(wanted), set(parents), set(parents)
         if not searched.isdisjoint(level):
             return True
+        looked_at = 0
         for _ in range(MOST_STEPS):
             jobs = [id for kind, id in level if kind == "job"]
             batches = [id for kind, id in level if kind == "batch"]
@@ -62,16 +68,43 @@ class DependencyGraph:
             above |= self._opened_after([id for kind, id in level if kind == "open"], batches)
             for chunk in in_chunks(jobs):
                 above |= {("job", root) for root in self._connection.execute(_ROOTS, {"ids": chunk}).scalars()}
-            for chunk in in_chunks(batches):
-                rows = self._connection.execute(_DEPENDENCIES_IN, {"batches": chunk})
-                above |= {(row.kind, row.target) for row in rows}
+            for batch in batches:
+                for count, found in self._inside(batch):
+                    above |= found
+                    if not searched.isdisjoint(above):
+                        return True
+                    looked_at += count
+                    if looked_at >= MOST_FOUND:
+                        return False
             level = above - seen
             if not searched.isdisjoint(level):
                 return True
-            if not level:
+            looked_at += len(level)
+            if not level or looked_at >= MOST_FOUND:
                 return False
             seen |= level
         return False
+
+    def _inside(self, batch: str) -> Iterator[tuple[int, set[tuple[str, str]]]]:
+        """Pages: (members looked at, what they wait for, the originals of duplicates, and the batches inside)."""
+        for ids in self._pages(_WAITING_IN, batch):
+            yield len(ids), {(each.kind, each.target) for each in self._dependencies.of(ids) if each.kind != "open"}
+        ids = list(self._connection.execute(_BATCHES_IN, {"batch": batch, "limit": MOST_FOUND}).scalars())
+        yield len(ids), {("batch", id) for id in ids}
+        for ids in self._pages(_DELETED_IN, batch):
+            yield len(ids), {("job", root) for root in self._connection.execute(_ROOTS, {"ids": ids}).scalars()}
+
+    def _pages(self, query: TextClause, batch: str) -> Iterator[list[str]]:
+        """The ids that a query finds in a batch."""
+        after = ""
+        while True:
+            values = {"batch": batch, "after": after, "limit": PAGE}
+            ids = list(self._connection.execute(query, values).scalars())
+            if ids:
+                yield ids
+            if len(ids) < PAGE:
+                return
+            after = ids[-1]
 
     def is_member_waited_for(self, batch: str) -> bool:
         """Whether anything outside a batch waits for one of its members."""

@@ -21,6 +21,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteBatch, DeleteJob, GetBatch, GetJob, ListFailures, Reply, RequeueJob
 from broker_jobs.messages.envelope import End, Parent, ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
+from broker_jobs.store import dependency_graph
 from broker_jobs.store.records import SubmissionRow
 from broker_jobs.store.row import Row
 from broker_jobs.store.write import Transaction
@@ -533,9 +534,13 @@ LOOPS: dict[str, Callable[[EngineHarness], list[Input]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("page", [1, dependency_graph.PAGE])
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", LOOPS)
-def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name: str, together: bool) -> None:
+def test_nothing_waits_for_itself_by_way_of_a_batch(
+    harness: EngineHarness, name: str, together: bool, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependency_graph, "PAGE", page)
     records = LOOPS[name](harness)
     for transaction in [records] if together else [[record] for record in records]:
         harness.apply(*transaction)
@@ -548,6 +553,30 @@ def test_nothing_waits_for_itself_by_way_of_a_batch(harness: EngineHarness, name
     assert any("waits for itself" in row.reason for row in rows)
     assert {batch.state for batch in harness.store.reader.batches.newest()} <= {"succeeded", "failed", "deleted"}
     assert broken(harness.store) == []
+
+
+@pytest.mark.parametrize("most", [5, 1_000])
+def test_the_way_up_is_followed_through_so_many_members_of_a_batch(
+    harness: EngineHarness, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependency_graph, "PAGE", 2)
+    monkeypatch.setattr(dependency_graph, "MOST_FOUND", most)
+    read: list[int] = []
+    inside = dependency_graph.DependencyGraph._inside
+
+    def counted(graph: dependency_graph.DependencyGraph, batch: str) -> Iterator[tuple[int, set[tuple[str, str]]]]:
+        for count, found in inside(graph, batch):
+            read.append(count)
+            yield count, found
+
+    monkeypatch.setattr(dependency_graph.DependencyGraph, "_inside", counted)
+    ids = [f"{n:02}" for n in range(20)]
+    for id in ids:
+        parent = "late" if id == ids[-1] else "typo"
+        harness.apply(member(harness, "b", id, parent), harness.commit("b", submission=f"b.{id}"))
+    harness.apply(harness.child("late", batches=("b",)))
+    assert sum(read) <= most + 1
+    assert (harness.row("late").state is State.FAILED) == (most > 20), "it waits for itself: found, or not looked for"
 
 
 def test_a_member_does_not_take_the_place_of_a_job_that_its_batch_waits_for(harness: EngineHarness) -> None:

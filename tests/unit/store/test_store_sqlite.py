@@ -18,6 +18,7 @@ from broker_jobs.store import (  # noqa: E402
     attempts,
     database,
     dependencies,
+    dependency_graph,
     due,
     lines,
     retention,
@@ -140,7 +141,7 @@ SCANS = {
     "attempts._ERRORS": "attempts_at",
 }
 """What reads an index from its beginning: all of a small one, or as much as the limit says."""
-SORTS = {"due._DUE", "lines._STARTS_OF", "dependencies._DEPENDENCIES_IN", "retention._OLD", "retention._OLD_RATES"} | {
+SORTS = {"due._DUE", "lines._STARTS_OF", "retention._OLD", "retention._OLD_RATES"} | {
     "retention._OLD_BATCHES",
     "attempts._ERRORS",
     "dependencies.UNKNOWN_PARENTS",
@@ -148,7 +149,9 @@ SORTS = {"due._DUE", "lines._STARTS_OF", "dependencies._DEPENDENCIES_IN", "reten
 """What sorts a page that a limit has cut, or drops what it found twice."""
 
 
-@pytest.mark.parametrize(("name", "query"), statements_of(due, lines, unique_keys, dependencies, retention, attempts))
+@pytest.mark.parametrize(
+    ("name", "query"), statements_of(due, lines, unique_keys, dependencies, dependency_graph, retention, attempts)
+)
 def test_every_query_under_the_lock_is_a_seek(connection: Any, name: str, query: TextClause) -> None:
     for line in (row[3] for row in explained(connection, "EXPLAIN QUERY PLAN", query)):
         if line.startswith("SCAN ") and line.split()[1] in schema.metadata.tables:
