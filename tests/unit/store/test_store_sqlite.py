@@ -145,6 +145,7 @@ SORTS = {"due._DUE", "lines._STARTS_OF", "retention._OLD", "retention._OLD_RATES
     "retention._OLD_BATCHES",
     "attempts._ERRORS",
     "dependencies.UNKNOWN_PARENTS",
+    "lines._WAITED_FOR",
 }
 """What sorts a page that a limit has cut, or drops what it found twice."""
 
