@@ -30,7 +30,7 @@ REPLY_HEAD_BYTES = 1024
 FORGET_SECONDS = 30.0
 """An asker that has not repeated itself for so long is gone."""
 MOST_WAITERS = 1_000
-"""Of one job or batch: all are answered in one transaction, each with the whole result. Others ask again after its end."""
+"""Of one job or batch: all are answered in one transaction, each with the whole result. Others ask again."""
 
 
 @dataclass(frozen=True, slots=True)
