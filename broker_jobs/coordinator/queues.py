@@ -44,11 +44,6 @@ class QueueConsumers:
             )
         _, self._control = self._broker.subscribe_private(self._on_control, bind_to=names.CONTROL)
 
-    def cancel(self) -> None:
-        """Take nothing more; what was taken can still be acknowledged."""
-        for consumer in self._consumers.values():
-            consumer.cancel()
-
     def close(self) -> None:
         """Return what was taken and not acknowledged; tolerates twice."""
         if self._control is not None:

@@ -159,7 +159,8 @@ class Coordinator:
         thread, watcher = self._thread, self._watcher
         if thread is None:
             return
-        self._consumers.cancel()
+        # The consumers are not cancelled: a standby would read on before it has back what was taken here, and so accept
+        # jobs in another order.
         self._stopping.set()
         self._input_queue.wake()
         thread.join(timeout)
