@@ -398,3 +398,55 @@ def test_every_file_has_a_docstring() -> None:
         [f"{place(module, 1)}: no docstring" for module, tree in trees().items() if not ast.get_docstring(tree)],
         and_the_map=False,
     )
+
+
+MOST_METHODS = 20
+"""A class with more does several things; split it into objects, or functions of the module."""
+LARGE_CLASSES: dict[str, tuple[int, str]] = {
+    "app.BrokerJobs": (27, "the public object of a program: each of its methods is documented API"),
+    "producer.batch.Batch": (25, "documented API, and the steps of its block, sync and async, on one state"),
+    "broker.rabbitmq.broker.RabbitBroker": (25, "the methods of the Broker interface, and the order of start and stop"),
+    "broker.memory.consumer.MemoryConsumer": (21, "the methods of the Consumer interface, and those for the server"),
+    "broker.rabbitmq.consumer.RabbitConsumer": (32, "the methods of the Consumer interface; see the head of its file"),
+    "broker.rabbitmq.publisher.Publisher": (23, "the path of every message; see the head of its file"),
+    "producer.requests.RequestClient": (23, "what a program asks, sync and async"),
+}
+"""module.class -> the most methods it may have, and the reason."""
+
+
+def methods_of(node: ast.ClassDef) -> set[str]:
+    """The methods and properties that a class defines, private ones too; an overloaded one once, without dunders."""
+    names = {child.name for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {name for name in names if not (name.startswith("__") and name.endswith("__"))}
+
+
+def test_no_class_has_too_many_methods() -> None:
+    sizes = {
+        f"{module}.{node.name}": (len(methods_of(node)), place(module, node.lineno))
+        for module, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    wrong = [f"LARGE_CLASSES: there is no {name}" for name in sorted({*LARGE_CLASSES} - {*sizes})]
+    for name, (size, at) in sorted(sizes.items()):
+        most, _ = LARGE_CLASSES.get(name, (MOST_METHODS, ""))
+        if size > most:
+            wrong.append(f"{at}: {name} has {size} methods, more than {most}: split it by what its methods are for")
+        elif name in LARGE_CLASSES and size <= MOST_METHODS:
+            wrong.append(f"LARGE_CLASSES: {name} has {size} methods, which needs no exception any more")
+    fail_with(wrong, and_the_map=False)
+
+
+MOST_LINES = 300
+
+
+def test_a_long_file_gives_its_reason_in_its_head() -> None:
+    fail_with(
+        [
+            f"{place(module, 1)}: over {MOST_LINES} lines: split it, or say why in its docstring: Over 300 lines: ..."
+            for module, file in MODULES.items()
+            if len(file.read_text(encoding="utf-8").splitlines()) > MOST_LINES
+            and not re.search(r"over 300\s+lines", ast.get_docstring(trees()[module]) or "", re.IGNORECASE)
+        ],
+        and_the_map=False,
+    )

@@ -2,6 +2,8 @@
 
 A worker decides nothing else: it runs, reports, acknowledges, in that order. The caller starts the broker and declares
 the queues before it makes a worker.
+
+Over 300 lines: it starts and stops all parts of a worker, in one order.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Every way by which a job becomes known or comes back ends in `admit`. A job is released in `walk` alone. Whatever ends
 its waiting goes through `leave`. The law is in docs/internals/conditions.md.
+
+Over 300 lines: to enter, to go and to leave ask the same conditions in one order, which is read best in one place.
 """
 
 from __future__ import annotations

@@ -7,43 +7,30 @@ others are built here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
-from typing import Any, cast
-
-from pydantic import ValidationError
+from typing import Any
 
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.argument_validation import argument_of, check_arguments, check_json
+from broker_jobs.dashboard.argument_validation import check_json
+from broker_jobs.dashboard.declared_jobs import checked_remote
 from broker_jobs.dashboard.queries import Queries
-from broker_jobs.dashboard.views import FunctionView, JobsQuery
+from broker_jobs.dashboard.schedule_actions import ScheduleActions, send_command
+from broker_jobs.dashboard.views import JobsQuery
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
-from broker_jobs.function.keys import filled
-from broker_jobs.function.options import FunctionOptions, JobOptions, job_options
 from broker_jobs.messages.commands import (
     BulkDelete,
     BulkRequeue,
-    Command,
     DeleteBatch,
     DeleteDeadLetter,
     JobFilter,
-    Misfire,
-    Overlap,
-    PutRecurring,
     ReplayDeadLetter,
     RequeueJob,
     RunJob,
-    Schedule,
 )
-from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.recurring import Recurring, RecurringOptions
-from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
-from broker_jobs.producer.routing import ScheduledTime, encode_limited, scheduled_time
+from broker_jobs.producer.routing import encode_limited, scheduled_time
 
 MAX_IDS = 1_000
 """Jobs that one command may list."""
@@ -59,6 +46,7 @@ class Actions:
         """
         self._requests = requests
         self._queries = queries
+        self.schedules = ScheduleActions(requests, queries)
 
     # --- jobs ---
 
@@ -78,7 +66,7 @@ class Actions:
         """
         check_json(args, kwargs)
         requests = self._requests.on_behalf_of(by)
-        self._send(requests, lambda: RequeueJob(**requests.command_fields(), job_id=id, args=args, kwargs=kwargs))
+        send_command(requests, lambda: RequeueJob(**requests.command_fields(), job_id=id, args=args, kwargs=kwargs))
 
     def reschedule_job(self, by: str, id: str, due_at: float) -> None:
         """Change the due time of a job; a past time means now."""
@@ -137,66 +125,12 @@ class Actions:
         else:
             limits.set(key, limit)
 
-    # --- recurring jobs ---
-
-    def put_schedule(
-        self,
-        by: str,
-        name: str,
-        cron: str,
-        *,
-        tz: str,
-        misfire: str,
-        overlap: str,
-        job: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        queue: str | None = None,
-    ) -> None:
-        """Add a recurring job, or replace the one of this name. `change_schedule` keeps its call."""
-        requests = self._requests.on_behalf_of(by)
-        call = self._remote(requests, job, args, kwargs, queue).bind(*args, **kwargs)
-        options = cast("RecurringOptions", {"tz": tz, "misfire": misfire, "overlap": overlap})
-        self._recurring(requests).put(name, cron, call, **options)
-
-    def change_schedule(self, by: str, name: str, cron: str, *, tz: str, misfire: str, overlap: str) -> None:
-        """Change when a recurring job runs. If code declares it, the next start of that program reverts the change."""
-        row = self._queries.schedules.row(name)
-        if row is None:
-            raise UsageError(f"there is no recurring job {name!r}")
-        requests = self._requests.on_behalf_of(by)
-
-        def make() -> PutRecurring:
-            schedule = Schedule(
-                name=name, cron=cron, tz=tz, misfire=cast("Misfire", misfire), overlap=cast("Overlap", overlap),
-                call=row.call, origin=row.origin,
-            )  # fmt: skip
-            return PutRecurring(**requests.command_fields(), schedule=schedule)
-
-        self._send(requests, make)
-
-    def pause_schedule(self, by: str, name: str) -> None:
-        """Skip its runs until it is resumed."""
-        self._recurring(self._requests.on_behalf_of(by)).pause(name)
-
-    def resume_schedule(self, by: str, name: str) -> None:
-        """Continue with its next run."""
-        self._recurring(self._requests.on_behalf_of(by)).resume(name)
-
-    def trigger_schedule(self, by: str, name: str) -> str:
-        """Run it now, in addition to its schedule. Returns the id of the job."""
-        return self._recurring(self._requests.on_behalf_of(by)).trigger(name).id
-
-    def remove_schedule(self, by: str, name: str) -> None:
-        """Remove it; its jobs stay."""
-        self._recurring(self._requests.on_behalf_of(by)).remove(name)
-
     # --- batches ---
 
     def delete_batch(self, by: str, id: str) -> bool:
         """Delete all jobs of a batch that have not ended. False: the batch had already ended."""
         requests = self._requests.on_behalf_of(by)
-        detail = self._send(requests, lambda: DeleteBatch(**requests.command_fields(), batch_id=id))
+        detail = send_command(requests, lambda: DeleteBatch(**requests.command_fields(), batch_id=id))
         return not detail.get("ended", False)
 
     def requeue_failures(self, by: str, batch_id: str) -> str:
@@ -208,12 +142,12 @@ class Actions:
     def replay_dead_letter(self, by: str, id: str) -> None:
         """Process a dead letter again."""
         requests = self._requests.on_behalf_of(by)
-        self._send(requests, lambda: ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
+        send_command(requests, lambda: ReplayDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
     def delete_dead_letter(self, by: str, id: str) -> None:
         """Delete a dead letter permanently."""
         requests = self._requests.on_behalf_of(by)
-        self._send(requests, lambda: DeleteDeadLetter(**requests.command_fields(), dead_letter_id=id))
+        send_command(requests, lambda: DeleteDeadLetter(**requests.command_fields(), dead_letter_id=id))
 
     # --- running a job ---
 
@@ -234,75 +168,20 @@ class Actions:
             EnqueueError: the message is too large.
         """
         requests = self._requests.on_behalf_of(by)
-        remote = self._remote(requests, job, args, kwargs, queue)
+        remote = checked_remote(requests, self._queries, job, args, kwargs, queue=queue)
         due = None if due_at is None else scheduled_time(_datetime(due_at), requests.now())
         envelope = remote.new_envelope(remote.bind_arguments(tuple(args), kwargs), requests.now(), due)
         body = encode_limited(envelope, requests.connection.settings.max_body)
-        self._send(requests, lambda: RunJob(**requests.command_fields(), call=body.decode()))
+        send_command(requests, lambda: RunJob(**requests.command_fields(), call=body.decode()))
         return envelope.id
 
     # --- inside ---
 
-    def _remote(
-        self, requests: RequestClient, job: str, args: list[Any], kwargs: dict[str, Any], queue: str | None
-    ) -> RemoteJob:
-        """The remote job of this name, after its arguments were checked."""
-        check_json(args, kwargs)
-        function = self._queries.functions.get(job)
-        if function is not None:
-            check_arguments(function, args, kwargs)
-        target = queue or (function.queue if function is not None else None)
-        options: JobOptions = {"name": job} if target is None else {"name": job, "queue": target}
-        chosen = job_options(options)
-        if function is not None:  # with all that its code declares
-            chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
-            return DeclaredJob(job, chosen, requests, function)
-        return RemoteJob(job, chosen, requests)
-
     def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], by: str, given: dict[str, Any]) -> str:
         requests = self._requests.on_behalf_of(by)
         stamp = requests.command_fields()
-        self._send(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
+        send_command(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
         return stamp["id"]
-
-    def _send(self, requests: RequestClient, make: Callable[[], Command]) -> dict[str, Any]:
-        """Send a command; an invalid field is the caller's mistake."""
-        try:
-            command = make()
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "command"
-            raise OptionError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-        return requests.command(command).detail
-
-    def _recurring(self, requests: RequestClient) -> Recurring:
-        return Recurring(requests, _declares_nothing)
-
-
-class DeclaredJob(RemoteJob):
-    """A job whose function a program has declared: its calls have the keys that they would have from code."""
-
-    def __init__(self, name: str, options: FunctionOptions, requests: RequestClient, function: FunctionView) -> None:
-        super().__init__(name, options, requests)
-        self._function = function
-
-    def envelope(
-        self,
-        bound: tuple[list[Any], dict[str, Any]],
-        job_id: str,
-        created_at: datetime,
-        scheduled: ScheduledTime | None = None,
-    ) -> Envelope:
-        """As that of any job, with the declared unique key and limits."""
-        envelope = super().envelope(bound, job_id, created_at, scheduled)
-        unique, limits = filled(
-            self._function.unique, self._function.limits, lambda name: argument_of(self._function, name, *bound)
-        )
-        return envelope.evolve(unique=unique, limits=limits)
-
-
-def _declares_nothing() -> None:
-    """Recurring jobs of a person are added at run time, never declared by code."""
 
 
 def _datetime(instant: float) -> Any:

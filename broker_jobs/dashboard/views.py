@@ -2,6 +2,8 @@
 
 Views are separate from the store's rows, so that a page never holds a value that it must not show. Names of durations
 end in their unit. The descriptions are those of the OpenAPI document.
+
+Over 300 lines: all views in one place, each a list of fields.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Two steps: first the ids in order, from an index that has the order in it; then the few rows that are shown. What no
 index answers (part of a text, a tag among others) is tried on the jobs of the index one by one, until the page is full,
 or so many were looked at, or it took so long; the page then says how far it came, and its cursor goes on from there.
+
+Over 300 lines: which index is read, what is tried on each job and how far a page may look depend on each other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Decides what a worker's event, or its death, makes of a job. Pure.
 
 An event names the epoch that it is about: one of an older epoch says nothing.
+
+Over 300 lines: all that a worker may report, each with what it makes of a job in each state.
 """
 
 from __future__ import annotations

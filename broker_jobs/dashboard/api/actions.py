@@ -117,27 +117,27 @@ def set_limit(context: Context, by: Admin, body: SetLimitBody) -> None:
 def pause_recurring(context: Context, by: Operator, name: NamePath) -> None:
     """Skip its runs until it is resumed."""
     _require_schedule(context, name)
-    context.actions.pause_schedule(by, name)
+    context.actions.schedules.pause(by, name)
 
 
 @router.post("/recurring/{name:path}/resume", tags=["recurring"], status_code=204, responses=MISSING)
 def resume_recurring(context: Context, by: Operator, name: NamePath) -> None:
     """Continue with its next run."""
     _require_schedule(context, name)
-    context.actions.resume_schedule(by, name)
+    context.actions.schedules.resume(by, name)
 
 
 @router.post("/recurring/{name:path}/trigger", tags=["recurring"], status_code=201, responses=MISSING)
 def trigger_recurring(context: Context, by: Operator, name: NamePath) -> Created:
     """Run it now, in addition to its schedule. Returns the id of the job."""
     _require_schedule(context, name)
-    return Created(id=context.actions.trigger_schedule(by, name))
+    return Created(id=context.actions.schedules.trigger(by, name))
 
 
 @router.put("/recurring/{name:path}", tags=["recurring"], status_code=204, responses=LARGE)
 def put_recurring(context: Context, by: Admin, name: NamePath, body: RecurringBody) -> None:
     """Add a recurring job, or replace the one of this name. Needs admin, as `POST /jobs` does."""
-    context.actions.put_schedule(
+    context.actions.schedules.put(
         by, name, body.cron, tz=body.tz, misfire=body.misfire, overlap=body.overlap, job=body.job,
         args=body.args, kwargs=body.kwargs, queue=body.queue,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def change_recurring(context: Context, by: Operator, name: NamePath, body: Sched
     """Change its schedule and rules; its call stays. If code declares it, the next start of that program reverts the
     change."""
     _require_schedule(context, name)
-    context.actions.change_schedule(
+    context.actions.schedules.change(
         by, name, body.cron, tz=body.tz, misfire=body.misfire, overlap=body.overlap
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def change_recurring(context: Context, by: Operator, name: NamePath, body: Sched
 def remove_recurring(context: Context, by: Operator, name: NamePath) -> None:
     """Remove it; its jobs stay."""
     _require_schedule(context, name)
-    context.actions.remove_schedule(by, name)
+    context.actions.schedules.remove(by, name)
 
 
 # --- batches, dead letters ---

@@ -58,7 +58,7 @@ def change(request: Request, form: Form) -> Done | Response:
     preview = preview_times(times.cron, times.tz, context(request).queries.schedules.preview)
     if form.text("do") == "preview" or preview.mistake:
         return _one(request, schedule, times, preview, status=422 if preview.mistake else 200)
-    context(request).actions.change_schedule(
+    context(request).actions.schedules.change(
         visitor_name(request), schedule.name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap
     )
     until = f" until a beat of {schedule.origin} starts" if schedule.origin else ""
@@ -71,16 +71,16 @@ def do(request: Request, form: Form) -> Done:
     name, actions, by = form.raw("name"), context(request).actions, visitor_name(request)
     match form.text("do"):
         case "trigger":
-            id = actions.trigger_schedule(by, name)
+            id = actions.schedules.trigger(by, name)
             return Done(f"{name} runs now, as job {id}.", to=url(request, "job", id=id))
         case "pause":
-            actions.pause_schedule(by, name)
+            actions.schedules.pause(by, name)
             return Done(f"{name} is paused. Its runs are skipped until you resume it.")
         case "resume":
-            actions.resume_schedule(by, name)
+            actions.schedules.resume(by, name)
             return Done(f"{name} is resumed. It continues with its next run.")
         case "remove":
-            actions.remove_schedule(by, name)
+            actions.schedules.remove(by, name)
             return Done(f"{name} is removed. Its jobs stay.", to=url(request, "recurring"))
         case other:
             raise OptionError(f"there is no action {other!r}: use trigger, pause, resume or remove")
@@ -122,7 +122,7 @@ def add(request: Request, form: Form) -> Done | Response:
     if mistake or preview.mistake or not call.is_valid:
         return _new(request, function, call.inputs, mistake=mistake, status=422, **typed)
     try:
-        it.actions.put_schedule(
+        it.actions.schedules.put(
             visitor_name(request), name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap,
             job=function.name, args=call.args, kwargs=call.kwargs, queue=queue or None,
         )  # fmt: skip

@@ -89,7 +89,7 @@ def test_arguments_that_json_cannot_carry_are_refused(requests: Heard, actions: 
 
 def test_what_is_not_known_is_told(actions: Actions) -> None:
     with pytest.raises(UsageError, match="no recurring job"):
-        actions.change_schedule("ann", "night", "0 0 * * *", tz="UTC", misfire="once", overlap="allow")
+        actions.schedules.change("ann", "night", "0 0 * * *", tz="UTC", misfire="once", overlap="allow")
     with pytest.raises(UsageError, match="no bulk command"):
         actions.bulk_progress("ann", "none")
 

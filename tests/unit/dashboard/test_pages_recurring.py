@@ -224,7 +224,7 @@ def test_a_new_one_is_made_of_a_declared_function(system: System) -> None:
     assert [(one.name, one.value) for one in made.arguments] == [("who", ALL)]
     page = person.send(page_of, typed, page=page_of, do="add", status=422, **fields)
     assert "There is already a recurring job" in words_of(page), "a name that is taken overwrites nothing"
-    id = system.context.actions.trigger_schedule("test", fields["name"])
+    id = system.context.actions.schedules.trigger("test", fields["name"])
     assert system.hostile.program.receipt(id).result(timeout=20) == f"hello {ALL}"
 
 
