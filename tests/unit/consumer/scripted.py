@@ -140,7 +140,13 @@ class ScriptedExchange:
 
     # --- the test's hand ---
 
-    def deliver(self, *bodies: bytes | Envelope, redelivered: bool = False, queue: str = "default") -> list[int]:
+    def deliver(
+        self,
+        *bodies: bytes | Envelope,
+        redelivered: bool = False,
+        queue: str = "default",
+        exchange: str = names.WORK,
+    ) -> list[int]:
         """Hand deliveries in as one read of the socket; their tags."""
         assert self._take is not None
         deliveries = []
@@ -150,7 +156,7 @@ class ScriptedExchange:
             deliveries.append(
                 Delivery(
                     self.channel, self._tag, names.work_queue(queue), raw, redelivered,
-                    names.WORK, queue, "", "", None, None, 0,
+                    exchange, queue, "", "", None, None, 0,
                 )
             )  # fmt: skip
         self._take(deliveries)

@@ -10,6 +10,7 @@ import pytest
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Unconfirmed
 from broker_jobs.consumer.worker import Worker
+from broker_jobs.messages.envelope import UniqueKey
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
@@ -91,6 +92,53 @@ def test_a_redelivered_delivery_is_not_run(broker: ScriptedExchange, worker: Wor
     assert '"note"' in event["envelope"]
     eventually(lambda: broker.subscription.acked(tag))
     assert ran == []
+
+
+def test_a_message_that_was_published_twice_is_run_once_and_both_are_acknowledged(
+    broker: ScriptedExchange, worker: Worker
+) -> None:
+    job = envelope("note", 1)
+    first, second = broker.deliver(job, job)
+    eventually(lambda: broker.subscription.acked(first) and broker.subscription.acked(second))
+    again = job.model_copy(update={"epoch": 2})
+    (third,) = broker.deliver(again)
+    eventually(lambda: broker.subscription.acked(third))
+    assert ran == [1, 1], "the coordinator's next release is another message"
+    assert [event["epoch"] for event in broker.events("succeeded")] == [1, 2]
+    assert broker.events("returned") == []
+
+
+def test_of_a_message_that_comes_again_as_redelivered_the_coordinator_is_told(
+    broker: ScriptedExchange, worker: Worker
+) -> None:
+    job = envelope("note", 1)
+    broker.deliver(job)
+    broker.event("succeeded", job.id)
+    (tag,) = broker.deliver(job, redelivered=True)
+    assert broker.event("returned", job.id)["reason"] == "redelivered"
+    eventually(lambda: broker.subscription.acked(tag))
+    assert ran == [1]
+
+
+@pytest.mark.parametrize(("exchange", "runs"), [(names.SUBMIT, False), (names.WORK, True)])
+def test_a_job_with_conditions_runs_only_when_the_coordinator_has_released_it(
+    broker: ScriptedExchange, worker: Worker, exchange: str, runs: bool
+) -> None:
+    job = envelope("note", 1, unique=UniqueKey(key="k"))
+    (tag,) = broker.deliver(job, exchange=exchange)
+    if runs:
+        broker.event("succeeded", job.id)
+    else:
+        assert broker.event("returned", job.id)["reason"] == "not released"
+    eventually(lambda: broker.subscription.acked(tag))
+    assert ran == [1] * runs
+
+
+def test_a_job_without_conditions_runs_as_its_producer_published_it(broker: ScriptedExchange, worker: Worker) -> None:
+    job = envelope("note", 1)
+    broker.deliver(job, exchange=names.SUBMIT)
+    broker.event("succeeded", job.id)
+    assert ran == [1]
 
 
 def test_an_unknown_job_is_returned(broker: ScriptedExchange, worker: Worker) -> None:

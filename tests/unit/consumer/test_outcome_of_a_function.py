@@ -193,6 +193,11 @@ def test_an_expired_job_is_not_run() -> None:
     assert (outcome["error"]["type"], outcome["final"]) == ("Expired", True)
 
 
+def test_a_job_that_has_not_expired_yet_is_run() -> None:
+    outcome = outcome_of(add, 1, 2, expires=60, created_at=datetime.now(UTC) - timedelta(seconds=30))
+    assert (outcome["kind"], outcome["result"]) == ("succeeded", "3")
+
+
 async def hang() -> None:
     await asyncio.sleep(60)
 
@@ -259,6 +264,25 @@ def test_a_running_job_that_is_deleted_stops_as_cancelled(function: Callable[...
     worker.stop_now()
 
 
+async def wait_for_a_sign() -> None:
+    seen.append("started")
+    while "sign" not in seen:  # noqa: ASYNC110  # another thread gives it
+        await asyncio.sleep(0.01)
+
+
+def test_only_the_runs_of_deleted_jobs_are_asked_to_stop() -> None:
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(wait_for_a_sign), broker, concurrency=2)
+    deleted, other = envelope("wait_for_a_sign"), envelope("wait_for_a_sign")
+    broker.deliver(deleted, other)
+    eventually(lambda: len(seen) == 2)
+    broker.say(Control(version=2, cancel=[deleted.id]))
+    broker.event("failed", deleted.id)
+    seen.append("sign")
+    broker.event("succeeded", other.id)
+    worker.stop_now()
+
+
 def tell() -> None:
     job = current_job()
     seen.append((job.id, job.attempt))
@@ -279,6 +303,23 @@ def test_a_job_knows_itself_and_tells_lines_and_its_last_progress() -> None:
     assert broker.events("log line")[0]["text"] == "line number=0"
     assert [(e["done"], e["total"]) for e in broker.events("progress")][-1] == (3.0, 3.0)
     assert [e["kind"] for e in broker.events("log line", "progress", "succeeded")][-1] == "succeeded"
+    worker.stop_now()
+
+
+def tell_odd_progress() -> None:
+    job = current_job()
+    job.progress(2.0)
+    job.progress(float("inf"), 3.0)
+    job.progress(1.0, float("nan"))
+
+
+def test_progress_may_have_no_total_and_what_is_no_number_is_ignored() -> None:
+    broker = ScriptedExchange()
+    worker = start_worker(registry_of(tell_odd_progress), broker)
+    job = envelope("tell_odd_progress")
+    broker.deliver(job)
+    broker.event("succeeded", job.id)
+    assert [(event["done"], event.get("total")) for event in broker.events("progress")] == [(2.0, None)]
     worker.stop_now()
 
 
