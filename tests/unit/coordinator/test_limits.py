@@ -703,6 +703,7 @@ def test_a_job_that_comes_to_a_closed_line_waits_there_and_lets_others_go(harnes
     assert harness.row("both").reason == "waits for one of 1 slots of 'narrow'"
     assert ids(harness.apply(harness.succeeded("out")).releases) == ["behind", "ordered"]
     assert harness.row("both").reason == "waits: the limit 'wide' is 0"
+    assert broken(harness.store) == []
     harness.apply(harness.succeeded("behind"), harness.succeeded("ordered"))
     assert harness.row("both").state is State.AWAITING
     assert ids(harness.apply(harness.ask(SetLimit, key="wide", limit=None)).releases) == ["both"]
@@ -910,6 +911,7 @@ def test_a_job_that_replaces_another_has_its_place_and_its_aliases(harness: Engi
     harness.apply(unique(harness, "alias"), harness.child("child", "alias"), limited(harness, "z", line))
     assert ids(harness.apply(unique(harness, "b", replace=True)).releases) == ["b"]
     assert harness.row("a").reason == "replaced by b"
+    assert broken(harness.store) == []
     assert ids(harness.apply(harness.succeeded("out")).releases) == ["z"], "a has left its line"
     assert ids(harness.apply(harness.succeeded("b")).releases) == ["child"]
 
@@ -990,3 +992,11 @@ def test_a_job_that_was_replaced_is_shown_as_the_one_that_replaced_it(harness: E
     answer = harness.apply(harness.ask(RequeueJob, reply_to="me", job_id="a")).messages[-1]
     assert Reply.model_validate_json(answer.body).refused == "it is already on its way: enqueued"
     assert ids(harness.apply(harness.succeeded("b")).releases) == ["child"]
+
+
+def test_a_job_that_is_run_again_later_may_be_replaced_until_its_next_release(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.succeeded("a"))
+    harness.apply(harness.ask(RescheduleJob, job_id="a", due_at=harness.now + 60.0))
+    assert ids(harness.apply(unique(harness, "b", scope="running", replace=True)).releases) == ["b"]
+    assert harness.row("a").reason == "replaced by b"
