@@ -1000,3 +1000,12 @@ def test_a_job_that_is_run_again_later_may_be_replaced_until_its_next_release(ha
     harness.apply(harness.ask(RescheduleJob, job_id="a", due_at=harness.now + 60.0))
     assert ids(harness.apply(unique(harness, "b", scope="running", replace=True)).releases) == ["b"]
     assert harness.row("a").reason == "replaced by b"
+
+
+def test_a_job_that_a_restored_store_takes_for_new_is_not_replaced_once_a_run_of_it_was_reported(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.held("a", delay=60.0, unique=UniqueKey(key="user:1", scope="running")))
+    harness.apply(harness.started("a"), harness.failed("a"))
+    assert harness.apply(unique(harness, "b", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "duplicate of a"

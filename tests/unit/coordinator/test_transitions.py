@@ -19,6 +19,7 @@ from broker_jobs.coordinator.records import (
     ReleaseUnknown,
     Repeat,
     TimerDue,
+    Undecidable,
     Unroutable,
     WaitingCopy,
 )
@@ -884,3 +885,8 @@ def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harnes
     harness.now += 0.02
     (row,) = harness.engine.apply([TimerDue("j")], harness.now, ahead=0.02).releases
     assert row.released_at == row.due_at
+
+
+def test_a_run_of_what_cannot_be_decided_is_owned_by_nobody(harness: EngineHarness) -> None:
+    apply_each(harness, *owned(harness), Undecidable("j", "it raised"))
+    assert (shown(harness), harness.row().owner, harness.row().owned) == (Shown(FAILED, PUBLISHED, 1), None, False)
