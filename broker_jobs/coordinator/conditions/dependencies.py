@@ -147,8 +147,15 @@ class DependencyRules:
         return False
 
     def _waits_for_its_batch(self, row: Row) -> bool:
-        """Whether a batch waits for a job that is a member of it: its commit was read first."""
-        return not is_generated_id(row.id) and self.leads_up([("job", row.id)], self._batches.around(row.batch or ""))
+        """Whether a batch waits, before it begins, for a job that is a member of it: its commit was read first.
+
+        Not whether the batch ends after the job: it does, and so may any other member that waits for the job.
+        """
+        return not is_generated_id(row.id) and self.leads_up([("job", row.id)], self._opens_after(row))
+
+    def _opens_after(self, row: Row) -> list[tuple[str, str]]:
+        """The submission of a member, while it has not begun."""
+        return [(one.kind, one.target) for one in self._tx.dependencies.of([row.id]) if one.kind == "open"]
 
     def waits_for(self, row: Row, other: Row) -> bool:
         """Whether one job waits for another or for a batch that has it, by way of its parents and aliases."""
@@ -159,7 +166,7 @@ class DependencyRules:
         """Whether a job that is being admitted would wait for another one: by its parents, or as its batch does."""
         above = [] if envelope.after is None else named(envelope.after.parents)
         if row.batch is not None:
-            above += [(one.kind, one.target) for one in self._tx.dependencies.of([row.id]) if one.kind == "open"]
+            above += self._opens_after(row)
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], above)
 

@@ -579,6 +579,18 @@ def test_the_way_up_is_followed_through_so_many_members_of_a_batch(
     assert (harness.row("late").state is State.FAILED) == (most > 20), "it waits for itself: found, or not looked for"
 
 
+def test_a_member_may_wait_for_another_member_of_its_batch(harness: EngineHarness) -> None:
+    first, then = harness.chunk("b", ["z"], 0), harness.chunk("b", ["a"], 1)  # the one that waits is admitted first
+    then.members[:] = [harness.child("a", "z", batch="b")]
+    harness.apply(then)
+    harness.apply(first, harness.commit("b", 2, parents=[{"id": "p"}]), harness.ready("p"))
+    for id in ("p", "z", "a"):
+        harness.work()
+        run(harness, id)
+    harness.work()
+    assert harness.batch("b").state == "succeeded"
+
+
 def test_a_member_does_not_take_the_place_of_a_job_that_its_batch_waits_for(harness: EngineHarness) -> None:
     first, later = UniqueKey(key="u", scope="running"), UniqueKey(key="u", scope="running", replace=True)
     harness.apply(harness.ready("p"), harness.child("first", "p", unique=first), harness.held("same", unique=first))
