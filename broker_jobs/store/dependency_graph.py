@@ -26,9 +26,9 @@ _ROOTS = text(
 _MEMBER_WAITED_FOR = text(
     "SELECT 1 FROM jobs JOIN dependencies AS d ON d.kind = 'job' AND d.target = jobs.id"
     " LEFT JOIN jobs AS holder ON holder.id = d.holder"
-    " WHERE jobs.batch = :batch AND jobs.batch IS NOT NULL AND (holder.batch IS NULL OR holder.batch <> jobs.batch)"
+    " WHERE jobs.batch IN :batches AND jobs.batch IS NOT NULL AND (holder.batch IS NULL OR holder.batch <> jobs.batch)"
     " LIMIT 1"
-)
+).bindparams(bindparam("batches", expanding=True))
 MOST_STEPS = 1_000
 """How far up is looked for a job that waits for itself."""
 MOST_FOUND = 20_000
@@ -106,9 +106,35 @@ class DependencyGraph:
                 return
             after = ids[-1]
 
-    def is_member_waited_for(self, batch: str) -> bool:
-        """Whether anything outside a batch waits for one of its members."""
-        return self._connection.execute(_MEMBER_WAITED_FOR, {"batch": batch}).first() is not None
+    def is_member_waited_for(self, batches: Sequence[str]) -> bool:
+        """Whether anything outside one of these batches waits for one of its members."""
+        return any(
+            self._connection.execute(_MEMBER_WAITED_FOR, {"batches": chunk}).first() is not None
+            for chunk in in_chunks(batches)
+        )
+
+    def begins_after(self, opens: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """What these submissions, and those around them, wait for before they begin; not the submissions themselves."""
+        found: set[tuple[str, str]] = set()
+        level = [id for _, id in opens]
+        for _ in range(MOST_STEPS):
+            if not level:
+                break
+            above = self._opened_after(level, [])
+            found |= {one for one in above if one[0] != "open"}
+            level = [id for kind, id in above if kind == "open"]
+        return found
+
+    def begin_with(self, batch: str) -> list[tuple[str, str]]:
+        """The submissions of a batch that have not begun, those made inside them, and their batches."""
+        submissions = {one.id: one for one in self._submissions.unopened(batch=batch)}
+        level = list(submissions.values())
+        while level:
+            below = [one for above in level for one in self._submissions.unopened(under=above.id)]
+            level = [one for one in below if one.id not in submissions]
+            submissions.update((one.id, one) for one in level)
+        opens = [("open", id) for id in submissions]
+        return [*opens, *(("batch", id) for id in dict.fromkeys(one.batch for one in submissions.values()))]
 
     def _opened_after(self, submissions: Sequence[str], batches: Sequence[str]) -> set[tuple[str, str]]:
         """What these submissions, and those of these batches, wait for before they open."""

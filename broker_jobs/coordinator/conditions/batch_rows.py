@@ -24,6 +24,8 @@ class BatchRows:
         self._now = now
         self._batches: dict[str, BatchRow] = {}
         self._before: dict[str, BatchRow] = {}
+        self._put_inside: dict[str, list[str]] = {}
+        """Batches that became part of another one in this transaction, by that."""
         self.ended: list[BatchRow] = []
         """Those that ended in this transaction."""
 
@@ -67,6 +69,7 @@ class BatchRows:
         if batch.parent is not None or ("batch", batch.id) in self.around(parent):
             return
         batch.parent = parent
+        self._put_inside.setdefault(parent, []).append(batch.id)
         around = self.made(parent, created_at)
         self.count(parent, None, batch.state if batch.ended_at is not None else OPEN)
         if around.ended_at is not None and batch.ended_at is None:
@@ -74,8 +77,16 @@ class BatchRows:
 
     def inside(self, batch: str) -> list[str]:
         """The batches that are part of a batch."""
-        here = [known.id for known in self._batches.values() if known.parent == batch]
-        return list(dict.fromkeys([*self._tx.batches.inside(batch), *here]))
+        return list(dict.fromkeys([*self._tx.batches.inside(batch), *self._put_inside.get(batch, ())]))
+
+    def all_inside(self, batch: str) -> list[str]:
+        """A batch, those that are part of it, those that are part of these, and so on."""
+        found = {batch: None}
+        level = [batch]
+        while level:
+            level = [below for one in level for below in self.inside(one) if below not in found]
+            found.update(dict.fromkeys(level))
+        return list(found)
 
     # ---- counting
 

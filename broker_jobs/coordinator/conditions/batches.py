@@ -104,7 +104,7 @@ class BatchRules:
         waits_for_itself = (
             self._dependencies.leads_up(self._batches.around(batch.id), named(commit.parents))
             or (bool(above) and self._dependencies.leads_up(above, [("batch", batch.id)]))
-            or self._waits_for_its_inside(commit)
+            or self._dependencies.waits_for_its_inside(commit.batch, commit.parents, commit.parent_submission)
         )
         if waits_for_itself:
             self.abandon(commit.batch, WAITS_FOR_ITSELF)
@@ -117,18 +117,6 @@ class BatchRules:
             self.abandon(commit.batch, verdict.unsatisfied or ABANDONED)
             return
         self._advance(submission)
-
-    def _waits_for_its_inside(self, commit: BatchCommit) -> bool:
-        """Whether what a batch waits for waits in turn for what begins with it."""
-        above = named(commit.parents)
-        if commit.parent_submission is not None:
-            above.append(("open", commit.parent_submission))
-        if not above:
-            return False
-        submissions = self._tx.submissions.unopened(batch=commit.batch)
-        for one in submissions:
-            submissions += [below for below in self._tx.submissions.unopened(under=one.id) if below not in submissions]
-        return self._dependencies.waits_for_its_inside(commit.batch, submissions, above)
 
     def _submission(self, id: str, batch: str) -> SubmissionRow:
         return self._tx.submissions.get(id) or SubmissionRow(id, batch, since=self._rows.at.log_now)

@@ -15,7 +15,7 @@ from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.queries import batch_holder
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.envelope import BATCH_PREFIX, Envelope, Parent, is_generated_id
-from broker_jobs.store.records import DependencyRow, SubmissionRow
+from broker_jobs.store.records import DependencyRow
 from broker_jobs.store.row import Row, WaitReason
 
 WAITS_FOR_ITSELF = "it waits for itself, by way of its parents: enqueue it without one of them"
@@ -170,30 +170,27 @@ class DependencyRules:
         inside = [] if other.batch is None else self._batches.around(other.batch)
         return self.leads_up([("job", other.id), *inside], above)
 
-    def waits_for_its_inside(
-        self, batch: str, submissions: Sequence[SubmissionRow], above: list[tuple[str, str]]
-    ) -> bool:
+    def waits_for_its_inside(self, batch: str, parents: Sequence[Parent], around: str | None) -> bool:
         """Whether a batch would wait for what begins with it: its members, and the batches inside it with theirs.
 
         Args:
             batch: that is committed.
-            submissions: those of it, and inside these, that have not begun.
-            above: what it waits for, as (kind, id).
+            parents: what it waits for.
+            around: the submission that it was made in.
         """
-        inside = [batch]
-        for one in inside:
-            inside += [below for below in self._batches.inside(one) if below not in inside]
-        jobs = [id for kind, id in above if kind == "job"]
-        self._rows.see(jobs)
-        known = [row for id in jobs if (row := self._rows.get(id)) is not None]
+        opens = [] if around is None else [("open", around)]
+        if not parents and not self._tx.graph.begins_after(opens):
+            return False  # most batches inside others: what is inside them is not looked at
+        self._rows.see([parent.id for parent in parents if not parent.batch])
+        known = [row for parent in parents if not parent.batch and (row := self._rows.get(parent.id)) is not None]
         self._rows.write()  # members are found by queries
         self._batches.write()
-        is_inside = any(self._rows.root(row).batch in inside for row in known)
+        inside = self._batches.all_inside(batch)
+        is_inside = not {self._rows.root(row).batch for row in known}.isdisjoint(inside)
         is_waited_for = bool(self._tx.dependencies.waited_for("batch", inside))
-        if not (is_inside or is_waited_for or any(self._tx.graph.is_member_waited_for(one) for one in inside)):
+        if not (is_inside or is_waited_for or self._tx.graph.is_member_waited_for(inside)):
             return False  # a walk up is long where many batches wait for each other
-        begins_with_it = {("open", one.id) for one in submissions} | {("batch", one.batch) for one in submissions}
-        return self._tx.graph.waits_above(list(begins_with_it), above)
+        return self._tx.graph.waits_above(self._tx.graph.begin_with(batch), [*named(parents), *opens])
 
     def leads_up(self, wanted: list[tuple[str, str]], parents: list[tuple[str, str]]) -> bool:
         """Whether parents, or what these wait for, and so on up, come to one of these (kind, id)."""
