@@ -100,7 +100,7 @@ from broker_jobs.store import Store
 
 store = Store(os.environ["STORE"])
 store.open()
-print(store.reader.counts() is not None)
+print(store.reader.statistics.counts() is not None)
 store.close()
 """
 
