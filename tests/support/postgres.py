@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from tests.support.process import Lodging, ServerFailedError, ServerMissingError, end_of, free_port
@@ -101,7 +102,12 @@ class Postgres:
         """End the server as a power cut would."""
         server, self._server = self._server, None
         if server is not None:
+            own = psutil.Process(server.pid).children(recursive=True)  # each leads a group of its own
             self._lodging.kill(server)
+            for process in own:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(own, timeout=30)  # the next server is refused while one of them has its memory
 
     def restart(self) -> None:
         """Shut down in order and start again, on the same port."""
