@@ -61,10 +61,16 @@ print(Path("written.txt").read_text())
 """
 
 COORDINATE = """
+import time
 from app import jobs, write
 
 jobs.start(roles=["coordinator"])
-print(write.receipt(write.enqueue("x").id).state())
+receipt = write.enqueue("x")
+for _ in range(600):  # its queue is declared when the job comes back from it
+    if (state := write.receipt(receipt.id).state()) == "enqueued":
+        break
+    time.sleep(0.1)
+print(state)
 jobs.stop()
 """
 

@@ -27,6 +27,7 @@ from broker_jobs import (
     UsageError,
     current_job,
 )
+from broker_jobs.dashboard.app import Dashboard
 from broker_jobs.producer.job import Job
 from broker_jobs.store import Store
 from tests.support.invariants import broken
@@ -171,6 +172,7 @@ class View:
         self.jobs = program.jobs
         self._prefix = uuid.uuid4().hex[:8]
         self._made: list[Receipt[Any]] = []
+        self._dashboards: list[Dashboard] = []
 
     # ---- names
 
@@ -293,10 +295,14 @@ class View:
 
     def dashboard(self) -> TestClient:
         """A browser on this machine."""
-        return TestClient(self.jobs.dashboard(local=True), base_url="http://localhost", client=("127.0.0.1", 1))
+        dashboard = self.jobs.dashboard(local=True)
+        self._dashboards.append(dashboard)
+        return TestClient(dashboard, base_url="http://localhost", client=("127.0.0.1", 1))
 
     def close(self) -> None:
         """Let all go, delete what has not ended, and look at what is left in the store."""
+        for dashboard in self._dashboards:
+            dashboard.close()
         with self.program.lock:
             doors = [door for name, door in self.program.doors.items() if name.startswith(self._prefix)]
         for door in doors:
