@@ -107,13 +107,13 @@ class Beside:
             assert self._entered.wait(30)
             receipt = job.enqueue(*arguments)
             try:
-                ended: Any = receipt.result(timeout=30)
+                ended: Any = receipt.result(timeout=120)
             except JobFailed as failed:
                 ended = failed
-            assert self.later.enqueue("goes on").result(timeout=30) == "goes on"
+            assert self.later.enqueue("goes on").result(timeout=120) == "goes on"
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._left.set)
-            assert innocent.result(timeout=30) == "unharmed"
+            assert innocent.result(timeout=120) == "unharmed"
             return ended
 
 
@@ -184,8 +184,8 @@ def test_a_job_that_cancels_every_task_it_finds_loses_no_other_job() -> None:
     try:
         bad = cancel_all.enqueue()
         receipts = [count.using(retries=1_000).enqueue(number) for number in range(30)]
-        assert [receipt.result(timeout=60) for receipt in receipts] == list(range(30))
-        assert bad.result(timeout=30) is None
+        assert [receipt.result(timeout=120) for receipt in receipts] == list(range(30))
+        assert bad.result(timeout=120) is None
     finally:
         jobs.stop(5)
 

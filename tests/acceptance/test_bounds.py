@@ -363,7 +363,7 @@ def test_a_key_of_512_characters_and_eight_limits_are_taken(tmp_path: Path) -> N
         return 7
 
     with jobs:
-        assert work.enqueue().result(timeout=30) == 7
+        assert work.enqueue().result(timeout=120) == 7
 
 
 def test_results_too_large_for_one_message_fail_the_job_that_takes_them(tmp_path: Path) -> None:
@@ -379,6 +379,6 @@ def test_results_too_large_for_one_message_fail_the_job_that_takes_them(tmp_path
 
     with jobs:
         parent = text.enqueue()
-        assert join.enqueue(results_of([parent] * 100)).result(timeout=30) == 100
+        assert join.enqueue(results_of([parent] * 100)).result(timeout=120) == 100
         with pytest.raises(JobFailed, match="return references"):
-            join.enqueue(results_of([parent] * 200)).result(timeout=30)
+            join.enqueue(results_of([parent] * 200)).result(timeout=120)

@@ -151,7 +151,7 @@ def jobs() -> Iterator[BrokerJobs]:
         return f"hello {name}"
 
     with made:
-        greet.enqueue("Ann").result(timeout=30)
+        greet.enqueue("Ann").result(timeout=120)
         yield made
 
 

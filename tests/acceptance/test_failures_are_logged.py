@@ -51,7 +51,7 @@ def test_a_final_failure_is_an_error_with_its_traceback(
     with jobs:
         receipt = job.enqueue()
         with pytest.raises(JobFailed):
-            receipt.result(timeout=30)
+            receipt.result(timeout=120)
         eventually(lambda: len(said_of(caplog, receipt)) == 2, 10)
         first, second = said_of(caplog, receipt)
     assert (first.levelname, first.exc_info) == ("WARNING", None)
@@ -77,7 +77,7 @@ def test_a_failure_that_is_not_retried_is_an_error_at_once(jobs: BrokerJobs, cap
         receipts = [give_up.enqueue(), fail.enqueue()]
         for receipt, kind in zip(receipts, (GiveUp, ValueError), strict=True):
             with pytest.raises(JobFailed):
-                receipt.result(timeout=30)
+                receipt.result(timeout=120)
             (record,) = eventually(lambda receipt=receipt: said_of(caplog, receipt), 10)  # type: ignore[misc]
             assert record.levelname == "ERROR"
             assert record.exc_info is not None
@@ -120,10 +120,10 @@ def test_an_exception_that_cannot_be_written_is_logged_and_harms_no_other_job(
     try:
         receipt = fail.enqueue()
         with pytest.raises(JobFailed):
-            receipt.result(timeout=30)
+            receipt.result(timeout=120)
         eventually(lambda: said_of(caplog, receipt), 10)
         eventually(lambda: f"{receipt.id} attempt 1 failed" in stream.getvalue(), 10)
-        assert fine.enqueue().result(timeout=30) == "fine"
+        assert fine.enqueue().result(timeout=120) == "fine"
     finally:
         logging.getLogger().removeHandler(handler)
         jobs.stop(5)
@@ -170,16 +170,16 @@ def test_a_log_handler_that_raises_ends_no_thread_of_a_worker(jobs: BrokerJobs) 
     with handled(Broken()):
         for job in (fail, fail, fail, fail_async, fail_async, fail_async):
             with pytest.raises(JobFailed, match="ValueError"):
-                job.enqueue().result(timeout=30)
+                job.enqueue().result(timeout=120)
         late = outlive.enqueue()
         with pytest.raises(ResultTimeout):
             late.result(
                 timeout=2.5
             )  # meanwhile it is said that it outlives its timeout, by the thread that looks after all
         release.set()
-        assert late.result(timeout=30) == "late"
+        assert late.result(timeout=120) == "late"
         with pytest.raises(JobFailed, match="TimedOut"):
-            hang.enqueue().result(timeout=30)
+            hang.enqueue().result(timeout=120)
         jobs.stop(5)
 
 
@@ -223,7 +223,7 @@ def test_a_thread_that_outlives_its_timeout_is_an_error_while_it_runs(
         assert "it has run since 20" in record.getMessage()
         assert "current_job().cancelled()" in record.getMessage()
         gate.set()
-        assert receipt.result(timeout=30) == "late"
+        assert receipt.result(timeout=120) == "late"
     assert [record.levelname for record in said_of(caplog, receipt)] == ["ERROR", "WARNING"]
 
 
@@ -241,7 +241,7 @@ def test_a_thread_that_returns_soon_after_its_timeout_is_an_error_once(
 
     with jobs:
         receipt = late.enqueue()
-        assert receipt.result(timeout=30) == "late"
+        assert receipt.result(timeout=120) == "late"
         assert asked.is_set()
         (record,) = eventually(lambda: said_of(caplog, receipt), 10)
     assert record.levelname == "ERROR"
@@ -284,7 +284,7 @@ def test_a_job_that_ends_at_its_timeout_outlives_nothing(jobs: BrokerJobs, caplo
     with jobs:
         receipt = polite.enqueue()
         with pytest.raises(JobFailed, match="TimedOut"):
-            receipt.result(timeout=30)
+            receipt.result(timeout=120)
         (record,) = eventually(lambda: said_of(caplog, receipt), 10)
     assert record.levelname == "ERROR"
     assert "timed out after 0.2 s" in record.getMessage()

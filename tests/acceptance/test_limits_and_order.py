@@ -138,7 +138,7 @@ def test_a_concurrency_limit_is_reached_and_all_jobs_run(gates: Gates) -> None:
     for number, name in enumerate(names):
         assert gates.started == names[: number + 2], "first come, first served, two at once"
         gates.open(name)
-        receipts[number].result(timeout=30)
+        receipts[number].result(timeout=120)
         eventually(lambda number=number: len(gates.started) == min(6, number + 3), what="the next one")  # type: ignore[misc]
 
 
@@ -147,7 +147,7 @@ def test_a_sliding_rate_is_reached_and_all_jobs_run_while_others_go_on(gates: Ga
     receipts = [gates.call.enqueue(name) for name in names]
     others = 0
     while not all(receipt.state().is_final for receipt in receipts):  # transactions at every moment, also just before
-        gates.plain.enqueue(f"p{others}").result(timeout=20)
+        gates.plain.enqueue(f"p{others}").result(timeout=120)
         others += 1
     at = [moment for name, moment in zip(gates.started, gates.at, strict=True) if name in names]
     assert [name for name in gates.started if name in names] == names
@@ -158,7 +158,7 @@ def test_a_sliding_rate_is_reached_and_all_jobs_run_while_others_go_on(gates: Ga
 def test_a_fixed_rate_is_reached_and_all_jobs_run(gates: Gates) -> None:
     begun = time.time()
     receipts = [gates.call_fixed.enqueue(f"c{n}") for n in range(5)]
-    assert [receipt.result(timeout=30) for receipt in receipts] == [f"c{n}" for n in range(5)]
+    assert [receipt.result(timeout=120) for receipt in receipts] == [f"c{n}" for n in range(5)]
     assert gates.at[4] - begun > PER, "two windows at least"
 
 
@@ -168,10 +168,10 @@ def test_a_rate_that_is_set_higher_lets_those_who_wait_go(gates: Gates) -> None:
         return n
 
     receipts = [slow.enqueue(n) for n in range(4)]
-    receipts[0].result(timeout=30)
+    receipts[0].result(timeout=120)
     assert State.SUCCEEDED not in [receipt.state() for receipt in receipts[1:]]
     gates.jobs.limits.set("slow", 10)
-    assert [receipt.result(timeout=30) for receipt in receipts] == [0, 1, 2, 3]
+    assert [receipt.result(timeout=120) for receipt in receipts] == [0, 1, 2, 3]
 
 
 def test_the_start_of_a_deleted_job_is_taken_by_the_next(gates: Gates) -> None:
@@ -182,14 +182,14 @@ def test_the_start_of_a_deleted_job_is_taken_by_the_next(gates: Gates) -> None:
     receipts = [slow.enqueue(n) for n in range(30)]
     for receipt in receipts[1:29]:
         receipt.delete()
-    assert receipts[29].result(timeout=20) == 29, "not after thirty seconds"
+    assert receipts[29].result(timeout=120) == 29, "not after thirty seconds"
 
 
 def test_delayed_jobs_that_come_due_together_keep_their_rate(gates: Gates) -> None:
     due = time.time() + 0.5
     receipts = [gates.call.schedule(timedelta(seconds=0.5), f"c{n}") for n in range(5)]
     for receipt in receipts:
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     assert [moment - due for n, moment in enumerate(gates.at) if moment < due + n // 2 * PER] == []
 
 
@@ -210,7 +210,7 @@ def after_a_parent(gates: Gates, job: Job[..., str]) -> tuple[Receipt[str], Call
 
     def come() -> None:
         gates.open("parent")
-        beside.result(timeout=30)  # what waits for the parent has been told
+        beside.result(timeout=120)  # what waits for the parent has been told
 
     return receipt, come
 
@@ -246,11 +246,11 @@ def test_what_becomes_free_goes_to_others_while_a_job_waits_for_something_else(
     waiting, come = waits_for(gates, job)
     others = [job.enqueue(f"o{n}") for n in range(3)]
     for other in others:
-        other.result(timeout=30)
+        other.result(timeout=120)
     assert "late" not in gates.started
     assert not waiting.state().is_final
     come()
-    assert waiting.result(timeout=30) == "late"
+    assert waiting.result(timeout=120) == "late"
 
 
 @pytest.mark.parametrize("waits_for", [after_a_parent, in_a_batch, at_a_time])
@@ -263,7 +263,7 @@ def test_an_ordered_job_keeps_its_place_while_it_waits(gates: Gates, waits_for: 
     come()
     gates.open("first")
     for receipt in (first, waiting, second):
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     # The commit of its batch is the acceptance of a member: there its place is taken.
     expected = ["first", "second", "late"] if waits_for is in_a_batch else ["first", "late", "second"]
     assert [name for name in gates.started if name in expected] == expected
@@ -279,10 +279,10 @@ def test_limits_are_reached_on_postgresql_too(gates: Gates) -> None:
     eventually(lambda: receipts[16].state() is State.AWAITING, what="it waits for its turn")
     gates.open("b0")
     for receipt in receipts:
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     assert "late" not in gates.started
     come()
-    assert waiting.result(timeout=30) == "late"
+    assert waiting.result(timeout=120) == "late"
 
 
 def test_ordered_jobs_that_wait_for_each_other_across_lines_all_run(gates: Gates) -> None:
@@ -292,7 +292,7 @@ def test_ordered_jobs_that_wait_for_each_other_across_lines_all_run(gates: Gates
     crossed = gates.book.after(parent).enqueue("crossed", 2)
     other = gates.book.enqueue("other", 2)
     for receipt in (parent, child, other, crossed):
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     assert gates.started.index("parent") < gates.started.index("child")
 
 
@@ -307,7 +307,7 @@ def test_a_member_of_a_batch_is_not_run_before_its_batch_is_complete(gates: Gate
         member.requeue()
     complete()
     eventually(lambda: _requeued(member), what="commands overtake the log: the end of the block is read a moment later")
-    assert member.result(timeout=30) == "late"
+    assert member.result(timeout=120) == "late"
 
 
 def _requeued(receipt: Receipt[str]) -> bool:
@@ -330,9 +330,9 @@ def test_an_ordered_job_that_is_rescheduled_lets_the_others_go(gates: Gates) -> 
     eventually(lambda: first.state() is State.SCHEDULED, what="a retry waits")
     assert second.state() is State.AWAITING
     first.reschedule(timedelta(hours=2))
-    assert second.result(timeout=30) == "b"
+    assert second.result(timeout=120) == "b"
     first.requeue()
-    assert first.result(timeout=30) == "a"
+    assert first.result(timeout=120) == "a"
 
 
 @pytest.mark.parametrize("url", ["memory"], indirect=True)
@@ -346,10 +346,10 @@ def test_a_job_that_waits_for_a_job_and_its_duplicate_runs_once_that_has_ended(g
     second = mail.using(id="mail-2", unique=unique).enqueue("two")
     eventually(lambda: second.state() is not None, what="the duplicate is known")
     third = gates.plain.enqueue("third")
-    assert third.result(timeout=30) == "third"
+    assert third.result(timeout=120) == "third"
     gates.open("one")
-    first.result(timeout=30)
-    assert child.result(timeout=30) == "child"
+    first.result(timeout=120)
+    assert child.result(timeout=120) == "child"
     assert "two" not in gates.started
 
 
@@ -359,18 +359,18 @@ def test_a_duplicate_of_a_job_that_waits_for_it_fails_and_says_why(gates: Gates)
     eventually(lambda: child.state() is State.AWAITING, what="the child is known")
     parent = gates.plain.using(id="the-parent", unique="same").enqueue("parent")
     with pytest.raises(JobFailed, match="which waits for it"):
-        parent.result(timeout=30)
+        parent.result(timeout=120)
     eventually(lambda: child.state() is State.DELETED, what="the child waits no longer")
 
 
 @pytest.mark.parametrize("url", ["memory"], indirect=True)
 def test_a_child_of_a_duplicate_of_a_job_that_has_ended_runs(gates: Gates) -> None:
     window = Unique("in a window", scope=timedelta(hours=1))
-    gates.plain.using(unique=window).enqueue("first").result(timeout=30)
+    gates.plain.using(unique=window).enqueue("first").result(timeout=120)
     child = gates.plain.after(gates.plain.receipt("second")).enqueue("child")
     eventually(lambda: child.state() is State.AWAITING, what="the child is known")
     gates.plain.using(id="second", unique=window).enqueue("second")
-    assert child.result(timeout=30) == "child"
+    assert child.result(timeout=120) == "child"
 
 
 @pytest.mark.rabbitmq
@@ -471,7 +471,7 @@ def test_a_job_with_conditions_that_is_sent_as_a_repeat_waits_for_them(gates: Ga
     gates.starts("m0")
     eventually(lambda: child.state() is State.AWAITING, what="it waits for its parent")
     gates.open("m0")
-    assert child.result(timeout=30) == "child"
+    assert child.result(timeout=120) == "child"
 
 
 @pytest.mark.rabbitmq
@@ -499,7 +499,7 @@ def test_a_job_with_conditions_that_is_published_straight_to_its_queue_waits_for
     for name in ("m0", "b0", "twin"):
         gates.open(name)
     for envelope in (child, *books, *twins):
-        gates.jobs.receipt(envelope["id"]).result(timeout=30)
+        gates.jobs.receipt(envelope["id"]).result(timeout=120)
     assert [name for name in gates.started if name[0] == "b"] == ["b0", "b1", "b2"]
     assert gates.started.index("child") > gates.started.index("m0")
 
@@ -513,8 +513,8 @@ def test_a_job_that_is_published_twice_with_one_id_runs_once(gates: Gates, vhost
             producer.submit(twice)
         last = producer.envelope("plain", "last") | {"epoch": 1}
         producer.submit(last)
-    assert gates.jobs.receipt(last["id"]).result(timeout=30) == "last"
-    assert gates.jobs.receipt(twice["id"]).result(timeout=30) == "twice"
+    assert gates.jobs.receipt(last["id"]).result(timeout=120) == "last"
+    assert gates.jobs.receipt(twice["id"]).result(timeout=120) == "twice"
     assert gates.started.count("twice") == 1
 
 
@@ -529,19 +529,19 @@ def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer:
     for n in range(4):
         gates.open(f"m{n}")
     for mail in mails:
-        mail.result(timeout=30)
+        mail.result(timeout=120)
 
     line = [{"kind": "ordered", "key": "hand"}]
     books = [gates.jobs.receipt(producer.publish("plain", f"b{n}", limits=line)) for n in range(3)]
     for book in books:
-        book.result(timeout=30)
+        book.result(timeout=120)
     assert [name for name in gates.started if name[0] == "b"] == ["b0", "b1", "b2"]
 
     rate = [{"kind": "rate", "key": "hand", "limit": 1, "per": 0.5}]
     begun = time.time()
     calls = [gates.jobs.receipt(producer.publish("plain", f"r{n}", limits=rate)) for n in range(3)]
     for call in calls:
-        call.result(timeout=30)
+        call.result(timeout=120)
     at = [moment for name, moment in zip(gates.started, gates.at, strict=True) if name[0] == "r"]
     assert [moment - begun for n, moment in enumerate(at) if moment < begun + n * 0.5] == []
 
@@ -552,7 +552,7 @@ def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer:
         after={"parents": [{"id": parent}], "delay": 0.3},
         result_args=[{"place": 0, "parents": [parent]}],
     )
-    assert gates.jobs.receipt(child).result(timeout=30) == "result"
+    assert gates.jobs.receipt(child).result(timeout=120) == "result"
     first, second = (moment for name, moment in zip(gates.started, gates.at, strict=True) if name == "result")
     assert second - first > 0.3
 
@@ -570,11 +570,11 @@ def test_limits_and_results_hold_however_json_is_written(gates: Gates, producer:
     for n in range(4):
         gates.open(f"x{n}")
     for one in states:
-        one.result(timeout=30)
+        one.result(timeout=120)
 
 
 def test_the_results_of_parents_come_into_limited_jobs(gates: Gates) -> None:
     image = gates.plain.enqueue("image")
     kinds: list[Job[..., str]] = [gates.book, gates.mail, gates.call]
     receipts = [job.enqueue(result_of(image)) for job in kinds]
-    assert [receipt.result(timeout=30) for receipt in receipts] == ["image"] * 3
+    assert [receipt.result(timeout=120) for receipt in receipts] == ["image"] * 3

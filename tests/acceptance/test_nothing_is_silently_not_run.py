@@ -112,7 +112,7 @@ RUN = [
 def test_an_awaitable_that_a_job_returns_is_run(jobs: BrokerJobs, function: Callable[..., Any]) -> None:
     job = jobs.job(retries=0)(function)
     with jobs:
-        assert job.enqueue(7).result(timeout=30) == 7
+        assert job.enqueue(7).result(timeout=120) == 7
     assert ran == [(1, 7)]
 
 
@@ -123,7 +123,7 @@ def test_so_it_is_in_a_tester(jobs: BrokerJobs, function: Callable[..., Any], in
     with Tester(jobs, inline=inline) as tester:
         receipt = job.enqueue(7)
         tester.run()
-        assert receipt.result(timeout=30) == 7
+        assert receipt.result(timeout=120) == 7
     assert ran == [(1, 7)]
 
 
@@ -148,7 +148,7 @@ def test_work_in_an_executor_is_waited_for(jobs: BrokerJobs) -> None:
             receipts = [submit.enqueue(), submit_async.enqueue()]
             eventually(lambda: receipts[0].state() is State.PROCESSING, 30, "it runs")
             gate.set()
-            assert [receipt.result(timeout=30) for receipt in receipts] == ["worked", "worked"]
+            assert [receipt.result(timeout=120) for receipt in receipts] == ["worked", "worked"]
 
 
 def test_what_an_awaitable_raises_is_the_failure_of_its_job(jobs: BrokerJobs) -> None:
@@ -159,7 +159,7 @@ def test_what_an_awaitable_raises_is_the_failure_of_its_job(jobs: BrokerJobs) ->
         raise ValueError("card declined")
 
     with jobs, pytest.raises(JobFailed, match="ValueError: card declined") as caught:
-        refuse.enqueue().result(timeout=30)
+        refuse.enqueue().result(timeout=120)
     assert "in refuse" in "".join(caught.value.__notes__)
 
 
@@ -170,7 +170,7 @@ def test_an_awaitable_stops_at_the_timeout_of_its_job(jobs: BrokerJobs) -> None:
         await asyncio.sleep(60)
 
     with jobs, pytest.raises(JobFailed, match="TimedOut"):
-        hang.enqueue().result(timeout=30)
+        hang.enqueue().result(timeout=120)
 
 
 def test_an_awaitable_stops_when_its_job_is_deleted(jobs: BrokerJobs) -> None:
@@ -238,7 +238,7 @@ def test_hooks_and_provided_arguments_are_around_an_awaitable(jobs: BrokerJobs) 
         return f"{given} of {TENANT.get()}"
 
     with jobs:
-        assert use.enqueue().result(timeout=30) == "session of acme"
+        assert use.enqueue().result(timeout=120) == "session of acme"
     assert ran == ["before", "open", "before async", "run", "after async", "close", "after"]
 
 
@@ -250,7 +250,7 @@ def test_an_awaitable_on_another_loop_is_refused(jobs: BrokerJobs) -> None:
         return loop.create_future()
 
     with jobs, pytest.raises(JobFailed, match="of another event loop"):
-        elsewhere.enqueue().result(timeout=30)
+        elsewhere.enqueue().result(timeout=120)
     loop.close()
 
 
@@ -306,7 +306,7 @@ async def several_by_name() -> dict[str, Any]:
 def test_coroutines_in_a_result_are_a_failure(jobs: BrokerJobs, function: Callable[..., Any]) -> None:
     job = jobs.job(retries=0)(function)
     with jobs, pytest.raises(JobFailed, match="they did not run"):
-        job.enqueue().result(timeout=30)
+        job.enqueue().result(timeout=120)
     assert ran == []
     gc.collect()  # here, where their warning is expected
 
@@ -325,7 +325,7 @@ def test_coroutines_in_a_result_are_a_failure(jobs: BrokerJobs, function: Callab
 def test_a_body_that_did_not_run_is_a_failure(jobs: BrokerJobs, function: Callable[..., Any], reason: str) -> None:
     job = jobs.job(retries=0)(function)
     with jobs, pytest.raises(JobFailed, match=f"{reason}.*its body did not run"):
-        job.enqueue().result(timeout=30)
+        job.enqueue().result(timeout=120)
     assert ran == []
 
 
@@ -371,12 +371,12 @@ def test_providers_behind_ordinary_decorators_are_run(jobs: BrokerJobs) -> None:
         return given
 
     with jobs:
-        assert use.enqueue().result(timeout=30) == "session"
+        assert use.enqueue().result(timeout=120) == "session"
         assert ran == ["closed"]
-        assert use_async.enqueue().result(timeout=30) == ["session", "token", "connection"]
+        assert use_async.enqueue().result(timeout=120) == ["session", "token", "connection"]
         assert ran == ["closed", "closed async", "closed"]
         with pytest.raises(JobFailed, match="the provider token is async"):
-            misuse.enqueue().result(timeout=30)
+            misuse.enqueue().result(timeout=120)
 
 
 # ---- positional arguments beside provided ones
@@ -436,10 +436,10 @@ def test_positional_arguments_are_bound_without_the_provided_ones(
 ) -> None:
     job = jobs.job(retries=0)(function)
     with jobs:
-        assert job.enqueue(7).result(timeout=30) == ["made", 7, 2]
-        assert job.enqueue(7, b=8).result(timeout=30) == ["made", 7, 8]
+        assert job.enqueue(7).result(timeout=120) == ["made", 7, 2]
+        assert job.enqueue(7, b=8).result(timeout=120) == ["made", 7, 8]
         if function is not by_keyword:
-            assert job.enqueue(7, 8).result(timeout=30) == ["made", 7, 8]
+            assert job.enqueue(7, 8).result(timeout=120) == ["made", 7, 8]
         with pytest.raises(ArgumentsError, match="Nothing was enqueued"):
             job.enqueue(7, 8, 9)
         with pytest.raises(ArgumentsError, match="Depends"):
@@ -460,24 +460,24 @@ def test_the_rest_of_the_arguments_comes_after_the_provided_one(jobs: BrokerJobs
     functions: list[Any] = [rest_fn, only_rest_fn, named_fn]  # type checkers count the provided parameter too
     rest, only_rest, named = map(job, functions)
     with jobs:
-        assert rest.enqueue(1).result(timeout=30) == ["made", 1, 3]
-        assert rest.enqueue(1, 5, 6, c=7).result(timeout=30) == ["made", 1, 5, 6, 7]
-        assert only_rest.enqueue(5, 6).result(timeout=30) == ["made", 5, 6]
-        assert named.enqueue(1, 5, c=6).result(timeout=30) == ["made", 1, 5, {"c": 6}]
+        assert rest.enqueue(1).result(timeout=120) == ["made", 1, 3]
+        assert rest.enqueue(1, 5, 6, c=7).result(timeout=120) == ["made", 1, 5, 6, 7]
+        assert only_rest.enqueue(5, 6).result(timeout=120) == ["made", 5, 6]
+        assert named.enqueue(1, 5, c=6).result(timeout=120) == ["made", 1, 5, {"c": 6}]
         with pytest.raises(ArgumentsError, match="given is provided by the worker"):
             named.enqueue(1, given="mine")
         # A producer that has not this code checks nothing; the worker does.
         with pytest.raises(JobFailed, match="given is provided by the worker"):
-            jobs.remote("named_fn").using(retries=0).enqueue(1, given="mine").result(timeout=30)
+            jobs.remote("named_fn").using(retries=0).enqueue(1, given="mine").result(timeout=120)
 
 
 def test_a_producer_without_the_code_counts_as_the_worker_does(jobs: BrokerJobs) -> None:
     jobs.job(retries=0)(middle)
     remote = jobs.remote("middle").using(retries=0)
     with jobs:
-        assert remote.enqueue(7, 8).result(timeout=30) == ["made", 7, 8]
+        assert remote.enqueue(7, 8).result(timeout=120) == ["made", 7, 8]
         with pytest.raises(JobFailed, match="ArgumentsError"):
-            remote.enqueue(7, "mine", 8).result(timeout=30)
+            remote.enqueue(7, "mine", 8).result(timeout=120)
 
 
 def test_results_of_parents_are_filled_in_where_they_were_given(jobs: BrokerJobs) -> None:
@@ -489,9 +489,9 @@ def test_results_of_parents_are_filled_in_where_they_were_given(jobs: BrokerJobs
 
     with jobs:
         parents = [number.enqueue(7), number.enqueue(8)]
-        assert job.enqueue(*map(result_of, parents)).result(timeout=30) == ["made", 7, 8]
+        assert job.enqueue(*map(result_of, parents)).result(timeout=120) == ["made", 7, 8]
         many = jobs.enqueue_many([job.bind(7, 8), job.bind(7)])
-        assert [receipt.result(timeout=30) for receipt in many] == [["made", 7, 8], ["made", 7, 2]]
+        assert [receipt.result(timeout=120) for receipt in many] == [["made", 7, 8], ["made", 7, 2]]
 
 
 def test_a_direct_call_stays_pythons(jobs: BrokerJobs) -> None:
@@ -511,7 +511,7 @@ def test_a_tester_counts_as_the_worker_does(jobs: BrokerJobs) -> None:
         with pytest.raises(AssertionError):
             tester.assert_enqueued(job, 7, 9)
         tester.run()
-        assert receipt.result(timeout=30) == ["made", 7, 8]
+        assert receipt.result(timeout=120) == ["made", 7, 8]
 
 
 def test_depends_inside_an_annotation_is_refused(jobs: BrokerJobs) -> None:
@@ -534,4 +534,4 @@ def test_a_future_that_is_done_gives_its_result(jobs: BrokerJobs) -> None:
         return future
 
     with jobs:
-        assert done.enqueue().result(timeout=30) == 7
+        assert done.enqueue().result(timeout=120) == 7

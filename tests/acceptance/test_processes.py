@@ -43,7 +43,7 @@ def test_separate_processes_run_a_job_of_another_program(
     running = worker(terminal, vhost)
     beat = terminal.start("beat", "app:jobs", "--url", vhost.url, "--metrics-port", "0")
     receipt = jobs.remote("hello").enqueue("there")
-    assert receipt.result(timeout=20) == "hello there"
+    assert receipt.result(timeout=120) == "hello there"
     terminal.marked("hello every second")
     for each in (coordinator, running, beat):
         eventually(lambda each=each: each.healthz()[0] == 200, 20, "healthy")  # type: ignore[misc]
@@ -66,11 +66,11 @@ def test_the_first_signal_lets_running_jobs_end_and_takes_no_more(
     running.said("taking no more jobs")
     terminal.release("first")
     assert running.exit_code() == 0
-    assert held.result(timeout=20) == "first"
+    assert held.result(timeout=120) == "first"
     assert "hello later" not in terminal.marks()
     # What had not started was returned, and runs where there is room.
     worker(terminal, vhost)
-    assert waiting.result(timeout=30) == "hello later"
+    assert waiting.result(timeout=120) == "hello later"
     assert coordinator.process.poll() is None
 
 
@@ -104,7 +104,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     running = terminal.start("worker", "app:jobs", "--url", vhost.url, "-p", "2", "--metrics-port", "0")
     eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
     for name in ("a", "b", "c"):
-        assert jobs.remote("hello").enqueue(name).result(timeout=20) == f"hello {name}"
+        assert jobs.remote("hello").enqueue(name).result(timeout=120) == f"hello {name}"
     series = 'broker_jobs_jobs_total{job_name="hello",outcome="succeeded",queue="default"}'
     eventually(lambda: running.metrics().get(series) == 3, 20, "three jobs counted over two processes")
 
@@ -120,7 +120,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     # Its predecessor is named dead by the new one, so the job comes back (retries=0: a crash is a retry of its own).
     eventually(lambda: sum(mark.startswith("started victim") for mark in terminal.marks()) == 2, 60, "run again")
     terminal.release("victim")
-    assert held.result(timeout=20) == "victim"
+    assert held.result(timeout=120) == "victim"
     running.signal(INT)
     assert running.exit_code() == 0
 
@@ -158,9 +158,9 @@ def test_prometheus_sees_jobs_counted(
     running = worker(terminal, vhost)
     targets = [door.removeprefix("http://") for door in (running.door(), coordinator.door())]
     server = prometheus([{"job_name": "broker_jobs", "static_configs": [{"targets": targets}]}])
-    jobs.remote("hello").enqueue("Prometheus").result(timeout=20)
+    jobs.remote("hello").enqueue("Prometheus").result(timeout=120)
     eventually(lambda: server.value('sum(broker_jobs_jobs_total{job_name="hello"})') == 1, 20, "one job")
-    jobs.remote("hello").enqueue("again").result(timeout=20)
+    jobs.remote("hello").enqueue("again").result(timeout=120)
     eventually(lambda: server.value('sum(broker_jobs_jobs_total{job_name="hello"})') == 2, 20, "two jobs")
     eventually(lambda: server.value("broker_jobs_coordinator_active") == 1, 20, "an active coordinator")
     assert all(target["health"] == "up" for target in server.targets()), server.targets()
@@ -207,7 +207,7 @@ def test_recurring_jobs_and_queues_are_paused_and_triggered(
     assert "paused" in terminal.output("recurring", "list", *store)
     job_id = terminal.output("recurring", "trigger", "greet", *url).strip()
     worker(terminal, vhost)
-    assert jobs.receipt(job_id).result(timeout=20) == "hello every second"
+    assert jobs.receipt(job_id).result(timeout=120) == "hello every second"
     shown = terminal.output("recurring", "show", "greet", *store)
     assert "it does not run until it is resumed" in shown
     assert f"{job_id}\t" in shown
@@ -228,7 +228,7 @@ def test_recurring_jobs_and_queues_are_paused_and_triggered(
     assert "paused" in terminal.output("queues", "list", *url, *store)
     receipt = jobs.remote("hello").enqueue("paused")
     terminal.output("queues", "resume", "default", *url)
-    assert receipt.result(timeout=20) == "hello paused"
+    assert receipt.result(timeout=120) == "hello paused"
     assert beat.process.poll() is None
     assert coordinator.process.poll() is None
 
@@ -241,7 +241,7 @@ def test_purging_a_queue_deletes_its_jobs_so_that_none_comes_back(
     eventually(lambda: len(terminal.output("jobs", "list", *store).splitlines()) == 4, 20, "three jobs listed")
     assert "3 deleted" in terminal.output("queues", "purge", "default", "--yes", *url, *store)
     worker(terminal, vhost)
-    assert jobs.remote("hello").enqueue("kept").result(timeout=20) == "hello kept"
+    assert jobs.remote("hello").enqueue("kept").result(timeout=120) == "hello kept"
     assert [receipt.state() for receipt in receipts] == [State.DELETED] * 3
     assert terminal.marks() == ["hello kept"]
     assert coordinator.process.poll() is None

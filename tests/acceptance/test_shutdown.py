@@ -164,14 +164,14 @@ def test_any_number_of_deploys_costs_a_job_nothing(
     for job in JOBS:
         begun(terminal, job, deploys + 1)
         terminal.release(job)
-        assert receipts[job].result(timeout=30) == job
+        assert receipts[job].result(timeout=120) == job
         text = shown(terminal, receipts[job].id)
         assert text.count("interrupted") >= deploys
         assert "died" not in text
         assert "vanished" not in text
         assert {mark.split()[2] for mark in terminal.marks() if mark.startswith(f"{job} attempt")} == {"1"}
     assert not [mark for mark in terminal.marks() if mark.startswith("beside")]
-    assert jobs.remote("leave_a_thread").enqueue("never released").result(timeout=30) == "never released"
+    assert jobs.remote("leave_a_thread").enqueue("never released").result(timeout=120) == "never released"
     worker.signal(TERM)
     assert worker.exit_code() == 0
     assert "exiting without them" in worker.log
@@ -193,7 +193,7 @@ def test_a_second_signal_interrupts_at_once(
     for job, receipt in zip(("hold", "hold_async"), receipts, strict=True):
         begun(terminal, job, 2)
         terminal.release(job)
-        assert receipt.result(timeout=30) == job
+        assert receipt.result(timeout=120) == job
         assert "interrupted" in shown(terminal, receipt.id)
     assert not [mark for mark in terminal.marks() if mark.startswith("beside")]
 
@@ -216,7 +216,7 @@ def test_jobs_of_several_processes_are_interrupted(
     for name, receipt in zip(names, receipts, strict=True):
         begun(terminal, name, 2)
         terminal.release(name)
-        assert receipt.result(timeout=30) == name
+        assert receipt.result(timeout=120) == name
         text = shown(terminal, receipt.id)
         assert "interrupted" in text
         assert "vanished" not in text
@@ -239,7 +239,7 @@ def test_everything_in_one_process_leaves_and_goes_on(terminal: Terminal, vhost:
     assert [mark.split()[2] for mark in terminal.marks() if mark.startswith("retried")] == ["1", "2", "2"]
     for name, each in (("retried", receipt), ("kept", second)):
         terminal.release(name)
-        assert each.result(timeout=30) == name
+        assert each.result(timeout=120) == name
     assert "retry 1 of 1" in shown(terminal, receipt.id)
 
 
@@ -260,7 +260,7 @@ def test_who_waits_in_line_behind_an_interrupted_job_goes_on_waiting(
     assert runs(terminal, "second") == 0
     for name, receipt in (("first", first), ("second", second)):
         terminal.release(name)
-        assert receipt.result(timeout=30) == name
+        assert receipt.result(timeout=120) == name
 
 
 def test_a_job_that_was_deleted_while_it_ran_stays_deleted(
@@ -277,7 +277,7 @@ def test_a_job_that_was_deleted_while_it_ran_stays_deleted(
     eventually(lambda: receipt.state() is State.DELETED, 30, "deleted")
     after = jobs.remote("hold").enqueue("after")
     terminal.release("after")
-    assert after.result(timeout=30) == "after"
+    assert after.result(timeout=120) == "after"
     assert runs(terminal, "gone") == 1
 
 
@@ -314,7 +314,7 @@ def test_a_program_that_stops_and_starts_again_runs_what_it_cut_off(
         assert begun.wait(30)
         jobs.stop(0.1)
         jobs.start()
-        assert job.receipt(receipt.id).result(timeout=60) == "done"
+        assert job.receipt(receipt.id).result(timeout=120) == "done"
         assert attempts == [1, 1]
         assert b'outcome="failed"' not in jobs.metrics()[0]
     finally:
@@ -351,7 +351,7 @@ def test_a_second_stop_takes_nothing_away_from_the_first(where: str, how: str, v
         jobs.stop(30)
         assert over.is_set()
         jobs.start()
-        assert hold.receipt(receipt.id).result(timeout=30) == "done"
+        assert hold.receipt(receipt.id).result(timeout=120) == "done"
     finally:
         over.set()
         signal.signal(signal.SIGALRM, before)

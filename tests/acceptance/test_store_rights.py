@@ -33,7 +33,7 @@ def login(password: str) -> None:
 
 
 with jobs:
-    login.enqueue("hunter2").result(timeout=30)
+    login.enqueue("hunter2").result(timeout=120)
     for path in (folder, *sorted(folder.iterdir())):
         print(path.name, f"{path.stat().st_mode & 0o777:o}")
 """

@@ -45,7 +45,7 @@ def test_a_failed_job_is_requeued(page: Any, address: str, system: System) -> No
     try:
         page.get_by_role("button", name="Requeue").click()
         assert "equeued" in _flash(page)
-        assert receipt.result(timeout=20) == "not fine"
+        assert receipt.result(timeout=120) == "not fine"
     finally:
         system.hostile.mended.clear()
 
@@ -65,7 +65,7 @@ def test_a_scheduled_job_is_run_now(page: Any, address: str, system: System) -> 
     _is(receipt, State.SCHEDULED)
     page.goto(f"{address}/jobs/{receipt.id}")
     page.get_by_role("button", name="Run now").click()
-    assert receipt.result(timeout=20) == "hello now"
+    assert receipt.result(timeout=120) == "hello now"
 
 
 def test_a_scheduled_job_is_given_another_time(page: Any, address: str, system: System) -> None:
@@ -76,7 +76,7 @@ def test_a_scheduled_job_is_given_another_time(page: Any, address: str, system: 
     page.get_by_label("delay", exact=True).fill("1")
     page.get_by_label("unit of the delay").select_option("seconds")
     page.get_by_role("button", name="Reschedule").click()
-    assert receipt.result(timeout=20) == "hello later"
+    assert receipt.result(timeout=120) == "hello later"
 
 
 def test_a_waiting_job_is_deleted_after_a_question(page: Any, address: str, system: System) -> None:
@@ -98,7 +98,7 @@ def test_a_failed_job_gets_other_arguments(page: Any, address: str, system: Syst
     page.get_by_role("link", name=re.compile("Edit arguments")).click()
     page.locator("textarea").first.fill('"fine"')
     page.get_by_role("button", name="Requeue with these").click()
-    assert receipt.result(timeout=20) == "fine"
+    assert receipt.result(timeout=120) == "fine"
     page.locator("#head").get_by_text("succeeded").wait_for()  # live, without a reload
 
 
@@ -130,7 +130,7 @@ def test_all_that_match_are_requeued_by_one_command(page: Any, address: str, sys
     page.get_by_role("link", name="Requeue all…").click()
     page.get_by_role("button", name=re.compile("^Requeue (this job|these jobs)$")).click()
     for n, receipt in enumerate(receipts):
-        assert receipt.result(timeout=20) == f"hello {n}"
+        assert receipt.result(timeout=120) == f"hello {n}"
     assert len(_audited(system, "bulk requeue")) == before + 1
 
 
@@ -172,7 +172,7 @@ def test_a_queue_is_paused_and_resumed(page: Any, address: str, system: System) 
     _is(receipt, State.ENQUEUED)
     row.get_by_text("paused").wait_for()
     row.get_by_role("button", name="Resume").click()
-    assert receipt.result(timeout=20) == "hello held up"
+    assert receipt.result(timeout=120) == "hello held up"
 
 
 def test_a_recurring_job_is_run_paused_resumed_changed_and_removed(page: Any, address: str, system: System) -> None:
@@ -187,7 +187,7 @@ def test_a_recurring_job_is_run_paused_resumed_changed_and_removed(page: Any, ad
     assert page.locator("h1").inner_text() == name
     page.get_by_role("button", name="Run now").click()
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
-    assert system.hostile.program.receipt(page.url.rpartition("/")[2]).result(timeout=20) == "hello by hand"
+    assert system.hostile.program.receipt(page.url.rpartition("/")[2]).result(timeout=120) == "hello by hand"
     page.go_back()
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Resume").wait_for()
@@ -218,7 +218,7 @@ def test_a_recurring_job_is_added(page: Any, address: str, system: System) -> No
     page.get_by_role("button", name="Add").click()
     page.wait_for_url(f"{address}/recurring/{quote('added/by hand')}")
     made = eventually(lambda: system.store.reader.jobs.newest(recurring="added/by hand", limit=1), what="its first job")
-    assert system.hostile.program.receipt(made[0].id).result(timeout=20) == f"hello added {ALL}"
+    assert system.hostile.program.receipt(made[0].id).result(timeout=120) == f"hello added {ALL}"
     system.hostile.program.recurring.remove("added/by hand")
 
 
@@ -297,7 +297,7 @@ def test_a_dead_lettered_message_is_replayed_and_another_deleted(page: Any, addr
     page.get_by_role("link", name=ids[body]).click()
     page.get_by_role("button", name="Replay").click()
     assert "has been processed" in _flash(page)
-    assert system.hostile.program.receipt("replayed-by-hand").result(timeout=20) == f"hello {ALL}"
+    assert system.hostile.program.receipt("replayed-by-hand").result(timeout=120) == f"hello {ALL}"
     page.get_by_role("link", name=ids[b"rubbish"]).click()
     page.get_by_role("button", name="Delete").click()
     page.locator(SAY_YES).click()
@@ -312,7 +312,7 @@ def test_a_job_is_run_from_its_form(page: Any, address: str, system: System) -> 
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
     receipt = system.hostile.program.receipt(page.url.rpartition("/")[2])
-    assert receipt.result(timeout=20) == f"hello from a form {ALL}"
+    assert receipt.result(timeout=120) == f"hello from a form {ALL}"
 
 
 def test_a_job_is_run_from_its_form_after_a_while(page: Any, address: str, system: System) -> None:
@@ -339,7 +339,7 @@ def test_the_same_is_done_without_a_script(opened: Callable[..., Any], address: 
     assert "eleted" in _flash(page)
     assert receipt.state() is State.DELETED
     page.get_by_role("button", name="Requeue").click()
-    assert receipt.result(timeout=20) == "hello no script"
+    assert receipt.result(timeout=120) == "hello no script"
 
 
 def _failed(system: System, text: str) -> Receipt[Any]:

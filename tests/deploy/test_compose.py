@@ -188,7 +188,7 @@ def test_the_services_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     jobs = stage.producer()
     try:
         receipts = [jobs.remote("greet").using(backoff=[0.1]).enqueue(f"compose {n}") for n in range(3)]
-        assert [receipt.result(timeout=60) for receipt in receipts] == [f"hello compose {n}" for n in range(3)]
+        assert [receipt.result(timeout=120) for receipt in receipts] == [f"hello compose {n}" for n in range(3)]
     finally:
         jobs.stop()
     # It listens to all, so it asks who comes.

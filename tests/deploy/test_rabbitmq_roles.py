@@ -179,18 +179,18 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     jobs = parts.producer("producer")
     greet = jobs.remote("greet")
 
-    assert greet.enqueue("now").result(timeout=20) == "hello now"
-    assert greet.using(queue="mail").enqueue("mail").result(timeout=20) == "hello mail"
-    assert greet.schedule(timedelta(seconds=0.2), "soon").result(timeout=20) == "hello soon"
+    assert greet.enqueue("now").result(timeout=120) == "hello now"
+    assert greet.using(queue="mail").enqueue("mail").result(timeout=120) == "hello mail"
+    assert greet.schedule(timedelta(seconds=0.2), "soon").result(timeout=120) == "hello soon"
     assert (
-        greet.schedule(timedelta(seconds=2.5), "over the delay queues").result(timeout=20)
+        greet.schedule(timedelta(seconds=2.5), "over the delay queues").result(timeout=120)
         == "hello over the delay queues"
     )
-    assert greet.using(backoff=[0.1]).enqueue("stumble").result(timeout=20) == "hello stumble"
+    assert greet.using(backoff=[0.1]).enqueue("stumble").result(timeout=120) == "hello stumble"
     first = greet.schedule(timedelta(hours=1), "first")
     second = greet.after(first).enqueue("second")
     first.requeue()
-    assert second.result(timeout=20) == "hello second"
+    assert second.result(timeout=120) == "hello second"
     later = greet.schedule(timedelta(hours=1), "later")
     later.reschedule(timedelta(hours=2))
     assert later.delete()
@@ -206,7 +206,7 @@ def test_every_role_does_its_work_with_its_own_rights(shipped: ShippedBroker, pa
     board.queues.pause("mail")
     waiting = greet.using(queue="mail").enqueue("paused")
     board.queues.resume("mail")
-    assert waiting.result(timeout=20) == "hello paused"
+    assert waiting.result(timeout=120) == "hello paused"
 
     # Nobody can read it: the worker parks it, the coordinator takes it in.
     with ExitStack() as stack:
@@ -240,8 +240,8 @@ def test_jobs_that_enqueue_jobs_take_the_user_that_may(shipped: ShippedBroker, p
     parts.start("coordinator", "coordinator")
     worker = parts.start("worker-producer", "worker", code)
     jobs = parts.producer("producer")
-    inner = jobs.remote("two").enqueue().result(timeout=20)
-    assert jobs.receipt(str(inner)).result(timeout=20) == "hello from a job"
+    inner = jobs.remote("two").enqueue().result(timeout=120)
+    assert jobs.receipt(str(inner)).result(timeout=120) == "hello from a job"
     assert "from a job" in shop.done
     worker.stop(5)
 

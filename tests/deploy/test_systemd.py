@@ -125,7 +125,7 @@ def test_the_units_run_a_job_together_and_are_healthy(stage: Stage) -> None:
     jobs = stage.producer()
     try:
         greet = jobs.remote("greet").using(queue="mail", backoff=[0.1])
-        assert greet.enqueue("systemd").result(timeout=60) == "hello systemd"
+        assert greet.enqueue("systemd").result(timeout=120) == "hello systemd"
     finally:
         jobs.stop()
     for part in parts:

@@ -51,12 +51,12 @@ def test_a_program_from_enqueue_to_result(jobs: BrokerJobs) -> None:
         raise ValueError("boom")
 
     with jobs:
-        assert add.enqueue(1, 2).result(timeout=30) == 103
-        assert fetch.enqueue("x").result(timeout=30) == b"\xffx"
+        assert add.enqueue(1, 2).result(timeout=120) == 103
+        assert fetch.enqueue("x").result(timeout=120) == b"\xffx"
         with pytest.raises(JobFailed, match=r"^fail \S+ failed after 1 run: ValueError: boom") as caught:
-            fail.enqueue().result(timeout=30)
+            fail.enqueue().result(timeout=120)
         assert "Traceback" in "".join(caught.value.__notes__)
-        assert add.schedule(timedelta(seconds=0.1), 1, 1).result(timeout=30) == 102
+        assert add.schedule(timedelta(seconds=0.1), 1, 1).result(timeout=120) == 102
 
 
 def test_an_id_given_twice_runs_once(jobs: BrokerJobs) -> None:
@@ -68,7 +68,7 @@ def test_an_id_given_twice_runs_once(jobs: BrokerJobs) -> None:
         return len(ran)
 
     with jobs:
-        assert [count.using(id="mine").enqueue(7).result(timeout=30) for _ in range(3)] == [1, 1, 1]
+        assert [count.using(id="mine").enqueue(7).result(timeout=120) for _ in range(3)] == [1, 1, 1]
     assert ran == [7]
 
 
@@ -84,10 +84,10 @@ def test_a_waiting_job_is_deleted_and_brought_back(jobs: BrokerJobs) -> None:
         assert receipt.state() is State.DELETED
         assert receipt.delete() is False
         receipt.requeue()
-        assert receipt.result(timeout=30) == "pong"
+        assert receipt.result(timeout=120) == "pong"
         later = ping.schedule(timedelta(days=1))
         later.reschedule(timedelta(seconds=0.1))
-        assert later.result(timeout=30) == "pong"
+        assert later.result(timeout=120) == "pong"
 
 
 def test_a_running_job_knows_itself_and_is_not_requeued(jobs: BrokerJobs) -> None:
@@ -110,7 +110,7 @@ def test_a_running_job_knows_itself_and_is_not_requeued(jobs: BrokerJobs) -> Non
         with pytest.raises(ResultTimeout, match=r"^hold \S+ is still (processing|enqueued)"):
             receipt.result(timeout=0.2)
         gate.set()
-        assert receipt.result(timeout=30) == (receipt.id, 1)
+        assert receipt.result(timeout=120) == (receipt.id, 1)
 
 
 def test_recurring_jobs_declared_and_put(jobs: BrokerJobs) -> None:
@@ -128,7 +128,7 @@ def test_recurring_jobs_declared_and_put(jobs: BrokerJobs) -> None:
     with jobs:
         assert ticked.wait(30)
         jobs.recurring.put("yearly", "@yearly", add.bind(1, 2))
-        assert jobs.recurring.trigger("yearly").result(timeout=30) == 3
+        assert jobs.recurring.trigger("yearly").result(timeout=120) == 3
         ticked.clear()
         jobs.recurring.pause("tick")
         jobs.recurring.remove("yearly")

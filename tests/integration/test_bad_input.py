@@ -370,7 +370,7 @@ def test_whatever_a_job_raises_is_told_and_shown(served: tuple[System, Here], ho
     system, _ = served
     receipt = system.jobs.explode.enqueue(how)
     with pytest.raises(JobFailed):
-        receipt.result(timeout=20)
+        receipt.result(timeout=120)
     row = system.row(receipt.id)
     assert row.state is State.FAILED
     assert row.error is not None
@@ -382,7 +382,7 @@ def test_a_result_that_cannot_be_kept_is_no_failure(served: tuple[System, Here],
     system, _ = served
     receipt = system.jobs.explode.enqueue(how)
     with pytest.raises(BrokerJobsError, match="succeeded, but its result was not kept"):
-        receipt.result(timeout=20)
+        receipt.result(timeout=120)
     assert system.row(receipt.id).attempt == 1
 
 

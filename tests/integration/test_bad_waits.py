@@ -118,7 +118,7 @@ def test_a_batch_whose_50_001st_job_has_a_wrong_argument_starts_nothing_and_leav
     assert MANY - (1 + MAX_UNCONFIRMED) * CHUNK_JOBS < deleted <= MANY
     (kept,) = shop.store.reader.batches.newest()
     assert (kept.state, kept.total, kept.deleted, kept.open) == ("deleted", deleted, deleted, 0)
-    assert shop.load.enqueue(1).result(timeout=30) == 1
+    assert shop.load.enqueue(1).result(timeout=120) == 1
     assert eventually(lambda: counts() == {State.DELETED: deleted, State.SUCCEEDED: 1}), counts()
     assert shop.did == [1]
 
@@ -150,9 +150,9 @@ def test_what_waits_for_its_own_batch_says_so_and_the_batch_ends(shop: Shop) -> 
         member = batch.enqueue(shop.load.after(outside), 3)
     assert batch.wait(30) is State.FAILED
     with pytest.raises(JobFailed, match="waits for itself, by way of its parents: enqueue it without one of them"):
-        member.result(timeout=30)
+        member.result(timeout=120)
     with pytest.raises(JobDeleted, match="did not end as succeeded"):
-        outside.result(timeout=30)
+        outside.result(timeout=120)
     assert shop.did == []
 
 
@@ -160,9 +160,9 @@ def test_jobs_that_wait_for_each_other_say_so(shop: Shop) -> None:
     first = shop.load.using(id="first").after(shop.jobs.receipt("second")).enqueue(1)
     second = shop.load.using(id="second").after(first).enqueue(2)
     with pytest.raises(JobFailed, match="waits for itself"):
-        second.result(timeout=30)
+        second.result(timeout=120)
     with pytest.raises(JobDeleted, match="did not end as succeeded"):
-        first.result(timeout=30)
+        first.result(timeout=120)
 
 
 def test_limits_and_keys_that_cannot_be_are_refused_where_they_are_written(shop: Shop) -> None:
@@ -182,18 +182,18 @@ def test_limits_and_keys_that_cannot_be_are_refused_where_they_are_written(shop:
 def test_whatever_is_raised_is_told(shop: Shop, how: str) -> None:
     receipt = shop.explode.enqueue(how)
     with pytest.raises(JobFailed, match=r"Error"):
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     row = shop.store.reader.jobs.get(receipt.id)
     assert row is not None
     assert 0 < len(row.error or "") < 100_000
     assert len(row.reason) < 1_000
-    assert shop.load.enqueue(1).result(timeout=30) == 1
+    assert shop.load.enqueue(1).result(timeout=120) == 1
 
 
 @pytest.mark.parametrize("how", ["a lock", "itself", "10 MB of bytes"])
 def test_a_result_that_cannot_be_kept_says_why_and_is_no_failure(shop: Shop, how: str) -> None:
     receipt = shop.explode.enqueue(how)
     with pytest.raises(BrokerJobsError, match="succeeded, but its result was not kept: "):
-        receipt.result(timeout=30)
+        receipt.result(timeout=120)
     assert receipt.state() is State.SUCCEEDED
-    assert shop.load.enqueue(1).result(timeout=30) == 1
+    assert shop.load.enqueue(1).result(timeout=120) == 1

@@ -267,7 +267,7 @@ def view(command: Command, **fields: Any) -> Reply:
 def test_a_result_comes_over_the_broker(vhost: Vhost, welcome: Any) -> None:
     receipt = welcome.enqueue(42)
     with Answering(vhost.url, lambda command: view(command, state="succeeded", result='"42"')):
-        assert receipt.result(timeout=20) == "42"
+        assert receipt.result(timeout=120) == "42"
         assert receipt.state() is State.SUCCEEDED
 
         async def ask() -> tuple[str, State]:
@@ -282,7 +282,7 @@ def test_many_wait_at_once_without_an_extra_queue_each(vhost: Vhost, welcome: An
         Answering(vhost.url, lambda command: view(command, state="succeeded", result='"x"')),
         ThreadPoolExecutor(20) as pool,
     ):
-        assert list(pool.map(lambda receipt: receipt.result(timeout=30), receipts)) == ["x"] * 20
+        assert list(pool.map(lambda receipt: receipt.result(timeout=120), receipts)) == ["x"] * 20
         assert len([queue for queue in vhost.queues() if queue["name"].startswith("jobs.v1.reply.")]) <= 2
 
 

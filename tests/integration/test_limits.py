@@ -125,7 +125,7 @@ def test_order_is_kept_through_one_that_fails(jobs: BrokerJobs) -> None:
     jobs.start(concurrency=8)
     receipts = [book.enqueue(account, number) for number in range(6) for account in "ab"]
     for receipt in receipts:
-        receipt.result(timeout=60)
+        receipt.result(timeout=120)
     assert [number for account, number in did if account == "a"] == [0, 1, 2, 2, 3, 4, 5]
     assert [number for account, number in did if account == "b"] == [0, 1, 2, 3, 4, 5]
 
@@ -149,8 +149,8 @@ def test_unique_while_queued_loses_no_update(jobs: BrokerJobs) -> None:
     price[0] = 2
     second = index.enqueue(7)
     gate.set()
-    assert first.result(timeout=30) == 1
-    assert second.result(timeout=30) == 2
+    assert first.result(timeout=120) == 1
+    assert second.result(timeout=120) == 2
     assert seen == [1, 2]
 
 
@@ -170,8 +170,8 @@ def test_a_repeat_while_queued_is_the_same_job(url: str, jobs: BrokerJobs, stack
     worker.job(unique="product:{product_id}")(index)
     worker.start(roles=["worker"])
     stack.callback(worker.stop, 0)
-    assert len({receipt.result(timeout=30) for receipt in receipts[:5]}) == 1
-    receipts[5].result(timeout=30)
+    assert len({receipt.result(timeout=120) for receipt in receipts[:5]}) == 1
+    receipts[5].result(timeout=120)
     assert sorted(ran) == [7, 8]
 
 

@@ -82,7 +82,7 @@ def test_a_coordinator_shows_depths_commits_and_lateness(parts: Parts, jobs: Bro
 
     worker = parts.start(jobs, "worker")
     late = double_job.schedule(timedelta(seconds=0.3), 4)
-    assert late.result(timeout=20) == 8
+    assert late.result(timeout=120) == 8
     eventually(lambda: value(coordinator, m.DEPTH, "default") == 0, 30, "nothing waits")
     eventually(lambda: value(worker, m.JOBS, "double", "default", "succeeded") == 4, 20, "four jobs counted")
     assert count(worker, m.RUN, "double", "default") == 4

@@ -46,7 +46,7 @@ def test_a_running_job_that_is_deleted_is_told_and_its_outcome_decides(system: S
     assert stopped.delete()
     assert finished.delete()
     with pytest.raises(JobDeleted):
-        stopped.result(timeout=20)
+        stopped.result(timeout=120)
     system.succeeded([finished.id])
     assert system.starts() == {stopped.id: 1, finished.id: 1}
     system.nothing_broken()

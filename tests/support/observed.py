@@ -34,7 +34,7 @@ from tests.support.invariants import broken
 from tests.support.process import Lodging
 from tests.support.wait import eventually
 
-SECONDS = 40
+SECONDS = 120
 """How long a test waits for what must happen; a release that a killed coordinator left in doubt takes ten."""
 CONCURRENCY = 16
 PER = 0.6

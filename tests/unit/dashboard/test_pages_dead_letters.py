@@ -81,7 +81,7 @@ def test_a_message_that_can_be_read_now_is_replayed(system: System) -> None:
     id = eventually(lambda: id_of(system, "again"), what="the dead letter")
     shown = system.person().send(f"/dead-letters/{quote(id)}/replay", page=f"/dead-letters/{quote(id)}")
     assert "the message has been processed" in words_of(shown)
-    assert system.hostile.program.receipt("dead-and-replayed").result(timeout=20)
+    assert system.hostile.program.receipt("dead-and-replayed").result(timeout=120)
 
 
 def test_only_an_administrator_replays_and_deletes(system: System) -> None:

@@ -44,7 +44,7 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(system: System) -> No
     assert not receipt.state().is_final
     shown = person.send("/queues/default/resume", page="/queues")
     assert "paused" not in row_of(shown, "default")
-    assert receipt.result(timeout=20) == "hello while paused"
+    assert receipt.result(timeout=120) == "hello while paused"
     assert [subject for _, subject in system.audited("queue pause")][:2] == ["default", "default"]
 
 

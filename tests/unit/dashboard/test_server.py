@@ -113,7 +113,7 @@ def test_beside_run_it_acts_on_the_memory_of_its_process(caplog: pytest.LogCaptu
     settings = jobs.settings.model_copy(update={"dashboard_port": 0})
     caplog.set_level("INFO", "broker_jobs")
     with jobs:
-        greet.enqueue().result(timeout=20)
+        greet.enqueue().result(timeout=120)
         assert jobs._program is not None
         with dashboard_of(jobs._program, settings):
             (said,) = (r.getMessage() for r in caplog.records if "dashboard on" in r.getMessage())

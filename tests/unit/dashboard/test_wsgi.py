@@ -34,7 +34,7 @@ def jobs() -> Iterator[BrokerJobs]:
         return f"hello {name}"
 
     with made:
-        assert greet.enqueue("Ann").result(timeout=20) == "hello Ann"
+        assert greet.enqueue("Ann").result(timeout=120) == "hello Ann"
         yield made
 
 
