@@ -62,6 +62,7 @@ def test_a_killed_child_is_started_again_in_its_slot_and_its_counts_stay(pools: 
     assert total(pool, m.RELEASES) == 2
     assert total(pool, m.IN_FLIGHT) == 2
     assert total(pool, m.PROCESSES) == 2
+    eventually(lambda: len(pools.slots()) == 2, 30, "both have written down their slots")
     first = pools.slots()
     assert len(set(first)) == 2
 
@@ -84,6 +85,7 @@ def test_a_killed_child_is_started_again_in_its_slot_and_its_counts_stay(pools: 
 def test_slots_of_two_pools_differ(pools: Pools) -> None:
     one, other = pools(children.obedient, 1), pools(children.obedient, 1)
     eventually(lambda: one.health().ok and other.health().ok, 30, "both have reported")
+    eventually(lambda: len(pools.slots()) == 2, 30, "both have written down their slots")
     assert len(set(pools.slots())) == 2
 
 
