@@ -414,8 +414,8 @@ class World:
                 self.apply(*(h.succeeded(row.id, row.epoch) for row in out))
                 continue
             left = [row for row in rows.values() if not row.state.is_final or row.grace_until is not None]
-            if not left:
-                break
+            if not left and all(batch.ended_at is not None for batch in self.table("batches")):
+                break  # a batch may wait for a parent that is not known, though its members have ended
             h.now += 5.0
             h.apply(h.tick())
             for _ in range(4):
