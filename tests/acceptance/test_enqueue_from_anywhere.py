@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from broker_jobs import BrokerJobs, EnqueueError, UsageError
 from broker_jobs.broker.interface import Message
+from tests.support.callbacks import in_the_io_thread
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
 
@@ -105,30 +106,22 @@ def test_a_logging_handler_enqueues_in_every_part_of_a_program(tmp_path: Path) -
 def test_a_call_in_the_io_thread_is_refused_and_says_what_to_do(where: str, call: str, vhost: Vhost) -> None:
     jobs = BrokerJobs("memory://" if where == "memory" else vhost.url)
     job = jobs.remote("tell")
-    refused: Future[str] = Future()
 
-    def in_the_io_thread(_: object) -> None:
-        try:
-            match call:
-                case "enqueue":
-                    job.enqueue("text")
-                case "enqueue_many":
-                    jobs.enqueue_many([job.bind("text")])
-                case "result":
-                    jobs.receipt("unknown").result()
-                case _:
-                    with jobs.batch() as batch:
-                        batch.enqueue(job, "text")
-            refused.set_result("nothing")
-        except UsageError as error:
-            refused.set_result(str(error))
-        except BaseException as error:  # noqa: BLE001  # the test says what it was
-            refused.set_result(repr(error))
+    def refused() -> None:
+        match call:
+            case "enqueue":
+                job.enqueue("text")
+            case "enqueue_many":
+                jobs.enqueue_many([job.bind("text")])
+            case "result":
+                jobs.receipt("unknown").result()
+            case _:
+                with jobs.batch() as batch:
+                    batch.enqueue(job, "text")
 
     try:
-        message = Message("jobs.v1.offer", "log", b"{}")
-        jobs._connection.broker().publish([message], 5.0).add_done_callback(in_the_io_thread)
-        assert "QueueHandler" in refused.result(30)
+        with pytest.raises(UsageError, match="QueueHandler"):
+            in_the_io_thread(jobs._connection.broker(), Message("jobs.v1.offer", "log", b"{}"), refused)
     finally:
         jobs.stop()
 

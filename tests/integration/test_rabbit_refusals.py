@@ -14,6 +14,7 @@ from broker_jobs.broker.rabbitmq.publisher import Publisher
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.errors import BrokerError
 from tests.conformance.backends import applied, publish
+from tests.support.callbacks import in_the_io_thread
 from tests.support.process import free_port
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
@@ -172,16 +173,8 @@ def test_a_user_whom_rabbitmq_knows_by_another_name_than_its_login_loses_no_mess
 
 def test_the_blocking_calls_refuse_to_run_in_a_callback(vhost: Vhost) -> None:
     applied(broker := RabbitBroker(vhost.url))
-    errors: list[BaseException] = []
-
-    def ask(_: object) -> None:
-        try:
-            broker.depth(names.LOG)
-        except RuntimeError as error:
-            errors.append(error)
-
-    broker.publish([Message("", names.LOG, b"x")]).add_done_callback(ask)
-    eventually(lambda: errors, what="the error")
+    with pytest.raises(RuntimeError, match="waits for the I/O thread and was made in it"):
+        in_the_io_thread(broker, Message("", names.LOG, b"x"), lambda: broker.depth(names.LOG))
     broker.stop()
 
 

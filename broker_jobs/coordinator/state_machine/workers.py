@@ -130,6 +130,8 @@ def _started(row: Row, event: Started, record: FromWorker) -> Decision:
 
 
 def _processing(row: Row, started_at: Instant, record: FromWorker, *, owned: bool) -> Row:
+    if row.due_at is not None and row.released_at is not None:  # it may have been given a later time, too late
+        row = row.evolve(due_at=min(row.due_at, row.released_at))
     return entered(
         row, PROCESSING, started_at, "", publication=Publication.PUBLISHED, sender=None, owner=record.worker,
         owned=owned, ran_on=record.worker, ran_host=record.host, started_at=started_at, grace_until=None,

@@ -223,6 +223,17 @@ def test_rescheduling_an_enqueued_job_fences_it_and_waits_for_it_to_come_back(ha
     assert [row.epoch for row in effects.releases] == [2]
 
 
+def test_a_job_that_starts_before_its_later_time_is_known_has_no_later_time(harness: EngineHarness) -> None:
+    harness.apply(harness.ready())
+    harness.apply(harness.ask(RescheduleJob, job_id="j", due_at=harness.now + 50))
+    harness.apply(harness.started())
+    assert harness.row().state is State.PROCESSING
+    assert harness.row().due_at is None or harness.row().due_at <= harness.now
+    harness.apply(harness.interrupted(acknowledged=False))
+    assert harness.row().state is State.ENQUEUED
+    assert harness.row().due_at is None or harness.row().due_at <= harness.now
+
+
 def test_a_command_that_comes_again_after_its_job_ended_is_not_applied_again(harness: EngineHarness) -> None:
     harness.apply(harness.ready(), harness.failed(final=True))
     requeue = harness.ask(RequeueJob, id="once", job_id="j")
