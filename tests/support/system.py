@@ -75,7 +75,13 @@ class Lodger:
 
     def left(self, timeout: float = 30) -> None:
         """Wait until it has left in order."""
-        assert self.process.wait(timeout * PATIENCE) == 0, self.log
+        try:
+            code = self.process.wait(timeout * PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            eventually(lambda: "Current thread" in self.log, 5, "where it is")
+            raise AssertionError(f"it has not left:\n{self.log}") from None
+        assert code == 0, self.log
 
 
 class Here(NamedTuple):

@@ -4,16 +4,16 @@ It enqueues a job and schedules one, again and again, and writes each accepted i
 not sleep: time.sleep() raises in a process whose clock libfaketime keeps.
 """
 
+import faulthandler
 import json
 import logging
 import os
 import signal
 import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
+from tests.support.leave import Leave
 from tests.support.system_jobs import SystemJobs
 
 PRODUCED = "produced"
@@ -22,15 +22,11 @@ DELAY_SECONDS = 1.0
 
 def main(url: str, store: str, folder: str, **_: object) -> None:
     """Enqueue until SIGTERM."""
-    leave = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        leave.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
+    leave = Leave()
+    signal.signal(signal.SIGTERM, leave.on_signal)
     jobs = SystemJobs(url, store, Path(folder))
     with (Path(folder) / PRODUCED).open("a") as produced:
-        while not leave.wait(0.05):
+        while not leave.asked(0.05):
             ready = jobs.stumble.enqueue(0)
             delayed = jobs.stumble.schedule(timedelta(seconds=DELAY_SECONDS), 0)
             produced.write(f"ready {ready.id}\ndelayed {delayed.id}\n")
@@ -39,5 +35,6 @@ def main(url: str, store: str, folder: str, **_: object) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)  # says where every thread is
     logging.basicConfig(level=logging.INFO)
     main(**json.loads(sys.argv[1]))
