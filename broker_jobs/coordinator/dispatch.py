@@ -28,12 +28,13 @@ from broker_jobs.coordinator.inputs import (
 )
 from broker_jobs.coordinator.job_decisions import JobDecisions
 from broker_jobs.coordinator.log_time import LogClock
+from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.coordinator.poison import marks_of
-from broker_jobs.coordinator.records import FromWorker, Released, TimerDue, job_id
+from broker_jobs.coordinator.records import FromWorker, Released, TimerDue
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.worker_watch import WorkerWatch
 from broker_jobs.messages.batch import BatchCommit
-from broker_jobs.messages.commands import DeleteJob, Fire, GetJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.commands import Fire
 from broker_jobs.messages.envelope import BATCH_PREFIX
 from broker_jobs.messages.events import LogLine, Tick
 from broker_jobs.messages.published import PublishedEvent
@@ -79,35 +80,8 @@ class Dispatch:
 
     def load(self, inputs: list[Input]) -> None:
         """Read the jobs and schedules that these inputs name, all at once."""
-        ids: set[str] = set()
-        fired: set[str] = set()
-        for one in inputs:
-            match one:
-                case CommandReceived(command=Fire() as fire):
-                    fired.add(fire.name)
-                case CommandReceived(command=DeleteJob() | RequeueJob() | RescheduleJob() | GetJob() as command):
-                    ids.add(command.job_id)
-                case ChunkReceived():
-                    ids.update(member.envelope.id for member in one.members)
-                case (
-                    ReadAgain()
-                    | MarkRemoved()
-                    | CommandReceived()
-                    | HeartbeatReceived()
-                    | Tick()
-                    | CheckpointRead()
-                    | Unreadable()
-                    | BatchCommit()
-                    | PublishedEvent()
-                    | WorkItemsWaiting()
-                    | UnknownParents()
-                    | Released()
-                ):
-                    pass
-                case _:
-                    ids.add(job_id(one))
-        self._rows.see(ids)
-        self._tx.schedules.know(fired)
+        self._rows.see({id for one in inputs for id in named(one)})
+        self._tx.schedules.know(fire.name for one in inputs if (fire := _fire(one)) is not None)
 
     def apply(self, one: Input) -> None:
         """Decide one input."""
@@ -216,3 +190,7 @@ class Dispatch:
             self._tx.dependencies.mark_unsatisfied([dependency])
             if dependency.holder.startswith(BATCH_PREFIX):
                 self._batches.abandon(dependency.holder.removeprefix(BATCH_PREFIX), not_known(dependency))
+
+
+def _fire(one: Input) -> Fire | None:
+    return one.command if isinstance(one, CommandReceived) and isinstance(one.command, Fire) else None

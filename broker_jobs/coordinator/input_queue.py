@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Consumer, Delivery
+from broker_jobs.coordinator.held_copies import HeldCopies
 from broker_jobs.coordinator.inputs import (
     CHECKPOINT,
     ChunkReceived,
     CommandReceived,
     Input,
+    QueuedInput,
     Unreadable,
     read_command,
     read_dead_letter,
@@ -31,6 +32,8 @@ MOST_DELIVERIES = 1_000
 MOST_INPUTS = 4_000
 """A transaction is closed at so many log deliveries or inputs; the jobs of a batch's chunk count one by one."""
 CHUNK_TYPE = "chunk"
+HOLD_BESIDE = 500
+"""Copies are held while fewer log deliveries than this wait."""
 DUE_NOTICES_BESIDE = 200
 """Due notices are taken along while fewer log deliveries than this wait: they are not on the critical path."""
 
@@ -50,13 +53,6 @@ SUSPECT_DELIVERIES = 2
 """A message that was delivered so often before is decided alone: it may be the one that ended the coordinators."""
 
 
-class QueuedInput(NamedTuple):
-    """One input and the delivery it came in (None: the coordinator's own)."""
-
-    input: Input
-    delivery: Delivery | None
-
-
 class InputQueue:
     """What waits to be decided. `put` from any thread, the rest from the coordinator's own."""
 
@@ -72,6 +68,9 @@ class InputQueue:
         self._own: deque[Input] = deque()
         self._quiet: deque[Input] = deque()
         """Own records that can wait for the next transaction: each transaction costs a write to disk."""
+        self._held = HeldCopies(monotonic)
+        self._acknowledged: tuple[int, int] = (0, 0)
+        """How far the log is acknowledged; a tag must not be acknowledged twice."""
         self._taken: dict[str, tuple[int, int]] = {}
         self._commands: list[tuple[int, int]] = []
         """Taken from the command queue, which are acknowledged one by one: the checkpoint among them is kept."""
@@ -125,9 +124,13 @@ class InputQueue:
         """Log deliveries that are here and not yet decided."""
         return len(self._waiting[names.LOG])
 
+    def held_until(self) -> float | None:
+        """When a copy that is held has to be decided, on the monotonic clock; None: none is held."""
+        return self._held.next_at()
+
     def take(self, most: int = MOST_INPUTS) -> list[QueuedInput]:
         """The pieces of the next transaction: about `most`. Own records leave room for commands and the log."""
-        pieces: list[QueuedInput] = []
+        pieces = self._held.release_all() if self._waiting[names.COMMAND] else self._held.release_old()
         self._most = most
         self._members = 0
         while self._own and len(pieces) < most * 3 // 4:
@@ -160,12 +163,17 @@ class InputQueue:
 
     def _draw(self, queue: str, most: int, pieces: list[QueuedInput]) -> None:
         waiting = self._waiting[queue]
+        hold = queue == names.LOG and len(waiting) < HOLD_BESIDE
+        if queue == names.LOG and not hold:
+            pieces += self._held.release_all()
         for _ in range(min(most, len(waiting))):
             if len(pieces) + self._members >= self._most or waiting[0].delivery_count >= SUSPECT_DELIVERIES:
                 return
             delivery = waiting.popleft()
             self._take_note(queue, delivery)
-            self._read(delivery, READERS[queue], pieces)
+            read: list[QueuedInput] = []
+            self._read(delivery, READERS[queue], read)
+            pieces += self._held.hold(read) if hold else read
 
     def _read(self, delivery: Delivery, read: Callable[[Delivery], list[Input]], pieces: list[QueuedInput]) -> None:
         found = _read(read, delivery, require_user_id=self._require_user_id)
@@ -191,6 +199,8 @@ class InputQueue:
         """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
         if queue == names.COMMAND and self._checkpoint is not None and self._checkpoint[0] == channel:
             self._checkpoint = None
+        if queue == names.LOG:
+            self._held.lost(channel)
         waiting = self._waiting[queue]
         self._waiting[queue] = deque(d for d in waiting if d.channel != channel)
         for delivery in waiting:
@@ -199,16 +209,31 @@ class InputQueue:
 
     def acknowledge(self, subscriptions: dict[str, Consumer]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""
+        log = self._taken.pop(names.LOG, None)
         for queue, (channel, tag) in self._taken.items():
             subscription = subscriptions.get(queue)
             if subscription is not None:  # else it was closed meanwhile, and all of it comes again
                 subscription.ack(channel, tag, multiple=True)
         self._taken.clear()
+        if log is not None:
+            self._acknowledge_log(subscriptions.get(names.LOG), *log)
         commands = subscriptions.get(names.COMMAND)
         for channel, tag in self._commands:
             if commands is not None:
                 commands.ack(channel, tag)
         self._commands.clear()
+
+    def _acknowledge_log(self, subscription: Consumer | None, channel: int, tag: int) -> None:
+        """Acknowledge the log up to this delivery, or up to the first copy that is held."""
+        first = self._held.place()
+        until = tag
+        if first is not None:
+            self._taken[names.LOG] = (channel, tag)  # the rest, when no copy is held
+            until = first[1] - 1 if first[0] == channel else 0
+        acknowledged = self._acknowledged[1] if self._acknowledged[0] == channel else 0
+        if subscription is not None and until > acknowledged:
+            subscription.ack(channel, until, multiple=True)
+            self._acknowledged = (channel, until)
 
 
 def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery, *, require_user_id: bool = False) -> list[Input]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -151,6 +151,13 @@ Input = (
     | PublishedEvent
     | WorkItemsWaiting
 )
+
+
+class QueuedInput(NamedTuple):
+    """One input and the delivery it came in (None: the coordinator's own)."""
+
+    input: Input
+    delivery: Delivery | None
 
 
 def read_log(delivery: Delivery) -> list[Input]:

@@ -13,8 +13,8 @@ import logging
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import Clock
-from broker_jobs.coordinator.input_queue import ORIGINS, InputQueue, QueuedInput
-from broker_jobs.coordinator.inputs import MarkRemoved, Unreadable
+from broker_jobs.coordinator.input_queue import ORIGINS, InputQueue
+from broker_jobs.coordinator.inputs import MarkRemoved, QueuedInput, Unreadable
 from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.store.open import Store
 

@@ -9,7 +9,8 @@ from queue import Empty, SimpleQueue
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Delivery
 from broker_jobs.broker.topology import work_topology
-from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
+from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.inputs import QueuedInput
 from broker_jobs.coordinator.records import FromWorker, Unroutable
 from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.messages import codec

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from broker_jobs.broker.interface import Broker, Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Clock, Instant
 from broker_jobs.coordinator import release
-from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
-from broker_jobs.coordinator.inputs import Input
+from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.inputs import Input, QueuedInput
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS, PreciseTimer
 from broker_jobs.coordinator.records import Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.store.row import Row

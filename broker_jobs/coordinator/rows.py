@@ -86,7 +86,8 @@ class Rows:
         """Write what has changed since it was last written: queries see it then."""
         wanted = [row for _, row in self.changed()] if rows is None else list(rows)
         unwritten = [row for row in wanted if self._written.get(row.id) is not row]
-        self.tx.jobs.save(unwritten)
+        stored = {row.id: self._written.get(row.id) or self.old.get(row.id) for row in unwritten}
+        self.tx.jobs.save(unwritten, stored)
         self._written.update((row.id, row) for row in unwritten)
 
     def envelope(self, row: Row) -> Envelope | None:

@@ -20,8 +20,8 @@ from broker_jobs.coordinator.after_commit import AfterCommit
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.failures import NotStoredError
-from broker_jobs.coordinator.input_queue import InputQueue, QueuedInput
-from broker_jobs.coordinator.inputs import WorkItemsWaiting
+from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.inputs import QueuedInput, WorkItemsWaiting
 from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
 from broker_jobs.coordinator.maintenance import Maintenance
 from broker_jobs.coordinator.newer_messages import NewerMessages
@@ -232,6 +232,9 @@ class Coordinator:
     def _patience(self) -> float:
         """The seconds until something is to be done although nothing arrives."""
         until_tick = self._leadership.next_tick_at() - self._clock.monotonic()
+        held_until = self._input_queue.held_until()
+        if held_until is not None:
+            until_tick = min(until_tick, held_until - self._clock.monotonic())
         due_at = self._publisher.timers.next_at()
         if due_at is None or self._leadership.restored or not self._publisher.is_able():
             return max(0.0, min(until_tick, TICK_SECONDS))

@@ -24,8 +24,8 @@ from broker_jobs.coordinator.failures import (
     description,
     sentence,
 )
-from broker_jobs.coordinator.input_queue import MOST_INPUTS, QueuedInput
-from broker_jobs.coordinator.inputs import CommandReceived, Input, Unreadable, alone
+from broker_jobs.coordinator.input_queue import MOST_INPUTS
+from broker_jobs.coordinator.inputs import CommandReceived, Input, QueuedInput, Unreadable, alone
 from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS
 from broker_jobs.coordinator.queries import reply

@@ -35,6 +35,7 @@ from broker_jobs.coordinator.release import delay_copy, release
 from broker_jobs.coordinator.replies import Replies
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Context
+from broker_jobs.coordinator.straight_path import StraightPath
 from broker_jobs.coordinator.worker_watch import WorkerWatch
 from broker_jobs.messages.control import Fence
 from broker_jobs.messages.events import Tick
@@ -119,6 +120,10 @@ class UnitOfWork:
             consequences=consequences, command_handler=command_handler, log_clock=log_clock, workers=workers,
         )  # fmt: skip
 
+        self._straight_path = StraightPath(
+            tx, at, cascade, effects, waiters=memory.waiters, leases=memory.liveness.leases
+        )
+
     def _queues_runs(self, recurring: str) -> bool:
         schedule = self._tx.schedules.get(recurring) if recurring else None
         return schedule is not None and schedule.overlap == "queue"
@@ -133,6 +138,7 @@ class UnitOfWork:
         ticks = [one.tick if isinstance(one, CheckpointRead) else one for one in inputs]
         if any(isinstance(tick, Tick) and self._log_clock.is_ahead(tick) for tick in ticks):
             self._admission.may_release = False  # the store went back: not even what comes before the tick is released
+        inputs = self._straight_path.take(inputs)
         self._dispatch.load(inputs)
         for one in inputs:
             self._dispatch.apply(one)
@@ -162,7 +168,7 @@ class UnitOfWork:
                 self._effects.timers.append((LINE_PREFIX + key, at))
         if self._jobs.log_lines:
             self._tx.log_lines.add(self._jobs.log_lines)
-        self._effects.rows = len(rows)
+        self._effects.rows += len(rows)
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:
         """A long wait gets a copy in the delay queues, so that a lost store loses no delayed job."""

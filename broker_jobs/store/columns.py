@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -29,7 +30,6 @@ _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _STATE, _PUBLICATION, _OWNED, _HISTORY = (_PLACE[name] for name in ("state", "publication", "owned", "history"))
 _WAITS, _CONDITIONS, _GIVES_BACK = (_PLACE[name] for name in ("waits", "conditions", "gives_back"))
 _EMPTY = tuple(_PLACE[name] for name in EMPTY_AS_NULL)
-_TEXT = tuple(place for place, field in enumerate(fields(Row)) if "str" in str(field.type))
 _get = attrgetter(*COLUMNS)
 _STATES = {state.value: state for state in State}
 _STATE_TEXT: dict[State, str] = {state: state.value for state in State}
@@ -44,11 +44,20 @@ def values_of(row: Row) -> list[Any]:
     values[_OWNED] = 1 if row.owned else 0
     values[_GIVES_BACK] = 1 if row.gives_back else 0
     values[_WAITS], values[_CONDITIONS] = int(row.waits), int(row.conditions)
-    values[_HISTORY] = _history_text(row.history) if row.history else None
+    values[_HISTORY] = None if row.history == usual_history(row) else _history_text(row.history)
     for place in _EMPTY:
         if values[place] == "":
             values[place] = None
     return values
+
+
+def changed(before: Row, row: Row) -> tuple[int, ...]:
+    """The places in COLUMNS of what has changed of a row."""
+    pairs = zip(_get(before), _get(row), strict=True)
+    places = [place for place, (old, new) in enumerate(pairs) if old is not new and old != new]
+    if _HISTORY not in places and usual_history(before) != usual_history(row):
+        places.append(_HISTORY)  # NULL says another history when other columns change
+    return tuple(places)
 
 
 def row_of(values: Sequence[Any]) -> Row:
@@ -60,19 +69,27 @@ def row_of(values: Sequence[Any]) -> Row:
     changed[_GIVES_BACK] = bool(changed[_GIVES_BACK])
     changed[_WAITS], changed[_CONDITIONS] = WaitReason(changed[_WAITS]), Conditions(changed[_CONDITIONS])
     history = changed[_HISTORY]
-    changed[_HISTORY] = [*map(tuple, from_json(history))] if history else []
+    changed[_HISTORY] = [] if history is None else [*map(tuple, from_json(history))]
     for place in _EMPTY:
         if changed[place] is None:
             changed[place] = ""
-    return Row(*changed)
+    row = Row(*changed)
+    if history is None:
+        row.history = usual_history(row)
+    return row
 
 
-def clean(rows: Iterable[list[Any]]) -> None:
-    """Replace, in place, what a database's text cannot hold: NUL and half surrogates (text of jobs may have both)."""
-    for values in rows:
-        for place in _TEXT:
-            if values[place] is not None:
-                values[place] = clean_text(values[place])
+def usual_history(row: Row) -> list[tuple[float, str, str]]:
+    """The history of most jobs in the row's state, which its other columns say; it is stored as NULL."""
+    if row.state is State.ENQUEUED:
+        return [(row.created_at, State.ENQUEUED.value, "")]
+    if row.state is State.SUCCEEDED and row.started_at is not None and row.ended_at is not None:
+        return [
+            (row.created_at, State.ENQUEUED.value, ""),
+            (row.started_at, State.PROCESSING.value, ""),
+            (row.ended_at, State.SUCCEEDED.value, ""),
+        ]
+    return []
 
 
 def clean_text(text: str) -> str:
@@ -112,7 +129,8 @@ def _history_text(history: list[tuple[float, str, str]]) -> str:
     return text
 
 
-def _type_of(column: str) -> str:
+def type_of(column: str) -> str:
+    """The type of a column in PostgreSQL."""
     if column in {"publication", "epoch", "attempt", "fence", "owned", "retries"}:
         return "int8"
     if column in {"crashes", "returns", "unknowns", "interruptions", "waits", "conditions", "gives_back"}:
@@ -134,5 +152,16 @@ SAVE_SQLITE = (
 )
 SAVE_POSTGRESQL = (
     f"INSERT INTO jobs ({_NAMES}) SELECT * FROM unnest("  # noqa: S608  # as above
-    f"{', '.join(f'%s::{_type_of(name)}[]' for name in COLUMNS)}) ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"
+    f"{', '.join(f'%s::{type_of(name)}[]' for name in COLUMNS)}) ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"
 )
+
+
+@cache
+def updates(places: tuple[int, ...]) -> tuple[str, str]:
+    """The statements that write these columns of a row, whose id comes last: for SQLite, for PostgreSQL."""
+    names = [COLUMNS[place] for place in places]
+    arrays = ", ".join(f"%s::{type_of(name)}[]" for name in (*names, "id"))
+    assigned = ", ".join(f"{name} = given.{name}" for name in names)
+    sqlite = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608  # as above
+    given = f"unnest({arrays}) AS given ({', '.join((*names, 'id'))})"
+    return sqlite, f"UPDATE jobs SET {assigned} FROM {given} WHERE jobs.id = given.id"  # noqa: S608  # as above

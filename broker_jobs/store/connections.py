@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Executable, Table, text
 
-from broker_jobs.store.columns import clean_text
+from broker_jobs.store.columns import arrays_of, clean_text
 
 T = TypeVar("T")
 
@@ -44,6 +44,32 @@ class WriteConnection:
         if values:
             self.execute(statement, values)
             self.wrote = True
+
+    def write_rows(self, sqlite: str, postgresql: str, rows: list[list[Any]]) -> None:
+        """Execute a statement for many rows: SQLite takes one tuple a row, PostgreSQL one array a column.
+
+        What a database's text cannot hold is replaced: NUL and half surrogates (text of jobs may have both).
+        """
+        if not rows:
+            return
+        self.wrote = True
+        try:
+            self._execute_rows(sqlite, postgresql, rows)
+        except UnicodeEncodeError:  # half a surrogate: seen before anything is sent, or repeatable (SQLite)
+            self._execute_rows(sqlite, postgresql, _cleaned_rows(rows))
+
+    def _execute_rows(self, sqlite: str, postgresql: str, rows: list[list[Any]]) -> None:
+        if not self.is_postgresql:
+            self.exec_driver_sql(sqlite, [tuple(values) for values in rows])
+            return
+        arrays = arrays_of(rows)
+        if any("\x00" in array for array in arrays):
+            arrays = arrays_of(_cleaned_rows(rows))
+        self.exec_driver_sql(postgresql, arrays)
+
+
+def _cleaned_rows(rows: list[list[Any]]) -> list[list[Any]]:
+    return [[clean_text(value) if isinstance(value, str) else value for value in values] for values in rows]
 
 
 def upsert(table: Table, *, replace: bool) -> Any:

@@ -6,9 +6,11 @@ A counter changes in the transaction that changes the rows, so it always equals 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from sqlalchemy import text
 
+from broker_jobs.clock import Instant
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.buckets import bucket_of
 from broker_jobs.store.columns import clean_text
@@ -50,6 +52,31 @@ _ADD_KIND_DURATION = text(
 _ADD_QUEUE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
 
 
+class EndedJob(NamedTuple):
+    """What is counted of a job that has ended. `began_at` is when it might have started, at the earliest."""
+
+    state: str
+    queue: str
+    job: str
+    changed_at: Instant
+    began_at: Instant
+    started_at: Instant | None
+    ended_at: Instant
+
+
+def ended_job(row: Row) -> EndedJob:
+    """What is counted of a row that has ended."""
+    return EndedJob(
+        state=row.state.value,
+        queue=row.queue,
+        job=row.job,
+        changed_at=row.changed_at,
+        began_at=row.created_at if row.due_at is None else row.due_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at if row.ended_at is not None else row.changed_at,
+    )
+
+
 class Counters:
     """The differences of one transaction."""
 
@@ -72,19 +99,16 @@ class Counters:
         if retries:
             self._counts[queue, RETRY] -= 1
 
-    def ended(self, row: Row) -> None:
+    def ended(self, job: EndedJob) -> None:
         """A job has come to the final state it is in."""
-        minute = int(row.changed_at // MINUTE_SECONDS) * MINUTE_SECONDS  # by this coordinator's clock
-        self._outcomes[minute, row.state.value] += 1
-        self._of_queues[minute, row.queue] += 1
-        self._of_kinds[minute, row.job, row.state.value] += 1
-        started_at = row.started_at
-        if started_at is None or row.state is State.DELETED:
+        minute = int(job.changed_at // MINUTE_SECONDS) * MINUTE_SECONDS  # by this coordinator's clock
+        self._outcomes[minute, job.state] += 1
+        self._of_queues[minute, job.queue] += 1
+        self._of_kinds[minute, job.job, job.state] += 1
+        if job.started_at is None or job.state == State.DELETED:
             return
-        ended_at = row.ended_at if row.ended_at is not None else row.changed_at
-        began_at = row.created_at if row.due_at is None else row.due_at
-        self._durations[minute, row.job, "wait", bucket_of(started_at - began_at)] += 1
-        self._durations[minute, row.job, "run", bucket_of(ended_at - started_at)] += 1
+        self._durations[minute, job.job, "wait", bucket_of(job.started_at - job.began_at)] += 1
+        self._durations[minute, job.job, "run", bucket_of(job.ended_at - job.started_at)] += 1
 
     def write(self, connection: WriteConnection) -> None:
         """Write the differences and forget them."""

@@ -5,7 +5,7 @@ This is the hot path: every job comes by here at least twice. The counters are w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -14,7 +14,7 @@ from sqlalchemy import text
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection, in_chunks
-from broker_jobs.store.counters import FINAL_TEXT, Counters
+from broker_jobs.store.counters import FINAL_TEXT, Counters, ended_job
 from broker_jobs.store.row import Reason, Row
 
 CHUNK = 2_000
@@ -28,11 +28,12 @@ SCHEDULED = State.SCHEDULED.value
 class JobStore:
     """The rows of jobs, in a transaction."""
 
-    __slots__ = ("_connection", "_counters", "_known")
+    __slots__ = ("_connection", "_known", "counters")
 
     def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
-        self._counters = Counters()
+        self.counters = Counters()
+        """What has changed of them, of whichever part."""
         self._known: dict[str, tuple[str, str, bool] | None] = {}
 
     def load(self, ids: Iterable[str]) -> dict[str, Row]:
@@ -47,13 +48,30 @@ class JobStore:
                 self._known.setdefault(job_id, None if known is None else _counted(known))
         return rows
 
-    def save(self, rows: Iterable[Row]) -> None:
-        """Insert or replace whole rows; of the same id the last one counts. The counters follow at the commit."""
+    def save(self, rows: Iterable[Row], stored: Mapping[str, Row | None] | None = None) -> None:
+        """Insert or replace rows; of the same id the last one counts. The counters follow at the commit.
+
+        Args:
+            rows: as they are now.
+            stored: as the store has them, by id, where that is known: then only the columns that have changed are
+                written, so that the indexes of all others stay as they are.
+        """
+        stored = stored or {}
         for chunk in in_chunks(list({row.id: row for row in rows}.values()), CHUNK):
             self._learn([row.id for row in chunk if row.id not in self._known])
+            whole: list[list[Any]] = []
+            changes: dict[tuple[int, ...], list[list[Any]]] = {}
             for row in chunk:
                 self._count(row)
-            self._upsert([columns.values_of(row) for row in chunk])
+                before = stored.get(row.id)
+                if before is None:
+                    whole.append(columns.values_of(row))
+                elif places := columns.changed(before, row):
+                    values = columns.values_of(row)
+                    changes.setdefault(places, []).append([*(values[place] for place in places), row.id])
+            self._connection.write_rows(columns.SAVE_SQLITE, columns.SAVE_POSTGRESQL, whole)
+            for places, narrow in changes.items():
+                self._connection.write_rows(*columns.updates(places), narrow)
 
     def confirm(self, releases: Sequence[tuple[str, int]]) -> None:
         """Releases (id, epoch) that RabbitMQ has confirmed: `publishing` becomes `published`, whatever the state.
@@ -65,12 +83,12 @@ class JobStore:
     def forgotten(self, jobs: Iterable[tuple[str, str, str]]) -> None:
         """These (id, queue, state) were removed."""
         for job_id, queue, state in jobs:
-            self._counters.leave(queue, state)
+            self.counters.leave(queue, state)
             self._known[job_id] = None
 
     def write_counters(self) -> None:
         """Write what has changed of the counters."""
-        self._counters.write(self._connection)
+        self.counters.write(self._connection)
 
     def _learn(self, ids: list[str]) -> None:
         """Ask for what the counters say of rows that were not loaded."""
@@ -85,36 +103,16 @@ class JobStore:
         if before == after:
             return
         if before is not None:
-            self._counters.leave(*before)
-        self._counters.enter(*after)
+            self.counters.leave(*before)
+        self.counters.enter(*after)
         if after[1] in FINAL_TEXT and (before is None or before[1] != after[1]):
-            self._counters.ended(row)
+            self.counters.ended(ended_job(row))
         self._known[row.id] = after
 
     def _select(self, postgresql: str, sqlite: str, ids: Sequence[str]) -> Sequence[Any]:
         if self._connection.is_postgresql:
             return self._connection.exec_driver_sql(postgresql, (list(ids),)).all()
         return self._connection.exec_driver_sql(sqlite, (to_json(ids).decode(),)).all()
-
-    def _upsert(self, rows: list[list[Any]]) -> None:
-        self._connection.wrote = True
-        try:
-            self._execute_upsert(rows)
-        except (
-            UnicodeEncodeError
-        ):  # half a surrogate: seen before anything is sent (PostgreSQL), or repeatable (SQLite)
-            columns.clean(rows)
-            self._execute_upsert(rows)
-
-    def _execute_upsert(self, rows: list[list[Any]]) -> None:
-        if not self._connection.is_postgresql:
-            self._connection.exec_driver_sql(columns.SAVE_SQLITE, [tuple(values) for values in rows])
-            return
-        arrays = columns.arrays_of(rows)
-        if any("\x00" in array for array in arrays):  # PostgreSQL's text cannot hold it
-            columns.clean(rows)
-            arrays = columns.arrays_of(rows)
-        self._connection.exec_driver_sql(columns.SAVE_POSTGRESQL, arrays)
 
 
 def _counted(row: Row) -> tuple[str, str, bool]:

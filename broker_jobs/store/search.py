@@ -386,7 +386,8 @@ _IN_BATCH = (
     " (SELECT id FROM batches WHERE parent = :wanted_batch UNION"
     " SELECT batches.id FROM batches JOIN inside ON batches.parent = inside.id) SELECT id FROM inside))"
 )
-LIST = ", ".join("NULL" if name in ("result", "history") else name for name in columns.COLUMNS)
+_NOT_LISTED = {"result": "NULL", "history": "'[]'"}
+LIST = ", ".join(_NOT_LISTED.get(name, name) for name in columns.COLUMNS)
 """The columns of rows in lists, in the order of all."""
 
 

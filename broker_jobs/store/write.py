@@ -22,6 +22,7 @@ from broker_jobs.store.due import DueJobs, JobsInFlight
 from broker_jobs.store.jobs import JobStore
 from broker_jobs.store.lines import LineStore
 from broker_jobs.store.log_lines import LogLineStore
+from broker_jobs.store.plain_jobs import PlainJobStore
 from broker_jobs.store.processes import ProcessStore
 from broker_jobs.store.queues import QueueStore
 from broker_jobs.store.records import Meta
@@ -69,8 +70,8 @@ class Transaction:
 
     __slots__ = (
         "_connection", "_meta_before", "_write", "attempts", "audit", "batches", "dead_letters", "declarations",
-        "dependencies", "due", "graph", "in_flight", "jobs", "lines", "log_lines", "meta", "processes", "queues",
-        "schedules", "selector", "submissions", "unique_keys", "work_items",
+        "dependencies", "due", "graph", "in_flight", "jobs", "lines", "log_lines", "meta", "plain_jobs", "processes",
+        "queues", "schedules", "selector", "submissions", "unique_keys", "work_items",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
@@ -80,6 +81,7 @@ class Transaction:
         self._write = write = WriteConnection(connection)
         # Jobs.
         self.jobs = JobStore(write)
+        self.plain_jobs = PlainJobStore(write, self.jobs.counters)
         self.due = DueJobs(write)
         self.in_flight = JobsInFlight(write)
         self.selector = JobSelector(write)

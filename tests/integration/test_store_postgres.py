@@ -11,6 +11,7 @@ pytest.register_assert_rewrite(
     "tests.unit.store.reading_rules",
     "tests.unit.store.line_rules",
     "tests.unit.store.retention_rules",
+    "tests.unit.store.plain_job_rules",
 )
 
 from broker_jobs.errors import StoreError  # noqa: E402
@@ -23,6 +24,7 @@ from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
 from tests.unit.store.attempt_rules import AttemptRules  # noqa: E402
 from tests.unit.store.line_rules import LineRules  # noqa: E402
+from tests.unit.store.plain_job_rules import PlainJobRules  # noqa: E402
 from tests.unit.store.plans import explained, statements_of  # noqa: E402
 from tests.unit.store.reading_rules import ReadingRules  # noqa: E402
 from tests.unit.store.retention_rules import RetentionRules  # noqa: E402
@@ -41,6 +43,12 @@ class TestPostgresReading(ReadingRules):
 
 
 class TestPostgresAttempts(AttemptRules):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+
+class TestPostgresPlainJobs(PlainJobRules):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url

@@ -554,7 +554,8 @@ def test_all_ends_whatever_people_ask_and_whoever_dies(plan: Plan, steps: list[t
 
 
 def a_wide_tree(harness: EngineHarness) -> list[Input]:
-    return [harness.ready("p"), *(harness.child(f"c{n}", "p") for n in range(3)), harness.succeeded("p")]
+    children = [harness.child(f"c{n}", "p") for n in range(3)]
+    return [harness.ready("p"), harness.started("p"), *children, harness.succeeded("p")]
 
 
 def test_a_page_that_was_left_is_worked_off_though_a_transaction_failed(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Delivery, Message
 from broker_jobs.coordinator import release
-from broker_jobs.coordinator.input_queue import InputQueue
+from broker_jobs.coordinator.held_copies import HOLD_SECONDS, MOST_HELD
+from broker_jobs.coordinator.input_queue import HOLD_BESIDE, InputQueue
 from broker_jobs.coordinator.inputs import CheckpointRead, CommandReceived
+from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.messages.batch import CHUNK, Chunk
 from broker_jobs.messages.commands import AcceptStore
-from broker_jobs.messages.events import Tick
+from broker_jobs.messages.envelope import LimitKey
+from broker_jobs.messages.events import Tick, event_json
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 
@@ -109,3 +112,121 @@ def test_a_batch_of_many_is_read_in_several_transactions() -> None:
         inbox.put(names.LOG, [delivery(message, number)._replace(queue=names.LOG)])
     inbox.wait(0)
     assert [len(inbox.take()) for _ in range(3)] == [3, 2, 0]
+
+
+# ---- copies that are held
+
+
+class Log:
+    """An input queue that reads the log, what it acknowledges, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.inbox = InputQueue(monotonic=lambda: self.now)
+        self.subscribed = Subscribed()
+        self.tag = 0
+        self.harness = EngineHarness()
+
+    def copy(self, id: str, channel: int = 1, **fields: object) -> None:
+        self.arrive(Message(names.SUBMIT, "default", self.harness.body(id, **fields).encode(), "job"), channel)
+
+    def events(self, *ids: str, channel: int = 1) -> None:
+        told = [event_json(self.harness.succeeded(id).event).decode() for id in ids]
+        body = f'{{"v":1,"worker":{{"id":"w"}},"sent_at":1.0,"events":[{",".join(told)}]}}'.encode()
+        self.arrive(Message(names.REPORT, names.LOG_KEY, body, "events"), channel)
+
+    def tick(self) -> None:
+        self.arrive(Message(names.TICK, names.LOG_KEY, mark(1).body, "tick"))
+
+    def arrive(self, message: Message, channel: int = 1) -> None:
+        self.tag += 1
+        self.inbox.put(names.LOG, [delivery(message, self.tag, channel)._replace(queue=names.LOG)])
+
+    def decided(self) -> list[str]:
+        """What is decided now, by job, and acknowledged."""
+        self.inbox.wait(0)
+        pieces = self.inbox.take()
+        self.inbox.acknowledge({names.LOG: self.subscribed})  # type: ignore[dict-item]
+        return [named(piece.input)[0] if named(piece.input) else "tick" for piece in pieces]
+
+    @property
+    def acked(self) -> list[tuple[int, int]]:
+        assert all(multiple for _, _, multiple in self.subscribed.acked)
+        return [(channel, tag) for channel, tag, _ in self.subscribed.acked]
+
+
+def test_a_copy_is_held_until_its_success_and_decided_with_it() -> None:
+    log = Log()
+    log.copy("a")
+    log.copy("b")
+    assert (log.decided(), log.acked) == ([], [])
+    log.events("b")
+    assert (log.decided(), log.acked) == (["b", "b"], [])  # the copy of a comes before it
+    log.events("a")
+    assert (log.decided(), log.acked) == (["a", "a"], [(1, 4)])
+
+
+def test_a_copy_is_held_for_a_quarter_of_a_second() -> None:
+    log = Log()
+    log.copy("a")
+    assert log.decided() == []
+    log.now += 0.2
+    log.copy("b")
+    assert (log.decided(), log.inbox.held_until()) == ([], 100.25)
+    log.now = 100.25
+    assert (log.decided(), log.acked) == (["a"], [(1, 1)])
+    log.now += HOLD_SECONDS
+    assert (log.decided(), log.acked, log.inbox.held_until()) == (["b"], [(1, 1), (1, 2)], None)
+    assert (log.decided(), log.acked) == ([], [(1, 1), (1, 2)])
+
+
+def test_what_must_see_all_jobs_comes_behind_the_copies() -> None:
+    log = Log()
+    log.copy("a")
+    assert log.decided() == []
+    log.tick()
+    assert log.decided() == ["a", "tick"]
+    log.copy("b")
+    assert log.decided() == []
+    log.inbox.put(names.COMMAND, [delivery(command(), 9)])
+    assert log.decided()[0] == "b"
+
+
+def test_no_copy_is_held_that_has_conditions_or_comes_again() -> None:
+    log = Log()
+    log.copy("a", limits=(LimitKey(kind="ordered", key="k"),))
+    log.copy("b")
+    log.copy("b")
+    assert log.decided() == ["a", "b"]  # the second is held
+    log.now += 1.0
+    assert (log.decided(), log.acked[-1]) == (["b"], (1, 3))
+
+
+def test_nothing_is_held_of_a_log_with_a_backlog() -> None:
+    log = Log()
+    log.copy("first")
+    assert log.decided() == []
+    for number in range(HOLD_BESIDE):
+        log.copy(f"j{number}")
+    assert log.decided() == ["first", *(f"j{number}" for number in range(HOLD_BESIDE))]
+    assert log.acked == [(1, HOLD_BESIDE + 1)]
+
+
+def test_so_many_copies_are_held_and_no_more() -> None:
+    log = Log()
+    for number in range(MOST_HELD + 1):
+        log.copy(f"j{number}")
+        assert log.decided() == ([] if number < MOST_HELD else ["j0"])
+
+
+def test_copies_of_a_lost_channel_come_again_and_are_not_acknowledged() -> None:
+    log = Log()
+    log.copy("a")
+    assert log.decided() == []
+    log.inbox.lost(names.LOG, 1)
+    log.tag = 0
+    log.copy("a", channel=2)
+    log.now += 1.0
+    assert log.decided() == []
+    log.events("a", channel=2)
+    assert (log.decided(), log.acked) == (["a", "a"], [(2, 2)])

@@ -1,0 +1,88 @@
+"""Holds the copies of plain jobs for a moment, as most of them end in it: then copy and success are written at once.
+
+A row written once costs half of one that is written twice, and so does the transaction around it. A copy is held until
+anything else is read of its job, until something is read that must see all jobs, or for `HOLD_SECONDS`. Meanwhile it
+is not acknowledged, so a coordinator that ends loses nothing. While the log has a backlog nothing is held: the outcomes
+are far behind then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from broker_jobs.coordinator.inputs import HeartbeatReceived, QueuedInput
+from broker_jobs.coordinator.named_jobs import named
+from broker_jobs.coordinator.records import FromWorker, ReadyCopy
+
+HOLD_SECONDS = 0.25
+MOST_HELD = 500
+"""Half of what the broker sends unacknowledged, so that the log goes on. It bounds their memory as well."""
+
+
+class _Held(NamedTuple):
+    piece: QueuedInput
+    until: float
+
+
+class HeldCopies:
+    """The copies that are held, the oldest first. Coordinator's thread."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._held: dict[str, _Held] = {}
+
+    def next_at(self) -> float | None:
+        """When the oldest copy has been held long enough, on the monotonic clock; None: none is held."""
+        return next(iter(self._held.values())).until if self._held else None
+
+    def place(self) -> tuple[int, int] | None:
+        """Channel and tag of the oldest copy: what came before it may be acknowledged."""
+        if not self._held:
+            return None
+        delivery = next(iter(self._held.values())).piece.delivery
+        return None if delivery is None else (delivery.channel, delivery.tag)
+
+    def hold(self, pieces: Iterable[QueuedInput]) -> list[QueuedInput]:
+        """Hold the copies among these pieces of the log; what is to be decided now, in their order."""
+        now: list[QueuedInput] = []
+        for piece in pieces:
+            one = piece.input
+            if isinstance(one, ReadyCopy):
+                now += self._release(one.envelope.id)
+                if not one.envelope.has_conditions:
+                    self._held[one.envelope.id] = _Held(piece, self._monotonic() + HOLD_SECONDS)
+                    if len(self._held) > MOST_HELD:
+                        now += self._release(next(iter(self._held)))
+                    continue
+            elif isinstance(one, FromWorker):
+                now += self._release(one.event.id)
+            elif not isinstance(one, HeartbeatReceived):
+                ids = named(one)
+                now += self.release_all() if not ids else [held for id in ids for held in self._release(id)]
+            now.append(piece)
+        return now
+
+    def release_old(self) -> list[QueuedInput]:
+        """Those that have been held long enough."""
+        found: list[QueuedInput] = []
+        now = self._monotonic()
+        while self._held and next(iter(self._held.values())).until <= now:
+            found += self._release(next(iter(self._held)))
+        return found
+
+    def release_all(self) -> list[QueuedInput]:
+        """All of them."""
+        found = [held.piece for held in self._held.values()]
+        self._held.clear()
+        return found
+
+    def lost(self, channel: int) -> None:
+        """A channel is gone: what it delivered comes again."""
+        gone = [id for id, (piece, _) in self._held.items() if piece.delivery and piece.delivery.channel == channel]
+        for id in gone:
+            del self._held[id]
+
+    def _release(self, id: str) -> list[QueuedInput]:
+        held = self._held.pop(id, None)
+        return [] if held is None else [held.piece]

@@ -1,0 +1,156 @@
+"""Writes plain jobs: released by their producer, without conditions, run once, succeeded.
+
+Most jobs are plain, so they are written narrowly: a statement for each step, with the columns that the step changes.
+A row of all columns, replaced twice, costs four times as much: every index is written again though its columns are the
+same. Of a plain job the history is not stored either, as its other columns say it (see `columns.usual_history`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic_core import to_json
+
+from broker_jobs.clock import Instant
+from broker_jobs.store import columns
+from broker_jobs.store.connections import WriteConnection
+from broker_jobs.store.counters import Counters, EndedJob
+
+ENQUEUED, SUCCEEDED = "enqueued", "succeeded"
+_IS_PLAIN = (
+    "state = 'enqueued' AND publication = 2 AND epoch = 1 AND attempt = 1 AND conditions = 0 AND waits = 0"
+    " AND fence = 0 AND crashes = 0 AND returns = 0 AND interruptions = 0 AND unknowns = 0 AND gives_back = 0"
+    " AND owned = 0 AND envelope IS NOT NULL AND reason_code IS NULL AND reason IS NULL AND history IS NULL"
+    " AND error IS NULL AND owner IS NULL AND batch IS NULL AND recurring IS NULL AND alias_group IS NULL"
+    " AND counted_as IS NULL AND grace_until IS NULL"
+)
+_KNOWN = f"SELECT id, queue, job, created_at, due_at, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
+_KNOWN_SQLITE = f"{_KNOWN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
+_KNOWN_POSTGRESQL = f"{_KNOWN} WHERE id = ANY(%s)"
+
+_ALWAYS = {
+    "epoch": "1", "attempt": "1", "crashes": "0", "returns": "0", "fence": "0", "owned": "0", "unknowns": "0",
+    "interruptions": "0", "waits": "0", "conditions": "0", "gives_back": "0",
+}  # fmt: skip
+"""What every plain row has when it is made; what it does not name is NULL."""
+_COPY = ("id", "job", "queue", "due_at", "created_at", "released_at", "retries", "envelope", "parent", "tags")
+_END = ("changed_at", "started_at", "ended_at", "result", "result_lost", "ran_on", "ran_host")
+
+
+class Copy(NamedTuple):
+    """A job as its producer released it."""
+
+    id: str
+    job: str
+    queue: str
+    due_at: Instant | None
+    created_at: Instant
+    released_at: Instant
+    retries: int
+    envelope: str
+    parent: str | None
+    tags: str | None
+
+
+class Success(NamedTuple):
+    """How a job ended. `changed_at` is the coordinator's clock, `started_at` and `ended_at` are the worker's."""
+
+    changed_at: Instant
+    started_at: Instant
+    ended_at: Instant
+    result: str | None
+    result_lost: str | None
+    ran_on: str
+    ran_host: str
+
+
+class Known(NamedTuple):
+    """What is known of a job that has a row. Not plain: something has become of it that needs all of its row."""
+
+    id: str
+    queue: str
+    job: str | None
+    created_at: Instant
+    due_at: Instant | None
+    is_plain: bool
+
+
+class PlainJobStore:
+    """The plain jobs of one transaction.
+
+    Args:
+        connection: of the transaction.
+        counters: that the transaction writes.
+    """
+
+    __slots__ = ("_connection", "_counters")
+
+    def __init__(self, connection: WriteConnection, counters: Counters) -> None:
+        self._connection = connection
+        self._counters = counters
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """What is known of these jobs, by id; an unknown id is left out."""
+        if not ids:
+            return {}
+        if self._connection.is_postgresql:
+            found = self._connection.exec_driver_sql(_KNOWN_POSTGRESQL, (list(ids),))
+        else:
+            found = self._connection.exec_driver_sql(_KNOWN_SQLITE, (to_json(ids).decode(),))
+        return {values[0]: Known(*values) for values in found}
+
+    def add(self, copies: Sequence[Copy]) -> None:
+        """Jobs that have no row yet: they are enqueued."""
+        self._connection.write_rows(*_ADD, [[*copy, copy.released_at] for copy in copies])
+        for copy in copies:
+            self._counters.enter(copy.queue, ENQUEUED)
+
+    def add_succeeded(self, jobs: Sequence[tuple[Copy, Success]]) -> None:
+        """Jobs that have no row yet and have succeeded."""
+        self._connection.write_rows(*_ADD_SUCCEEDED, [[*copy, *end] for copy, end in jobs])
+        for copy, end in jobs:
+            self._counters.enter(copy.queue, SUCCEEDED)
+            self._ended(copy, end)
+
+    def succeed(self, jobs: Sequence[tuple[Known, Success]]) -> None:
+        """Jobs that are plain, and have succeeded."""
+        self._connection.write_rows(*_SUCCEED, [[*end, known.id] for known, end in jobs])
+        for known, end in jobs:
+            self._counters.leave(known.queue, ENQUEUED)
+            self._counters.enter(known.queue, SUCCEEDED)
+            self._ended(known, end)
+
+    def _ended(self, job: Copy | Known, end: Success) -> None:
+        began_at = job.created_at if job.due_at is None else job.due_at
+        self._counters.ended(
+            EndedJob(SUCCEEDED, job.queue, job.job or "", end.changed_at, began_at, end.started_at, end.ended_at)
+        )
+
+
+def _insert(given: tuple[str, ...], always: dict[str, str]) -> tuple[str, str]:
+    """(for SQLite, for PostgreSQL)."""
+    names = ", ".join((*given, *always))
+    constants = ", ".join(always.values())
+    head = f"INSERT INTO jobs ({names})"
+    arrays = ", ".join(f"%s::{columns.type_of(name)}[]" for name in given)
+    sqlite = f"{head} VALUES ({', '.join('?' * len(given))}, {constants})"
+    postgresql = f"{head} SELECT given.*, {constants} FROM unnest({arrays}) AS given"  # noqa: S608  # as above
+    return sqlite, postgresql
+
+
+def _succeeds() -> tuple[str, str]:
+    """(for SQLite, for PostgreSQL)."""
+    head = "UPDATE jobs SET state = 'succeeded', publication = 0, "
+    given = (*_END, "id")
+    arrays = ", ".join(f"%s::{columns.type_of(name)}[]" for name in given)
+    sqlite = f"{head}{', '.join(f'{name} = ?' for name in _END)} WHERE id = ?"
+    assigned = ", ".join(f"{name} = given.{name}" for name in _END)
+    postgresql = f"{head}{assigned} FROM unnest({arrays}) AS given ({', '.join(given)}) WHERE jobs.id = given.id"
+    return sqlite, postgresql
+
+
+_ADD = _insert((*_COPY, "changed_at"), {"state": "'enqueued'", "publication": "2"} | _ALWAYS)
+_ADD_SUCCEEDED = _insert((*_COPY, *_END), {"state": "'succeeded'", "publication": "0"} | _ALWAYS)
+_SUCCEED = _succeeds()
+"""Statements that differ between the databases: for SQLite, for PostgreSQL."""
