@@ -128,6 +128,10 @@ class InputQueue:
         """When a copy that is held has to be decided, on the monotonic clock; None: none is held."""
         return self._held.next_at()
 
+    def take_held(self) -> list[QueuedInput]:
+        """The copies that are held: they are to be decided now."""
+        return self._held.release_all()
+
     def take(self, most: int = MOST_INPUTS) -> list[QueuedInput]:
         """The pieces of the next transaction: about `most`. Own records leave room for commands and the log."""
         pieces = self._held.release_all() if self._waiting[names.COMMAND] else self._held.release_old()

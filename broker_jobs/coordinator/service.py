@@ -282,7 +282,12 @@ class Coordinator:
             self._maintenance.look_ahead()
 
     def _drain(self) -> None:
-        """Note the releases that were published before leaving, so that no coordinator has to be unsure of them."""
+        """Decide the copies that are held, and note the releases that were published before leaving, so that no
+        coordinator has to be unsure of them."""
+        held = self._input_queue.take_held()
+        if held and self._fatal is None:
+            self._decide(held)
+            self._consumers.acknowledge()
         deadline = self._clock.monotonic() + RELEASE_TIMEOUT_SECONDS
         while self._publisher.in_flight > 0 or self._input_queue.has_own():
             if self._fatal is not None or self._clock.monotonic() > deadline:
