@@ -139,6 +139,10 @@ class Sandbox:
             "PYTHONPATH": str(ROOT),
         }
 
+    def use_store(self, url: str) -> None:
+        """Let the processes that are started from now on use this store."""
+        self.store = self._env["BROKER_JOBS_STORE"] = url
+
     # --- processes ---
 
     def start(self, *arguments: str, **environment: str) -> Process:

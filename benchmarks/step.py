@@ -124,6 +124,45 @@ def publish_limited(count: int, slots: int) -> dict[str, Any]:
     return {"count": count, "seconds": seconds}
 
 
+def publish_delayed(count: int, seconds: float) -> dict[str, Any]:
+    """Enqueue empty jobs with us that come due at one instant."""
+    ours = importlib.import_module("benchmarks.libraries.ours")
+    ours.connect()
+    start = time.perf_counter()
+    ours.send_delayed(count, time.time() + seconds)
+    took = time.perf_counter() - start
+    if took > seconds:
+        raise RuntimeError(
+            f"publishing took {took:.1f} s, they were due after {seconds:.1f} s: the machine is too busy"
+        )
+    ours.jobs.stop()
+    return {"count": count, "seconds": took}
+
+
+def publish_families(count: int) -> dict[str, Any]:
+    """Send empty jobs to us, each with a child."""
+    ours = importlib.import_module("benchmarks.libraries.ours")
+    ours.send_families(count)
+    ours.jobs.stop()
+    return {"count": count}
+
+
+def publish_siblings(count: int) -> dict[str, Any]:
+    """Send one parent to us that ends when all of its children are here."""
+    ours = importlib.import_module("benchmarks.libraries.ours")
+    ours.send_siblings(count)
+    ours.jobs.stop()
+    return {"count": count}
+
+
+def put_schedules(count: int) -> dict[str, Any]:
+    """Declare schedules of every second with us."""
+    ours = importlib.import_module("benchmarks.libraries.ours")
+    ours.put_schedules(count)
+    ours.jobs.stop()
+    return {"count": count}
+
+
 def consume(url: str, kind: str, stamping: bool = False) -> None:
     """Consume with bare pika until ended."""
     bare.consume(url, kind, stamping=stamping)
@@ -173,6 +212,10 @@ STEPS = {
         publish_children,
         publish_batch,
         publish_limited,
+        publish_delayed,
+        publish_families,
+        publish_siblings,
+        put_schedules,
         schedule,
         schedule_far,
         consume,

@@ -73,6 +73,31 @@ def send_limited(count: int, slots: int) -> None:
     jobs.enqueue_many([job.bind() for _ in range(count)])
 
 
+def send_delayed(count: int, due: float) -> None:
+    """Empty jobs that come due at one instant, many on their way."""
+    asyncio.run(_in_chunks([partial(empty.schedule_async, datetime.fromtimestamp(due, UTC))] * count))
+
+
+def send_families(count: int) -> None:
+    """Parents with a child each."""
+    for start in range(0, count, CHUNK):
+        born = jobs.enqueue_many([empty.bind() for _ in range(min(CHUNK, count - start))])
+        jobs.enqueue_many([empty.after(one).bind() for one in born])
+
+
+def send_siblings(count: int) -> None:
+    """Children of one parent, which is due when they are here."""
+    born = empty.schedule(timedelta(seconds=count / 1_500 + 3))
+    for start in range(0, count, CHUNK):
+        jobs.enqueue_many([empty.after(born).bind() for _ in range(min(CHUNK, count - start))])
+
+
+def put_schedules(count: int) -> None:
+    """Schedules of every second."""
+    for number in range(count):
+        jobs.recurring.put(f"bench-{number}", "* * * * * *", empty)
+
+
 def schedule_at(dues: Sequence[float]) -> None:
     """Enqueue a stamp for each of these instants, many on their way."""
     asyncio.run(_in_chunks([partial(stamp.schedule_async, datetime.fromtimestamp(due, UTC), due) for due in dues]))

@@ -5,6 +5,7 @@ from benchmarks.rows.coordinator import recurring as recurring
 from benchmarks.rows.delay import delay as delay
 from benchmarks.rows.idle import latency as latency
 from benchmarks.rows.imports import imports as imports
+from benchmarks.rows.kinds import kinds as kinds
 from benchmarks.rows.memory import memory as memory
 from benchmarks.rows.pages import pages as pages
 from benchmarks.rows.publish import publish_many as publish_many
@@ -26,6 +27,7 @@ ROWS = {
     "store": store,
     "pages": pages,
     "waiting": waiting,
+    "kinds": kinds,
     "coordinator": coordinator,
     "recurring": recurring,
 }

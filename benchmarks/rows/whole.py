@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import meter
 from benchmarks.figure import Figure, Row
-from benchmarks.harness import Harness, Sandbox, wait_for
+from benchmarks.harness import Harness, Process, Sandbox, wait_for
 from benchmarks.libraries.workers import OURS
 from broker_jobs.broker import names
 from broker_jobs.messages.state import State
@@ -27,9 +27,15 @@ class System:
         self.coordinator = sandbox.start("broker_jobs.cli", "coordinator")
         wait_for(lambda: sandbox.depth(names.LOG)[1] > 0, "a coordinator")
         self.worker = OURS.start(sandbox)
+        self._beat: Process | None = None
         self._pids = {"broker": broker_pid, "coordinator": self.coordinator.pid, "worker": self.worker.pid}
         self._store = Store(sandbox.store)
         self._store.open()
+
+    def start_beat(self) -> None:
+        """Start a beat, if there is none yet."""
+        if self._beat is None:
+            self._beat = self.sandbox.start("broker_jobs.cli", "beat")
 
     def succeeded(self) -> int:
         """How many jobs have succeeded, as the store says."""

@@ -27,6 +27,7 @@ from broker_jobs.broker.rabbitmq.connection import RabbitConnection, parse_hosts
 from broker_jobs.broker.rabbitmq.consumer import PrivateConsumer, RabbitConsumer
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop
 from broker_jobs.broker.rabbitmq.publisher import NOT_OPEN, PublishBatch, Publisher
+from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
 from broker_jobs.broker.topology import Topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError
@@ -192,11 +193,11 @@ class RabbitBroker:
         self._redeclare(connection, lambda: self._publisher.open(connection, address))
         self._check_started()
 
-    def _consuming_opened(self, connection: pika.SelectConnection) -> None:
+    def _consuming_opened(self, connection: ReceivingConnection) -> None:
         self._redeclare(connection, lambda: self._open_consumers(connection))
         self._check_started()
 
-    def _open_consumers(self, connection: pika.SelectConnection) -> None:
+    def _open_consumers(self, connection: ReceivingConnection) -> None:
         for consumer in list(self._consumers):
             consumer.open(connection)
         requests, self._waiting_requests = self._waiting_requests, []

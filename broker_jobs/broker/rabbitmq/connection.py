@@ -14,6 +14,7 @@ from pika import exceptions
 from pika.connection import Parameters
 
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, run_safely
+from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
 from broker_jobs.clock import Clock
 from broker_jobs.errors import BrokerError, BrokerRefused
 from broker_jobs.settings import mask
@@ -77,11 +78,11 @@ class RabbitConnection:
         purpose: str,
         clock: Clock,
         *,
-        on_up: Callable[[pika.SelectConnection], None],
+        on_up: Callable[[ReceivingConnection], None],
         on_down: Callable[[str], None],
         on_failed: Callable[[BaseException], None],
     ) -> None:
-        self.pika_connection: pika.SelectConnection | None = None
+        self.pika_connection: ReceivingConnection | None = None
         """pika's connection while it is open."""
         self.address = hosts[0][1]
         """The address of the current or last attempt."""
@@ -96,7 +97,7 @@ class RabbitConnection:
         self._on_up = on_up
         self._on_down = on_down
         self._on_failed = on_failed
-        self._opening: pika.SelectConnection | None = None
+        self._opening: ReceivingConnection | None = None
         self._up_at = 0.0
         self._announced = True
         self.reconnects = 0
@@ -116,7 +117,7 @@ class RabbitConnection:
         parameters, self.address = self._hosts[self._next]
         self._next = (self._next + 1) % len(self._hosts)
         try:
-            self._opening = pika.SelectConnection(
+            self._opening = ReceivingConnection(
                 parameters,
                 on_open_callback=lambda connection: run_safely(self._opened, connection),
                 on_open_error_callback=lambda _, error: run_safely(self._not_opened, error),
@@ -136,7 +137,7 @@ class RabbitConnection:
         if self.pika_connection is not None and not self.pika_connection.is_closing:
             self.pika_connection.close()
 
-    def _opened(self, connection: pika.SelectConnection) -> None:
+    def _opened(self, connection: ReceivingConnection) -> None:
         self._opening = None
         self.pika_connection = connection
         self.error = None

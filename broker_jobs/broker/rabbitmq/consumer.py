@@ -22,7 +22,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq import declarations
 from broker_jobs.broker.rabbitmq.connection import describe_error, pause_seconds
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, run_safely
+from broker_jobs.broker.rabbitmq.receiving import Receiver, ReceivingConnection, properties_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,9 @@ class RabbitConsumer:
         self._prefetch = prefetch
         self._on_lost = on_lost
         self._on_ready = on_ready
-        self._connection: pika.SelectConnection | None = None
+        self._connection: ReceivingConnection | None = None
         self._channel: Channel | None = None
+        self._receiver: Receiver | None = None  # of the open channel
         self._number = 0  # of the open channel, unique over the life of the broker object
         self._ready = False  # whether `on_ready` was called for it
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
@@ -124,7 +126,7 @@ class RabbitConsumer:
 
     # --- opening and losing the channel ---
 
-    def open(self, connection: pika.SelectConnection) -> None:
+    def open(self, connection: ReceivingConnection) -> None:
         """Start on an open connection."""
         self._connection = connection
         if self._cancelled or self._channel is not None or not connection.is_open:
@@ -134,11 +136,13 @@ class RabbitConsumer:
         channel.add_on_cancel_callback(lambda frame: run_safely(self._cancelled_by_broker, frame))
         self._channel = channel
         self._number = next(self._numbers)
+        self._receiver = Receiver(self._number, self._take)
         self._ready = False
 
     def _opened(self, channel: Channel) -> None:
-        if channel is not self._channel:
+        if channel is not self._channel or self._connection is None or self._receiver is None:
             return
+        self._connection.receive(channel, self._receiver)
         for queue in self._queues:
             if queue not in self._paused:
                 self._consume_when_declared(channel, queue)
@@ -167,7 +171,7 @@ class RabbitConsumer:
         missing = self._wanted(queue) - sum(prefetch for _, prefetch in self._consumers.setdefault(queue, []))
         if missing > 0:
             tag = f"{queue}.{next(_tags)}"
-            self._consumers[queue].append((tag, missing))
+            self._add(queue, tag, missing)
             self._active_at = time.monotonic()
             channel.basic_qos(prefetch_count=missing)
             channel.basic_consume(
@@ -180,6 +184,16 @@ class RabbitConsumer:
             self._deferred_acks = []
             self._lower(channel, time.monotonic() + MAX_DEFER_SECONDS)
 
+    def _add(self, queue: str, tag: str, prefetch: int) -> None:
+        self._consumers[queue].append((tag, prefetch))
+        if self._receiver is not None:
+            self._receiver.consumers[tag.encode()] = queue, tag
+
+    def _remove(self, channel: Channel, queue: str) -> None:
+        """Cancel the newest consumer of a queue; what is under way to it is still taken."""
+        tag, _ = self._consumers[queue].pop()
+        _cancel(channel, tag)
+
     def _lower(self, channel: Channel, until_monotonic: float) -> None:
         """Cancel consumers of all queues until the prefetch fits, the newest first, then send the deferred acks."""
         if channel is not self._channel or not channel.is_open:
@@ -189,7 +203,7 @@ class RabbitConsumer:
             return
         for queue, consumers in self._consumers.items():
             while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
-                _cancel(channel, consumers.pop()[0])
+                self._remove(channel, queue)
             self._adjust(channel, queue)
         # The reply comes after those to the cancels, as pika sends one request at a time.
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: run_safely(self._lowered, channel))
@@ -253,7 +267,9 @@ class RabbitConsumer:
 
     def _channel_lost(self, reason: str) -> None:
         number, live = self._number, self._ready
-        self._channel = None
+        if self._channel is not None and self._connection is not None:
+            self._connection.receive_no_more(self._channel)
+        self._channel = self._receiver = None
         self._number = 0
         self._ready = False
         self._consumers.clear()
@@ -281,31 +297,18 @@ class RabbitConsumer:
     # --- deliveries ---
 
     def _on_message(self, queue: str, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        """A delivery that pika has read."""
+        tag, redelivered, named = method.delivery_tag, method.redelivered, properties_of(properties)
+        delivery = Delivery(self._number, tag, queue, body, redelivered, method.exchange, method.routing_key, *named)
+        self._take(delivery, method.consumer_tag)
+
+    def _take(self, delivery: Delivery, consumer_tag: str) -> None:
         received = self._received
         if not received:
             self._loop.call_later(0, self._pass_on)  # at the end of this iteration: when the socket is read empty
         if self._needs_acks:
-            self._unacknowledged[method.delivery_tag] = method.consumer_tag
-        headers = properties.headers
-        received.append(
-            Delivery(
-                self._number,
-                method.delivery_tag,
-                queue,
-                body,
-                method.redelivered,
-                method.exchange,
-                method.routing_key,
-                properties.type or "",
-                properties.message_id or "",
-                properties.reply_to,
-                properties.correlation_id,
-                _delivery_count(headers) if headers else 0,
-                properties.user_id or "",
-                headers is not None and "x-death" in headers,
-                _seconds(properties.expiration),
-            )
-        )
+            self._unacknowledged[delivery.tag] = consumer_tag
+        received.append(delivery)
 
     def _pass_on(self) -> None:
         received, self._received = self._received, []
@@ -398,7 +401,7 @@ class PrivateConsumer(RabbitConsumer):
         wanted = not self._cancelled and queue not in self._paused
         if wanted and not consumers:
             tag = f"{queue}.{next(_tags)}"
-            consumers.append((tag, 0))
+            self._add(queue, tag, 0)
             channel.basic_consume(
                 queue,
                 partial(self._on_message, queue),
@@ -407,7 +410,7 @@ class PrivateConsumer(RabbitConsumer):
                 callback=lambda _: run_safely(self._consume_ok, channel),
             )
         while consumers and not wanted:
-            _cancel(channel, consumers.pop()[0])
+            self._remove(channel, queue)
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
         """Do nothing: there are no acknowledgements."""
@@ -434,16 +437,6 @@ def _close_whole(channel: Channel) -> None:
     """
     getattr(channel, "_cancelled", set()).update(getattr(channel, "_consumers", ()))
     channel.close()
-
-
-def _delivery_count(headers: Mapping[str, Any]) -> int:
-    count = headers.get("x-delivery-count", 0)
-    return int(count) if isinstance(count, int) else 0  # pika has its own int type, which prints as 1L
-
-
-def _seconds(expiration: str | None) -> float | None:
-    """The milliseconds of a message's expiration, as RabbitMQ has checked them, in seconds."""
-    return int(expiration) / 1_000 if expiration and expiration.isdecimal() else None
 
 
 def _ignore(_: object) -> None:

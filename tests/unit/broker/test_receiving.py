@@ -1,0 +1,206 @@
+"""ReceivingConnection takes from bytes what pika takes from them, however they are cut, and leaves the rest to pika."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+from pika.adapters.select_connection import IOLoop
+from pika.channel import Channel
+
+from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.rabbitmq import receiving
+from broker_jobs.broker.rabbitmq.receiving import Receiver, ReceivingConnection, properties_of
+
+LOOP = IOLoop()
+"""Nothing of it runs: pika wants one, and would make one for each connection."""
+Seen = list[tuple[int, str, Delivery]]
+"""Channel, consumer tag, delivery."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loop() -> Iterator[None]:
+    yield
+    LOOP.close()
+
+
+class Unconnected(ReceivingConnection):
+    """A connection that is open, to nothing."""
+
+    # Of pika, which its types leave out.
+    _channels: dict[int, Any]
+    _create_channel: Any
+    _set_connection_state: Any
+
+    def _create_tcp_connection_workflow(self, *_: Any) -> None: ...
+    def _adapter_connect_stream(self) -> None: ...
+    def _adapter_disconnect_stream(self) -> None: ...
+    def _output_marshaled_frames(self, _: Any) -> None: ...
+    def _send_method(self, *_: Any, **__: Any) -> None: ...
+
+    def fed(self, data: bytes, size: int) -> None:
+        """Give it what the socket had, in pieces."""
+        for start in range(0, len(data), size):
+            self._on_data_available(data[start : start + size])
+
+
+def connected(seen: Seen, *, receives: bool) -> Unconnected:
+    """A connection with channels 1 and 2, consumers "a" and "b" of both, of which "b" is not announced."""
+    connection = Unconnected(pika.ConnectionParameters(), custom_ioloop=LOOP)
+    connection._set_connection_state(connection.CONNECTION_OPEN)
+    for number in (1, 2):
+        channel = connection._create_channel(number, lambda _: None)
+        connection._channels[number] = channel
+        channel._set_state(Channel.OPEN)
+
+        def read_by_pika(channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+            number, tag = channel.channel_number, method.consumer_tag
+            exchange, key = method.exchange, method.routing_key
+            named = properties_of(properties)
+            read = Delivery(number + 6, method.delivery_tag, tag * 2, body, method.redelivered, exchange, key, *named)
+            seen.append((number, tag, read))
+
+        channel._consumers.update(a=read_by_pika, b=read_by_pika)
+        if receives:
+            receiver = Receiver(number + 6, lambda delivery, tag, number=number: seen.append((number, tag, delivery)))  # type: ignore[misc]
+            receiver.consumers[b"a"] = "aa", "a"
+            connection.receive(channel, receiver)
+    return connection
+
+
+short = st.text(max_size=20)
+maybe = st.none() | short
+any_properties = st.builds(
+    pika.BasicProperties,
+    content_type=maybe,
+    content_encoding=maybe,
+    headers=st.none() | st.dictionaries(st.sampled_from(["x-delivery-count", "x-death", "other"]), st.integers(0, 9)),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 9),
+    correlation_id=maybe,
+    reply_to=maybe,
+    expiration=st.none() | st.sampled_from(["1500", "0", "never"]),
+    message_id=maybe,
+    timestamp=st.none() | st.integers(0, 2**40),
+    type=maybe,
+    user_id=maybe,
+    app_id=maybe,
+    cluster_id=maybe,
+)
+
+
+@st.composite
+def delivery_bytes(draw: st.DrawFn) -> bytes:
+    number, tag = draw(st.sampled_from([1, 2])), draw(st.sampled_from(["a", "a", "b", "unknown"]))
+    bodies = draw(st.lists(st.binary(min_size=1, max_size=300), max_size=3))
+    method = spec.Basic.Deliver(tag, draw(st.integers(1, 2**60)), draw(st.booleans()), draw(short), draw(short))
+    head = frame.Method(number, method).marshal()
+    head += frame.Header(number, sum(map(len, bodies)), draw(any_properties)).marshal()
+    return head + b"".join(frame.Body(number, body).marshal() for body in bodies)
+
+
+def not_utf8(number: int) -> bytes:
+    good = (
+        frame.Method(number, spec.Basic.Deliver("a", 5, False, "jobs", "KEY")).marshal().replace(b"KEY", b"K\xff\xfe")
+    )
+    return (
+        good + frame.Header(number, 2, pika.BasicProperties(type="job")).marshal() + frame.Body(number, b"xy").marshal()
+    )
+
+
+pieces = st.lists(
+    delivery_bytes()
+    | st.sampled_from(
+        [
+            frame.Heartbeat().marshal(),
+            frame.Method(1, spec.Basic.Ack(3, True)).marshal(),
+            frame.Method(2, spec.Basic.QosOk()).marshal(),
+            not_utf8(1),
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(pieces=pieces, size=st.integers(1, 700), waiting=st.sampled_from([0, 100, 65_536]))
+def test_all_deliveries_are_those_that_pika_reads(pieces: list[bytes], size: int, waiting: int) -> None:
+    by_pika: Seen = []
+    seen: Seen = []
+    data = b"".join(pieces)
+    reference = connected(by_pika, receives=False)
+    reference.fed(data, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receiving, "MOST_WAITING_BYTES", waiting)
+        connection = connected(seen, receives=True)
+        connection.fed(data, size)
+    assert seen == by_pika
+    assert [type(field) for _, _, delivery in seen for field in delivery] == [
+        type(field) for _, _, delivery in by_pika for field in delivery
+    ]
+    assert connection.frames_received == reference.frames_received
+    assert connection.bytes_received == reference.bytes_received == len(data)
+
+
+def plain(tag: int, body: bytes = b"body") -> bytes:
+    head = frame.Method(1, spec.Basic.Deliver("a", tag, False, "jobs", "key")).marshal()
+    head += frame.Header(1, len(body), pika.BasicProperties(type="job", message_id="m")).marshal()
+    return head + frame.Body(1, body).marshal()
+
+
+def test_a_plain_delivery_is_not_read_by_pika(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Seen = []
+    connection = connected(seen, receives=True)
+    monkeypatch.setattr(connection, "_read_frame", lambda: pytest.fail("pika reads it"))
+    connection.fed(plain(1) + plain(2), 50)
+    assert [delivery.tag for _, _, delivery in seen] == [1, 2]
+
+
+def test_a_channel_that_is_lost_leaves_its_deliveries_to_pika() -> None:
+    seen: Seen = []
+    connection = connected(seen, receives=True)
+    connection.receive_no_more(connection._channels[1])
+    connection.fed(plain(1), 4096)
+    assert [delivery.channel for _, _, delivery in seen] == [7]
+
+
+def test_an_error_of_who_takes_a_delivery_loses_no_other() -> None:
+    seen: Seen = []
+    connection = connected([], receives=True)
+
+    def take(delivery: Delivery, tag: str) -> None:
+        if delivery.tag == 2:
+            raise ValueError("no")
+        seen.append((1, tag, delivery))
+
+    connection.receive(connection._channels[1], Receiver(7, take, {b"a": ("aa", "a")}))
+    with pytest.raises(ValueError, match="no"):
+        connection.fed(plain(1) + plain(2) + plain(3), 4096)
+    connection.fed(plain(4), 4096)
+    assert [delivery.tag for _, _, delivery in seen] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("missing", ["_frame_buffer", "frames_received", "_transport"])
+def test_pika_reads_everything_where_its_inside_is_another_one(missing: str) -> None:
+    seen: Seen = []
+    connection = connected([], receives=False)
+    kept = getattr(connection, missing)
+    delattr(connection, missing)
+    connection.receive(connection._channels[1], Receiver(7, lambda delivery, tag: seen.append((1, tag, delivery))))
+    setattr(connection, missing, kept)
+    assert bool(connection._receivers) == (missing == "_transport")
+
+
+def test_a_large_delivery_is_kept_by_pika_frame_by_frame() -> None:
+    seen: Seen = []
+    connection = connected(seen, receives=True)
+    large = bytes(range(256)) * 2_000
+    head = frame.Method(1, spec.Basic.Deliver("a", 1, False, "jobs", "key")).marshal()
+    head += frame.Header(1, len(large), pika.BasicProperties(type="job")).marshal()
+    bodies = b"".join(frame.Body(1, large[at : at + 131_064]).marshal() for at in range(0, len(large), 131_064))
+    connection.fed(head + bodies + plain(2), 65_536)
+    assert [delivery.body for _, _, delivery in seen] == [large, b"body"]
