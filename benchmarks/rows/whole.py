@@ -35,7 +35,7 @@ class System:
     def start_beat(self) -> None:
         """Start a beat, if there is none yet."""
         if self._beat is None:
-            self._beat = self.sandbox.start("broker_jobs.cli", "beat")
+            self._beat = self.sandbox.start("broker_jobs.cli", "beat", "benchmarks.libraries.ours:jobs")
 
     def succeeded(self) -> int:
         """How many jobs have succeeded, as the store says."""
