@@ -6,12 +6,14 @@ A counter changes in the transaction that changes the rows, so it always equals 
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import Table, Text
 
 from broker_jobs.clock import Instant
 from broker_jobs.messages.state import FINAL, State
+from broker_jobs.store import schema
 from broker_jobs.store.buckets import bucket_of
 from broker_jobs.store.columns import clean_text
 from broker_jobs.store.connections import WriteConnection
@@ -22,34 +24,23 @@ RETRY = "retry"
 """Stands among the states of `counts` for jobs that are scheduled to run again after a failure; they count twice."""
 FINAL_TEXT = frozenset(state.value for state in FINAL)
 
-_ADD_COUNT = text(
-    "INSERT INTO counts (queue, state, n) VALUES (:queue, :state, :n)"
-    " ON CONFLICT (queue, state) DO UPDATE SET n = counts.n + excluded.n"
-)
-_ADD_OUTCOME = text(
-    "INSERT INTO outcomes (minute, state, n) VALUES (:minute, :state, :n)"
-    " ON CONFLICT (minute, state) DO UPDATE SET n = outcomes.n + excluded.n"
-)
-_ADD_ENDED = text(
-    "INSERT INTO ended (state, n) VALUES (:state, :n) ON CONFLICT (state) DO UPDATE SET n = ended.n + excluded.n"
-)
-_ADD_QUEUE_OUTCOME = text(
-    "INSERT INTO queue_outcomes (minute, queue, n) VALUES (:minute, :queue, :n)"
-    " ON CONFLICT (minute, queue) DO UPDATE SET n = queue_outcomes.n + excluded.n"
-)
-_ADD_DURATION = text(
-    "INSERT INTO durations (minute, kind, bucket, n) VALUES (:minute, :kind, :bucket, :n)"
-    " ON CONFLICT (minute, kind, bucket) DO UPDATE SET n = durations.n + excluded.n"
-)
-_ADD_KIND_OUTCOME = text(
-    "INSERT INTO kind_outcomes (minute, job, state, n) VALUES (:minute, :job, :state, :n)"
-    " ON CONFLICT (minute, job, state) DO UPDATE SET n = kind_outcomes.n + excluded.n"
-)
-_ADD_KIND_DURATION = text(
-    "INSERT INTO kind_durations (minute, job, kind, bucket, n) VALUES (:minute, :job, :kind, :bucket, :n)"
-    " ON CONFLICT (minute, job, kind, bucket) DO UPDATE SET n = kind_durations.n + excluded.n"
-)
-_ADD_QUEUE = text("INSERT INTO queues (name, paused) VALUES (:name, 0) ON CONFLICT (name) DO NOTHING")
+
+def _adds(table: Table) -> tuple[str, str]:
+    """The statement that adds to the sums of a table, `n`, by its key: for SQLite, for PostgreSQL."""
+    names = [column.name for column in table.columns]
+    key = ", ".join(names[:-1])
+    arrays = ", ".join("%s::text[]" if isinstance(column.type, Text) else "%s::int8[]" for column in table.columns)
+    head = f"INSERT INTO {table.name} ({', '.join(names)})"
+    tail = f"ON CONFLICT ({key}) DO UPDATE SET n = {table.name}.n + excluded.n"
+    sqlite = f"{head} VALUES ({', '.join('?' * len(names))}) {tail}"
+    return sqlite, f"{head} SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608  # names of ours
+
+
+_ADD_COUNTS, _ADD_OUTCOMES, _ADD_ENDED = map(_adds, (schema.counts, schema.outcomes, schema.ended))
+_ADD_QUEUE_OUTCOMES, _ADD_DURATIONS = map(_adds, (schema.queue_outcomes, schema.durations))
+_ADD_KIND_OUTCOMES, _ADD_KIND_DURATIONS = map(_adds, (schema.kind_outcomes, schema.kind_durations))
+_QUEUE = "INSERT INTO queues (name, paused) {} ON CONFLICT (name) DO NOTHING"
+_ADD_QUEUES = _QUEUE.format("VALUES (?, 0)"), _QUEUE.format("SELECT name, 0 FROM unnest(%s::text[]) AS name")
 
 
 class EndedJob(NamedTuple):
@@ -112,16 +103,14 @@ class Counters:
 
     def write(self, connection: WriteConnection) -> None:
         """Write the differences and forget them."""
-        counts = [{"queue": queue, "state": state, "n": n} for (queue, state), n in self._counts.items() if n]
+        counts = [[queue, state, n] for (queue, state), n in self._counts.items() if n]
         if counts:
-            connection.execute(_ADD_COUNT, counts)
-            connection.execute(_ADD_QUEUE, [{"name": name} for name in sorted({queue for queue, _ in self._counts})])
-        outcomes = [{"minute": minute, "state": state, "n": n} for (minute, state), n in self._outcomes.items()]
-        if outcomes:
-            connection.execute(_ADD_OUTCOME, outcomes)
-            connection.execute(_ADD_ENDED, _totals(self._outcomes))
-            of_queues = [{"minute": minute, "queue": queue, "n": n} for (minute, queue), n in self._of_queues.items()]
-            connection.execute(_ADD_QUEUE_OUTCOME, of_queues)
+            connection.write_rows(*_ADD_COUNTS, counts)
+            connection.write_rows(*_ADD_QUEUES, [[name] for name in sorted({queue for queue, _ in self._counts})])
+        if self._outcomes:
+            connection.write_rows(*_ADD_OUTCOMES, _rows(self._outcomes))
+            connection.write_rows(*_ADD_ENDED, _totals(self._outcomes))
+            connection.write_rows(*_ADD_QUEUE_OUTCOMES, _rows(self._of_queues))
             self._write_kinds(connection)
         self._counts.clear()
         self._outcomes.clear()
@@ -131,32 +120,30 @@ class Counters:
 
     def _write_kinds(self, connection: WriteConnection) -> None:
         """What each kind of job came to; of one whose name is not known yet only the sums over all kinds."""
-        of_kinds = [
-            {"minute": minute, "job": clean_text(job), "state": state, "n": n}
-            for (minute, job, state), n in self._of_kinds.items()
-            if job
-        ]
-        if of_kinds:
-            connection.execute(_ADD_KIND_OUTCOME, of_kinds)
+        connection.write_rows(
+            *_ADD_KIND_OUTCOMES,
+            [[minute, clean_text(job), state, n] for (minute, job, state), n in self._of_kinds.items() if job],
+        )
         sums: Counter[tuple[int, str, int]] = Counter()
         for (minute, _, kind, bucket), n in self._durations.items():
             sums[minute, kind, bucket] += n
-        if sums:
-            durations = [
-                {"minute": minute, "kind": kind, "bucket": bucket, "n": n} for (minute, kind, bucket), n in sums.items()
-            ]
-            connection.execute(_ADD_DURATION, durations)
-        durations_of_kinds = [
-            {"minute": minute, "job": clean_text(job), "kind": kind, "bucket": bucket, "n": n}
-            for (minute, job, kind, bucket), n in self._durations.items()
-            if job
-        ]
-        if durations_of_kinds:
-            connection.execute(_ADD_KIND_DURATION, durations_of_kinds)
+        connection.write_rows(*_ADD_DURATIONS, _rows(sums))
+        connection.write_rows(
+            *_ADD_KIND_DURATIONS,
+            [
+                [minute, clean_text(job), kind, bucket, n]
+                for (minute, job, kind, bucket), n in self._durations.items()
+                if job
+            ],
+        )
 
 
-def _totals(outcomes: Counter[tuple[int, str]]) -> list[dict[str, object]]:
+def _rows(sums: Mapping[Any, int]) -> list[list[Any]]:
+    return [[*key, n] for key, n in sums.items()]
+
+
+def _totals(outcomes: Counter[tuple[int, str]]) -> list[list[Any]]:
     ended: Counter[str] = Counter()
     for (_, state), n in outcomes.items():
         ended[state] += n
-    return [{"state": state, "n": n} for state, n in ended.items()]
+    return [[state, n] for state, n in ended.items()]
