@@ -49,3 +49,5 @@ class Effects:
     lost_workers: int = 0
     told: list[str] = field(default_factory=list)
     """Jobs and batches whose end is answered by `messages`."""
+    jobs_wait: bool = True
+    """Whether one of the changed jobs waits for what another's end brings; after a tick, whether any job does."""

@@ -59,6 +59,7 @@ class Engine:
             memory.broadcast_failed, memory.broadcast_all_at = memory.broadcast_failed or failed, all_at
             raise
         memory.waiters.told(effects.told)
+        memory.jobs_wait = effects.jobs_wait if effects.tick_at is not None else memory.jobs_wait or effects.jobs_wait
         if effects.counted_at is not None:
             self.ticks.counted(WallTime(effects.counted_at))
         return effects
@@ -68,11 +69,16 @@ class Engine:
         with self._store.transaction() as tx:
             workers = {worker.id for worker in tx.processes.workers()} | set(tx.in_flight.owners())
             senders = [sender for _, sender in tx.in_flight.publishing() if sender]
+            self.memory.jobs_wait = True
             self.liveness.begin(workers, senders, LogTime(tx.meta.log_time))
             effects = Effects(tx.meta)
             effects.timers = [(id, due_at) for due_at, id in tx.due.jobs(now + HORIZON_SECONDS, limit=50_000)]
             effects.more = bool(tx.work_items.oldest(limit=1))
             return effects
+
+    def may_gather(self) -> bool:
+        """Whether nobody waits for what an outcome may bring: no job for its release, no caller for its answer."""
+        return not self.memory.jobs_wait and not self.memory.waiters
 
     @property
     def waiters(self) -> Waiters:

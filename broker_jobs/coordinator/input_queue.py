@@ -34,6 +34,8 @@ MOST_INPUTS = 4_000
 CHUNK_TYPE = "chunk"
 HOLD_BESIDE = 500
 """Copies are held while fewer log deliveries than this wait."""
+GATHER_BELOW = 500
+"""With as many log deliveries a transaction begins at once."""
 DUE_NOTICES_BESIDE = 200
 """Due notices are taken along while fewer log deliveries than this wait: they are not on the critical path."""
 
@@ -101,8 +103,12 @@ class InputQueue:
         """Add own records for the next transaction, at the latest the one of the next tick (any thread)."""
         self._quiet.extend(inputs)
 
-    def wait(self, timeout: float) -> None:
-        """Return when something is there to be decided, or after `timeout` seconds."""
+    def wait(self, timeout: float, gather_seconds: float = 0.0) -> None:
+        """Return when something is there to be decided, or after `timeout` seconds.
+
+        Where that is a little of the log alone, wait for more of it, but no longer than `gather_seconds`.
+        """
+        until = self._monotonic() + min(gather_seconds, timeout)
         if self._own or any(self._waiting.values()):
             timeout = 0.0
         try:
@@ -110,7 +116,16 @@ class InputQueue:
             while True:
                 self._sort(self._arrivals.get_nowait())
         except Empty:
-            return
+            pass
+        while gather_seconds > 0 and self._has_only_a_little_log() and (left := until - self._monotonic()) > 0:
+            try:
+                self._sort(self._arrivals.get(timeout=left))
+            except Empty:
+                return
+
+    def _has_only_a_little_log(self) -> bool:
+        others = (names.COMMAND, names.DEAD_LETTERS, names.DUE)
+        return 0 < self.log_waits() < GATHER_BELOW and not self._own and not any(map(self._waiting.get, others))
 
     def _sort(self, arrival: tuple[str, list[Delivery]] | None) -> None:
         if arrival is not None:

@@ -46,6 +46,10 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[tuple[str, str], _Waiter]] = {}
 
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
     def wait(self, job_id: str, reply_to: str, id: str, now: Instant) -> None:
         """Answer this asker when the job ends; asking again renews the wait."""
         waiters = self._waiting.setdefault(job_id, {})

@@ -26,6 +26,7 @@ from broker_jobs.coordinator.leadership import TICK_SECONDS, Leadership
 from broker_jobs.coordinator.maintenance import Maintenance
 from broker_jobs.coordinator.newer_messages import NewerMessages
 from broker_jobs.coordinator.observer import CoordinatorObserver
+from broker_jobs.coordinator.pace import Pace
 from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.poison import PoisonGuard
 from broker_jobs.coordinator.queues import MissingQueues, QueueConsumers
@@ -83,6 +84,7 @@ class Coordinator:
         self._rounds = 0
         self._engine = Engine(store, self.id, since=float("-inf"), max_body=settings.max_body)
         self._liveness = self._engine.liveness
+        self._pace = Pace(clock.monotonic)
         self._input_queue = InputQueue(require_user_id=settings.require_user_id, monotonic=clock.monotonic)
         self._leadership = Leadership(
             self.id, broker, clock, self._engine.ticks, store_name=store.url_masked, on_fatal=self._fail
@@ -210,7 +212,8 @@ class Coordinator:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set() and self._fatal is None:
-                self._input_queue.wait(self._patience())
+                gather_seconds = self._pace.gather_seconds() if self._engine.may_gather() else 0.0
+                self._input_queue.wait(self._patience(), gather_seconds)
                 self._round()
                 self._rounds += 1
             self._drain()
@@ -256,6 +259,7 @@ class Coordinator:
         if suspect is None and self._leadership.leads and self._publisher.is_able():
             pieces += self._publisher.due(self._transactions.most)
         if pieces:
+            self._pace.begins(len(pieces))
             self._missing_queues.declare(pieces)
             self._decide(pieces)
             self._consumers.acknowledge()

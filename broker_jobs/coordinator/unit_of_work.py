@@ -62,6 +62,8 @@ class Memory:
     liveness: Liveness
     waiters: Waiters = field(default_factory=Waiters)
     broadcast_all_at: Instant = float("-inf")
+    jobs_wait: bool = True
+    """Whether a job may wait for something that the end of another one brings; looked up once a tick."""
     broadcast_failed: bool = False
     """A broadcast could not be published: everything is broadcast again."""
 
@@ -144,6 +146,7 @@ class UnitOfWork:
             self._dispatch.apply(one)
         self._consequences.run()
         self._write()
+        self._effects.jobs_wait = self._jobs_wait()
         self._workers.finish()
         if self._jobs.attempts:  # after the heartbeats, which tell the releases of workers
             self._tx.attempts.save(self._jobs.attempts.values())
@@ -169,6 +172,11 @@ class UnitOfWork:
         if self._jobs.log_lines:
             self._tx.log_lines.add(self._jobs.log_lines)
         self._effects.rows += len(rows)
+
+    def _jobs_wait(self) -> bool:
+        if self._effects.tick_at is not None:
+            return self._tx.jobs.any_awaiting()
+        return any(row.state is State.AWAITING for _, row in self._rows.changed())
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:
         """A long wait gets a copy in the delay queues, so that a lost store loses no delayed job."""

@@ -24,6 +24,8 @@ AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
 """Why a scheduled job runs again after a failure."""
 SCHEDULED = State.SCHEDULED.value
 
+_ANY_AWAITING = f"SELECT 1 FROM jobs WHERE state = '{State.AWAITING.value}' LIMIT 1"  # noqa: S608  # a constant of ours
+
 
 class JobStore:
     """The rows of jobs, in a transaction."""
@@ -85,6 +87,10 @@ class JobStore:
         for job_id, queue, state in jobs:
             self.counters.leave(queue, state)
             self._known[job_id] = None
+
+    def any_awaiting(self) -> bool:
+        """Whether a job waits for another one, or in a line."""
+        return self._connection.exec_driver_sql(_ANY_AWAITING).first() is not None
 
     def write_counters(self) -> None:
         """Write what has changed of the counters."""
