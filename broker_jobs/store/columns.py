@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Conditions, Publication, Row, WaitReason
+from broker_jobs.store.row import Publication, Row
 
 COLUMNS = tuple(field.name for field in fields(Row))
 EMPTY_AS_NULL = ("job", "reason_code", "envelope", "reason", "tags")
@@ -43,7 +43,6 @@ def values_of(row: Row) -> list[Any]:
     values[_PUBLICATION] = int(row.publication)
     values[_OWNED] = 1 if row.owned else 0
     values[_GIVES_BACK] = 1 if row.gives_back else 0
-    values[_WAITS], values[_CONDITIONS] = int(row.waits), int(row.conditions)
     values[_HISTORY] = None if row.history == usual_history(row) else _history_text(row.history)
     for place in _EMPTY:
         if values[place] == "":
@@ -67,7 +66,6 @@ def row_of(values: Sequence[Any]) -> Row:
     changed[_PUBLICATION] = _PUBLICATIONS[changed[_PUBLICATION]]
     changed[_OWNED] = bool(changed[_OWNED])
     changed[_GIVES_BACK] = bool(changed[_GIVES_BACK])
-    changed[_WAITS], changed[_CONDITIONS] = WaitReason(changed[_WAITS]), Conditions(changed[_CONDITIONS])
     history = changed[_HISTORY]
     changed[_HISTORY] = [] if history is None else [*map(tuple, from_json(history))]
     for place in _EMPTY:

@@ -7,7 +7,7 @@ second go through here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from operator import attrgetter
 from typing import Self
 
@@ -24,8 +24,10 @@ class Publication(IntEnum):
     PUBLISHED = 2
 
 
-class WaitReason(IntFlag):
-    """What a job waits for: it waits while a bit is set, and each condition sets and clears its own alone.
+class WaitReason:
+    """Bits of what a job waits for: it waits while one is set, and each condition sets and clears its own alone.
+
+    Plain numbers, as are the other bits: an operation on an `IntFlag` makes an object, and a job has a hundred.
 
     Two reasons have no bit, as a clock may step back under it: the time (`due_at`) and what of the job may still be
     running (`publication`, `grace_until`). They are asked of those columns.
@@ -42,8 +44,8 @@ class WaitReason(IntFlag):
     """It waits in the line of a limit."""
 
 
-class Conditions(IntFlag):
-    """Which conditions a job has, so that those of all others are not asked for."""
+class Conditions:
+    """Bits of which conditions a job has, so that those of all others are not asked for."""
 
     NONE = 0
     UNIQUE = 1
@@ -128,8 +130,8 @@ class Row:
     """Times a worker gave it back because it knows no job of this name."""
     interruptions: int = 0
     """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
-    waits: WaitReason = WaitReason.NOTHING
-    conditions: Conditions = Conditions.NONE
+    waits: int = WaitReason.NOTHING
+    conditions: int = Conditions.NONE
     alias_group: str | None = None
     """The aliases of one job, and that job: its root."""
     counted_as: str | None = None

@@ -159,6 +159,6 @@ def test_a_disk_that_is_full(terminal: Terminal, vhost: Vhost, small_disk: Path,
         shop.enqueue("x" * 10_000)
         return "full" in shop.says()
 
-    eventually(is_full, 60, "the health page says why", poll=0.5)
+    eventually(is_full, 60, "the health page says why", poll=3.0)  # what it enqueues must fit on the disk later
     filler.unlink()
     shop.is_well()

@@ -162,9 +162,9 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
     for id, row in rows.items():
         waits = [entry.key for entry in of_job[id].values() if entry.stage == Stage.WAITS]
         if bool(row.waits & WaitReason.LINE) != (len(waits) == 1):
-            found.append(f"{id} waits for {row.waits!r} and stands in {waits}")
+            found.append(f"{id} waits for {row.waits} and stands in {waits}")
         if (row.state is State.AWAITING) != bool(row.waits):
-            found.append(f"{id} is {row.state} and waits for {row.waits!r}")
+            found.append(f"{id} is {row.state} and waits for {row.waits}")
         if (
             row.publication is not Publication.NONE
             and row.fence < row.epoch

@@ -21,19 +21,18 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import pika
 from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq import declarations
 from broker_jobs.broker.rabbitmq.connection import describe_error, pause_seconds
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, run_safely
-from broker_jobs.broker.rabbitmq.receiving import Receiver, ReceivingConnection, properties_of
+from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +72,11 @@ class RabbitConsumer:
         self._on_ready = on_ready
         self._connection: ReceivingConnection | None = None
         self._channel: Channel | None = None
-        self._receiver: Receiver | None = None  # of the open channel
-        self._number = 0  # of the open channel, unique over the life of the broker object
+        self._deliveries = self._deliveries_of(0)
+        """Of the open channel."""
         self._ready = False  # whether `on_ready` was called for it
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
         self._paused: set[str] = set()
-        self._received: list[Delivery] = []
-        self._unacknowledged: dict[int, str] = {}  # unacknowledged delivery tags, oldest first → consumer tag
-        self._active_at = 0.0  # last start of a consumer, acknowledgement or delivery: monotonic
         self._deferred_acks: list[Callable[[], None]] | None = None  # acknowledgements that wait for a cancel, in order
         self._failures = 0
         self._was_lost = False
@@ -135,14 +131,16 @@ class RabbitConsumer:
         channel.add_on_close_callback(lambda closed, error: run_safely(self._channel_closed, closed, error))
         channel.add_on_cancel_callback(lambda frame: run_safely(self._cancelled_by_broker, frame))
         self._channel = channel
-        self._number = next(self._numbers)
-        self._receiver = Receiver(self._number, self._take)
+        self._deliveries = self._deliveries_of(next(self._numbers))
         self._ready = False
 
+    def _deliveries_of(self, number: int) -> ChannelDeliveries:
+        return ChannelDeliveries(self._loop, number, self._on_deliveries, needs_acks=self._needs_acks)
+
     def _opened(self, channel: Channel) -> None:
-        if channel is not self._channel or self._connection is None or self._receiver is None:
+        if channel is not self._channel or self._connection is None:
             return
-        self._connection.receive(channel, self._receiver)
+        self._connection.receive(channel, self._deliveries)
         for queue in self._queues:
             if queue not in self._paused:
                 self._consume_when_declared(channel, queue)
@@ -171,28 +169,17 @@ class RabbitConsumer:
         missing = self._wanted(queue) - sum(prefetch for _, prefetch in self._consumers.setdefault(queue, []))
         if missing > 0:
             tag = f"{queue}.{next(_tags)}"
-            self._add(queue, tag, missing)
-            self._active_at = time.monotonic()
+            self._consumers[queue].append((tag, missing))
             channel.basic_qos(prefetch_count=missing)
             channel.basic_consume(
                 queue,
-                partial(self._on_message, queue),
+                self._deliveries.add_consumer(queue, tag),
                 consumer_tag=tag,
                 callback=lambda _: run_safely(self._consume_ok, channel),
             )
         elif missing < 0 and self._deferred_acks is None:
             self._deferred_acks = []
             self._lower(channel, time.monotonic() + MAX_DEFER_SECONDS)
-
-    def _add(self, queue: str, tag: str, prefetch: int) -> None:
-        self._consumers[queue].append((tag, prefetch))
-        if self._receiver is not None:
-            self._receiver.consumers[tag.encode()] = queue, tag
-
-    def _remove(self, channel: Channel, queue: str) -> None:
-        """Cancel the newest consumer of a queue; what is under way to it is still taken."""
-        tag, _ = self._consumers[queue].pop()
-        _cancel(channel, tag)
 
     def _lower(self, channel: Channel, until_monotonic: float) -> None:
         """Cancel consumers of all queues until the prefetch fits, the newest first, then send the deferred acks."""
@@ -203,16 +190,16 @@ class RabbitConsumer:
             return
         for queue, consumers in self._consumers.items():
             while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
-                self._remove(channel, queue)
+                _cancel(channel, consumers.pop()[0])
             self._adjust(channel, queue)
         # The reply comes after those to the cancels, as pika sends one request at a time.
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: run_safely(self._lowered, channel))
 
     def _nothing_in_flight(self) -> bool:
         """Whether the consumers to be cancelled have used up their prefetch, or nothing has happened for a while."""
-        if time.monotonic() - self._active_at >= QUIET_SECONDS:
+        if time.monotonic() - self._deliveries.active_at >= QUIET_SECONDS:
             return True
-        out = Counter(self._unacknowledged.values())
+        out = self._deliveries.unacknowledged()
         for queue, consumers in self._consumers.items():
             excess = sum(prefetch for _, prefetch in consumers) - self._wanted(queue)
             for tag, prefetch in reversed(consumers):
@@ -225,7 +212,7 @@ class RabbitConsumer:
 
     def _lowered(self, channel: Channel) -> None:
         if channel is self._channel:
-            self._pass_on()
+            self._deliveries.hand_on()
             self._send_deferred_acks()
             for queue in self._consumers:  # apply changes made meanwhile
                 self._adjust(channel, queue)
@@ -247,7 +234,7 @@ class RabbitConsumer:
             self._was_lost = False
             logger.info("consuming %s again", ", ".join(self._queues))
         if self._on_ready is not None:
-            run_safely(self._on_ready, self._number)
+            run_safely(self._on_ready, self._deliveries.number)
 
     def _cancelled_by_broker(self, frame: Any) -> None:
         """The queue was deleted, or the broker cancelled us. Handled like a lost channel."""
@@ -266,15 +253,14 @@ class RabbitConsumer:
         self._reopen_later()
 
     def _channel_lost(self, reason: str) -> None:
-        number, live = self._number, self._ready
+        number, live = self._deliveries.number, self._ready
         if self._channel is not None and self._connection is not None:
             self._connection.receive_no_more(self._channel)
-        self._channel = self._receiver = None
-        self._number = 0
+        self._channel = None
+        self._deliveries.forget()
+        self._deliveries = self._deliveries_of(0)
         self._ready = False
         self._consumers.clear()
-        self._received.clear()
-        self._unacknowledged.clear()
         self._deferred_acks = None
         if self._closed:
             return
@@ -294,48 +280,21 @@ class RabbitConsumer:
             pause_seconds(self._failures), lambda: self.open(connection) if connection.is_open else None
         )
 
-    # --- deliveries ---
-
-    def _on_message(self, queue: str, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        """A delivery that pika has read."""
-        tag, redelivered, named = method.delivery_tag, method.redelivered, properties_of(properties)
-        delivery = Delivery(self._number, tag, queue, body, redelivered, method.exchange, method.routing_key, *named)
-        self._take(delivery, method.consumer_tag)
-
-    def _take(self, delivery: Delivery, consumer_tag: str) -> None:
-        received = self._received
-        if not received:
-            self._loop.call_later(0, self._pass_on)  # at the end of this iteration: when the socket is read empty
-        if self._needs_acks:
-            self._unacknowledged[delivery.tag] = consumer_tag
-        received.append(delivery)
-
-    def _pass_on(self) -> None:
-        received, self._received = self._received, []
-        if received:
-            self._active_at = time.monotonic()
-            run_safely(self._on_deliveries, received)
-
     # --- calls from other threads ---
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
         if self._deferred_acks is not None:
             self._deferred_acks.append(partial(self._ack, number, tag, multiple))
-        elif number == self._number and self._channel is not None and self._channel.is_open:
+        elif number == self._deliveries.number and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(tag, multiple)
-            self._acknowledged(tag, multiple)
+            self._deliveries.acknowledged(tag, multiple=multiple)
 
     def _requeue(self, number: int, tag: int) -> None:
         if self._deferred_acks is not None:
             self._deferred_acks.append(partial(self._requeue, number, tag))
-        elif number == self._number and self._channel is not None and self._channel.is_open:
+        elif number == self._deliveries.number and self._channel is not None and self._channel.is_open:
             self._channel.basic_nack(tag, requeue=True)
-            self._acknowledged(tag, multiple=False)
-
-    def _acknowledged(self, tag: int, multiple: bool) -> None:
-        self._active_at = time.monotonic()
-        for each in list(itertools.takewhile(lambda out: out <= tag, self._unacknowledged)) if multiple else [tag]:
-            self._unacknowledged.pop(each, None)
+            self._deliveries.acknowledged(tag, multiple=False)
 
     def _set_prefetch(self, count: int) -> None:
         self._prefetch = count
@@ -401,16 +360,16 @@ class PrivateConsumer(RabbitConsumer):
         wanted = not self._cancelled and queue not in self._paused
         if wanted and not consumers:
             tag = f"{queue}.{next(_tags)}"
-            self._add(queue, tag, 0)
+            consumers.append((tag, 0))
             channel.basic_consume(
                 queue,
-                partial(self._on_message, queue),
+                self._deliveries.add_consumer(queue, tag),
                 auto_ack=True,
                 consumer_tag=tag,
                 callback=lambda _: run_safely(self._consume_ok, channel),
             )
         while consumers and not wanted:
-            self._remove(channel, queue)
+            _cancel(channel, consumers.pop()[0])
 
     def _ack(self, number: int, tag: int, multiple: bool) -> None:
         """Do nothing: there are no acknowledgements."""

@@ -7,8 +7,7 @@ is for a consumer that was announced. pika reads all else, and everything where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
@@ -16,6 +15,7 @@ import pika
 from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries, Properties, properties_of, seconds
 
 MOST_WAITING_BYTES = 65_536
 """Of a delivery that is not here completely, so much is kept; of a larger one pika keeps the frames."""
@@ -35,23 +35,7 @@ _TIMESTAMP, _TYPE, _USER_ID = 0x0040, 0x0020, 0x0010
 _LEFT_TO_PIKA = _HEADERS | 1
 """Headers are rare and of any type; 1 says that more flags follow."""
 
-Properties = tuple[str, str, str | None, str | None, int, str, bool, float | None]
-"""The last eight fields of a delivery, in their order."""
-
 _NEEDED = ("_frame_buffer", "_read_frame", "_trim_frame_buffer", "_process_frame", "bytes_received", "frames_received")
-
-
-@dataclass(slots=True)
-class Receiver:
-    """What takes the deliveries of one channel.
-
-    `number` names the channel in deliveries. `take` is called with a delivery and the tag of its consumer.
-    """
-
-    number: int
-    take: Callable[[Delivery, str], None]
-    consumers: dict[bytes, tuple[str, str]] = field(default_factory=dict)
-    """The queue of each consumer and its tag as text, by the bytes of the tag."""
 
 
 class ReceivingConnection(pika.SelectConnection):
@@ -66,15 +50,15 @@ class ReceivingConnection(pika.SelectConnection):
     _process_frame: Callable[[Any], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._receivers: dict[int, Receiver] = {}
+        self._receivers: dict[int, ChannelDeliveries] = {}
         self._taken = 0
         """Up to where the buffer was taken."""
         super().__init__(*args, **kwargs)
 
-    def receive(self, channel: Channel, receiver: Receiver) -> None:
-        """Let `receiver` take the deliveries of a channel, for its consumers; nothing where pika has changed inside."""
+    def receive(self, channel: Channel, deliveries: ChannelDeliveries) -> None:
+        """Let these take the deliveries of a channel, for their consumers; nothing where pika has changed inside."""
         if all(hasattr(self, name) for name in _NEEDED) and isinstance(getattr(self, "_frame_buffer", None), bytes):
-            self._receivers[channel.channel_number] = receiver
+            self._receivers[channel.channel_number] = deliveries
             transport = getattr(self, "_transport", None)
             if isinstance(getattr(transport, "_MAX_RECV_BYTES", None), int):
                 setattr(transport, "_MAX_RECV_BYTES", RECEIVE_BYTES)  # noqa: B010  # private, and not there for mypy
@@ -197,7 +181,7 @@ def _properties(buffer: bytes, at: int, end: int) -> Properties:
         reply_to = buffer[start:at].decode()
     if flags & _EXPIRATION:
         start, at = at + 1, at + 1 + buffer[at]
-        expiration = _seconds(buffer[start:at].decode())
+        expiration = seconds(buffer[start:at].decode())
     if flags & _MESSAGE_ID:
         start, at = at + 1, at + 1 + buffer[at]
         message_id = buffer[start:at].decode()
@@ -210,28 +194,3 @@ def _properties(buffer: bytes, at: int, end: int) -> Properties:
         start, at = at + 1, at + 1 + buffer[at]
         user_id = buffer[start:at].decode()
     return type_, message_id, reply_to, correlation_id, 0, user_id, False, expiration
-
-
-def properties_of(properties: pika.BasicProperties) -> Properties:
-    """The properties that pika has read."""
-    headers = properties.headers
-    return (
-        properties.type or "",
-        properties.message_id or "",
-        properties.reply_to,
-        properties.correlation_id,
-        _delivery_count(headers) if headers else 0,
-        properties.user_id or "",
-        headers is not None and "x-death" in headers,
-        _seconds(properties.expiration),
-    )
-
-
-def _delivery_count(headers: Mapping[str, Any]) -> int:
-    count = headers.get("x-delivery-count", 0)
-    return int(count) if isinstance(count, int) else 0  # pika has its own int type, which prints as 1L
-
-
-def _seconds(expiration: str | None) -> float | None:
-    """The milliseconds of a message's expiration, as RabbitMQ has checked them, in seconds."""
-    return int(expiration) / 1_000 if expiration and expiration.isdecimal() else None

@@ -84,7 +84,7 @@ def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | 
     return fresh
 
 
-def _waits_of(record: WaitingCopy | DueNotice | Fired) -> WaitReason:
+def _waits_of(record: WaitingCopy | DueNotice | Fired) -> int:
     """What a new job waits for, before any of it was asked."""
     if isinstance(record, WaitingCopy) and record.member:
         return WaitReason.COMMIT

@@ -65,7 +65,7 @@ def entered(row: Row, state: State, at: Instant, reason: str, **columns: object)
     return row.evolve(state=state, changed_at=at, ended_at=ended_at, reason=reason, history=history, **columns)
 
 
-def waiting(row: Row, waits: WaitReason, at: Context, reason: str) -> Row:
+def waiting(row: Row, waits: int, at: Context, reason: str) -> Row:
     """A job that is to be released, with what it waits for: awaiting while a bit is set, scheduled when none is."""
     state = AWAITING if waits else SCHEDULED
     if not waits and row.due_at is None:  # jobs are found by their time, also by the next coordinator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -15,7 +15,9 @@ from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq import receiving
-from broker_jobs.broker.rabbitmq.receiving import Receiver, ReceivingConnection, properties_of
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries, properties_of
+from broker_jobs.broker.rabbitmq.io_loop import IoLoop
+from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
 
 LOOP = IOLoop()
 """Nothing of it runs: pika wants one, and would make one for each connection."""
@@ -49,6 +51,18 @@ class Unconnected(ReceivingConnection):
             self._on_data_available(data[start : start + size])
 
 
+class Taking(ChannelDeliveries):
+    """The deliveries of consumer "a" of a channel."""
+
+    def __init__(self, number: int, seen: Callable[[tuple[int, str, Delivery]], None]) -> None:
+        super().__init__(IoLoop("unused"), number, lambda _: None, needs_acks=True)
+        self.add_consumer("aa", "a")
+        self._seen = seen
+
+    def take(self, delivery: Delivery, consumer_tag: str) -> None:
+        self._seen((self.number - 6, consumer_tag, delivery))
+
+
 def connected(seen: Seen, *, receives: bool) -> Unconnected:
     """A connection with channels 1 and 2, consumers "a" and "b" of both, of which "b" is not announced."""
     connection = Unconnected(pika.ConnectionParameters(), custom_ioloop=LOOP)
@@ -67,9 +81,7 @@ def connected(seen: Seen, *, receives: bool) -> Unconnected:
 
         channel._consumers.update(a=read_by_pika, b=read_by_pika)
         if receives:
-            receiver = Receiver(number + 6, lambda delivery, tag, number=number: seen.append((number, tag, delivery)))  # type: ignore[misc]
-            receiver.consumers[b"a"] = "aa", "a"
-            connection.receive(channel, receiver)
+            connection.receive(channel, Taking(number + 6, seen.append))
     return connection
 
 
@@ -172,12 +184,12 @@ def test_an_error_of_who_takes_a_delivery_loses_no_other() -> None:
     seen: Seen = []
     connection = connected([], receives=True)
 
-    def take(delivery: Delivery, tag: str) -> None:
-        if delivery.tag == 2:
+    def take(one: tuple[int, str, Delivery]) -> None:
+        if one[2].tag == 2:
             raise ValueError("no")
-        seen.append((1, tag, delivery))
+        seen.append(one)
 
-    connection.receive(connection._channels[1], Receiver(7, take, {b"a": ("aa", "a")}))
+    connection.receive(connection._channels[1], Taking(7, take))
     with pytest.raises(ValueError, match="no"):
         connection.fed(plain(1) + plain(2) + plain(3), 4096)
     connection.fed(plain(4), 4096)
@@ -190,7 +202,7 @@ def test_pika_reads_everything_where_its_inside_is_another_one(missing: str) -> 
     connection = connected([], receives=False)
     kept = getattr(connection, missing)
     delattr(connection, missing)
-    connection.receive(connection._channels[1], Receiver(7, lambda delivery, tag: seen.append((1, tag, delivery))))
+    connection.receive(connection._channels[1], Taking(7, seen.append))
     setattr(connection, missing, kept)
     assert bool(connection._receivers) == (missing == "_transport")
 
@@ -204,3 +216,15 @@ def test_a_large_delivery_is_kept_by_pika_frame_by_frame() -> None:
     bodies = b"".join(frame.Body(1, large[at : at + 131_064]).marshal() for at in range(0, len(large), 131_064))
     connection.fed(head + bodies + plain(2), 65_536)
     assert [delivery.body for _, _, delivery in seen] == [large, b"body"]
+
+
+def test_what_pika_reads_of_a_channel_that_is_lost_is_not_handed_on() -> None:
+    handed_on: list[list[Delivery]] = []
+    deliveries = ChannelDeliveries(IoLoop("unused"), 7, handed_on.append, needs_acks=True)
+    read_by_pika = deliveries.add_consumer("aa", "a")
+    deliveries.forget()
+    method = spec.Basic.Deliver("a", 1, False, "jobs", "key")
+    read_by_pika(None, method, pika.BasicProperties(), b"body")
+    deliveries.hand_on()
+    assert handed_on == []
+    assert not deliveries.unacknowledged()

@@ -31,7 +31,7 @@ BREAKS = [
         "UPDATE dependencies SET target = 'done' WHERE holder = 'c'",
         "c waits for job done, which is over, and nobody will",
     ),
-    ("DELETE FROM line_entries WHERE stage = 1", "y waits for <WaitReason.LINE: 8> and stands in []"),
+    ("DELETE FROM line_entries WHERE stage = 1", "y waits for 8 and stands in []"),
     ("UPDATE line_entries SET job_id = 'done' WHERE stage = 3", "done has a slot of concurrency:k and runs nowhere"),
     ("UPDATE line_entries SET job_id = 'done' WHERE stage = 1", "done is succeeded and waits in concurrency:k"),
 ]

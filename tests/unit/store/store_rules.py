@@ -103,8 +103,6 @@ class StoreRules:
         assert store.reader.jobs.get("job-1") == FULL
         assert type(loaded["job-1"].state) is State
         assert type(loaded["job-1"].publication) is Publication
-        assert type(loaded["job-1"].waits) is WaitReason
-        assert type(loaded["job-1"].conditions) is Conditions
         assert loaded["job-1"].gives_back is True
 
     def test_a_row_of_defaults_comes_back_as_it_was_saved(self, store: Store) -> None:
