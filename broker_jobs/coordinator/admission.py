@@ -73,8 +73,6 @@ class Admission:
         envelope = self._rows.envelope(row)
         if envelope is None:
             return
-        if envelope.after is not None:
-            row = self._put(row.evolve(conditions=row.conditions | Conditions.DEPENDENCIES))
         answer = self._ask_unique(row, envelope)
         row = self._rows[row.id]
         if answer is Answer.ALIAS:
@@ -87,6 +85,8 @@ class Admission:
             self.fail(row, f"it has the unique key of {holder}, which waits for it: give one of them another key")
             return
         verdict = self._dependencies.admit(row, envelope)
+        if envelope.after is not None and (verdict.open or verdict.unsatisfied is not None):
+            row = self._put(row.evolve(conditions=row.conditions | Conditions.DEPENDENCIES))
         row = self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
         self._dependents.count(row)
         if verdict.failed is not None:
@@ -160,7 +160,10 @@ class Admission:
             self._put(waiting(row, row.waits | WaitReason.DEPENDENCY, at, row.reason))
         elif row.waits & WaitReason.DEPENDENCY:
             due_at = max(at.now + _delay_after(self._rows.envelope(row)), row.due_at or 0.0)
-            met = row.evolve(due_at=due_at, reason_code=row.reason_code or Reason.NOW)
+            met = row.evolve(
+                due_at=due_at, reason_code=row.reason_code or Reason.NOW,
+                conditions=row.conditions & ~Conditions.DEPENDENCIES,
+            )  # fmt: skip
             self._put(waiting(met, row.waits & ~WaitReason.DEPENDENCY, at, "what it waited for has come"))
             self._cascade.walk(row.id)
 

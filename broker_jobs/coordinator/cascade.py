@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from broker_jobs.store.records import WorkItemRow
 
-PAGE = 1_000
+PAGE = 400
 """Jobs that the tasks of one transaction may touch, beside those that its inputs name."""
 
 

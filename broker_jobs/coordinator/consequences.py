@@ -13,7 +13,7 @@ from broker_jobs.coordinator.conditions.batches import OPENED, BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
 from broker_jobs.coordinator.conditions.line_calls import LineCalls
 from broker_jobs.coordinator.dependents import Dependents
-from broker_jobs.coordinator.failures import WorkItemError
+from broker_jobs.coordinator.failures import ToldTogetherError, WorkItemError
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Decision
@@ -33,6 +33,7 @@ class Consequences:
         admission, dependencies, batch_rows, batches, limits: what the tasks are about.
         decide: decides one record.
         skipped: work items that are dropped.
+        tells_together: whether the jobs that wait for a few ends are told of them together.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Consequences:
         line_calls: LineCalls,
         decide: Callable[[JobRecord], Decision],
         skipped: frozenset[WorkItemRow],
+        tells_together: bool,
     ) -> None:
         self._rows = rows
         self._tx = rows.tx
@@ -60,6 +62,7 @@ class Consequences:
         self._line_calls = line_calls
         self._decide = decide
         self._skipped = skipped
+        self._tells_together = tells_together
         self.more = False
         """Tasks are kept for the next transactions."""
 
@@ -83,8 +86,8 @@ class Consequences:
         while True:
             while (task := self._cascade.next()) is not None:
                 self._do_or_skip(task)
-            self._batch_rows.finish()
             self._ask_who_waits()
+            self._batch_rows.finish()
             self._line_calls.call_overlaps()
             if self._cascade.is_idle:
                 break
@@ -110,8 +113,24 @@ class Consequences:
         """Of the jobs that have ended, those that something depends on are told of: asked of all of them at once."""
         ended = self._cascade.told()
         if ended and self._tx.dependencies.exist():
-            for id in self._tx.dependencies.waited_for(Kind.JOB.value, ended):
-                self._cascade.add(Kind.JOB, id)
+            waited_for = self._tx.dependencies.waited_for(Kind.JOB.value, ended)
+            if waited_for and not self._tell_at_once(waited_for):
+                for id in waited_for:
+                    self._cascade.add(Kind.JOB, id)
+
+    def _tell_at_once(self, targets: list[str]) -> bool:
+        """Tell all that depend on these jobs, if they are few; most jobs have one child, or none."""
+        if not self._tells_together or self._cascade.budget <= 0:
+            return False
+        try:
+            holders = self._dependencies.changed_jobs(targets, self._page)
+            if holders is None:
+                return False
+            self._spend(len(holders))
+            self._judge(holders)
+        except Exception as error:
+            raise ToldTogetherError from error
+        return True
 
     def _do(self, task: Task) -> None:
         match task.kind:
@@ -148,6 +167,7 @@ class Consequences:
             self._line_calls.call_later(key)
             return
         self._line_calls.called(key)
+        self._rows.see(self._line_calls.first_to_go(key)[: self._page])
         while (id := self._line_calls.first_to_ask(key)) is not None:
             if self._cascade.budget <= 0:
                 self._cascade.add(Kind.CALL, key)

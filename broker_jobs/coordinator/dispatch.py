@@ -28,7 +28,7 @@ from broker_jobs.coordinator.inputs import (
 )
 from broker_jobs.coordinator.job_decisions import JobDecisions
 from broker_jobs.coordinator.log_time import LogClock
-from broker_jobs.coordinator.named_jobs import named
+from broker_jobs.coordinator.named_jobs import named, parents_named
 from broker_jobs.coordinator.poison import marks_of
 from broker_jobs.coordinator.records import FromWorker, Released, TimerDue
 from broker_jobs.coordinator.rows import Rows
@@ -80,7 +80,7 @@ class Dispatch:
 
     def load(self, inputs: list[Input]) -> None:
         """Read the jobs and schedules that these inputs name, all at once."""
-        self._rows.see({id for one in inputs for id in named(one)})
+        self._rows.see({id for one in inputs for id in named(one)}.union(*map(parents_named, inputs)))
         self._tx.schedules.know(fire.name for one in inputs if (fire := _fire(one)) is not None)
 
     def apply(self, one: Input) -> None:

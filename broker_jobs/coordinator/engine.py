@@ -39,6 +39,8 @@ class Engine:
         self.memory = Memory(id, since, self.ticks, self.liveness)
         self.skipped_items: frozenset[WorkItemRow] = frozenset()
         """Work items that raise: they are dropped, as they are dead letters by now."""
+        self.tells_together = True
+        """Off while a transaction is repeated that failed so."""
         self._store = store
         self._chance = chance
 
@@ -53,7 +55,14 @@ class Engine:
         try:
             with self._store.transaction() as tx:
                 at = Context(now, tx.meta.log_time, self.id, self._chance, ahead, self.max_body)
-                work = UnitOfWork(tx, at, memory, may_release=may_release, skipped=self.skipped_items)
+                work = UnitOfWork(
+                    tx,
+                    at,
+                    memory,
+                    may_release=may_release,
+                    skipped=self.skipped_items,
+                    tells_together=self.tells_together,
+                )
                 effects = work.run(list(inputs))
         except BaseException:  # what was to be broadcast is not committed, so it is not broadcast
             memory.broadcast_failed, memory.broadcast_all_at = memory.broadcast_failed or failed, all_at

@@ -17,7 +17,11 @@ class NotStoredError(Exception):
     """The store could not be written before this coordinator had to stop: nothing may be acknowledged."""
 
 
-class WorkItemError(Exception):
+class ConsequenceError(Exception):
+    """What follows from the records of a transaction raised."""
+
+
+class WorkItemError(ConsequenceError):
     """A work item, or an effect that would be kept as one, raised, and would raise again in every transaction.
 
     The transaction is rolled back, the item becomes a dead letter in one of its own, and the first is repeated with the
@@ -28,6 +32,13 @@ class WorkItemError(Exception):
     def __init__(self, item: WorkItemRow) -> None:
         super().__init__(f"work item {item.kind} {item.target}")
         self.item = item
+
+
+class ToldTogetherError(ConsequenceError):
+    """One of several jobs raised that were told together of an end: nobody knows which.
+
+    The transaction is rolled back, and repeated with `Engine.tells_together` off, where each is told alone.
+    """
 
 
 def body_of(item: WorkItemRow) -> bytes:

@@ -16,7 +16,7 @@ from broker_jobs.coordinator.inputs import (
     Unreadable,
     WorkItemsWaiting,
 )
-from broker_jobs.coordinator.records import Released, job_id
+from broker_jobs.coordinator.records import DueNotice, ReadyCopy, Released, WaitingCopy, job_id
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import DeleteJob, GetJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.events import Tick
@@ -47,3 +47,12 @@ def named(one: Input) -> Sequence[str]:
             return ()
         case _:
             return (job_id(one),)
+
+
+def parents_named(one: Input) -> Sequence[str]:
+    """The jobs that the job of an input waits for, which are asked about when it is accepted."""
+    match one:
+        case ReadyCopy() | WaitingCopy() | DueNotice() if one.envelope.after is not None:
+            return [parent.id for parent in one.envelope.after.parents if not parent.batch]
+        case _:
+            return ()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from broker_jobs.clock import Clock
-from broker_jobs.coordinator.failures import NotStoredError, WorkItemError
+from broker_jobs.coordinator.failures import ConsequenceError, NotStoredError
 from broker_jobs.errors import StoreError
 from broker_jobs.store.migrate import NewerSchemaError
 from broker_jobs.store.open import Store, StoreRefusedError
@@ -102,7 +102,7 @@ class PatientStore:
                 if refusable and isinstance(error, StoreRefusedError):
                     refusals += 1
                     if refusals >= REFUSALS and self._store_answers():
-                        if isinstance(error.__cause__, WorkItemError):
+                        if isinstance(error.__cause__, ConsequenceError):
                             raise error.__cause__ from error
                         raise
                 if self._note_failure(error) > STORE_PATIENCE_SECONDS and not gave_back:

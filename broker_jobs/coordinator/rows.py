@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope
-from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.row import Conditions, Publication, Row
 from broker_jobs.store.write import Transaction
 
 SMALL_CHARS = 4_096
@@ -32,6 +32,8 @@ class Rows:
         """As they were loaded."""
         self.new_runs: Counter[str] = Counter()
         """Runs of recurring jobs that became open in this transaction, or (below 0) are open no more."""
+        self.loaded_in_lines: set[str] = set()
+        """Jobs that were loaded and may have something in lines, which is asked of all of them at once."""
         self._runs_over: set[str] = set()
         self._now: dict[str, Row] = {}
         self._written: dict[str, Row] = {}
@@ -44,6 +46,7 @@ class Rows:
             found = self.tx.jobs.load(wanted)
             self.old.update(found)
             self._now.update(found)
+            self.loaded_in_lines.update(id for id, row in found.items() if row.conditions & Conditions.LINES)
 
     def get(self, id: str) -> Row | None:
         """A job as it is now, if it was loaded or made here."""

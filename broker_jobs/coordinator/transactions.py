@@ -19,6 +19,7 @@ from broker_jobs.coordinator.failures import (
     MOST_REASON_CHARS,
     WORK,
     NotStoredError,
+    ToldTogetherError,
     WorkItemError,
     body_of,
     description,
@@ -91,9 +92,13 @@ class Transactions:
             try:
                 done += self._apply([piece.input for piece in pieces])
                 self._engine.skipped_items = frozenset()
+                self._engine.tells_together = True
                 return done
             except NotStoredError:
                 raise
+            except ToldTogetherError:
+                self._engine.tells_together = False
+                continue
             except Exception as error:  # noqa: BLE001  # whatever a decision raises, the log must go on
                 if isinstance(error, WorkItemError) and error.item not in self._engine.skipped_items:
                     done.append(self._set_item_aside(error))

@@ -79,6 +79,7 @@ class UnitOfWork:
         *,
         may_release: bool,
         skipped: frozenset[WorkItemRow],
+        tells_together: bool,
     ) -> None:
         self._tx = tx
         self._memory = memory
@@ -87,7 +88,7 @@ class UnitOfWork:
         self._rows = rows = Rows(tx, at)
         self._cascade = cascade = Cascade()
         self._broadcasts = broadcasts = Broadcasts(tx)
-        self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until)
+        self._lines = lines = Lines(tx.lines, cascade, now=at.now, until=at.until, loaded=rows.loaded_in_lines)
         line_calls = LineCalls(rows, cascade, lines)
         limits = LimitRules(rows, cascade, lines, line_calls)
         self._batch_rows = batch_rows = BatchRows(tx, cascade, at.now)
@@ -106,6 +107,7 @@ class UnitOfWork:
         self._consequences = consequences = Consequences(
             rows, cascade, admission=admission, dependents=dependents, dependencies=dependencies,
             batch_rows=batch_rows, batches=batches, line_calls=line_calls, decide=jobs.decide, skipped=skipped,
+            tells_together=tells_together,
         )  # fmt: skip
         self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
         self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Executable, Table, text
+from sqlalchemy import Connection, CursorResult, Executable, Table, text
 
 from broker_jobs.store.columns import arrays_of, clean_text
 
@@ -25,13 +25,36 @@ class WriteConnection:
     `wrote` says whether one of them has changed anything: then the commit raises the serial of the store.
     """
 
-    __slots__ = ("exec_driver_sql", "execute", "is_postgresql", "wrote")
+    __slots__ = ("_connection", "_late", "is_postgresql", "wrote")
 
     def __init__(self, connection: Connection) -> None:
-        self.execute = connection.execute
-        self.exec_driver_sql = connection.exec_driver_sql
+        self._connection = connection
+        self._late: list[Callable[[], None]] = []
         self.is_postgresql = connection.dialect.name == "postgresql"
         self.wrote = False
+
+    def execute(self, statement: Executable, values: Any = None) -> CursorResult[*tuple[Any, ...]]:
+        """Execute a statement of SQLAlchemy."""
+        if self._late:
+            self.write_late()
+        return self._connection.execute(statement, values)
+
+    def exec_driver_sql(self, statement: str, values: Any = None) -> CursorResult[*tuple[Any, ...]]:
+        """Execute a statement of the driver."""
+        if self._late:
+            self.write_late()
+        return self._connection.exec_driver_sql(statement, values)
+
+    def late(self, write: Callable[[], None]) -> None:
+        """Call this before the next statement: what is written one by one by its parts is written together."""
+        self.wrote = True
+        self._late.append(write)
+
+    def write_late(self) -> None:
+        """Write what waits for the next statement."""
+        late, self._late = self._late, []
+        for write in late:
+            write()
 
     def write(self, statement: Executable, values: Mapping[str, Any] | None = None) -> bool:
         """Execute a statement and say whether it changed a row."""

@@ -7,7 +7,6 @@ submission. A holder is a job's id, or a batch's with a prefix. Pages follow one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
@@ -27,6 +26,10 @@ _WAITED_FOR = text("SELECT DISTINCT target FROM dependencies WHERE kind = :kind 
 _ON = (
     "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies WHERE kind = :kind AND target = :target"
 )
+_ON_ANY = text(
+    "SELECT holder, kind, target, on_end, unsatisfied, since FROM dependencies"
+    " WHERE kind = :kind AND target IN :targets LIMIT :limit"
+).bindparams(bindparam("targets", expanding=True))
 _OPEN_ON = text(f"{_ON} AND unsatisfied = 0 ORDER BY on_end, holder LIMIT :limit")
 _UNSATISFIED_ON = text(f"{_ON} AND unsatisfied = 1 ORDER BY on_end, holder LIMIT :limit")
 _UNSATISFIED_BY = text(f"{_ON} AND unsatisfied = 1 AND on_end = :outcome ORDER BY holder LIMIT :limit")
@@ -65,25 +68,47 @@ DependencyPlace = tuple[str, str, str]
 """The holder, kind and target of a dependency."""
 
 
+def _values_of(dependency: DependencyRow) -> dict[str, Any]:
+    return {
+        "holder": dependency.holder,
+        "kind": dependency.kind,
+        "target": dependency.target,
+        "on_end": dependency.on_end,
+        "unsatisfied": int(dependency.unsatisfied),
+        "since": dependency.since,
+    }
+
+
 class DependencyStore:
     """What waits for what, in a transaction."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_added", "_connection", "_related")
 
     def __init__(self, connection: WriteConnection) -> None:
         self._connection = connection
+        self._added: list[dict[str, Any]] = []
+        self._related: list[dict[str, Any]] = []
 
     # ---- what waits
 
     def add(self, dependencies: Iterable[DependencyRow]) -> None:
         """Keep dependencies; one that is kept already stays as it is."""
-        values = [asdict(dependency) | {"unsatisfied": int(dependency.unsatisfied)} for dependency in dependencies]
-        self._connection.write_many(_DEPENDENCY, values)
+        self._write_soon()
+        self._added += map(_values_of, dependencies)
 
     def relate(self, child: str, parents: Iterable[tuple[str, str]]) -> None:
         """Keep that a job or batch comes after others, (id, on what end) each, also when it waits for none of them."""
-        values = [{"child": child, "parent": parent, "on_end": on} for parent, on in parents]
-        self._connection.write_many(_RELATION, values)
+        self._write_soon()
+        self._related += [{"child": child, "parent": parent, "on_end": on} for parent, on in parents]
+
+    def _write_soon(self) -> None:
+        if not self._added and not self._related:
+            self._connection.late(self._write_added)
+
+    def _write_added(self) -> None:
+        added, related, self._added, self._related = self._added, self._related, [], []
+        self._connection.write_many(_DEPENDENCY, added)
+        self._connection.write_many(_RELATION, related)
 
     def exist(self) -> bool:
         """Whether anything waits for anything."""
@@ -106,6 +131,14 @@ class DependencyStore:
             return self._page([(_UNSATISFIED_ON, on)], limit)
         decided_otherwise = [(_UNSATISFIED_BY, on | {"outcome": end}) for end in dict.fromkeys((outcome, "finished"))]
         return self._page([(_OPEN_ON, on), *decided_otherwise], limit)
+
+    def on_any(self, kind: str, targets: Sequence[str], limit: int) -> list[DependencyRow]:
+        """All that wait, or have waited in vain, for any of these, in the order of the holders; up to a limit."""
+        found: list[DependencyRow] = []
+        for chunk in in_chunks(targets):
+            values = {"kind": kind, "targets": chunk, "limit": limit - len(found)}
+            found += map(dependency_of, self._connection.execute(_ON_ANY, values))
+        return sorted(found, key=lambda dependency: dependency.holder)
 
     def of(self, holders: Sequence[str]) -> list[DependencyRow]:
         """All that these holders wait for."""

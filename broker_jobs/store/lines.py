@@ -103,6 +103,10 @@ SHOWN_LIMITS = ("concurrency", "ordered", "rate")
 _WAITED_FOR = text("SELECT key FROM line_entries WHERE job_id = :id AND stage = :stage")
 
 
+def _values_of(entry: LineEntry) -> dict[str, Any]:
+    return {"key": entry.key, "job_id": entry.job_id, "place": entry.place, "stage": int(entry.stage)}
+
+
 class LineStore:
     """The lines of limits, in a transaction."""
 
@@ -153,7 +157,7 @@ class LineStore:
         changes = (
             (_SAVE_LINE, [asdict(line) | {"fixed": int(line.fixed)} for line in lines]),
             (_DROP_LINE, [{"key": key} for key in dropped_lines]),
-            (_SAVE_ENTRY, [asdict(entry) | {"stage": int(entry.stage)} for entry in entries]),
+            (_SAVE_ENTRY, [_values_of(entry) for entry in entries]),
             (_DROP_ENTRY, [{"key": key, "job_id": job_id} for key, job_id in dropped_entries]),
         )
         for statement, values in changes:

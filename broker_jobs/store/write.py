@@ -152,6 +152,7 @@ class Transaction:
 
     def finish(self) -> None:
         """Write what is collected; the store calls it right before the commit."""
+        self._write.write_late()
         self.jobs.write_counters()
         self.schedules.write()
         if not self._write.wrote and astuple(self.meta) == self._meta_before:

@@ -56,11 +56,14 @@ class DependencyRules:
         parents = envelope.after.parents
         if self._closes_a_circle(row, parents):
             return Verdict(False, None, WAITS_FOR_ITSELF)
-        self.wait_for(row.id, parents)
-        return self.judge(row.id)
+        left = self.wait_for(row.id, parents)
+        if row.batch is not None or row.id in self._rows.old:
+            return self.judge(row.id)
+        against = next((unsatisfied_reason(dependency) for dependency in left if dependency.unsatisfied), None)
+        return Verdict(any(not dependency.unsatisfied for dependency in left), against)
 
-    def wait_for(self, holder: str, parents: Iterable[Parent]) -> None:
-        """Keep what is left of these parents: those that ended as wanted hold nothing."""
+    def wait_for(self, holder: str, parents: Iterable[Parent]) -> list[DependencyRow]:
+        """Keep what is left of these parents, and return it: those that ended as wanted hold nothing."""
         wanted = list(parents)
         self._rows.see([parent.id for parent in wanted if not parent.batch])
         named = [(batch_holder(parent.id) if parent.batch else parent.id, parent.on) for parent in wanted]
@@ -73,6 +76,7 @@ class DependencyRules:
                 unsatisfied = outcome is not None
                 left.append(DependencyRow(holder, kind, parent.id, parent.on, unsatisfied, self._rows.at.log_now))
         self._tx.dependencies.add(left)
+        return left
 
     def judge(self, holder: str) -> Verdict:
         """What the dependencies of a holder say now."""
@@ -100,6 +104,33 @@ class DependencyRules:
             self._tx.dependencies.drop([d for d in dependencies if d.on_end in (outcome, "finished")])
             self._tx.dependencies.mark_unsatisfied([d for d in dependencies if d.on_end not in (outcome, "finished")])
         return list(dict.fromkeys(dependency.holder for dependency in dependencies)), len(dependencies) < limit
+
+    def changed_jobs(self, targets: Sequence[str], limit: int) -> list[str] | None:
+        """Jobs have ended, or are open again, each with a few holders: the holders that this concerns.
+
+        None: more than a limit wait for them. Then nothing has changed, and each is asked for page by page.
+        """
+        dependencies = self._tx.dependencies.on_any("job", targets, limit + 1)
+        if len(dependencies) > limit:
+            return None
+        self._rows.see(targets)
+        outcomes = {target: self._rows.end_of(target) for target in targets}
+        again: list[DependencyRow] = []
+        met: list[DependencyRow] = []
+        against: list[DependencyRow] = []
+        for dependency in dependencies:
+            outcome = outcomes[dependency.target]
+            if outcome is None:
+                if dependency.unsatisfied:
+                    again.append(dependency)
+            elif dependency.on_end in (outcome, "finished"):
+                met.append(dependency)
+            elif not dependency.unsatisfied:
+                against.append(dependency)
+        self._tx.dependencies.open_again(again)
+        self._tx.dependencies.drop(met)
+        self._tx.dependencies.mark_unsatisfied(against)
+        return list(dict.fromkeys(dependency.holder for dependency in [*again, *met, *against]))
 
     def is_waited_for(self, kind: Kind, target: str) -> bool:
         """Whether anything depends on a job or batch."""

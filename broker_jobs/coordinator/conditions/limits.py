@@ -49,6 +49,8 @@ class LimitRules:
 
     def admit(self, row: Row, envelope: Envelope, *, overlap: bool) -> Row:
         """A job is accepted, or comes back: it takes its places in overlap and ordered lines."""
+        if row.id not in self._rows.old:
+            self._lines.is_new(row.id)
         wanted = [AskedLine(overlap_key(row.recurring), "overlap", None)] if overlap and row.recurring else []
         for limit in envelope.limits:
             one = _wanted(limit)
@@ -86,7 +88,7 @@ class LimitRules:
             entry = entries.get(line.key) or self._lines.put(line.key, row.id, Stage.PLACE)
             if entry.stage in (Stage.TURN, Stage.SLOT):
                 continue
-            head = self._lines.head(line.key)
+            head = self._lines.waiting.head(line.key)
             is_first = head is None or head.place >= entry.place
             moment = self._calls.next_moment(line) if is_first else None
             if moment is None or moment > self._rows.at.until:

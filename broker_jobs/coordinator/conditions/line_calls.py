@@ -21,7 +21,7 @@ class LineCalls:
 
     def call_later(self, key: str) -> None:
         """A line is to be called when something may be released."""
-        if self._lines.head(key) is not None:
+        if self._lines.waiting.head(key) is not None:
             self._lines.call_later(key)
 
     def called(self, key: str) -> None:
@@ -38,11 +38,18 @@ class LineCalls:
     def first_to_ask(self, key: str) -> str | None:
         """The job that is to be asked next in a line, if it could go on from there."""
         line = self._lines.line(key)
-        head = None if line is None else self._lines.head(key)
+        head = None if line is None else self._lines.waiting.head(key)
         if line is None or head is None:
             return None
         moment = self.next_moment(line)
         return head.job_id if moment is not None and moment <= self._rows.at.until else None
+
+    def first_to_go(self, key: str) -> list[str]:
+        """The jobs that will probably be asked when a line is called, so that they are loaded together."""
+        line = self._lines.line(key)
+        if line is None or self._lines.waiting.head(key) is None:
+            return []
+        return self._lines.waiting.first(key, max(1, line.capacity - line.taken - line.turns))
 
     def next_moment(self, line: LimitLineRow) -> Instant | None:
         """When a line has capacity for one more turn."""

@@ -5,28 +5,17 @@ Rows and entries are read once a transaction and written once. What the lines me
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.cascade import Cascade, Kind
 from broker_jobs.coordinator.conditions.rates import Rates
+from broker_jobs.coordinator.conditions.waiting_jobs import WaitingJobs
 from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.store.lines import LimitLineRow, LineEntry, LineStore, Stage
 
-HEADS = 100
-"""Waiting entries that are read at once."""
 HOLDS = (Stage.TURN, Stage.SLOT)
-
-
-class _Waiting:
-    """The jobs that wait in one line, in their order, as far as they were read."""
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, str]] = []
-        self.read_to = 0
-        self.all_read = False
 
 
 class Lines:
@@ -37,10 +26,12 @@ class Lines:
         cascade: takes the lines that get free capacity.
         now: wall time.
         until: what is due by then is due now.
+        loaded: jobs that may have something here: it is read with that of the first one that is asked for.
     """
 
-    def __init__(self, store: LineStore, cascade: Cascade, *, now: Instant, until: Instant) -> None:
+    def __init__(self, store: LineStore, cascade: Cascade, *, now: Instant, until: Instant, loaded: set[str]) -> None:
         self._store = store
+        self._loaded = loaded
         self._cascade = cascade
         self.rates = Rates(store, cascade, now=now, until=until)
         """The starts of those lines that are rates."""
@@ -50,7 +41,8 @@ class Lines:
         self._of_job: dict[str, dict[str, LineEntry]] = {}
         self._learned: set[str] = set()
         """Jobs of which all entries are here; of others some may be, from the heads of lines."""
-        self._waiting: dict[str, _Waiting] = {}
+        self.waiting = WaitingJobs(store, self._entries, self._know_again)
+        """The jobs that wait in them, in their order."""
         self._changed_lines: set[str] = set()
         self._changed: dict[tuple[str, str], LineEntry] = {}
         self._dropped: set[tuple[str, str]] = set()
@@ -65,14 +57,20 @@ class Lines:
         wanted = [id for id in job_ids if id not in self._learned]
         if not wanted:
             return
+        wanted += [id for id in self._loaded if id not in self._learned and id not in wanted]
+        self._loaded.clear()
         self._learned.update(wanted)
         for id in wanted:
             self._of_job.setdefault(id, {})
         found = self._store.entries_of(wanted)
         for entry in found:
-            if (entry.key, entry.job_id) not in self._dropped:
-                self._know(entry)
+            self._know_again(entry)
         self._read_lines({entry.key for entry in found})
+
+    def is_new(self, job_id: str) -> None:
+        """A job that was never seen has nothing in lines."""
+        self._learned.add(job_id)
+        self._of_job.setdefault(job_id, {})
 
     def of(self, job_id: str) -> dict[str, LineEntry]:
         """What a job has in lines, by key."""
@@ -128,6 +126,10 @@ class Lines:
         self._of_job.setdefault(entry.job_id, {})[entry.key] = entry
         return entry
 
+    def _know_again(self, entry: LineEntry) -> LineEntry | None:
+        """An entry that was read, as it is now; None: its job has left the line."""
+        return None if (entry.key, entry.job_id) in self._dropped else self._know(entry)
+
     # ---- places
 
     def put(self, key: str, job_id: str, stage: Stage) -> LineEntry:
@@ -165,44 +167,18 @@ class Lines:
             entry.stage = stage
             self._changed[key, job_id] = entry
             if stage is Stage.WAITS:
-                heapq.heappush(self._waiting.setdefault(key, _Waiting()).heap, (entry.place, job_id))
+                self.waiting.add(entry)
         if before in HOLDS and stage not in HOLDS:
             self._cascade.add(Kind.CALL, key)
         elif before is Stage.WAITS and line.kind == "rate":
             self._cascade.add(Kind.CALL, key)  # the next one of a rate is to know its moment
 
-    def head(self, key: str) -> LineEntry | None:
-        """The first that waits in a line."""
-        waiting = self._waiting.setdefault(key, _Waiting())
-        while True:
-            while waiting.heap:
-                place, job_id = waiting.heap[0]
-                entry = self._entries.get((key, job_id))
-                if entry is not None and entry.stage is Stage.WAITS and entry.place == place:
-                    break
-                heapq.heappop(waiting.heap)
-            if waiting.all_read or (waiting.heap and waiting.heap[0][0] <= waiting.read_to):
-                return self._entries[key, waiting.heap[0][1]] if waiting.heap else None
-            self._read_waiting(key, waiting)
-
-    def _read_waiting(self, key: str, waiting: _Waiting) -> None:
-        page = self._store.waiting(key, waiting.read_to, HEADS)
-        waiting.all_read = len(page) < HEADS
-        if page:
-            waiting.read_to = page[-1].place
-        for entry in page:
-            if (key, entry.job_id) in self._dropped:
-                continue
-            known = self._know(entry)
-            if known.stage is Stage.WAITS:
-                heapq.heappush(waiting.heap, (known.place, known.job_id))
-
     def waiting_page(self, key: str, after: int, limit: int) -> tuple[list[LineEntry], int | None]:
         """Jobs that wait in a line behind a place, a page, as they are now; and its last place if there may be more."""
         page = self._store.waiting(key, after, limit)
         last = page[-1].place if len(page) == limit else None
-        found = [self._know(entry) for entry in page if (key, entry.job_id) not in self._dropped]
-        return [entry for entry in found if entry.stage is Stage.WAITS], last
+        found = map(self._know_again, page)
+        return [entry for entry in found if entry is not None and entry.stage is Stage.WAITS], last
 
     def count(self, key: str, limit: int) -> int:
         """How many jobs stand in a line; more than a limit may count as any number above it."""
@@ -258,7 +234,7 @@ class Lines:
                     self._changed_lines.add(key)
         for key in {key for key, line in self._lines.items() if line is not None and line.kind == "rate"}:
             line = self._existing(key)
-            next_at = None if self.head(key) is None else self.moment(line)
+            next_at = None if self.waiting.head(key) is None else self.moment(line)
             if next_at is not None:
                 next_at = max(next_at, self._now)
                 timers.append((key, next_at))

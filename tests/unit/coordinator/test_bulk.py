@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker_jobs.coordinator import cascade, consequences
 from broker_jobs.coordinator.records import Released
 from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
 from broker_jobs.messages.state import State
@@ -43,6 +44,12 @@ def requeue(harness: EngineHarness, id: str = "bulk", **given: Any) -> Any:
 
 def delete(harness: EngineHarness, id: str = "bulk", **given: Any) -> Any:
     return harness.ask(BulkDelete, reply_to="me", id=id, by="ann", filter=JobFilter(**given))
+
+
+@pytest.fixture(autouse=True)
+def _pages_of_1000(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cascade, consequences):
+        monkeypatch.setattr(module, "PAGE", 1_000)
 
 
 def test_2500_failed_jobs_are_requeued_by_one_command_in_pages(harness: EngineHarness) -> None:

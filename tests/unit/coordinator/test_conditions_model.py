@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from broker_jobs.clock import LogTime
 from broker_jobs.coordinator import cascade, consequences
-from broker_jobs.coordinator.conditions import lines, rates
+from broker_jobs.coordinator.conditions import rates, waiting_jobs
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.engine import Engine
 from broker_jobs.coordinator.inputs import ChunkReceived, Input, UnknownParents, WorkItemsWaiting
@@ -63,7 +63,7 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         (cascade, "PAGE", 2),
         (consequences, "PAGE", 2),
         (consequences, "WORK_ITEMS", 3),
-        (lines, "HEADS", 2),
+        (waiting_jobs, "HEADS", 2),
         (rates, "STARTS", 2),
     ):
         monkeypatch.setattr(module, name, size)
