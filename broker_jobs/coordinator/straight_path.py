@@ -24,6 +24,9 @@ from broker_jobs.store.write import Transaction
 LEAST_INPUTS = 2
 """With fewer, what is asked of the store beforehand is not worth it."""
 
+MOST_HISTORY_CHARS = 4_000
+"""A longer history may have to be shortened, which the general path does."""
+
 
 class StraightPath:
     """The plain jobs of one transaction.
@@ -86,7 +89,7 @@ class StraightPath:
         ended: list[tuple[Known, Success]] = []
         for id, one in ends.items():
             job = known.get(id)
-            if job is not None and job.is_plain and id not in copies:
+            if job is not None and job.is_plain and id not in copies and len(job.history or "") < MOST_HISTORY_CHARS:
                 ended.append((job, _success(one, now)))
         plain_jobs.add(added)
         plain_jobs.add_succeeded(both)

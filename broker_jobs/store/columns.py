@@ -127,6 +127,12 @@ def _history_text(history: list[tuple[float, str, str]]) -> str:
     return text
 
 
+def with_run(history: str, started_at: float, ended_at: float) -> str:
+    """The stored history of a job that waits for a worker, with its run and success."""
+    run = ((started_at, State.PROCESSING.value, ""), (ended_at, State.SUCCEEDED.value, ""))
+    return f"{history[:-1]}{',' if len(history) > 2 else ''}{to_json(run).decode()[1:]}"
+
+
 def type_of(column: str) -> str:
     """The type of a column in PostgreSQL."""
     if column in {"publication", "epoch", "attempt", "fence", "owned", "retries"}:

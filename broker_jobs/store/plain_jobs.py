@@ -1,4 +1,4 @@
-"""Writes plain jobs: released by their producer, without conditions, run once, succeeded.
+"""Writes plain jobs: those released by their producer, without conditions, and all that simply succeed.
 
 Most jobs are plain, so they are written narrowly: a statement for each step, with the columns that the step changes.
 A row of all columns, replaced twice, costs four times as much: every index is written again though its columns are the
@@ -19,13 +19,14 @@ from broker_jobs.store.counters import Counters, EndedJob
 
 ENQUEUED, SUCCEEDED = "enqueued", "succeeded"
 _IS_PLAIN = (
-    "state = 'enqueued' AND publication = 2 AND epoch = 1 AND attempt = 1 AND conditions = 0 AND waits = 0"
+    "state = 'enqueued' AND publication > 0 AND epoch = 1 AND attempt = 1 AND conditions IN (0, 4) AND waits = 0"
     " AND fence = 0 AND crashes = 0 AND returns = 0 AND interruptions = 0 AND unknowns = 0 AND gives_back = 0"
-    " AND owned = 0 AND envelope IS NOT NULL AND reason_code IS NULL AND reason IS NULL AND history IS NULL"
+    " AND owned = 0 AND envelope IS NOT NULL AND reason_code IS NULL AND reason IS NULL"
     " AND error IS NULL AND owner IS NULL AND batch IS NULL AND recurring IS NULL AND alias_group IS NULL"
     " AND counted_as IS NULL AND grace_until IS NULL"
 )
-_KNOWN = f"SELECT id, queue, job, created_at, due_at, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
+"""Nothing has become of it but that it was released, by its producer or (`Conditions.RELEASED`) by the coordinator."""
+_KNOWN = f"SELECT id, queue, job, created_at, due_at, history, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
 _KNOWN_SQLITE = f"{_KNOWN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 _KNOWN_POSTGRESQL = f"{_KNOWN} WHERE id = ANY(%s)"
 
@@ -73,6 +74,7 @@ class Known(NamedTuple):
     job: str | None
     created_at: Instant
     due_at: Instant | None
+    history: str | None
     is_plain: bool
 
 
@@ -115,7 +117,13 @@ class PlainJobStore:
 
     def succeed(self, jobs: Sequence[tuple[Known, Success]]) -> None:
         """Jobs that are plain, and have succeeded."""
-        self._connection.write_rows(*_SUCCEED, [[*end, known.id] for known, end in jobs])
+        self._connection.write_rows(*_SUCCEED, [[*end, known.id] for known, end in jobs if known.history is None])
+        released = [
+            [*end, columns.with_run(known.history, end.started_at, end.ended_at), known.id]
+            for known, end in jobs
+            if known.history is not None
+        ]
+        self._connection.write_rows(*_SUCCEED_RELEASED, released)
         for known, end in jobs:
             self._counters.leave(known.queue, ENQUEUED)
             self._counters.enter(known.queue, SUCCEEDED)
@@ -139,13 +147,14 @@ def _insert(given: tuple[str, ...], always: dict[str, str]) -> tuple[str, str]:
     return sqlite, postgresql
 
 
-def _succeeds() -> tuple[str, str]:
-    """(for SQLite, for PostgreSQL)."""
-    head = "UPDATE jobs SET state = 'succeeded', publication = 0, "
-    given = (*_END, "id")
+def _succeeds(*more: str) -> tuple[str, str]:
+    """(for SQLite, for PostgreSQL). `more`: columns beside those of every success."""
+    head = "UPDATE jobs SET state = 'succeeded', publication = 0, sender = NULL, "
+    assigns = (*_END, *more)
+    given = (*assigns, "id")
     arrays = ", ".join(f"%s::{columns.type_of(name)}[]" for name in given)
-    sqlite = f"{head}{', '.join(f'{name} = ?' for name in _END)} WHERE id = ?"
-    assigned = ", ".join(f"{name} = given.{name}" for name in _END)
+    sqlite = f"{head}{', '.join(f'{name} = ?' for name in assigns)} WHERE id = ?"
+    assigned = ", ".join(f"{name} = given.{name}" for name in assigns)
     postgresql = f"{head}{assigned} FROM unnest({arrays}) AS given ({', '.join(given)}) WHERE jobs.id = given.id"
     return sqlite, postgresql
 
@@ -153,4 +162,5 @@ def _succeeds() -> tuple[str, str]:
 _ADD = _insert((*_COPY, "changed_at"), {"state": "'enqueued'", "publication": "2"} | _ALWAYS)
 _ADD_SUCCEEDED = _insert((*_COPY, *_END), {"state": "'succeeded'", "publication": "0"} | _ALWAYS)
 _SUCCEED = _succeeds()
+_SUCCEED_RELEASED = _succeeds("history")
 """Statements that differ between the databases: for SQLite, for PostgreSQL."""

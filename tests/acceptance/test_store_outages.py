@@ -125,11 +125,11 @@ def test_a_server_in_recovery(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MiB."""
+    """A disk of 64 MiB: with room for all that is enqueued until the coordinator says that it is full."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("only root may mount a disk")
@@ -159,6 +159,6 @@ def test_a_disk_that_is_full(terminal: Terminal, vhost: Vhost, small_disk: Path,
         shop.enqueue("x" * 10_000)
         return "full" in shop.says()
 
-    eventually(is_full, 60, "the health page says why", poll=3.0)  # what it enqueues must fit on the disk later
+    eventually(is_full, 60, "the health page says why", poll=3.0)
     filler.unlink()
     shop.is_well()

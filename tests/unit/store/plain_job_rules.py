@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from broker_jobs.coordinator import straight_path
 from broker_jobs.coordinator.inputs import Input
-from broker_jobs.coordinator.records import FromWorker
+from broker_jobs.coordinator.records import FromWorker, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.messages.commands import DeleteJob, GetJob, RequeueJob
 from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.messages.events import Succeeded
@@ -20,7 +20,7 @@ from broker_jobs.store.columns import clean_text
 from tests.support.invariants import broken
 from tests.unit.coordinator.engine_harness import EngineHarness
 
-SEEDS = 30
+SEEDS = 40
 NEVER = 1_000_000
 DIFFERENT = {"meta": {"store_id"}, "log_lines": {"n"}}
 """Columns that differ from store to store."""
@@ -50,6 +50,8 @@ class Walk:
         if not self._ids or pick.random() < 0.45:
             self._made += 1
             self._ids.append(f"j{self._made}")
+            if pick.random() < 0.4:
+                return self._waiting(self._ids[-1])
             copy = h.ready(self._ids[-1], **pick.choice(FIELDS))
             return [copy, self._success()] if pick.random() < 0.3 else [copy]
         id = pick.choice(self._ids[-6:])
@@ -58,9 +60,18 @@ class Walk:
         others: list[Input] = [
             h.started(id), h.failed(id), h.failed(id, final=True), h.returned("redelivered", id), h.ready(id),
             h.interrupted(id), h.tick(), h.beat(running=[(id, 1)]), h.ask(DeleteJob, job_id=id),
-            h.ask(RequeueJob, job_id=id), h.ask(GetJob, reply_to="r", job_id=id, until_ended=True),
+            h.ask(RequeueJob, job_id=id), TimerDue(id), TimerDue(id), Released(id, 1), Released(id, 1),
+            ReleaseFailed(id, 1, "not routed"), ReleaseUnknown(id, 1),
+            h.ask(GetJob, reply_to="r", job_id=id, until_ended=True),
         ]  # fmt: skip
         return [pick.choice(others)]
+
+    def _waiting(self, id: str) -> list[Input]:
+        """A job that the coordinator releases, at once or later, with what comes next in some cases."""
+        h, pick = self._maker, self._random
+        fields = pick.choice(({}, {}, {"tags": ("a",)}, {"queue": "mail"}))
+        delay = pick.choice((0.0, 0.0, 0.4, 50.0))
+        return [h.held(id, delay, **fields), *pick.choice(([], [Released(id, 1)], [Released(id, 1), self._success()]))]
 
     def _success(self, id: str | None = None) -> FromWorker:
         pick, now = self._random, self._maker.now
