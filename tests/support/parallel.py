@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-PROCESSES_PER_CPU = 3
+PROCESSES_PER_CPU = 2
 MOST_PROCESSES = 8
 TOGETHER = {
     "tests/browser": r"tests/browser/",  # one browser, and one system that is filled once
