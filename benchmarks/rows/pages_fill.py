@@ -213,7 +213,7 @@ def _fill_rest(
         schema.audit.insert(),
         [
             {
-                "id": new_id(), "at": now - n * 20, "by": f"person{n % 9}",
+                "id": new_id(), "at": now - n * 20, "by": f"person{n % 9}", "user_id": "",
                 "kind": chance.choice(["requeue", "delete"]),
                 "subject": new_id(), "detail": '{"id":"x","ok":true,"detail":{"state":"scheduled"}}',
             }

@@ -2,8 +2,7 @@
 
 A row written once costs half of one that is written twice, and so does the transaction around it. A copy is held until
 anything else is read of its job, until something is read that must see all jobs, or for `HOLD_SECONDS`. Meanwhile it
-is not acknowledged, so a coordinator that ends loses nothing. While the log has a backlog nothing is held: the outcomes
-are far behind then.
+is not acknowledged, so a coordinator that ends loses nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy
 
 HOLD_SECONDS = 0.25
-MOST_HELD = 500
+MOST_HELD = 1_000
 """Half of what the broker sends unacknowledged, so that the log goes on. It bounds their memory as well."""
 
 

@@ -32,8 +32,6 @@ MOST_DELIVERIES = 1_000
 MOST_INPUTS = 4_000
 """A transaction is closed at so many log deliveries or inputs; the jobs of a batch's chunk count one by one."""
 CHUNK_TYPE = "chunk"
-HOLD_BESIDE = 500
-"""Copies are held while fewer log deliveries than this wait."""
 GATHER_BELOW = 500
 """With as many log deliveries a transaction begins at once."""
 DUE_NOTICES_BESIDE = 200
@@ -182,9 +180,6 @@ class InputQueue:
 
     def _draw(self, queue: str, most: int, pieces: list[QueuedInput]) -> None:
         waiting = self._waiting[queue]
-        hold = queue == names.LOG and len(waiting) < HOLD_BESIDE
-        if queue == names.LOG and not hold:
-            pieces += self._held.release_all()
         for _ in range(min(most, len(waiting))):
             if len(pieces) + self._members >= self._most or waiting[0].delivery_count >= SUSPECT_DELIVERIES:
                 return
@@ -192,7 +187,7 @@ class InputQueue:
             self._take_note(queue, delivery)
             read: list[QueuedInput] = []
             self._read(delivery, READERS[queue], read)
-            pieces += self._held.hold(read) if hold else read
+            pieces += self._held.hold(read) if queue == names.LOG else read
 
     def _read(self, delivery: Delivery, read: Callable[[Delivery], list[Input]], pieces: list[QueuedInput]) -> None:
         found = _read(read, delivery, require_user_id=self._require_user_id)

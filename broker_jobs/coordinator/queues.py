@@ -20,7 +20,7 @@ from broker_jobs.settings import Settings
 logger = logging.getLogger(__name__)
 
 DECLARE_TIMEOUT_SECONDS = 3.0
-PREFETCH = {names.LOG: 1_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
+PREFETCH = {names.LOG: 2_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
 
 
 class QueueConsumers:

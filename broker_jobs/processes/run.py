@@ -41,7 +41,7 @@ from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
 
-COLLECT_EVERY_OBJECTS = 50_000
+COLLECT_EVERY_OBJECTS = 20_000
 """So many more objects made than freed start a collection in a process without users' code; Python's default is 700."""
 
 
@@ -183,7 +183,7 @@ def _collect_rarely() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_EVERY_OBJECTS, 20, 20)
+    gc.set_threshold(COLLECT_EVERY_OBJECTS, 10, 10)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Delivery, Message
 from broker_jobs.coordinator import release
 from broker_jobs.coordinator.held_copies import HOLD_SECONDS, MOST_HELD
-from broker_jobs.coordinator.input_queue import HOLD_BESIDE, InputQueue
+from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import CheckpointRead, CommandReceived
 from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.messages.batch import CHUNK, Chunk
@@ -200,16 +200,6 @@ def test_no_copy_is_held_that_has_conditions_or_comes_again() -> None:
     assert log.decided() == ["a", "b"]  # the second is held
     log.now += 1.0
     assert (log.decided(), log.acked[-1]) == (["b"], (1, 3))
-
-
-def test_nothing_is_held_of_a_log_with_a_backlog() -> None:
-    log = Log()
-    log.copy("first")
-    assert log.decided() == []
-    for number in range(HOLD_BESIDE):
-        log.copy(f"j{number}")
-    assert log.decided() == ["first", *(f"j{number}" for number in range(HOLD_BESIDE))]
-    assert log.acked == [(1, HOLD_BESIDE + 1)]
 
 
 def test_so_many_copies_are_held_and_no_more() -> None:
