@@ -216,7 +216,7 @@ def test_of_several_hosts_one_that_answers_is_enough(vhost: Vhost, proxy: TcpPro
     proxy.refuse()
     for _ in range(4):  # the order is random
         client = RabbitBroker(f"{vhost.url_through(proxy.port)}, {vhost.url}")
-        client.start()
+        client.start(60)
         assert client.connected
         client.stop()
 
