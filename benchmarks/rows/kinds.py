@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 def kinds(harness: Harness) -> Row:
-    """Processor time a job, of the coordinator and of the broker; the time of a transaction, and memory."""
+    """Processor time a job, of coordinator, broker and worker; jobs a second, and the memory of the coordinator."""
     row = Row("Kinds of job: processor time a job (worker, coordinator, RabbitMQ)")
     with harness.sandbox() as sandbox, databases(sandbox) as addresses:
         for database, url in addresses.items():

@@ -16,10 +16,12 @@ from broker_jobs.clock import Instant
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.counters import Counters, EndedJob
+from broker_jobs.store.row import Conditions
 
 ENQUEUED, SUCCEEDED = "enqueued", "succeeded"
 _IS_PLAIN = (
-    "state = 'enqueued' AND publication > 0 AND epoch = 1 AND attempt = 1 AND conditions IN (0, 4) AND waits = 0"
+    "state = 'enqueued' AND publication > 0 AND epoch = 1 AND attempt = 1 AND waits = 0"
+    f" AND conditions IN ({Conditions.NONE}, {Conditions.RELEASED})"
     " AND fence = 0 AND crashes = 0 AND returns = 0 AND interruptions = 0 AND unknowns = 0 AND gives_back = 0"
     " AND owned = 0 AND envelope IS NOT NULL AND reason_code IS NULL AND reason IS NULL"
     " AND error IS NULL AND owner IS NULL AND batch IS NULL AND recurring IS NULL AND alias_group IS NULL"

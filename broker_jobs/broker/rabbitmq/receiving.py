@@ -155,6 +155,12 @@ def _envelope(buffer: bytes, at: int) -> tuple[int, bool, str, str]:
     return tag, bool(redelivered), buffer[at + 1 : key].decode(), buffer[key + 1 : key + 1 + buffer[key]].decode()
 
 
+def _text(buffer: bytes, at: int) -> tuple[str, int]:
+    """The short text that lies there, and where it ends."""
+    end = at + 1 + buffer[at]
+    return buffer[at + 1 : end].decode(), end
+
+
 def _properties(buffer: bytes, at: int, end: int) -> Properties:
     """The properties that lie there."""
     (flags,) = _FLAGS(buffer, at)
@@ -174,23 +180,18 @@ def _properties(buffer: bytes, at: int, end: int) -> Properties:
     if flags & _PRIORITY:
         at += 1
     if flags & _CORRELATION_ID:
-        start, at = at + 1, at + 1 + buffer[at]
-        correlation_id = buffer[start:at].decode()
+        correlation_id, at = _text(buffer, at)
     if flags & _REPLY_TO:
-        start, at = at + 1, at + 1 + buffer[at]
-        reply_to = buffer[start:at].decode()
+        reply_to, at = _text(buffer, at)
     if flags & _EXPIRATION:
-        start, at = at + 1, at + 1 + buffer[at]
-        expiration = seconds(buffer[start:at].decode())
+        milliseconds, at = _text(buffer, at)
+        expiration = seconds(milliseconds)
     if flags & _MESSAGE_ID:
-        start, at = at + 1, at + 1 + buffer[at]
-        message_id = buffer[start:at].decode()
+        message_id, at = _text(buffer, at)
     if flags & _TIMESTAMP:
         at += 8
     if flags & _TYPE:
-        start, at = at + 1, at + 1 + buffer[at]
-        type_ = buffer[start:at].decode()
+        type_, at = _text(buffer, at)
     if flags & _USER_ID:
-        start, at = at + 1, at + 1 + buffer[at]
-        user_id = buffer[start:at].decode()
+        user_id, at = _text(buffer, at)
     return type_, message_id, reply_to, correlation_id, 0, user_id, False, expiration

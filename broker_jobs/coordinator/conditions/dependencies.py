@@ -7,7 +7,7 @@ row is ever changed to name another target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker_jobs.coordinator.cascade import Kind
@@ -98,12 +98,7 @@ class DependencyRules:
         """A job or batch has ended, or is open again: (a page of the holders that this concerns, whether the last)."""
         outcome = self._outcome(kind.value, target)
         dependencies = self._tx.dependencies.on(kind.value, target, outcome, limit)
-        if outcome is None:
-            self._tx.dependencies.open_again(dependencies)
-        else:
-            self._tx.dependencies.drop([d for d in dependencies if d.on_end in (outcome, "finished")])
-            self._tx.dependencies.mark_unsatisfied([d for d in dependencies if d.on_end not in (outcome, "finished")])
-        return list(dict.fromkeys(dependency.holder for dependency in dependencies)), len(dependencies) < limit
+        return self._decide(dependencies, {target: outcome}), len(dependencies) < limit
 
     def changed_jobs(self, targets: Sequence[str], limit: int) -> list[str] | None:
         """Jobs have ended, or are open again, each with a few holders: the holders that this concerns.
@@ -114,7 +109,10 @@ class DependencyRules:
         if len(dependencies) > limit:
             return None
         self._rows.see(targets)
-        outcomes = {target: self._rows.end_of(target) for target in targets}
+        return self._decide(dependencies, {target: self._rows.end_of(target) for target in targets})
+
+    def _decide(self, dependencies: Sequence[DependencyRow], outcomes: Mapping[str, str | None]) -> list[str]:
+        """Meet, mark or open these as their targets have ended (None: not); the holders of those that have changed."""
         again: list[DependencyRow] = []
         met: list[DependencyRow] = []
         against: list[DependencyRow] = []
@@ -130,7 +128,8 @@ class DependencyRules:
         self._tx.dependencies.open_again(again)
         self._tx.dependencies.drop(met)
         self._tx.dependencies.mark_unsatisfied(against)
-        return list(dict.fromkeys(dependency.holder for dependency in [*again, *met, *against]))
+        changed = sorted([*again, *met, *against], key=lambda dependency: dependency.holder)
+        return list(dict.fromkeys(dependency.holder for dependency in changed))
 
     def is_waited_for(self, kind: Kind, target: str) -> bool:
         """Whether anything depends on a job or batch."""
