@@ -108,10 +108,10 @@ class Receiver:
             return None
         refused: ReturnReason | None = None
         function = self._registry.get(envelope.job)
-        if delivery.redelivered:  # not run: another worker may be running it (rule R3)
+        if delivery.exchange == SUBMIT and envelope.has_conditions:
+            refused = "not released"  # no worker runs it: what the coordinator releases comes from its own exchange
+        elif delivery.redelivered:  # not run: another worker may be running it (rule R3)
             refused = "redelivered"
-        elif delivery.exchange == SUBMIT and envelope.has_conditions:
-            refused = "not released"  # what the coordinator releases comes from its own exchange
         elif self._closed:
             refused = "shutdown"
         elif function is None:

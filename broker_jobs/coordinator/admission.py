@@ -93,7 +93,7 @@ class Admission:
             self.fail(row, verdict.failed)
             return
         self._judge(row, verdict)
-        self._cascade.walk(row.id)
+        _walk_soon(self._cascade, self._rows[row.id])
 
     def _ask_unique(self, row: Row, envelope: Envelope) -> Answer:
         if envelope.unique is not None:
@@ -127,7 +127,7 @@ class Admission:
         self._ask_unique(row, envelope)
         self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
         self._dependents.tell(self._rows[row.id])
-        self._cascade.walk(row.id)
+        _walk_soon(self._cascade, self._rows[row.id])
 
     def why_not_again(self, row: Row) -> str | None:
         """Why a job may not be run or scheduled by a person now."""
@@ -301,11 +301,21 @@ class Admission:
             keeps_place = row.reason_code not in (Reason.RETRY, Reason.CRASH)
             self.cleared(row, keeps_place=keeps_place)
         elif row.is_waiting:
-            self._cascade.walk(row.id)
+            _walk_soon(self._cascade, self._rows[row.id])
 
     def _put(self, row: Row) -> Row:
         self._rows.put(row)
         return row
+
+
+def _walk_soon(cascade: Cascade, row: Row) -> None:
+    """Ask soon whether a job may go, unless its message is out: it is asked when that has come back.
+
+    Walks are done in the order in which they were asked for. One that is asked for too early would let the job go
+    before others of its line, whose messages came back before its own.
+    """
+    if row.publication is Publication.NONE:
+        cascade.walk(row.id)
 
 
 def _has_dependencies(envelope: Envelope | None) -> bool:

@@ -213,7 +213,9 @@ def _return(row: Row, event: Returned, at: Context) -> Row:
             return row
         case State.SCHEDULED:
             reason_code = Reason.RETURNED if row.reason_code == Reason.REPEAT else row.reason_code
-            return unpublished(row).evolve(grace_until=grace, reason_code=reason_code)
+            # It came back before, and its slots were given back with that: the fence marks a run of it after all.
+            fence = row.fence if event.redelivered and row.publication is Publication.NONE else 0
+            return unpublished(row).evolve(grace_until=grace, reason_code=reason_code, fence=fence)
         case State.ENQUEUED if row.reason_code == Reason.INTERRUPTED:  # the process has ended: nobody runs it
             return _after_interruption(row, at.now, at, "its worker has left: it runs again", at.now)
         case State.ENQUEUED if row.reason_code == Reason.VANISHED and row.crashes + 1 >= MAX_CRASHES:

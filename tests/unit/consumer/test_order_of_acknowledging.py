@@ -120,12 +120,15 @@ def test_of_a_message_that_comes_again_as_redelivered_the_coordinator_is_told(
     assert ran == [1]
 
 
-@pytest.mark.parametrize(("exchange", "runs"), [(names.SUBMIT, False), (names.WORK, True)])
+@pytest.mark.parametrize(
+    ("exchange", "redelivered", "runs"),
+    [(names.SUBMIT, False, False), (names.SUBMIT, True, False), (names.WORK, False, True)],
+)
 def test_a_job_with_conditions_runs_only_when_the_coordinator_has_released_it(
-    broker: ScriptedExchange, worker: Worker, exchange: str, runs: bool
+    broker: ScriptedExchange, worker: Worker, exchange: str, redelivered: bool, runs: bool
 ) -> None:
     job = envelope("note", 1, unique=UniqueKey(key="k"))
-    (tag,) = broker.deliver(job, exchange=exchange)
+    (tag,) = broker.deliver(job, exchange=exchange, redelivered=redelivered)
     if runs:
         broker.event("succeeded", job.id)
     else:

@@ -179,6 +179,42 @@ def test_a_free_place_does_not_move_an_ordered_job_that_waits_for_something_else
     assert ids(harness.apply(harness.succeeded(next_ones[0])).releases) == next_ones[1:]
 
 
+@pytest.mark.parametrize("known", ["before", "in the same transaction"])
+def test_ordered_jobs_whose_messages_come_back_unrun_go_in_the_order_they_were_accepted(
+    harness: EngineHarness, known: str
+) -> None:
+    first = harness.ready("b0", limits=(LimitKey(kind="ordered", key="k"),))
+    if known == "before":
+        harness.apply(first)
+    others = [harness.ready(f"b{n}", limits=(LimitKey(kind="ordered", key="k"),)) for n in (1, 2)]
+    returned = [harness.returned("not released", f"b{n}") for n in range(3)]
+    inputs: list[Input] = [*others, *returned] if known == "before" else [first, *others, *returned]
+    assert ids(harness.apply(*inputs).releases) == ["b0"]
+    assert [harness.row(f"b{n}").state for n in (1, 2)] == [State.AWAITING] * 2
+
+
+def test_a_job_that_runs_after_all_when_its_slot_was_given_back_is_over_the_limit_and_known_to_be(
+    harness: EngineHarness,
+) -> None:
+    one = LimitKey(kind="concurrency", key="one", limit=1)
+    harness.apply(limited(harness, "j", one))
+    harness.apply(Released("j", 1))
+    harness.apply(harness.returned("redelivered"))
+    harness.now -= 3600.0  # its time has not come when the grace period ends
+    harness.ticks(11)
+    harness.apply(TimerDue("j"))
+    assert harness.row().state is State.SCHEDULED
+    assert ids(harness.apply(limited(harness, "other", one)).releases) == ["other"]
+    harness.apply(harness.returned("redelivered"))
+    harness.apply(harness.started())
+    row = harness.row()
+    assert (row.state, row.fence) == (State.PROCESSING, 1), "a run that was not given a slot is marked by its fence"
+    assert broken(harness.store) == []
+    harness.apply(harness.succeeded())
+    assert ids(harness.apply(limited(harness, "third", one)).releases) == []
+    assert ids(harness.apply(harness.succeeded("other")).releases) == ["third"]
+
+
 def test_an_ordered_job_that_is_rescheduled_gives_the_place_back_and_keeps_its_rank(harness: EngineHarness) -> None:
     line = LimitKey(kind="ordered", key="k")
     harness.apply(*(limited(harness, id, line) for id in "abc"))
