@@ -1,7 +1,7 @@
 """Decides plain jobs without their rows: the copy of a job that its producer released, and its success.
 
-Most records are these two, and most of what the general path asks of them has one answer: they have no conditions, take
-no slots, and end at once. Here they are decided together and written narrowly (see store/plain_jobs.py), which costs a
+Most records are these two, and most of what the general path asks of them has one answer: they have no conditions, and
+end at once; a batch counts its members, and what one has in lines goes back. Here they are decided together and written narrowly (see store/plain_jobs.py), which costs a
 third. What is decided is the same: a test applies generated inputs on both paths and compares the stores. Any record
 that is not alone with its job, any job that is not plain, and any end that a caller waits for goes the general path.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from broker_jobs.clock import Instant, LogTime
 from broker_jobs.coordinator.cascade import Cascade
+from broker_jobs.coordinator.conditions.batch_rows import OPEN, BatchRows
+from broker_jobs.coordinator.conditions.lines import Lines
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.liveness import Leases
@@ -18,7 +20,7 @@ from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy
 from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.messages.events import Succeeded
-from broker_jobs.store.plain_jobs import Copy, Known, Success
+from broker_jobs.store.plain_jobs import SUCCEEDED, Copy, Known, Success
 from broker_jobs.store.write import Transaction
 
 LEAST_INPUTS = 2
@@ -32,18 +34,29 @@ class StraightPath:
     """The plain jobs of one transaction.
 
     Args:
-        tx, at, cascade, effects: of the transaction.
+        tx, at, cascade, effects, batch_rows, lines: of the transaction.
         waiters: callers that wait for an end.
         leases: hear of the workers.
     """
 
     def __init__(
-        self, tx: Transaction, at: Context, cascade: Cascade, effects: Effects, *, waiters: Waiters, leases: Leases
+        self,
+        tx: Transaction,
+        at: Context,
+        cascade: Cascade,
+        effects: Effects,
+        *,
+        batch_rows: BatchRows,
+        lines: Lines,
+        waiters: Waiters,
+        leases: Leases,
     ) -> None:
         self._tx = tx
         self._at = at
         self._cascade = cascade
         self._effects = effects
+        self._batch_rows = batch_rows
+        self._lines = lines
         self._waiters = waiters
         self._leases = leases
 
@@ -89,11 +102,14 @@ class StraightPath:
         ended: list[tuple[Known, Success]] = []
         for id, one in ends.items():
             job = known.get(id)
-            if job is not None and job.is_plain and id not in copies and len(job.history or "") < MOST_HISTORY_CHARS:
+            if job is None or not job.is_plain or id in copies or len(job.history or "") >= MOST_HISTORY_CHARS:
+                continue
+            if job.batch is None or self._batch_rows.count(job.batch, OPEN, SUCCEEDED):
                 ended.append((job, _success(one, now)))
         plain_jobs.add(added)
         plain_jobs.add_succeeded(both)
         plain_jobs.succeed(ended)
+        self._give_back([job.id for job, _ in ended if job.in_lines])
         succeeded = [copy.id for copy, _ in both] + [job.id for job, _ in ended]
         for id in succeeded:
             self._cascade.tell(id)
@@ -104,6 +120,13 @@ class StraightPath:
         effects.kinds["succeeded"] += len(succeeded)
         effects.rows += len(added) + len(succeeded)
         return {copy.id for copy in added}.union(succeeded)
+
+    def _give_back(self, ids: list[str]) -> None:
+        """Jobs are over: what they have in lines goes back, and those that wait there are called."""
+        self._lines.learn(ids)
+        for id in ids:
+            for entry in list(self._lines.of(id).values()):
+                self._lines.move(entry, None)
 
 
 def _is_plain(one: ReadyCopy) -> bool:

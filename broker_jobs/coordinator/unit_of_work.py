@@ -125,8 +125,9 @@ class UnitOfWork:
         )  # fmt: skip
 
         self._straight_path = StraightPath(
-            tx, at, cascade, effects, waiters=memory.waiters, leases=memory.liveness.leases
-        )
+            tx, at, cascade, effects, batch_rows=batch_rows, lines=lines, waiters=memory.waiters,
+            leases=memory.liveness.leases,
+        )  # fmt: skip
 
     def _queues_runs(self, recurring: str) -> bool:
         schedule = self._tx.schedules.get(recurring) if recurring else None

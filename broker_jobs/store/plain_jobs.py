@@ -8,6 +8,7 @@ same. Of a plain job the history is not stored either, as its other columns say 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from pydantic_core import to_json
@@ -19,16 +20,23 @@ from broker_jobs.store.counters import Counters, EndedJob
 from broker_jobs.store.row import Conditions
 
 ENQUEUED, SUCCEEDED = "enqueued", "succeeded"
+_PLAIN_CONDITIONS = (
+    Conditions.NONE,
+    Conditions.RELEASED,
+    Conditions.RELEASED | Conditions.LINES,
+    Conditions.LINES,
+)
 _IS_PLAIN = (
     "state = 'enqueued' AND publication > 0 AND epoch = 1 AND attempt = 1 AND waits = 0"
-    f" AND conditions IN ({Conditions.NONE}, {Conditions.RELEASED})"
+    f" AND conditions IN ({', '.join(map(str, _PLAIN_CONDITIONS))})"
     " AND fence = 0 AND crashes = 0 AND returns = 0 AND interruptions = 0 AND unknowns = 0 AND gives_back = 0"
     " AND owned = 0 AND envelope IS NOT NULL AND reason_code IS NULL AND reason IS NULL"
-    " AND error IS NULL AND owner IS NULL AND batch IS NULL AND recurring IS NULL AND alias_group IS NULL"
-    " AND counted_as IS NULL AND grace_until IS NULL"
+    " AND error IS NULL AND owner IS NULL AND recurring IS NULL AND alias_group IS NULL"
+    " AND (counted_as IS NULL AND batch IS NULL OR counted_as = 'open') AND grace_until IS NULL"
 )
 """Nothing has become of it but that it was released, by its producer or (`Conditions.RELEASED`) by the coordinator."""
-_KNOWN = f"SELECT id, queue, job, created_at, due_at, history, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
+_IN_LINES = f"conditions & {Conditions.LINES} > 0"
+_KNOWN = f"SELECT id, queue, job, created_at, due_at, history, batch, {_IN_LINES}, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
 _KNOWN_SQLITE = f"{_KNOWN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 _KNOWN_POSTGRESQL = f"{_KNOWN} WHERE id = ANY(%s)"
 
@@ -77,6 +85,9 @@ class Known(NamedTuple):
     created_at: Instant
     due_at: Instant | None
     history: str | None
+    batch: str | None
+    in_lines: bool
+    """It may have something in lines."""
     is_plain: bool
 
 
@@ -119,13 +130,16 @@ class PlainJobStore:
 
     def succeed(self, jobs: Sequence[tuple[Known, Success]]) -> None:
         """Jobs that are plain, and have succeeded."""
-        self._connection.write_rows(*_SUCCEED, [[*end, known.id] for known, end in jobs if known.history is None])
-        released = [
-            [*end, columns.with_run(known.history, end.started_at, end.ended_at), known.id]
-            for known, end in jobs
-            if known.history is not None
-        ]
-        self._connection.write_rows(*_SUCCEED_RELEASED, released)
+        values: dict[tuple[str, ...], list[list[object]]] = {}
+        for known, end in jobs:
+            more: dict[str, object] = {}
+            if known.history is not None:
+                more["history"] = columns.with_run(known.history, end.started_at, end.ended_at)
+            if known.batch is not None:
+                more["counted_as"] = SUCCEEDED
+            values.setdefault(tuple(more), []).append([*end, *more.values(), known.id])
+        for names, rows in values.items():
+            self._connection.write_rows(*_succeeds(*names), rows)
         for known, end in jobs:
             self._counters.leave(known.queue, ENQUEUED)
             self._counters.enter(known.queue, SUCCEEDED)
@@ -149,6 +163,7 @@ def _insert(given: tuple[str, ...], always: dict[str, str]) -> tuple[str, str]:
     return sqlite, postgresql
 
 
+@cache
 def _succeeds(*more: str) -> tuple[str, str]:
     """(for SQLite, for PostgreSQL). `more`: columns beside those of every success."""
     head = "UPDATE jobs SET state = 'succeeded', publication = 0, sender = NULL, "
@@ -163,6 +178,4 @@ def _succeeds(*more: str) -> tuple[str, str]:
 
 _ADD = _insert((*_COPY, "changed_at"), {"state": "'enqueued'", "publication": "2"} | _ALWAYS)
 _ADD_SUCCEEDED = _insert((*_COPY, *_END), {"state": "'succeeded'", "publication": "0"} | _ALWAYS)
-_SUCCEED = _succeeds()
-_SUCCEED_RELEASED = _succeeds("history")
 """Statements that differ between the databases: for SQLite, for PostgreSQL."""
