@@ -17,9 +17,11 @@ from broker_jobs.coordinator.failures import ToldTogetherError, WorkItemError
 from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Decision
+from broker_jobs.coordinator.straight_path import StraightPath
 from broker_jobs.messages.commands import DeleteJob
 from broker_jobs.messages.envelope import BATCH_PREFIX
 from broker_jobs.store.records import WorkItemRow
+from broker_jobs.store.row import WaitReason
 
 WORK_ITEMS = 50
 """Kept tasks that one transaction takes up."""
@@ -31,6 +33,7 @@ class Consequences:
     Args:
         rows, cascade: of the transaction.
         admission, dependencies, batch_rows, batches, limits: what the tasks are about.
+        straight_path: releases members that wait for nothing but their batch.
         decide: decides one record.
         skipped: work items that are dropped.
         tells_together: whether the jobs that wait for a few ends are told of them together.
@@ -47,6 +50,7 @@ class Consequences:
         batch_rows: BatchRows,
         batches: BatchRules,
         line_calls: LineCalls,
+        straight_path: StraightPath,
         decide: Callable[[JobRecord], Decision],
         skipped: frozenset[WorkItemRow],
         tells_together: bool,
@@ -60,6 +64,7 @@ class Consequences:
         self._batch_rows = batch_rows
         self._batches = batches
         self._line_calls = line_calls
+        self._straight_path = straight_path
         self._decide = decide
         self._skipped = skipped
         self._tells_together = tells_together
@@ -220,10 +225,14 @@ class Consequences:
     def _open(self, task: Task) -> None:
         """Admit, begin or end a page of the members of a batch submission."""
         members = self._batches.members(task.target, task.state, self._page)
-        ids = [*members.accepted, *members.begun, *members.abandoned]
-        self._spend(len(ids))
-        self._rows.see(ids)
-        for id in members.accepted:
+        self._spend(len(members.accepted) + len(members.begun) + len(members.abandoned))
+        accepted = members.accepted
+        if task.state == OPENED and self._admission.may_release:
+            unread = [id for id in accepted if id not in self._rows]
+            released = self._straight_path.release(unread, WaitReason.COMMIT)
+            accepted = [id for id in accepted if id not in released]
+        self._rows.see([*accepted, *members.begun, *members.abandoned])
+        for id in accepted:
             row = self._rows.get(id)
             if row is not None:
                 self._admission.accept_member(row, begins=task.state == OPENED)

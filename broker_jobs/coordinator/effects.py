@@ -12,6 +12,9 @@ from broker_jobs.messages.control import Control
 from broker_jobs.store.records import Meta
 from broker_jobs.store.row import Row
 
+HORIZON_SECONDS = 30.0
+"""The timer of a job that comes due later is set when it comes nearer; until then the store remembers it."""
+
 
 @dataclass(slots=True)
 class Effects:

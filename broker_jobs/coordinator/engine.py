@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable, Iterable
 
 from broker_jobs.clock import Instant, LogTime, WallTime
-from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.effects import HORIZON_SECONDS, Effects
 from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.leadership import OwnTicks
 from broker_jobs.coordinator.liveness import Liveness
 from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.state_machine.context import Context
-from broker_jobs.coordinator.unit_of_work import HORIZON_SECONDS, Memory, UnitOfWork
+from broker_jobs.coordinator.unit_of_work import Memory, UnitOfWork
 from broker_jobs.store.open import Store
 from broker_jobs.store.records import WorkItemRow
 

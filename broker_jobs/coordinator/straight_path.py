@@ -1,26 +1,35 @@
-"""Decides plain jobs without their rows: the copy of a job that its producer released, and its success.
+"""Decides plain jobs without their rows: their copies, their releases when their time has come, and their success.
 
-Most records are these two, and most of what the general path asks of them has one answer: they have no conditions, and
-end at once; a batch counts its members, and what one has in lines goes back. Here they are decided together and written narrowly (see store/plain_jobs.py), which costs a
-third. What is decided is the same: a test applies generated inputs on both paths and compares the stores. Any record
-that is not alone with its job, any job that is not plain, and any end that a caller waits for goes the general path.
+Most records are these, and most of what the general path asks of them has one answer: they have no conditions, and end
+at once. A batch counts its members, and what a job has in lines goes back when it succeeds. Here they are decided
+together and written narrowly (see store/plain_jobs.py), which costs a third. What is decided is the same: a test
+applies generated inputs on both paths and compares the stores. Any record that is not alone with its job, any job that
+is not plain, and any end that a caller waits for goes the general path.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from broker_jobs.clock import Instant, LogTime
 from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.conditions.batch_rows import OPEN, BatchRows
 from broker_jobs.coordinator.conditions.lines import Lines
-from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.effects import HORIZON_SECONDS, Effects
 from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.liveness import Leases
 from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.coordinator.queries import Waiters
-from broker_jobs.coordinator.records import FromWorker, ReadyCopy
+from broker_jobs.coordinator.records import FromWorker, ReadyCopy, TimerDue, WaitingCopy
+from broker_jobs.coordinator.release import release
 from broker_jobs.coordinator.state_machine.context import Context
+from broker_jobs.messages import codec
+from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import Succeeded
+from broker_jobs.messages.state import State
+from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.store.plain_jobs import SUCCEEDED, Copy, Known, Success
+from broker_jobs.store.row import Conditions, Publication, Row, WaitReason
 from broker_jobs.store.write import Transaction
 
 LEAST_INPUTS = 2
@@ -60,35 +69,42 @@ class StraightPath:
         self._waiters = waiters
         self._leases = leases
 
-    def take(self, inputs: list[Input]) -> list[Input]:
+    def take(self, inputs: list[Input], *, may_release: bool) -> list[Input]:
         """Decide and write what is plain; the inputs that are left for the general path, in their order."""
         if len(inputs) < LEAST_INPUTS:
             return inputs
         copies: dict[str, ReadyCopy] = {}
+        delayed: dict[str, WaitingCopy] = {}
+        due: dict[str, None] = {}
         ends: dict[str, FromWorker] = {}
         others: set[str] = set()
         for one in inputs:
-            if type(one) is ReadyCopy:
-                id = one.envelope.id
-                if id in copies or id in ends or not _is_plain(one):
-                    others.add(id)
-                else:
-                    copies[id] = one
-            elif type(one) is FromWorker and type(one.event) is Succeeded:
-                id = one.event.id
-                if id in ends or one.event.epoch != 1 or self._waiters.waits_for(id):
-                    others.add(id)
-                else:
-                    ends[id] = one
-            else:
+            id = _job_of(one)
+            if id is None or id in others or id in ends or id in delayed or id in due:
                 others.update(named(one))
+            elif type(one) is FromWorker:
+                if one.event.epoch == 1 and not self._waiters.waits_for(id):
+                    ends[id] = one
+                else:
+                    others.add(id)
+            elif id in copies:
+                others.add(id)
+            elif type(one) is ReadyCopy and _is_plain(one.envelope, 1):
+                copies[id] = one
+            elif type(one) is WaitingCopy and self._is_delayed(one):
+                delayed[id] = one
+            elif type(one) is TimerDue and may_release:
+                due[id] = None
+            else:
+                others.add(id)
         for id in others:
-            copies.pop(id, None)
-            ends.pop(id, None)
-        taken = self._write(copies, ends)
+            for group in (copies, delayed, due, ends):
+                group.pop(id, None)
+        taken = self._write(copies, ends) | self._add_delayed(delayed) | self.release(list(due), WaitReason.NOTHING)
+        self._effects.kinds["timerdue"] += sum(id in taken for id in due)
         if not taken:
             return inputs
-        return [one for one in inputs if not _is_of(one, taken)]
+        return [one for one in inputs if _job_of(one) not in taken]
 
     def _write(self, copies: dict[str, ReadyCopy], ends: dict[str, FromWorker]) -> set[str]:
         """Write what is plain of these; the jobs."""
@@ -128,20 +144,81 @@ class StraightPath:
             for entry in list(self._lines.of(id).values()):
                 self._lines.move(entry, None)
 
+    # ---- what is released later
 
-def _is_plain(one: ReadyCopy) -> bool:
-    envelope = one.envelope
-    return not envelope.has_conditions and envelope.epoch == 1 and envelope.attempt == 1 and envelope.recurring is None
+    def _is_delayed(self, one: WaitingCopy) -> bool:
+        """Whether a job waits for its time alone, and has a copy in the delay queues where it needs one."""
+        envelope = one.envelope
+        if one.member or envelope.due_at is None or not _is_plain(envelope, 0):
+            return False
+        due_at = envelope.due_at.timestamp()
+        return due_at > self._at.until and (one.copied_for is not None or due_at <= self._at.now + HORIZON_SECONDS)
+
+    def _add_delayed(self, delayed: dict[str, WaitingCopy]) -> set[str]:
+        """Add jobs that wait for their time; those that were added."""
+        now = self._at.now
+        known = self._tx.plain_jobs.known(list(delayed))
+        added = [
+            (_copy(one, None), None if one.copied_for is None else now + one.copied_for)
+            for id, one in delayed.items()
+            if id not in known
+        ]
+        self._tx.plain_jobs.add_delayed(added, now)
+        for job, _ in added:
+            if job.due_at is not None and job.due_at <= now + HORIZON_SECONDS:
+                self._effects.timers.append((job.id, job.due_at))
+        self._effects.kinds["waitingcopy"] += len(added)
+        self._effects.rows += len(added)
+        return {job.id for job, _ in added}
+
+    def release(self, ids: Sequence[str], waits: int) -> set[str]:
+        """Release those of these jobs that wait for nothing else; those that were.
+
+        The caller has the right to release, and has read none of the rows.
+
+        Args:
+            ids: in their order.
+            waits: `WaitReason.NOTHING`: for their time. `WaitReason.COMMIT`: for the submission that is accepted now.
+        """
+        if len(ids) < LEAST_INPUTS:
+            return set()
+        waiting = self._tx.plain_jobs.waiting(ids, waits, self._at.until)
+        released: list[Row] = []
+        for row in (waiting[id] for id in ids if id in waiting):
+            envelope = codec.decode(row.envelope)
+            if not _asks_nothing(envelope):
+                continue
+            after = _released(row, self._at)
+            released.append(after)
+            self._effects.release_messages.append(release(after, envelope))
+            self._effects.late.append(max(0.0, self._at.now - (after.due_at or 0.0)))
+        self._tx.plain_jobs.release(released, State.AWAITING if waits else State.SCHEDULED)
+        self._effects.releases += released
+        self._effects.rows += len(released)
+        return {row.id for row in released}
 
 
-def _is_of(one: Input, taken: set[str]) -> bool:
-    """Whether an input is about one of these jobs; each has no other input."""
-    if type(one) is ReadyCopy:
-        return one.envelope.id in taken
-    return type(one) is FromWorker and type(one.event) is Succeeded and one.event.id in taken
+def _job_of(one: Input) -> str | None:
+    """The job that an input is about, if it is of a kind that may be decided here."""
+    if type(one) is FromWorker:
+        return one.event.id if type(one.event) is Succeeded else None
+    if type(one) is ReadyCopy or type(one) is WaitingCopy:
+        return one.envelope.id
+    return one.id if type(one) is TimerDue and not one.id.startswith(LINE_PREFIX) else None
 
 
-def _copy(one: ReadyCopy, now: Instant) -> Copy:
+def _is_plain(envelope: Envelope, epoch: int) -> bool:
+    return (
+        not envelope.has_conditions and envelope.epoch == epoch and envelope.attempt == 1 and envelope.recurring is None
+    )
+
+
+def _asks_nothing(envelope: Envelope) -> bool:
+    """Whether a job that may be a member of a batch has no condition beside that."""
+    return not (envelope.after or envelope.unique or envelope.limits or envelope.result_args)
+
+
+def _copy(one: ReadyCopy | WaitingCopy, released_at: Instant | None) -> Copy:
     envelope = one.envelope
     return Copy(
         envelope.id,
@@ -149,7 +226,7 @@ def _copy(one: ReadyCopy, now: Instant) -> Copy:
         envelope.queue,
         None if envelope.due_at is None else envelope.due_at.timestamp(),
         envelope.created_at.timestamp(),
-        now,
+        released_at,
         envelope.policy.retries,
         one.body,
         envelope.parent,
@@ -161,3 +238,15 @@ def _success(one: FromWorker, now: Instant) -> Success:
     event = one.event
     assert isinstance(event, Succeeded)
     return Success(now, event.started_at, event.ended_at, event.result, event.result_lost, one.worker, one.host)
+
+
+def _released(row: Row, at: Context) -> Row:
+    """A row of our own (see `PlainJobStore.waiting`) as it is when its release is on the way."""
+    if row.state is State.AWAITING:
+        row.history.append((at.now, State.SCHEDULED.value, row.reason))
+        row.due_at = at.now if row.due_at is None else row.due_at
+    row.history.append((at.now, State.ENQUEUED.value, ""))
+    row.state, row.publication, row.epoch, row.sender = State.ENQUEUED, Publication.PUBLISHING, 1, at.coordinator
+    row.released_at = max(at.now, row.due_at or 0.0)
+    row.changed_at, row.reason, row.waits, row.conditions = at.now, "", WaitReason.NOTHING, Conditions.RELEASED
+    return row

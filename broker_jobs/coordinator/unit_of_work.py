@@ -24,7 +24,7 @@ from broker_jobs.coordinator.conditions.unique import UniqueKeyRules
 from broker_jobs.coordinator.consequences import Consequences
 from broker_jobs.coordinator.dependents import Dependents
 from broker_jobs.coordinator.dispatch import Dispatch
-from broker_jobs.coordinator.effects import Effects
+from broker_jobs.coordinator.effects import HORIZON_SECONDS, Effects
 from broker_jobs.coordinator.inputs import COPY_SLACK_SECONDS, CheckpointRead, Input
 from broker_jobs.coordinator.job_decisions import JobDecisions
 from broker_jobs.coordinator.leadership import OwnTicks
@@ -45,8 +45,6 @@ from broker_jobs.store.records import WorkItemRow
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.write import Transaction
 
-HORIZON_SECONDS = 30.0
-"""The timer of a job that comes due later is set when it comes nearer; until then the store remembers it."""
 ALL_BROADCASTS_SECONDS = 5.0
 """Everything is broadcast at most once in so long: a heartbeat is often behind by what is just under way."""
 
@@ -104,10 +102,14 @@ class UnitOfWork:
             rows, cascade, effects, admission=admission, limits=limits, lines=lines, broadcasts=broadcasts
         )
         self._jobs = jobs
+        self._straight_path = straight_path = StraightPath(
+            tx, at, cascade, effects, batch_rows=batch_rows, lines=lines, waiters=memory.waiters,
+            leases=memory.liveness.leases,
+        )  # fmt: skip
         self._consequences = consequences = Consequences(
             rows, cascade, admission=admission, dependents=dependents, dependencies=dependencies,
-            batch_rows=batch_rows, batches=batches, line_calls=line_calls, decide=jobs.decide, skipped=skipped,
-            tells_together=tells_together,
+            batch_rows=batch_rows, batches=batches, line_calls=line_calls, straight_path=straight_path,
+            decide=jobs.decide, skipped=skipped, tells_together=tells_together,
         )  # fmt: skip
         self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
         self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)
@@ -124,11 +126,6 @@ class UnitOfWork:
             consequences=consequences, command_handler=command_handler, log_clock=log_clock, workers=workers,
         )  # fmt: skip
 
-        self._straight_path = StraightPath(
-            tx, at, cascade, effects, batch_rows=batch_rows, lines=lines, waiters=memory.waiters,
-            leases=memory.liveness.leases,
-        )  # fmt: skip
-
     def _queues_runs(self, recurring: str) -> bool:
         schedule = self._tx.schedules.get(recurring) if recurring else None
         return schedule is not None and schedule.overlap == "queue"
@@ -143,7 +140,7 @@ class UnitOfWork:
         ticks = [one.tick if isinstance(one, CheckpointRead) else one for one in inputs]
         if any(isinstance(tick, Tick) and self._log_clock.is_ahead(tick) for tick in ticks):
             self._admission.may_release = False  # the store went back: not even what comes before the tick is released
-        inputs = self._straight_path.take(inputs)
+        inputs = self._straight_path.take(inputs, may_release=self._admission.may_release)
         self._dispatch.load(inputs)
         for one in inputs:
             self._dispatch.apply(one)

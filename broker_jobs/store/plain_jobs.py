@@ -1,4 +1,4 @@
-"""Writes plain jobs: those released by their producer, without conditions, and all that simply succeed.
+"""Writes plain jobs: those without conditions, as they are accepted and released, and all that simply succeed.
 
 Most jobs are plain, so they are written narrowly: a statement for each step, with the columns that the step changes.
 A row of all columns, replaced twice, costs four times as much: every index is written again though its columns are the
@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from broker_jobs.clock import Instant
+from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.counters import Counters, EndedJob
-from broker_jobs.store.row import Conditions
+from broker_jobs.store.row import Conditions, Row
 
-ENQUEUED, SUCCEEDED = "enqueued", "succeeded"
+SCHEDULED, ENQUEUED, SUCCEEDED = "scheduled", "enqueued", "succeeded"
 _PLAIN_CONDITIONS = (
     Conditions.NONE,
     Conditions.RELEASED,
@@ -47,17 +48,32 @@ _ALWAYS = {
 """What every plain row has when it is made; what it does not name is NULL."""
 _COPY = ("id", "job", "queue", "due_at", "created_at", "released_at", "retries", "envelope", "parent", "tags")
 _END = ("changed_at", "started_at", "ended_at", "result", "result_lost", "ran_on", "ran_host")
+_IS_WAITING = (
+    "state = CASE WHEN waits = 0 THEN 'scheduled' ELSE 'awaiting' END AND publication = 0 AND epoch = 0"
+    f" AND attempt = 1 AND conditions = {Conditions.NONE} AND fence = 0 AND crashes = 0 AND returns = 0"
+    " AND interruptions = 0 AND unknowns = 0 AND gives_back = 0 AND owned = 0 AND envelope IS NOT NULL"
+    " AND reason_code IS NULL AND error IS NULL AND owner IS NULL AND recurring IS NULL AND alias_group IS NULL"
+    " AND (counted_as IS NULL AND batch IS NULL OR counted_as = 'open') AND grace_until IS NULL"
+)
+"""Nothing has become of it but that it was accepted."""
+_WAITING_COLUMNS = (
+    "id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, parent, batch, tags, counted_as"
+    ", history"
+)
+_WAITING = f"SELECT {_WAITING_COLUMNS} FROM jobs WHERE {_IS_WAITING} AND (due_at IS NULL OR due_at <= "  # noqa: S608  # as above
+_WAITING_SQLITE = f"{_WAITING}?) AND waits = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
+_WAITING_POSTGRESQL = f"{_WAITING}%s) AND waits = %s AND id = ANY(%s)"
 
 
 class Copy(NamedTuple):
-    """A job as its producer released it."""
+    """A job as its producer released it, or (`released_at` is None) as the coordinator is to release it."""
 
     id: str
     job: str
     queue: str
     due_at: Instant | None
     created_at: Instant
-    released_at: Instant
+    released_at: Instant | None
     retries: int
     envelope: str
     parent: str | None
@@ -121,6 +137,45 @@ class PlainJobStore:
         for copy in copies:
             self._counters.enter(copy.queue, ENQUEUED)
 
+    def add_delayed(self, jobs: Sequence[tuple[Copy, Instant | None]], now: Instant) -> None:
+        """Jobs that have no row yet and wait for their time; with each, until when a copy may be in the delay
+        queues."""
+        history = to_json([(now, SCHEDULED, "")]).decode()
+        self._connection.write_rows(*_ADD_DELAYED, [[*copy, now, copied_until, history] for copy, copied_until in jobs])
+        for copy, _ in jobs:
+            self._counters.enter(copy.queue, SCHEDULED)
+
+    def waiting(self, ids: Sequence[str], waits: int, until: Instant) -> dict[str, Row]:
+        """Those of these jobs that wait for nothing but their time, which comes until then, and what `waits` says.
+
+        Nothing else has become of them. The rows are new objects.
+        """
+        if self._connection.is_postgresql:
+            found = self._connection.exec_driver_sql(_WAITING_POSTGRESQL, (until, waits, list(ids)))
+        else:
+            found = self._connection.exec_driver_sql(_WAITING_SQLITE, (until, waits, to_json(ids).decode()))
+        state = State.AWAITING if waits else State.SCHEDULED
+        rows: dict[str, Row] = {}
+        for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more, history in found:
+            parent, batch, tags, counted_as = more
+            rows[id] = Row(
+                id, job or "", queue, state, due_at=due_at, created_at=created_at, copy_until=copy_until,
+                retries=retries, envelope=envelope, reason=reason or "", parent=parent, batch=batch, tags=tags or "",
+                counted_as=counted_as, history=[(at, entered, why) for at, entered, why in from_json(history or "[]")],
+            )  # fmt: skip
+        return rows
+
+    def release(self, rows: Sequence[Row], before: State) -> None:
+        """Jobs of `waiting`, which were in that state, are as these rows say: their releases are on the way."""
+        values = [
+            [row.sender, row.due_at, row.changed_at, row.released_at, columns.history_text(row.history), row.id]
+            for row in rows
+        ]
+        self._connection.write_rows(*_RELEASE, values)
+        for row in rows:
+            self._counters.leave(row.queue, before.value)
+            self._counters.enter(row.queue, ENQUEUED)
+
     def add_succeeded(self, jobs: Sequence[tuple[Copy, Success]]) -> None:
         """Jobs that have no row yet and have succeeded."""
         self._connection.write_rows(*_ADD_SUCCEEDED, [[*copy, *end] for copy, end in jobs])
@@ -166,8 +221,12 @@ def _insert(given: tuple[str, ...], always: dict[str, str]) -> tuple[str, str]:
 @cache
 def _succeeds(*more: str) -> tuple[str, str]:
     """(for SQLite, for PostgreSQL). `more`: columns beside those of every success."""
-    head = "UPDATE jobs SET state = 'succeeded', publication = 0, sender = NULL, "
-    assigns = (*_END, *more)
+    return _update("state = 'succeeded', publication = 0, sender = NULL", (*_END, *more))
+
+
+def _update(always: str, assigns: tuple[str, ...]) -> tuple[str, str]:
+    """(for SQLite, for PostgreSQL). The id comes last."""
+    head = f"UPDATE jobs SET {always}, "  # noqa: S608  # constants of ours
     given = (*assigns, "id")
     arrays = ", ".join(f"%s::{columns.type_of(name)}[]" for name in given)
     sqlite = f"{head}{', '.join(f'{name} = ?' for name in assigns)} WHERE id = ?"
@@ -177,5 +236,13 @@ def _succeeds(*more: str) -> tuple[str, str]:
 
 
 _ADD = _insert((*_COPY, "changed_at"), {"state": "'enqueued'", "publication": "2"} | _ALWAYS)
+_ADD_DELAYED = _insert(
+    (*_COPY, "changed_at", "copy_until", "history"),
+    {"state": "'scheduled'", "publication": "0"} | _ALWAYS | {"epoch": "0"},
+)
+_RELEASE = _update(
+    f"state = 'enqueued', publication = 1, epoch = 1, reason = NULL, waits = 0, conditions = {Conditions.RELEASED}",
+    ("sender", "due_at", "changed_at", "released_at", "history"),
+)
 _ADD_SUCCEEDED = _insert((*_COPY, *_END), {"state": "'succeeded'", "publication": "0"} | _ALWAYS)
 """Statements that differ between the databases: for SQLite, for PostgreSQL."""
