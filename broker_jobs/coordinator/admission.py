@@ -20,7 +20,7 @@ from broker_jobs.coordinator.records import TimerDue
 from broker_jobs.coordinator.result_arguments import MissingResultError, parents_of, with_results
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.decide import decide
-from broker_jobs.coordinator.state_machine.steps import NOT_PUBLISHED, entered, grace_ended, waiting
+from broker_jobs.coordinator.state_machine.steps import COME, NOT_PUBLISHED, entered, grace_ended, waiting
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Conditions, Publication, Reason, Row, WaitReason
@@ -164,7 +164,7 @@ class Admission:
                 due_at=due_at, reason_code=row.reason_code or Reason.NOW,
                 conditions=row.conditions & ~Conditions.DEPENDENCIES,
             )  # fmt: skip
-            self._put(waiting(met, row.waits & ~WaitReason.DEPENDENCY, at, "what it waited for has come"))
+            self._put(waiting(met, row.waits & ~WaitReason.DEPENDENCY, at, COME))
             self._cascade.walk(row.id)
 
     def _revive(self, row: Row, verdict: Verdict) -> None:

@@ -25,6 +25,8 @@ from broker_jobs.store.row import WaitReason
 
 WORK_ITEMS = 50
 """Kept tasks that one transaction takes up."""
+_MET = Verdict(False, None)
+"""A job waits for nothing that has not come."""
 
 
 class Consequences:
@@ -202,13 +204,22 @@ class Consequences:
 
     def _judge(self, holders: list[str]) -> None:
         verdicts = self._dependencies.judge_all(holders)
+        going = [id for id in holders if verdicts.get(id, _MET) == _MET and not id.startswith(BATCH_PREFIX)]
+        released = self._release_plain(going, WaitReason.DEPENDENCY)
+        holders = [holder for holder in holders if holder not in released]
         self._rows.see([holder for holder in holders if not holder.startswith(BATCH_PREFIX)])
         for holder in holders:
-            verdict = verdicts.get(holder, Verdict(False, None))
+            verdict = verdicts.get(holder, _MET)
             if holder.startswith(BATCH_PREFIX):
                 self._batches.judged(holder.removeprefix(BATCH_PREFIX), verdict)
             else:
                 self._admission.judged(holder, verdict)
+
+    def _release_plain(self, ids: list[str], waits: int) -> set[str]:
+        """Release the plain ones of jobs that wait for this no more; which these were."""
+        if not self._admission.may_release:
+            return set()
+        return self._straight_path.release([id for id in ids if id not in self._rows], waits)
 
     def _group(self, task: Task) -> None:
         """Count a page of aliases as their root is shown, and tell what depends on them."""
@@ -227,9 +238,8 @@ class Consequences:
         members = self._batches.members(task.target, task.state, self._page)
         self._spend(len(members.accepted) + len(members.begun) + len(members.abandoned))
         accepted = members.accepted
-        if task.state == OPENED and self._admission.may_release:
-            unread = [id for id in accepted if id not in self._rows]
-            released = self._straight_path.release(unread, WaitReason.COMMIT)
+        if task.state == OPENED:
+            released = self._release_plain(accepted, WaitReason.COMMIT)
             accepted = [id for id in accepted if id not in released]
         self._rows.see([*accepted, *members.begun, *members.abandoned])
         for id in accepted:

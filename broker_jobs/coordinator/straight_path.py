@@ -23,6 +23,7 @@ from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy, TimerDue, WaitingCopy
 from broker_jobs.coordinator.release import release
 from broker_jobs.coordinator.state_machine.context import Context
+from broker_jobs.coordinator.state_machine.steps import COME
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import Succeeded
@@ -178,7 +179,8 @@ class StraightPath:
 
         Args:
             ids: in their order.
-            waits: `WaitReason.NOTHING`: for their time. `WaitReason.COMMIT`: for the submission that is accepted now.
+            waits: `WaitReason.NOTHING`: for their time. `COMMIT`: for the submission that is accepted now.
+                `DEPENDENCY`: for others, whose ends have come.
         """
         if len(ids) < LEAST_INPUTS:
             return set()
@@ -186,7 +188,7 @@ class StraightPath:
         released: list[Row] = []
         for row in (waiting[id] for id in ids if id in waiting):
             envelope = codec.decode(row.envelope)
-            if not _asks_nothing(envelope):
+            if not _asks_nothing(envelope, waits):
                 continue
             after = _released(row, self._at)
             released.append(after)
@@ -213,9 +215,11 @@ def _is_plain(envelope: Envelope, epoch: int) -> bool:
     )
 
 
-def _asks_nothing(envelope: Envelope) -> bool:
-    """Whether a job that may be a member of a batch has no condition beside that."""
-    return not (envelope.after or envelope.unique or envelope.limits or envelope.result_args)
+def _asks_nothing(envelope: Envelope, waits: int) -> bool:
+    """Whether a job has no condition but its batch and what it waits for."""
+    if envelope.unique or envelope.limits or envelope.result_args:
+        return False
+    return envelope.after is None or (waits == WaitReason.DEPENDENCY and envelope.after.delay is None)
 
 
 def _copy(one: ReadyCopy | WaitingCopy, released_at: Instant | None) -> Copy:
@@ -242,7 +246,10 @@ def _success(one: FromWorker, now: Instant) -> Success:
 
 def _released(row: Row, at: Context) -> Row:
     """A row of our own (see `PlainJobStore.waiting`) as it is when its release is on the way."""
-    if row.state is State.AWAITING:
+    if row.waits == WaitReason.DEPENDENCY:
+        row.history.append((at.now, State.SCHEDULED.value, COME))
+        row.due_at = max(at.now, row.due_at or 0.0)
+    elif row.waits == WaitReason.COMMIT:
         row.history.append((at.now, State.SCHEDULED.value, row.reason))
         row.due_at = at.now if row.due_at is None else row.due_at
     row.history.append((at.now, State.ENQUEUED.value, ""))

@@ -18,7 +18,7 @@ from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.counters import Counters, EndedJob
-from broker_jobs.store.row import Conditions, Row
+from broker_jobs.store.row import Conditions, Row, WaitReason
 
 SCHEDULED, ENQUEUED, SUCCEEDED = "scheduled", "enqueued", "succeeded"
 _PLAIN_CONDITIONS = (
@@ -50,7 +50,8 @@ _COPY = ("id", "job", "queue", "due_at", "created_at", "released_at", "retries",
 _END = ("changed_at", "started_at", "ended_at", "result", "result_lost", "ran_on", "ran_host")
 _IS_WAITING = (
     "state = CASE WHEN waits = 0 THEN 'scheduled' ELSE 'awaiting' END AND publication = 0 AND epoch = 0"
-    f" AND attempt = 1 AND conditions = {Conditions.NONE} AND fence = 0 AND crashes = 0 AND returns = 0"
+    f" AND attempt = 1 AND conditions = CASE WHEN waits = {WaitReason.DEPENDENCY} THEN {Conditions.DEPENDENCIES}"
+    f" ELSE {Conditions.NONE} END AND fence = 0 AND crashes = 0 AND returns = 0"
     " AND interruptions = 0 AND unknowns = 0 AND gives_back = 0 AND owned = 0 AND envelope IS NOT NULL"
     " AND reason_code IS NULL AND error IS NULL AND owner IS NULL AND recurring IS NULL AND alias_group IS NULL"
     " AND (counted_as IS NULL AND batch IS NULL OR counted_as = 'open') AND grace_until IS NULL"
@@ -146,7 +147,7 @@ class PlainJobStore:
             self._counters.enter(copy.queue, SCHEDULED)
 
     def waiting(self, ids: Sequence[str], waits: int, until: Instant) -> dict[str, Row]:
-        """Those of these jobs that wait for nothing but their time, which comes until then, and what `waits` says.
+        """Those of these jobs that wait for nothing but their time, which comes by then, and what `waits` says.
 
         Nothing else has become of them. The rows are new objects.
         """
@@ -156,12 +157,13 @@ class PlainJobStore:
             found = self._connection.exec_driver_sql(_WAITING_SQLITE, (until, waits, to_json(ids).decode()))
         state = State.AWAITING if waits else State.SCHEDULED
         rows: dict[str, Row] = {}
-        for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more, history in found:
-            parent, batch, tags, counted_as = more
+        for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more in found:
+            parent, batch, tags, counted_as, stored = more
+            history = [(at, entered, why) for at, entered, why in from_json(stored or "[]")]
             rows[id] = Row(
                 id, job or "", queue, state, due_at=due_at, created_at=created_at, copy_until=copy_until,
                 retries=retries, envelope=envelope, reason=reason or "", parent=parent, batch=batch, tags=tags or "",
-                counted_as=counted_as, history=[(at, entered, why) for at, entered, why in from_json(history or "[]")],
+                counted_as=counted_as, waits=waits, history=history,
             )  # fmt: skip
         return rows
 

@@ -44,6 +44,8 @@ class LimitRules:
         self._cascade = cascade
         self._lines = lines
         self._calls = calls
+        self._asked: tuple[str, list[LimitLineRow]] = ("", [])
+        """The job that was asked last, and its lines: if it may go, it is released next."""
 
     # ---- acceptance
 
@@ -75,6 +77,7 @@ class LimitRules:
     def walk(self, row: Row, envelope: Envelope) -> Instant | None:
         """When a job that waits for nothing else may start, with turns in all of its lines; None: it waits in one."""
         sequence = self._sequence(row, envelope)
+        self._asked = (row.id, sequence)
         if not sequence:
             return max(self._rows.at.now, row.due_at or 0.0)
         row = self._in_lines(row)
@@ -135,7 +138,8 @@ class LimitRules:
 
     def release(self, row: Row, envelope: Envelope, at: Instant) -> None:
         """A job is released at a moment: its turns become slots, and starts of its rates."""
-        for line in self._sequence(row, envelope):
+        asked, sequence = self._asked
+        for line in sequence if asked == row.id else self._sequence(row, envelope):
             entry = self._lines.of(row.id)[line.key]
             if line.kind == "rate":
                 self._lines.rates.start(line, row.id, row.epoch, at)

@@ -74,12 +74,14 @@ class Lines:
 
     def of(self, job_id: str) -> dict[str, LineEntry]:
         """What a job has in lines, by key."""
-        self.learn([job_id])
+        if job_id not in self._learned:
+            self.learn([job_id])
         return self._of_job[job_id]
 
     def line(self, key: str) -> LimitLineRow | None:
         """The line of a key, if there is one."""
-        self._read_lines({key})
+        if key not in self._lines:
+            self._read_lines({key})
         return self._lines[key]
 
     def accepted(self, key: str, kind: str, limit: LimitKey | None = None) -> LimitLineRow:

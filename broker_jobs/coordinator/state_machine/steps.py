@@ -12,6 +12,9 @@ from broker_jobs.store.row import Publication, Reason, Row, WaitReason
 AWAITING, SCHEDULED, ENQUEUED = State.AWAITING, State.SCHEDULED, State.ENQUEUED
 PROCESSING, SUCCEEDED, FAILED, DELETED = State.PROCESSING, State.SUCCEEDED, State.FAILED, State.DELETED
 
+COME = "what it waited for has come"
+"""Why a job goes on."""
+
 
 def born(envelope: Envelope, body: str, state: State, at: Context, **columns: object) -> Row:
     due_at = envelope.due_at.timestamp() if envelope.due_at is not None else None

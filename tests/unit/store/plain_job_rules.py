@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from broker_jobs.coordinator import straight_path
 from broker_jobs.coordinator.effects import Effects
-from broker_jobs.coordinator.inputs import Input
+from broker_jobs.coordinator.inputs import CommandReceived, Input
+from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.coordinator.records import FromWorker, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.messages.commands import DeleteJob, GetJob, RequeueJob
-from broker_jobs.messages.envelope import LimitKey, Parent
+from broker_jobs.messages.envelope import LimitKey, Parent, ResultArgument
 from broker_jobs.messages.events import Succeeded
 from broker_jobs.messages.state import State
 from broker_jobs.store import Store, schema
@@ -49,6 +50,8 @@ class Walk:
         self._commits: list[Input] = []
         """Of batches whose members are there."""
         self._delayed: list[str] = []
+        self._parents: list[str] = []
+        self.children: set[str] = set()
 
     def transactions(self) -> Iterator[list[Input]]:
         for _ in range(self._random.randrange(4, 12)):
@@ -60,6 +63,8 @@ class Walk:
         h, pick = self._maker, self._random
         if self._commits and pick.random() < 0.2:
             return [self._commits.pop()]
+        if self._parents and pick.random() < 0.2:
+            return [self._success(self._parents.pop(0))]
         if not self._ids or pick.random() < 0.45:
             self._made += 1
             self._ids.append(f"j{self._made}")
@@ -67,6 +72,8 @@ class Walk:
                 return self._batch()
             if pick.random() < 0.4:
                 return self._waiting(self._ids[-1])
+            if pick.random() < 0.3:
+                return [self._child(self._ids[-1])]
             copy = h.ready(self._ids[-1], **pick.choice(FIELDS))
             return [copy, self._success()] if pick.random() < 0.3 else [copy]
         id = pick.choice(self._ids[-6:])
@@ -93,6 +100,24 @@ class Walk:
             return [h.held(id, delay, **fields)]
         return [h.held(id, delay, **fields), *pick.choice(([], [Released(id, 1)], [Released(id, 1), self._success()]))]
 
+    def _child(self, id: str) -> Input:
+        """A job that waits for one or two others, also of a batch, and sometimes for more than their ends."""
+        pick, fields = self._random, dict[str, Any]()
+        # In a line with others its place would tell which path decided the ends of a transaction first.
+        own = (LimitKey(kind="concurrency", key=f"of {id}", limit=1),)
+        if pick.random() < 0.5:
+            more: tuple[dict[str, Any], ...] = (
+                {"after_delay": 0.4}, {"limits": own}, {"result_args": ()},
+                {"due_at": datetime(2026, 3, 1, 0, 2, tzinfo=UTC)}, {"tags": ("t",)}, {"queue": "mail"},
+            )  # fmt: skip
+            fields = pick.choice(more)
+        parents = {pick.choice(self._ids[-8:-1] or ["p"]) for _ in range(pick.choice((1, 1, 2)))}
+        self._parents += sorted(parents)
+        self.children.add(id)
+        if "result_args" in fields:
+            fields = {"result_args": (ResultArgument(place=0, parents=(min(parents),)),), "args": [None]}
+        return self._maker.child(id, *sorted(parents), on=pick.choice(("succeeded", "succeeded", "finished")), **fields)
+
     def _batch(self) -> list[Input]:
         """A batch of a few members, with what comes of them in some cases, and what waits for it."""
         h, pick, batch = self._maker, self._random, f"b{self._made}"
@@ -109,6 +134,7 @@ class Walk:
         made.append(h.commit(batch))
         if pick.random() < 0.3:
             self._made += 1
+            self.children.add(f"j{self._made}")
             made.append(h.child(f"j{self._made}", batches=(batch,)))
         if pick.random() < 0.6:
             made += [one for id in members for one in (Released(id, 1), self._success(id))]
@@ -135,10 +161,21 @@ def contents(store: Store) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-def _is_publishing(store: Store, id: str) -> bool:
-    """Whether a job was released in a transaction before; none is confirmed in that of its release."""
-    row = store.reader.jobs.get(id)
-    return row is not None and row.publication is Publication.PUBLISHING
+def _may_come(one: Input, store: Store, children: set[str]) -> bool:
+    """Whether an input may come: no release is confirmed in its own transaction, no child ends before its release.
+
+    The straight path decides ends before all else. So a command for a child may find that its parent has ended, where
+    on the general path it does not know it yet; both are right.
+    """
+    if isinstance(one, Released):
+        row = store.reader.jobs.get(one.id)
+        return row is not None and row.publication is Publication.PUBLISHING
+    if isinstance(one, CommandReceived):
+        return not any(id in children for id in named(one))
+    if isinstance(one, FromWorker) and one.event.id in children:
+        row = store.reader.jobs.get(one.event.id)
+        return row is not None and row.epoch > 0
+    return True
 
 
 def _sent(effects: Effects) -> list[tuple[str, bytes, float | None]]:
@@ -177,8 +214,9 @@ class PlainJobRules:
         self, straight: EngineHarness, general: EngineHarness, seed: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         maker, pick, told = EngineHarness(), random.Random(seed), set[tuple[str, float]]()
-        for made in Walk(seed, maker).transactions():
-            inputs = [one for one in made if not isinstance(one, Released) or _is_publishing(general.store, one.id)]
+        walk = Walk(seed, maker)
+        for made in walk.transactions():
+            inputs = [one for one in made if _may_come(one, general.store, walk.children)]
             ahead, may_release = pick.choice((0.0, 0.5)), pick.random() < 0.9
             monkeypatch.setattr(straight_path, "LEAST_INPUTS", 1)
             one = straight.engine.apply(inputs, maker.now, may_release=may_release, ahead=ahead)
