@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 
 from broker_jobs.broker import names
@@ -26,7 +27,7 @@ from broker_jobs.coordinator.failures import (
     sentence,
 )
 from broker_jobs.coordinator.input_queue import MOST_INPUTS
-from broker_jobs.coordinator.inputs import CommandReceived, Input, QueuedInput, Unreadable, alone
+from broker_jobs.coordinator.inputs import ChunkReceived, CommandReceived, Input, QueuedInput, Unreadable, alone
 from broker_jobs.coordinator.patient_store import PatientStore
 from broker_jobs.coordinator.precise_timer import AHEAD_SECONDS
 from broker_jobs.coordinator.queries import reply
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 SLOW_SECONDS = 1.0
 """A transaction that takes longer has too many inputs for its store; the next one gets half of them."""
+BUSY_SECONDS = 0.06
+"""Processor time that a transaction should use, as the end of a job waits for it; the tasks that follow use as much."""
 LEAST_INPUTS = 100
 REPLY_TIMEOUT_SECONDS = 10.0
 
@@ -76,14 +79,21 @@ class Transactions:
 
     def apply(self, pieces: list[QueuedInput]) -> tuple[list[Effects], float]:
         """Decide these; what follows, one value for each transaction it took, and the seconds."""
-        started = self._clock.monotonic()
+        started, used_before = self._clock.monotonic(), time.thread_time()
         effects = self._apply_safely(pieces)
         seconds = self._clock.monotonic() - started
-        if seconds > SLOW_SECONDS:  # nothing is released after one of ACTIVE_SECONDS, however often it is repeated
-            self.most = max(LEAST_INPUTS, self.most // 2)
-        elif seconds < SLOW_SECONDS / 4:
-            self.most = min(MOST_INPUTS, self.most * 2)
+        self._measured(_jobs_in(pieces), seconds, time.thread_time() - used_before)
         return effects, seconds
+
+    def _measured(self, inputs: int, seconds: float, used: float) -> None:
+        """Say how many inputs the next transaction takes. `used`: processor time; the rest is the store's own."""
+        if seconds > SLOW_SECONDS:  # nothing is released after one of ACTIVE_SECONDS, however often it is repeated
+            self.most //= 2
+        elif seconds < SLOW_SECONDS / 4:
+            self.most *= 2
+        if inputs >= LEAST_INPUTS and used > 0.0:
+            self.most = min(self.most, int(inputs * BUSY_SECONDS / used))
+        self.most = max(LEAST_INPUTS, min(MOST_INPUTS, self.most))
 
     def _apply_safely(self, pieces: list[QueuedInput]) -> list[Effects]:
         """All pieces in one transaction; when a decision raises, in halves."""
@@ -213,3 +223,9 @@ class Transactions:
                 return Effects(tx.meta, dead_letters=[(WORK, reason)])
 
         return self._store.persist(set_aside)
+
+
+def _jobs_in(pieces: list[QueuedInput]) -> int:
+    """How many inputs these are; the jobs of a batch's chunk count one by one."""
+    chunks = [piece.input for piece in pieces if isinstance(piece.input, ChunkReceived)]
+    return len(pieces) - len(chunks) + sum(len(chunk.members) for chunk in chunks)

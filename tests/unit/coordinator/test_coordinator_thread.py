@@ -301,6 +301,28 @@ def test_a_slow_store_gets_smaller_transactions_so_that_releases_go_out(
     while_it_moves(lambda: room.broker.depth(names.work_queue("default")), lambda depth: depth == (1_500, 0))
 
 
+def test_transactions_get_smaller_where_a_job_costs_much_processor_time(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a job waits for the transaction before it."""
+    room.start()
+    engine, sizes, cost = room.coordinator._engine, list[int](), 0.0005
+    apply = engine.apply
+
+    def costly(inputs: list[object], *args: object, **kwargs: object) -> object:
+        sizes.append(len(inputs))
+        end = time.thread_time() + len(inputs) * cost
+        while time.thread_time() < end:
+            pass
+        return apply(inputs, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "apply", costly)
+    room.hold(*(room.envelope(f"j{n}", delay=3_600.0) for n in range(3_000)))
+    eventually(lambda: room.store.reader.statistics.counts()[State.SCHEDULED] == 3_000)
+    large = [size for size in sizes if size >= transactions.LEAST_INPUTS]
+    assert max(large[1:]) <= 2 * transactions.BUSY_SECONDS / cost, "the first one is as large as what had come"
+
+
 def test_a_coordinator_older_than_its_store_leaves_the_log_to_a_newer_one(room: CoordinatorHarness) -> None:
     room.start()
     with room.store.transaction() as tx:
