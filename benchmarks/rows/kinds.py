@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -54,7 +55,7 @@ def _measure(row: Row, harness: Harness, database: str, store: str, kind: Kind) 
             rates.append(count / (time.perf_counter() - start))
             now = system.cpu()
             costs.append({name: (now[name] - used[name]) / count * 1e6 for name in used})
-        memory = meter.memory(system.coordinator.pid)
+        memory, transactions = meter.memory(system.coordinator.pid), system.transactions()
         system.close()
     measure = f"{kind.name}, {database}"
     for name in ("coordinator", "broker", "worker"):
@@ -62,9 +63,18 @@ def _measure(row: Row, harness: Harness, database: str, store: str, kind: Kind) 
         shown = tuple(each["coordinator"] / each["broker"] for each in costs)
         note = f"{min(shown):.2f} to {max(shown):.2f} of the broker's" if name == "coordinator" else ""
         row.add(Figure(measure, name, "ours", "us", values, less_is_better=True, compared=False, note=note))
+    bound = _bound(transactions, 0.999) * 1e3
+    over = f"{transactions[math.inf] - transactions[0.1]} of {transactions[math.inf]} over 100 ms"
+    row.add(Figure(measure, "transactions, p99.9 up to", "ours", "ms", (bound,), compared=False, note=over))
     row.add(
         Figure(measure, "sent and run", "ours", "/s", tuple(rates), compared=False, note=f"{memory.rss:.0f} MB at last")
     )
+
+
+def _bound(transactions: dict[float, int], share: float) -> float:
+    """The bound of the histogram that so many did not exceed."""
+    wanted = transactions[math.inf] * share
+    return next(bound for bound, count in sorted(transactions.items()) if count >= wanted)
 
 
 def _wait(sandbox: Sandbox, system: System, wanted: int) -> None:

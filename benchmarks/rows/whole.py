@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import urllib.request
 from statistics import median
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks.libraries.workers import OURS
 from broker_jobs.broker import names
 from broker_jobs.messages.state import State
 from broker_jobs.store import Store
+from tests.support.process import free_port
 
 STEADY_SHARE = 0.75
 """Of what a burst came to: the rate that is then held, to see whether the log stays flat."""
@@ -24,7 +27,9 @@ class System:
 
     def __init__(self, sandbox: Sandbox, broker_pid: int) -> None:
         self.sandbox = sandbox
-        self.coordinator = sandbox.start("broker_jobs.cli", "coordinator")
+        self._metrics_port = free_port()
+        metrics = {"BROKER_JOBS_METRICS_PORT": str(self._metrics_port)}
+        self.coordinator = sandbox.start("broker_jobs.cli", "coordinator", **metrics)
         wait_for(lambda: sandbox.depth(names.LOG)[1] > 0, "a coordinator")
         self.worker = OURS.start(sandbox)
         self._beat: Process | None = None
@@ -48,6 +53,12 @@ class System:
     def cpu(self) -> dict[str, float]:
         """Processor time so far, by process."""
         return {name: meter.cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def transactions(self) -> dict[float, int]:
+        """How many transactions of the coordinator took at most so many seconds, by the bounds of its histogram."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10) as answer:
+            found = re.findall(r'coordinator_commit_seconds_bucket\{le="([^"]+)"\} (\S+)', answer.read().decode())
+        return {float(bound): int(float(count)) for bound, count in found}
 
     def close(self) -> None:
         """Close what was opened here."""

@@ -16,12 +16,14 @@ from broker_jobs.coordinator.records import FromWorker, ReadyCopy
 
 HOLD_SECONDS = 0.25
 MOST_HELD = 1_000
-"""Half of what the broker sends unacknowledged, so that the log goes on. It bounds their memory as well."""
+"""Half of what the broker sends unacknowledged, so that the log goes on."""
+MOST_HELD_BYTES = 16 * 1024 * 1024
 
 
 class _Held(NamedTuple):
     piece: QueuedInput
     until: float
+    size: int
 
 
 class HeldCopies:
@@ -30,6 +32,9 @@ class HeldCopies:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._held: dict[str, _Held] = {}
+        self._bytes = 0
+        self._told: set[str] = set()
+        """Jobs of which an event was among the last pieces: a copy that comes behind it is not held."""
 
     def next_at(self) -> float | None:
         """When the oldest copy has been held long enough, on the monotonic clock; None: none is held."""
@@ -49,13 +54,15 @@ class HeldCopies:
             one = piece.input
             if isinstance(one, ReadyCopy):
                 now += self._release(one.envelope.id)
-                if not one.envelope.has_conditions:
-                    self._held[one.envelope.id] = _Held(piece, self._monotonic() + HOLD_SECONDS)
-                    if len(self._held) > MOST_HELD:
+                if not one.envelope.has_conditions and one.envelope.id not in self._told:
+                    self._held[one.envelope.id] = _Held(piece, self._monotonic() + HOLD_SECONDS, len(one.body))
+                    self._bytes += len(one.body)
+                    while len(self._held) > MOST_HELD or self._bytes > MOST_HELD_BYTES:
                         now += self._release(next(iter(self._held)))
                     continue
             elif isinstance(one, FromWorker):
                 now += self._release(one.event.id)
+                self._told.add(one.event.id)
             elif not isinstance(one, HeartbeatReceived):
                 ids = named(one)
                 now += self.release_all() if not ids else [held for id in ids for held in self._release(id)]
@@ -63,7 +70,8 @@ class HeldCopies:
         return now
 
     def release_old(self) -> list[QueuedInput]:
-        """Those that have been held long enough."""
+        """Those that have been held long enough, when the next pieces are drawn."""
+        self._told.clear()
         found: list[QueuedInput] = []
         now = self._monotonic()
         while self._held and next(iter(self._held.values())).until <= now:
@@ -72,16 +80,22 @@ class HeldCopies:
 
     def release_all(self) -> list[QueuedInput]:
         """All of them."""
-        found = [held.piece for held in self._held.values()]
-        self._held.clear()
-        return found
+        self._told.clear()
+        return [piece for id in list(self._held) for piece in self._release(id)]
 
     def lost(self, channel: int) -> None:
         """A channel is gone: what it delivered comes again."""
-        gone = [id for id, (piece, _) in self._held.items() if piece.delivery and piece.delivery.channel == channel]
+        gone = [id for id, held in self._held.items() if _is_of(held, channel)]
         for id in gone:
-            del self._held[id]
+            self._release(id)
 
     def _release(self, id: str) -> list[QueuedInput]:
         held = self._held.pop(id, None)
-        return [] if held is None else [held.piece]
+        if held is None:
+            return []
+        self._bytes -= held.size
+        return [held.piece]
+
+
+def _is_of(held: _Held, channel: int) -> bool:
+    return held.piece.delivery is not None and held.piece.delivery.channel == channel

@@ -6,6 +6,7 @@ acknowledged by `acknowledge` once its transaction is committed.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -49,6 +50,8 @@ READERS: dict[str, Callable[[Delivery], list[Input]]] = {
     names.DUE: lambda delivery: [read_due_notice(delivery)],
     names.DEAD_LETTERS: lambda delivery: [read_dead_letter(delivery)],
 }
+NOT_SUCCEEDED = (b'"kind":"failed"', b'"kind":"returned"', b'"kind":"interrupted"')
+"""How such events begin. A text of a job may have these words too: then nothing is gathered, and no harm done."""
 SUSPECT_DELIVERIES = 2
 """A message that was delivered so often before is decided alone: it may be the one that ended the coordinators."""
 
@@ -80,6 +83,10 @@ class InputQueue:
         self._most = MOST_INPUTS
         self._members = 0
         """Jobs in the chunks of this transaction: one chunk is one input, and may be thousands of rows."""
+        self._gone: set[int] = set()
+        """Channels that are gone: what still comes of them comes again."""
+        self._is_urgent = False
+        """Something of the log may let a job go that waits for nothing else: it is not gathered."""
 
     def put(self, queue: str, deliveries: list[Delivery]) -> None:
         """Deliveries of a queue have come (the broker's I/O thread)."""
@@ -115,19 +122,23 @@ class InputQueue:
                 self._sort(self._arrivals.get_nowait())
         except Empty:
             pass
-        while gather_seconds > 0 and self._has_only_a_little_log() and (left := until - self._monotonic()) > 0:
+        while gather_seconds > 0 and not self._is_urgent and (left := until - self._monotonic()) > 0:
+            if self._own or not _is_a_little_log(self._waiting):
+                return
             try:
                 self._sort(self._arrivals.get(timeout=left))
             except Empty:
                 return
 
-    def _has_only_a_little_log(self) -> bool:
-        others = (names.COMMAND, names.DEAD_LETTERS, names.DUE)
-        return 0 < self.log_waits() < GATHER_BELOW and not self._own and not any(map(self._waiting.get, others))
-
     def _sort(self, arrival: tuple[str, list[Delivery]] | None) -> None:
-        if arrival is not None:
-            self._waiting[arrival[0]].extend(arrival[1])
+        if arrival is None:
+            return
+        queue, deliveries = arrival
+        if self._gone:
+            deliveries = [delivery for delivery in deliveries if delivery.channel not in self._gone]
+        self._waiting[queue].extend(deliveries)
+        if queue == names.LOG and not self._is_urgent:
+            self._is_urgent = any(map(_is_urgent, deliveries))
 
     def has_own(self) -> bool:
         """Whether own records wait."""
@@ -147,7 +158,8 @@ class InputQueue:
 
     def take(self, most: int = MOST_INPUTS) -> list[QueuedInput]:
         """The pieces of the next transaction: about `most`. Own records leave room for commands and the log."""
-        pieces = self._held.release_all() if self._waiting[names.COMMAND] else self._held.release_old()
+        asked = bool(self._waiting[names.COMMAND])
+        pieces = self._held.release_all() if asked else self._held.release_old()
         self._most = most
         self._members = 0
         while self._own and len(pieces) < most * 3 // 4:
@@ -159,6 +171,9 @@ class InputQueue:
         self._draw(names.LOG, MOST_DELIVERIES, pieces)
         if self.log_waits() < DUE_NOTICES_BESIDE:
             self._draw(names.DUE, MOST_DELIVERIES, pieces)
+        if asked:  # the answer is to know of the copies that were read with the question
+            pieces += self._held.release_all()
+        self._is_urgent = self._is_urgent and self.log_waits() > 0
         return pieces
 
     def take_suspect(self) -> Delivery | None:
@@ -213,6 +228,7 @@ class InputQueue:
         """A channel is gone; what it delivered and is not taken yet will come again (coordinator's thread)."""
         if queue == names.COMMAND and self._checkpoint is not None and self._checkpoint[0] == channel:
             self._checkpoint = None
+        self._gone.add(channel)
         if queue == names.LOG:
             self._held.lost(channel)
         waiting = self._waiting[queue]
@@ -220,6 +236,18 @@ class InputQueue:
         for delivery in waiting:
             if delivery.channel == channel:
                 self._until.pop((channel, delivery.tag), None)
+
+    def lost_all(self) -> None:
+        """All channels were closed by us; what was delivered and is not taken yet will come again."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._sort(self._arrivals.get_nowait())
+        for waiting in self._waiting.values():
+            waiting.clear()
+        self._held.release_all()
+        self._taken.clear()
+        self._commands.clear()
+        self._checkpoint = None
 
     def acknowledge(self, subscriptions: dict[str, Consumer]) -> None:
         """Acknowledge all that was taken: its transaction is durable."""
@@ -248,6 +276,16 @@ class InputQueue:
         if subscription is not None and until > acknowledged:
             subscription.ack(channel, until, multiple=True)
             self._acknowledged = (channel, until)
+
+
+def _is_a_little_log(waiting: dict[str, deque[Delivery]]) -> bool:
+    others = (names.COMMAND, names.DEAD_LETTERS, names.DUE)
+    return 0 < len(waiting[names.LOG]) < GATHER_BELOW and not any(map(waiting.get, others))
+
+
+def _is_urgent(delivery: Delivery) -> bool:
+    """Whether a delivery of the log may bring a release: a job with conditions, or a run that did not succeed."""
+    return delivery.exchange == names.OFFER or any(map(delivery.body.__contains__, NOT_SUCCEEDED))
 
 
 def _read(read: Callable[[Delivery], list[Input]], delivery: Delivery, *, require_user_id: bool = False) -> list[Input]:

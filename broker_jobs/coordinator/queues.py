@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from broker_jobs.broker import names
@@ -20,6 +21,7 @@ from broker_jobs.settings import Settings
 logger = logging.getLogger(__name__)
 
 DECLARE_TIMEOUT_SECONDS = 3.0
+PROOF_TIMEOUT_SECONDS = 3.0
 PREFETCH = {names.LOG: 2_000, names.COMMAND: 500, names.DUE: 1_000, names.DEAD_LETTERS: 100}
 
 
@@ -33,15 +35,17 @@ class QueueConsumers:
         self._consumers: dict[str, Consumer] = {}
         self._control: Consumer | None = None
         self._lost: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        self._times_opened = 0
 
     def open(self) -> None:
         """Consume."""
+        self._times_opened += 1
         for queue, prefetch in PREFETCH.items():
             self._consumers[queue] = self._broker.subscribe(
                 [queue],
-                lambda deliveries, queue=queue: self._input_queue.put(queue, deliveries),  # type: ignore[misc]
+                partial(self._arrived, self._times_opened, queue),
                 prefetch=prefetch,
-                on_lost=lambda channel, queue=queue: self._channel_lost(queue, channel),  # type: ignore[misc]
+                on_lost=partial(self._channel_lost, queue),
             )
         _, self._control = self._broker.subscribe_private(self._on_control, bind_to=names.CONTROL)
 
@@ -51,6 +55,20 @@ class QueueConsumers:
             self._control.close()
         for consumer in self._consumers.values():
             consumer.close()
+        self._times_opened += 1
+        self._input_queue.lost_all()
+
+    def has_answer(self) -> bool:
+        """Whether the broker answers, behind all that it has said of our channels; `drop_lost` knows all of it then.
+
+        Asked after a pause: a process that was stopped, or stood still, still has deliveries of channels that the
+        broker has closed meanwhile, and another coordinator may have decided them.
+        """
+        try:
+            self._broker.depth(names.LOG, timeout=PROOF_TIMEOUT_SECONDS)
+        except BrokerError:
+            return False
+        return True
 
     def acknowledge(self) -> None:
         """All that was taken from the input queue is stored."""
@@ -63,6 +81,10 @@ class QueueConsumers:
                 self._input_queue.lost(*self._lost.get_nowait())
         except Empty:
             return
+
+    def _arrived(self, opened: int, queue: str, deliveries: list[Delivery]) -> None:
+        if opened == self._times_opened:  # else it was closed meanwhile: they come again
+            self._input_queue.put(queue, deliveries)
 
     def _channel_lost(self, queue: str, channel: int) -> None:
         self._lost.put((queue, channel))

@@ -46,6 +46,10 @@ def _ignore(reason: str) -> None:
     logger.debug("%s", reason)
 
 
+PAUSE_SECONDS = 2.0
+"""Between the beginnings of two rounds; in more the broker may have closed our connection and given all to another."""
+
+
 class Coordinator:
     """One coordinator. Several may run: one is active, the others stand by.
 
@@ -210,6 +214,7 @@ class Coordinator:
     # ---- the loop
 
     def _run(self) -> None:
+        self._round_began = self._clock.monotonic()
         try:
             while not self._stopping.is_set() and self._fatal is None:
                 gather_seconds = self._pace.gather_seconds() if self._engine.may_gather() else 0.0
@@ -244,6 +249,11 @@ class Coordinator:
         return max(0.0, min(until_tick, TICK_SECONDS, due_at - self._clock.now()))
 
     def _round(self) -> None:
+        began = self._clock.monotonic()
+        if began - self._round_began > PAUSE_SECONDS and not self._consumers.has_answer():
+            self._take_part()
+            return  # nothing that came before the pause is decided until the broker has said whether it is still ours
+        self._round_began = began
         self._consumers.drop_lost()
         if self._leadership.tick():
             self._engine.waiters.forget(self._clock.now())

@@ -6,7 +6,9 @@ repeats a batch, and repeating changes nothing.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
+from functools import partial
 
 from broker_jobs.broker.delay import level_seconds
 from broker_jobs.clock import Instant
@@ -96,7 +98,7 @@ class UnitOfWork:
         dependents = Dependents(rows, cascade, batch_rows)
         self._admission = admission = Admission(
             rows, cascade, dependents, unique=unique, dependencies=dependencies, batches=batches, limits=limits,
-            queues_runs=self._queues_runs, may_release=may_release,
+            queues_runs=partial(_queues_runs, tx), may_release=may_release,
         )  # fmt: skip
         jobs = JobDecisions(
             rows, cascade, effects, admission=admission, limits=limits, lines=lines, broadcasts=broadcasts
@@ -115,7 +117,7 @@ class UnitOfWork:
         self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)
         command_handler = CommandHandler(
             rows, cascade, effects, jobs=jobs, batches=batches, line_calls=line_calls, lines=lines,
-            broadcasts=broadcasts, workers=workers, replies=replies, replay=self._replay,
+            broadcasts=broadcasts, workers=workers, replies=replies, replay=partial(_replay, weakref.ref(self)),
         )  # fmt: skip
         self._log_clock = log_clock = LogClock(
             rows, effects, own=memory.coordinator, since=memory.since, ticks=memory.ticks,
@@ -126,11 +128,8 @@ class UnitOfWork:
             consequences=consequences, command_handler=command_handler, log_clock=log_clock, workers=workers,
         )  # fmt: skip
 
-    def _queues_runs(self, recurring: str) -> bool:
-        schedule = self._tx.schedules.get(recurring) if recurring else None
-        return schedule is not None and schedule.overlap == "queue"
-
-    def _replay(self, dead_letter_id: str) -> str | None:
+    def replay(self, dead_letter_id: str) -> str | None:
+        """Decide a dead letter now; why that cannot be, or None."""
         return self._dispatch.replay(dead_letter_id)
 
     # ---- the steps
@@ -216,3 +215,14 @@ class UnitOfWork:
             *self._effects.control_before, self._effects.control = controls
         if all_of_it:
             memory.broadcast_all_at, memory.broadcast_failed = self._now, False
+
+
+def _queues_runs(tx: Transaction, recurring: str) -> bool:
+    schedule = tx.schedules.get(recurring) if recurring else None
+    return schedule is not None and schedule.overlap == "queue"
+
+
+def _replay(work: weakref.ref[UnitOfWork], dead_letter_id: str) -> str | None:
+    """A weak reference: its rows, which may be large, would live until the garbage is collected."""
+    its = work()
+    return None if its is None else its.replay(dead_letter_id)

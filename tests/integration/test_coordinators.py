@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from broker_jobs.broker import names
+from broker_jobs.coordinator.service import PAUSE_SECONDS
 from broker_jobs.errors import StoreError
 from broker_jobs.messages.state import State
+from broker_jobs.store.retention import PurgeProgress
 from tests.support.rabbitmq import Vhost
 from tests.support.system import Lodger, System
 from tests.support.wait import eventually, while_it_moves
@@ -117,6 +119,35 @@ def test_a_frozen_coordinator_is_replaced_and_releases_nothing_when_it_thaws(sys
     time.sleep(2)  # that nothing more is released can only be waited for
     assert set(system.starts().values()) == {1}
     system.nothing_broken()
+
+
+def test_a_coordinator_that_thaws_decides_nothing_of_what_it_held(system: System) -> None:
+    """Else a job that has ended and was purged meanwhile would be a new one to it, and run again."""
+    active, standby = active_and_standby(system)
+    ids: list[str] = []
+    while not ids or not is_free(system):
+        active.thaw()
+        ids += system.enqueue(8)
+        active.freeze()  # it holds their copies for a moment, as they may end in it
+    system.vhost.close_connections()
+    standby.said(ACTIVE)
+    system.here("worker", concurrency=2)
+    system.succeeded(ids)
+    time.sleep(PAUSE_SECONDS)  # in less no job can have ended and be purged, but here
+    with system.store.transaction() as tx:
+        progress = PurgeProgress()
+        for _ in range(3):
+            tx.purge(
+                now=time.time() + 3_600, keep_succeeded=1.0, keep_deleted=1.0, keep_failed=1.0, limit=100,
+                progress=progress,
+            )  # fmt: skip
+    assert system.store.reader.jobs.newest() == []
+    active.thaw()
+    active.said("stands by")
+    after = system.enqueue(20)
+    system.succeeded(after)
+    assert {row.id for row in system.store.reader.jobs.newest()} == set(after)
+    assert set(system.starts().values()) == {1}
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Delivery, Message
 from broker_jobs.broker.topology import Topology
 from broker_jobs.clock import LogTime, SystemClock, WallTime
-from broker_jobs.coordinator import leadership, liveness, maintenance, transactions, watch
+from broker_jobs.coordinator import leadership, liveness, maintenance, queues, service, transactions, watch
+from broker_jobs.coordinator.inputs import QueuedInput
 from broker_jobs.coordinator.liveness import LOOK_TAKES_SECONDS, READ_SECONDS, Liveness
 from broker_jobs.coordinator.service import Coordinator
 from broker_jobs.errors import BrokerError, StoreError
@@ -356,3 +357,82 @@ def test_a_worker_that_leaves_is_told_of_without_alarm_and_once(
     room.is_in(State.SCHEDULED)
     assert [r.levelno for r in caplog.records if r.getMessage().startswith("worker w1 stopped")] == [20]
     assert room.coordinator._engine.liveness.leases.living() == []
+
+
+def test_after_a_pause_nothing_is_decided_before_the_broker_has_said_what_it_took_back(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped reads later than it goes on what the broker has closed meanwhile."""
+    monkeypatch.setattr(service, "PAUSE_SECONDS", 0.3)
+    room.start()
+    consumers, inbox = room.coordinator._consumers, room.coordinator._input_queue
+    wait, take, depth = inbox.wait, inbox.take, room.broker.depth
+    entered, paused, goes_on, asked = (threading.Event() for _ in range(4))
+    taken: list[list[str]] = []
+
+    def stop_once(*args: float) -> None:
+        entered.set()
+        wait(*args)
+        if inbox.log_waits() and not paused.is_set():
+            paused.set()
+            assert goes_on.wait(30)
+            time.sleep(0.4)
+
+    def news_comes_with_the_answer(queue: str, *args: float, **kwargs: float) -> tuple[int, int] | None:
+        answer = depth(queue, *args, **kwargs)
+        if paused.is_set() and not asked.is_set():
+            for delivery in list(inbox._waiting[names.LOG]):
+                consumers._channel_lost(names.LOG, delivery.channel)
+            asked.set()
+        return answer
+
+    def note(most: int) -> list[QueuedInput]:
+        pieces = take(most)
+        if paused.is_set():
+            read = [piece for piece in pieces if piece.delivery is not None and piece.delivery.queue == names.LOG]
+            taken.append([type(piece.input).__name__ for piece in read])
+        return pieces
+
+    monkeypatch.setattr(inbox, "wait", stop_once)
+    monkeypatch.setattr(inbox, "take", note)
+    monkeypatch.setattr(room.broker, "depth", news_comes_with_the_answer)
+    assert entered.wait(30)
+    room.hold(room.envelope("j"))
+    assert paused.wait(30)
+    goes_on.set()
+    assert asked.wait(30)
+    eventually(lambda: taken)
+    assert taken[0] == []
+    assert room.store.reader.jobs.get("j") is None
+
+
+def test_while_the_broker_does_not_answer_after_a_pause_nothing_that_is_here_is_decided(
+    room: CoordinatorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(queues, "PROOF_TIMEOUT_SECONDS", 0.1)
+    room.start()
+    inbox, asked = room.coordinator._input_queue, threading.Semaphore(0)
+    wait, depth, entered, answers = inbox.wait, room.broker.depth, threading.Event(), threading.Event()
+
+    def slow_once(*args: float) -> None:
+        entered.set()
+        wait(*args)
+        if inbox.log_waits() and not answers.is_set():
+            time.sleep(0.4)
+
+    def no_answer(*args: object, **kwargs: object) -> object:
+        asked.release()
+        if not answers.is_set():
+            raise BrokerError("not now")
+        return depth(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inbox, "wait", slow_once)
+    monkeypatch.setattr(room.broker, "depth", no_answer)
+    assert entered.wait(30)
+    room.hold(room.envelope("j", delay=3_600.0))
+    for _ in range(3):
+        assert asked.acquire(timeout=30)
+    assert room.store.reader.jobs.get("j") is None
+    answers.set()
+    room.is_in(State.SCHEDULED)

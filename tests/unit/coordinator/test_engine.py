@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from broker_jobs.broker.interface import Delivery
@@ -19,6 +21,7 @@ from broker_jobs.coordinator.records import (
     Undecidable,
 )
 from broker_jobs.coordinator.release import release
+from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.workers import LEAVING_SECONDS, MAX_INTERRUPTIONS
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
@@ -32,7 +35,7 @@ from broker_jobs.messages.commands import (
     RequeueJob,
     RescheduleJob,
 )
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Policy
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, LimitKey, Policy
 from broker_jobs.messages.events import Heartbeat, Tick, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Reason
@@ -670,3 +673,17 @@ def arrived(body: bytes) -> Delivery:
 
 def answered(harness: EngineHarness, kind: type, **fields: str) -> Reply:
     return Reply.model_validate_json(harness.apply(harness.ask(kind, reply_to="me", **fields)).messages[-1].body)
+
+
+def test_the_rows_of_a_transaction_are_gone_when_it_is_over(harness: EngineHarness) -> None:
+    """Without a collection of garbage, which a coordinator rarely makes: jobs may be large."""
+    limits = (LimitKey(kind="concurrency", key="k", limit=500),)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(5):
+            harness.apply(harness.held(f"h{number}", limits=limits), harness.ready(f"r{number}"))
+        harness.effects.clear()
+        assert [one for one in gc.get_objects() if isinstance(one, Rows)] == []
+    finally:
+        gc.enable()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Delivery, Message
 from broker_jobs.coordinator import release
-from broker_jobs.coordinator.held_copies import HOLD_SECONDS, MOST_HELD
+from broker_jobs.coordinator.held_copies import HOLD_SECONDS, MOST_HELD, MOST_HELD_BYTES
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import CheckpointRead, CommandReceived
 from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.messages.batch import CHUNK, Chunk
-from broker_jobs.messages.commands import AcceptStore
+from broker_jobs.messages.commands import AcceptStore, GetJob
 from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.messages.events import Tick, event_json
+from broker_jobs.store import schema
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 
@@ -220,3 +223,61 @@ def test_copies_of_a_lost_channel_come_again_and_are_not_acknowledged() -> None:
     assert log.decided() == []
     log.events("a", channel=2)
     assert (log.decided(), log.acked) == (["a", "a"], [(2, 2)])
+
+
+def test_what_a_gone_channel_still_delivers_is_not_decided() -> None:
+    log = Log()
+    log.inbox.lost(names.LOG, 1)
+    log.events("a", channel=1)  # was on its way
+    log.events("b", channel=2)
+    assert log.decided() == ["b"]
+
+
+def test_what_was_given_back_to_the_log_is_forgotten() -> None:
+    log = Log()
+    log.copy("a")
+    assert log.decided() == []
+    log.events("b")
+    log.inbox.put(names.COMMAND, [delivery(mark(1), 5), delivery(command(), 6)])
+    log.inbox.lost_all()
+    log.now += 1.0
+    assert (log.decided(), log.acked, log.inbox.held_until()) == ([], [], None)
+    log.copy("a", channel=2)
+    log.events("a", channel=2)
+    assert log.decided() == ["a", "a"]
+
+
+def test_a_question_comes_behind_the_copies_that_were_read_with_it() -> None:
+    log = Log()
+    log.copy("a")
+    body = GetJob(id="q", at=log.harness.now, job_id="a").model_dump_json().encode()
+    ask = Message(names.REQUEST, names.COMMAND_KEY, body, "command", reply_to=f"jobs.v1.reply.{'a' * 32}")
+    log.inbox.put(names.COMMAND, [delivery(ask, 9)._replace(reply_to=ask.reply_to)])
+    log.inbox.wait(0)
+    (answer,) = log.harness.apply(*(piece.input for piece in log.inbox.take())).messages
+    assert b'"known":true' in answer.body
+
+
+def test_a_copy_behind_the_success_of_its_job_is_not_held_so_that_its_kind_counts_it() -> None:
+    log = Log()
+    log.events("a")
+    log.copy("a")
+    log.copy("b")
+    log.inbox.wait(0)
+    log.harness.apply(*(piece.input for piece in log.inbox.take()))
+    with log.harness.store.reader._reading() as connection:
+        assert connection.execute(select(schema.kind_outcomes.c.n)).scalars().all() == [1]
+    log.copy("a")
+    assert log.decided() == [], "an event of the pieces before it says nothing of this one"
+
+
+def test_copies_are_held_up_to_a_number_of_bytes() -> None:
+    log = Log()
+    large = "x" * (MOST_HELD_BYTES // 3)
+    for number in range(3):
+        log.copy(f"j{number}", args=[large])
+        assert log.decided() == ([] if number < 2 else ["j0"])
+    log.events("j1", "j2")
+    log.decided()
+    log.copy("j3", args=[large])
+    assert log.decided() == []

@@ -13,8 +13,10 @@ from broker_jobs.coordinator import input_queue
 from broker_jobs.coordinator.input_queue import InputQueue
 from broker_jobs.coordinator.inputs import WorkItemsWaiting
 from broker_jobs.coordinator.pace import GATHER_SECONDS, LOAD, WINDOW_SECONDS, Pace
+from broker_jobs.coordinator.records import FromWorker
 from broker_jobs.messages.commands import GetJob
 from broker_jobs.messages.envelope import Dependencies, LimitKey, Parent
+from broker_jobs.messages.events import event_json
 from broker_jobs.store.open import Store
 from tests.unit.coordinator.engine_harness import EngineHarness
 
@@ -167,3 +169,28 @@ def test_without_anything_it_waits_until_its_time_alone() -> None:
     began = time.monotonic()
     inbox.wait(0.05, 30.0)
     assert time.monotonic() - began < 30.0
+
+
+@pytest.mark.parametrize("what", ["a job with conditions", "failed", "returned", "interrupted"])
+def test_what_may_bring_a_release_is_not_gathered(harness: EngineHarness, what: str) -> None:
+    told: dict[str, FromWorker] = {
+        "failed": harness.failed(), "returned": harness.returned("shutdown"), "interrupted": harness.interrupted(),
+    }  # fmt: skip
+    inbox = InputQueue()
+    if what in told:
+        body = f'{{"events":[{event_json(told[what].event).decode()}]}}'.encode()
+        urgent = log(2)._replace(exchange=names.REPORT, body=body)
+    else:
+        urgent = log(2)._replace(exchange=names.OFFER)
+    inbox.put(names.LOG, [log(1), urgent])
+    assert waited(inbox, 5.0) < 5.0
+    assert len(inbox.take()) == 2
+    inbox.put(names.LOG, [log(3)])
+    assert waited(inbox, 0.1) >= 0.1, "what was decided hurries no more"
+
+
+def test_successes_are_gathered(harness: EngineHarness) -> None:
+    body = f'{{"events":[{event_json(harness.succeeded().event).decode()}]}}'.encode()
+    inbox = InputQueue()
+    inbox.put(names.LOG, [log(1)._replace(exchange=names.REPORT, body=body)])
+    assert waited(inbox, 0.1) >= 0.1
