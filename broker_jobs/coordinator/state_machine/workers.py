@@ -166,8 +166,6 @@ def _failed(row: Row, event: Failed, record: FromWorker, at: Context) -> Row:
     match row.state:
         case State.AWAITING:
             return row
-        case State.SCHEDULED if row.reason_code in (Reason.RETRY, Reason.CRASH):
-            return row
         case State.SCHEDULED if row.reason_code not in (Reason.RETURNED, Reason.REPEAT):
             return unpublished(row)
         case State.SCHEDULED | State.ENQUEUED | State.PROCESSING:

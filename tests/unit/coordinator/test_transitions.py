@@ -65,6 +65,10 @@ def retry(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.failed()]
 
 
+def crashed(harness: EngineHarness) -> list[Input]:
+    return [*owned(harness), LeaseOver("j", "w1", "its worker vanished")]
+
+
 def returned(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.returned("redelivered")]
 
@@ -151,6 +155,18 @@ def test_a_confirmed_release_is_published(harness: EngineHarness, begin: Begin, 
 
 @pytest.mark.parametrize(
     ("begin", "expected"),
+    [(released, Shown(ENQUEUED, PUBLISHED)), (released_and_rescheduled, Shown(SCHEDULED, PUBLISHED, 1))],
+)
+def test_a_confirmed_release_is_published_also_where_more_is_read_of_its_job(
+    harness: EngineHarness, begin: Begin, expected: Shown
+) -> None:
+    apply_each(harness, *begin(harness))
+    harness.apply(FromWorker("w1", Progress(id="j", epoch=1, at=harness.now, done=1.0)), Released("j", 1))
+    assert (shown(harness), harness.row().sender) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"),
     [
         (released, Shown(SCHEDULED, NONE)),
         (released_and_rescheduled, Shown(SCHEDULED, PUBLISHED, 1)),
@@ -224,6 +240,16 @@ def test_a_job_that_is_not_enqueued_any_more_was_routed(harness: EngineHarness, 
     before = shown(harness)
     harness.apply(Unroutable("j", 1, "no queue 'default'", harness.body()))
     assert shown(harness) == before
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"), [(rescheduled, Shown(SCHEDULED, NONE)), (deleted, Shown(DELETED, NONE))]
+)
+def test_a_message_whose_queue_does_not_exist_is_gone(harness: EngineHarness, begin: Begin, expected: Shown) -> None:
+    apply_each(harness, *begin(harness), Unroutable("j", 1, "no queue 'default'", harness.body()))
+    assert shown(harness) == expected
+    harness.now += 60.0
+    assert [row.epoch for row in harness.apply(TimerDue("j")).releases] == ([2] if begin is rescheduled else [])
 
 
 def test_a_job_that_is_not_due_is_not_released(harness: EngineHarness) -> None:
@@ -547,6 +573,7 @@ def test_a_delivery_that_another_worker_gave_back_leaves_the_run_to_its_worker(
         (awaiting, Shown(AWAITING, PUBLISHED)),
         (retry, Shown(SCHEDULED, NONE)),
         (enqueued, Shown(ENQUEUED, PUBLISHED)),
+        (released, Shown(ENQUEUED, PUBLISHING)),
         (processing, Shown(ENQUEUED, PUBLISHED)),
         (owned, Shown(SCHEDULED, NONE)),
         (succeeded, Shown(SUCCEEDED, NONE)),
@@ -567,6 +594,13 @@ def test_an_interruption_by_another_worker_is_not_of_this_run(harness: EngineHar
     )  # fmt: skip
 
 
+def test_an_owned_run_that_is_interrupted_runs_again_when_its_process_has_had_a_second_to_end(
+    harness: EngineHarness,
+) -> None:
+    apply_each(harness, *owned(harness), harness.interrupted())
+    assert (harness.row().reason_code, harness.row().due_at) == (Reason.NOW, harness.now + 1.0)
+
+
 def test_an_owned_run_that_was_to_stop_and_is_interrupted_leaves_nothing_out(harness: EngineHarness) -> None:
     apply_each(harness, *owned(harness), harness.ask(DeleteJob, job_id="j"), harness.interrupted())
     assert (shown(harness), harness.row().reason) == (Shown(DELETED, NONE), "stopped as asked")
@@ -580,6 +614,7 @@ def test_progress_and_lines_change_no_state(harness: EngineHarness, begin: Begin
     line = LogLine(id="j", epoch=1, at=harness.now, text="half way")
     harness.apply(FromWorker("w1", progress), FromWorker("w1", line))
     assert (shown(harness), harness.row().progress) == (before, "2/5")
+    assert harness.apply(FromWorker("w1", progress)).rows == 0, "told again"
     harness.apply(FromWorker("w1", progress.model_copy(update={"total": None})))
     assert harness.row().progress == "2"
 
@@ -597,6 +632,26 @@ def test_a_store_that_was_restored_takes_the_epoch_of_a_newer_event(harness: Eng
     apply_each(harness, *retry(harness))
     harness.apply(harness.started(epoch=4))
     assert (shown(harness), harness.row().epoch) == (Shown(PROCESSING, PUBLISHED), 4)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda harness: harness.failed(epoch=2),
+        lambda harness: harness.failed(epoch=2, final=True),
+        lambda harness: harness.returned("shutdown", epoch=2),
+        lambda harness: harness.returned("fenced", epoch=2),
+        lambda harness: Unroutable("j", 2, "no queue 'default'", harness.body()),
+    ],
+)
+@pytest.mark.parametrize("begin", [retry, crashed])
+def test_nothing_is_out_when_a_release_that_a_restored_store_does_not_know_has_ended(
+    harness: EngineHarness, begin: Begin, end: Callable[[EngineHarness], Input]
+) -> None:
+    apply_each(harness, *begin(harness), end(harness))
+    assert shown(harness) == Shown(SCHEDULED, NONE)
+    harness.now += 5.0
+    assert [row.epoch for row in harness.apply(TimerDue("j")).releases] == [3]
 
 
 @pytest.mark.parametrize(
@@ -677,6 +732,7 @@ def test_a_report_of_the_last_run_reaches_a_job_that_waits_in_a_line_for_its_nex
     [
         (awaiting, Shown(DELETED, NONE)),
         (scheduled, Shown(DELETED, NONE)),
+        (retry, Shown(DELETED, NONE)),
         (returned, Shown(DELETED, NONE, 1)),
         (enqueued, Shown(DELETED, PUBLISHED, 1)),
         (processing, Shown(PROCESSING, PUBLISHED)),
