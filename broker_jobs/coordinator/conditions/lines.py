@@ -88,7 +88,6 @@ class Lines:
         code = 1 if limit is None else limit.limit
         if line is None:
             line = self._lines[key] = LimitLineRow(key, kind)
-            self._changed_lines.add(key)
         if line.rank == 0:
             line.rank = code
             self._changed_lines.add(key)

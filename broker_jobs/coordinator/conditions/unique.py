@@ -169,10 +169,7 @@ class UniqueKeyRules:
         """Nothing of a job may be running any more: the job that waits for its key goes on."""
         if not row.conditions & Conditions.UNIQUE:
             return
-        for known in self._rows.tx.unique_keys.waiting_for(row.id):
-            key = self._valid(known.key)
-            if key is None or key.after != row.id:
-                continue
+        for key in self._rows.tx.unique_keys.waiting_for(row.id):
             self._save(UniqueKeyRow(key.key, key.job_id, key.scope, key.until))
             holder = self._row(key.job_id)
             if holder is not None and holder.waits & WaitReason.UNIQUE:

@@ -109,7 +109,7 @@ def fence_of(row: Row) -> int:
 
 
 def policy_of(row: Row) -> Policy:
-    return codec.decode(row.envelope).policy if row.envelope else Policy(retries=row.retries)
+    return codec.decode(row.envelope).policy if row.envelope else Policy()
 
 
 def stub(id: str, epoch: int, at: Context) -> Row:
