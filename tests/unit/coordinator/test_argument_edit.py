@@ -32,8 +32,12 @@ def test_a_failed_job_runs_again_with_other_arguments(harness: EngineHarness) ->
     (message,) = effects.release_messages
     sent = codec.decode(message.body)
     assert (sent.args, sent.kwargs, sent.epoch, sent.attempt) == ([2], {"to": "bob"}, 2, 1)
-    assert [reason for _, _, reason in harness.row().history if "arguments" in reason] == [
-        "requeued with changed arguments by eve"
+    assert [(state, reason) for _, state, reason in harness.row().history] == [
+        ("enqueued", ""),
+        ("processing", ""),
+        ("failed", "failed: ValueError: boom"),
+        ("scheduled", "requeued with changed arguments by eve"),
+        ("enqueued", ""),
     ]
 
 

@@ -220,3 +220,13 @@ def test_copies_of_a_lost_channel_come_again_and_are_not_acknowledged() -> None:
     assert log.decided() == []
     log.events("a", channel=2)
     assert (log.decided(), log.acked) == (["a", "a"], [(2, 2)])
+
+
+def test_copies_of_other_channels_than_the_lost_one_stay_held() -> None:
+    log = Log()
+    log.copy("a")
+    log.copy("b", channel=2)
+    assert log.decided() == []
+    log.inbox.lost(names.LOG, 1)
+    log.events("a", "b", channel=2)
+    assert log.decided() == ["a", "b", "b"]

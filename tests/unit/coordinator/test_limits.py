@@ -27,6 +27,7 @@ from broker_jobs.messages.commands import (
 )
 from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.messages.state import State
+from broker_jobs.store.lines import LineEntry, Stage
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.unique_keys import UniqueKeyRow
 from tests.support.invariants import broken
@@ -340,6 +341,27 @@ def test_a_rate_whose_span_no_clock_tells_apart_stops_nothing(
     released = ids(harness.apply(*(limited(harness, name, rate) for name in names)).releases)
     released += [name for name, _ in run_out(harness, names[len(released) :])]
     assert released == names
+
+
+@pytest.mark.parametrize(("per", "span"), [(None, 1.0), (10.0, 10.0)])
+def test_a_start_counts_for_the_whole_span_though_later_ones_were_kept(
+    harness: EngineHarness, per: float | None, span: float
+) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=per)
+    assert ids(harness.apply(limited(harness, "a", rate)).releases) == ["a"]
+    harness.now += span / 2
+    assert ids(harness.apply(limited(harness, "b", rate)).releases) == ["b"]
+    assert harness.apply(limited(harness, "c", rate)).releases == []
+    assert run_out(harness, ["c"]) == [("c", span / 2)]
+
+
+def test_starts_that_count_no_more_are_forgotten_as_new_ones_are_kept(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    for n in range(20):
+        assert ids(harness.apply(limited(harness, str(n), rate)).releases) == [str(n)]
+        harness.now += 21.0
+    with harness.store.transaction() as tx:
+        assert len(tx.lines.latest_starts("rate:api", 0, 100)) <= 2
 
 
 def test_after_an_outage_a_rate_holds_still(harness: EngineHarness) -> None:
@@ -686,6 +708,13 @@ def test_lines_go_on_when_jobs_may_be_released_again(harness: EngineHarness, kin
     assert due(harness) == []
 
 
+def test_a_line_whose_slot_came_back_while_nothing_could_be_released_is_called_later(harness: EngineHarness) -> None:
+    harness.apply(*(limited(harness, id, one_of("concurrency", 1.0)) for id in "12"))
+    harness.apply(harness.succeeded("1"), may_release=False)
+    assert ids(harness.apply(*due(harness)).releases) == ["2"]
+    assert due(harness) == []
+
+
 def one_of(kind: Any, per: float) -> LimitKey:
     """A limit of one."""
     number = None if kind == "ordered" else 1
@@ -743,6 +772,49 @@ def test_a_job_that_comes_to_a_closed_line_waits_there_and_lets_others_go(harnes
     harness.apply(harness.succeeded("behind"), harness.succeeded("ordered"))
     assert harness.row("both").state is State.AWAITING
     assert ids(harness.apply(harness.ask(SetLimit, key="wide", limit=None)).releases) == ["both"]
+
+
+def test_a_job_that_a_person_runs_now_keeps_no_turn_while_a_line_of_it_is_closed(harness: EngineHarness) -> None:
+    narrow, wide = slots("narrow", 1), slots("wide", 2)
+    harness.apply(*(limited(harness, f"out{n}", wide) for n in range(2)), limited(harness, "both", narrow, wide))
+    harness.apply(harness.ask(SetLimit, key="wide", limit=0))
+    harness.apply(harness.ask(RequeueJob, job_id="both"))
+    assert harness.row("both").reason == "waits: the limit 'wide' is 0"
+    assert ids(harness.apply(limited(harness, "other", narrow)).releases) == ["other"]
+
+
+def test_an_ordered_job_that_comes_to_a_closed_line_at_its_retry_keeps_its_slot(harness: EngineHarness) -> None:
+    line = LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "a", line, SMTP), limited(harness, "b", line))
+    harness.apply(harness.failed("a"), harness.ask(SetLimit, key="smtp", limit=0))
+    harness.now += 5.0
+    assert harness.apply(TimerDue("a")).releases == []
+    assert harness.row("a").reason == "waits: the limit 'smtp' is 0"
+    assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a"]
+    assert ids(harness.apply(harness.succeeded("a", 2)).releases) == ["b"]
+
+
+def test_lines_are_asked_in_the_order_of_the_limits_with_which_they_began(harness: EngineHarness) -> None:
+    first, then = slots("first", 3), slots("then", 2)
+    harness.apply(limited(harness, "a0", slots("first", 1)), *(limited(harness, f"a{n}", first) for n in (1, 2)))
+    harness.apply(*(limited(harness, f"b{n}", then) for n in range(2)), limited(harness, "both", first, then))
+    assert harness.row("both").reason == "waits for one of 3 slots of 'first'"
+
+
+def test_the_limit_of_a_job_that_is_not_due_counts_for_those_that_come_due_before_it(harness: EngineHarness) -> None:
+    harness.apply(limited(harness, "a", slots("k", 1)), limited(harness, "b", slots("k", 1), delay=10.0))
+    harness.apply(limited(harness, "c", slots("k", 2), delay=60.0))
+    harness.now += 10.0
+    assert ids(harness.apply(TimerDue("b")).releases) == ["b"]
+
+
+def test_a_line_goes_on_behind_a_job_that_is_not_known_any_more(harness: EngineHarness) -> None:
+    one = slots("k", 1)
+    harness.apply(limited(harness, "a", one), limited(harness, "b", one))
+    with harness.store.transaction() as tx:
+        tx.lines.save((), (), [LineEntry("concurrency:k", "gone", 1, Stage.WAITS)], ())
+    assert ids(harness.apply(harness.succeeded("a")).releases) == ["b"]
+    assert broken(harness.store) == []
 
 
 def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first(harness: EngineHarness) -> None:
@@ -907,6 +979,16 @@ def test_a_job_whose_key_another_has_is_not_run_again(harness: EngineHarness, ki
     assert harness.row("c").reason == "duplicate of a", "it has its key again"
 
 
+def test_a_job_runs_again_though_its_key_was_taken_by_one_that_is_not_known_any_more(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.failed("a", final=True))
+    with harness.store.transaction() as tx:
+        tx.unique_keys.save(UniqueKeyRow("user:1", "gone", "running"))
+    assert ids(harness.apply(harness.ask(RequeueJob, job_id="a")).releases) == ["a"]
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.row("b").reason == "duplicate of a"
+
+
 def test_a_child_whose_key_another_took_while_it_was_unsatisfied_stays_deleted(harness: EngineHarness) -> None:
     key = UniqueKey(key="user:1", scope="running")
     harness.apply(harness.ready("p"), harness.child("a", "p", unique=key), harness.failed("p", final=True))
@@ -967,6 +1049,8 @@ def test_the_line_of_a_rate_is_kept_while_its_starts_count_and_no_longer(harness
     rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
     harness.apply(harness.ask(SetLimit, key="api", limit=1), limited(harness, "a", rate))
     harness.apply(harness.succeeded("a"), harness.ask(SetLimit, key="api", limit=None))
+    with harness.store.transaction() as tx:
+        assert [line.key for line in tx.lines.lines(["rate:api", "concurrency:api"])] == ["rate:api"]
     assert harness.apply(limited(harness, "b", rate)).releases == []
     assert run_out(harness, ["b"]) == [("b", 10.0)]
     harness.apply(harness.succeeded("b"))

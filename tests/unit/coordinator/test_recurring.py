@@ -28,7 +28,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     TriggerRecurring,
 )
-from broker_jobs.messages.envelope import MAX_RECORDS, is_generated_id
+from broker_jobs.messages.envelope import MAX_RECORDS, LimitKey, is_generated_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
 from tests.unit.coordinator.engine_harness import EngineHarness
@@ -352,6 +352,15 @@ def test_a_beat_gets_the_list(harness: EngineHarness) -> None:
 def states(harness: EngineHarness) -> list[str]:
     """Of the runs, by their planned time."""
     return [row.state.value for row in sorted(harness.store.reader.jobs.newest(), key=lambda row: row.due_at or 0.0)]
+
+
+def test_runs_that_may_overlap_do_so_up_to_their_limit(harness: EngineHarness) -> None:
+    limit = LimitKey(kind="concurrency", key="k", limit=2)
+    call = codec.encode(harness.envelope("template", epoch=0, limits=[limit])).decode()
+    harness.apply(harness.ask(PutRecurring, schedule=Schedule(name="s", cron="0 * * * *", call=call)))
+    triggers = [harness.ask(TriggerRecurring, name="s", job_id=f"r{n}") for n in range(3)]
+    assert [row.id for row in harness.apply(*triggers).releases] == ["r0", "r1"]
+    assert [row.id for row in harness.apply(harness.succeeded("r1")).releases] == ["r2"]
 
 
 def test_two_fires_of_one_transaction_do_not_overlap(harness: EngineHarness) -> None:
