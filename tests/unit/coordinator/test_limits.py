@@ -405,6 +405,17 @@ def test_who_waits_for_a_rate_keeps_no_slot_from_others(harness: EngineHarness) 
     assert ids(harness.apply(harness.succeeded("c")).releases) == ["b"]
 
 
+@pytest.mark.parametrize("window", ["fixed", "sliding"])
+def test_a_start_of_a_rate_is_kept_for_who_waits_for_a_slot(
+    harness: EngineHarness, window: Literal["fixed", "sliding"]
+) -> None:
+    slot, rate = slots("k", 1), LimitKey(kind="rate", key="r", limit=2, per=60.0, window=window)
+    harness.apply(limited(harness, "out", slot), limited(harness, "a", slot, rate))
+    assert harness.row("a").reason == "waits for one of 1 slots of 'k'"
+    assert ids(harness.apply(*(limited(harness, id, rate) for id in "bc")).releases) == ["b"]
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["a"]
+
+
 def test_a_rate_line_does_not_sleep_through_a_clock_that_is_set_back(harness: EngineHarness) -> None:
     rate = LimitKey(kind="rate", key="r", limit=1, per=10.0)
     harness.apply(*(limited(harness, id, rate) for id in "abc"))
@@ -824,6 +835,14 @@ def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first
     assert harness.apply(limited(harness, "a", SMTP), limited(harness, "b", rate)).releases == []
     assert [harness.row(id).reason for id in "ab"] == ["waits: the limit 'smtp' is 0"] * 2
     assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a", "b"]
+
+
+def test_a_limit_that_is_closed_and_opened_at_once_takes_no_turn_back(harness: EngineHarness) -> None:
+    one, line = slots("smtp", 1), LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "out", one), limited(harness, "w", line, one))
+    commands = [harness.ask(SetLimit, key="smtp", limit=limit) for limit in (0, None)]
+    assert harness.apply(*commands, limited(harness, "x", line)).releases == []
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["w"]
 
 
 def test_a_limit_that_is_opened_again_while_it_is_being_closed_keeps_the_order(
