@@ -137,3 +137,10 @@ def test_a_given_argument_takes_the_place_of_a_parent_s_result(harness: EngineHa
     (row,) = harness.apply(harness.ask(RequeueJob, job_id="c", args=[7])).releases
     assert codec.decode(row.envelope).args == [7]
     assert codec.decode(row.envelope).result_args == ()
+
+
+def test_a_job_whose_other_arguments_are_refused_waits_on_for_its_parent(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("p"), harness.child("j", "p"))
+    assert "its message would have" in (_requeue(harness, args=["x" * 300_000]).refused or "")
+    assert harness.row().state is State.AWAITING
+    assert [row.id for row in harness.apply(harness.succeeded("p")).releases] == ["j"]

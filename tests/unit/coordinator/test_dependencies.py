@@ -13,6 +13,7 @@ from typing import Literal
 
 import pytest
 
+from broker_jobs.coordinator import consequences
 from broker_jobs.coordinator.conditions.batches import ChunkTooLateError
 from broker_jobs.coordinator.inputs import ChunkReceived, Input
 from broker_jobs.coordinator.records import Released, TimerDue
@@ -136,6 +137,8 @@ def test_a_child_whose_parent_failed_says_so_and_comes_back_when_the_parent_does
 
 def test_a_child_that_a_person_deleted_does_not_come_back(harness: EngineHarness) -> None:
     harness.apply(harness.ready("p"), harness.child("c", "p"), harness.ask(DeleteJob, job_id="c"))
+    with harness.store.transaction() as tx:
+        assert tx.dependencies.of(["c"]) == []
     assert harness.apply(harness.succeeded("p")).releases == []
     assert harness.row("c").state is State.DELETED
 
@@ -260,6 +263,15 @@ def test_nothing_of_a_batch_starts_before_its_commit(harness: EngineHarness) -> 
     assert released(harness.apply(harness.commit("b")).releases) == ["1", "2"]
 
 
+@pytest.mark.parametrize("commit_first", [False, True])
+def test_a_batch_was_created_when_its_producer_said_so(harness: EngineHarness, commit_first: bool) -> None:
+    parts: list[Input] = [harness.chunk("b", ["1"]), harness.commit("b")]
+    created_at = harness.now
+    harness.now += 60.0
+    harness.apply(*(reversed(parts) if commit_first else parts))
+    assert harness.batch("b").created_at == created_at
+
+
 def test_chunks_and_commit_may_come_twice_and_in_any_order(harness: EngineHarness) -> None:
     first, second, commit = harness.chunk("b", ["1"], 0), harness.chunk("b", ["2"], 1), harness.commit("b", 2)
     assert harness.apply(commit, second, second).releases == []
@@ -360,6 +372,7 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
     harness.apply(harness.started("2", harness.row("2").epoch))
     run(harness, "1")
     effects = harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b"))
+    assert Reply.model_validate_json(effects.messages[-1].body).detail["ended"] is False
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
     assert (harness.row("1").state, harness.row("3").state) == (State.SUCCEEDED, State.DELETED)
@@ -369,6 +382,16 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
         harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b")).messages[-1].body
     )
     assert reply.detail["ended"] is True
+
+
+def test_a_batch_is_deleted_in_pages(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consequences, "PAGE", 2)
+    names = [f"m{n}" for n in range(5)]
+    harness.apply(harness.chunk("b", names), harness.commit("b"))
+    harness.work()
+    harness.apply(harness.ask(DeleteBatch, batch_id="b"))
+    harness.work()
+    assert {harness.row(name).state for name in names} == {State.DELETED}
 
 
 def test_a_batch_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:

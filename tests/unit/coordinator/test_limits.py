@@ -76,6 +76,19 @@ def test_a_retry_gives_its_slot_back_and_takes_another_when_due(harness: EngineH
     assert [(row.id, row.attempt) for row in effects.releases] == [("a", 2)]
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+def test_who_runs_again_stands_behind_those_that_waited_meanwhile(harness: EngineHarness, crashes: bool) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    harness.apply(*(limited(harness, id, one) for id in "abc"))
+    harness.apply(harness.started("a", owned=True))
+    ended = LeaseOver("a", "w1", "its worker vanished") if crashes else harness.failed("a")
+    assert ids(harness.apply(ended).releases) == ["b"]
+    harness.now += 5.0
+    assert harness.apply(TimerDue("a")).releases == []
+    assert ids(harness.apply(harness.succeeded("b")).releases) == ["c"]
+    assert ids(harness.apply(harness.succeeded("c")).releases) == ["a"]
+
+
 def test_a_crashed_worker_s_slot_comes_back_after_the_grace(harness: EngineHarness) -> None:
     one = LimitKey(kind="concurrency", key="k", limit=1)
     harness.apply(limited(harness, "a", one), limited(harness, "b", one))
@@ -806,10 +819,10 @@ def test_an_ordered_job_that_comes_to_a_closed_line_at_its_retry_keeps_its_slot(
 
 
 def test_lines_are_asked_in_the_order_of_the_limits_with_which_they_began(harness: EngineHarness) -> None:
-    first, then = slots("first", 3), slots("then", 2)
-    harness.apply(limited(harness, "a0", slots("first", 1)), *(limited(harness, f"a{n}", first) for n in (1, 2)))
-    harness.apply(*(limited(harness, f"b{n}", then) for n in range(2)), limited(harness, "both", first, then))
-    assert harness.row("both").reason == "waits for one of 3 slots of 'first'"
+    first, then = slots("b", 3), slots("a", 2)
+    harness.apply(limited(harness, "b0", slots("b", 1)), *(limited(harness, f"b{n}", first) for n in (1, 2)))
+    harness.apply(*(limited(harness, f"a{n}", then) for n in range(2)), limited(harness, "both", then, first))
+    assert harness.row("both").reason == "waits for one of 3 slots of 'b'"
 
 
 def test_the_limit_of_a_job_that_is_not_due_counts_for_those_that_come_due_before_it(harness: EngineHarness) -> None:
@@ -1041,6 +1054,24 @@ def test_a_job_that_was_released_once_is_not_replaced(harness: EngineHarness, be
     assert harness.row("b").reason == "duplicate of a"
 
 
+def test_a_job_that_may_be_running_though_the_coordinator_never_released_it_is_not_replaced(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.ready("a", unique=UniqueKey(key="user:1", scope="running")))
+    harness.apply(harness.returned("redelivered", "a"))
+    assert harness.apply(unique(harness, "b", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "duplicate of a"
+
+
+def test_a_job_that_replaces_one_which_waits_for_their_key_waits_for_it_too(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.apply(unique(harness, "c", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "replaced by c"
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["c"]
+
+
 def test_a_job_that_replaces_another_has_its_place_and_its_aliases(harness: EngineHarness) -> None:
     line = LimitKey(kind="ordered", key="o")
     harness.apply(limited(harness, "out", line))
@@ -1098,11 +1129,16 @@ def test_a_start_and_the_next_job_of_its_key_may_be_read_together(harness: Engin
     assert ids(effects.releases) == ["b"]
 
 
-def test_all_duplicates_of_a_job_end_with_it(harness: EngineHarness) -> None:
+@pytest.mark.parametrize("page", [1, 2, 400])
+def test_all_duplicates_of_a_job_end_with_it(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.PAGE", page)
     harness.apply(unique(harness, "a"))
     for id in "bcd":
         harness.apply(unique(harness, id), harness.child(f"after-{id}", id))
-    assert ids(harness.apply(harness.succeeded("a")).releases) == ["after-b", "after-c", "after-d"]
+    released = [*harness.apply(harness.succeeded("a")).releases, *harness.work()]
+    assert ids(released) == ["after-b", "after-c", "after-d"]
 
 
 def test_a_job_that_failed_before_it_ran_keeps_its_window_and_is_not_replaced(harness: EngineHarness) -> None:

@@ -619,6 +619,11 @@ def test_progress_and_lines_change_no_state(harness: EngineHarness, begin: Begin
     assert harness.row().progress == "2"
 
 
+def test_a_line_of_a_job_that_is_not_known_is_kept_as_of_its_first_attempt(harness: EngineHarness) -> None:
+    harness.apply(FromWorker("w1", LogLine(id="unknown", epoch=1, at=harness.now, text="half way")))
+    assert [(line.attempt, line.text) for line in harness.store.reader.log_lines.of("unknown")] == [(1, "half way")]
+
+
 def test_an_event_of_an_older_epoch_is_counted_and_changes_nothing(harness: EngineHarness) -> None:
     apply_each(harness, *retry(harness))
     harness.now += 5.0
@@ -932,6 +937,23 @@ def test_a_job_that_is_offered_as_unknown_counts_each_offer(harness: EngineHarne
         assert (harness.row().unknowns, harness.row().due_at) == (epoch, harness.now + 30.0)
         harness.now += 30.0
         harness.release()
+
+
+def test_a_job_that_is_released_late_keeps_the_time_that_it_was_to_run_at(harness: EngineHarness) -> None:
+    harness.apply(harness.held(delay=10.0))
+    due_at = harness.now + 10.0
+    harness.now += 15.0
+    effects = harness.apply(TimerDue("j"))
+    assert (harness.row().due_at, harness.row().released_at, effects.late) == (due_at, harness.now, [5.0])
+
+
+def test_a_job_that_is_known_from_its_end_alone_fails_when_it_is_run_again(harness: EngineHarness) -> None:
+    harness.apply(harness.succeeded())
+    assert refused(harness, RequeueJob, job_id="j") is None
+    harness.apply(TimerDue("j"))
+    assert (shown(harness), harness.row().reason) == (
+        Shown(FAILED, NONE), "its envelope was never seen: it cannot be released",
+    )  # fmt: skip
 
 
 def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harness: EngineHarness) -> None:
