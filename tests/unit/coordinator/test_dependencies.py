@@ -20,7 +20,7 @@ from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.errors import StoreError
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteBatch, DeleteJob, GetBatch, GetJob, ListFailures, Reply, RequeueJob
-from broker_jobs.messages.envelope import End, Parent, ResultArgument, UniqueKey
+from broker_jobs.messages.envelope import Dependencies, End, Parent, ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
 from broker_jobs.store import dependency_graph
 from broker_jobs.store.records import SubmissionRow
@@ -131,6 +131,7 @@ def test_a_child_whose_parent_failed_says_so_and_comes_back_when_the_parent_does
     )
     assert harness.row("d").state is State.DELETED
     harness.apply(harness.ask(RequeueJob, job_id="p"))
+    assert [harness.row(id).state for id in "cd"] == [State.AWAITING] * 2
     assert run(harness, "p") == ["c"]
     assert run(harness, "c") == ["d"]
 
@@ -389,6 +390,7 @@ def test_a_batch_is_deleted_in_pages(harness: EngineHarness, monkeypatch: pytest
     names = [f"m{n}" for n in range(5)]
     harness.apply(harness.chunk("b", names), harness.commit("b"))
     harness.work()
+    assert {harness.row(name).state for name in names} == {State.ENQUEUED}
     harness.apply(harness.ask(DeleteBatch, batch_id="b"))
     harness.work()
     assert {harness.row(name).state for name in names} == {State.DELETED}
@@ -798,6 +800,45 @@ def test_an_outer_commit_that_comes_after_a_day_counts_inner_batches_once(harnes
         0,
     )
     assert broken(harness.store) == []
+
+
+def test_a_batch_has_a_day_from_when_its_first_chunk_came(harness: EngineHarness) -> None:
+    a_day_passes(harness)
+    harness.apply(harness.chunk("b", ["1"]))
+    harness.ticks(60)
+    harness.work()
+    assert harness.row("1").state is State.AWAITING
+    a_day_passes(harness)
+    harness.work()
+    assert harness.row("1").state is State.DELETED
+
+
+@pytest.mark.parametrize("page", [1, 2, 400])
+def test_all_that_wait_for_a_job_are_told_in_pages(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(consequences, "PAGE", page)
+    names = [f"c{n}" for n in range(4)]
+    harness.apply(harness.ready("p"), *(harness.child(name, "p") for name in names))
+    assert sorted(run(harness, "p")) == names
+
+
+def test_what_comes_of_a_batch_that_was_deleted_before_its_commit_is_deleted_too(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("b", ["1"]), harness.ask(DeleteBatch, batch_id="b"))
+    harness.work()
+    harness.apply(harness.chunk("b", ["2"], 1), harness.commit("b", 2))
+    assert harness.work() == []
+    assert [harness.row(id).state for id in "12"] == [State.DELETED] * 2
+    assert (harness.batch("b").state, harness.batch("b").total) == ("deleted", 2)
+
+
+def test_a_member_whose_parent_ended_before_it_came_waits_its_delay_from_the_commit(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("p"), harness.succeeded("p"))
+    after = Dependencies(parents=(Parent(id="p"),), delay=10.0)
+    harness.apply(harness.chunk("b", ["m"], after=after))
+    harness.now += 5.0
+    assert harness.apply(harness.commit("b")).releases == []
+    assert (harness.row("m").state, harness.row("m").due_at) == (State.SCHEDULED, harness.now + 10.0)
 
 
 def test_a_batch_of_batches_alone_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:

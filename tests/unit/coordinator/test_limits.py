@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker_jobs.coordinator.cascade import Kind, Task
 from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.records import DueNotice, LeaseOver, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.coordinator.release import release
@@ -848,6 +849,15 @@ def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first
     assert harness.apply(limited(harness, "a", SMTP), limited(harness, "b", rate)).releases == []
     assert [harness.row(id).reason for id in "ab"] == ["waits: the limit 'smtp' is 0"] * 2
     assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.CLOSE, Kind.JOB, Kind.BATCH, Kind.GROUP, Kind.DELETE_MEMBERS])
+def test_work_that_was_kept_about_what_is_gone_is_done_with(harness: EngineHarness, kind: Kind) -> None:
+    with harness.store.transaction() as tx:
+        tx.work_items.add([Task(kind, "concurrency:gone").item])
+    assert harness.work() == []
+    with harness.store.transaction() as tx:
+        assert list(tx.work_items.oldest(limit=10)) == []
 
 
 def test_a_limit_that_is_closed_and_opened_at_once_takes_no_turn_back(harness: EngineHarness) -> None:

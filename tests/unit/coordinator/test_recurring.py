@@ -252,6 +252,18 @@ def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(harness: Engi
     assert len(fire(harness, harness.now)) == 1
 
 
+def test_overlap_skip_leaves_a_time_out_while_a_run_that_was_deleted_may_be_running(harness: EngineHarness) -> None:
+    put(harness, overlap="skip")
+    harness.now += HOUR
+    first = fire(harness, harness.now)[0]
+    harness.apply(harness.ask(DeleteJob, job_id=first.id))
+    harness.now += HOUR
+    assert fire(harness, harness.now) == []
+    harness.apply(harness.returned("fenced", first.id))
+    harness.now += HOUR
+    assert len(fire(harness, harness.now)) == 1
+
+
 def test_the_first_run_that_is_left_goes_on_when_all_before_it_are_deleted_together(harness: EngineHarness) -> None:
     put(harness, cron="* * * * *", misfire="all", overlap="queue")
     harness.now += 150 * MINUTE

@@ -965,6 +965,21 @@ def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harnes
     assert row.released_at == row.due_at
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_job_that_failed_says_how_often_it_ran(harness: EngineHarness, runs: int) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=runs - 1, backoff=(5.0,))))
+    for epoch in range(1, runs + 1):
+        harness.apply(harness.failed(epoch=epoch))
+        harness.now += 5.0
+        harness.release()
+    assert harness.row().reason == {1: "failed: ValueError: boom", 2: "failed after 2 runs: ValueError: boom"}[runs]
+
+
+def test_what_cannot_be_decided_waits_for_no_report(harness: EngineHarness) -> None:
+    apply_each(harness, *returned(harness), Undecidable("j", "it raised"))
+    assert (shown(harness), harness.row().grace_until) == (Shown(FAILED, NONE, 1), None)
+
+
 def test_a_run_of_what_cannot_be_decided_is_owned_by_nobody(harness: EngineHarness) -> None:
     apply_each(harness, *owned(harness), Undecidable("j", "it raised"))
     assert (shown(harness), harness.row().owner, harness.row().owned) == (Shown(FAILED, PUBLISHED, 1), None, False)
