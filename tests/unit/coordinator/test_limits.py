@@ -851,6 +851,27 @@ def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first
     assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a", "b"]
 
 
+def test_a_line_with_much_capacity_is_called_page_by_page(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("cascade", "consequences"):
+        monkeypatch.setattr(f"broker_jobs.coordinator.{module}.PAGE", 2)
+    names = [str(n) for n in range(7)]
+    harness.apply(*(limited(harness, name, slots("k", 1)) for name in names))
+    effects = harness.apply(harness.ask(SetLimit, key="k", limit=7))
+    assert (ids(effects.releases), effects.more) == (["1", "2"], True)
+    assert ids(harness.work()) == names[3:]
+
+
+def test_more_work_than_one_transaction_takes_up_is_told_of(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.WORK_ITEMS", 2)
+    with harness.store.transaction() as tx:
+        tx.work_items.add([Task(Kind.CALL, f"concurrency:k{n}").item for n in range(3)])
+    assert [harness.apply_work().more for _ in range(2)] == [True, False]
+
+
 @pytest.mark.parametrize("kind", [Kind.CALL, Kind.CLOSE, Kind.JOB, Kind.BATCH, Kind.GROUP, Kind.DELETE_MEMBERS])
 def test_work_that_was_kept_about_what_is_gone_is_done_with(harness: EngineHarness, kind: Kind) -> None:
     with harness.store.transaction() as tx:

@@ -297,9 +297,9 @@ def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> 
     for _ in range(2):
         harness.now += HOUR
         assert fire(harness, harness.now) == []
-        waiting.append(
-            harness.store.reader.jobs.newest(state=State.AWAITING)[0].id
-        )  # the newest first: ids sort by time
+        newest = harness.store.reader.jobs.newest(state=State.AWAITING)[0]  # the newest first: ids sort by time
+        assert harness.row(newest.id).reason == "waits for the run before it"
+        waiting.append(newest.id)
     second = harness.apply(harness.succeeded(first.id)).releases
     assert [row.id for row in second] == [waiting[0]]
     third = harness.apply(harness.failed(waiting[0], final=True)).releases

@@ -288,6 +288,16 @@ def test_a_job_with_a_parent_that_was_published_past_the_coordinator_waits_for_b
     assert [row.id for row in harness.apply(harness.succeeded("parent")).releases] == ["j"]
 
 
+def test_a_job_whose_parent_has_ended_and_that_was_published_past_the_coordinator_waits_for_its_message(
+    harness: EngineHarness,
+) -> None:
+    direct = harness.child("j", "parent").envelope.model_copy(update={"epoch": 1})
+    harness.apply(harness.ready("parent"), harness.succeeded("parent"))
+    harness.apply(ReadyCopy(direct, codec.encode(direct).decode()))
+    assert shown(harness) == Shown(SCHEDULED, PUBLISHED, 1)
+    assert [row.id for row in harness.apply(harness.returned("not released")).releases] == ["j"]
+
+
 def test_a_message_returned_as_not_released_before_its_copy_is_read_is_asked_its_conditions(
     harness: EngineHarness,
 ) -> None:
