@@ -90,7 +90,6 @@ class Lines:
             line = self._lines[key] = LimitLineRow(key, kind)
         if line.rank == 0:
             line.rank = code
-            self._changed_lines.add(key)
         span, fixed = (None, False) if limit is None else (limit.per, limit.window == "fixed")
         if (line.limit_code, line.span, line.fixed) != (code, span, fixed):
             grew = line.limit_code and code > line.limit_code

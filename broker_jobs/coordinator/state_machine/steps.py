@@ -84,8 +84,6 @@ def grace_ended(row: Row, at: Context) -> Row:
 
 def unpublished(row: Row) -> Row:
     """Nothing of the job is out any more; its fence has nothing left to stop."""
-    if row.publication is Publication.NONE and not row.fence:
-        return row
     return row.evolve(publication=Publication.NONE, fence=0, sender=None)
 
 
