@@ -116,6 +116,7 @@ def test_a_long_run_is_handed_over_once_and_is_owned_when_that_is_confirmed(part
     assert (run.owned, parts.subscription.acks) == (False, [])
     parts.open.pop()(None)
     assert (run.owned, parts.subscription.acks) == (True, [(1, 1, True)])
+    assert (parts.kinds(), parts.event_sender.waiting) == (["started"], 0)
 
 
 def test_a_run_that_outlives_its_timeout_is_said_to_do_so_once(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:

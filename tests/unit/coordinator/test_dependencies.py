@@ -385,6 +385,16 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
     assert reply.detail["ended"] is True
 
 
+def test_a_batch_that_is_given_up_ends_in_pages(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consequences, "PAGE", 2)
+    names = [f"m{n}" for n in range(5)]
+    harness.apply(harness.chunk("b", names))
+    a_day_passes(harness)
+    harness.work()
+    assert {harness.row(name).state for name in names} == {State.DELETED}
+    assert (harness.batch("b").state, harness.batch("b").deleted) == ("deleted", 5)
+
+
 def test_a_batch_is_deleted_in_pages(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consequences, "PAGE", 2)
     names = [f"m{n}" for n in range(5)]
