@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from broker_jobs.coordinator import consequences
+from broker_jobs.coordinator import cascade, consequences
 from broker_jobs.coordinator.conditions.batches import ChunkTooLateError
 from broker_jobs.coordinator.inputs import ChunkReceived, Input
 from broker_jobs.coordinator.records import Released, TimerDue
@@ -373,7 +373,8 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
     harness.apply(harness.started("2", harness.row("2").epoch))
     run(harness, "1")
     effects = harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b"))
-    assert Reply.model_validate_json(effects.messages[-1].body).detail["ended"] is False
+    answer = Reply.model_validate_json(effects.messages[-1].body)
+    assert (answer.refused, answer.detail["ended"]) == (None, False)
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
     assert (harness.row("1").state, harness.row("3").state) == (State.SUCCEEDED, State.DELETED)
@@ -827,10 +828,13 @@ def test_a_batch_has_a_day_from_when_its_first_chunk_came(harness: EngineHarness
 def test_all_that_wait_for_a_job_are_told_in_pages(
     harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr(consequences, "PAGE", page)
+    for module in (cascade, consequences):
+        monkeypatch.setattr(module, "PAGE", page)
     names = [f"c{n}" for n in range(4)]
     harness.apply(harness.ready("p"), *(harness.child(name, "p") for name in names))
-    assert sorted(run(harness, "p")) == names
+    first = harness.apply(harness.succeeded("p")).releases
+    assert len(first) == min(page, 4)
+    assert released([*first, *harness.work()]) == names
 
 
 def test_what_comes_of_a_batch_that_was_deleted_before_its_commit_is_deleted_too(harness: EngineHarness) -> None:
@@ -849,6 +853,19 @@ def test_a_member_whose_parent_ended_before_it_came_waits_its_delay_from_the_com
     harness.now += 5.0
     assert harness.apply(harness.commit("b")).releases == []
     assert (harness.row("m").state, harness.row("m").due_at) == (State.SCHEDULED, harness.now + 10.0)
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_a_batch_inside_one_that_waits_for_it_would_wait_for_itself(harness: EngineHarness, outer_first: bool) -> None:
+    outer: list[Input] = [harness.chunk("outer", ["o"])]
+    outer.append(harness.commit("outer", parents=[Parent(id="inner", batch=True)]))
+    inner: list[Input] = [harness.chunk("inner", ["i"])]
+    inner.append(harness.commit("inner", parent="outer", parent_submission="outer.1"))
+    for part in (outer, inner) if outer_first else (inner, outer):
+        harness.apply(*part)
+    assert harness.work() == []
+    assert [harness.row(id).state for id in "io"] == [State.DELETED] * 2
+    assert broken(harness.store) == []
 
 
 def test_a_batch_of_batches_alone_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:
