@@ -298,6 +298,14 @@ def test_a_job_whose_parent_has_ended_and_that_was_published_past_the_coordinato
     assert [row.id for row in harness.apply(harness.returned("not released")).releases] == ["j"]
 
 
+def test_a_job_that_waits_for_itself_and_was_published_past_the_coordinator_is_fenced(harness: EngineHarness) -> None:
+    direct = harness.child("j", "j").envelope.model_copy(update={"epoch": 1})
+    harness.apply(ReadyCopy(direct, codec.encode(direct).decode()))
+    assert shown(harness) == Shown(FAILED, PUBLISHED, 1)
+    harness.apply(harness.returned("not released"))
+    assert shown(harness) == Shown(FAILED, NONE)
+
+
 def test_a_message_returned_as_not_released_before_its_copy_is_read_is_asked_its_conditions(
     harness: EngineHarness,
 ) -> None:
@@ -864,11 +872,12 @@ def test_a_job_says_what_it_waits_for(
 
 
 def test_a_new_job_has_what_its_envelope_says(harness: EngineHarness) -> None:
-    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7))
+    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7), parent="p", recurring="r")
     harness.now += 2.0
     harness.apply(ready)
     row = harness.row()
     assert (row.job, row.queue, row.tags, row.retries, row.attempt) == ("work", "mail", "a b", 7, 1)
+    assert (row.parent, row.recurring, row.batch) == ("p", "r", None)
     assert (row.created_at, row.changed_at, row.released_at) == (harness.now - 2.0, harness.now, harness.now)
     assert row.history == [(harness.now - 2.0, "enqueued", "")]
 
