@@ -863,6 +863,17 @@ def test_a_line_with_much_capacity_is_called_page_by_page(
     assert ids(harness.work()) == names[3:]
 
 
+def test_a_line_is_closed_page_by_page(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cascade", "consequences"):
+        monkeypatch.setattr(f"broker_jobs.coordinator.{module}.PAGE", 2)
+    line = LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "out", slots("k", 1)), *(limited(harness, str(n), slots("k", 1)) for n in range(4)))
+    harness.apply(limited(harness, "last", line, slots("k", 1)))
+    effects = harness.apply(harness.ask(SetLimit, key="k", limit=0), limited(harness, "next", line))
+    assert (effects.releases, effects.more) == ([], True)
+    assert ids(harness.work()) == ["next"]
+
+
 def test_more_work_than_one_transaction_takes_up_is_told_of(
     harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1158,6 +1169,15 @@ def test_a_start_and_the_next_job_of_its_key_may_be_read_together(harness: Engin
     harness.apply(unique(harness, "a"))
     effects = harness.apply(harness.started("a"), unique(harness, "b"))
     assert ids(effects.releases) == ["b"]
+
+
+def test_a_member_whose_key_is_that_of_a_job_which_waits_for_its_batch_fails(harness: EngineHarness) -> None:
+    key = UniqueKey(key="user:1", scope="running")
+    harness.apply(harness.child("a", batches=("b",), on="finished", unique=key))
+    harness.apply(harness.chunk("b", ["m"], unique=key), harness.commit("b"))
+    assert harness.row("m").state is State.FAILED
+    assert harness.row("m").reason.startswith("it has the unique key of a, which waits for it")
+    assert harness.row("a").state is State.ENQUEUED, "its batch has ended"
 
 
 @pytest.mark.parametrize("page", [1, 2, 400])

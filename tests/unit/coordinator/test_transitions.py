@@ -642,6 +642,14 @@ def test_a_line_of_a_job_that_is_not_known_is_kept_as_of_its_first_attempt(harne
     assert [(line.attempt, line.text) for line in harness.store.reader.log_lines.of("unknown")] == [(1, "half way")]
 
 
+def test_a_line_is_kept_as_of_the_attempt_in_which_it_was_written(harness: EngineHarness) -> None:
+    apply_each(harness, *retry(harness))
+    harness.now += 5.0
+    harness.release()
+    harness.apply(FromWorker("w1", LogLine(id="j", epoch=2, at=harness.now, text="again")))
+    assert [(line.attempt, line.text) for line in harness.store.reader.log_lines.of("j")] == [(2, "again")]
+
+
 def test_an_event_of_an_older_epoch_is_counted_and_changes_nothing(harness: EngineHarness) -> None:
     apply_each(harness, *retry(harness))
     harness.now += 5.0
