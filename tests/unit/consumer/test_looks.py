@@ -24,7 +24,7 @@ from broker_jobs.consumer.flow_control import (
 from broker_jobs.consumer.heartbeat import LEASE_MARGIN_SECONDS, LEASE_SECONDS, HeartbeatSender
 from broker_jobs.consumer.monitor import OUTLIVED_AFTER_SECONDS, Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver
-from broker_jobs.consumer.outcome import Completed
+from broker_jobs.consumer.outcome import Completed, raised
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
@@ -144,6 +144,18 @@ def test_a_run_that_ends_is_counted_with_its_time_and_no_alarm(parts: Parts, cap
     assert (parts.kinds(), parts.reporter.done) == (["succeeded"], 1)
     assert parts.ran == pytest.approx([2.0])
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize(
+    ("attempt", "level", "what_follows"),
+    [(2, logging.WARNING, "retry 2 of 2 follows after its backoff"), (3, logging.ERROR, "it is not retried; correct")],
+)
+def test_a_failure_is_an_error_in_the_log_when_no_retry_is_left(
+    parts: Parts, caplog: pytest.LogCaptureFixture, attempt: int, level: int, what_follows: str
+) -> None:
+    parts.reporter.ended(parts.run(retries=2, attempt=attempt), raised(ValueError("boom"), (Exception,)))
+    (record,) = caplog.records
+    assert (record.levelno, what_follows in record.getMessage()) == (level, True)
 
 
 # --- heartbeats ---

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,10 +12,12 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
 from broker_jobs.consumer.event_sender import DeliveryTag
-from broker_jobs.consumer.outcome import can_be_written, describe
+from broker_jobs.consumer.outcome import can_be_written, describe, raised
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
 from broker_jobs.consumer.revocations import KEEP_SECONDS, Revocations
+from broker_jobs.errors import Retry
 from broker_jobs.messages.control import Control, Fence
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
 
@@ -163,6 +168,14 @@ def test_an_exception_whose_text_is_odd_is_told_with_its_type() -> None:
     told = describe(Refused())
     assert (told.type, told.message) == (f"{__name__}.Refused", "refused")
     assert describe(ValueError("no")).type == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("after", "bounded"),
+    [(None, None), (math.nan, None), (-1.0, 0.0), (5.0, 5.0), (math.inf, float(MAX_DELAY_SECONDS))],
+)
+def test_a_retry_asks_for_a_delay_that_can_travel(after: float | None, bounded: float | None) -> None:
+    assert raised(Retry(after), ()).retry_after == bounded
 
 
 def test_an_exception_that_no_log_can_write_is_known() -> None:

@@ -86,6 +86,11 @@ def deleted(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.ask(DeleteJob, job_id="j")]
 
 
+def returned_and_deleted(harness: EngineHarness) -> list[Input]:
+    """A worker may run it still."""
+    return [*returned(harness), harness.ask(DeleteJob, job_id="j")]
+
+
 def asked_to_stop(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.started(), harness.ask(DeleteJob, job_id="j")]
 
@@ -799,7 +804,13 @@ def test_a_requeue_makes_a_job_due_now(harness: EngineHarness, begin: Begin, exp
 
 @pytest.mark.parametrize(
     ("begin", "reason_code"),
-    [(scheduled, Reason.NOW), (rescheduled, Reason.NOW), (returned, Reason.RETURNED), (deleted, Reason.NOW)],
+    [
+        (scheduled, Reason.NOW),
+        (rescheduled, Reason.NOW),
+        (returned, Reason.RETURNED),
+        (deleted, Reason.NOW),
+        (returned_and_deleted, Reason.RETURNED),
+    ],
 )
 def test_a_requeue_keeps_why_a_job_waits_only_where_that_counts(
     harness: EngineHarness, begin: Begin, reason_code: str
