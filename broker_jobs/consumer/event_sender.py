@@ -65,11 +65,6 @@ class EventSender:
         """How many events are not confirmed yet."""
         return len(self._waiting) + len(self._sent)
 
-    @property
-    def failures(self) -> int:
-        """How many publishes in a row have failed; 0 when all is well."""
-        return self._failures
-
     def put(self, event: bytes, then: Then = None) -> None:
         """Add an event (its JSON); it leaves at once when nothing is in flight."""
         self._waiting.append((event, then))

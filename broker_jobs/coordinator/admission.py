@@ -195,37 +195,37 @@ class Admission:
             self._put(changed)
             self.cleared(changed, keeps_place=True)
 
-    def walk(self, id: str) -> Row | None:
-        """Let a job go if it waits for nothing any more; the row that is to be released."""
+    def walk(self, id: str) -> None:
+        """Let a job go if it waits for nothing any more."""
         row = self._rows.get(id)
         if row is None:
-            return None
+            return
         self.grace_over(row)
         row = self._rows[id]
         at = self._rows.at
         held = row.waits & ~WaitReason.LINE
         if not row.is_waiting or held or not self._rows.is_clear(row) or (row.due_at or 0.0) > at.until:
-            return None
+            return
         envelope = self._rows.envelope(row)
         if envelope is None:  # an outcome was all that was ever seen of it
-            return self._release(row)
+            self._release(row)
+            return
         moment = self._limits.walk(row, envelope) if self.may_release else None
         if moment is None and (self.may_release or self._limits.stand_by(row, envelope)):
-            return None
+            return
         row = self._put(waiting(self._rows[id], WaitReason.NOTHING, at, "a slot is free"))
         if moment is None:
-            return None
+            return
         if moment > max(at.now, row.due_at or 0.0):
             row = self._put(row.evolve(due_at=moment))
         if envelope.result_args:
             taken = self._with_results(row, envelope)
             if taken is None:
-                return None
+                return
             row = taken
         released = self._release(row)
         if released is not None:
             self._limits.release(released, envelope, moment)
-        return released
 
     def _release(self, row: Row) -> Row | None:
         if not self.may_release:

@@ -100,13 +100,10 @@ class JobDecisions:
             with contextlib.suppress(codec.Undecodable):
                 self.decide(ReadyCopy(codec.decode(event.envelope), event.envelope))
 
-    def make(self, fired: Fired) -> bool:
-        """A job of a recurring time, a person or an event: made once. Whether it was new."""
-        id = fired.envelope.id
-        self._rows.see([id])
-        fresh = id not in self._rows
+    def make(self, fired: Fired) -> None:
+        """A job of a recurring time, a person or an event: made once."""
+        self._rows.see([fired.envelope.id])
         self.decide(fired)
-        return fresh
 
     def make_member(self, member: WaitingCopy) -> None:
         """A member of a batch submission: it is admitted at the commit."""

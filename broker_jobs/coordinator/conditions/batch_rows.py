@@ -95,8 +95,6 @@ class BatchRows:
         batch = self.get(id)
         if batch is None:
             return False
-        if before == now:
-            return True
         _count(batch, before, now)
         if now == OPEN and batch.ended_at is not None:
             self.begin(batch)

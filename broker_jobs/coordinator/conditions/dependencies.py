@@ -216,7 +216,8 @@ class DependencyRules:
         self._rows.write()  # members are found by queries
         self._batches.write()
         inside = self._batches.all_inside(batch)
-        is_inside = not {self._rows.root(row).batch for row in known}.isdisjoint(inside)
+        named_batches = {parent.id for parent in parents if parent.batch}
+        is_inside = not named_batches.union(self._rows.root(row).batch for row in known).isdisjoint(inside)
         is_waited_for = bool(self._tx.dependencies.waited_for("batch", inside))
         if not (is_inside or is_waited_for or self._tx.graph.is_member_waited_for(inside)):
             return False  # a walk up is long where many batches wait for each other

@@ -212,9 +212,7 @@ class LimitRules:
             if entry.stage is not Stage.SLOT:
                 continue
             kind = entry.key.partition(":")[0]
-            if row.state.is_final:
-                self._lines.move(entry, None)
-            elif kind not in HELD:
+            if kind not in HELD:
                 self._lines.move(entry, Stage.PLACE if keeps_place and kind == "concurrency" else None)
             elif row.gives_back:
                 self._lines.move(entry, Stage.PLACE)

@@ -47,7 +47,7 @@ class LineCalls:
     def first_to_go(self, key: str) -> list[str]:
         """The jobs that will probably be asked when a line is called, so that they are loaded together."""
         line = self._lines.line(key)
-        if line is None or self._lines.waiting.head(key) is None:
+        if line is None:
             return []
         return self._lines.waiting.first(key, max(1, line.capacity - line.taken - line.turns))
 
@@ -65,20 +65,22 @@ class LineCalls:
         runs = self._rows.open_runs(line.key.partition(":")[2])
         return runs > self._lines.count(line.key, runs)
 
-    def step_aside(self, id: str, key: str) -> bool:
-        """The first of a line waits for something else: it keeps its places and asks for nothing. Whether it was so."""
+    def step_aside(self, id: str, key: str) -> None:
+        """Let the first of a line, which was asked, go out of the way of the next: it waits for something else.
+
+        It keeps its places and asks for nothing.
+        """
         entry = self._lines.of(id).get(key)
         if entry is None or entry.stage is not Stage.WAITS:
-            return False
+            return
         row = self._rows.get(id)
         if row is None or not row.is_waiting:
             self._lines.move(entry, None)
-            return True
+            return
         for one in list(self._lines.of(id).values()):
             if one.stage in (Stage.WAITS, Stage.TURN):  # a turn that it kept would keep others waiting
                 self._lines.move(one, Stage.PLACE)
         self._rows.put(waiting(row, row.waits & ~WaitReason.LINE, self._rows.at, row.reason))
-        return True
 
     def set_limit(self, key: str, limit: int | None) -> None:
         """A person sets the number of a concurrency or rate limit, closes it with 0, or clears it with None."""

@@ -90,10 +90,8 @@ class Lines:
         code = 1 if limit is None else limit.limit
         if line is None:
             line = self._lines[key] = LimitLineRow(key, kind)
-            self._changed_lines.add(key)
         if line.rank == 0:
             line.rank = code
-            self._changed_lines.add(key)
         span, fixed = (None, False) if limit is None else (limit.per, limit.window == "fixed")
         if (line.limit_code, line.span, line.fixed) != (code, span, fixed):
             grew = line.limit_code and code > line.limit_code
@@ -172,8 +170,6 @@ class Lines:
                 self.waiting.add(entry)
         if before in HOLDS and stage not in HOLDS:
             self._cascade.add(Kind.CALL, key)
-        elif before is Stage.WAITS and line.kind == "rate":
-            self._cascade.add(Kind.CALL, key)  # the next one of a rate is to know its moment
 
     def waiting_page(self, key: str, after: int, limit: int) -> tuple[list[LineEntry], int | None]:
         """Jobs that wait in a line behind a place, a page, as they are now; and its last place if there may be more."""
@@ -225,7 +221,7 @@ class Lines:
     # ---- writing
 
     def write(self) -> list[tuple[str, Instant]]:
-        """Write all that has changed; (key, moment) of the lines that are to be called then."""
+        """Write all that has changed, once, at the end; (key, moment) of the lines that are to be called then."""
         timers: list[tuple[str, Instant]] = []
         for key in self._call_later:
             line = self._existing(key)
@@ -245,9 +241,6 @@ class Lines:
                 self._changed_lines.add(key)
         self.rates.write(self._existing)
         self._store.save((), (), self._changed.values(), self._dropped)
-        self._changed.clear()
-        self._dropped.clear()
-        self._more.clear()
         empty = {key for key in self._changed_lines if self._is_empty(self._existing(key))}
         lines = [self._existing(key) for key in self._changed_lines - empty]
         self._store.save(lines, empty, (), ())

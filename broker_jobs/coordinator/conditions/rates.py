@@ -51,8 +51,7 @@ class Rates:
         return self._now if blocking is None else max(self._now, blocking + span)
 
     def start(self, line: LimitLineRow, job_id: str, epoch: int, at: Instant) -> None:
-        """A job starts under a rate."""
-        self.next_start(line, 0)
+        """A job starts under a rate, of which it had a turn."""
         self._starts[line.key].add(at)
         self._new_starts.append((line.key, at, job_id, epoch))
 
@@ -120,6 +119,4 @@ def window_of(moment: Instant, span: float) -> int:
     number = int(moment // span)
     while (number + 1) * span <= moment:
         number += 1
-    while number * span > moment:
-        number -= 1
     return number

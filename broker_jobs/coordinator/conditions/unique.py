@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum, auto
 
-from broker_jobs.coordinator.cascade import Cascade, Kind
+from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.steps import entered, waiting
 from broker_jobs.messages.envelope import Envelope, UniqueKey, new_id
@@ -60,7 +60,7 @@ class UniqueKeyRules:
         key = self._valid(unique.key)
         holder = None if key is None or key.job_id == row.id else self._row(key.job_id)
         if key is None or holder is None:
-            self._take(row, unique, key.after if key is not None and key.job_id == row.id else None)
+            self._take(row, unique, None)
             return Answer.PASS
         if holder.state is State.DELETED and not self._rows.is_clear(holder):
             self._take(row, unique, holder.id)
@@ -133,7 +133,6 @@ class UniqueKeyRules:
         self.replaced.append(holder.id)
         self._rows.put(waiting(row.evolve(alias_group=group), waits, self._rows.at, holder.reason))
         self._take(row, unique, key.after)
-        self._cascade.add(Kind.GROUP, group)
 
     def _group_of(self, root: Row) -> str:
         if root.alias_group is not None:
@@ -169,10 +168,7 @@ class UniqueKeyRules:
         """Nothing of a job may be running any more: the job that waits for its key goes on."""
         if not row.conditions & Conditions.UNIQUE:
             return
-        for known in self._rows.tx.unique_keys.waiting_for(row.id):
-            key = self._valid(known.key)
-            if key is None or key.after != row.id:
-                continue
+        for key in self._rows.tx.unique_keys.waiting_for(row.id):
             self._save(UniqueKeyRow(key.key, key.job_id, key.scope, key.until))
             holder = self._row(key.job_id)
             if holder is not None and holder.waits & WaitReason.UNIQUE:

@@ -62,8 +62,7 @@ class WaitingJobs:
 
     def first(self, key: str, count: int) -> list[str]:
         """The first jobs that wait in a line, about so many of those that were read."""
-        if self.head(key) is None:
-            return []
+        self.head(key)  # reads them
         return [job_id for _, job_id in heapq.nsmallest(count, self._orders[key].heap)]
 
     def _read(self, key: str, order: _Order) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.records import FromWorker, JobRecord, LeaseOver
-from broker_jobs.coordinator.state_machine.steps import ENQUEUED, PROCESSING, SUCCEEDED
+from broker_jobs.coordinator.state_machine.steps import PROCESSING, SUCCEEDED
 from broker_jobs.messages.commands import RequeueJob, RescheduleJob
 from broker_jobs.messages.error_fingerprint import fingerprint
 from broker_jobs.messages.events import Failed, Interrupted, Returned, Succeeded
@@ -91,7 +91,7 @@ def _took_back(before: Row | None, after: Row) -> bool:
         return True
     if before.reason_code in (Reason.INTERRUPTED, Reason.VANISHED):
         return False
-    return before.state in (ENQUEUED, PROCESSING) and after.state is not before.state
+    return after.state is not before.state
 
 
 def _crashed(row: Row, record: LeaseOver, now: Instant) -> AttemptRow:
@@ -103,7 +103,7 @@ def _crashed(row: Row, record: LeaseOver, now: Instant) -> AttemptRow:
 
 def _before_it_runs_again(row: Row) -> AttemptRow | None:
     """The run of a job that had succeeded: no row tells of it yet, if it was the first."""
-    if row.state is not SUCCEEDED or row.started_at is None:
+    if row.state is not SUCCEEDED:
         return None
     ended_at = row.changed_at if row.ended_at is None else row.ended_at
     return AttemptRow(

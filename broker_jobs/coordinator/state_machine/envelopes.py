@@ -66,7 +66,7 @@ def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | 
         row = completed(row, envelope, record.body)
         if isinstance(record, WaitingCopy) and record.copied_for is not None and row.copy_until is None:
             return row.evolve(copy_until=at.now + record.copied_for)
-        return row.evolve(copy_until=None) if isinstance(record, DueNotice) and row.copy_until is not None else row
+        return row.evolve(copy_until=None) if isinstance(record, DueNotice) else row
     if isinstance(record, Repeat):
         fresh = born(envelope, record.body, SCHEDULED, at, epoch=max(1, envelope.epoch), reason_code=Reason.REPEAT)
         fresh.reason = "repeated by its producer; waits for word of the first message"

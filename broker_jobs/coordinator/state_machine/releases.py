@@ -77,7 +77,7 @@ def on_release(row: Row, record: Released | ReleaseUnknown | ReleaseFailed | Pro
             return row
 
 
-def on_unroutable(row: Row | None, record: Unroutable, at: Context) -> Row | None:
-    if row is None or row.state is not ENQUEUED:
-        return row
-    return entered(row, FAILED, at.now, record.reason, **NOT_PUBLISHED)
+def on_unroutable(row: Row, record: Unroutable, at: Context) -> Row:
+    if row.state is ENQUEUED:
+        return entered(row, FAILED, at.now, record.reason, **NOT_PUBLISHED)
+    return row if row.state is PROCESSING else unpublished(row)

@@ -87,8 +87,6 @@ def grace_ended(row: Row, at: Context) -> Row:
 
 def unpublished(row: Row) -> Row:
     """Nothing of the job is out any more; its fence has nothing left to stop."""
-    if row.publication is Publication.NONE and not row.fence:
-        return row
     return row.evolve(publication=Publication.NONE, fence=0, sender=None)
 
 
@@ -112,7 +110,7 @@ def fence_of(row: Row) -> int:
 
 
 def policy_of(row: Row) -> Policy:
-    return codec.decode(row.envelope).policy if row.envelope else Policy(retries=row.retries)
+    return codec.decode(row.envelope).policy if row.envelope else Policy()
 
 
 def stub(id: str, epoch: int, at: Context) -> Row:

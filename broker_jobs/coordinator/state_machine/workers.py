@@ -118,7 +118,7 @@ def _started(row: Row, event: Started, record: FromWorker) -> Decision:
         case State.ENQUEUED:
             return Decision(_processing(row, event.at, record, owned=event.owned))
         case State.PROCESSING if row.owner == worker:
-            return Decision(row.evolve(owned=True) if event.owned and not row.owned else row)
+            return Decision(row.evolve(owned=True) if event.owned else row)
         case State.PROCESSING:
             return Decision(row, notes=("started twice",))
         case State.SUCCEEDED | State.FAILED | State.DELETED if event.owned:
@@ -165,8 +165,6 @@ def _succeeded(row: Row, event: Succeeded, record: FromWorker) -> Row:
 def _failed(row: Row, event: Failed, record: FromWorker, at: Context) -> Row:
     match row.state:
         case State.AWAITING:
-            return row
-        case State.SCHEDULED if row.reason_code in (Reason.RETRY, Reason.CRASH):
             return row
         case State.SCHEDULED if row.reason_code not in (Reason.RETURNED, Reason.REPEAT):
             return unpublished(row)
@@ -310,7 +308,7 @@ def _after_interruption(row: Row, entered_at: Instant, at: Context, reason: str,
 
 def _progress(row: Row, event: Progress) -> Row:
     text = f"{event.done:g}" if event.total is None else f"{event.done:g}/{event.total:g}"
-    return row if row.progress == text else row.evolve(progress=text)
+    return row.evolve(progress=text)
 
 
 def on_undecidable(row: Row, record: Undecidable, at: Context) -> Decision:

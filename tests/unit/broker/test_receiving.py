@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pika
@@ -38,6 +39,7 @@ class Unconnected(ReceivingConnection):
     _channels: dict[int, Any]
     _create_channel: Any
     _set_connection_state: Any
+    _transport: Any
 
     def _create_tcp_connection_workflow(self, *_: Any) -> None: ...
     def _adapter_connect_stream(self) -> None: ...
@@ -176,6 +178,7 @@ def test_a_channel_that_is_lost_leaves_its_deliveries_to_pika() -> None:
     seen: Seen = []
     connection = connected(seen, receives=True)
     connection.receive_no_more(connection._channels[1])
+    assert set(connection._receivers) == {2}
     connection.fed(plain(1), 4096)
     assert [delivery.channel for _, _, delivery in seen] == [7]
 
@@ -205,6 +208,14 @@ def test_pika_reads_everything_where_its_inside_is_another_one(missing: str) -> 
     connection.receive(connection._channels[1], Taking(7, seen.append))
     setattr(connection, missing, kept)
     assert bool(connection._receivers) == (missing == "_transport")
+
+
+def test_much_is_read_at_once_from_the_socket_of_a_channel_that_asks_for_it() -> None:
+    connection = connected([], receives=False)
+    transport = SimpleNamespace(_MAX_RECV_BYTES=4096)
+    connection._transport = transport
+    connection.receive(connection._channels[1], Taking(7, lambda _: None))
+    assert transport._MAX_RECV_BYTES == receiving.RECEIVE_BYTES
 
 
 def test_a_large_delivery_is_kept_by_pika_frame_by_frame() -> None:

@@ -15,7 +15,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Delivery, Unconfirmed
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.worker import Worker
-from broker_jobs.errors import UsageError
+from broker_jobs.errors import GiveUp, UsageError
 from broker_jobs.messages.control import Control, Fence
 from broker_jobs.producer.current_job import current_job
 from broker_jobs.settings import Settings
@@ -52,12 +52,19 @@ def wait_until_told() -> None:
         time.sleep(0.01)
 
 
+def raise_when_told(number: int) -> None:
+    entered.set()
+    while not current_job().cancelled():
+        time.sleep(0.01)
+    raise GiveUp("it is no use") if number else OSError("cut off")
+
+
 async def wait_for_ever() -> None:
     entered.set()
     await asyncio.sleep(60)
 
 
-REGISTRY = registry_of(note, note_async, wait_for_gate, wait_until_told, wait_for_ever)
+REGISTRY = registry_of(note, note_async, wait_for_gate, wait_until_told, raise_when_told, wait_for_ever)
 
 
 @pytest.fixture
@@ -88,6 +95,7 @@ def test_hello_is_said_before_jobs_are_taken_and_names_the_private_queue(broker:
     assert hello is not None
     assert (hello.exchange, hello.key, hello.reply_to) == (names.REPORT, names.COMMAND_KEY, "private-1")
     said = json.loads(hello.body)
+    assert hello.message_id == hello.correlation_id == said["id"]
     assert (said["kind"], said["queues"], said["worker"]["id"]) == ("hello", ["mail"], worker.ref.id)
     assert not broker.subscribed.wait(0.3)
     assert worker.stop(1)
@@ -264,6 +272,7 @@ def test_a_graceful_stop_returns_what_has_not_started_and_waits_for_the_rest(
     assert broker.events()[-1]["kind"] == "heartbeat"
     assert broker.events()[-1]["leaving"]
     assert broker.subscription.closed
+    assert broker.private.closed
 
 
 @pytest.mark.parametrize("kind", ["note", "note_async"])
@@ -295,6 +304,18 @@ def test_a_job_that_stops_as_told_at_shutdown_is_interrupted_and_not_lost(
     assert worker.stop(0.1)
     assert broker.event("interrupted", running.id)
     assert broker.events()[-1]["leaving"]
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, "interrupted"), (1, "failed")])
+def test_what_a_job_raises_that_is_told_to_stop_at_shutdown_counts_only_if_it_gives_up(
+    broker: ScriptedExchange, worker: Worker, number: int, kind: str
+) -> None:
+    running = envelope("raise_when_told", number)
+    broker.deliver(running)
+    assert entered.wait(20)
+    assert worker.stop(0.1)
+    assert broker.event(kind, running.id)
+    assert len(broker.events("interrupted", "failed")) == 1
 
 
 def test_a_job_that_does_not_stop_is_told_as_interrupted_and_comes_back_when_the_process_has_ended(

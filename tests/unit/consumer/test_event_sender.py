@@ -1,10 +1,12 @@
 """Events reach the log in order, once each in what is confirmed, whatever becomes of the publishes."""
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +108,19 @@ def test_a_failed_publish_rests_before_it_is_repeated() -> None:
     line.clock.advance(1)
     line.event_sender.repeat_failed()
     assert len(line.bodies) == 2
+
+
+def test_that_events_are_not_confirmed_is_said_once_until_they_are_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    line = Line()
+    line.event_sender.put(succeeded("a"))
+    for _ in range(3):
+        line.fail()
+    line.confirm()
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 events are not confirmed (lost); they are sent again until they are",
+        "events are confirmed again after 3 failed publishes",
+    ]
 
 
 def test_a_message_is_closed_at_its_size() -> None:

@@ -366,6 +366,13 @@ def around() -> Generator[None]:
     seen.append("after")
 
 
+async def hiding_async() -> AsyncGenerator[None]:
+    try:
+        yield
+    except ValueError:
+        seen.append("hidden")
+
+
 async def around_async() -> AsyncGenerator[None]:
     seen.append("before async")
     yield
@@ -386,10 +393,13 @@ def test_hooks_are_outside_and_provided_arguments_inside(function: Callable[...,
     assert seen == steps
 
 
-@pytest.mark.parametrize("function", [raise_value_error, raise_value_error_async])
-def test_a_hook_cannot_hide_a_failure(function: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("function", "hook"),
+    [(raise_value_error, around), (raise_value_error_async, around), (raise_value_error_async, hiding_async)],
+)
+def test_a_hook_cannot_hide_a_failure(function: Callable[..., Any], hook: Callable[..., Any]) -> None:
     registry = registry_of(function)
-    registry.around.append(around)
+    registry.around.append(hook)
     assert outcome_of(function, registry=registry)["error"]["type"] == "ValueError"
     assert "hidden" in seen
 

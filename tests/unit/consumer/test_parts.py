@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +12,12 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
 from broker_jobs.consumer.event_sender import DeliveryTag
+from broker_jobs.consumer.outcome import can_be_written, describe, raised
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
 from broker_jobs.consumer.revocations import KEEP_SECONDS, Revocations
+from broker_jobs.errors import Retry
 from broker_jobs.messages.control import Control, Fence
+from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
 
@@ -71,6 +77,25 @@ def test_tags_of_a_lost_channel_are_forgotten() -> None:
     assert subscription.acks == [(2, 1, True)]
 
 
+def test_at_the_end_what_waits_beyond_a_gap_is_acknowledged_at_once() -> None:
+    subscription = ScriptedSubscription()
+    acknowledger = Acknowledger(ManualClock())
+    acknowledger.use(subscription)
+    acknowledger.took([delivery(1), delivery(2)])
+    acknowledger.acknowledge([DeliveryTag(1, 2)])
+    acknowledger.acknowledge_rest()
+    assert subscription.acks == [(1, 2, False)]
+
+
+def test_a_delivery_is_open_until_it_is_acknowledged_or_its_channel_is_lost() -> None:
+    acknowledger = Acknowledger(ManualClock())
+    acknowledger.took([delivery(1), delivery(2)])
+    acknowledger.acknowledge([DeliveryTag(1, 1)])
+    assert [acknowledger.is_open(DeliveryTag(1, tag)) for tag in (1, 2)] == [False, True]
+    acknowledger.lost(1)
+    assert not acknowledger.is_open(DeliveryTag(1, 2))
+
+
 # --- prefetch ---
 
 
@@ -114,9 +139,50 @@ def test_fences_only_grow_and_are_forgotten_after_an_hour() -> None:
 
 def test_news_without_a_word_on_pauses_changes_none() -> None:
     fences = Revocations()
+    assert fences.version == 0
     fences.learn(Control(version=1, paused=["mail"]), 0.0)
     fences.learn(Control(version=2), 0.0)
-    assert fences.paused == {"mail"}
+    assert (fences.version, fences.paused) == (2, frozenset({"mail"}))
+
+
+# --- exceptions ---
+
+
+class Odd(str):
+    """A text that is none when it is used."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        raise ValueError("no")
+
+
+class Refused(Exception):
+    """An exception of a library."""
+
+    def __str__(self) -> str:
+        return Odd("refused")
+
+
+def test_an_exception_whose_text_is_odd_is_told_with_its_type() -> None:
+    told = describe(Refused())
+    assert (told.type, told.message) == (f"{__name__}.Refused", "refused")
+    assert describe(ValueError("no")).type == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("after", "bounded"),
+    [(None, None), (math.nan, None), (-1.0, 0.0), (5.0, 5.0), (math.inf, float(MAX_DELAY_SECONDS))],
+)
+def test_a_retry_asks_for_a_delay_that_can_travel(after: float | None, bounded: float | None) -> None:
+    assert raised(Retry(after), ()).retry_after == bounded
+
+
+def test_an_exception_that_no_log_can_write_is_known() -> None:
+    assert can_be_written(ValueError("no"))
+    odd = SyntaxError("no")
+    odd.filename, odd.lineno, odd.offset, odd.text = "a.py", 1, object(), "x"  # type: ignore[assignment]
+    assert not can_be_written(odd)
 
 
 def test_the_answer_to_our_own_hello_is_the_newest_truth() -> None:

@@ -32,8 +32,12 @@ def test_a_failed_job_runs_again_with_other_arguments(harness: EngineHarness) ->
     (message,) = effects.release_messages
     sent = codec.decode(message.body)
     assert (sent.args, sent.kwargs, sent.epoch, sent.attempt) == ([2], {"to": "bob"}, 2, 1)
-    assert [reason for _, _, reason in harness.row().history if "arguments" in reason] == [
-        "requeued with changed arguments by eve"
+    assert [(state, reason) for _, state, reason in harness.row().history] == [
+        ("enqueued", ""),
+        ("processing", ""),
+        ("failed", "failed: ValueError: boom"),
+        ("scheduled", "requeued with changed arguments by eve"),
+        ("enqueued", ""),
     ]
 
 
@@ -133,3 +137,10 @@ def test_a_given_argument_takes_the_place_of_a_parent_s_result(harness: EngineHa
     (row,) = harness.apply(harness.ask(RequeueJob, job_id="c", args=[7])).releases
     assert codec.decode(row.envelope).args == [7]
     assert codec.decode(row.envelope).result_args == ()
+
+
+def test_a_job_whose_other_arguments_are_refused_waits_on_for_its_parent(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("p"), harness.child("j", "p"))
+    assert "its message would have" in (_requeue(harness, args=["x" * 300_000]).refused or "")
+    assert harness.row().state is State.AWAITING
+    assert [row.id for row in harness.apply(harness.succeeded("p")).releases] == ["j"]

@@ -140,9 +140,12 @@ def test_a_run_whose_worker_died_crashed_on_the_host_it_had_begun_on(harness: En
     assert (only.started_at, only.ended_at) == (harness.now - 40.0, harness.now)
 
 
+@pytest.mark.parametrize("owned", [False, True])
 @pytest.mark.parametrize("ending", ["succeeded", "failed"])
-def test_what_is_told_of_a_run_that_was_thought_lost_replaces_the_crash(harness: EngineHarness, ending: str) -> None:
-    harness.apply(harness.ready(), harness.started(owned=True), LeaseOver("j", "w1", "its worker vanished"))
+def test_what_is_told_of_a_run_that_was_thought_lost_replaces_the_crash(
+    harness: EngineHarness, ending: str, owned: bool
+) -> None:
+    harness.apply(harness.ready(), harness.started(owned=owned), LeaseOver("j", "w1", "its worker vanished"))
     crashed_at = harness.now
     harness.now += 1.0
     harness.apply(harness.succeeded() if ending == "succeeded" else harness.failed())
@@ -156,6 +159,14 @@ def test_a_delivery_that_was_returned_without_a_run_has_no_start(harness: Engine
     harness.apply(harness.ready(), harness.returned(reason))
     (only,) = attempts(harness)
     assert (only.epoch, only.ended, only.reason, only.started_at) == (1, "returned", reason, None)
+
+
+def test_a_success_on_the_second_release_is_kept_beside_the_delivery_that_was_returned(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.ready(), harness.returned("pause"))
+    harness.apply(harness.succeeded(epoch=2))
+    assert ends(harness) == [(1, 1, "returned"), (2, 1, "succeeded")]
 
 
 def test_a_delivery_that_comes_back_beside_a_runner_ends_no_attempt(harness: EngineHarness) -> None:

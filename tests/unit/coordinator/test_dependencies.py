@@ -13,13 +13,14 @@ from typing import Literal
 
 import pytest
 
+from broker_jobs.coordinator import cascade, consequences
 from broker_jobs.coordinator.conditions.batches import ChunkTooLateError
 from broker_jobs.coordinator.inputs import ChunkReceived, Input
 from broker_jobs.coordinator.records import Released, TimerDue
 from broker_jobs.errors import StoreError
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import DeleteBatch, DeleteJob, GetBatch, GetJob, ListFailures, Reply, RequeueJob
-from broker_jobs.messages.envelope import End, Parent, ResultArgument, UniqueKey
+from broker_jobs.messages.envelope import Dependencies, End, Parent, ResultArgument, UniqueKey
 from broker_jobs.messages.state import State
 from broker_jobs.store import dependency_graph
 from broker_jobs.store.records import SubmissionRow
@@ -130,12 +131,15 @@ def test_a_child_whose_parent_failed_says_so_and_comes_back_when_the_parent_does
     )
     assert harness.row("d").state is State.DELETED
     harness.apply(harness.ask(RequeueJob, job_id="p"))
+    assert [harness.row(id).state for id in "cd"] == [State.AWAITING] * 2
     assert run(harness, "p") == ["c"]
     assert run(harness, "c") == ["d"]
 
 
 def test_a_child_that_a_person_deleted_does_not_come_back(harness: EngineHarness) -> None:
     harness.apply(harness.ready("p"), harness.child("c", "p"), harness.ask(DeleteJob, job_id="c"))
+    with harness.store.transaction() as tx:
+        assert tx.dependencies.of(["c"]) == []
     assert harness.apply(harness.succeeded("p")).releases == []
     assert harness.row("c").state is State.DELETED
 
@@ -260,6 +264,15 @@ def test_nothing_of_a_batch_starts_before_its_commit(harness: EngineHarness) -> 
     assert released(harness.apply(harness.commit("b")).releases) == ["1", "2"]
 
 
+@pytest.mark.parametrize("commit_first", [False, True])
+def test_a_batch_was_created_when_its_producer_said_so(harness: EngineHarness, commit_first: bool) -> None:
+    parts: list[Input] = [harness.chunk("b", ["1"]), harness.commit("b")]
+    created_at = harness.now
+    harness.now += 60.0
+    harness.apply(*(reversed(parts) if commit_first else parts))
+    assert harness.batch("b").created_at == created_at
+
+
 def test_chunks_and_commit_may_come_twice_and_in_any_order(harness: EngineHarness) -> None:
     first, second, commit = harness.chunk("b", ["1"], 0), harness.chunk("b", ["2"], 1), harness.commit("b", 2)
     assert harness.apply(commit, second, second).releases == []
@@ -360,6 +373,8 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
     harness.apply(harness.started("2", harness.row("2").epoch))
     run(harness, "1")
     effects = harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b"))
+    answer = Reply.model_validate_json(effects.messages[-1].body)
+    assert (answer.refused, answer.detail["ended"]) == (None, False)
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
     assert (harness.row("1").state, harness.row("3").state) == (State.SUCCEEDED, State.DELETED)
@@ -369,6 +384,27 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
         harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b")).messages[-1].body
     )
     assert reply.detail["ended"] is True
+
+
+def test_a_batch_that_is_given_up_ends_in_pages(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consequences, "PAGE", 2)
+    names = [f"m{n}" for n in range(5)]
+    harness.apply(harness.chunk("b", names))
+    a_day_passes(harness)
+    harness.work()
+    assert {harness.row(name).state for name in names} == {State.DELETED}
+    assert (harness.batch("b").state, harness.batch("b").deleted) == ("deleted", 5)
+
+
+def test_a_batch_is_deleted_in_pages(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consequences, "PAGE", 2)
+    names = [f"m{n}" for n in range(5)]
+    harness.apply(harness.chunk("b", names), harness.commit("b"))
+    harness.work()
+    assert {harness.row(name).state for name in names} == {State.ENQUEUED}
+    harness.apply(harness.ask(DeleteBatch, batch_id="b"))
+    harness.work()
+    assert {harness.row(name).state for name in names} == {State.DELETED}
 
 
 def test_a_batch_whose_producer_died_is_given_up_after_a_day(harness: EngineHarness) -> None:
@@ -774,6 +810,61 @@ def test_an_outer_commit_that_comes_after_a_day_counts_inner_batches_once(harnes
         2,
         0,
     )
+    assert broken(harness.store) == []
+
+
+def test_a_batch_has_a_day_from_when_its_first_chunk_came(harness: EngineHarness) -> None:
+    a_day_passes(harness)
+    harness.apply(harness.chunk("b", ["1"]))
+    harness.ticks(60)
+    harness.work()
+    assert harness.row("1").state is State.AWAITING
+    a_day_passes(harness)
+    harness.work()
+    assert harness.row("1").state is State.DELETED
+
+
+@pytest.mark.parametrize("page", [1, 2, 400])
+def test_all_that_wait_for_a_job_are_told_in_pages(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    for module in (cascade, consequences):
+        monkeypatch.setattr(module, "PAGE", page)
+    names = [f"c{n}" for n in range(4)]
+    harness.apply(harness.ready("p"), *(harness.child(name, "p") for name in names))
+    first = harness.apply(harness.succeeded("p")).releases
+    assert len(first) == min(page, 4)
+    assert released([*first, *harness.work()]) == names
+
+
+def test_what_comes_of_a_batch_that_was_deleted_before_its_commit_is_deleted_too(harness: EngineHarness) -> None:
+    harness.apply(harness.chunk("b", ["1"]), harness.ask(DeleteBatch, batch_id="b"))
+    harness.work()
+    harness.apply(harness.chunk("b", ["2"], 1), harness.commit("b", 2))
+    assert harness.work() == []
+    assert [harness.row(id).state for id in "12"] == [State.DELETED] * 2
+    assert (harness.batch("b").state, harness.batch("b").total) == ("deleted", 2)
+
+
+def test_a_member_whose_parent_ended_before_it_came_waits_its_delay_from_the_commit(harness: EngineHarness) -> None:
+    harness.apply(harness.ready("p"), harness.succeeded("p"))
+    after = Dependencies(parents=(Parent(id="p"),), delay=10.0)
+    harness.apply(harness.chunk("b", ["m"], after=after))
+    harness.now += 5.0
+    assert harness.apply(harness.commit("b")).releases == []
+    assert (harness.row("m").state, harness.row("m").due_at) == (State.SCHEDULED, harness.now + 10.0)
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_a_batch_inside_one_that_waits_for_it_would_wait_for_itself(harness: EngineHarness, outer_first: bool) -> None:
+    outer: list[Input] = [harness.chunk("outer", ["o"])]
+    outer.append(harness.commit("outer", parents=[Parent(id="inner", batch=True)]))
+    inner: list[Input] = [harness.chunk("inner", ["i"])]
+    inner.append(harness.commit("inner", parent="outer", parent_submission="outer.1"))
+    for part in (outer, inner) if outer_first else (inner, outer):
+        harness.apply(*part)
+    assert harness.work() == []
+    assert [harness.row(id).state for id in "io"] == [State.DELETED] * 2
     assert broken(harness.store) == []
 
 

@@ -281,3 +281,13 @@ def test_copies_are_held_up_to_a_number_of_bytes() -> None:
     log.decided()
     log.copy("j3", args=[large])
     assert log.decided() == []
+
+
+def test_copies_of_other_channels_than_the_lost_one_stay_held() -> None:
+    log = Log()
+    log.copy("a")
+    log.copy("b", channel=2)
+    assert log.decided() == []
+    log.inbox.lost(names.LOG, 1)
+    log.events("a", "b", channel=2)
+    assert log.decided() == ["a", "b", "b"]

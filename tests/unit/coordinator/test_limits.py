@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker_jobs.coordinator.cascade import Kind, Task
 from broker_jobs.coordinator.inputs import Input
 from broker_jobs.coordinator.records import DueNotice, LeaseOver, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.coordinator.release import release
@@ -27,6 +28,7 @@ from broker_jobs.messages.commands import (
 )
 from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.messages.state import State
+from broker_jobs.store.lines import LineEntry, Stage
 from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.unique_keys import UniqueKeyRow
 from tests.support.invariants import broken
@@ -73,6 +75,19 @@ def test_a_retry_gives_its_slot_back_and_takes_another_when_due(harness: EngineH
     assert harness.apply(TimerDue("a")).releases == []
     effects = harness.apply(harness.succeeded("b"))
     assert [(row.id, row.attempt) for row in effects.releases] == [("a", 2)]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_who_runs_again_stands_behind_those_that_waited_meanwhile(harness: EngineHarness, crashes: bool) -> None:
+    one = LimitKey(kind="concurrency", key="k", limit=1)
+    harness.apply(*(limited(harness, id, one) for id in "abc"))
+    harness.apply(harness.started("a", owned=True))
+    ended = LeaseOver("a", "w1", "its worker vanished") if crashes else harness.failed("a")
+    assert ids(harness.apply(ended).releases) == ["b"]
+    harness.now += 5.0
+    assert harness.apply(TimerDue("a")).releases == []
+    assert ids(harness.apply(harness.succeeded("b")).releases) == ["c"]
+    assert ids(harness.apply(harness.succeeded("c")).releases) == ["a"]
 
 
 def test_a_crashed_worker_s_slot_comes_back_after_the_grace(harness: EngineHarness) -> None:
@@ -342,6 +357,27 @@ def test_a_rate_whose_span_no_clock_tells_apart_stops_nothing(
     assert released == names
 
 
+@pytest.mark.parametrize(("per", "span"), [(None, 1.0), (10.0, 10.0)])
+def test_a_start_counts_for_the_whole_span_though_later_ones_were_kept(
+    harness: EngineHarness, per: float | None, span: float
+) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=2, per=per)
+    assert ids(harness.apply(limited(harness, "a", rate)).releases) == ["a"]
+    harness.now += span / 2
+    assert ids(harness.apply(limited(harness, "b", rate)).releases) == ["b"]
+    assert harness.apply(limited(harness, "c", rate)).releases == []
+    assert run_out(harness, ["c"]) == [("c", span / 2)]
+
+
+def test_starts_that_count_no_more_are_forgotten_as_new_ones_are_kept(harness: EngineHarness) -> None:
+    rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
+    for n in range(20):
+        assert ids(harness.apply(limited(harness, str(n), rate)).releases) == [str(n)]
+        harness.now += 21.0
+    with harness.store.transaction() as tx:
+        assert len(tx.lines.latest_starts("rate:api", 0, 100)) <= 2
+
+
 def test_after_an_outage_a_rate_holds_still(harness: EngineHarness) -> None:
     rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
     names = [str(n) for n in range(5)]
@@ -381,6 +417,17 @@ def test_who_waits_for_a_rate_keeps_no_slot_from_others(harness: EngineHarness) 
     harness.now += 60.0
     assert harness.apply(TimerDue("b")).releases == []
     assert ids(harness.apply(harness.succeeded("c")).releases) == ["b"]
+
+
+@pytest.mark.parametrize("window", ["fixed", "sliding"])
+def test_a_start_of_a_rate_is_kept_for_who_waits_for_a_slot(
+    harness: EngineHarness, window: Literal["fixed", "sliding"]
+) -> None:
+    slot, rate = slots("k", 1), LimitKey(kind="rate", key="r", limit=2, per=60.0, window=window)
+    harness.apply(limited(harness, "out", slot), limited(harness, "a", slot, rate))
+    assert harness.row("a").reason == "waits for one of 1 slots of 'k'"
+    assert ids(harness.apply(*(limited(harness, id, rate) for id in "bc")).releases) == ["b"]
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["a"]
 
 
 def test_a_rate_line_does_not_sleep_through_a_clock_that_is_set_back(harness: EngineHarness) -> None:
@@ -686,6 +733,13 @@ def test_lines_go_on_when_jobs_may_be_released_again(harness: EngineHarness, kin
     assert due(harness) == []
 
 
+def test_a_line_whose_slot_came_back_while_nothing_could_be_released_is_called_later(harness: EngineHarness) -> None:
+    harness.apply(*(limited(harness, id, one_of("concurrency", 1.0)) for id in "12"))
+    harness.apply(harness.succeeded("1"), may_release=False)
+    assert ids(harness.apply(*due(harness)).releases) == ["2"]
+    assert due(harness) == []
+
+
 def one_of(kind: Any, per: float) -> LimitKey:
     """A limit of one."""
     number = None if kind == "ordered" else 1
@@ -745,6 +799,49 @@ def test_a_job_that_comes_to_a_closed_line_waits_there_and_lets_others_go(harnes
     assert ids(harness.apply(harness.ask(SetLimit, key="wide", limit=None)).releases) == ["both"]
 
 
+def test_a_job_that_a_person_runs_now_keeps_no_turn_while_a_line_of_it_is_closed(harness: EngineHarness) -> None:
+    narrow, wide = slots("narrow", 1), slots("wide", 2)
+    harness.apply(*(limited(harness, f"out{n}", wide) for n in range(2)), limited(harness, "both", narrow, wide))
+    harness.apply(harness.ask(SetLimit, key="wide", limit=0))
+    harness.apply(harness.ask(RequeueJob, job_id="both"))
+    assert harness.row("both").reason == "waits: the limit 'wide' is 0"
+    assert ids(harness.apply(limited(harness, "other", narrow)).releases) == ["other"]
+
+
+def test_an_ordered_job_that_comes_to_a_closed_line_at_its_retry_keeps_its_slot(harness: EngineHarness) -> None:
+    line = LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "a", line, SMTP), limited(harness, "b", line))
+    harness.apply(harness.failed("a"), harness.ask(SetLimit, key="smtp", limit=0))
+    harness.now += 5.0
+    assert harness.apply(TimerDue("a")).releases == []
+    assert harness.row("a").reason == "waits: the limit 'smtp' is 0"
+    assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a"]
+    assert ids(harness.apply(harness.succeeded("a", 2)).releases) == ["b"]
+
+
+def test_lines_are_asked_in_the_order_of_the_limits_with_which_they_began(harness: EngineHarness) -> None:
+    first, then = slots("b", 3), slots("a", 2)
+    harness.apply(limited(harness, "b0", slots("b", 1)), *(limited(harness, f"b{n}", first) for n in (1, 2)))
+    harness.apply(*(limited(harness, f"a{n}", then) for n in range(2)), limited(harness, "both", then, first))
+    assert harness.row("both").reason == "waits for one of 3 slots of 'b'"
+
+
+def test_the_limit_of_a_job_that_is_not_due_counts_for_those_that_come_due_before_it(harness: EngineHarness) -> None:
+    harness.apply(limited(harness, "a", slots("k", 1)), limited(harness, "b", slots("k", 1), delay=10.0))
+    harness.apply(limited(harness, "c", slots("k", 2), delay=60.0))
+    harness.now += 10.0
+    assert ids(harness.apply(TimerDue("b")).releases) == ["b"]
+
+
+def test_a_line_goes_on_behind_a_job_that_is_not_known_any_more(harness: EngineHarness) -> None:
+    one = slots("k", 1)
+    harness.apply(limited(harness, "a", one), limited(harness, "b", one))
+    with harness.store.transaction() as tx:
+        tx.lines.save((), (), [LineEntry("concurrency:k", "gone", 1, Stage.WAITS)], ())
+    assert ids(harness.apply(harness.succeeded("a")).releases) == ["b"]
+    assert broken(harness.store) == []
+
+
 def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first(harness: EngineHarness) -> None:
     harness.apply(harness.ask(SetLimit, key="smtp", limit=None))
     harness.apply(harness.ask(SetLimit, key="smtp", limit=0))
@@ -752,6 +849,55 @@ def test_a_limit_that_a_person_closed_before_any_job_had_it_counts_for_the_first
     assert harness.apply(limited(harness, "a", SMTP), limited(harness, "b", rate)).releases == []
     assert [harness.row(id).reason for id in "ab"] == ["waits: the limit 'smtp' is 0"] * 2
     assert ids(harness.apply(harness.ask(SetLimit, key="smtp", limit=None)).releases) == ["a", "b"]
+
+
+def test_a_line_with_much_capacity_is_called_page_by_page(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("cascade", "consequences"):
+        monkeypatch.setattr(f"broker_jobs.coordinator.{module}.PAGE", 2)
+    names = [str(n) for n in range(7)]
+    harness.apply(*(limited(harness, name, slots("k", 1)) for name in names))
+    effects = harness.apply(harness.ask(SetLimit, key="k", limit=7))
+    assert (ids(effects.releases), effects.more) == (["1", "2"], True)
+    assert ids(harness.work()) == names[3:]
+
+
+def test_a_line_is_closed_page_by_page(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cascade", "consequences"):
+        monkeypatch.setattr(f"broker_jobs.coordinator.{module}.PAGE", 2)
+    line = LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "out", slots("k", 1)), *(limited(harness, str(n), slots("k", 1)) for n in range(4)))
+    harness.apply(limited(harness, "last", line, slots("k", 1)))
+    effects = harness.apply(harness.ask(SetLimit, key="k", limit=0), limited(harness, "next", line))
+    assert (effects.releases, effects.more) == ([], True)
+    assert ids(harness.work()) == ["next"]
+
+
+def test_more_work_than_one_transaction_takes_up_is_told_of(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.WORK_ITEMS", 2)
+    with harness.store.transaction() as tx:
+        tx.work_items.add([Task(Kind.CALL, f"concurrency:k{n}").item for n in range(3)])
+    assert [harness.apply_work().more for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.CLOSE, Kind.JOB, Kind.BATCH, Kind.GROUP, Kind.DELETE_MEMBERS])
+def test_work_that_was_kept_about_what_is_gone_is_done_with(harness: EngineHarness, kind: Kind) -> None:
+    with harness.store.transaction() as tx:
+        tx.work_items.add([Task(kind, "concurrency:gone").item])
+    assert harness.work() == []
+    with harness.store.transaction() as tx:
+        assert list(tx.work_items.oldest(limit=10)) == []
+
+
+def test_a_limit_that_is_closed_and_opened_at_once_takes_no_turn_back(harness: EngineHarness) -> None:
+    one, line = slots("smtp", 1), LimitKey(kind="ordered", key="o")
+    harness.apply(limited(harness, "out", one), limited(harness, "w", line, one))
+    commands = [harness.ask(SetLimit, key="smtp", limit=limit) for limit in (0, None)]
+    assert harness.apply(*commands, limited(harness, "x", line)).releases == []
+    assert ids(harness.apply(harness.succeeded("out")).releases) == ["w"]
 
 
 def test_a_limit_that_is_opened_again_while_it_is_being_closed_keeps_the_order(
@@ -907,6 +1053,16 @@ def test_a_job_whose_key_another_has_is_not_run_again(harness: EngineHarness, ki
     assert harness.row("c").reason == "duplicate of a", "it has its key again"
 
 
+def test_a_job_runs_again_though_its_key_was_taken_by_one_that_is_not_known_any_more(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.failed("a", final=True))
+    with harness.store.transaction() as tx:
+        tx.unique_keys.save(UniqueKeyRow("user:1", "gone", "running"))
+    assert ids(harness.apply(harness.ask(RequeueJob, job_id="a")).releases) == ["a"]
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.row("b").reason == "duplicate of a"
+
+
 def test_a_child_whose_key_another_took_while_it_was_unsatisfied_stays_deleted(harness: EngineHarness) -> None:
     key = UniqueKey(key="user:1", scope="running")
     harness.apply(harness.ready("p"), harness.child("a", "p", unique=key), harness.failed("p", final=True))
@@ -940,6 +1096,24 @@ def test_a_job_that_was_released_once_is_not_replaced(harness: EngineHarness, be
     assert harness.row("b").reason == "duplicate of a"
 
 
+def test_a_job_that_may_be_running_though_the_coordinator_never_released_it_is_not_replaced(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.ready("a", unique=UniqueKey(key="user:1", scope="running")))
+    harness.apply(harness.returned("redelivered", "a"))
+    assert harness.apply(unique(harness, "b", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "duplicate of a"
+
+
+def test_a_job_that_replaces_one_which_waits_for_their_key_waits_for_it_too(harness: EngineHarness) -> None:
+    harness.apply(unique(harness, "a", scope="running"))
+    harness.apply(harness.ask(DeleteJob, job_id="a"))
+    harness.apply(unique(harness, "b", scope="running"))
+    assert harness.apply(unique(harness, "c", scope="running", replace=True)).releases == []
+    assert harness.row("b").reason == "replaced by c"
+    assert ids(harness.apply(harness.returned("fenced", "a")).releases) == ["c"]
+
+
 def test_a_job_that_replaces_another_has_its_place_and_its_aliases(harness: EngineHarness) -> None:
     line = LimitKey(kind="ordered", key="o")
     harness.apply(limited(harness, "out", line))
@@ -967,6 +1141,8 @@ def test_the_line_of_a_rate_is_kept_while_its_starts_count_and_no_longer(harness
     rate = LimitKey(kind="rate", key="api", limit=1, per=10.0)
     harness.apply(harness.ask(SetLimit, key="api", limit=1), limited(harness, "a", rate))
     harness.apply(harness.succeeded("a"), harness.ask(SetLimit, key="api", limit=None))
+    with harness.store.transaction() as tx:
+        assert [line.key for line in tx.lines.lines(["rate:api", "concurrency:api"])] == ["rate:api"]
     assert harness.apply(limited(harness, "b", rate)).releases == []
     assert run_out(harness, ["b"]) == [("b", 10.0)]
     harness.apply(harness.succeeded("b"))
@@ -995,11 +1171,25 @@ def test_a_start_and_the_next_job_of_its_key_may_be_read_together(harness: Engin
     assert ids(effects.releases) == ["b"]
 
 
-def test_all_duplicates_of_a_job_end_with_it(harness: EngineHarness) -> None:
+def test_a_member_whose_key_is_that_of_a_job_which_waits_for_its_batch_fails(harness: EngineHarness) -> None:
+    key = UniqueKey(key="user:1", scope="running")
+    harness.apply(harness.child("a", batches=("b",), on="finished", unique=key))
+    harness.apply(harness.chunk("b", ["m"], unique=key), harness.commit("b"))
+    assert harness.row("m").state is State.FAILED
+    assert harness.row("m").reason.startswith("it has the unique key of a, which waits for it")
+    assert harness.row("a").state is State.ENQUEUED, "its batch has ended"
+
+
+@pytest.mark.parametrize("page", [1, 2, 400])
+def test_all_duplicates_of_a_job_end_with_it(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("broker_jobs.coordinator.consequences.PAGE", page)
     harness.apply(unique(harness, "a"))
     for id in "bcd":
         harness.apply(unique(harness, id), harness.child(f"after-{id}", id))
-    assert ids(harness.apply(harness.succeeded("a")).releases) == ["after-b", "after-c", "after-d"]
+    released = [*harness.apply(harness.succeeded("a")).releases, *harness.work()]
+    assert ids(released) == ["after-b", "after-c", "after-d"]
 
 
 def test_a_job_that_failed_before_it_ran_keeps_its_window_and_is_not_replaced(harness: EngineHarness) -> None:

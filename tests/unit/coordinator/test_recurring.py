@@ -28,7 +28,7 @@ from broker_jobs.messages.commands import (
     Schedule,
     TriggerRecurring,
 )
-from broker_jobs.messages.envelope import MAX_RECORDS, is_generated_id
+from broker_jobs.messages.envelope import MAX_RECORDS, LimitKey, is_generated_id
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Row
 from tests.unit.coordinator.engine_harness import EngineHarness
@@ -252,6 +252,18 @@ def test_overlap_skip_leaves_a_time_out_while_the_last_run_goes_on(harness: Engi
     assert len(fire(harness, harness.now)) == 1
 
 
+def test_overlap_skip_leaves_a_time_out_while_a_run_that_was_deleted_may_be_running(harness: EngineHarness) -> None:
+    put(harness, overlap="skip")
+    harness.now += HOUR
+    first = fire(harness, harness.now)[0]
+    harness.apply(harness.ask(DeleteJob, job_id=first.id))
+    harness.now += HOUR
+    assert fire(harness, harness.now) == []
+    harness.apply(harness.returned("fenced", first.id))
+    harness.now += HOUR
+    assert len(fire(harness, harness.now)) == 1
+
+
 def test_the_first_run_that_is_left_goes_on_when_all_before_it_are_deleted_together(harness: EngineHarness) -> None:
     put(harness, cron="* * * * *", misfire="all", overlap="queue")
     harness.now += 150 * MINUTE
@@ -285,9 +297,9 @@ def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> 
     for _ in range(2):
         harness.now += HOUR
         assert fire(harness, harness.now) == []
-        waiting.append(
-            harness.store.reader.jobs.newest(state=State.AWAITING)[0].id
-        )  # the newest first: ids sort by time
+        newest = harness.store.reader.jobs.newest(state=State.AWAITING)[0]  # the newest first: ids sort by time
+        assert harness.row(newest.id).reason == "waits for the run before it"
+        waiting.append(newest.id)
     second = harness.apply(harness.succeeded(first.id)).releases
     assert [row.id for row in second] == [waiting[0]]
     third = harness.apply(harness.failed(waiting[0], final=True)).releases
@@ -352,6 +364,15 @@ def test_a_beat_gets_the_list(harness: EngineHarness) -> None:
 def states(harness: EngineHarness) -> list[str]:
     """Of the runs, by their planned time."""
     return [row.state.value for row in sorted(harness.store.reader.jobs.newest(), key=lambda row: row.due_at or 0.0)]
+
+
+def test_runs_that_may_overlap_do_so_up_to_their_limit(harness: EngineHarness) -> None:
+    limit = LimitKey(kind="concurrency", key="k", limit=2)
+    call = codec.encode(harness.envelope("template", epoch=0, limits=[limit])).decode()
+    harness.apply(harness.ask(PutRecurring, schedule=Schedule(name="s", cron="0 * * * *", call=call)))
+    triggers = [harness.ask(TriggerRecurring, name="s", job_id=f"r{n}") for n in range(3)]
+    assert [row.id for row in harness.apply(*triggers).releases] == ["r0", "r1"]
+    assert [row.id for row in harness.apply(harness.succeeded("r1")).releases] == ["r2"]
 
 
 def test_two_fires_of_one_transaction_do_not_overlap(harness: EngineHarness) -> None:

@@ -65,6 +65,10 @@ def retry(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.failed()]
 
 
+def crashed(harness: EngineHarness) -> list[Input]:
+    return [*owned(harness), LeaseOver("j", "w1", "its worker vanished")]
+
+
 def returned(harness: EngineHarness) -> list[Input]:
     return [harness.ready(), harness.returned("redelivered")]
 
@@ -80,6 +84,11 @@ def succeeded(harness: EngineHarness) -> list[Input]:
 def deleted(harness: EngineHarness) -> list[Input]:
     """Its message is out."""
     return [harness.ready(), harness.ask(DeleteJob, job_id="j")]
+
+
+def returned_and_deleted(harness: EngineHarness) -> list[Input]:
+    """A worker may run it still."""
+    return [*returned(harness), harness.ask(DeleteJob, job_id="j")]
 
 
 def asked_to_stop(harness: EngineHarness) -> list[Input]:
@@ -147,6 +156,18 @@ def test_a_confirmed_release_is_published(harness: EngineHarness, begin: Begin, 
     assert shown(harness) == expected
     harness.apply(Released("j", 1))
     assert shown(harness) == expected, "told twice"
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"),
+    [(released, Shown(ENQUEUED, PUBLISHED)), (released_and_rescheduled, Shown(SCHEDULED, PUBLISHED, 1))],
+)
+def test_a_confirmed_release_is_published_also_where_more_is_read_of_its_job(
+    harness: EngineHarness, begin: Begin, expected: Shown
+) -> None:
+    apply_each(harness, *begin(harness))
+    harness.apply(FromWorker("w1", Progress(id="j", epoch=1, at=harness.now, done=1.0)), Released("j", 1))
+    assert (shown(harness), harness.row().sender) == (expected, None)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,16 @@ def test_a_job_that_is_not_enqueued_any_more_was_routed(harness: EngineHarness, 
     assert shown(harness) == before
 
 
+@pytest.mark.parametrize(
+    ("begin", "expected"), [(rescheduled, Shown(SCHEDULED, NONE)), (deleted, Shown(DELETED, NONE))]
+)
+def test_a_message_whose_queue_does_not_exist_is_gone(harness: EngineHarness, begin: Begin, expected: Shown) -> None:
+    apply_each(harness, *begin(harness), Unroutable("j", 1, "no queue 'default'", harness.body()))
+    assert shown(harness) == expected
+    harness.now += 60.0
+    assert [row.epoch for row in harness.apply(TimerDue("j")).releases] == ([2] if begin is rescheduled else [])
+
+
 def test_a_job_that_is_not_due_is_not_released(harness: EngineHarness) -> None:
     apply_each(harness, *scheduled(harness))
     assert harness.apply(TimerDue("j"), TimerDue("unknown")).releases == []
@@ -260,6 +291,24 @@ def test_a_job_with_a_parent_that_was_published_past_the_coordinator_waits_for_b
     assert [state for _, state, _ in harness.row().history] == ["awaiting"]
     assert harness.apply(harness.returned("not released")).releases == []
     assert [row.id for row in harness.apply(harness.succeeded("parent")).releases] == ["j"]
+
+
+def test_a_job_whose_parent_has_ended_and_that_was_published_past_the_coordinator_waits_for_its_message(
+    harness: EngineHarness,
+) -> None:
+    direct = harness.child("j", "parent").envelope.model_copy(update={"epoch": 1})
+    harness.apply(harness.ready("parent"), harness.succeeded("parent"))
+    harness.apply(ReadyCopy(direct, codec.encode(direct).decode()))
+    assert shown(harness) == Shown(SCHEDULED, PUBLISHED, 1)
+    assert [row.id for row in harness.apply(harness.returned("not released")).releases] == ["j"]
+
+
+def test_a_job_that_waits_for_itself_and_was_published_past_the_coordinator_is_fenced(harness: EngineHarness) -> None:
+    direct = harness.child("j", "j").envelope.model_copy(update={"epoch": 1})
+    harness.apply(ReadyCopy(direct, codec.encode(direct).decode()))
+    assert shown(harness) == Shown(FAILED, PUBLISHED, 1)
+    harness.apply(harness.returned("not released"))
+    assert shown(harness) == Shown(FAILED, NONE)
 
 
 def test_a_message_returned_as_not_released_before_its_copy_is_read_is_asked_its_conditions(
@@ -547,6 +596,7 @@ def test_a_delivery_that_another_worker_gave_back_leaves_the_run_to_its_worker(
         (awaiting, Shown(AWAITING, PUBLISHED)),
         (retry, Shown(SCHEDULED, NONE)),
         (enqueued, Shown(ENQUEUED, PUBLISHED)),
+        (released, Shown(ENQUEUED, PUBLISHING)),
         (processing, Shown(ENQUEUED, PUBLISHED)),
         (owned, Shown(SCHEDULED, NONE)),
         (succeeded, Shown(SUCCEEDED, NONE)),
@@ -567,6 +617,13 @@ def test_an_interruption_by_another_worker_is_not_of_this_run(harness: EngineHar
     )  # fmt: skip
 
 
+def test_an_owned_run_that_is_interrupted_runs_again_when_its_process_has_had_a_second_to_end(
+    harness: EngineHarness,
+) -> None:
+    apply_each(harness, *owned(harness), harness.interrupted())
+    assert (harness.row().reason_code, harness.row().due_at) == (Reason.NOW, harness.now + 1.0)
+
+
 def test_an_owned_run_that_was_to_stop_and_is_interrupted_leaves_nothing_out(harness: EngineHarness) -> None:
     apply_each(harness, *owned(harness), harness.ask(DeleteJob, job_id="j"), harness.interrupted())
     assert (shown(harness), harness.row().reason) == (Shown(DELETED, NONE), "stopped as asked")
@@ -580,8 +637,22 @@ def test_progress_and_lines_change_no_state(harness: EngineHarness, begin: Begin
     line = LogLine(id="j", epoch=1, at=harness.now, text="half way")
     harness.apply(FromWorker("w1", progress), FromWorker("w1", line))
     assert (shown(harness), harness.row().progress) == (before, "2/5")
+    assert harness.apply(FromWorker("w1", progress)).rows == 0, "told again"
     harness.apply(FromWorker("w1", progress.model_copy(update={"total": None})))
     assert harness.row().progress == "2"
+
+
+def test_a_line_of_a_job_that_is_not_known_is_kept_as_of_its_first_attempt(harness: EngineHarness) -> None:
+    harness.apply(FromWorker("w1", LogLine(id="unknown", epoch=1, at=harness.now, text="half way")))
+    assert [(line.attempt, line.text) for line in harness.store.reader.log_lines.of("unknown")] == [(1, "half way")]
+
+
+def test_a_line_is_kept_as_of_the_attempt_in_which_it_was_written(harness: EngineHarness) -> None:
+    apply_each(harness, *retry(harness))
+    harness.now += 5.0
+    harness.release()
+    harness.apply(FromWorker("w1", LogLine(id="j", epoch=2, at=harness.now, text="again")))
+    assert [(line.attempt, line.text) for line in harness.store.reader.log_lines.of("j")] == [(2, "again")]
 
 
 def test_an_event_of_an_older_epoch_is_counted_and_changes_nothing(harness: EngineHarness) -> None:
@@ -597,6 +668,26 @@ def test_a_store_that_was_restored_takes_the_epoch_of_a_newer_event(harness: Eng
     apply_each(harness, *retry(harness))
     harness.apply(harness.started(epoch=4))
     assert (shown(harness), harness.row().epoch) == (Shown(PROCESSING, PUBLISHED), 4)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda harness: harness.failed(epoch=2),
+        lambda harness: harness.failed(epoch=2, final=True),
+        lambda harness: harness.returned("shutdown", epoch=2),
+        lambda harness: harness.returned("fenced", epoch=2),
+        lambda harness: Unroutable("j", 2, "no queue 'default'", harness.body()),
+    ],
+)
+@pytest.mark.parametrize("begin", [retry, crashed])
+def test_nothing_is_out_when_a_release_that_a_restored_store_does_not_know_has_ended(
+    harness: EngineHarness, begin: Begin, end: Callable[[EngineHarness], Input]
+) -> None:
+    apply_each(harness, *begin(harness), end(harness))
+    assert shown(harness) == Shown(SCHEDULED, NONE)
+    harness.now += 5.0
+    assert [row.epoch for row in harness.apply(TimerDue("j")).releases] == [3]
 
 
 @pytest.mark.parametrize(
@@ -677,6 +768,7 @@ def test_a_report_of_the_last_run_reaches_a_job_that_waits_in_a_line_for_its_nex
     [
         (awaiting, Shown(DELETED, NONE)),
         (scheduled, Shown(DELETED, NONE)),
+        (retry, Shown(DELETED, NONE)),
         (returned, Shown(DELETED, NONE, 1)),
         (enqueued, Shown(DELETED, PUBLISHED, 1)),
         (processing, Shown(PROCESSING, PUBLISHED)),
@@ -712,7 +804,13 @@ def test_a_requeue_makes_a_job_due_now(harness: EngineHarness, begin: Begin, exp
 
 @pytest.mark.parametrize(
     ("begin", "reason_code"),
-    [(scheduled, Reason.NOW), (rescheduled, Reason.NOW), (returned, Reason.RETURNED), (deleted, Reason.NOW)],
+    [
+        (scheduled, Reason.NOW),
+        (rescheduled, Reason.NOW),
+        (returned, Reason.RETURNED),
+        (deleted, Reason.NOW),
+        (returned_and_deleted, Reason.RETURNED),
+    ],
 )
 def test_a_requeue_keeps_why_a_job_waits_only_where_that_counts(
     harness: EngineHarness, begin: Begin, reason_code: str
@@ -793,11 +891,12 @@ def test_a_job_says_what_it_waits_for(
 
 
 def test_a_new_job_has_what_its_envelope_says(harness: EngineHarness) -> None:
-    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7))
+    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7), parent="p", recurring="r")
     harness.now += 2.0
     harness.apply(ready)
     row = harness.row()
     assert (row.job, row.queue, row.tags, row.retries, row.attempt) == ("work", "mail", "a b", 7, 1)
+    assert (row.parent, row.recurring, row.batch) == ("p", "r", None)
     assert (row.created_at, row.changed_at, row.released_at) == (harness.now - 2.0, harness.now, harness.now)
     assert row.history == [(harness.now - 2.0, "enqueued", "")]
 
@@ -878,6 +977,23 @@ def test_a_job_that_is_offered_as_unknown_counts_each_offer(harness: EngineHarne
         harness.release()
 
 
+def test_a_job_that_is_released_late_keeps_the_time_that_it_was_to_run_at(harness: EngineHarness) -> None:
+    harness.apply(harness.held(delay=10.0))
+    due_at = harness.now + 10.0
+    harness.now += 15.0
+    effects = harness.apply(TimerDue("j"))
+    assert (harness.row().due_at, harness.row().released_at, effects.late) == (due_at, harness.now, [5.0])
+
+
+def test_a_job_that_is_known_from_its_end_alone_fails_when_it_is_run_again(harness: EngineHarness) -> None:
+    harness.apply(harness.succeeded())
+    assert refused(harness, RequeueJob, job_id="j") is None
+    harness.apply(TimerDue("j"))
+    assert (shown(harness), harness.row().reason) == (
+        Shown(FAILED, NONE), "its envelope was never seen: it cannot be released",
+    )  # fmt: skip
+
+
 def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harness: EngineHarness) -> None:
     harness.apply(harness.held(delay=10.0))
     harness.now += 9.97
@@ -885,6 +1001,21 @@ def test_a_job_is_released_a_moment_ahead_of_its_time_and_not_before_that(harnes
     harness.now += 0.02
     (row,) = harness.engine.apply([TimerDue("j")], harness.now, ahead=0.02).releases
     assert row.released_at == row.due_at
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_job_that_failed_says_how_often_it_ran(harness: EngineHarness, runs: int) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=runs - 1, backoff=(5.0,))))
+    for epoch in range(1, runs + 1):
+        harness.apply(harness.failed(epoch=epoch))
+        harness.now += 5.0
+        harness.release()
+    assert harness.row().reason == {1: "failed: ValueError: boom", 2: "failed after 2 runs: ValueError: boom"}[runs]
+
+
+def test_what_cannot_be_decided_waits_for_no_report(harness: EngineHarness) -> None:
+    apply_each(harness, *returned(harness), Undecidable("j", "it raised"))
+    assert (shown(harness), harness.row().grace_until) == (Shown(FAILED, NONE, 1), None)
 
 
 def test_a_run_of_what_cannot_be_decided_is_owned_by_nobody(harness: EngineHarness) -> None:

@@ -244,10 +244,10 @@ class PlainJobRules:
         assert straight.row("c1").state is straight.row("c2").state is State.ENQUEUED
 
     def test_a_plain_job_has_its_history(self, straight: EngineHarness) -> None:
-        straight.apply(straight.ready("a"), straight.ready("b"))
+        assert straight.apply(straight.ready("a"), straight.ready("b")).rows == 2
         assert [state for _, state, _ in straight.row("a").history] == ["enqueued"]
         straight.now += 1
-        straight.apply(straight.succeeded("a", result="7"), straight.succeeded("b"))
+        assert straight.apply(straight.succeeded("a", result="7"), straight.succeeded("b")).rows == 2
         row = straight.row("a")
         assert [state for _, state, _ in row.history] == ["enqueued", "processing", "succeeded"]
         assert (row.result, row.ran_on, row.publication) == ("7", "w1", 0)
