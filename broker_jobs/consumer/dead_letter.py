@@ -18,6 +18,8 @@ from broker_jobs.consumer.event_sender import DeliveryTag
 logger = logging.getLogger(__name__)
 
 MAX_REASON_BYTES = 200
+MAX_TEXT_BYTES = 255
+"""Of a property. One that was not UTF-8 became longer when it was received, and could not be sent without a cut."""
 
 
 class DeadLetterPublisher:
@@ -62,6 +64,16 @@ class DeadLetterPublisher:
                 self._again.append((delivery, reason))
 
         self._in_flight += 1
-        short = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-        message = Message(names.DEAD, delivery.key, delivery.body, "dead-lettered:" + short, delivery.message_id)
+        message = Message(
+            names.DEAD,
+            _cut(delivery.key, MAX_TEXT_BYTES),
+            delivery.body,
+            "dead-lettered:" + _cut(reason, MAX_REASON_BYTES),
+            _cut(delivery.message_id, MAX_TEXT_BYTES),
+        )
         self._broker.publish([message], timeout=self._publish_timeout).add_done_callback(ended)
+
+
+def _cut(text: str, size: int) -> str:
+    """As much of a text as so many bytes can hold."""
+    return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,7 @@ import pika
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, run_safely
-
-Properties = tuple[str, str, str | None, str | None, int, str, bool, float | None]
-"""The last eight fields of a delivery, in their order."""
+from broker_jobs.broker.rabbitmq.properties import as_text, properties_of
 
 
 class ChannelDeliveries:
@@ -53,7 +51,8 @@ class ChannelDeliveries:
         if self._gone:
             return
         tag, redelivered, named = method.delivery_tag, method.redelivered, properties_of(properties)
-        delivery = Delivery(self.number, tag, queue, body, redelivered, method.exchange, method.routing_key, *named)
+        exchange, key = as_text(method.exchange), as_text(method.routing_key)
+        delivery = Delivery(self.number, tag, queue, body, redelivered, exchange, key, *named)
         self.take(delivery, method.consumer_tag)
 
     def take(self, delivery: Delivery, consumer_tag: str) -> None:
@@ -87,28 +86,3 @@ class ChannelDeliveries:
         self._gone = True
         self._received.clear()
         self._unacknowledged.clear()
-
-
-def properties_of(properties: pika.BasicProperties) -> Properties:
-    """The properties that pika has read."""
-    headers = properties.headers
-    return (
-        properties.type or "",
-        properties.message_id or "",
-        properties.reply_to,
-        properties.correlation_id,
-        _delivery_count(headers) if headers else 0,
-        properties.user_id or "",
-        headers is not None and "x-death" in headers,
-        seconds(properties.expiration),
-    )
-
-
-def _delivery_count(headers: Mapping[str, Any]) -> int:
-    count = headers.get("x-delivery-count", 0)
-    return int(count) if isinstance(count, int) else 0  # pika has its own int type, which prints as 1L
-
-
-def seconds(expiration: str | None) -> float | None:
-    """The milliseconds of a message's expiration, as RabbitMQ has checked them, in seconds."""
-    return int(expiration) / 1_000 if expiration and expiration.isdecimal() else None

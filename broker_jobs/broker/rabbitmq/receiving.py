@@ -2,7 +2,8 @@
 
 pika makes a frame object and looks for callbacks three times for each delivery. Here a delivery is read from its three
 frames (AMQP 0-9-1, section 4.2.3: method, header, body) in one go, if all of it is here, it has one body frame, and it
-is for a consumer that was announced. pika reads all else, and everything where its inside is not as expected.
+is for a consumer that was announced. pika reads all else, and everything where its inside is not as expected; but the
+header of a message, and text that is not UTF-8, are read here in any case (broker/rabbitmq/properties.py).
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from struct import Struct
 from typing import Any
 
 import pika
+from pika import frame
 from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
-from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries, Properties, properties_of, seconds
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
+from broker_jobs.broker.rabbitmq.properties import ReadProperties, as_text, read_properties, text
 
 MOST_WAITING_BYTES = 65_536
 """Of a delivery that is not here completely, so much is kept; of a larger one pika keeps the frames."""
@@ -26,14 +29,13 @@ _HEAD = Struct(">BHI").unpack_from  # of a frame: type, channel, size of its pay
 _METHOD = Struct(">I").unpack_from
 _TAG = Struct(">QB").unpack_from  # delivery tag, redelivered
 _SIZE = Struct(">Q").unpack_from
-_FLAGS = Struct(">H").unpack_from  # which properties follow
+_CLASS = Struct(">H").unpack_from
 _METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME, _END = 1, 2, 3, 0xCE
 _DELIVER = 60 << 16 | 60
-_CONTENT_TYPE, _ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
-_CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID = 0x0400, 0x0200, 0x0100, 0x0080
-_TIMESTAMP, _TYPE, _USER_ID = 0x0040, 0x0020, 0x0010
-_LEFT_TO_PIKA = _HEADERS | 1
-"""Headers are rare and of any type; 1 says that more flags follow."""
+_CONTENT = 60
+"""The class of all messages."""
+_TEXTS = frozenset({"reply_text", "reason", "exchange", "routing_key", "consumer_tag", "queue"})
+"""Of the methods that RabbitMQ sends. It cuts an explanation after 255 bytes, be it within a character."""
 
 _NEEDED = ("_frame_buffer", "_read_frame", "_trim_frame_buffer", "_process_frame", "bytes_received", "frames_received")
 
@@ -45,7 +47,6 @@ class ReceivingConnection(pika.SelectConnection):
     _frame_buffer: bytes
     bytes_received: int
     frames_received: int
-    _read_frame: Callable[[], tuple[int, Any]]
     _trim_frame_buffer: Callable[[int], None]
     _process_frame: Callable[[Any], None]
 
@@ -89,6 +90,18 @@ class ReceivingConnection(pika.SelectConnection):
             self._process_frame(frame)
             buffer = self._frame_buffer
 
+    def _read_frame(self) -> tuple[int, Any]:
+        """Called by pika for its next frame: how long it is, and the frame; (0, None): it is not here completely."""
+        read = _content_header(getattr(self, "_frame_buffer", b""))
+        if read is not None:
+            return read
+        size, other = super()._read_frame()  # type: ignore[misc]  # as above
+        if isinstance(other, frame.Method):
+            for name, value in vars(other.method).items():
+                if type(value) is bytes and name in _TEXTS:
+                    setattr(other.method, name, as_text(value))
+        return size, other
+
     def _take(self, buffer: bytes) -> bool:
         """Take the deliveries that `buffer` begins with; whether one is left of which a part is to come.
 
@@ -129,11 +142,8 @@ class ReceivingConnection(pika.SelectConnection):
             if buffer[body - 1] != _END or buffer[after - 1] != _END:
                 return False
 
-            try:
-                tag, redelivered, exchange, key = _envelope(buffer, at)
-                named = _properties(buffer, header + 19, body - 1)
-            except UnicodeDecodeError:  # pika has a way to say it
-                return False
+            tag, redelivered, exchange, key = _envelope(buffer, at)
+            named = read_properties(buffer, header + 19, body - 1)
             self._taken = place = after  # before it is taken: an error must not let it come twice
             self.frames_received += 3 if body_size else 2
             receiver.take(
@@ -152,46 +162,15 @@ def _envelope(buffer: bytes, at: int) -> tuple[int, bool, str, str]:
     tag, redelivered = _TAG(buffer, at)
     at += 9
     key = at + 1 + buffer[at]
-    return tag, bool(redelivered), buffer[at + 1 : key].decode(), buffer[key + 1 : key + 1 + buffer[key]].decode()
+    return tag, bool(redelivered), text(buffer[at + 1 : key]), text(buffer[key + 1 : key + 1 + buffer[key]])
 
 
-def _text(buffer: bytes, at: int) -> tuple[str, int]:
-    """The short text that lies there, and where it ends."""
-    end = at + 1 + buffer[at]
-    return buffer[at + 1 : end].decode(), end
-
-
-def _properties(buffer: bytes, at: int, end: int) -> Properties:
-    """The properties that lie there."""
-    (flags,) = _FLAGS(buffer, at)
-    if flags & _LEFT_TO_PIKA:
-        properties = pika.BasicProperties()
-        properties.decode(buffer[at:end])
-        return properties_of(properties)
-    at += 2
-    reply_to = correlation_id = expiration = None
-    message_id = type_ = user_id = ""
-    if flags & _CONTENT_TYPE:
-        at += 1 + buffer[at]
-    if flags & _ENCODING:
-        at += 1 + buffer[at]
-    if flags & _DELIVERY_MODE:
-        at += 1
-    if flags & _PRIORITY:
-        at += 1
-    if flags & _CORRELATION_ID:
-        correlation_id, at = _text(buffer, at)
-    if flags & _REPLY_TO:
-        reply_to, at = _text(buffer, at)
-    if flags & _EXPIRATION:
-        milliseconds, at = _text(buffer, at)
-        expiration = seconds(milliseconds)
-    if flags & _MESSAGE_ID:
-        message_id, at = _text(buffer, at)
-    if flags & _TIMESTAMP:
-        at += 8
-    if flags & _TYPE:
-        type_, at = _text(buffer, at)
-    if flags & _USER_ID:
-        user_id, at = _text(buffer, at)
-    return type_, message_id, reply_to, correlation_id, 0, user_id, False, expiration
+def _content_header(buffer: bytes) -> tuple[int, frame.Header] | None:
+    """The header of a message, if the buffer begins with all of one, and where it ends."""
+    if buffer[:1] != b"\x02" or len(buffer) < 8:
+        return None
+    _, number, size = _HEAD(buffer, 0)
+    end = size + 8
+    if size < 14 or len(buffer) < end or buffer[end - 1] != _END or _CLASS(buffer, 7)[0] != _CONTENT:
+        return None
+    return end, frame.Header(number, _SIZE(buffer, 11)[0], ReadProperties(read_properties(buffer, 19, end - 1)))

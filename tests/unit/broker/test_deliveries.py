@@ -10,8 +10,9 @@ import pytest
 from pika import spec
 
 from broker_jobs.broker.interface import Delivery
-from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries, properties_of
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop
+from broker_jobs.broker.rabbitmq.properties import properties_of
 
 
 class Loop(IoLoop):

@@ -2,93 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
-from pika.adapters.select_connection import IOLoop
-from pika.channel import Channel
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.rabbitmq import receiving
-from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries, properties_of
+from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop
-from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
-
-LOOP = IOLoop()
-"""Nothing of it runs: pika wants one, and would make one for each connection."""
-Seen = list[tuple[int, str, Delivery]]
-"""Channel, consumer tag, delivery."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _loop() -> Iterator[None]:
-    yield
-    LOOP.close()
-
-
-class Unconnected(ReceivingConnection):
-    """A connection that is open, to nothing."""
-
-    # Of pika, which its types leave out.
-    _channels: dict[int, Any]
-    _create_channel: Any
-    _set_connection_state: Any
-    _transport: Any
-
-    def _create_tcp_connection_workflow(self, *_: Any) -> None: ...
-    def _adapter_connect_stream(self) -> None: ...
-    def _adapter_disconnect_stream(self) -> None: ...
-    def _output_marshaled_frames(self, _: Any) -> None: ...
-    def _send_method(self, *_: Any, **__: Any) -> None: ...
-
-    def fed(self, data: bytes, size: int) -> None:
-        """Give it what the socket had, in pieces."""
-        for start in range(0, len(data), size):
-            self._on_data_available(data[start : start + size])
-
-
-class Taking(ChannelDeliveries):
-    """The deliveries of consumer "a" of a channel."""
-
-    def __init__(self, number: int, seen: Callable[[tuple[int, str, Delivery]], None]) -> None:
-        super().__init__(IoLoop("unused"), number, lambda _: None, needs_acks=True)
-        self.add_consumer("aa", "a")
-        self._seen = seen
-
-    def take(self, delivery: Delivery, consumer_tag: str) -> None:
-        self._seen((self.number - 6, consumer_tag, delivery))
-
-
-def connected(seen: Seen, *, receives: bool) -> Unconnected:
-    """A connection with channels 1 and 2, consumers "a" and "b" of both, of which "b" is not announced."""
-    connection = Unconnected(pika.ConnectionParameters(), custom_ioloop=LOOP)
-    connection._set_connection_state(connection.CONNECTION_OPEN)
-    for number in (1, 2):
-        channel = connection._create_channel(number, lambda _: None)
-        connection._channels[number] = channel
-        channel._set_state(Channel.OPEN)
-
-        def read_by_pika(channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-            number, tag = channel.channel_number, method.consumer_tag
-            exchange, key = method.exchange, method.routing_key
-            named = properties_of(properties)
-            read = Delivery(number + 6, method.delivery_tag, tag * 2, body, method.redelivered, exchange, key, *named)
-            seen.append((number, tag, read))
-
-        channel._consumers.update(a=read_by_pika, b=read_by_pika)
-        if receives:
-            connection.receive(channel, Taking(number + 6, seen.append))
-    return connection
-
+from tests.support.streams import Seen, Taking, connected, plain_pika
 
 short = st.text(max_size=20)
-maybe = st.none() | short
+maybe = st.none() | short | st.sampled_from([b"gr\xfc\xdfe", b"\xff" * 255, b"\xc3"])
+"""pika sends bytes as they are, and hands out as bytes what is not UTF-8."""
 any_properties = st.builds(
     pika.BasicProperties,
     content_type=maybe,
@@ -146,7 +76,7 @@ def test_all_deliveries_are_those_that_pika_reads(pieces: list[bytes], size: int
     by_pika: Seen = []
     seen: Seen = []
     data = b"".join(pieces)
-    reference = connected(by_pika, receives=False)
+    reference = plain_pika(by_pika)
     reference.fed(data, size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(receiving, "MOST_WAITING_BYTES", waiting)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
+from broker_jobs.consumer.dead_letter import MAX_TEXT_BYTES, DeadLetterPublisher
 from broker_jobs.consumer.event_sender import DeliveryTag
 from broker_jobs.consumer.outcome import can_be_written, describe, raised
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
@@ -18,7 +19,7 @@ from broker_jobs.consumer.revocations import KEEP_SECONDS, Revocations
 from broker_jobs.errors import Retry
 from broker_jobs.messages.control import Control, Fence
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
-from tests.unit.consumer.scripted import ScriptedSubscription, envelope
+from tests.unit.consumer.scripted import ScriptedExchange, ScriptedSubscription, envelope
 
 
 def delivery(tag: int, channel: int = 1) -> Delivery:
@@ -190,3 +191,15 @@ def test_the_answer_to_our_own_hello_is_the_newest_truth() -> None:
     fences.learn(Control(version=50, snapshot=True, paused=["mail"]), 0.0)
     fences.learn(Control(version=3, snapshot=True, paused=[]), 0.0, asked=True)
     assert (fences.version, fences.paused) == (3, frozenset())
+
+
+# --- dead letters ---
+
+
+def test_properties_that_became_too_long_for_amqp_are_cut_in_a_dead_letter() -> None:
+    exchange = ScriptedExchange()
+    long = delivery(1)._replace(key="é" * 200, message_id=r"\xff" * 255)
+    DeadLetterPublisher(exchange, Acknowledger(ManualClock()), 1.0).publish_dead_letter(long, "no JSON")
+    (message,) = exchange.published
+    assert message.key == "é" * 127
+    assert message.message_id == long.message_id[:MAX_TEXT_BYTES]
