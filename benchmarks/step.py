@@ -202,6 +202,13 @@ def pages_read(url: str, what: str) -> dict[str, list[float]]:
     return {name: [wall for wall, _ in times] for name, times in rows.measure(url, what).items()}
 
 
+def line(url: str, long: int, count: int, rounds: int) -> dict[str, Any]:
+    """Let jobs through a limit that many wait for."""
+    rows = importlib.import_module("benchmarks.rows.lines")
+    result: dict[str, Any] = rows.pass_through(url, long, count, rounds)
+    return result
+
+
 STEPS = {
     step.__name__: step
     for step in (
@@ -221,6 +228,7 @@ STEPS = {
         consume,
         store_rows,
         records,
+        line,
         schedules,
         pages_fill,
         pages_read,

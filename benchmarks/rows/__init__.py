@@ -6,6 +6,7 @@ from benchmarks.rows.delay import delay as delay
 from benchmarks.rows.idle import latency as latency
 from benchmarks.rows.imports import imports as imports
 from benchmarks.rows.kinds import kinds as kinds
+from benchmarks.rows.lines import lines as lines
 from benchmarks.rows.memory import memory as memory
 from benchmarks.rows.pages import pages as pages
 from benchmarks.rows.publish import publish_many as publish_many
@@ -29,5 +30,6 @@ ROWS = {
     "waiting": waiting,
     "kinds": kinds,
     "coordinator": coordinator,
+    "lines": lines,
     "recurring": recurring,
 }

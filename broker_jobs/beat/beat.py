@@ -175,7 +175,7 @@ class Beat:
         self._on_fired = on_fired
         self._timer = ScheduleTimer()
         self._changed = threading.Condition()
-        self._received: deque[Delivery] = deque()
+        self._received: deque[Delivery | None] = deque()  # None: the connection is a new one
         self._declare: DeclareRecurring | None = self._declaration(declared) if origin else None  # until answered
         self._declare_at = 0.0  # monotonic, as are the next two
         self._request_at = 0.0
@@ -240,7 +240,7 @@ class Beat:
         """Repeat everything: broadcasts and replies may have been lost with the connection."""
         with self._changed:
             self._ready = True
-            self._request_at = self._declare_at = self._repeat_at = 0.0
+            self._received.append(None)  # behind the replies that came before
             self._changed.notify_all()
 
     def _published(self, fires: list[DueRun], done: Future[list[PublishFailure | None]]) -> None:
@@ -328,8 +328,12 @@ class Beat:
                 [self._message(BeatHeartbeat(id=new_id(), at=now, by=self._id, host=host, pid=pid, version=version))]
             )
 
-    def _handle(self, deliveries: Iterable[Delivery]) -> None:
+    def _handle(self, deliveries: Iterable[Delivery | None]) -> None:
         for delivery in deliveries:
+            if delivery is None:
+                self._request_at = self._declare_at = self._repeat_at = 0.0
+                self._request_id = ""
+                continue
             try:
                 if delivery.exchange == names.CONTROL:
                     if Control.model_validate_json(delivery.body).schedules_changed:

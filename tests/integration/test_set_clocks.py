@@ -54,6 +54,8 @@ def test_a_wrong_clock_loses_nothing_and_runs_nothing_early_or_twice(
     parts["producer"].left()
     ids = produced(system)
     system.succeeded_soon(ids["ready"])
+    # Accepted is what is in the log; the coordinator reads the last of it a moment later.
+    eventually(lambda: len(system.rows(ids["delayed"])) == len(ids["delayed"]), 60, "all delayed jobs are known")
     waiting = [id for id, row in system.rows(ids["delayed"]).items() if not row.state.is_final]
     coordinator_now = clock.now() if who == "coordinator" else time.time()
     for id in waiting:

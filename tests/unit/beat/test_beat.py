@@ -342,3 +342,21 @@ def test_start_and_stop_may_be_called_twice_and_leave_no_thread(beat: Beat, coor
     before = coordinator.requests()
     beat.start()
     eventually(lambda: coordinator.requests() > before)
+
+
+def test_a_reply_of_before_a_new_connection_does_not_count_after_it(beat: Beat, coordinator: Coordinator) -> None:
+    """What changed while the connection was away is not in it."""
+    coordinator.silent = True
+    beat.start()
+    eventually(coordinator.requests)
+    asked = next(command for command in coordinator.received if isinstance(command, ListSchedules))
+    body = Reply(id=asked.id, detail={"schedules": [], "version": 1}).model_dump_json().encode()
+    late = Delivery(
+        channel=1, tag=1, queue="", body=body, redelivered=False, exchange="", key=coordinator.reply_to, type="reply",
+        message_id="", reply_to=None, correlation_id=None, delivery_count=0,
+    )  # fmt: skip
+    with beat._changed:  # both are there when the beat looks
+        before = coordinator.requests()
+        beat._receive([late])
+        beat._connected(2)
+    eventually(lambda: coordinator.requests() > before, 3)
