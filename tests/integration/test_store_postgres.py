@@ -220,6 +220,21 @@ def test_every_query_under_the_lock_can_be_answered_by_an_index(postgres_url: st
     assert wrong == []
 
 
+def test_one_dependency_is_found_by_its_holder_not_among_all_that_wait_for_its_target(postgres_url: str) -> None:
+    """PostgreSQL plans by what it knew of a table: of an empty one, before a large batch, each index is as good."""
+    one = (dependencies._PHASE, dependencies._OPEN_AGAIN, dependencies._DROP_DEPENDENCY, dependencies._UNSATISFIED)
+    store = Store(postgres_url)
+    store.open()
+    try:
+        with store.transaction() as tx:
+            tx._connection.execute(text("SET LOCAL enable_seqscan = off"))
+            for query in one:
+                plan = "\n".join(line for (line,) in explained(tx._connection, "EXPLAIN", query, "1"))
+                assert "Index Cond: (holder = " in plan, f"{query}: {plan}"
+    finally:
+        store.close()
+
+
 def test_an_absent_server_is_a_store_error_without_the_password() -> None:
     store = Store("postgresql+psycopg://me:secret@127.0.0.1:1/db")
     with pytest.raises(StoreError, match=r"me:\*\*\*@127\.0\.0\.1:1/db cannot be used: connection failed") as caught:
