@@ -38,7 +38,8 @@ class QueueConsumers:
         self._times_opened = 0
 
     def open(self) -> None:
-        """Consume."""
+        """Consume (the coordinator's thread, or before it is there). What came before `close` comes again."""
+        self._input_queue.lost_all()
         self._times_opened += 1
         for queue, prefetch in PREFETCH.items():
             self._consumers[queue] = self._broker.subscribe(
@@ -56,7 +57,6 @@ class QueueConsumers:
         for consumer in self._consumers.values():
             consumer.close()
         self._times_opened += 1
-        self._input_queue.lost_all()
 
     def has_answer(self) -> bool:
         """Whether the broker answers, behind all that it has said of our channels; `drop_lost` knows all of it then.

@@ -78,9 +78,8 @@ class WriteConnection:
         self.wrote = True
         try:
             self._execute_rows(sqlite, postgresql, rows)
-        except (
-            UnicodeEncodeError
-        ):  # half a surrogate, which no text of an insert has: seen before anything is sent, or repeatable
+        except UnicodeEncodeError:
+            # Half a surrogate, which no text of an insert has: seen before anything is sent, or repeatable.
             self._execute_rows(sqlite, postgresql, _cleaned_rows(rows))
 
     def _execute_rows(self, sqlite: str, postgresql: str, rows: list[list[Any]]) -> None:

@@ -85,7 +85,8 @@ _COUNT = text("SELECT count(*) FROM (SELECT 1 FROM line_entries WHERE key = :key
 _SAVE_LINE = upsert(schema.lines, replace=True)
 _DROP_LINE = text("DELETE FROM lines WHERE key = :key")
 _SAVE_ENTRY = upsert(schema.line_entries, replace=True)
-_DROP_ENTRY = text("DELETE FROM line_entries WHERE key = :key AND job_id = :job_id")
+# By the job, who has few: PostgreSQL may have planned this when few stood in the line (see store/dependencies.py).
+_DROP_ENTRY = text("DELETE FROM line_entries WHERE job_id = :job_id AND key || '' = :key")
 _START = text("INSERT INTO rate_starts (key, at, job_id, epoch) VALUES (:key, :at, :job_id, :epoch)")
 _LATEST = text("SELECT at FROM rate_starts WHERE key = :key ORDER BY at DESC LIMIT :limit OFFSET :offset")
 _SINCE = text("SELECT count(*) FROM rate_starts WHERE key = :key AND at >= :since")

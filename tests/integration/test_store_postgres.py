@@ -228,6 +228,8 @@ def test_one_dependency_is_found_by_its_holder_not_among_all_that_wait_for_its_t
     try:
         with store.transaction() as tx:
             tx._connection.execute(text("SET LOCAL enable_seqscan = off"))
+            by_job = "\n".join(line for (line,) in explained(tx._connection, "EXPLAIN", lines._DROP_ENTRY, "1"))
+            assert "Index Cond: (job_id = " in by_job
             for query in one:
                 plan = "\n".join(line for (line,) in explained(tx._connection, "EXPLAIN", query, "1"))
                 assert "Index Cond: (holder = " in plan, f"{query}: {plan}"
