@@ -13,11 +13,12 @@ import pytest
 
 from broker_jobs import BrokerJobs, EnqueueError, EnqueueUnknown, Receipt, ResultTimeout, State
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.interface import Consumer, Delivery, Message
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.messages.codec import decode
 from broker_jobs.messages.commands import COMMAND, Command, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import Envelope
+from tests.support.consume import consume
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.wait import eventually
 
@@ -239,17 +240,17 @@ class Answering:
 
     def __enter__(self) -> "Answering":
         self.broker.start()
-        self.subscription = self.broker.subscribe([names.COMMAND], self._on_deliveries, prefetch=100)
+        consume(self.broker, [names.COMMAND], self._on_deliveries, prefetch=100)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.broker.stop()
 
-    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+    def _on_deliveries(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             command = COMMAND.validate_json(delivery.body)
             self.seen.append(command)
-            self.subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
             reply = self.answer(command)
             if reply is not None and delivery.reply_to is not None:
                 body = reply.model_dump_json().encode()

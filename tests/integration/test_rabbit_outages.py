@@ -12,6 +12,7 @@ from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFai
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from tests.conformance.backends import Inbox, applied, confirmed, numbered, publish
+from tests.support.consume import consume
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually, while_it_moves
@@ -293,14 +294,13 @@ def test_taking_less_returns_nothing_to_the_queue_though_acknowledgements_are_fl
     """What they let through is under way inside the node for as long as its disk takes."""
     confirmed(client, *numbered(names.WORK, "mail", 1_000))
     first, second = Inbox(), Inbox()
-    subscription: Consumer
 
-    def take(deliveries: list[Delivery]) -> None:
+    def take(consumer: Consumer, deliveries: list[Delivery]) -> None:
         first.on_deliveries(deliveries)
         for delivery in deliveries:
-            subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
 
-    subscription = client.subscribe([MAIL], take, prefetch=20)
+    subscription = consume(client, [MAIL], take, prefetch=20)
     eventually(lambda: len(first.deliveries) > 100)
     vhost.broker.slow_disk(0.2)
     match change:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.interface import Consumer, Delivery, Message
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.consumer.worker import Worker
@@ -21,6 +21,7 @@ from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
+from tests.support.consume import consume
 from tests.support.wait import eventually
 
 gate = threading.Event()
@@ -59,12 +60,12 @@ def told(broker: MemoryBroker) -> list[dict[str, Any]]:
     """The events that reach the log."""
     events: list[dict[str, Any]] = []
 
-    def read(deliveries: list[Delivery]) -> None:
+    def read(consumer: Consumer, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             events.extend(json.loads(delivery.body).get("events", []))
-            subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
 
-    subscription = broker.subscribe([names.LOG], read, prefetch=100)
+    consume(broker, [names.LOG], read, prefetch=100)
     return events
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Delivery, Message
+from broker_jobs.broker.interface import Consumer, Delivery, Message
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
 from broker_jobs.consumer.worker import Worker
@@ -28,6 +28,7 @@ from broker_jobs.messages.commands import Reply
 from broker_jobs.messages.control import Control, Fence
 from broker_jobs.messages.envelope import Envelope, new_id
 from broker_jobs.settings import Settings
+from tests.support.consume import consume
 from tests.support.process import Lodging
 from tests.support.rabbitmq import Broker, Vhost
 from tests.support.wait import eventually, while_it_moves
@@ -259,20 +260,21 @@ def test_no_acknowledgement_while_the_broker_takes_no_outcomes(stage: Stage, bro
 def test_hello_fences_and_pauses_travel(stage: Stage) -> None:
     fenced = job("add", 1, 1)
 
-    def coordinate(deliveries: list[Any]) -> None:
+    def coordinate(consumer: Consumer, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             hello = json.loads(delivery.body)
             heard.append(hello)
+            assert delivery.reply_to is not None
             snapshot = Control(version=1, snapshot=True, fences=[Fence(id=fenced.id, epoch=1)], paused=["mail"])
             reply = Reply(id=hello["id"], detail=snapshot.model_dump())
             body = reply.model_dump_json().encode()
             stage.broker.publish([Message("", delivery.reply_to, body, type="reply")])
-            subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
 
     heard: list[dict[str, Any]] = []
     paused = job("add", 2, 2, queue="mail")
     stage.submit(fenced, paused)
-    subscription = stage.broker.subscribe([names.COMMAND], coordinate, prefetch=10)
+    consume(stage.broker, [names.COMMAND], coordinate, prefetch=10)
     stage.worker(coordinator=True)
     eventually(lambda: [e["reason"] for e in stage.outcomes(fenced.id)] == ["fenced"])
     assert heard[0]["kind"] == "hello"

@@ -235,7 +235,7 @@ class View:
 
     @property
     def order(self) -> list[str]:
-        """The names of the runs, in the order of their starts."""
+        """The names of the runs, in the order of their starts; two that were free at once start in either."""
         return [run.name for run in self.runs]
 
     def started(self, *names: str) -> None:

@@ -431,21 +431,24 @@ def test_a_concurrency_limit_is_raised_lowered_closed_and_cleared(view: View) ->
     view.started("n5", "n6")
     view.wait(*receipts[7:], late)
     assert sorted(view.order) == names[:7], "what the code says counts again"
-    view.let(*names)
+    view.let("n5", "n6")
+    view.started("n7", "n8")
+    view.wait(late)
+    view.let("n7", "n8")
     view.results([*receipts[5:], late])
-    assert view.order[-1] == "late"
 
 
 @everywhere
 def test_a_rate_is_raised_lowered_closed_and_cleared(view: View) -> None:
     key = view.key("rate")
-    receipts = view.go_all([f"n{number}" for number in range(8)], limit=RateLimit(key, 1, per=3600))
+    names = [f"n{number}" for number in range(8)]
+    receipts = view.go_all(names, limit=RateLimit(key, 1, per=3600))
     view.results(receipts[:1])
     view.wait(*receipts[1:])
     view.jobs.limits.set(key, 3)
     view.results(receipts[1:3])
     view.barrier()
-    assert view.order == ["n0", "n1", "n2"]
+    assert sorted(view.order) == names[:3]
     view.jobs.limits.set(key, 2)
     view.jobs.limits.set(key, 0)
     view.restart()
@@ -454,13 +457,15 @@ def test_a_rate_is_raised_lowered_closed_and_cleared(view: View) -> None:
     view.jobs.limits.set(key, 4)
     view.results(receipts[3:4])
     view.barrier()
-    assert view.order == ["n0", "n1", "n2", "n3"]
+    assert sorted(view.order) == names[:4]
     view.jobs.limits.clear(key)
     view.barrier()
     assert len(view.order) == 4
-    view.jobs.limits.set(key, 100)
-    view.results([*receipts, late])
-    assert view.order[-1] == "late"
+    view.jobs.limits.set(key, 8)
+    view.results(receipts)
+    view.wait(late)
+    view.jobs.limits.set(key, 9)
+    view.results([late])
 
 
 @pytest.mark.parametrize("other", ["ordered", "concurrency", "sliding"])

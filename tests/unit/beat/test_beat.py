@@ -8,7 +8,7 @@ import pytest
 
 from broker_jobs.beat.beat import Beat
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Delivery, Message, Unconfirmed
+from broker_jobs.broker.interface import Consumer, Delivery, Message, Unconfirmed
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import ManualClock, SystemClock
@@ -24,6 +24,7 @@ from broker_jobs.messages.commands import (
     ScheduleReply,
 )
 from broker_jobs.messages.control import Control
+from tests.support.consume import consume
 from tests.support.wait import eventually
 
 DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]
@@ -41,11 +42,11 @@ class Coordinator:
         self.refuses: str | None = None
         self.received: list[Command] = []
         self.reply_to = ""
-        self.subscription = broker.subscribe([names.COMMAND], self.receive, prefetch=100)
+        consume(broker, [names.COMMAND], self.receive, prefetch=100)
 
-    def receive(self, deliveries: list[Delivery]) -> None:
+    def receive(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self.subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
             assert delivery.type == "command"
             command = COMMAND.validate_json(delivery.body)
             self.reply_to = delivery.reply_to or ""

@@ -9,11 +9,12 @@ import pytest
 from kombu.transport.memory import Channel
 
 from broker_jobs.broker import names
-from broker_jobs.broker.interface import Delivery, Message, PublishFailure, Unconfirmed
+from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.memory import MemoryBroker
 from broker_jobs.broker.topology import WORK_DELIVERY_LIMIT, QueueSpec, Topology, fixed_topology, work_topology
 from broker_jobs.clock import ManualClock
 from broker_jobs.errors import BrokerError
+from tests.support.consume import consume
 from tests.support.wait import eventually
 
 MAIL = names.work_queue("mail")
@@ -428,11 +429,11 @@ def test_purge_deletes_ready_messages_and_not_delivered_ones(broker: MemoryBroke
 def test_twenty_thousand_messages_go_through_in_order_in_seconds(broker: MemoryBroker) -> None:
     collector = Collector()
 
-    def take(deliveries: list[Delivery]) -> None:
+    def take(consumer: Consumer, deliveries: list[Delivery]) -> None:
         collector.collect(deliveries)
-        subscription.ack(deliveries[-1].channel, deliveries[-1].tag, multiple=True)
+        consumer.ack(deliveries[-1].channel, deliveries[-1].tag, multiple=True)
 
-    subscription = broker.subscribe([MAIL], take, prefetch=1000)
+    consume(broker, [MAIL], take, prefetch=1000)
     started = time.monotonic()
     futures = [broker.publish(to_mail(b"%d" % n)) for n in range(20_000)]
     eventually(lambda: len(collector.got) == 20_000, timeout=60)

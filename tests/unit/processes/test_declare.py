@@ -23,6 +23,7 @@ from broker_jobs.messages.commands import (
 from broker_jobs.messages.commands import Subscription as Subscribed
 from broker_jobs.processes import declare
 from broker_jobs.processes.declare import Declarer
+from tests.support.consume import consume
 from tests.support.wait import eventually
 
 LONG = ParameterInfo(name="text", kind="either", required=False, default="x" * 100_000)
@@ -37,12 +38,12 @@ class Coordinator:
         self.silent = 0
         self.refused: str | None = None
         self._broker = broker
-        self._subscription: Consumer = broker.subscribe([names.COMMAND], self._receive, prefetch=10)
+        consume(broker, [names.COMMAND], self._receive, prefetch=10)
 
-    def _receive(self, deliveries: list[Delivery]) -> None:
+    def _receive(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             command = COMMAND.validate_json(delivery.body)
-            self._subscription.ack(delivery.channel, delivery.tag)
+            consumer.ack(delivery.channel, delivery.tag)
             if isinstance(command, DeclareFunctions):
                 self.functions.append(command)
             else:
