@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from broker_jobs.coordinator import commands
@@ -30,8 +31,9 @@ from broker_jobs.coordinator.job_decisions import JobDecisions
 from broker_jobs.coordinator.log_time import LogClock
 from broker_jobs.coordinator.named_jobs import named, parents_named
 from broker_jobs.coordinator.poison import marks_of
-from broker_jobs.coordinator.records import FromWorker, Released, TimerDue
+from broker_jobs.coordinator.records import FromWorker, Released, TimerDue, WaitingCopy
 from broker_jobs.coordinator.rows import Rows
+from broker_jobs.coordinator.straight_path import StraightPath
 from broker_jobs.coordinator.worker_watch import WorkerWatch
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import Fire
@@ -62,6 +64,7 @@ class Dispatch:
         command_handler: CommandHandler,
         log_clock: LogClock,
         workers: WorkerWatch,
+        straight_path: StraightPath,
     ) -> None:
         self._rows = rows
         self._tx = rows.tx
@@ -75,11 +78,21 @@ class Dispatch:
         self._command_handler = command_handler
         self._log_clock = log_clock
         self._workers = workers
+        self._straight_path = straight_path
+        self._single: set[str] = set()
+        """Members of chunks that nothing else in this transaction is about."""
+        self._added: set[str] = set()
+        """Those of them that were added, without their rows."""
         self.confirmed: list[tuple[str, int]] = []
         """Releases of jobs that no other input here is about: noted without reading their rows."""
 
     def load(self, inputs: list[Input]) -> None:
         """Read the jobs and schedules that these inputs name, all at once."""
+        self._see(inputs)
+        if any(isinstance(one, ChunkReceived) for one in inputs):
+            self._single = _named_once(inputs)
+
+    def _see(self, inputs: list[Input]) -> None:
         self._rows.see({id for one in inputs for id in named(one)}.union(*map(parents_named, inputs)))
         self._tx.schedules.know(fire.name for one in inputs if (fire := _fire(one)) is not None)
 
@@ -146,7 +159,7 @@ class Dispatch:
         for one in inputs:
             if isinstance(one, Unreadable):
                 return f"it still cannot be read: {one.reason}"
-        self.load(inputs)
+        self._see(inputs)
         for one in inputs:
             self.apply(one)
         self._tx.dead_letters.drop(dead_letter_id)
@@ -164,21 +177,32 @@ class Dispatch:
         """Some members of a batch submission have come."""
         chunk = chunked.chunk
         if not self._batches.takes(chunk):
-            if any(member.envelope.id not in self._rows for member in chunked.members):  # no repetition
+            if self._new_in(chunked):  # no repetition
                 raise ChunkTooLateError(
                     f"submission {chunk.submission} has begun, or has another chunk {chunk.number}, without these "
                     "jobs: enqueue them anew"
                 )
             return
-        made = []
-        for member in chunked.members:
-            if member.envelope.id not in self._rows:
-                self._jobs.make_member(replace(member, member=True))
-                made.append(member.envelope.id)
-        abandoned = self._batches.add(chunk, made)
-        for id in made:
-            self._admission.member(self._rows[id], abandoned)
+        new = self._new_in(chunked)
+        abandoned = self._batches.add(chunk, new)
+        added: set[str] = set()
+        if abandoned is None:
+            alone = [member for id, member in new.items() if id in self._single]
+            added = self._straight_path.add_members(chunk.batch, alone)
+            self._added |= added
+        for member in (member for id, member in new.items() if id not in added):
+            self._jobs.make_member(replace(member, member=True))
+            self._admission.member(self._rows[member.envelope.id], abandoned)
         self._batches.seen(chunk)
+
+    def _new_in(self, chunked: ChunkReceived) -> dict[str, WaitingCopy]:
+        """The members of a chunk that are not known, by id."""
+        new: dict[str, WaitingCopy] = {}
+        for member in chunked.members:
+            id = member.envelope.id
+            if id not in self._rows and id not in self._added:
+                new.setdefault(id, member)
+        return new
 
     def _unknown_parents(self, dependencies: list[DependencyRow]) -> None:
         """These wait for what is not known and hardly comes any more: jobs fail, batches end."""
@@ -190,6 +214,14 @@ class Dispatch:
             self._tx.dependencies.mark_unsatisfied([dependency])
             if dependency.holder.startswith(BATCH_PREFIX):
                 self._batches.abandon(dependency.holder.removeprefix(BATCH_PREFIX), not_known(dependency))
+
+
+def _named_once(inputs: list[Input]) -> set[str]:
+    """The members of chunks that no other of these inputs is about."""
+    times = Counter(id for one in inputs for id in (*named(one), *parents_named(one)))
+    times.update(one.id for one in inputs if isinstance(one, Released))
+    members = (id for one in inputs if isinstance(one, ChunkReceived) for id in named(one))
+    return {id for id in members if times[id] == 1}
 
 
 def _fire(one: Input) -> Fire | None:

@@ -23,6 +23,7 @@ from broker_jobs.coordinator.queries import Waiters
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy, TimerDue, WaitingCopy
 from broker_jobs.coordinator.release import release
 from broker_jobs.coordinator.state_machine.context import Context
+from broker_jobs.coordinator.state_machine.envelopes import INCOMPLETE
 from broker_jobs.coordinator.state_machine.steps import COME
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope
@@ -69,6 +70,10 @@ class StraightPath:
         self._lines = lines
         self._waiters = waiters
         self._leases = leases
+        self.succeeded: set[str] = set()
+        """Jobs that have ended here: that their releases are confirmed changes nothing any more."""
+        self.has_added_members = False
+        """Whether jobs were added that wait for the rest of their batch submission."""
 
     def take(self, inputs: list[Input], *, may_release: bool) -> list[Input]:
         """Decide and write what is plain; the inputs that are left for the general path, in their order."""
@@ -128,6 +133,7 @@ class StraightPath:
         plain_jobs.succeed(ended)
         self._give_back([job.id for job, _ in ended if job.in_lines])
         succeeded = [copy.id for copy, _ in both] + [job.id for job, _ in ended]
+        self.succeeded.update(succeeded)
         for id in succeeded:
             self._cascade.tell(id)
         for worker in {ends[id].worker for id in succeeded}:
@@ -172,6 +178,23 @@ class StraightPath:
         self._effects.rows += len(added)
         return {job.id for job, _ in added}
 
+    def add_members(self, batch: str, members: Sequence[WaitingCopy]) -> set[str]:
+        """Add those of these members of a batch submission that ask for nothing but their batch; those that were.
+
+        Args:
+            batch: is known.
+            members: are not known, and nothing else in this transaction is about them.
+        """
+        if len(members) < LEAST_INPUTS:
+            return set()
+        added = [_copy(one, None) for one in members if _is_plain_member(one, batch)]
+        self._tx.plain_jobs.add_members(added, batch, self._at.now, INCOMPLETE)
+        for _ in added:
+            self._batch_rows.count(batch, None, OPEN)
+        self.has_added_members = self.has_added_members or bool(added)
+        self._effects.rows += len(added)
+        return {job.id for job in added}
+
     def release(self, ids: Sequence[str], waits: int) -> set[str]:
         """Release those of these jobs that wait for nothing else; those that were.
 
@@ -207,6 +230,19 @@ def _job_of(one: Input) -> str | None:
     if type(one) is ReadyCopy or type(one) is WaitingCopy:
         return one.envelope.id
     return one.id if type(one) is TimerDue and not one.id.startswith(LINE_PREFIX) else None
+
+
+def _is_plain_member(one: WaitingCopy, batch: str) -> bool:
+    """Whether a job of a chunk asks for nothing but its batch."""
+    envelope = one.envelope
+    return (
+        envelope.batch == batch
+        and envelope.after is None
+        and envelope.due_at is None
+        and one.copied_for is None
+        and (envelope.epoch, envelope.attempt) == (0, 1)
+        and not (envelope.unique or envelope.limits or envelope.result_args or envelope.recurring)
+    )
 
 
 def _is_plain(envelope: Envelope, epoch: int) -> bool:

@@ -126,6 +126,7 @@ class UnitOfWork:
         self._dispatch = Dispatch(
             rows, cascade, effects, jobs=jobs, admission=admission, dependencies=dependencies, batches=batches,
             consequences=consequences, command_handler=command_handler, log_clock=log_clock, workers=workers,
+            straight_path=straight_path,
         )  # fmt: skip
 
     def replay(self, dead_letter_id: str) -> str | None:
@@ -161,7 +162,8 @@ class UnitOfWork:
         rows = [self._with_delay_copy(old, row) for old, row in changed]
         for (old, _), row in zip(changed, rows, strict=True):
             self._follow(old, row)
-        self._tx.jobs.confirm(self._dispatch.confirmed)
+        ended = self._straight_path.succeeded
+        self._tx.jobs.confirm([(id, epoch) for id, epoch in self._dispatch.confirmed if id not in ended])
         self._rows.write(rows)
         self._batch_rows.write()
         self._tx.schedules.add_open_runs(self._rows.new_runs)
@@ -175,7 +177,8 @@ class UnitOfWork:
     def _jobs_wait(self) -> bool:
         if self._effects.tick_at is not None:
             return self._tx.jobs.any_awaiting()
-        return any(row.state is State.AWAITING for _, row in self._rows.changed())
+        changed = self._rows.changed()
+        return self._straight_path.has_added_members or any(row.state is State.AWAITING for _, row in changed)
 
     def _with_delay_copy(self, old: Row | None, row: Row) -> Row:
         """A long wait gets a copy in the delay queues, so that a lost store loses no delayed job."""

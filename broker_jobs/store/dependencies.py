@@ -198,7 +198,7 @@ class DependencyStore:
         for statement, values in queries:
             if len(found) < limit:
                 rows = self._connection.execute(statement, values | {"limit": limit - len(found)})
-                found += [dependency_of(row) for row in rows]
+                found += map(dependency_of, rows.all())
         return sorted(found, key=lambda dependency: dependency.holder)
 
     def _change(self, statement: TextClause, dependencies: Sequence[DependencyRow]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import text
 
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
@@ -19,7 +18,11 @@ from broker_jobs.store.row import Reason, Row
 
 CHUNK = 2_000
 """Rows of one statement."""
-_CONFIRM = text("UPDATE jobs SET publication = 2, sender = NULL WHERE id = :id AND epoch = :epoch AND publication = 1")
+_CONFIRM_SQLITE = "UPDATE jobs SET publication = 2, sender = NULL WHERE id = ? AND epoch = ? AND publication = 1"
+_CONFIRM_POSTGRESQL = (
+    "UPDATE jobs SET publication = 2, sender = NULL FROM unnest(%s::text[], %s::bigint[]) AS given (id, epoch)"
+    " WHERE jobs.id = given.id AND jobs.epoch = given.epoch AND publication = 1"
+)
 AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
 """Why a scheduled job runs again after a failure."""
 SCHEDULED = State.SCHEDULED.value
@@ -46,8 +49,9 @@ class JobStore:
                 row = columns.row_of(values)
                 rows[row.id] = row
             for job_id in chunk:
-                known = rows.get(job_id)
-                self._known.setdefault(job_id, None if known is None else _counted(known))
+                if self._known.get(job_id) is None:  # or it was unknown, and added without its row (PlainJobStore)
+                    known = rows.get(job_id)
+                    self._known[job_id] = None if known is None else _counted(known)
         return rows
 
     def save(self, rows: Iterable[Row], stored: Mapping[str, Row | None] | None = None) -> None:
@@ -80,7 +84,7 @@ class JobStore:
 
         One narrow statement, as every delayed job and every retry comes by here.
         """
-        self._connection.write_many(_CONFIRM, [{"id": id, "epoch": epoch} for id, epoch in releases])
+        self._connection.write_rows(_CONFIRM_SQLITE, _CONFIRM_POSTGRESQL, [[id, epoch] for id, epoch in releases])
 
     def forgotten(self, jobs: Iterable[tuple[str, str, str]]) -> None:
         """These (id, queue, state) were removed."""

@@ -20,7 +20,7 @@ from broker_jobs.store.connections import WriteConnection
 from broker_jobs.store.counters import Counters, EndedJob
 from broker_jobs.store.row import Conditions, Row, WaitReason
 
-SCHEDULED, ENQUEUED, SUCCEEDED = "scheduled", "enqueued", "succeeded"
+AWAITING, SCHEDULED, ENQUEUED, SUCCEEDED = "awaiting", "scheduled", "enqueued", "succeeded"
 _PLAIN_CONDITIONS = (
     Conditions.NONE,
     Conditions.RELEASED,
@@ -130,7 +130,7 @@ class PlainJobStore:
             found = self._connection.exec_driver_sql(_KNOWN_POSTGRESQL, (list(ids),))
         else:
             found = self._connection.exec_driver_sql(_KNOWN_SQLITE, (to_json(ids).decode(),))
-        return {values[0]: Known(*values) for values in found}
+        return {values[0]: Known(*values) for values in found.all()}
 
     def add(self, copies: Sequence[Copy]) -> None:
         """Jobs that have no row yet: they are enqueued."""
@@ -146,6 +146,13 @@ class PlainJobStore:
         for copy, _ in jobs:
             self._counters.enter(copy.queue, SCHEDULED)
 
+    def add_members(self, jobs: Sequence[Copy], batch: str, now: Instant, reason: str) -> None:
+        """Jobs that have no row yet and wait for the rest of their batch submission."""
+        history = to_json([(now, AWAITING, reason)]).decode()
+        self._connection.write_rows(*_ADD_MEMBERS, [[*job, now, batch, reason, history] for job in jobs])
+        for job in jobs:
+            self._counters.enter(job.queue, AWAITING)
+
     def waiting(self, ids: Sequence[str], waits: int, until: Instant) -> dict[str, Row]:
         """Those of these jobs that wait for nothing but their time, which comes by then, and what `waits` says.
 
@@ -157,7 +164,7 @@ class PlainJobStore:
             found = self._connection.exec_driver_sql(_WAITING_SQLITE, (until, waits, to_json(ids).decode()))
         state = State.AWAITING if waits else State.SCHEDULED
         rows: dict[str, Row] = {}
-        for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more in found:
+        for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more in found.all():
             parent, batch, tags, counted_as, stored = more
             history = [(at, entered, why) for at, entered, why in from_json(stored or "[]")]
             rows[id] = Row(
@@ -241,6 +248,12 @@ _ADD = _insert((*_COPY, "changed_at"), {"state": "'enqueued'", "publication": "2
 _ADD_DELAYED = _insert(
     (*_COPY, "changed_at", "copy_until", "history"),
     {"state": "'scheduled'", "publication": "0"} | _ALWAYS | {"epoch": "0"},
+)
+_ADD_MEMBERS = _insert(
+    (*_COPY, "changed_at", "batch", "reason", "history"),
+    {"state": "'awaiting'", "publication": "0", "counted_as": "'open'"}
+    | _ALWAYS
+    | {"epoch": "0", "waits": str(int(WaitReason.COMMIT))},
 )
 _RELEASE = _update(
     f"state = 'enqueued', publication = 1, epoch = 1, reason = NULL, waits = 0, conditions = {Conditions.RELEASED}",

@@ -14,6 +14,8 @@ GRACE_SECONDS = 10.0
 
 It outlives a reconnect and a flush.
 """
+INCOMPLETE = "waits for its batch to be complete"
+"""The reason of a member whose submission is not complete."""
 
 
 def on_ready_copy(row: Row | None, record: ReadyCopy, at: Context) -> Row:
@@ -94,7 +96,7 @@ def _waits_of(record: WaitingCopy | DueNotice | Fired) -> int:
 def _what_is_waited_for(envelope: Envelope) -> str:
     after = envelope.after
     if after is None:
-        return "waits for its batch to be complete"
+        return INCOMPLETE
     first = after.parents[0]
     more = f" and {len(after.parents) - 1} more" if len(after.parents) > 1 else ""
     return f"waits for {'batch ' if first.batch else ''}{first.id} to have {first.on}{more}"

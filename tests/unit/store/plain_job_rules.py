@@ -125,13 +125,20 @@ class Walk:
             self._made += 1
             self._ids.append(f"j{self._made}")
         members = self._ids[-pick.randrange(1, 4) :]
-        fields: dict[str, Any] = {"limits": pick.choice(LIMITS)} if pick.random() < 0.3 else {}
-        made: list[Input] = [h.chunk(batch, members, **fields)]
+        fields: dict[str, Any] = pick.choice(
+            ({}, {}, {}, {"limits": pick.choice(LIMITS)}, {"queue": "mail"}, {"tags": ("t",)})
+        )
+        made: list[Input] = [h.chunk(batch, [*members, *members[: pick.randrange(2)]], **fields)]
+        if pick.random() < 0.3:  # the next chunk has one of these jobs again
+            self._made += 1
+            self._ids.append(f"j{self._made}")
+            made.append(h.chunk(batch, [pick.choice(members), self._ids[-1]], number=1))
+            members.append(self._ids[-1])
         if pick.random() < 0.5:
             waits: dict[str, Any] = {"parents": (Parent(id=pick.choice(self._ids)),)} if pick.random() < 0.4 else {}
-            self._commits.append(h.commit(batch, **waits))
+            self._commits.append(h.commit(batch, len(made), **waits))
             return made
-        made.append(h.commit(batch))
+        made.append(h.commit(batch, len(made)))
         if pick.random() < 0.3:
             self._made += 1
             self.children.add(f"j{self._made}")
