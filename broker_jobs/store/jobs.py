@@ -20,9 +20,9 @@ CHUNK = 2_000
 """Rows of one statement."""
 _CONFIRM_SQLITE = "UPDATE jobs SET publication = 2, sender = NULL WHERE id = ? AND epoch = ? AND publication = 1"
 _CONFIRM_POSTGRESQL = (
-    "UPDATE jobs SET publication = 2, sender = NULL FROM unnest(%s::text[], %s::bigint[]) AS given (id, epoch)"
-    " WHERE jobs.id = given.id AND jobs.epoch = given.epoch AND publication = 1"
+    "UPDATE jobs SET publication = 2, sender = NULL WHERE id = ANY(%s) AND epoch = %s AND publication + 0 = 1"
 )
+"""Of one epoch, by its jobs: joined with an array, all that are being published are looked at."""
 AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
 """Why a scheduled job runs again after a failure."""
 SCHEDULED = State.SCHEDULED.value
@@ -84,7 +84,17 @@ class JobStore:
 
         One narrow statement, as every delayed job and every retry comes by here.
         """
-        self._connection.write_rows(_CONFIRM_SQLITE, _CONFIRM_POSTGRESQL, [[id, epoch] for id, epoch in releases])
+        if not releases:
+            return
+        self._connection.wrote = True
+        if not self._connection.is_postgresql:
+            self._connection.exec_driver_sql(_CONFIRM_SQLITE, list(releases))
+            return
+        of_epoch: dict[int, list[str]] = {}
+        for id, epoch in releases:
+            of_epoch.setdefault(epoch, []).append(id)
+        for epoch, ids in of_epoch.items():
+            self._connection.exec_driver_sql(_CONFIRM_POSTGRESQL, (ids, epoch))
 
     def forgotten(self, jobs: Iterable[tuple[str, str, str]]) -> None:
         """These (id, queue, state) were removed."""

@@ -15,10 +15,23 @@ pytest.register_assert_rewrite(
 )
 
 from broker_jobs.errors import StoreError  # noqa: E402
-from broker_jobs.store import Row, Store, attempts, dependencies, due, lines, retention, schema, unique_keys  # noqa: E402
+from broker_jobs.messages.state import State  # noqa: E402
+from broker_jobs.store import (  # noqa: E402
+    Row,
+    Store,
+    attempts,
+    dependencies,
+    due,
+    jobs,
+    lines,
+    retention,
+    schema,
+    unique_keys,
+)
 from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage  # noqa: E402
 from broker_jobs.store.migrations import STEPS  # noqa: E402
 from broker_jobs.store.open import StoreRefusedError  # noqa: E402
+from broker_jobs.store.row import Publication  # noqa: E402
 from broker_jobs.store.write import Transaction  # noqa: E402
 from tests.support.postgres import Postgres  # noqa: E402
 from tests.support.wait import eventually  # noqa: E402
@@ -233,6 +246,23 @@ def test_one_dependency_is_found_by_its_holder_not_among_all_that_wait_for_its_t
             for query in one:
                 plan = "\n".join(line for (line,) in explained(tx._connection, "EXPLAIN", query, "1"))
                 assert "Index Cond: (holder = " in plan, f"{query}: {plan}"
+    finally:
+        store.close()
+
+
+def test_a_release_is_confirmed_by_its_job_not_among_all_that_are_being_published(postgres_url: str) -> None:
+    store = Store(postgres_url)
+    store.open()
+    try:
+        with store.transaction() as tx:
+            many = [
+                Row(f"j{n}", "", "default", State.ENQUEUED, publication=Publication.PUBLISHING) for n in range(2_000)
+            ]
+            tx.jobs.save(many)
+            tx._connection.execute(text("SET LOCAL enable_seqscan = off"))
+            explain = f"EXPLAIN {jobs._CONFIRM_POSTGRESQL}"
+            plan = "\n".join(line for (line,) in tx._connection.exec_driver_sql(explain, (["j1", "j2"], 1)))
+            assert "Index Cond: (id = ANY" in plan, plan
     finally:
         store.close()
 

@@ -136,6 +136,19 @@ class StoreRules:
         assert [at for at, _, _ in row.history] == [float(n) for n in range(50, HISTORY_MAX + 50)]
         assert sum(len(reason) for _, _, reason in row.history) < 100_000
 
+    def test_a_release_is_confirmed_of_its_own_epoch_while_it_is_being_published(self, store: Store) -> None:
+        sent: dict[str, Any] = {"state": State.ENQUEUED, "publication": Publication.PUBLISHING, "sender": "c1"}
+        with store.transaction() as tx:
+            tx.jobs.save([Row(id="a", epoch=1, **sent), Row(id="b", epoch=2, **sent), Row(id="c", epoch=2, **sent)])
+            tx.jobs.save([Row(id="ended", epoch=1, state=State.SUCCEEDED)])
+        with store.transaction() as tx:
+            tx.jobs.confirm([("a", 1), ("b", 1), ("c", 2), ("ended", 1), ("unknown", 1)])
+        with store.transaction() as tx:
+            rows = tx.jobs.load(["a", "b", "c", "ended"])
+        found = {id: (row.publication, row.sender) for id, row in rows.items()}
+        published, publishing = (Publication.PUBLISHED, None), (Publication.PUBLISHING, "c1")
+        assert found == {"a": published, "b": publishing, "c": published, "ended": (Publication.NONE, None)}
+
     def test_many_rows_are_saved_and_loaded_in_chunks(self, store: Store) -> None:
         ids = [f"j{n:05}" for n in range(4_501)]
         with store.transaction() as tx:
