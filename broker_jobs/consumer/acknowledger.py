@@ -60,6 +60,8 @@ class Acknowledger:
                 if channel is None:
                     channel = self._channels[delivery.channel] = _Channel()
                 channel.open[delivery.tag] = delivery.queue
+                if delivery.queue not in self._out:  # the first of several, maybe
+                    self._freed_at[delivery.queue] = self._clock.monotonic()
                 self._out[delivery.queue] += 1
 
     def acknowledge(self, places: Iterable[DeliveryTag]) -> None:
@@ -107,7 +109,7 @@ class Acknowledger:
         return self._prefetch is not None and self._out[work_queue] >= self._prefetch()
 
     def freed_at(self, work_queue: str) -> float | None:
-        """When a work queue that was full was acknowledged last (monotonic); None: it never was."""
+        """When the broker was last given room for more of a work queue than it could deliver at once (monotonic)."""
         return self._freed_at.get(work_queue)
 
     def is_open(self, place: DeliveryTag) -> bool:

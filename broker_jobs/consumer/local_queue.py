@@ -44,7 +44,6 @@ class LocalQueue:
         self._lines: tuple[deque[ReceivedDelivery], ...] = ()
         self._order: tuple[tuple[deque[ReceivedDelivery], tuple[str, ...]], ...] = ()
         """Each line, and the work queues of what is higher in its queue."""
-        self._lower: dict[Line, tuple[deque[ReceivedDelivery], ...]] = {}
         self._ended_at: dict[str, float] = {}
         """When a run of a work queue ended of which the broker may have more."""
         self._expected_at: dict[str, float] = {}
@@ -57,7 +56,6 @@ class LocalQueue:
         lines = [deque[ReceivedDelivery]() for _ in PRIORITIES]
         for place, priority in enumerate(PRIORITIES):
             self._waiting[queue, priority] = lines[place]
-            self._lower[queue, priority] = tuple(lines[place + 1 :])
         higher = [tuple(work_queue(queue, each) for each in PRIORITIES[:place]) for place in range(len(PRIORITIES))]
         self._order += tuple(zip(lines, higher, strict=True))
         self._lines += tuple(lines)
@@ -86,10 +84,9 @@ class LocalQueue:
 
     def ended(self, received: ReceivedDelivery) -> None:
         """A delivery that was taken has been run, and its outcome is on its way."""
-        if self._acknowledger is None or not any(self._lower[received.line]):
-            return
-        if self._acknowledger.is_full(received.delivery.queue):
-            self._ended_at[received.delivery.queue] = self._clock.monotonic()
+        name = received.delivery.queue
+        if self._acknowledger is not None and self._acknowledger.is_full(name):
+            self._ended_at[name] = self._clock.monotonic()
 
     def _may_come(self, name: str) -> bool:
         """Whether the broker may be about to deliver more of a work queue, as some of it is done."""

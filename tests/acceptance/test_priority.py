@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from broker_jobs import BrokerJobs, Concurrency, OptionError, Ordered, State
 from broker_jobs.broker import names
@@ -378,6 +379,39 @@ def test_a_paused_queue_starts_nothing_of_any_priority(slot: OneSlot, name: Name
     slot.jobs.queues.resume("default")
     eventually(lambda: {*map(name, PRIORITIES)} <= {*slot.started}, SECONDS, "they start")
     eventually(lambda: _waiting(slot) == (0, {"high": 0, "low": 0}), SECONDS, "none waits")
+
+
+def test_the_dashboard_shows_the_priority_and_what_waits_of_each(slot: OneSlot, name: Name) -> None:
+    slot.hold(name("busy"))
+    dashboard = slot.jobs.dashboard(local=True)
+    try:
+        browser = TestClient(dashboard, base_url="http://localhost", client=("127.0.0.1", 1))
+        made = [slot.work.using(priority=each).enqueue(name(each)) for each in ("low", "normal", "high")]
+        eventually(lambda: browser.get("/run/urgent").status_code == 200, SECONDS, "the functions are declared")
+        body = {"job": "urgent", "args": [name("api")]}  # as the code declares it
+        by_api = browser.post("/api/v1/jobs", json=body, headers={"origin": "http://localhost"})
+        assert by_api.status_code == 201, by_api.text
+        slot.arrived(*PRIORITIES)
+
+        def counted() -> bool:
+            (queue,) = (each for each in browser.get("/api/v1/queues").json() if each["name"] == "default")
+            return (queue["enqueued"], queue["enqueued_high"], queue["enqueued_low"]) == (4, 2, 1)
+
+        eventually(counted, SECONDS, "they are counted")
+        assert "2 high, 1 low" in browser.get("/queues").text
+        assert "<dt>Priority</dt><dd>low</dd>" in browser.get(f"/jobs/{made[0].id}").text
+        for id, priority in [(made[1].id, "normal"), (made[2].id, "high"), (by_api.json()["id"], "high")]:
+            assert browser.get(f"/api/v1/jobs/{id}").json()["priority"] == priority
+        code = browser.get(f"/api/v1/jobs/{made[0].id}").json()["code"]
+        assert code == f'work.using(priority="low").enqueue("{name("low")}")'
+        body["priority"] = "urgent"
+        assert browser.post("/api/v1/jobs", json=body, headers={"origin": "http://localhost"}).status_code == 422
+    finally:
+        dashboard.close()
+    slot.let(name("busy"))
+    started = slot.order(name("busy"), 4)
+    assert started[:2] == [name("high"), name("api")]
+    assert started[2:] == [name("normal"), name("low")]
 
 
 def _waiting(slot: OneSlot) -> tuple[int, dict[str, int]]:

@@ -29,6 +29,7 @@ class Stage:
         self.acknowledger.use(self.subscription)
         self.ready = LocalQueue(queues or ("mail",), self.acknowledger, self.clock)
         self._tags = 0
+        self.begun = set[str]()
 
     def put(self, id: str, priority: Priority = "normal", queue: str = "mail") -> ReceivedDelivery:
         self._tags += 1
@@ -39,6 +40,9 @@ class Stage:
         )
         received = ReceivedDelivery(delivery, envelope, cast("Function", None), self.clock.monotonic())
         self.acknowledger.took([delivery])
+        if name not in self.begun:  # after the first one the others come at once
+            self.begun.add(name)
+            self.clock.advance(DELIVERY_SECONDS)
         self.ready.put(received)
         return received
 
@@ -152,6 +156,16 @@ def test_at_the_start_what_is_lower_waits_for_the_first_that_is_higher() -> None
     assert stage.pop() is None
     stage.put("high", "high")
     assert [stage.pop(), stage.pop()] == ["high", "normal"]
+
+
+def test_what_is_lower_waits_a_moment_when_the_first_comes_that_is_higher_as_more_may_follow() -> None:
+    stage = Stage()
+    stage.begun.add(work_queue("mail", "high"))
+    stage.put("normal")
+    stage.put("high", "high")
+    assert [stage.pop(), stage.pop()] == ["high", None]
+    stage.clock.advance(DELIVERY_SECONDS)
+    assert stage.pop() == "normal"
 
 
 def test_at_the_start_what_is_lower_waits_a_second_at_most_as_another_worker_may_be_faster() -> None:
