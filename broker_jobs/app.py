@@ -26,6 +26,7 @@ from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, check_id, job_options
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.envelope import End
+from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
@@ -184,7 +185,7 @@ class BrokerJobs:
 
         return subscribed
 
-    def remote(self, name: str, /, *, queue: str | None = None) -> RemoteJob:
+    def remote(self, name: str, /, *, queue: str | None = None, priority: Priority = NORMAL) -> RemoteJob:
         """A job that runs in another service. It is also a decorator: a stub function gives the job its types.
 
         @jobs.remote("billing.charge", queue="billing")
@@ -193,11 +194,14 @@ class BrokerJobs:
         Args:
             name: the name of the job in that service.
             queue: a queue that its workers serve; None: "default".
+            priority: "high", "normal" or "low" within that queue, as the option of a job.
 
         Raises:
-            OptionError: the name or the queue is out of range.
+            OptionError: the name, the queue or the priority is out of range.
         """
-        options: JobOptions = {"name": name} if queue is None else {"name": name, "queue": queue}
+        options: JobOptions = {"name": name, "priority": priority}
+        if queue is not None:
+            options["queue"] = queue
         return RemoteJob(name, job_options(options), self._requests)
 
     def around(self, fn: A, /) -> A:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import uuid
 
+from broker_jobs.messages.priority import NORMAL, PRIORITIES, Priority
+
 # The broker's rights end at the exchange, so each role publishes to exchanges of its own (broker/roles.py).
 SUBMIT = "jobs.v1.submit"
-"""Fanout, for producers: ready jobs; the routing key is the queue name. Copies go to WORK and to the log."""
+"""Fanout, for producers: ready jobs; the routing key is that of `work_key`. Copies go to WORK and to the log."""
 OFFER = "jobs.v1.offer"
 """Direct, for producers: jobs that are not ready, batch messages, published events, with the routing key `log`. A
 delayed job with the key `<level>` reaches the log and the delay queue of the level."""
@@ -26,7 +28,7 @@ DEAD = "jobs.v1.dead"
 TICK = "jobs.v1.tick"
 """Direct, for coordinators: messages to each other, with the routing keys `log` and `command`."""
 WORK = "jobs.v1.work"
-"""Direct, for coordinators: routes by queue name to the work queues. Unroutable messages go to UNROUTABLE."""
+"""Direct, for coordinators: routes by `work_key` to the work queues. Unroutable messages go to UNROUTABLE."""
 DELAY = "jobs.v1.delay"
 """Direct, for coordinators: the routing key `<level>` reaches the delay queue of the level."""
 CONTROL = "jobs.v1.control"
@@ -56,14 +58,33 @@ def is_queue_name(name: str) -> bool:
     return QUEUE_NAME.fullmatch(name) is not None
 
 
-def work_queue(queue: str) -> str:
-    """Return the name of the work queue with the ready jobs of `queue`."""
-    return f"jobs.v1.work.{queue}"
+def work_key(queue: str, priority: Priority = NORMAL) -> str:
+    """Return the routing key of a queue's jobs of a priority, on SUBMIT and on WORK: "mail", "mail:high", "mail:low".
+
+    No name of a queue contains a colon, so the work queues of two queues never have the same name.
+    """
+    return queue if priority == NORMAL else f"{queue}:{priority}"
+
+
+def work_queue(queue: str, priority: Priority = NORMAL) -> str:
+    """Return the name of the work queue with the ready jobs of `queue` that have this priority."""
+    return f"jobs.v1.work.{work_key(queue, priority)}"
+
+
+def work_queues(queue: str) -> tuple[str, ...]:
+    """Return the names of the work queues of a queue, one for each priority, the highest first."""
+    return tuple(work_queue(queue, priority) for priority in PRIORITIES)
 
 
 def queue_of(work_queue_name: str) -> str:
     """Return the job queue of a work queue."""
-    return work_queue_name.removeprefix("jobs.v1.work.")
+    return work_queue_name.removeprefix("jobs.v1.work.").partition(":")[0]
+
+
+def priority_of(work_queue_name: str) -> Priority:
+    """Return the priority of the jobs in a work queue."""
+    suffix = work_queue_name.rpartition(":")[2]
+    return next((priority for priority in PRIORITIES if priority == suffix), NORMAL)
 
 
 def delay_queue(level: int) -> str:

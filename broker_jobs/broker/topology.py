@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS, level_seconds
 from broker_jobs.broker.roles import COMMANDS
+from broker_jobs.messages.priority import PRIORITIES
 
 NEVER_DROP = 2_000_000_000
 """Delivery limit of queues that must never drop a message. RabbitMQ 4 uses 20 if there is none, and -1 means "drop at
@@ -76,13 +77,18 @@ class Topology:
 
 
 def work_topology(*queues: str) -> Topology:
-    """Return the topology of these work queues."""
+    """Return the topology of the work queues of these queues, one for each priority."""
     return Topology(
         queues=tuple(
-            QueueSpec(names.work_queue(q), delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.RETURNED)
-            for q in queues
+            QueueSpec(name, delivery_limit=WORK_DELIVERY_LIMIT, dead_letter_to=names.RETURNED)
+            for queue in queues
+            for name in names.work_queues(queue)
         ),
-        bindings=tuple(BindingSpec(names.WORK, names.work_queue(q), key=q) for q in queues),
+        bindings=tuple(
+            BindingSpec(names.WORK, names.work_queue(queue, priority), key=names.work_key(queue, priority))
+            for queue in queues
+            for priority in PRIORITIES
+        ),
     )
 
 

@@ -12,6 +12,7 @@ import typer
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker
 from broker_jobs.broker.topology import fixed_topology
+from broker_jobs.broker.work_depth import WorkDepth, work_depth
 from broker_jobs.cli.connections import open_broker, open_jobs, open_reader
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, load_settings
 from broker_jobs.cli.output import print_json
@@ -143,16 +144,27 @@ def _check_broker(settings: Settings, broker: Broker, queues: list[str]) -> Iter
     for queue, what in ((names.LOG, "the log"), (names.COMMAND, "commands"), (names.DUE, "due notices")):
         yield from _check_coordinator_queue(queue, what, broker.depth(queue))
     for name in queues:
-        depth = broker.depth(names.work_queue(name))
-        if depth is not None and depth[0] and not depth[1]:
-            yield Finding(
-                "error",
-                f"queue {name}",
-                f"{depth[0]} ready jobs and no worker",
-                f"start a worker: broker-jobs worker APP -Q {name}",
-            )
-        elif depth is not None:
-            yield Finding("ok", f"queue {name}", f"{depth[0]} ready, {depth[1]} consumers")
+        depth = work_depth(broker, name)
+        if depth is not None:
+            yield from _check_queue(name, depth)
+
+
+def _check_queue(name: str, depth: WorkDepth) -> Iterator[Finding]:
+    subject = f"queue {name}"
+    if depth.missing:
+        does, fix = "does" if len(depth.missing) == 1 else "do", f"run broker-jobs topology apply -Q {name}"
+        yield Finding("error", subject, f"{' and '.join(depth.missing)} {does} not exist", fix)
+    parts = ", ".join(f"{depth.ready[priority]} {priority}" for priority in ("high", "low") if depth.ready[priority])
+    parts = f" ({parts})" if parts else ""
+    if depth.total and not depth.consumers:
+        yield Finding(
+            "error",
+            subject,
+            f"{depth.total} ready jobs{parts} and no worker",
+            f"start a worker: broker-jobs worker APP -Q {name}",
+        )
+    else:
+        yield Finding("ok", subject, f"{depth.total} ready{parts}, {depth.consumers} consumers")
 
 
 def _check_coordinator_queue(queue: str, what: str, depth: tuple[int, int] | None) -> Iterator[Finding]:

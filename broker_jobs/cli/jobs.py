@@ -129,6 +129,7 @@ def show(
     print_pairs(
         [
             *_brief(job).items(),
+            ("priority", job.priority),
             *((name, value) for name, value in relations.items() if value),
             ("created", _moment(job.created_at)),
             ("started", _moment(job.started_at)),

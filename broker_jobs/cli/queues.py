@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker_jobs.broker.names import work_queue
+from broker_jobs.broker.work_depth import WorkDepth, work_depth
 from broker_jobs.cli.connections import open_broker, open_jobs, open_reader
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, Yes, load_settings
 from broker_jobs.cli.output import print_json, print_table
@@ -20,24 +20,26 @@ Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
 
 @app.command("list")
 def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """List queues with their ready messages, consumers on RabbitMQ, and jobs by state."""
+    """List queues with their ready messages (all, high and low), consumers on RabbitMQ, and jobs by state."""
     settings = load_settings(url=url, store=store)
     with open_reader(settings) as reader:
         paused = reader.queues.all()
         counts = reader.queues.counts()
-    depths: dict[str, tuple[int, int] | None] = {}
+    depths: dict[str, WorkDepth | None] = {}
     if not settings.in_memory:
         try:
             with open_broker(settings, "queues list") as broker:
-                depths = {name: broker.depth(work_queue(name)) for name in counts}
+                depths = {name: work_depth(broker, name) for name in counts}
         except BrokerError as error:
             typer.echo(f"warning: {error}", err=True)
     listed = [
         {
             "queue": name,
             "paused": paused.get(name, False),
-            "ready": depth[0] if (depth := depths.get(name)) is not None else None,
-            "consumers": depth[1] if depth is not None else None,
+            "ready": None if (depth := depths.get(name)) is None else depth.total,
+            "high": None if depth is None else depth.ready["high"],
+            "low": None if depth is None else depth.ready["low"],
+            "consumers": None if depth is None else depth.consumers,
             **{str(state): of_queue[state] for state in State},
         }
         for name, of_queue in sorted(counts.items())
@@ -45,7 +47,7 @@ def list_queues(url: Url = None, store: StoreUrl = None, as_json: AsJson = False
     if as_json:
         print_json(listed)
         return
-    columns = ("queue", "paused", "ready", "consumers", *State)
+    columns = ("queue", "paused", "ready", "high", "low", "consumers", *State)
     print_table(
         columns,
         [["paused" if k == "paused" and q[k] else "" if k == "paused" else q[k] for k in columns] for q in listed],

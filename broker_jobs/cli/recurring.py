@@ -17,6 +17,7 @@ from broker_jobs.cli.options import AsJson, StoreUrl, Unmasked, Url, load_settin
 from broker_jobs.cli.output import moment, print_json, print_pairs, print_table
 from broker_jobs.clock import Instant
 from broker_jobs.errors import OptionError, UsageError, nearest
+from broker_jobs.messages.priority import NORMAL
 
 if TYPE_CHECKING:
     from broker_jobs.store.records import ScheduleRow
@@ -104,6 +105,7 @@ def show(
             ("args", json.dumps(call.get("args", []), ensure_ascii=False)),
             ("kwargs", json.dumps(call.get("kwargs", {}), ensure_ascii=False)),
             ("queue", call.get("queue", "default")),
+            ("priority", call.get("priority", NORMAL)),
             ("cron", row.cron),
             ("tz", row.tz),
             ("misfire", row.misfire),

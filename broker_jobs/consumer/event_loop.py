@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 BROKEN_PAUSE_SECONDS = 1.0
 """Before a loop is entered again that ended by an error of its own, which may come again at once."""
 
+RETRY_SECONDS = 0.002
+"""Between two looks at what waits for a higher job to come."""
+
 
 class LoopStopped(Exception):
     """The event loop has ended, as its worker has; what was to run on it was not started."""
@@ -44,6 +47,7 @@ class EventLoop:
         self._for_threads: set[Carried] = set()
         self._stopping = False
         self._over = False
+        self._feeds_later = False
 
     def wake(self) -> None:
         """Something was put into `ready`."""
@@ -98,10 +102,21 @@ class EventLoop:
         while len(self._tasks) < self._concurrency:
             received = self._ready.pop()
             if received is None:
+                self._feed_later()
                 return
             task = self._loop.create_task(self._work(received))
             self._tasks[task] = received
             task.add_done_callback(self._done)
+
+    def _feed_later(self) -> None:
+        """Look again if something waits, as then what is higher is on its way."""
+        if len(self._ready) and not self._feeds_later and self._loop is not None:
+            self._feeds_later = True
+            self._loop.call_later(RETRY_SECONDS, self._feed_again)
+
+    def _feed_again(self) -> None:
+        self._feeds_later = False
+        self._feed()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         received = self._tasks.pop(task)
@@ -112,6 +127,7 @@ class EventLoop:
                 "internal error at an async job; its delivery is not acknowledged and returns to the queue",
                 exc_info=error,
             )
+        self._ready.ended(received)
         self._feed()
 
     def stop(self, timeout: float) -> bool:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from broker_jobs.broker.interface import Consumer
-from broker_jobs.broker.names import work_queue
+from broker_jobs.broker.names import work_queues
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
 from broker_jobs.consumer.revocations import Revocations
@@ -95,9 +95,11 @@ class FlowControl:
                 return
             wanted = frozenset(self._queues) if self._flooded else self._revocations.paused & frozenset(self._queues)
             for queue in wanted - self._shut:
-                self._subscription.pause(work_queue(queue), paused=True)
+                for name in work_queues(queue):
+                    self._subscription.pause(name, paused=True)
             for queue in self._shut - wanted:
-                self._subscription.pause(work_queue(queue), paused=False)
+                for name in work_queues(queue):
+                    self._subscription.pause(name, paused=False)
             self._shut = wanted
 
     def _mean(self, now_monotonic: float) -> float | None:

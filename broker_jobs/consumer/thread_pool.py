@@ -17,6 +17,9 @@ from broker_jobs.consumer.received_delivery import ReceivedDelivery
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 0.002
+"""Between two looks at what waits for a higher job to come."""
+
 
 class ThreadPool:
     """At most `concurrency` threads that take from `ready` and call `work`."""
@@ -52,7 +55,8 @@ class ThreadPool:
         me = threading.get_ident()
         get, pop, work, busy = self._tokens.get, self._ready.pop, self._work, self._busy
         while get():
-            received = pop()
+            while (received := pop()) is None and len(self._ready):  # what is higher is on its way
+                time.sleep(RETRY_SECONDS)
             if received is None:  # returned meanwhile
                 continue
             busy[me] = None
@@ -64,6 +68,7 @@ class ThreadPool:
                     received.envelope.id,
                     exc_info=True,
                 )
+            self._ready.ended(received)
             del busy[me], received
         self._tokens.put(False)  # the next thread is to learn it too
 

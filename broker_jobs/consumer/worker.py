@@ -39,7 +39,7 @@ from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
 from broker_jobs.consumer.thread_pool import ThreadPool
-from broker_jobs.errors import UsageError
+from broker_jobs.errors import BrokerError, UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 """How long a worker waits for the coordinator's answer before it works without."""
+LOOK_SECONDS = 2.0
+"""How long a look at a work queue may take before the start."""
 STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
 CANCEL_SECONDS = 5.0
@@ -89,7 +91,7 @@ class Worker:
 
         self._running = Running()
         self._revocations = Revocations()
-        self._acknowledger = Acknowledger(self._clock)
+        self._acknowledger = Acknowledger(self._clock, lambda: self._flow_control.prefetch)
         self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
         self._flow_control = FlowControl(
             self._queues,
@@ -112,8 +114,8 @@ class Worker:
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
         )
-        self._ready = LocalQueue(self._queues)
-        self._ready_async = LocalQueue(self._queues)
+        self._ready = LocalQueue(self._queues, self._acknowledger, self._clock)
+        self._ready_async = LocalQueue(self._queues, self._acknowledger, self._clock)
         self._threads = ThreadPool(self._ready, self._runner.run, concurrency)
         self._loop = EventLoop(self._ready_async, self._runner.run_async, concurrency)
         self._receiver = Receiver(
@@ -246,11 +248,12 @@ class Worker:
                 "they are applied when it answers",
                 HELLO_SECONDS,
             )
+        _expect_higher(self._broker, self._queues, (self._ready, self._ready_async))
         with self._lock:
             if self._stopping:
                 return
             self._subscription = self._broker.subscribe(
-                [names.work_queue(queue) for queue in self._queues],
+                [name for queue in self._queues for name in names.work_queues(queue)],
                 self._receiver.take,
                 prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
@@ -346,6 +349,18 @@ class Worker:
         message = Message(names.REPORT, names.LOG_KEY, body, type="events")
         future = self._broker.publish([message], timeout=self._settings.publish_timeout)
         future.add_done_callback(partial(_told, ended))
+
+
+def _expect_higher(broker: Broker, queues: Sequence[str], local_queues: Sequence[LocalQueue]) -> None:
+    """Let what waits in the broker with a higher priority come before the first job of a lower one starts."""
+    try:
+        for name in [name for queue in queues for name in names.work_queues(queue)[:-1]]:
+            depth = broker.depth(name, timeout=LOOK_SECONDS)
+            if depth is not None and depth[0]:
+                for ready in local_queues:
+                    ready.expect(name)
+    except BrokerError as error:
+        logger.debug("no look at what waits: %s", error)
 
 
 def _told(ended: Callable[[str | None], None], future: Future[list[PublishFailure | None]]) -> None:

@@ -196,7 +196,7 @@ def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
             one.queue,
             one.doc,
             [p.model_dump(mode="json") for p in one.parameters],
-            options=one.model_dump(mode="json", include={"policy", "tags", "unique", "limits"}),
+            options=one.model_dump(mode="json", include={"priority", "policy", "tags", "unique", "limits"}),
         )
         for one in command.functions
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from broker_jobs.broker.work_depth import WorkDepth
+
 
 class CoordinatorObserver:
     """Callbacks from the coordinator's thread; they must be quick and must not raise."""
@@ -25,7 +27,10 @@ class CoordinatorObserver:
         """This coordinator became the active one, or stepped down."""
 
     def depth(self, queue: str, ready: int, consumers: int) -> None:
-        """Messages ready and consumers of a broker's queue."""
+        """Messages ready and consumers of a broker's queue that is no work queue."""
+
+    def work_depth(self, queue: str, depth: WorkDepth) -> None:
+        """Messages ready in the work queues of a queue, and their consumers."""
 
     def oldest(self, queue: str, seconds: float) -> None:
         """How long the oldest enqueued job of a queue has waited."""

@@ -28,7 +28,8 @@ def release(row: Row, envelope: Envelope | None = None) -> Message:
         careful=row.crashes + row.returns > 0 or until_started,
         due_at=as_datetime(row.due_at) if row.due_at is not None else None,
     )
-    return Message(names.WORK, row.queue, codec.encode(envelope), type="job", message_id=row.id)
+    key = names.work_key(row.queue, envelope.priority)
+    return Message(names.WORK, key, codec.encode(envelope), type="job", message_id=row.id)
 
 
 def delay_copy(row: Row, now: Instant) -> tuple[Message, int] | None:

@@ -28,6 +28,7 @@ from broker_jobs.coordinator.state_machine.steps import COME
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import Succeeded
+from broker_jobs.messages.priority import NORMAL
 from broker_jobs.messages.state import State
 from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.store.plain_jobs import SUCCEEDED, Copy, Known, Success
@@ -271,6 +272,7 @@ def _copy(one: ReadyCopy | WaitingCopy, released_at: Instant | None) -> Copy:
         one.body,
         envelope.parent,
         " ".join(envelope.tags) or None,
+        None if envelope.priority == NORMAL else envelope.priority,
     )
 
 

@@ -15,6 +15,7 @@ from broker_jobs.beat import cron as cron
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS
 from broker_jobs.broker.interface import Broker
+from broker_jobs.broker.work_depth import work_depth
 from broker_jobs.clock import Clock, Instant, WallTime
 from broker_jobs.coordinator.leadership import Leadership
 from broker_jobs.coordinator.liveness import Liveness
@@ -113,21 +114,21 @@ class Watch:
         for queue, paused in self._store.reader.queues.all().items():
             self._observer.paused(queue, paused)
             seen_at, monotonic = WallTime(self._clock.now()), self._clock.monotonic()
-            depth = self._broker.depth(names.work_queue(queue))
+            depth = work_depth(self._broker, queue)
             if depth is None:
                 continue
             if self._leadership.stepped_up:
-                self._liveness.depth_seen(queue, depth[0], seen_at, monotonic)
-            self._observer.depth(queue, *depth)
+                self._liveness.depth_seen(queue, depth.total, seen_at, monotonic)
+            self._observer.work_depth(queue, depth)
             released_at = self._store.reader.queues.oldest(queue)
             self._observer.oldest(queue, 0.0 if released_at is None else max(0.0, seen_at - WallTime(released_at)))
         looked = [names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS]
         if self._leadership.stepped_up and next(self._looks) % DELAY_QUEUES_EVERY_LOOKS == 0:
             looked += [names.delay_queue(step) for step in range(LEVELS)]
         for queue in looked:
-            depth = self._broker.depth(queue)
-            if depth is not None:
-                self._observer.depth(queue, *depth)
+            own = self._broker.depth(queue)
+            if own is not None:
+                self._observer.depth(queue, *own)
         overdue = self._overdue.seconds(self._store.reader.schedules.all(), self._clock.now())
         self._observer.kept(self._store.reader.dead_letters.count(), overdue)
         self._observer.states({str(state): count for state, count in self._store.reader.statistics.counts().items()})

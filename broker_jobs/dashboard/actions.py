@@ -26,6 +26,7 @@ from broker_jobs.messages.commands import (
     RequeueJob,
     RunJob,
 )
+from broker_jobs.messages.priority import Priority
 from broker_jobs.messages.state import State
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.receipt import Receipt
@@ -159,16 +160,18 @@ class Actions:
         kwargs: dict[str, Any],
         *,
         queue: str | None = None,
+        priority: Priority | None = None,
         due_at: float | None = None,
     ) -> str:
         """Run a job. Returns its id.
 
         Raises:
+            OptionError: the queue or the priority is none.
             ArgumentsError: the arguments do not match the declared parameters, or JSON cannot represent them.
             EnqueueError: the message is too large.
         """
         requests = self._requests.on_behalf_of(by)
-        remote = checked_remote(requests, self._queries, job, args, kwargs, queue=queue)
+        remote = checked_remote(requests, self._queries, job, args, kwargs, queue=queue, priority=priority)
         due = None if due_at is None else scheduled_time(_datetime(due_at), requests.now())
         envelope = remote.new_envelope(remote.bind_arguments(tuple(args), kwargs), requests.now(), due)
         body = encode_limited(envelope, requests.connection.settings.max_body)

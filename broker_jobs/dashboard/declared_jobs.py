@@ -12,13 +12,21 @@ from broker_jobs.dashboard.views import FunctionView
 from broker_jobs.function.keys import filled
 from broker_jobs.function.options import FunctionOptions, JobOptions, job_options
 from broker_jobs.messages.envelope import Envelope
+from broker_jobs.messages.priority import Priority
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import ScheduledTime
 
 
 def checked_remote(
-    requests: RequestClient, queries: Queries, job: str, args: list[Any], kwargs: dict[str, Any], *, queue: str | None
+    requests: RequestClient,
+    queries: Queries,
+    job: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    *,
+    queue: str | None,
+    priority: Priority | None,
 ) -> RemoteJob:
     """The remote job of this name, after its arguments were checked."""
     check_json(args, kwargs)
@@ -26,10 +34,16 @@ def checked_remote(
     if function is not None:
         check_arguments(function, args, kwargs)
     target = queue or (function.queue if function is not None else None)
-    options: JobOptions = {"name": job} if target is None else {"name": job, "queue": target}
+    options: JobOptions = {"name": job}
+    if target is not None:
+        options["queue"] = target
+    if priority is not None:
+        options["priority"] = priority
     chosen = job_options(options)
     if function is not None:  # with all that its code declares
-        chosen = replace(chosen, policy=function.policy, tags=tuple(function.tags))
+        chosen = replace(
+            chosen, priority=priority or function.priority, policy=function.policy, tags=tuple(function.tags)
+        )
         return DeclaredJob(job, chosen, requests, function)
     return RemoteJob(job, chosen, requests)
 

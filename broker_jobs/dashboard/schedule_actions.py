@@ -14,6 +14,7 @@ from broker_jobs.dashboard.declared_jobs import checked_remote
 from broker_jobs.dashboard.queries import Queries
 from broker_jobs.errors import OptionError, UsageError
 from broker_jobs.messages.commands import Command, Misfire, Overlap, PutRecurring, Schedule
+from broker_jobs.messages.priority import Priority
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
 from broker_jobs.producer.requests import RequestClient
 
@@ -38,10 +39,12 @@ class ScheduleActions:
         args: list[Any],
         kwargs: dict[str, Any],
         queue: str | None = None,
+        priority: Priority | None = None,
     ) -> None:
         """Add a recurring job, or replace the one of this name. `change` keeps its call."""
         requests = self._requests.on_behalf_of(by)
-        call = checked_remote(requests, self._queries, job, args, kwargs, queue=queue).bind(*args, **kwargs)
+        remote = checked_remote(requests, self._queries, job, args, kwargs, queue=queue, priority=priority)
+        call = remote.bind(*args, **kwargs)
         options = cast("RecurringOptions", {"tz": tz, "misfire": misfire, "overlap": overlap})
         self._recurring(requests).put(name, cron, call, **options)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
+from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.messages.state import State
 
 Severity = Literal["error", "warning"]
@@ -38,6 +39,7 @@ class JobSummary(View):
     job: str = Field(description="name of the job; empty: not known yet")
     call: str = Field(description="the call as Python code, on one line of at most 200 characters")
     queue: str
+    priority: Priority
     state: State
     reason_code: str = Field(description="reason for the state: retry, crash, alias, unsatisfied, cancel, …; or empty")
     reason: str
@@ -229,6 +231,8 @@ class QueueView(View):
     name: str
     paused: bool
     enqueued: int
+    enqueued_high: int = Field(description="those of `enqueued` that have a high priority")
+    enqueued_low: int = Field(description="those of `enqueued` that have a low priority")
     processing: int
     scheduled: int
     failed: int
@@ -248,6 +252,7 @@ class ScheduleSummary(View):
     job: str
     call: str
     queue: str
+    priority: Priority
     origin: str = Field(description="the program whose code declares it; empty: added at run time")
     paused: bool
     next_at: datetime | None
@@ -425,6 +430,7 @@ class FunctionView(View):
     origin: str
     doc: str
     parameters: list[Parameter]
+    priority: Priority = Field(default=NORMAL, description="as declared in the code")
     policy: Policy = Field(default_factory=Policy, description="retries and timeouts, as declared in the code")
     tags: list[str] = Field(default_factory=list)
     unique: UniqueKey | None = Field(default=None, description="as declared in the code; its key is a template")

@@ -55,6 +55,7 @@ def describe(function: Function, masked: Collection[str] = ()) -> FunctionInfo:
         queue=function.options.queue,
         doc=_first_paragraph(function.fn),
         parameters=parameters,
+        priority=function.options.priority,
         policy=function.options.policy,
         tags=function.options.tags,
         unique=declared_unique(function.options.unique),

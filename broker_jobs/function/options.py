@@ -26,6 +26,7 @@ from broker_jobs.messages.envelope import (
     MAX_TAGS,
     Policy,
 )
+from broker_jobs.messages.priority import NORMAL, PRIORITIES, Priority
 
 
 class Options(TypedDict, total=False):
@@ -33,6 +34,10 @@ class Options(TypedDict, total=False):
 
     queue: str
     """The queue whose workers run it; default "default"."""
+    priority: Priority
+    """How urgent it is within its queue: "high", "normal" or "low"; default "normal". A worker starts what is high
+    before what is normal, and that before what is low. What runs is not interrupted. As long as higher jobs wait, lower
+    ones do too."""
     retries: int
     """Runs after the first one, 0 to 1,000,000; default 10."""
     backoff: Sequence[Seconds]
@@ -82,6 +87,7 @@ class FunctionOptions:
 
     name: str | None = None
     queue: str = "default"
+    priority: Priority = NORMAL
     policy: Policy = _USUAL
     unique: Unique | None = None
     limits: tuple[Limit, ...] = ()
@@ -175,6 +181,13 @@ def _queue(value: Any) -> str:
     return value
 
 
+def _priority(value: Any) -> Priority:
+    found = next((priority for priority in PRIORITIES if isinstance(value, str) and value == priority), None)
+    if found is None:
+        _wrong("priority", "'high', 'normal' or 'low'", value)
+    return found
+
+
 def _retries(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_RETRIES:
         _wrong("retries", f"an int from 0 to {_MAX_RETRIES:_}", value)
@@ -253,6 +266,7 @@ def check_id(value: object, title: str = "id") -> str:
 _POLICY = frozenset({"retries", "backoff", "timeout", "expires"})
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": _queue,
+    "priority": _priority,
     "retries": _retries,
     "backoff": _backoff,
     "timeout": _timeout,

@@ -29,6 +29,7 @@ from broker_jobs.messages.envelope import (
     UniqueKey,
 )
 from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, ErrorInfo, Id, Number, Queues, Running, Timestamp, WorkerRef
+from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.messages.state import State
 
 Misfire = Literal["skip", "once", "all"]
@@ -294,6 +295,7 @@ class FunctionInfo(BaseModel):
     queue: QueueName
     doc: str = Field(default="", max_length=MAX_DOC_CHARS)
     parameters: list[ParameterInfo] = Field(default_factory=list, max_length=1_000, fail_fast=True)
+    priority: Priority = Field(default=NORMAL, description="from its code")
     policy: Policy = Field(default_factory=Policy, description="retries, timeout and expiry from its code")
     tags: tuple[Annotated[str, Field(max_length=MAX_TAG_CHARS)], ...] = Field(
         default=(), max_length=MAX_TAGS, fail_fast=True

@@ -22,6 +22,8 @@ from pydantic import (
     field_validator,
 )
 
+from broker_jobs.messages.priority import NORMAL, Priority
+
 WIRE_VERSION = 1
 """The major version of the envelope. A message of another version becomes a dead letter."""
 
@@ -165,6 +167,9 @@ class Envelope(BaseModel):
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName = "default"
+    priority: Priority = Field(
+        default=NORMAL, description="within its queue, high starts before normal before low; see the routing key"
+    )
     epoch: int = Field(
         default=1,
         ge=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker_jobs import metrics as m
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker
+from broker_jobs.broker.work_depth import WorkDepth
 from broker_jobs.coordinator.observer import CoordinatorObserver
 
 _BACKLOGS = {
@@ -91,9 +92,11 @@ class CoordinatorMetrics(CoordinatorObserver):
         elif queue.startswith(f"{names.DELAY}."):
             self._delays[queue] = ready
             self._metrics.set(m.DELAY_BACKLOG, sum(self._delays.values()))
-        else:  # a work queue, by its name in code or on the broker
-            self._metrics.set(m.DEPTH, ready, (names.queue_of(queue),))
-            self._metrics.set(m.CONSUMERS, consumers, (names.queue_of(queue),))
+
+    def work_depth(self, queue: str, depth: WorkDepth) -> None:
+        for priority, ready in depth.ready.items():
+            self._metrics.set(m.DEPTH, ready, (queue, priority))
+        self._metrics.set(m.CONSUMERS, depth.consumers, (queue,))
 
     def oldest(self, queue: str, seconds: float) -> None:
         self._metrics.set(m.OLDEST, seconds, (queue,))

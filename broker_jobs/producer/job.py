@@ -274,6 +274,7 @@ class Job(Generic[P, R_co]):
             args=args,
             kwargs=kwargs,
             queue=options.queue,
+            priority=options.priority,
             created_at=created_at,
             due_at=None if due_at is None else as_datetime(due_at),
             after=after,

@@ -1,6 +1,6 @@
 """Decides where an envelope is published: work queue, delay queue, or the log alone. Pure.
 
-a job that is ready           the submit exchange, routing key = queue: it reaches the work queue and the log
+a job that is ready           the submit exchange, routing key = work key: it reaches the work queue and the log
 due in less than 2 s          the log alone: the coordinator's timer is more exact than a delay queue
 due later                     the log, and the longest delay queue that is not longer than the delay
 with parents                  the log alone: the coordinator holds it
@@ -86,7 +86,7 @@ def message_for(envelope: Envelope, now: Instant, max_body: int, *, own_id: bool
         if is_generated_id(envelope.id):
             return _message(envelope, max_body, names.OFFER, names.LOG_KEY, "repeat")
         return _message(envelope.evolve(epoch=0), max_body, names.OFFER, names.LOG_KEY)
-    return _message(envelope, max_body, names.SUBMIT, envelope.queue)
+    return _message(envelope, max_body, names.SUBMIT, names.work_key(envelope.queue, envelope.priority))
 
 
 def encode_limited(envelope: Envelope, max_body: int) -> bytes:

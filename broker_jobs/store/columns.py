@@ -148,8 +148,8 @@ _ASSIGN = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "
 SELECT = f"SELECT {_NAMES} FROM jobs"  # noqa: S608  # names of our own columns
 LOAD_SQLITE = f"{SELECT} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 LOAD_POSTGRESQL = f"{SELECT} WHERE id = ANY(%s)"
-KNOWN_SQLITE = "SELECT id, state, queue, reason_code FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-KNOWN_POSTGRESQL = "SELECT id, state, queue, reason_code FROM jobs WHERE id = ANY(%s)"
+KNOWN_SQLITE = "SELECT id, state, queue, reason_code, priority FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+KNOWN_POSTGRESQL = "SELECT id, state, queue, reason_code, priority FROM jobs WHERE id = ANY(%s)"
 SAVE_SQLITE = (
     f"INSERT INTO jobs ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # as above
     f" ON CONFLICT (id) DO UPDATE SET {_ASSIGN}"

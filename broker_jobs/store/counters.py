@@ -17,11 +17,18 @@ from broker_jobs.store import schema
 from broker_jobs.store.buckets import bucket_of
 from broker_jobs.store.columns import clean_text
 from broker_jobs.store.connections import WriteConnection
-from broker_jobs.store.row import Row
+from broker_jobs.store.row import Reason, Row
 
 MINUTE_SECONDS = 60
+AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
+"""Why a scheduled job runs again after a failure."""
 RETRY = "retry"
 """Stands among the states of `counts` for jobs that are scheduled to run again after a failure; they count twice."""
+WAITING = {"high": "enqueued high", "low": "enqueued low"}
+"""Stand among the states of `counts` for enqueued jobs of these priorities; they count twice."""
+STATES = tuple(state.value for state in State)
+"""What stands among them once for each job."""
+SCHEDULED, ENQUEUED = State.SCHEDULED.value, State.ENQUEUED.value
 FINAL_TEXT = frozenset(state.value for state in FINAL)
 
 
@@ -55,6 +62,13 @@ class EndedJob(NamedTuple):
     ended_at: Instant
 
 
+def part_of(state: str, reason_code: str | None, priority: str | None) -> str | None:
+    """What a row counts as beside its state."""
+    if state == SCHEDULED:
+        return RETRY if reason_code in AGAIN else None
+    return WAITING.get(priority or "") if state == ENQUEUED else None
+
+
 def ended_job(row: Row) -> EndedJob:
     """What is counted of a row that has ended."""
     return EndedJob(
@@ -78,17 +92,17 @@ class Counters:
         self._of_kinds: Counter[tuple[int, str, str]] = Counter()
         self._durations: Counter[tuple[int, str, str, int]] = Counter()
 
-    def enter(self, queue: str, state: str, retries: bool = False) -> None:
-        """A row is now in this state of this queue; `retries`: as it runs again after a failure."""
+    def enter(self, queue: str, state: str, part: str | None = None) -> None:
+        """A row is now in this state of this queue; `part`: it counts there too (`RETRY`, or of `WAITING`)."""
         self._counts[queue, state] += 1
-        if retries:
-            self._counts[queue, RETRY] += 1
+        if part is not None:
+            self._counts[queue, part] += 1
 
-    def leave(self, queue: str, state: str, retries: bool = False) -> None:
+    def leave(self, queue: str, state: str, part: str | None = None) -> None:
         """A row is no longer in this state of this queue."""
         self._counts[queue, state] -= 1
-        if retries:
-            self._counts[queue, RETRY] -= 1
+        if part is not None:
+            self._counts[queue, part] -= 1
 
     def ended(self, job: EndedJob) -> None:
         """A job has come to the final state it is in."""

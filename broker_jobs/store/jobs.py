@@ -13,8 +13,8 @@ from pydantic_core import to_json
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection, in_chunks
-from broker_jobs.store.counters import FINAL_TEXT, Counters, ended_job
-from broker_jobs.store.row import Reason, Row
+from broker_jobs.store.counters import FINAL_TEXT, Counters, ended_job, part_of
+from broker_jobs.store.row import Row
 
 CHUNK = 2_000
 """Rows of one statement."""
@@ -23,10 +23,6 @@ _CONFIRM_POSTGRESQL = (
     "UPDATE jobs SET publication = 2, sender = NULL WHERE id = ANY(%s) AND epoch = %s AND publication + 0 = 1"
 )
 """Of one epoch, by its jobs: joined with an array, all that are being published are looked at."""
-AGAIN = frozenset({Reason.RETRY, Reason.CRASH})
-"""Why a scheduled job runs again after a failure."""
-SCHEDULED = State.SCHEDULED.value
-
 _ANY_AWAITING = f"SELECT 1 FROM jobs WHERE state = '{State.AWAITING.value}' LIMIT 1"  # noqa: S608  # a constant of ours
 
 
@@ -39,7 +35,7 @@ class JobStore:
         self._connection = connection
         self.counters = Counters()
         """What has changed of them, of whichever part."""
-        self._known: dict[str, tuple[str, str, bool] | None] = {}
+        self._known: dict[str, tuple[str, str, str | None] | None] = {}
 
     def load(self, ids: Iterable[str]) -> dict[str, Row]:
         """The rows of these ids, by id; an unknown id is left out."""
@@ -115,8 +111,9 @@ class JobStore:
         if not ids:
             return
         self._known.update(dict.fromkeys(ids))
-        for job_id, state, queue, reason_code in self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids):
-            self._known[job_id] = (queue, state, state == SCHEDULED and reason_code in AGAIN)
+        known = self._select(columns.KNOWN_POSTGRESQL, columns.KNOWN_SQLITE, ids)
+        for job_id, state, queue, reason_code, priority in known:
+            self._known[job_id] = queue, state, part_of(state, reason_code, priority)
 
     def _count(self, row: Row) -> None:
         before, after = self._known[row.id], _counted(row)
@@ -135,7 +132,7 @@ class JobStore:
         return self._connection.exec_driver_sql(sqlite, (to_json(ids).decode(),)).all()
 
 
-def _counted(row: Row) -> tuple[str, str, bool]:
+def _counted(row: Row) -> tuple[str, str, str | None]:
     """Where the counters count a row."""
     state = row.state.value
-    return row.queue, state, state == SCHEDULED and row.reason_code in AGAIN
+    return row.queue, state, part_of(state, row.reason_code, row.priority)

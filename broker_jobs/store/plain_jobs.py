@@ -17,7 +17,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.connections import WriteConnection
-from broker_jobs.store.counters import Counters, EndedJob
+from broker_jobs.store.counters import WAITING, Counters, EndedJob
 from broker_jobs.store.row import Conditions, Row, WaitReason
 
 AWAITING, SCHEDULED, ENQUEUED, SUCCEEDED = "awaiting", "scheduled", "enqueued", "succeeded"
@@ -37,7 +37,7 @@ _IS_PLAIN = (
 )
 """Nothing has become of it but that it was released, by its producer or (`Conditions.RELEASED`) by the coordinator."""
 _IN_LINES = f"conditions & {Conditions.LINES} > 0"
-_KNOWN = f"SELECT id, queue, job, created_at, due_at, history, batch, {_IN_LINES}, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
+_KNOWN = f"SELECT id, queue, job, created_at, due_at, history, batch, priority, {_IN_LINES}, {_IS_PLAIN} FROM jobs"  # noqa: S608  # a constant of ours
 _KNOWN_SQLITE = f"{_KNOWN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
 _KNOWN_POSTGRESQL = f"{_KNOWN} WHERE id = ANY(%s)"
 
@@ -46,7 +46,19 @@ _ALWAYS = {
     "interruptions": "0", "waits": "0", "conditions": "0", "gives_back": "0",
 }  # fmt: skip
 """What every plain row has when it is made; what it does not name is NULL."""
-_COPY = ("id", "job", "queue", "due_at", "created_at", "released_at", "retries", "envelope", "parent", "tags")
+_COPY = (
+    "id",
+    "job",
+    "queue",
+    "due_at",
+    "created_at",
+    "released_at",
+    "retries",
+    "envelope",
+    "parent",
+    "tags",
+    "priority",
+)
 _END = ("changed_at", "started_at", "ended_at", "result", "result_lost", "ran_on", "ran_host")
 _IS_WAITING = (
     "state = CASE WHEN waits = 0 THEN 'scheduled' ELSE 'awaiting' END AND publication = 0 AND epoch = 0"
@@ -59,7 +71,7 @@ _IS_WAITING = (
 """Nothing has become of it but that it was accepted."""
 _WAITING_COLUMNS = (
     "id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, parent, batch, tags, counted_as"
-    ", history"
+    ", history, priority"
 )
 _WAITING = f"SELECT {_WAITING_COLUMNS} FROM jobs WHERE {_IS_WAITING} AND (due_at IS NULL OR due_at <= "  # noqa: S608  # as above
 _WAITING_SQLITE = f"{_WAITING}?) AND waits = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
@@ -79,6 +91,7 @@ class Copy(NamedTuple):
     envelope: str
     parent: str | None
     tags: str | None
+    priority: str | None
 
 
 class Success(NamedTuple):
@@ -103,6 +116,7 @@ class Known(NamedTuple):
     due_at: Instant | None
     history: str | None
     batch: str | None
+    priority: str | None
     in_lines: bool
     """It may have something in lines."""
     is_plain: bool
@@ -136,7 +150,7 @@ class PlainJobStore:
         """Jobs that have no row yet: they are enqueued."""
         self._connection.write_rows(*_ADD, [[*copy, copy.released_at] for copy in copies])
         for copy in copies:
-            self._counters.enter(copy.queue, ENQUEUED)
+            self._counters.enter(copy.queue, ENQUEUED, _part(copy.priority))
 
     def add_delayed(self, jobs: Sequence[tuple[Copy, Instant | None]], now: Instant) -> None:
         """Jobs that have no row yet and wait for their time; with each, until when a copy may be in the delay
@@ -165,12 +179,12 @@ class PlainJobStore:
         state = State.AWAITING if waits else State.SCHEDULED
         rows: dict[str, Row] = {}
         for id, job, queue, due_at, created_at, copy_until, retries, envelope, reason, *more in found.all():
-            parent, batch, tags, counted_as, stored = more
+            parent, batch, tags, counted_as, stored, priority = more
             history = [(at, entered, why) for at, entered, why in from_json(stored or "[]")]
             rows[id] = Row(
                 id, job or "", queue, state, due_at=due_at, created_at=created_at, copy_until=copy_until,
                 retries=retries, envelope=envelope, reason=reason or "", parent=parent, batch=batch, tags=tags or "",
-                counted_as=counted_as, waits=waits, history=history,
+                counted_as=counted_as, waits=waits, history=history, priority=priority,
             )  # fmt: skip
         return rows
 
@@ -183,7 +197,7 @@ class PlainJobStore:
         self._connection.write_rows(*_RELEASE, values)
         for row in rows:
             self._counters.leave(row.queue, before.value)
-            self._counters.enter(row.queue, ENQUEUED)
+            self._counters.enter(row.queue, ENQUEUED, _part(row.priority))
 
     def add_succeeded(self, jobs: Sequence[tuple[Copy, Success]]) -> None:
         """Jobs that have no row yet and have succeeded."""
@@ -205,7 +219,7 @@ class PlainJobStore:
         for names, rows in values.items():
             self._connection.write_rows(*_succeeds(*names), rows)
         for known, end in jobs:
-            self._counters.leave(known.queue, ENQUEUED)
+            self._counters.leave(known.queue, ENQUEUED, _part(known.priority))
             self._counters.enter(known.queue, SUCCEEDED)
             self._ended(known, end)
 
@@ -214,6 +228,10 @@ class PlainJobStore:
         self._counters.ended(
             EndedJob(SUCCEEDED, job.queue, job.job or "", end.changed_at, began_at, end.started_at, end.ended_at)
         )
+
+
+def _part(priority: str | None) -> str | None:
+    return None if priority is None else WAITING[priority]
 
 
 def _insert(given: tuple[str, ...], always: dict[str, str]) -> tuple[str, str]:

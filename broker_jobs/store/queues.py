@@ -10,7 +10,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import schema
 from broker_jobs.store.connections import Reading, WriteConnection, cleaned
-from broker_jobs.store.counters import MINUTE_SECONDS, RETRY
+from broker_jobs.store.counters import MINUTE_SECONDS, STATES, WAITING
 from broker_jobs.store.views import QueueRow
 
 QUEUES = select(schema.queues.c.name).order_by(schema.queues.c.name)
@@ -78,7 +78,7 @@ class QueueReader:
         """How many jobs are in each state of each known queue: the kept counters."""
         with self._reading() as connection:
             found = {name: dict.fromkeys(State, 0) for name in connection.execute(QUEUES).scalars()}
-            query = select(schema.counts).where(schema.counts.c.state != RETRY)
+            query = select(schema.counts).where(schema.counts.c.state.in_(STATES))
             for queue, state, n in connection.execute(query):
                 found.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
         return found
@@ -95,9 +95,12 @@ class QueueReader:
         with self._reading() as connection:
             paused = {name: bool(flag) for name, flag in connection.execute(_QUEUES)}
             counts = {name: dict.fromkeys(State, 0) for name in paused}
+            parts: dict[tuple[str, str], int] = {}
             for queue, state, n in connection.execute(_COUNTS):
-                if state != RETRY:
+                if state in STATES:
                     counts.setdefault(queue, dict.fromkeys(State, 0))[State(state)] = int(n)
+                else:
+                    parts[queue, state] = int(n)
             rates = {queue: int(n) / RATE_MINUTES for queue, n in connection.execute(_RATES, values)}
             oldest = {
                 queue: connection.execute(_OLDEST, {"queue": queue}).scalar_one_or_none()
@@ -105,6 +108,13 @@ class QueueReader:
                 if states[State.ENQUEUED]
             }
         return [
-            QueueRow(name, paused.get(name, False), counts[name], oldest.get(name), rates.get(name, 0.0))
+            QueueRow(
+                name,
+                paused.get(name, False),
+                counts[name],
+                oldest.get(name),
+                rates.get(name, 0.0),
+                {priority: parts.get((name, part), 0) for priority, part in WAITING.items()},
+            )
             for name in sorted(counts)
         ]

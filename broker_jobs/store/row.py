@@ -142,6 +142,8 @@ class Row:
     """The worker that ran it last; kept when the run has ended."""
     ran_host: str | None = None
     """The host of that worker."""
+    priority: str | None = None
+    """high or low; None: normal."""
 
     @property
     def is_waiting(self) -> bool:

@@ -77,6 +77,7 @@ jobs = Table(
     Column("gives_back", BigInteger, nullable=False),
     Column("ran_on", Text),
     Column("ran_host", Text),
+    Column("priority", Text),
 )
 
 attempts = Table(

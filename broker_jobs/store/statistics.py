@@ -14,7 +14,7 @@ from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store import schema
 from broker_jobs.store.buckets import quantile
 from broker_jobs.store.connections import Reading
-from broker_jobs.store.counters import MINUTE_SECONDS, RETRY
+from broker_jobs.store.counters import MINUTE_SECONDS, STATES
 from broker_jobs.store.views import EndedRow, KindRow, Latency
 
 _RETRIES = text("SELECT coalesce(sum(n), 0) FROM counts WHERE state = 'retry'")
@@ -46,7 +46,7 @@ class Statistics:
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state: the kept counters."""
         query = select(schema.counts.c.state, func.sum(schema.counts.c.n)).group_by(schema.counts.c.state)
-        query = query.where(schema.counts.c.state != RETRY)
+        query = query.where(schema.counts.c.state.in_(STATES))
         with self._reading() as connection:
             kept = {State(state): int(n) for state, n in connection.execute(query)}
         return {state: kept.get(state, 0) for state in State}

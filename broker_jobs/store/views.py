@@ -70,6 +70,8 @@ class QueueRow:
     oldest: Instant | None
     """When the job that waits longest for a worker was released."""
     ended_per_minute: float
+    waiting: dict[str, int]
+    """Of the enqueued jobs those that are high and those that are low."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -90,10 +90,15 @@ class ManualBroker:
         return received
 
     def take_first(self, paused: frozenset[str]) -> Delivery | None:
-        """Remove and return the oldest message of all work queues that are not paused; None if there is none."""
-        work = [(name, queue) for name, queue in self._queues.items() if name.startswith(names.work_queue(""))]
-        heads = [queue for name, queue in work if queue and names.queue_of(name) not in paused]
-        return min(heads, key=lambda queue: queue[0].tag).popleft() if heads else None
+        """Remove and return the next message for a worker; None if there is none.
+
+        Of each queue that is not paused, the oldest message of the highest priority; of those, the oldest.
+        """
+        heads: dict[str, deque[Delivery]] = {}
+        for name, waiting in self._queues.items():  # a queue's work queues stand in the order of their priority
+            if waiting and name.startswith(names.work_queue("")) and names.queue_of(name) not in paused:
+                heads.setdefault(names.queue_of(name), waiting)
+        return min(heads.values(), key=lambda waiting: waiting[0].tag).popleft() if heads else None
 
     def subscribe(
         self,

@@ -19,10 +19,12 @@ export class Producer {
     return { v: 1, id: uuidv7(), job, args, queue: 'default', created_at: new Date().toISOString(), ...options };
   }
 
-  // A job that runs as soon as a worker is free.
+  // A job that runs as soon as a worker is free. The key names its queue, and a priority that is not normal.
   async enqueue(job, args, options) {
     const envelope = this.envelope(job, args, options);
-    await this.#publish('jobs.v1.submit', envelope.queue, 'job', envelope.id, envelope);
+    const { queue, priority = 'normal' } = envelope;
+    const key = priority === 'normal' ? queue : `${queue}:${priority}`;
+    await this.#publish('jobs.v1.submit', key, 'job', envelope.id, envelope);
     return envelope.id;
   }
 

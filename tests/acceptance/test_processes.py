@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -245,6 +247,39 @@ def test_purging_a_queue_deletes_its_jobs_so_that_none_comes_back(
     assert [receipt.state() for receipt in receipts] == [State.DELETED] * 3
     assert terminal.marks() == ["hello kept"]
     assert coordinator.process.poll() is None
+
+
+def test_the_commands_about_a_queue_see_and_purge_the_jobs_of_all_priorities(
+    terminal: Terminal, vhost: Vhost, coordinator: Running, jobs: BrokerJobs
+) -> None:
+    url, store = ["--url", vhost.url], ["--store", terminal.store]
+    assert coordinator.process.poll() is None
+    receipts = [
+        jobs.remote("hello", priority=priority).enqueue(f"{priority} {n}")
+        for priority, count in (("high", 1), ("normal", 2), ("low", 3))
+        for n in range(count)
+    ]
+
+    def listed() -> dict[str, Any]:
+        (queue,) = json.loads(terminal.output("queues", "list", "--json", *url, *store))
+        return {name: queue[name] for name in ("queue", "ready", "high", "low", "consumers", "enqueued")}
+
+    all_six = {"queue": "default", "ready": 6, "high": 1, "low": 3, "consumers": 0, "enqueued": 6}
+    eventually(lambda: listed() == all_six, 30, "all are counted")
+    assert "6 ready jobs (1 high, 3 low) and no worker" in terminal.call("doctor", *url, *store).stdout
+    shown = terminal.output("jobs", "show", receipts[0].id, *store)
+    assert re.search(r"^priority\s+high$", shown, re.MULTILINE)
+    ready = 'broker_jobs_queue_depth{priority="%s",queue="default"}'
+    eventually(lambda: [coordinator.metrics()[ready % each] for each in ("high", "normal", "low")] == [1, 2, 3], 30)
+
+    assert "6 deleted" in terminal.output("queues", "purge", "default", "--yes", *url, *store)
+    worker(terminal, vhost)
+    assert jobs.remote("hello", priority="low").enqueue("kept").result(timeout=120) == "hello kept"
+    assert [receipt.state() for receipt in receipts] == [State.DELETED] * 6
+    assert terminal.marks() == ["hello kept"]
+    with vhost.channel() as channel:
+        channel.queue_delete("jobs.v1.work.default:low")
+    assert "jobs.v1.work.default:low does not exist" in terminal.call("doctor", *url, *store).stdout
 
 
 def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(

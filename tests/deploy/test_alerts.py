@@ -71,7 +71,8 @@ def releases(late: str) -> dict[str, str]:
 
 
 A, B = {"instance": "a:9100"}, {"instance": "b:9100"}
-DEPTH, CONSUMERS = family(m.DEPTH, queue="mail"), family(m.CONSUMERS, queue="mail")
+DEPTH, CONSUMERS = family(m.DEPTH, queue="mail", priority="normal"), family(m.CONSUMERS, queue="mail")
+HIGH = family(m.DEPTH, queue="mail", priority="high")
 OLDEST, PAUSED = family(m.OLDEST, queue="mail"), family(m.PAUSED, queue="mail")
 FAILED = family(m.JOBS, job_name="render", queue="mail", outcome="failed")
 SUCCEEDED = family(m.JOBS, job_name="render", queue="mail", outcome="succeeded")
@@ -118,9 +119,9 @@ CASES = [
     Case("BrokerJobsQueueWithoutWorker", {DEPTH: "5x9", CONSUMERS: "0x9", PAUSED: "1x9"}, "8m"),
     Case(
         "BrokerJobsQueueWithoutWorker",
-        {DEPTH: "5x9", CONSUMERS: "0x9", PAUSED: "0x9", family(m.CONSUMERS, queue="sms"): "3x9"},
+        {DEPTH: "5x9", HIGH: "2x9", CONSUMERS: "0x9", PAUSED: "0x9", family(m.CONSUMERS, queue="sms"): "3x9"},
         "8m",
-        [Fires("Queue mail has 5 jobs and no worker", {"queue": "mail"})],
+        [Fires("Queue mail has 7 jobs and no worker", {"queue": "mail"})],
     ),
     Case("BrokerJobsJobsWaitLong", {OLDEST: "590x9"}, "8m"),
     Case("BrokerJobsJobsWaitLong", {OLDEST: "900x9", PAUSED: "1x9"}, "8m"),

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from typing import Any
+from urllib.parse import quote
 
 import kubernetes_validate
 import pytest
@@ -155,14 +156,15 @@ def test_keda_asks_for_a_queue_that_rabbitmq_tells_its_user_of(shipped: ShippedB
     (scaled,) = of_kind("ScaledObject").values()
     (authentication,) = of_kind("TriggerAuthentication").values()
     assert scaled["spec"]["scaleTargetRef"]["name"] in DEPLOYMENTS
-    (trigger,) = scaled["spec"]["triggers"]
-    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    triggers = scaled["spec"]["triggers"]
+    assert {each["authenticationRef"]["name"] for each in triggers} == {authentication["metadata"]["name"]}
     (reference,) = authentication["spec"]["secretTargetRef"]
     url = of_kind("Secret")["broker-jobs"]["stringData"][reference["key"]]
     assert (reference["parameter"], url.partition("//")[2].partition(":")[0]) == ("host", shipped.user)
-    asked = trigger["metadata"]
     args = container(DEPLOYMENTS["worker"])["args"]
-    assert asked["queueName"] == names.work_queue(args[args.index("-Q") + 1])
+    asked = [trigger["metadata"] for trigger in triggers]
+    assert tuple(each["queueName"] for each in asked) == names.work_queues(args[args.index("-Q") + 1])
     # What its scaler for the protocol "http" asks, and the number it takes.
-    path = f"/queues/{asked['vhostName']}/{asked['queueName']}"
-    eventually(lambda: shipped.http("GET", path).get("messages_ready") == 0, 20, "the number of ready messages")
+    for each in asked:
+        path = f"/queues/{each['vhostName']}/{quote(each['queueName'], safe='')}"
+        eventually(lambda path=path: shipped.http("GET", path).get("messages_ready") == 0, 20, "the ready messages")

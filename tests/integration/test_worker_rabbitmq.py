@@ -113,7 +113,7 @@ class Stage:
 
     def settled(self) -> bool:
         """Whether no work queue has a message ready or unacknowledged."""
-        names_ = [names.work_queue("default"), names.work_queue("mail")]
+        names_ = [*names.work_queues("default"), *names.work_queues("mail")]
         return all(self.vhost.queue(name).get("messages") == 0 for name in names_)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope, Policy
+from broker_jobs.messages.priority import NORMAL
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Reason, Row, WaitReason
 
@@ -35,6 +36,7 @@ def born(envelope: Envelope, body: str, state: State, at: Context, **columns: ob
         batch=envelope.batch,
         recurring=envelope.recurring,
         tags=" ".join(envelope.tags),
+        priority=None if envelope.priority == NORMAL else envelope.priority,
     )
     for name, value in columns.items():
         setattr(row, name, value)
@@ -56,6 +58,7 @@ def completed(row: Row, envelope: Envelope, body: str) -> Row:
         batch=envelope.batch,
         recurring=envelope.recurring,
         tags=" ".join(envelope.tags),
+        priority=None if envelope.priority == NORMAL else envelope.priority,
     )
 
 

@@ -44,7 +44,10 @@ LARGE = error_responses(404, 409, 413, 422)
 def run_job(context: Context, by: Admin, body: RunJobBody) -> Created:
     """Run a job. Its arguments are checked against the declared parameters, if a program has declared it."""
     due_at = None if body.due_at is None else body.due_at.timestamp()
-    return Created(id=context.actions.enqueue(by, body.job, body.args, body.kwargs, queue=body.queue, due_at=due_at))
+    id = context.actions.enqueue(
+        by, body.job, body.args, body.kwargs, queue=body.queue, priority=body.priority, due_at=due_at
+    )
+    return Created(id=id)
 
 
 @router.delete("/jobs/{id:path}", tags=["jobs"], responses=MISSING)
@@ -139,7 +142,7 @@ def put_recurring(context: Context, by: Admin, name: NamePath, body: RecurringBo
     """Add a recurring job, or replace the one of this name. Needs admin, as `POST /jobs` does."""
     context.actions.schedules.put(
         by, name, body.cron, tz=body.tz, misfire=body.misfire, overlap=body.overlap, job=body.job,
-        args=body.args, kwargs=body.kwargs, queue=body.queue,
+        args=body.args, kwargs=body.kwargs, queue=body.queue, priority=body.priority,
     )  # fmt: skip
 
 

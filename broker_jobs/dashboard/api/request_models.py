@@ -14,6 +14,7 @@ from broker_jobs.dashboard.context import RequestContext
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import View
 from broker_jobs.messages.envelope import FIRST_MOMENT, LAST_MOMENT, MAX_KEY_CHARS, JobId, JobName, QueueName
+from broker_jobs.messages.priority import Priority
 from broker_jobs.messages.state import State
 
 PLAIN = r"^[^\x00-\x1f\x7f]+$"
@@ -63,6 +64,7 @@ class RunJobBody(RequestBody):
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName | None = Field(default=None, description="null: the declared queue of the job, or `default`")
+    priority: Priority | None = Field(default=None, description="null: the declared priority of the job, or `normal`")
     due_at: Instant | None = Field(default=None, description="null: now")
 
 
@@ -151,6 +153,7 @@ class RecurringBody(ScheduleBody):
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName | None = Field(default=None, description="null: the declared queue of the job, or `default`")
+    priority: Priority | None = Field(default=None, description="null: the declared priority of the job, or `normal`")
 
 
 class SetLimitBody(RequestBody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +27,7 @@ from broker_jobs.dashboard.pages.run import parameter_fields, signature
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import FunctionView, ScheduleView
 from broker_jobs.errors import OptionError, UsageError
+from broker_jobs.messages.priority import Priority
 
 MAX_LISTED = 200
 """Entries on a page; a search finds the others."""
@@ -109,9 +110,10 @@ def add(request: Request, form: Form) -> Done | Response:
     it = context(request)
     function = _function(request, request.query_params.get("job", ""))
     name, queue, times = form.text("name"), form.text("queue"), read_cron_fields(form)
+    priority = form.text("priority")
     preview = preview_times(times.cron, times.tz, it.queries.schedules.preview)
     call = read_call(function.parameters, parameter_fields(function, form))
-    typed: dict[str, Any] = {"name": name, "queue": queue, "times": times, "preview": preview}
+    typed: dict[str, Any] = {"name": name, "queue": queue, "priority": priority, "times": times, "preview": preview}
     if form.text("do") == "preview":
         return _new(request, function, call.inputs, **typed)
     mistake = ""
@@ -125,6 +127,7 @@ def add(request: Request, form: Form) -> Done | Response:
         it.actions.schedules.put(
             visitor_name(request), name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap,
             job=function.name, args=call.args, kwargs=call.kwargs, queue=queue or None,
+            priority=cast("Priority | None", priority or None),
         )  # fmt: skip
     except UsageError as error:
         inputs, rest = attach_error(call.inputs, str(error))
@@ -171,6 +174,7 @@ def _new(
     *,
     name: str = "",
     queue: str = "",
+    priority: str = "",
     times: CronFields | None = None,
     preview: CronPreview = NO_PREVIEW,
     mistake: str = "",
@@ -178,7 +182,8 @@ def _new(
 ) -> Response:
     return render(
         request, "recurring_new.html", status=status, function=function, inputs=inputs, name=name, queue=queue,
-        form=times or CronFields(), preview=preview, mistake=mistake, zones=zones(), page_name="recurring",
+        priority=priority, form=times or CronFields(), preview=preview, mistake=mistake, zones=zones(),
+        page_name="recurring",
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +23,7 @@ from broker_jobs.dashboard.pages.rendering import render
 from broker_jobs.dashboard.role import Role
 from broker_jobs.dashboard.views import FunctionView
 from broker_jobs.errors import OptionError, UsageError
+from broker_jobs.messages.priority import Priority
 
 MAX_FUNCTIONS = 200
 """Functions on the page; a search finds the others."""
@@ -54,7 +55,7 @@ def signature(one: FunctionView) -> str:
 def form(request: Request) -> Response:
     """The form of a function."""
     one = _function(request)
-    return _show(request, one, inputs_of(one.parameters), RunTime(), "")
+    return _show(request, one, inputs_of(one.parameters), RunTime())
 
 
 @action(Role.ADMIN)
@@ -63,20 +64,27 @@ def run(request: Request, form: Form) -> Done | Response:
     it = context(request)
     one = _function(request)
     read = read_call(one.parameters, parameter_fields(one, form))
-    when, queue = RunTime.read(form), form.text("queue")
+    when, queue, priority = RunTime.read(form), form.text("queue"), form.text("priority")
+    typed = {"queue": queue, "priority": priority}
     if not read.is_valid:
-        return _show(request, one, read.inputs, when, queue, status=422)
+        return _show(request, one, read.inputs, when, **typed, status=422)
     try:
         due_at = when.due_at(it.clock.now())
     except OptionError as error:
-        return _show(request, one, read.inputs, when, queue, time_error=str(error), status=422)
+        return _show(request, one, read.inputs, when, **typed, time_error=str(error), status=422)
     try:
         id = it.actions.enqueue(
-            visitor_name(request), one.name, read.args, read.kwargs, queue=queue or None, due_at=due_at
+            visitor_name(request),
+            one.name,
+            read.args,
+            read.kwargs,
+            queue=queue or None,
+            priority=cast("Priority | None", priority or None),
+            due_at=due_at,
         )
     except UsageError as error:
         inputs, rest = attach_error(read.inputs, str(error))
-        return _show(request, one, inputs, when, queue, error=rest, status=422)
+        return _show(request, one, inputs, when, **typed, error=rest, status=422)
     return Done("Enqueued." if due_at is None else "Scheduled.", to=url(request, "job", id=id))
 
 
@@ -99,15 +107,16 @@ def _show(
     one: FunctionView,
     inputs: list[Input],
     when: RunTime,
-    queue: str,
     *,
+    queue: str = "",
+    priority: str = "",
     status: int = 200,
     **errors: Any,
 ) -> Response:
     all_errors = {"error": "", "time_error": ""} | errors
     return render(
         request, "run_form.html", status=status, one=one, inputs=inputs, when=when, queue=queue,
-        signature=signature(one), **all_errors,
+        priority=priority,        signature=signature(one), **all_errors,
     )  # fmt: skip
 
 

@@ -22,9 +22,15 @@ WIDTH = 100
 MAX_DEPTH = 50
 
 
-def line(job: str, args: Sequence[MaskedArgument], kwargs: Sequence[MaskedArgument], queue: str | None = None) -> str:
+def line(
+    job: str,
+    args: Sequence[MaskedArgument],
+    kwargs: Sequence[MaskedArgument],
+    queue: str | None = None,
+    priority: str | None = None,
+) -> str:
     """The call on one line of at most 200 characters; … stands for what is cut off."""
-    head, parts = _head(job, queue), _parts(args, kwargs, LINE_TEXT_CHARS, LINE_ITEMS)
+    head, parts = _head(job, queue, priority), _parts(args, kwargs, LINE_TEXT_CHARS, LINE_ITEMS)
     text = head + "("
     for index, part in enumerate(parts):
         text += (", " if index else "") + part
@@ -34,15 +40,22 @@ def line(job: str, args: Sequence[MaskedArgument], kwargs: Sequence[MaskedArgume
     return text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
 
 
-def code(job: str, args: Sequence[MaskedArgument], kwargs: Sequence[MaskedArgument], queue: str | None = None) -> str:
+def code(
+    job: str,
+    args: Sequence[MaskedArgument],
+    kwargs: Sequence[MaskedArgument],
+    queue: str | None = None,
+    priority: str | None = None,
+) -> str:
     """The whole call; one line per argument where it would be long.
 
     Args:
         job: its name; one that is no Python identifier is written as a remote job.
         args, kwargs: with hidden values masked.
         queue: of this call; None: the job's own.
+        priority: as the queue.
     """
-    head, parts = _head(job, queue), list(_parts(args, kwargs))
+    head, parts = _head(job, queue, priority), list(_parts(args, kwargs))
     whole = f"{head}({', '.join(parts)})"
     if len(whole) <= WIDTH or not parts:
         return whole
@@ -82,12 +95,14 @@ def literal(value: Any, text_chars: int | None = None, items: int | None = None,
             return _quoted(str(value), text_chars)
 
 
-def _head(job: str, queue: str | None) -> str:
+def _head(job: str, queue: str | None, priority: str | None) -> str:
     if not job:
         return "…"
+    given = {"queue": queue, "priority": priority}
+    options = [f"{name}={_quoted(value)}" for name, value in given.items() if value is not None]
     if not job.isidentifier() or keyword.iskeyword(job):
-        return f"jobs.remote({_quoted(job)}{'' if queue is None else f', queue={_quoted(queue)}'}).enqueue"
-    return job + ("" if queue is None else f".using(queue={_quoted(queue)})") + ".enqueue"
+        return f"jobs.remote({', '.join([_quoted(job), *options])}).enqueue"
+    return job + (f".using({', '.join(options)})" if options else "") + ".enqueue"
 
 
 def _parts(

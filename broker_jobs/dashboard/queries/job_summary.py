@@ -11,6 +11,7 @@ from broker_jobs.dashboard.masking import MaskedArgument, Masking, read_json
 from broker_jobs.dashboard.queries import call_source
 from broker_jobs.dashboard.queries.query_context import optional_datetime, parameter_names
 from broker_jobs.dashboard.views import FunctionView, JobSummary, ProgressView
+from broker_jobs.messages.priority import NORMAL
 from broker_jobs.messages.state import State
 from broker_jobs.store import Row
 
@@ -26,6 +27,8 @@ class MaskedCall(NamedTuple):
     kwargs: list[MaskedArgument]
     queue: str | None
     """None: the queue of its function."""
+    priority: str | None
+    """None: the priority of its function."""
 
 
 def read_envelope(text: str) -> dict[str, Any]:
@@ -43,8 +46,11 @@ def masked_call(envelope: Mapping[str, Any], queue: str, function: FunctionView 
     positional, named = masking.arguments(
         args if isinstance(args, list) else [], kwargs if isinstance(kwargs, dict) else {}, parameter_names(function)
     )
-    default = "default" if function is None else function.queue
-    return MaskedCall(positional, named, None if queue == default else queue)
+    default, usual = ("default", NORMAL) if function is None else (function.queue, function.priority)
+    priority = envelope.get("priority", NORMAL)
+    return MaskedCall(
+        positional, named, None if queue == default else queue, None if priority == usual else str(priority)
+    )
 
 
 def call_line(row: Row, function: FunctionView | None, masking: Masking) -> str:
@@ -64,6 +70,7 @@ def summary_fields(row: Row, function: FunctionView | None, masking: Masking, no
         "job": row.job,
         "call": call_line(row, function, masking),
         "queue": row.queue,
+        "priority": row.priority or NORMAL,
         "state": row.state,
         "reason_code": row.reason_code,
         "reason": row.reason,

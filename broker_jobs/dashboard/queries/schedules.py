@@ -12,6 +12,7 @@ from broker_jobs.dashboard.queries.jobs import JobQueries
 from broker_jobs.dashboard.queries.query_context import QueryContext, argument_view, optional_datetime
 from broker_jobs.dashboard.views import FunctionView, ScheduleSummary, ScheduleView
 from broker_jobs.errors import OptionError
+from broker_jobs.messages.priority import NORMAL
 from broker_jobs.store import ScheduleRow, SearchQuery
 
 NEXT_TIMES = 5
@@ -75,6 +76,7 @@ class ScheduleQueries:
             "job": job,
             "call": call_source.line(job, *masked_call(envelope, queue, functions.get(job), context.masking)),
             "queue": queue,
+            "priority": envelope.get("priority", NORMAL),
             "origin": row.origin,
             "paused": row.paused,
             "next_at": optional_datetime(next(iter(_next_times(row, context.clock.now(), 1)), None)),

@@ -53,6 +53,8 @@ class SystemQueries:
                 name=row.name,
                 paused=row.paused,
                 enqueued=row.counts.get(State.ENQUEUED, 0),
+                enqueued_high=row.waiting["high"],
+                enqueued_low=row.waiting["low"],
                 processing=row.counts.get(State.PROCESSING, 0),
                 scheduled=row.counts.get(State.SCHEDULED, 0),
                 failed=row.counts.get(State.FAILED, 0),

@@ -27,7 +27,8 @@ TABLES = (
         {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
         {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
         unknowns {int} NOT NULL, interruptions {int} NOT NULL, waits {int} NOT NULL, conditions {int} NOT NULL,
-        alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key})""",
+        alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key},
+        priority {key})""",
     """CREATE TABLE attempts (
         job_id {key} NOT NULL, epoch {int} NOT NULL, attempt {int} NOT NULL, ended {key} NOT NULL, at {real} NOT NULL,
         started_at {real}, ended_at {real} NOT NULL, worker {key}, host {key}, release TEXT, reason TEXT, error TEXT,

@@ -4,7 +4,9 @@ import pytest
 
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import LEVELS
+from broker_jobs.broker.routing import Routes
 from broker_jobs.broker.topology import NEVER_DROP, QueueSpec, fixed_topology, work_topology
+from broker_jobs.messages.priority import PRIORITIES, Priority
 
 WHOLE = (fixed_topology(), work_topology("mail", "a.b"))
 QUEUES = [queue for topology in WHOLE for queue in topology.queues]
@@ -31,12 +33,14 @@ def test_the_log_and_the_commands_have_a_single_active_consumer() -> None:
 
 
 def test_work_queues_dead_letter_into_the_log_at_the_delivery_limit() -> None:
-    for queue in work_topology("mail").queues:
+    queues = work_topology("mail").queues
+    assert tuple(queue.name for queue in queues) == names.work_queues("mail")
+    for queue in queues:
         assert queue.arguments() | {"x-delivery-limit": 20} == {
             "x-queue-type": "quorum",
             "x-delivery-limit": 20,
             "x-dead-letter-exchange": names.RETURNED,
-            "x-dead-letter-routing-key": names.work_queue("mail"),
+            "x-dead-letter-routing-key": queue.name,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
@@ -94,7 +98,30 @@ def test_topologies_are_values() -> None:
 @pytest.mark.parametrize("name", ["mail", "a.b-c_9", "A" * 100])
 def test_queue_names_that_are_accepted(name: str) -> None:
     assert names.is_queue_name(name)
-    assert names.queue_of(names.work_queue(name)) == name
+    for priority in PRIORITIES:
+        work_queue = names.work_queue(name, priority)
+        assert (names.queue_of(work_queue), names.priority_of(work_queue)) == (name, priority)
+        assert work_queue == f"{names.WORK}.{names.work_key(name, priority)}"
+
+
+@pytest.mark.parametrize("priority", ["high", "low"])
+def test_no_queue_has_a_work_queue_of_another_one(priority: Priority) -> None:
+    """A person may name a queue as a priority."""
+    taken = {*names.work_queues("mail"), *names.work_queues(priority)}
+    for name in (f"mail.{priority}", f"{priority}.mail", f"mail-{priority}", f"mail_{priority}"):
+        assert not taken & {*names.work_queues(name)}
+    assert not names.is_queue_name(f"mail:{priority}")
+
+
+def test_a_job_reaches_the_work_queue_of_its_priority_and_a_queue_that_does_not_exist_none() -> None:
+    routes = Routes()
+    for topology in WHOLE:
+        routes.declare(topology)
+    for priority in PRIORITIES:
+        key = names.work_key("mail", priority)
+        assert routes.queues_for(names.WORK, key) == (names.work_queue("mail", priority),)
+        assert set(routes.queues_for(names.SUBMIT, key)) == {names.work_queue("mail", priority), names.LOG}
+        assert routes.queues_for(names.WORK, names.work_key("none", priority)) == (names.DEAD_LETTERS,)
 
 
 @pytest.mark.parametrize("name", ["", "a" * 101, "a b", "#", "mail.*", "ü", "a/b", "mail\n"])

@@ -152,7 +152,7 @@ def test_a_paused_queue_gives_its_unstarted_jobs_back_and_takes_no_more(
     assert entered.wait(20)
     broker.say(Control(version=2, paused=["default"]))
     assert broker.event("returned", held.id)["reason"] == "pause"
-    assert broker.subscription.paused == {names.work_queue("default")}
+    assert broker.subscription.paused == {*names.work_queues("default")}
     late = envelope("note", 3)
     broker.deliver(late)
     assert broker.event("returned", late.id)["reason"] == "pause"
@@ -168,7 +168,7 @@ def test_a_paused_queue_gives_its_unstarted_jobs_back_and_takes_no_more(
 def test_older_news_does_not_undo_a_pause(broker: ScriptedExchange, worker: Worker) -> None:
     broker.say(Control(version=7, snapshot=True, paused=["default"]))
     broker.say(Control(version=6, snapshot=True, paused=[]))
-    assert broker.subscription.paused == {names.work_queue("default")}
+    assert broker.subscription.paused == {*names.work_queues("default")}
 
 
 def test_after_a_lost_broadcast_the_heartbeat_asks_by_its_version(broker: ScriptedExchange) -> None:

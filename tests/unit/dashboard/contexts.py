@@ -35,8 +35,8 @@ class FakeQueries:
         """The one queue."""
         return [
             QueueView(
-                name="mail", paused=False, enqueued=0, processing=0, scheduled=0, failed=0, oldest_seconds=None,
-                ended_per_minute=0, workers=1,
+                name="mail", paused=False, enqueued=0, enqueued_high=0, enqueued_low=0, processing=0, scheduled=0,
+                failed=0, oldest_seconds=None, ended_per_minute=0, workers=1,
             )
         ]  # fmt: skip
 

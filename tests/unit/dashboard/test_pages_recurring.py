@@ -218,7 +218,8 @@ def test_a_new_one_is_made_of_a_declared_function(system: System) -> None:
     assert_harmless(page)
     assert "Nothing was added" in words_of(page)
     assert system.queries.schedules.get(fields["name"]) is None
-    page = person.send(page_of, typed, page=page_of, do="add", **fields)
+    page = person.send(page_of, typed, page=page_of, do="add", priority="low", **fields)
+    assert "<dt>Priority</dt><dd>low</dd>" in page
     assert "Added. Next run: " in words_of(page)
     made = _schedule(system, fields["name"])
     assert [(one.name, one.value) for one in made.arguments] == [("who", ALL)]

@@ -191,9 +191,10 @@ def test_a_job_is_run_from_its_form(shop: Shop) -> None:
 
 
 def test_a_job_is_scheduled_from_its_form(shop: Shop) -> None:
-    typed = {"arg-order": "1", "when": "after", "number": "2", "unit": "days", "queue": "mail"}
+    typed = {"arg-order": "1", "when": "after", "number": "2", "unit": "days", "queue": "mail", "priority": "high"}
     page = shop.visitor().send("/run/charge", typed, page="/run/charge")
     assert "Scheduled" in flash_of(page)
+    assert "<dt>Priority</dt><dd>high</dd>" in page
 
 
 def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
@@ -209,6 +210,10 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(shop: Shop) -> None:
     assert 'aria-invalid="true"' in page
     typed = {"arg-user_id": "1", "when": "at", "at": "x"}
     assert "is no time" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
+    typed = {"arg-user_id": "1", "priority": "urgent"}
+    assert "priority must be" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
+    typed = {"arg-user_id": "1", "queue": "no/such", "priority": "low"}
+    assert "<option selected>low" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
     typed = {"arg-user_id": "1", "queue": "no/such"}
     assert "queue" in person.send("/run/welcome", typed, page="/run/welcome", status=422)
     assert sum(shop.store.reader.statistics.counts().values()) == before

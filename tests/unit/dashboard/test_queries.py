@@ -153,8 +153,8 @@ def test_what_can_be_done_with_a_job_is_what_the_coordinator_does(row: Row, can:
 
 def queue(name: str = "mail", **given: Any) -> QueueView:
     fields: dict[str, Any] = {
-        "paused": False, "enqueued": 0, "processing": 0, "scheduled": 0, "failed": 0, "oldest_seconds": None,
-        "ended_per_minute": 0.0, "workers": 1,
+        "paused": False, "enqueued": 0, "enqueued_high": 0, "enqueued_low": 0, "processing": 0, "scheduled": 0,
+        "failed": 0, "oldest_seconds": None, "ended_per_minute": 0.0, "workers": 1,
     }  # fmt: skip
     return QueueView(name=name, **fields | given)
 

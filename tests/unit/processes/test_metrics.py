@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker_jobs import metrics as m
+from broker_jobs.broker.work_depth import WorkDepth
 from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics
 
 
@@ -89,15 +90,16 @@ def test_a_coordinator_that_stands_by_shows_no_depths() -> None:
     metrics = m.Metrics()
     counts = CoordinatorMetrics(metrics)
     counts.active(True)
-    counts.depth("jobs.v1.work.mail", 7, 2)
-    counts.depth("sms", 1, 0)
+    counts.work_depth("mail", WorkDepth({"high": 2, "normal": 7, "low": 0}, 2))
+    counts.work_depth("sms", WorkDepth({"high": 0, "normal": 1, "low": 0}, 0))
     counts.depth("jobs.v1.log", 9, 1)
     counts.depth("jobs.v1.delay.01", 3, 0)
     counts.depth("jobs.v1.delay.02", 4, 0)
     seen = read(metrics.snapshot())
-    assert seen["broker_jobs_queue_depth|queue=mail"] == 7
+    assert seen["broker_jobs_queue_depth|queue=mail,priority=normal"] == 7
+    assert seen["broker_jobs_queue_depth|queue=mail,priority=high"] == 2
     assert seen["broker_jobs_queue_consumers|queue=mail"] == 2
-    assert seen["broker_jobs_queue_depth|queue=sms"] == 1
+    assert seen["broker_jobs_queue_depth|queue=sms,priority=normal"] == 1
     assert seen["broker_jobs_log_backlog"] == 9
     assert seen["broker_jobs_delay_backlog"] == 7
     counts.active(False)

@@ -279,7 +279,7 @@ def test_queues_are_paused_by_command_and_declared_by_topology(jobs: BrokerJobs,
         {"kind": "queue pause", "queue": "mail", "paused": False},
     ]
     jobs.queues.declare("mail")
-    assert [queue.name for queue in broker.topologies[-1].queues] == [names.work_queue("mail")]
+    assert [queue.name for queue in broker.topologies[-1].queues] == [*names.work_queues("mail")]
     for use in (jobs.queues.pause, jobs.queues.declare):
         with pytest.raises(ValueError, match="'a b' is not a queue name"):
             use("a b")

@@ -62,6 +62,7 @@ FULL = Row(
     gives_back=True,
     ran_on="worker-0",
     ran_host="node-0",
+    priority="high",
 )
 
 

@@ -18,6 +18,7 @@ rows = st.builds(
     queue=st.sampled_from(["a", "b"]),
     state=st.sampled_from(State),
     reason_code=st.sampled_from(["", "retry", "crash", "now"]),
+    priority=st.sampled_from([None, None, "high", "low"]),
     publication=st.sampled_from([Publication.NONE, Publication.NONE, Publication.PUBLISHED]),
     changed_at=st.floats(0, 600),
     ended_at=st.none() | st.floats(0, 600),
@@ -65,6 +66,13 @@ def test_every_kept_counter_is_its_count_after_any_saves_purges_and_rollbacks(hi
             assert kept(store) == in_database(store)
             again = [row for row in store.reader.jobs.newest(limit=100) if row.reason_code in ("retry", "crash")]
             assert store.reader.statistics.retries() == sum(row.state is State.SCHEDULED for row in again)
+            waiting = Counter(
+                (row.queue, row.priority)
+                for row in store.reader.jobs.newest(limit=100)
+                if row.state is State.ENQUEUED and row.priority is not None
+            )
+            shown = {(row.name, of): n for row in store.reader.queues.rows(600.0) for of, n in row.waiting.items() if n}
+            assert shown == waiting
             assert store.reader.statistics.counts() == {
                 state: sum(n for (_, of), n in in_database(store).items() if of == state) for state in State
             }

@@ -1,0 +1,13 @@
+"""Defines the priorities of a job: within a queue, high before normal before low."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+Priority = Literal["high", "normal", "low"]
+
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
+"""In the order in which a worker starts what waits."""
+
+NORMAL: Final[Priority] = "normal"
+"""That of a job that names none."""
