@@ -1,8 +1,8 @@
 """Acknowledges deliveries: the one place that does, and only after what must come first was confirmed.
 
 Acknowledgements go as one `multiple` up to the highest unbroken tag of a channel; a tag beyond a gap (a long job holds
-the tags before it open) goes singly when it has waited 100 ms. Tags of a lost channel are forgotten: their deliveries
-belong to the broker again.
+the tags before it open) goes singly: at once where few are out, else when it has waited 100 ms. Tags of a lost channel
+are forgotten: their deliveries belong to the broker again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import DeliveryTag
 
 GAP_SECONDS = 0.1
+FEW_OPEN = 64
+"""While no more are out on a channel, none waits beyond a gap: each acknowledgement lets the next delivery in."""
 
 
 class _Channel:
@@ -102,8 +104,9 @@ class Acknowledger:
                 subscription.ack(number, max(unbroken), multiple=True)
                 for tag in unbroken:
                     del channel.done[tag]
-            if beyond_gaps and channel.done:
-                old = self._clock.monotonic() - gap_seconds
+            few = len(channel.open) <= FEW_OPEN
+            if channel.done and (few or beyond_gaps):
+                old = self._clock.monotonic() - (0.0 if few else gap_seconds)
                 for tag in [tag for tag, since in channel.done.items() if since <= old]:
                     subscription.ack(number, tag)
                     del channel.done[tag]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import EventSender
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.process_stats import ProcessStats
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
@@ -27,7 +27,7 @@ class HeartbeatSender:
         event_sender: EventSender,
         clock: Clock,
         running: Running,
-        ready: Sequence[LocalQueue],
+        held: Callable[[], list[ReceivedDelivery]],
         fences: Revocations,
         reporter: Reporter,
         queues: Sequence[str],
@@ -38,7 +38,7 @@ class HeartbeatSender:
         self._event_sender = event_sender
         self._clock = clock
         self._running = running
-        self._ready = ready
+        self._held = held
         self._revocations = fences
         self._reporter = reporter
         self._queues = list(queues)
@@ -64,7 +64,7 @@ class HeartbeatSender:
         heartbeat = Heartbeat(
             at=self._clock.now(),
             running=[(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()],
-            received=[received.envelope.id for ready in self._ready for received in ready.held()],
+            received=[received.envelope.id for received in self._held()],
             queues=self._queues,
             concurrency=self._concurrency,
             control_version=self._revocations.version,

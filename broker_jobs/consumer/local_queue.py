@@ -1,75 +1,191 @@
-"""Keeps what was taken and is not started, in the order it is to be started: the first named queue first.
+"""Keeps what was received and is not started, and the slots in which jobs run: what starts next, and that it may.
 
-One per kind (threads, event loop). Deques of C and no lock, as several threads put and take thousands a second.
+One lock holds both, so a free slot never stands beside a delivery that could have it: whoever adds a delivery or ends a
+job takes out what starts next in the same step. A slot is taken before a thread or the event loop is asked to run.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
+from broker_jobs.served_queues import ServedQueues
+
+
+class _Line:
+    """The deliveries of one queue that wait, and how many of it run."""
+
+    __slots__ = ("credit", "limit", "name", "running", "waiting", "weight")
+
+    def __init__(self, name: str, weight: int, limit: int | None) -> None:
+        self.name = name
+        self.weight = weight
+        self.limit = limit
+        self.credit = 0
+        """What it is owed of its share of the starts."""
+        self.running = 0
+        self.waiting: deque[ReceivedDelivery] = deque()
 
 
 class LocalQueue:
-    """Deliveries that wait to be started; any thread may put and take."""
+    """Deliveries that wait to be started, and `concurrency` slots; any thread may call it."""
 
-    def __init__(self, queues: Sequence[str]) -> None:
-        self._waiting: dict[str, deque[ReceivedDelivery]] = {queue: deque() for queue in queues}
-        self._lines: tuple[deque[ReceivedDelivery], ...] = tuple(self._waiting.values())
+    def __init__(self, queues: ServedQueues, concurrency: int) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[str, _Line] = {}
+        self._weighted = False
+        self._concurrency = concurrency
+        self._taken = 0
+        self._waiting = 0
+        self._in_threads = 0
+        self._serve(queues)
 
-    def put(self, received: ReceivedDelivery) -> None:
-        """Add a delivery behind the others of its queue."""
-        line = self._waiting.get(received.queue)
+    @property
+    def concurrency(self) -> int:
+        """How many jobs run at once, of all kinds and queues together."""
+        return self._concurrency
+
+    @property
+    def in_threads(self) -> int:
+        """How many slots are taken by jobs that need a thread."""
+        return self._in_threads
+
+    @property
+    def free(self) -> int:
+        """How many slots are free; then nothing waits that could have one."""
+        return max(0, self._concurrency - self._taken)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether queues share the starts by weights, and not by strict preference."""
+        return self._weighted
+
+    # --- start and end ---
+
+    def put(self, deliveries: Iterable[ReceivedDelivery]) -> list[ReceivedDelivery]:
+        """Add deliveries, each behind the others of its queue. Returns what starts now: each has a slot."""
+        with self._lock:
+            for received in deliveries:
+                self._line(received.queue).waiting.append(received)
+                self._waiting += 1
+            return self._start()
+
+    def ended(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
+        """Give back the slot of a delivery. Returns what starts in its place, with a slot, or None."""
+        with self._lock:
+            self._taken -= 1
+            self._line(received.queue).running -= 1
+            if not received.function.is_async:
+                self._in_threads -= 1
+            return self._next()
+
+    def change(self, queues: ServedQueues, concurrency: int) -> tuple[list[ReceivedDelivery], list[ReceivedDelivery]]:
+        """Serve other queues, or run more or fewer jobs. Jobs that run go on.
+
+        Returns what starts now, and what waited of queues that are not served any more.
+        """
+        with self._lock:
+            self._concurrency = concurrency
+            dropped = self._serve(queues)
+            return self._start(), dropped
+
+    def _serve(self, queues: ServedQueues) -> list[ReceivedDelivery]:
+        """Use these queues, in their order; what waited of others. Their lines stay while jobs of them run."""
+        old, self._lines = self._lines, {}
+        self._weighted = bool(queues.weights)
+        for name in queues.names:
+            line = self._lines[name] = old.pop(name) if name in old else _Line(name, 1, None)
+            line.weight, line.limit, line.credit = queues.weights.get(name, 1), queues.limits.get(name), 0
+        dropped: list[ReceivedDelivery] = []
+        for name, line in old.items():
+            dropped += line.waiting
+            line.waiting.clear()
+            if line.running:
+                self._lines[name] = line
+        self._waiting -= len(dropped)
+        return dropped
+
+    def _start(self) -> list[ReceivedDelivery]:
+        started: list[ReceivedDelivery] = []
+        while (received := self._next()) is not None:
+            started.append(received)
+        return started
+
+    def _next(self) -> ReceivedDelivery | None:
+        if not self._waiting or self._taken >= self._concurrency:
+            return None
+        line = self._choose()
+        if line is None:
+            return None
+        received = line.waiting.popleft()
+        self._waiting -= 1
+        self._taken += 1
+        line.running += 1
+        if not received.function.is_async:
+            self._in_threads += 1
+        return received
+
+    def _choose(self) -> _Line | None:
+        """The queue of which a job starts next: the first that has one, or by the shares of those that have."""
+        chosen: _Line | None = None
+        total = 0
+        for line in self._lines.values():
+            if line.waiting and (line.limit is None or line.running < line.limit):
+                if not self._weighted:
+                    return line
+                total += line.weight
+                line.credit += line.weight
+                if chosen is None or line.credit > chosen.credit:
+                    chosen = line
+        if chosen is not None:
+            chosen.credit -= total
+        return chosen
+
+    def _line(self, queue: str) -> _Line:
+        line = self._lines.get(queue)
         if line is None:  # a queue that was not asked for: last
-            line = self._waiting[received.queue] = deque()
-            self._lines = tuple(self._waiting.values())
-        line.append(received)
+            line = self._lines[queue] = _Line(queue, 1, None)
+        return line
 
-    def pop(self) -> ReceivedDelivery | None:
-        """The next delivery, or None."""
-        for line in self._lines:
-            if line:
-                try:
-                    return line.popleft()
-                except IndexError:  # another taker was faster
-                    continue
-        return None
+    # --- what waits ---
 
     def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
         """Take out what is not to be started any more."""
         removed: list[ReceivedDelivery] = []
-        for received in self.held():
-            if which(received):
-                try:
-                    self._waiting[received.queue].remove(received)
-                except ValueError:  # started meanwhile
-                    continue
-                removed.append(received)
+        with self._lock:
+            for line in self._lines.values():
+                kept: deque[ReceivedDelivery] = deque()
+                for received in line.waiting:
+                    (removed if which(received) else kept).append(received)
+                line.waiting = kept
+            self._waiting -= len(removed)
         return removed
 
     def held(self) -> list[ReceivedDelivery]:
         """What waits now."""
-        return [received for line in self._lines for received in _copy(line)]
+        with self._lock:
+            return [received for line in self._lines.values() for received in line.waiting]
 
-    def oldest_monotonic(self) -> float | None:
-        """Since when the longest waiting one waits."""
-        oldest: float | None = None
-        for line in self._lines:
-            try:
-                since = line[0].received_monotonic
-            except IndexError:
-                continue
-            oldest = since if oldest is None else min(oldest, since)
-        return oldest
+    def oldest_monotonic(self) -> dict[str, float]:
+        """Queue -> since when the longest waiting delivery of it waits; without queues of which none waits."""
+        with self._lock:
+            return {line.name: line.waiting[0].received_monotonic for line in self._lines.values() if line.waiting}
+
+    def room(self, queue: str) -> int:
+        """How many jobs of a queue could start at once."""
+        with self._lock:
+            line = self._lines.get(queue)
+            return (
+                self.free if line is None or line.limit is None else max(0, min(self.free, line.limit - line.running))
+            )
+
+    def at_limit(self, queue: str) -> bool:
+        """Whether a queue has a limit and as many of its jobs run."""
+        with self._lock:
+            line = self._lines.get(queue)
+            return line is not None and line.limit is not None and line.running >= line.limit
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines))
-
-
-def _copy(line: deque[ReceivedDelivery]) -> list[ReceivedDelivery]:
-    while True:
-        try:
-            return list(line)
-        except RuntimeError:  # changed while it was copied
-            continue
+        return self._waiting

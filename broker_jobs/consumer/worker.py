@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,6 @@ from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.control import ControlSubscription
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
-from broker_jobs.consumer.event_loop import EventLoop
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.flow_control import FlowControl
 from broker_jobs.consumer.heartbeat import HeartbeatSender
@@ -33,16 +32,19 @@ from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.maintenance import MaintenanceThread
 from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.receiver import Receiver
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.consumer.thread_pool import ThreadPool
+from broker_jobs.consumer.starter import Starter
+from broker_jobs.consumer.windows import Windows
 from broker_jobs.errors import UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.messages.events import WorkerRef
+from broker_jobs.messages.events import ReturnReason, WorkerRef
+from broker_jobs.served_queues import ServedQueues
 from broker_jobs.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Worker:
     ) -> None:
         self.ref = ref or _own_ref()
         self._broker = broker
-        self._queues = tuple(queues)
+        self._queues = ServedQueues.parse(queues, settings.queue_limits)
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
         self._observer: WorkerObserver = observer or NoWorkerObserver()
@@ -91,16 +93,8 @@ class Worker:
         self._revocations = Revocations()
         self._acknowledger = Acknowledger(self._clock)
         self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
-        self._flow_control = FlowControl(
-            self._queues,
-            self._revocations,
-            self._event_sender,
-            self._running,
-            concurrency=concurrency,
-            prefetch_max=settings.prefetch_max,
-        )
         self._reporter = Reporter(
-            self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.in_memory
+            self._event_sender, self._clock, self._observer, self._ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._runner = Runner(
@@ -112,10 +106,16 @@ class Worker:
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
         )
-        self._ready = LocalQueue(self._queues)
-        self._ready_async = LocalQueue(self._queues)
-        self._threads = ThreadPool(self._ready, self._runner.run, concurrency)
-        self._loop = EventLoop(self._ready_async, self._runner.run_async, concurrency)
+        self._local_queue = LocalQueue(self._queues, concurrency)
+        self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
+        self._flow_control = FlowControl(
+            Windows(self._queues, self._local_queue, settings.prefetch_max),
+            self._starter,
+            self._revocations,
+            self._event_sender,
+            self._running,
+        )
+        self._starter.on_free = self._flow_control.freed
         self._receiver = Receiver(
             registry=registry,
             acknowledger=self._acknowledger,
@@ -124,38 +124,35 @@ class Worker:
             fences=self._revocations,
             clock=self._clock,
             observer=self._observer,
-            sync=self._ready,
-            wake_threads=self._threads.wake,
-            asynchronous=self._ready_async,
-            wake_loop=self._loop.wake,
+            ready=self._starter.take,
         )
         self._heartbeat_sender = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
             running=self._running,
-            ready=(self._ready, self._ready_async),
+            held=self._starter.held,
             fences=self._revocations,
             reporter=self._reporter,
-            queues=self._queues,
+            queues=self._queues.names,
             concurrency=concurrency,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
         )
         self._monitor = Monitor(
             running=self._running,
-            ready=(self._ready, self._ready_async),
             reporter=self._reporter,
             acknowledger=self._acknowledger,
             heartbeat_sender=self._heartbeat_sender,
             clock=self._clock,
             handover_after=settings.handover_after,
+            handed_over=self._flow_control.handed_over,
         )
         self._control = ControlSubscription(
             broker,
             self._clock,
             self._revocations,
             self.ref,
-            queues=self._queues,
+            queues=self._queues.names,
             version=_version(),
             running=self._runs,
             cancel=self._running.cancel,
@@ -210,7 +207,7 @@ class Worker:
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
         ended = len(self._running) == 0
         if ended:  # every received job is reported
-            ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
+            ended = self._starter.threads.stop(STOP_SECONDS) and self._starter.loop.stop(STOP_SECONDS)
         reported = self._wait(
             lambda: self._event_sender.waiting == 0 and self._dead_letter_publisher.waiting == 0, FLUSH_SECONDS
         )
@@ -250,14 +247,14 @@ class Worker:
             if self._stopping:
                 return
             self._subscription = self._broker.subscribe(
-                [names.work_queue(queue) for queue in self._queues],
+                [names.work_queue(queue) for queue in self._queues.names],
                 self._receiver.take,
                 prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
             )
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
-        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._queues))
+        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._queues.names))
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""
@@ -277,13 +274,15 @@ class Worker:
         self._control.stop()
         if self._subscription is not None and (self._settings.in_memory or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
-        self._threads.stop(0.0)
-        self._loop.stop(0.0)
+        self._starter.threads.stop(0.0)
+        self._starter.loop.stop(0.0)
 
     def _return_unstarted(self) -> None:
-        for ready in (self._ready, self._ready_async):
-            for received in ready.remove(lambda _: True):
-                self._reporter.return_delivery(received, "shutdown")
+        self._return(self._starter.remove(lambda _: True), "shutdown")
+
+    def _return(self, deliveries: Iterable[ReceivedDelivery], reason: ReturnReason) -> None:
+        for received in deliveries:
+            self._reporter.return_delivery(received, reason)
 
     def _cancel_runs(self) -> None:
         for run in self._running.all():
@@ -310,19 +309,18 @@ class Worker:
         self._monitor.look()
         self._heartbeat_sender.look()
         now = self._clock.monotonic()
+        self._return(self._flow_control.late(now), "waited too long")
         self._flow_control.look(now)
         if now >= self._next_second:
             self._next_second = now + 1.0
             self._revocations.forget(now)
-            held = len(self._ready) + len(self._ready_async)
-            self._observer.in_flight(len(self._running), held, self._event_sender.waiting)
+            self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
 
     def _lost(self, channel: int) -> None:
         """The broker has the deliveries of this channel again: those that have not started must not start here."""
         self._acknowledger.lost(channel)
-        dropped = 0
-        for ready in (self._ready, self._ready_async):
-            dropped += len(ready.remove(lambda received: received.place.channel == channel))
+        self._flow_control.lost()
+        dropped = len(self._starter.remove(lambda received: received.place.channel == channel))
         logger.warning(
             "the connection was lost: RabbitMQ redelivers %d unstarted jobs; %d running ones continue, then report",
             dropped,
@@ -332,12 +330,13 @@ class Worker:
     def _control_changed(self) -> None:
         self._flow_control.apply_pauses()
         if paused := self._revocations.paused:
-            for ready in (self._ready, self._ready_async):
-                for received in ready.remove(lambda received: received.queue in paused):
-                    self._reporter.return_delivery(received, "pause")
+            self._return(self._starter.remove(lambda received: received.queue in paused), "pause")
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
-        return self._loop.run_coroutine(coroutine, run)
+        return self._starter.loop.run_coroutine(coroutine, run)
+
+    def _ran(self, seconds: float) -> None:
+        self._flow_control.ran(seconds)
 
     def _runs(self) -> list[tuple[str, int]]:
         return [(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()]
