@@ -59,13 +59,13 @@ class FlowControl:
 
     @property
     def prefetch(self) -> dict[str, int]:
-        """Work queue -> its prefetch; 0: nothing of it is taken now."""
-        return {work_queue(queue): size for queue, size in self._windows.sizes.items()}
+        """Work queue -> its prefetch, at least 1: what is shut is paused."""
+        return {work_queue(queue): max(1, size) for queue, size in self._windows.sizes.items()}
 
     def use(self, subscription: Consumer) -> None:
         """Regulate this subscription, just made with `prefetch` and all queues open."""
         with self._lock:
-            self._applied = dict(self._windows.sizes)
+            self._applied = {queue: max(1, size) for queue, size in self._windows.sizes.items()}
             self._subscription = subscription
             self.apply_pauses()
 
