@@ -93,7 +93,10 @@ class Consumer(Protocol):
         """Change the number of unacknowledged deliveries allowed for each queue, or for those named (1..65535)."""
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid, and no longer count for its prefetch."""
+        """Stop or resume consuming one queue; a resume may name a queue that was not consumed before.
+
+        Deliveries received before a stop stay valid, and no longer count for the prefetch.
+        """
 
     def cancel(self) -> None:
         """Stop consuming. Received deliveries can still be acknowledged."""
@@ -104,9 +107,7 @@ class Consumer(Protocol):
 
 def prefetch_by_queue(prefetch: int | Mapping[str, int], queues: Sequence[str]) -> dict[str, int]:
     """Queue -> its prefetch: one number for all queues, or one for each that is named."""
-    if isinstance(prefetch, int):
-        return dict.fromkeys(queues, prefetch)
-    return {queue: prefetch[queue] for queue in queues if queue in prefetch}
+    return dict.fromkeys(queues, prefetch) if isinstance(prefetch, int) else dict(prefetch)
 
 
 class Broker(Protocol):

@@ -18,6 +18,7 @@ from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.consumer.windows import Windows
+from broker_jobs.served_queues import ServedQueues
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,25 @@ MAX_WAIT_SECONDS = 1.0
 """What waits longer than this behind our own jobs could have run elsewhere."""
 
 
+class RunTimes:
+    """How long attempts took, of late. Many threads add to it without a lock: a lost one does not matter."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._seconds = 0.0
+
+    def ran(self, seconds: float) -> None:
+        """An attempt took so long."""
+        self._count += 1
+        self._seconds += seconds
+
+    def mean(self) -> float | None:
+        """The mean since the last call; None: nothing has ended."""
+        count, seconds = self._count, self._seconds
+        self._count, self._seconds = 0, 0.0
+        return seconds / count if count else None
+
+
 class FlowControl:
     """The worker's subscription, opened and shut. `look` and `late` are called a few times a second, by one thread."""
 
@@ -36,12 +56,15 @@ class FlowControl:
         self,
         windows: Windows,
         starter: Starter,
+        *,
+        run_times: RunTimes,
         fences: Revocations,
         event_sender: EventSender,
         running: Running,
     ) -> None:
         self._windows = windows
         self._starter = starter
+        self._run_times = run_times
         self._revocations = fences
         self._event_sender = event_sender
         self._running = running
@@ -54,8 +77,6 @@ class FlowControl:
         """Whether slots were free at the last look."""
         self._flooded = False
         self._next_monotonic = float("-inf")
-        self._ended = 0
-        self._ended_seconds = 0.0
 
     @property
     def prefetch(self) -> dict[str, int]:
@@ -68,11 +89,6 @@ class FlowControl:
             self._applied = {queue: max(1, size) for queue, size in self._windows.sizes.items()}
             self._subscription = subscription
             self.apply_pauses()
-
-    def ran(self, seconds: float) -> None:
-        """An attempt took so long. Called by many threads without a lock: a lost one does not matter."""
-        self._ended += 1
-        self._ended_seconds += seconds
 
     def late(self, now_monotonic: float) -> list[ReceivedDelivery]:
         """Take out what would wait too long here, and shut its queues before it is returned: it is to run elsewhere.
@@ -117,6 +133,15 @@ class FlowControl:
         if self._waits_for_slot:
             self.apply_pauses()
 
+    def change(self, queues: ServedQueues, concurrency: int) -> list[ReceivedDelivery]:
+        """Serve other queues, or run more or fewer jobs. Returns what waits here of queues that are not served now."""
+        with self._lock:
+            dropped = self._starter.change(queues, concurrency)
+            self._windows.change(queues)
+            self._apply()  # all are shut: on opening nothing counts that is here already
+            self._regulate(looked=True)
+        return dropped
+
     def handed_over(self) -> None:
         """A run is owned from now on, and its delivery is acknowledged next: its slot stays taken."""
         with self._lock:
@@ -138,12 +163,13 @@ class FlowControl:
         self._apply()
 
     def _adapt(self, now_monotonic: float) -> None:
-        count, seconds = self._ended, self._ended_seconds
-        self._ended, self._ended_seconds = 0, 0.0
-        ages = [seconds / count] if count else [now_monotonic - run.started_monotonic for run in self._running.all()]
+        mean = self._run_times.mean()
+        has_ended = mean is not None
+        if not has_ended and (runs := self._running.all()):
+            mean = sum(now_monotonic - run.started_monotonic for run in runs) / len(runs)
         self._windows.adapt(
-            sum(ages) / len(ages) if ages else None,
-            has_ended=count > 0,
+            mean,
+            has_ended=has_ended,
             owned=self._owned(),
             waits_seconds={q: now_monotonic - since for q, since in self._starter.oldest_monotonic().items()},
         )
@@ -157,7 +183,8 @@ class FlowControl:
         subscription = self._subscription
         if subscription is None:
             return
-        for queue, size in self._windows.sizes.items():
+        for queue in self._applied.keys() | self._windows.sizes.keys():
+            size = self._windows.sizes.get(queue, 0)
             applied = self._applied.get(queue, 0)
             if size == applied:
                 continue

@@ -12,6 +12,7 @@ from broker_jobs.consumer.event_loop import EventLoop
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.thread_pool import ThreadPool
+from broker_jobs.served_queues import ServedQueues
 
 
 class Starter:
@@ -54,6 +55,12 @@ class Starter:
                 self.threads.run(received)
         if asynchronous:
             self.loop.run(asynchronous)
+
+    def change(self, queues: ServedQueues, concurrency: int) -> list[ReceivedDelivery]:
+        """Serve other queues, or run more or fewer jobs; what runs goes on. Returns what waits of queues given up."""
+        started, dropped = self._local_queue.change(queues, concurrency)
+        self.start(started)
+        return dropped
 
     def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
         """Take out what has not begun and is not to begin any more."""

@@ -36,6 +36,14 @@ class Windows:
         """How many shut queues are opened at the next look. It doubles while slots stay free."""
         self._lower_looks = dict.fromkeys(queues.names, 0)
 
+    def change(self, queues: ServedQueues) -> None:
+        """Serve other queues, or with other weights, limits or concurrency: all are shut, and opened as slots allow."""
+        self._queues = queues
+        self.sizes = dict.fromkeys(queues.names, 0)
+        self._targets = {queue: self._first(queue) for queue in queues.names}
+        self._turns = dict.fromkeys(queues.names, 0)
+        self._lower_looks = dict.fromkeys(queues.names, 0)
+
     def shut(self, queues: Iterable[str]) -> None:
         """Let nothing of these queues in."""
         for queue in queues:

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -21,12 +22,14 @@ from typing import Any
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
+from broker_jobs.broker.topology import work_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.changes import Serves, changed
 from broker_jobs.consumer.control import ControlSubscription
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
 from broker_jobs.consumer.event_sender import EventSender
-from broker_jobs.consumer.flow_control import FlowControl
+from broker_jobs.consumer.flow_control import FlowControl, RunTimes
 from broker_jobs.consumer.heartbeat import HeartbeatSender
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.maintenance import MaintenanceThread
@@ -40,8 +43,9 @@ from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.consumer.windows import Windows
-from broker_jobs.errors import UsageError
+from broker_jobs.errors import BrokerError, UsageError
 from broker_jobs.function.registry import Registry
+from broker_jobs.messages.control import WorkerChange
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import ReturnReason, WorkerRef
 from broker_jobs.served_queues import ServedQueues
@@ -78,7 +82,11 @@ class Worker:
     ) -> None:
         self.ref = ref or _own_ref()
         self._broker = broker
-        self._queues = ServedQueues.parse(queues, settings.queue_limits)
+        self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
+        self._serves = self._as_started
+        """A person may change it."""
+        self._asked: deque[WorkerChange] = deque()
+        self._changed_by = ""
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
         self._observer: WorkerObserver = observer or NoWorkerObserver()
@@ -93,8 +101,9 @@ class Worker:
         self._revocations = Revocations()
         self._acknowledger = Acknowledger(self._clock)
         self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
+        self._run_times = RunTimes()
         self._reporter = Reporter(
-            self._event_sender, self._clock, self._observer, self._ran, volatile=settings.in_memory
+            self._event_sender, self._clock, self._observer, self._run_times.ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._runner = Runner(
@@ -106,14 +115,15 @@ class Worker:
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
         )
-        self._local_queue = LocalQueue(self._queues, concurrency)
+        self._local_queue = LocalQueue(self._serves.queues, concurrency)
         self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
         self._flow_control = FlowControl(
-            Windows(self._queues, self._local_queue, settings.prefetch_max),
+            Windows(self._serves.queues, self._local_queue, settings.prefetch_max),
             self._starter,
-            self._revocations,
-            self._event_sender,
-            self._running,
+            run_times=self._run_times,
+            fences=self._revocations,
+            event_sender=self._event_sender,
+            running=self._running,
         )
         self._starter.on_free = self._flow_control.freed
         self._receiver = Receiver(
@@ -133,8 +143,7 @@ class Worker:
             held=self._starter.held,
             fences=self._revocations,
             reporter=self._reporter,
-            queues=self._queues.names,
-            concurrency=concurrency,
+            serves=lambda: self._serves,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
         )
@@ -152,11 +161,12 @@ class Worker:
             self._clock,
             self._revocations,
             self.ref,
-            queues=self._queues.names,
+            queues=lambda: self._serves.queues.names,
             version=_version(),
             running=self._runs,
             cancel=self._running.cancel,
             changed=self._control_changed,
+            on_change=self._asked.append,
         )
         self._maintenance = MaintenanceThread(self._begin, self._look)
 
@@ -247,14 +257,14 @@ class Worker:
             if self._stopping:
                 return
             self._subscription = self._broker.subscribe(
-                [names.work_queue(queue) for queue in self._queues.names],
+                [names.work_queue(queue) for queue in self._serves.queues.names],
                 self._receiver.take,
                 prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
             )
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
-        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._queues.names))
+        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._serves.queues.written()))
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""
@@ -303,6 +313,8 @@ class Worker:
     # --- while it runs ---
 
     def _look(self) -> None:
+        while self._asked:
+            self._change(self._asked.popleft())
         self._event_sender.repeat_failed()
         self._dead_letter_publisher.repeat()
         self._acknowledger.look()
@@ -315,6 +327,29 @@ class Worker:
             self._next_second = now + 1.0
             self._revocations.forget(now)
             self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
+
+    def _change(self, change: WorkerChange) -> None:
+        """Do what a person has asked for, until this worker restarts."""
+        if change.id == self._changed_by:  # it comes with each snapshot
+            return
+        self._changed_by = change.id
+        try:
+            serves = changed(self._as_started, change)
+            new = [queue for queue in serves.queues.names if queue not in self._serves.queues.names]
+            if new and self._settings.declare:
+                self._broker.apply(work_topology(*new))
+        except (ValueError, BrokerError) as error:
+            logger.error("a change of this worker is not applied: %s", error)
+            return
+        self._serves = serves
+        self._return(self._flow_control.change(serves.queues, serves.concurrency), "pause")
+        self._heartbeat_sender.beat_soon()
+        logger.info(
+            "worker %s was changed: it runs %d jobs at once and serves the queues %s",
+            self.ref.id,
+            serves.concurrency,
+            ", ".join(serves.queues.written()),
+        )
 
     def _lost(self, channel: int) -> None:
         """The broker has the deliveries of this channel again: those that have not started must not start here."""
@@ -334,9 +369,6 @@ class Worker:
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         return self._starter.loop.run_coroutine(coroutine, run)
-
-    def _ran(self, seconds: float) -> None:
-        self._flow_control.ran(seconds)
 
     def _runs(self) -> list[tuple[str, int]]:
         return [(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()]

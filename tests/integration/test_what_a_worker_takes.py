@@ -7,15 +7,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker_jobs import BrokerJobs, OptionError
+from broker_jobs import BrokerJobs, OptionError, UsageError
+from broker_jobs.messages.commands import ChangeWorker
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.store import Store
+from broker_jobs.store.records import WorkerRow
 from broker_jobs.store.row import Row
 from tests.support.system import System
 from tests.support.wait import eventually
@@ -67,6 +69,13 @@ class Program:
         self.jobs.configure({"worker_heartbeat": 0.2, **(settings or {})})
         self.jobs.start(**how)
 
+    @cached_property
+    def store(self) -> Store:
+        store = Store(self.store_url)
+        store.open()
+        self._ends.insert(0, store.close)
+        return store
+
     def gate(self, name: str) -> threading.Event:
         with self.lock:
             return self.gates.setdefault(name, threading.Event())
@@ -84,12 +93,7 @@ class Program:
                 self.running[key] -= 1
 
     def rows(self, receipts: Sequence[Receipt[Any]]) -> list[Row]:
-        store = Store(self.store_url)
-        store.open()
-        try:
-            return [row for receipt in receipts if (row := store.reader.jobs.get(receipt.id)) is not None]
-        finally:
-            store.close()
+        return [row for receipt in receipts if (row := self.store.reader.jobs.get(receipt.id)) is not None]
 
     def close(self) -> None:
         for gate in list(self.gates.values()):
@@ -187,6 +191,61 @@ def test_a_queue_that_is_written_wrongly_is_refused_with_what_to_write(program: 
         program.start(queues=["mail:3", "bulk"])
     with pytest.raises(OptionError, match="queue 'bulk' has a limit and is not served"):
         program.start(queues=["mail"], queue_limits={"bulk": 1})
+
+
+def change(program: Program, **fields: Any) -> list[str]:
+    """Change the worker of this program, as a person does."""
+    worker = worker_row(program)
+    requests = program.jobs._requests
+    reply = requests.command(ChangeWorker(**requests.command_fields(), worker=worker.id, **fields))
+    return list(reply.detail["workers"])
+
+
+def worker_row(program: Program) -> WorkerRow:
+    (worker,) = program.store.reader.processes.workers()
+    return worker
+
+
+def test_the_concurrency_of_a_running_worker_is_changed(program: Program) -> None:
+    program.start(concurrency=1)
+    jobs = [program.hold.enqueue(f"go-{n}") for n in range(6)]
+    eventually(lambda: program.running["all"] == 1)
+    change(program, concurrency=3)
+    eventually(lambda: program.running["all"] == 3)
+    eventually(lambda: worker_row(program).concurrency == 3)
+    change(program, concurrency=1)
+    eventually(lambda: worker_row(program).concurrency == 1)
+    program.most.clear()
+    for n in range(6):
+        program.gate(f"go-{n}").set()
+    for receipt in jobs:
+        receipt.result(timeout=60)
+    assert program.started == [f"go-{n}" for n in range(6)]
+
+
+def test_the_queues_of_a_running_worker_are_changed(program: Program) -> None:
+    program.start(queues=["mail"], concurrency=2)
+    program.jobs.queues.pause("never")  # a command is answered, so the worker has been heard of
+    eventually(lambda: worker_row(program).queues == ("mail",))
+    bulk = [program.work.using(queue="bulk").enqueue(n, "bulk") for n in range(5)]
+    change(program, queues=["bulk:2", "rest:1"], queue_limits={"bulk": 1})
+    for receipt in bulk:
+        receipt.result(timeout=60)
+    assert program.most["bulk"] == 1
+    row = eventually(lambda: (seen := worker_row(program)).queues == ("bulk", "rest") and seen)
+    assert isinstance(row, WorkerRow)
+    assert (row.served, row.queue_limits) == (("bulk:2", "rest:1"), {"bulk": 1})
+    mail = program.work.using(queue="mail").enqueue("mail", "mail")
+    change(program, queues=["mail"])
+    mail.result(timeout=60)
+
+
+def test_a_change_that_cannot_apply_is_refused_and_changes_nothing(program: Program) -> None:
+    program.start(queues=["mail"], concurrency=2)
+    program.jobs.queues.pause("never")
+    with pytest.raises(UsageError, match="queue 'bulk' has a limit and is not served"):
+        change(program, queue_limits={"bulk": 1})
+    assert worker_row(program).queue_limits == {}
 
 
 def started(system: System, id: str) -> bool:

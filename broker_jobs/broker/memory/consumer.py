@@ -86,7 +86,7 @@ class MemoryConsumer:
         self._server.thread.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid, and no longer count for its prefetch."""
+        """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._server.thread.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
@@ -183,7 +183,8 @@ class MemoryConsumer:
 
     def _pause(self, queue: str, paused: bool) -> None:
         if queue not in self.queues:
-            return
+            self.queues = (*self.queues, queue)
+            self._counted[queue] = set()
         if paused:
             self.paused.add(queue)
             self._counted[queue].clear()

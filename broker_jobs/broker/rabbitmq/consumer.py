@@ -108,7 +108,7 @@ class RabbitConsumer:
         self._loop.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid, and no longer count for its prefetch."""
+        """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._loop.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
@@ -303,12 +303,12 @@ class RabbitConsumer:
                 self._adjust_if_open(queue)
 
     def _pause(self, queue: str, paused: bool) -> None:
-        if queue not in self._queues:
-            return
         if paused:
             self._paused.add(queue)
             self._adjust_if_open(queue)
-        elif queue in self._paused:
+        elif queue in self._paused or queue not in self._queues:
+            if queue not in self._queues:
+                self._queues = (*self._queues, queue)
             self._paused.discard(queue)
             if self._channel is not None and self._channel.is_open:
                 self._consume_when_declared(self._channel, queue)

@@ -19,6 +19,7 @@ from broker_jobs.consumer.flow_control import (
     PREFETCH_SECONDS,
     TOO_MANY_EVENTS,
     FlowControl,
+    RunTimes,
 )
 from broker_jobs.consumer.heartbeat import LEASE_MARGIN_SECONDS, LEASE_SECONDS, HeartbeatSender
 from broker_jobs.consumer.local_queue import LocalQueue
@@ -59,6 +60,7 @@ class Parts:
         self.open: list[Callable[[str | None], None]] = []
         self.ran: list[float] = []
         self.running = Running()
+        self.run_times = RunTimes()
         self.acknowledger = Acknowledger(self.clock)
         self.event_sender = EventSender(
             self._send, WorkerRef(id="w"), self.clock, acknowledge=self.acknowledger.acknowledge
@@ -66,14 +68,14 @@ class Parts:
         self.reporter = Reporter(self.event_sender, self.clock, NoWorkerObserver(), self.ran.append)
         self.heartbeat_sender = HeartbeatSender(
             event_sender=self.event_sender, clock=self.clock, running=self.running, held=list, fences=Revocations(),
-            reporter=self.reporter, queues=["default"], concurrency=1, period_seconds=5.0, version="",
+            reporter=self.reporter, serves=lambda: (ServedQueues.parse(["default"]), 1), period_seconds=5.0, version="",
         )  # fmt: skip
         queues = ServedQueues.parse(["default"])
         self.local_queue = LocalQueue(queues, 4)
         self.starter = Starter(self.local_queue, run, run_async)
         self.flow_control = FlowControl(
-            Windows(queues, self.local_queue, 500), self.starter, Revocations(), self.event_sender,
-            self.running,
+            Windows(queues, self.local_queue, 500), self.starter, run_times=self.run_times, fences=Revocations(),
+            event_sender=self.event_sender, running=self.running,
         )  # fmt: skip
         self.monitor = Monitor(
             running=self.running, reporter=self.reporter, acknowledger=self.acknowledger,
@@ -108,7 +110,7 @@ class Parts:
     def look_at_prefetch(self, run_seconds: float | None, seconds: float = PREFETCH_SECONDS) -> int:
         """A look after a while in which a job ran for so long; the prefetch then."""
         if run_seconds is not None:
-            self.flow_control.ran(run_seconds)
+            self.run_times.ran(run_seconds)
         self.clock.advance(seconds)
         self.flow_control.look(self.clock.monotonic())
         return self.flow_control.prefetch[QUEUE]
