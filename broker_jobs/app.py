@@ -355,7 +355,8 @@ class BrokerJobs:
         self,
         *,
         roles: Collection[ProcessRole] = ROLES,
-        queues: Sequence[str] | None = None,
+        queues: Sequence[str] | Mapping[str, int] | None = None,
+        queue_limits: Mapping[str, int] | None = None,
         concurrency: int | None = None,
     ) -> None:
         """Run worker, coordinator and beat (or some of them) in threads of this program. A second call does nothing.
@@ -364,8 +365,10 @@ class BrokerJobs:
 
         Args:
             roles: the parts to run. The others must run elsewhere.
-            queues: the queues that the worker serves, the preferred one first; None: the setting.
-            concurrency: how many jobs the worker runs at once; None: the setting.
+            queues: the queues that the worker serves, the preferred one first; with weights `{"mail": 3, "bulk": 1}`,
+                which are their shares of the starts while each has jobs; None: the setting.
+            queue_limits: how many jobs of a queue the worker runs at once: `{"bulk": 2}`; None: the setting.
+            concurrency: how many jobs the worker runs at once, of all kinds and queues together; None: the setting.
 
         Raises:
             UsageError: a role is unknown, a module cannot be imported, or the program was started before a fork.
@@ -383,7 +386,7 @@ class BrokerJobs:
         self.load_modules()
         for function in self.registry:
             function.signature.check()
-        here = {"queues": queues, "concurrency": concurrency}
+        here = {"queues": queues, "queue_limits": queue_limits, "concurrency": concurrency}
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
         program = Program(

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.errors import OptionError, nearest
+from broker_jobs.served_queues import ServedQueues, parse_limits
 
 PREFIX = "BROKER_JOBS_"
-MAX_QUEUES = 1_000
-"""Each heartbeat of a worker lists its queues; the message allows no more."""
 MASK = (
     *("password", "passwd", "passphrase", "secret", "token", "api_key", "authorization", "cookie"),
     *("credential", "private_key", "card", "cvv", "cvc", "iban", "ssn"),
@@ -34,6 +32,30 @@ def _split(value: object) -> object:
         return tuple(json.loads(value))
     except ValueError:
         raise ValueError(f"{value!r} is not a list; separate the values by commas: one,two") from None
+
+
+def _queues(value: object) -> object:
+    """Read the queues of a worker: a list, or a mapping of names and weights."""
+    if isinstance(value, Mapping):
+        return tuple(f"{name}:{weight}" for name, weight in value.items())
+    return _split(value)
+
+
+def _limits(value: object) -> object:
+    """Read limits: a mapping, or as they are written, bulk=2."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a limit of a queue; write the queue and a number: bulk=2") from None
+    if isinstance(value, Mapping):
+        value = [f"{name}={limit}" for name, limit in value.items()]
+    if isinstance(value, list | tuple):  # an option that was given several times
+        value = ",".join(map(str, value))
+    parts = _split(value)
+    if not isinstance(parts, tuple):
+        raise ValueError(f"{value!r} is not a limit of a queue; write the queue and a number: bulk=2")  # noqa: TRY004
+    return parse_limits([str(part) for part in parts])
 
 
 TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -76,8 +98,13 @@ class Settings(BaseSettings):
         description="largest job that is enqueued, in bytes of its JSON",
     )
     heartbeat: int = Field(default=20, ge=5, le=600, description="seconds between AMQP heartbeats")
-    queues: TextList = Field(
-        default=("default",), description="queues that a worker serves, in the order of their priority"
+    queues: Annotated[TextList, BeforeValidator(_queues)] = Field(
+        default=("default",),
+        description="queues that a worker serves: mail,bulk prefers the first; mail:3,bulk:1 shares their starts",
+    )
+    queue_limits: Annotated[dict[str, int], NoDecode, BeforeValidator(_limits)] = Field(
+        default={},
+        description="jobs of a queue that a worker process runs at once: bulk=2; the others have its concurrency",
     )
     concurrency: int = Field(default=16, ge=1, le=10_000, description="jobs that a worker process runs at once")
     processes: int = Field(default=1, ge=1, le=1024, description="number of worker processes")
@@ -134,17 +161,16 @@ class Settings(BaseSettings):
 
     @field_validator("queues")
     @classmethod
-    def _queue_names(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
-        if not queues:
-            raise ValueError("name at least one queue, such as default")
-        for queue in queues:
-            if not is_queue_name(queue):
-                raise ValueError(f"{queue!r} is not a queue name: use {QUEUE_NAME_RULE}")
-        if len(queues) > MAX_QUEUES:
-            raise ValueError(f"at most {MAX_QUEUES:_} queues, not {len(queues):_}; let several jobs share a queue")
-        if len(set(queues)) != len(queues):
-            raise ValueError("a queue is listed twice; list each queue once")
+    def _served(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        ServedQueues.parse(queues)
         return queues
+
+    @field_validator("queue_limits")
+    @classmethod
+    def _limited(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        if "queues" in info.data:
+            ServedQueues.parse(info.data["queues"], limits)
+        return limits
 
     @field_validator("url")
     @classmethod
@@ -164,6 +190,11 @@ class Settings(BaseSettings):
         if trimmed and (not trimmed.startswith("/") or "//" in trimmed or not trimmed.isprintable()):
             raise ValueError(f"{path!r} is not a path; write it like /jobs")
         return trimmed
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues that a worker serves, without their weights."""
+        return ServedQueues.parse(self.queues).names
 
     @property
     def in_memory(self) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.encodable import encodable
+from tests.support.hoard import let_workers_take_more
 from tests.support.leftovers import check_file_left_nothing
 from tests.support.postgres import Postgres
 from tests.support.process import Lodging, ServerMissingError, folder_in_memory
@@ -126,6 +127,12 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     yield postgres.url(name)
     postgres.start()
     postgres.drop_database(name)
+
+
+@pytest.fixture
+def takes_more_than_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workers of this process have deliveries that wait for a slot, and keep them."""
+    let_workers_take_more(monkeypatch.setattr)
 
 
 class PrometheusFactory(Protocol):

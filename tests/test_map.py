@@ -18,15 +18,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "broker_jobs"
 
-LOWEST = frozenset({"clock", "errors", "extras", "settings"})
+LOWEST = frozenset({"clock", "errors", "extras", "served_queues", "settings"})
 SHARED = LOWEST | {"messages", "broker"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "clock": frozenset(),
     "errors": frozenset(),
     "extras": frozenset({"errors"}),
-    # Settings check the names of queues. The rule for names is pure and has one place.
-    "settings": frozenset({"clock", "errors", "broker.names"}),
+    # The rule for names of queues is pure and has one place.
+    "served_queues": frozenset({"broker.names"}),
+    "settings": frozenset({"clock", "errors", "served_queues"}),
     "messages": frozenset({"clock", "errors"}),
     "broker": LOWEST | {"messages"},
     "function": SHARED,

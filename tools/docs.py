@@ -68,7 +68,8 @@ def settings_table() -> str:
     """A row for each setting: name, default and description."""
     rows = ["| setting | default | means |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = ",".join(field.default) if isinstance(field.default, tuple) else json.dumps(field.default).strip('"')
+        given = field.default
+        default = ",".join(given) if isinstance(given, tuple | dict) else json.dumps(given).strip('"')
         rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', 'null') else 'none'} | {field.description} |")
     return "\n".join(rows)
 

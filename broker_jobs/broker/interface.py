@@ -6,7 +6,7 @@ and must not call the blocking methods of the broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -89,17 +89,25 @@ class Consumer(Protocol):
     def requeue(self, channel: int, tag: int) -> None:
         """Return a delivery to its queue."""
 
-    def set_prefetch(self, count: int) -> None:
-        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
+    def set_prefetch(self, count: int | Mapping[str, int]) -> None:
+        """Change the number of unacknowledged deliveries allowed for each queue, or for those named (1..65535)."""
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid."""
+        """Stop or resume consuming one queue; a resume may name a queue that was not consumed before.
+
+        Deliveries received before a stop stay valid, and no longer count for the prefetch.
+        """
 
     def cancel(self) -> None:
         """Stop consuming. Received deliveries can still be acknowledged."""
 
     def close(self) -> None:
         """Cancel and close the channel. Unacknowledged deliveries return to their queues."""
+
+
+def prefetch_by_queue(prefetch: int | Mapping[str, int], queues: Sequence[str]) -> dict[str, int]:
+    """Queue -> its prefetch: one number for all queues, or one for each that is named."""
+    return dict.fromkeys(queues, prefetch) if isinstance(prefetch, int) else dict(prefetch)
 
 
 class Broker(Protocol):
@@ -146,11 +154,13 @@ class Broker(Protocol):
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
         """Consume queues on one channel. `on_deliveries` receives all deliveries of one socket read as a list.
+
+        `prefetch`: of each queue, or by queue (1..65535).
 
         `on_lost(channel)`: the channel is lost, and its unacknowledged deliveries are back in their queues. The
         consumer opens a new channel by itself and calls `on_ready(channel)`. A cancel by the server counts as a loss.

@@ -29,7 +29,7 @@ def show(queues: Queues = None, as_json: AsJson = False) -> None:
     --json prints the format of RabbitMQ's definitions file.
     """
     settings = Settings.load(**given_settings(queues=queues))
-    topologies = [fixed_topology(), work_topology(*settings.queues)]
+    topologies = [fixed_topology(), work_topology(*settings.queue_names)]
     if as_json:
         print_json(_as_definitions(topologies))
         return
@@ -56,7 +56,7 @@ def apply(queues: Queues = None, url: Url = None) -> None:
     settings = Settings.load(**given_settings(queues=queues, url=url))
     with open_broker(settings, "topology apply") as broker:
         broker.apply(fixed_topology())
-        broker.apply(work_topology(*settings.queues))
+        broker.apply(work_topology(*settings.queue_names))
     typer.echo("declared")
 
 

@@ -22,6 +22,7 @@ from broker_jobs.cli import (
     serve,
     store,
     subscriptions,
+    workers,
 )
 from broker_jobs.cli.output import print_error
 from broker_jobs.errors import BrokerJobsError
@@ -68,6 +69,7 @@ app.add_typer(recurring.app, name="recurring")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(queues.app, name="queues")
 app.add_typer(limits.app, name="limits")
+app.add_typer(workers.app, name="workers")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(store.app, name="store")
 

@@ -72,7 +72,7 @@ def check(settings: Settings, now: Instant) -> Iterator[Finding]:
     try:
         with open_broker(settings, "doctor") as broker:
             yield Finding("ok", "broker", f"connected to {mask(settings.url)}")
-            yield from _check_broker(settings, broker, queues or list(settings.queues))
+            yield from _check_broker(settings, broker, queues or list(settings.queue_names))
     except BrokerError as error:
         yield Finding("error", "broker", str(error), "fix this first; the other checks need it")
         return

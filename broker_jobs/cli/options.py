@@ -52,7 +52,21 @@ ShutdownTimeout = Annotated[
 ]
 Queues = Annotated[
     str | None,
-    typer.Option("--queues", "-Q", help="Queues to serve, comma-separated, preferred first.", show_default="default"),
+    typer.Option(
+        "--queues",
+        "-Q",
+        help="Queues to serve, preferred first: mail,bulk. With weights: mail:3,bulk:1.",
+        show_default="default",
+    ),
+]
+QueueLimits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue-limit",
+        metavar="QUEUE=NUMBER",
+        help="Jobs of a queue at once per process: bulk=2; repeatable.",
+        show_default="none",
+    ),
 ]
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", help="Jobs at once per process.", show_default="16")

@@ -16,6 +16,7 @@ from broker_jobs.cli.options import (
     MetricsHost,
     MetricsPort,
     More,
+    QueueLimits,
     Queues,
     ShutdownTimeout,
     StoreUrl,
@@ -50,6 +51,7 @@ def run(
     url: Url = None,
     store: StoreUrl = None,
     queues: Queues = None,
+    queue_limit: QueueLimits = None,
     concurrency: Concurrency = None,
     declare: Declare = None,
     shutdown_timeout: ShutdownTimeout = None,
@@ -65,6 +67,7 @@ def run(
     """
     given = given_settings(
         queues=queues,
+        queue_limits=queue_limit or None,
         more=more,
         url=url,
         store=store,
@@ -85,6 +88,7 @@ def worker(
     *,
     url: Url = None,
     queues: Queues = None,
+    queue_limit: QueueLimits = None,
     concurrency: Concurrency = None,
     processes: Processes = None,
     declare: Declare = None,
@@ -101,6 +105,7 @@ def worker(
     """
     given = given_settings(
         queues=queues,
+        queue_limits=queue_limit or None,
         more=more,
         url=url,
         concurrency=concurrency,

@@ -1,22 +1,22 @@
 """Acknowledges deliveries: the one place that does, and only after what must come first was confirmed.
 
 Acknowledgements go as one `multiple` up to the highest unbroken tag of a channel; a tag beyond a gap (a long job holds
-the tags before it open) goes singly when it has waited 100 ms, or when half of what its work queue may have out is
-done, as the broker delivers no more of that queue until then. Tags of a lost channel are forgotten: their deliveries
-belong to the broker again.
+the tags before it open) goes singly: at once where few are out, else when it has waited 100 ms. Tags of a lost channel
+are forgotten: their deliveries belong to the broker again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from broker_jobs.broker.interface import Consumer, Delivery
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import DeliveryTag
 
 GAP_SECONDS = 0.1
+FEW_OPEN = 64
+"""While no more are out on a channel, none waits beyond a gap: each acknowledgement lets the next delivery in."""
 
 
 class _Channel:
@@ -25,26 +25,19 @@ class _Channel:
     __slots__ = ("done", "open")
 
     def __init__(self) -> None:
-        self.open: dict[int, str] = {}
-        """Tags, and the work queue of each."""
-        self.done: dict[int, tuple[float, str]] = {}
-        """Tags that may be acknowledged, since when (monotonic), and the work queue of each."""
+        self.open: dict[int, None] = {}
+        self.done: dict[int, float] = {}
+        """Tags that may be acknowledged, and since when (monotonic)."""
 
 
 class Acknowledger:
     """Knows every delivery that is not acknowledged; thread-safe."""
 
-    def __init__(self, clock: Clock, prefetch: Callable[[], int] | None = None) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._prefetch = prefetch
         self._lock = threading.Lock()
         self._channels: dict[int, _Channel] = {}
         self._subscription: Consumer | None = None
-        self._out: Counter[str] = Counter()
-        """Deliveries of each work queue that are not acknowledged."""
-        self._done: Counter[str] = Counter()
-        """Those of them that may be."""
-        self._freed_at: dict[str, float] = {}
 
     def use(self, subscription: Consumer) -> None:
         """Acknowledge through this subscription from now on."""
@@ -59,27 +52,18 @@ class Acknowledger:
                 channel = self._channels.get(delivery.channel)
                 if channel is None:
                     channel = self._channels[delivery.channel] = _Channel()
-                channel.open[delivery.tag] = delivery.queue
-                if delivery.queue not in self._out:  # the first of several, maybe
-                    self._freed_at[delivery.queue] = self._clock.monotonic()
-                self._out[delivery.queue] += 1
+                channel.open[delivery.tag] = None
 
     def acknowledge(self, places: Iterable[DeliveryTag]) -> None:
         """What must come before has been confirmed: acknowledge. Twice, or on a lost channel, does nothing."""
         now = self._clock.monotonic()
-        queues: set[str] = set()
         with self._lock:
             for place in places:
                 channel = self._channels.get(place.channel)
                 if channel is not None and place.tag in channel.open:
-                    queue = channel.open.pop(place.tag)
-                    channel.done[place.tag] = now, queue
-                    self._done[queue] += 1
-                    queues.add(queue)
+                    del channel.open[place.tag]
+                    channel.done[place.tag] = now
             self._acknowledge_all(beyond_gaps=False)
-            for queue in queues:
-                if self._done[queue] and self.is_full(queue) and 2 * self._done[queue] >= self._out[queue]:
-                    self._acknowledge_singly(queue)
 
     def look(self) -> None:
         """Acknowledge singly what has waited beyond a gap. Called a few times a second."""
@@ -94,23 +78,7 @@ class Acknowledger:
     def lost(self, channel: int) -> None:
         """The channel is gone: forget its tags."""
         with self._lock:
-            lost = self._channels.pop(channel, None)
-            if lost is not None:
-                done = [queue for _, queue in lost.done.values()]
-                self._out.subtract([*lost.open.values(), *done])
-                self._done.subtract(done)
-
-    def has_had(self, work_queue: str) -> bool:
-        """Whether something of a work queue was delivered."""
-        return work_queue in self._out
-
-    def is_full(self, work_queue: str) -> bool:
-        """Whether the broker may have more of a work queue, which it delivers when something is acknowledged."""
-        return self._prefetch is not None and self._out[work_queue] >= self._prefetch()
-
-    def freed_at(self, work_queue: str) -> float | None:
-        """When the broker was last given room for more of a work queue than it could deliver at once (monotonic)."""
-        return self._freed_at.get(work_queue)
+            self._channels.pop(channel, None)
 
     def is_open(self, place: DeliveryTag) -> bool:
         """Whether the delivery is still ours to acknowledge."""
@@ -134,27 +102,11 @@ class Acknowledger:
             unbroken = list(channel.done) if gap is None else [tag for tag in channel.done if tag < gap]
             if unbroken:
                 subscription.ack(number, max(unbroken), multiple=True)
-                self._acknowledged(channel, unbroken)
-            if beyond_gaps and channel.done:
-                old = self._clock.monotonic() - gap_seconds
-                beyond = [tag for tag, (since, _) in channel.done.items() if since <= old]
-                for tag in beyond:
+                for tag in unbroken:
+                    del channel.done[tag]
+            few = len(channel.open) <= FEW_OPEN
+            if channel.done and (few or beyond_gaps):
+                old = self._clock.monotonic() - (0.0 if few else gap_seconds)
+                for tag in [tag for tag, since in channel.done.items() if since <= old]:
                     subscription.ack(number, tag)
-                self._acknowledged(channel, beyond)
-
-    def _acknowledge_singly(self, queue: str) -> None:
-        if self._subscription is None:
-            return
-        for number, channel in self._channels.items():
-            tags = [tag for tag, (_, of) in channel.done.items() if of == queue]
-            for tag in tags:
-                self._subscription.ack(number, tag)
-            self._acknowledged(channel, tags)
-
-    def _acknowledged(self, channel: _Channel, tags: Sequence[int]) -> None:
-        queues = Counter([channel.done.pop(tag)[1] for tag in tags])
-        full = [queue for queue in queues if self.is_full(queue)]
-        self._out.subtract(queues)
-        self._done.subtract(queues)
-        if full:
-            self._freed_at.update(dict.fromkeys(full, self._clock.monotonic()))
+                    del channel.done[tag]

@@ -1,4 +1,4 @@
-"""Receives what the coordinator sends to workers: fences, paused queues, cancellations. Says hello when it connects.
+"""Receives what the coordinator sends to workers: fences, pauses, cancellations, changes. Says hello on connecting.
 
 It binds first and then says hello, so that no message is lost between the snapshot and the first broadcast. The wait
 for the coordinator's answer is bounded; a late answer is applied when it arrives.
@@ -17,7 +17,7 @@ from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.messages.commands import Hello, Reply
-from broker_jobs.messages.control import Control
+from broker_jobs.messages.control import Control, WorkerChange
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 
@@ -34,21 +34,23 @@ class ControlSubscription:
         fences: Revocations,
         ref: WorkerRef,
         *,
-        queues: Sequence[str],
+        queues: Callable[[], Sequence[str]],
         version: str,
         running: Callable[[], list[tuple[str, int]]],
         cancel: Callable[[Iterable[str]], None],
         changed: Callable[[], None],
+        on_change: Callable[[WorkerChange], None],
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._revocations = fences
         self._ref = ref
-        self._queues = list(queues)
+        self._queues = queues
         self._version = version
         self._running = running
         self._cancel = cancel
         self._changed = changed
+        self._on_change = on_change
         self._subscription: Consumer | None = None
         self._queue_name = ""
         self._hello_id = ""
@@ -83,7 +85,7 @@ class ControlSubscription:
             id=self._hello_id,
             at=self._clock.now(),
             worker=self._ref,
-            queues=self._queues,
+            queues=list(self._queues()),
             running=self._running(),
             version=self._version,
         )
@@ -120,6 +122,9 @@ class ControlSubscription:
         self._revocations.learn(control, self._clock.monotonic(), asked=answer)
         self._cancel(control.cancel)
         self._changed()
+        for change in control.changes:
+            if self._ref.id in change.workers:
+                self._on_change(change)
         if answer:
             self.answered.set()
 

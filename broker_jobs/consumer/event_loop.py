@@ -1,4 +1,4 @@
-"""Runs async attempts: one event loop in a thread of its own, at most `concurrency` at once.
+"""Runs async attempts: one event loop in a thread of its own. What it is given has a slot already.
 
 The loop outlives what a job does to it: SystemExit and KeyboardInterrupt in a task or a callback, and `loop.stop()`,
 make asyncio leave `run_forever`; it is then entered again, and all other tasks go on.
@@ -11,10 +11,9 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.running import Run
 
@@ -23,37 +22,58 @@ logger = logging.getLogger(__name__)
 BROKEN_PAUSE_SECONDS = 1.0
 """Before a loop is entered again that ended by an error of its own, which may come again at once."""
 
-RETRY_SECONDS = 0.002
-"""Between two looks at what waits for a higher job to come."""
-
 
 class LoopStopped(Exception):
     """The event loop has ended, as its worker has; what was to run on it was not started."""
 
 
 class EventLoop:
-    """An event loop that takes from `ready` and awaits `work`; its thread starts with the first delivery."""
+    """An event loop that awaits `work`, and then calls `ended`; its thread starts with the first delivery."""
 
     def __init__(
-        self, ready: LocalQueue, work: Callable[[ReceivedDelivery], Coroutine[Any, Any, None]], concurrency: int
+        self,
+        work: Callable[[ReceivedDelivery], Coroutine[Any, Any, None]],
+        ended: Callable[[ReceivedDelivery], ReceivedDelivery | None],
     ) -> None:
-        self._ready = ready
+        """
+        Args:
+            work: runs a delivery.
+            ended: gives its slot back; what this loop runs next, or None.
+        """
         self._work = work
-        self._concurrency = concurrency
+        self._ended = ended
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._handed: dict[ReceivedDelivery, bool] = {}
+        """What the loop has not begun, in order -> whether it is to begin. It waits while a job blocks the loop."""
         self._tasks: dict[asyncio.Task[None], ReceivedDelivery] = {}
         self._for_threads: set[Carried] = set()
         self._stopping = False
         self._over = False
-        self._feeds_later = False
 
-    def wake(self) -> None:
-        """Something was put into `ready`."""
+    def run(self, deliveries: Sequence[ReceivedDelivery]) -> None:
+        """Run deliveries, which have slots."""
+        with self._lock:
+            self._handed.update(dict.fromkeys(deliveries, True))
         loop = self._loop or self._start()
-        if loop is not None:
-            loop.call_soon_threadsafe(self._feed)
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._begin_handed)
+
+    def held(self) -> list[ReceivedDelivery]:
+        """What the loop was given and has not begun."""
+        return [received for received, wanted in list(self._handed.items()) if wanted]
+
+    def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
+        """Take out what is not to begin any more. It keeps its slot until the loop gets to it: a blocked loop runs
+        nothing in its place."""
+        removed: list[ReceivedDelivery] = []
+        with self._lock:
+            for received in self.held():
+                if which(received) and received in self._handed:
+                    self._handed[received] = False
+                    removed.append(received)
+        return removed
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         """Run a coroutine for a sync job, in the context of the calling thread, which waits; its result.
@@ -97,38 +117,38 @@ class EventLoop:
         finally:
             loop.close()
 
-    def _feed(self) -> None:
+    def _begin_handed(self) -> None:
+        while self._handed:
+            with self._lock:
+                received = next(iter(self._handed))
+                wanted = self._handed.pop(received)
+            if wanted:
+                self._begin(received)
+            else:
+                self._end(received)
+
+    def _begin(self, received: ReceivedDelivery) -> None:
         assert self._loop is not None
-        while len(self._tasks) < self._concurrency:
-            received = self._ready.pop()
-            if received is None:
-                self._feed_later()
-                return
-            task = self._loop.create_task(self._work(received))
-            self._tasks[task] = received
-            task.add_done_callback(self._done)
-
-    def _feed_later(self) -> None:
-        """Look again if something waits, as then what is higher is on its way."""
-        if len(self._ready) and not self._feeds_later and self._loop is not None:
-            self._feeds_later = True
-            self._loop.call_later(RETRY_SECONDS, self._feed_again)
-
-    def _feed_again(self) -> None:
-        self._feeds_later = False
-        self._feed()
+        task = self._loop.create_task(self._work(received))
+        self._tasks[task] = received
+        task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         received = self._tasks.pop(task)
         if task.cancelled():  # from outside, before its first step: the work catches what comes later
-            self._ready.put(received)
-        elif (error := task.exception()) is not None:
+            self._begin(received)
+            return
+        if (error := task.exception()) is not None:
             logger.critical(
                 "internal error at an async job; its delivery is not acknowledged and returns to the queue",
                 exc_info=error,
             )
-        self._ready.ended(received)
-        self._feed()
+        self._end(received)
+
+    def _end(self, received: ReceivedDelivery) -> None:
+        following = self._ended(received)
+        if following is not None:
+            self._begin(following)
 
     def stop(self, timeout: float) -> bool:
         """End the loop when nothing runs on it; whether it has ended (seconds)."""
@@ -144,7 +164,7 @@ class EventLoop:
 
     def _stop_when_idle(self) -> None:
         assert self._loop is not None
-        if self._tasks or self._for_threads:
+        if self._tasks or self._handed or self._for_threads:
             self._loop.call_later(0.01, self._stop_when_idle)
         else:
             self._over = True

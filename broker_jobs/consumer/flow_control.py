@@ -1,17 +1,23 @@
-"""Regulates how much comes in: prefetch by run time, queues shut while they are paused or outcomes pile up."""
+"""Regulates how much comes in: applies the windows of the queues, and shuts queues while outcomes pile up.
+
+The worker takes what it can start soon. What would wait for longer than a second goes back, as it could run elsewhere,
+and its queue is shut before it is returned.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections import Counter
 
 from broker_jobs.broker.interface import Consumer
-from broker_jobs.broker.names import work_queues
 from broker_jobs.consumer.event_sender import EventSender
-from broker_jobs.consumer.prefetch import first_prefetch, next_prefetch
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
+from broker_jobs.consumer.starter import Starter
+from broker_jobs.consumer.windows import Windows
+from broker_jobs.served_queues import ServedQueues
 
 logger = logging.getLogger(__name__)
 
@@ -19,49 +25,84 @@ TOO_MANY_EVENTS = 20_000
 FEW_EVENTS = 2_000
 PREFETCH_SECONDS = 0.25
 """Between two looks at the prefetch."""
-LOWER_AFTER_LOOKS = 8
-"""A lower prefetch must be right for this many looks in a row: lowering may return deliveries under way."""
+MAX_WAIT_SECONDS = 1.0
+"""What waits longer than this behind our own jobs could have run elsewhere."""
+
+
+class RunTimes:
+    """How long attempts took, of late. Many threads add to it without a lock: a lost one does not matter."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._seconds = 0.0
+
+    def ran(self, seconds: float) -> None:
+        """An attempt took so long."""
+        self._count += 1
+        self._seconds += seconds
+
+    def mean(self) -> float | None:
+        """The mean since the last call; None: nothing has ended."""
+        count, seconds = self._count, self._seconds
+        self._count, self._seconds = 0, 0.0
+        return seconds / count if count else None
 
 
 class FlowControl:
-    """The worker's subscription, opened and shut. `look` is called a few times a second, by one thread."""
+    """The worker's subscription, opened and shut. `look` and `late` are called a few times a second, by one thread."""
 
     def __init__(
         self,
-        queues: Sequence[str],
+        windows: Windows,
+        starter: Starter,
+        *,
+        run_times: RunTimes,
         fences: Revocations,
         event_sender: EventSender,
         running: Running,
-        *,
-        concurrency: int,
-        prefetch_max: int,
     ) -> None:
-        self._queues = tuple(queues)
+        self._windows = windows
+        self._starter = starter
+        self._run_times = run_times
         self._revocations = fences
         self._event_sender = event_sender
         self._running = running
-        self._concurrency = concurrency
-        self._prefetch_max = prefetch_max
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._subscription: Consumer | None = None
-        self._shut: frozenset[str] = frozenset()
+        self._applied: dict[str, int] = {}
+        """Work queue -> what the subscription has been told."""
+        self._waits_for_slot = False
+        self._was_free = False
+        """Whether slots were free at the last look."""
         self._flooded = False
         self._next_monotonic = float("-inf")
-        self._lower_looks = 0
-        self._ended = 0
-        self._ended_seconds = 0.0
-        self.prefetch = first_prefetch(concurrency, prefetch_max)
+
+    @property
+    def prefetch(self) -> dict[str, int]:
+        """Work queue -> its prefetch, at least 1: what is shut is paused."""
+        return {name: max(1, size) for name, size in self._windows.sizes.items()}
 
     def use(self, subscription: Consumer) -> None:
-        """Regulate this subscription, just made, with all queues open."""
-        self._shut = frozenset()
-        self._subscription = subscription
-        self.apply_pauses()
+        """Regulate this subscription, just made with `prefetch` and all queues open."""
+        with self._lock:
+            self._applied = self.prefetch
+            self._subscription = subscription
+            self.apply_pauses()
 
-    def ran(self, seconds: float) -> None:
-        """An attempt took so long. Called by many threads without a lock: a lost one does not matter."""
-        self._ended += 1
-        self._ended_seconds += seconds
+    def late(self, now_monotonic: float) -> list[ReceivedDelivery]:
+        """Take out what would wait too long here, and shut its work queues before it is returned: it runs elsewhere.
+
+        All that waits of such a work queue goes back together, in its order.
+        """
+        oldest = self._starter.oldest_monotonic()
+        late = [name for name, since in oldest.items() if now_monotonic - since > MAX_WAIT_SECONDS]
+        if not late:
+            return []
+        with self._lock:
+            for name in late:
+                self._windows.shut_behind(name)
+            self._apply()
+        return self._starter.remove(lambda received: received.work_queue in late)
 
     def look(self, now_monotonic: float) -> None:
         """Adapt prefetch and pauses."""
@@ -74,38 +115,81 @@ class FlowControl:
         elif waiting < FEW_EVENTS and self._flooded:
             self._flooded = False
             logger.info("outcomes are confirmed again; jobs are received again")
-        self.apply_pauses()
-        if now_monotonic >= self._next_monotonic:
-            self._next_monotonic = now_monotonic + PREFETCH_SECONDS
-            self._adapt_prefetch(self._mean(now_monotonic))
-
-    def _adapt_prefetch(self, mean_run_seconds: float | None) -> None:
-        prefetch = next_prefetch(self.prefetch, mean_run_seconds, self._concurrency, self._prefetch_max)
-        self._lower_looks = self._lower_looks + 1 if prefetch < self.prefetch else 0
-        if self._subscription is None or prefetch == self.prefetch or 0 < self._lower_looks < LOWER_AFTER_LOOKS:
-            return
-        logger.debug("prefetch of each queue: %d, was %d", prefetch, self.prefetch)
-        self.prefetch = prefetch
-        self._subscription.set_prefetch(prefetch)
+        with self._lock:
+            if now_monotonic >= self._next_monotonic:
+                self._next_monotonic = now_monotonic + PREFETCH_SECONDS
+                self._adapt(now_monotonic)
+            self._regulate(looked=self._was_free)
+            self._was_free = self._starter.free > 0
 
     def apply_pauses(self) -> None:
-        """Shut the paused queues and open the others."""
+        """Shut the paused queues, and open others that are shut if a slot is free."""
         with self._lock:
-            if self._subscription is None:
-                return
-            wanted = frozenset(self._queues) if self._flooded else self._revocations.paused & frozenset(self._queues)
-            for queue in wanted - self._shut:
-                for name in work_queues(queue):
-                    self._subscription.pause(name, paused=True)
-            for queue in self._shut - wanted:
-                for name in work_queues(queue):
-                    self._subscription.pause(name, paused=False)
-            self._shut = wanted
+            self._regulate(looked=False)
 
-    def _mean(self, now_monotonic: float) -> float | None:
-        count, seconds = self._ended, self._ended_seconds
-        self._ended, self._ended_seconds = 0, 0.0
-        if count:
-            return seconds / count
-        ages = [now_monotonic - run.started_monotonic for run in self._running.all()]
-        return sum(ages) / len(ages) if ages else None
+    def freed(self) -> None:
+        """A slot has become free, and nothing waits that could have it. From any thread."""
+        if self._waits_for_slot:
+            self.apply_pauses()
+
+    def change(self, queues: ServedQueues, concurrency: int) -> list[ReceivedDelivery]:
+        """Serve other queues, or run more or fewer jobs. Returns what waits here of queues that are not served now."""
+        with self._lock:
+            dropped = self._starter.change(queues, concurrency)
+            self._windows.change(queues)
+            self._apply()  # all are shut: on opening nothing counts that is here already
+            self._regulate(looked=True)
+        return dropped
+
+    def handed_over(self) -> None:
+        """A run is owned from now on, and its delivery is acknowledged next: its slot stays taken."""
+        with self._lock:
+            self._windows.hand_over(self._owned())
+            self._apply()
+
+    def lost(self) -> None:
+        """The channel is lost; on the new one the broker counts nothing of what runs."""
+        with self._lock:
+            self._windows.shut(self._windows.sizes)
+            self._apply()
+
+    def _regulate(self, *, looked: bool) -> None:
+        if self._flooded:
+            self._windows.shut(self._windows.sizes)
+        else:
+            self._windows.pause(self._revocations.paused)
+            self._windows.open(self._revocations.paused, looked=looked)
+        self._apply()
+
+    def _adapt(self, now_monotonic: float) -> None:
+        mean = self._run_times.mean()
+        has_ended = mean is not None
+        if not has_ended and (runs := self._running.all()):
+            mean = sum(now_monotonic - run.started_monotonic for run in runs) / len(runs)
+        self._windows.adapt(
+            mean,
+            has_ended=has_ended,
+            owned=self._owned(),
+            waits_seconds={name: now_monotonic - since for name, since in self._starter.oldest_monotonic().items()},
+        )
+
+    def _owned(self) -> Counter[str]:
+        """How many runs of each queue were handed over."""
+        return Counter(run.received.queue for run in self._running.all() if run.owned)
+
+    def _apply(self) -> None:
+        self._waits_for_slot = not self._flooded and self._windows.waits_for_slot(self._revocations.paused)
+        subscription = self._subscription
+        if subscription is None:
+            return
+        for name in self._applied.keys() | self._windows.sizes.keys():
+            size = self._windows.sizes.get(name, 0)
+            applied = self._applied.get(name, 0)
+            if size == applied:
+                continue
+            logger.debug("prefetch of %s: %d, was %d", name, size, applied)
+            self._applied[name] = size
+            if size:
+                subscription.set_prefetch({name: size})
+            if not size or not applied:
+                subscription.pause(name, paused=not size)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import EventSender
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.process_stats import ProcessStats
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
 from broker_jobs.messages.events import Heartbeat, event_json
+from broker_jobs.served_queues import ServedQueues
 
 LEASE_SECONDS = 30.0
 """What the coordinator grants (rule R7); it counts log time, which is never faster than ours."""
@@ -27,22 +28,20 @@ class HeartbeatSender:
         event_sender: EventSender,
         clock: Clock,
         running: Running,
-        ready: Sequence[LocalQueue],
+        held: Callable[[], list[ReceivedDelivery]],
         fences: Revocations,
         reporter: Reporter,
-        queues: Sequence[str],
-        concurrency: int,
+        serves: Callable[[], tuple[ServedQueues, int]],
         period_seconds: float,
         version: str,
     ) -> None:
         self._event_sender = event_sender
         self._clock = clock
         self._running = running
-        self._ready = ready
+        self._held = held
         self._revocations = fences
         self._reporter = reporter
-        self._queues = list(queues)
-        self._concurrency = concurrency
+        self._serves = serves
         self._period_seconds = period_seconds
         self._version = version
         self._process_stats = ProcessStats()
@@ -57,16 +56,23 @@ class HeartbeatSender:
             self._next_monotonic = now + self._period_seconds
             self.beat()
 
+    def beat_soon(self) -> None:
+        """Beat at the next look."""
+        self._next_monotonic = self._clock.monotonic()
+
     def beat(self, *, leaving: bool = False) -> None:
         """Say now what this worker has."""
         cpu_percent, rss_bytes = self._process_stats.read()
         said_monotonic = self._clock.monotonic()
+        queues, concurrency = self._serves()
         heartbeat = Heartbeat(
             at=self._clock.now(),
             running=[(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()],
-            received=[received.envelope.id for ready in self._ready for received in ready.held()],
-            queues=self._queues,
-            concurrency=self._concurrency,
+            received=[received.envelope.id for received in self._held()],
+            queues=list(queues.names),
+            served=queues.written() if queues.weights else [],
+            queue_limits=dict(queues.limits),
+            concurrency=concurrency,
             control_version=self._revocations.version,
             done=self._reporter.done,
             cpu_percent=cpu_percent,

@@ -1,143 +1,230 @@
-"""Keeps what was taken and is not started, in the order it is to be started: the first named queue, in it what is high.
+"""Keeps what was received and is not started, and the slots in which jobs run: what starts next, and that it may.
 
-One per kind (threads, event loop). Deques of C and no lock, as several threads put and take thousands a second.
+Of one queue what is high starts first, then what is normal, then what is low.
 
-What the broker is about to deliver counts too: a worker may have only a few deliveries of each work queue, so what is
-high and runs can be all that it may have, while more is in the broker. When such a run has ended, the next high job
-comes a moment later. Until then, or for a second at most, what is lower in its queue waits.
+One lock holds both, so a free slot never stands beside a delivery that could have it: whoever adds a delivery or ends a
+job takes out what starts next in the same step. A slot is taken before a thread or the event loop is asked to run.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
-from broker_jobs.broker.names import work_queue
-from broker_jobs.clock import Clock, SystemClock
-from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.broker.names import work_queues
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
-from broker_jobs.messages.priority import PRIORITIES, Priority
-
-DELIVERY_SECONDS = 0.05
-"""From an acknowledgement to the delivery that the broker sends for it."""
-REPORT_SECONDS = 1.0
-"""From the end of a run to its acknowledgement; it takes longer only while the broker is away."""
-
-Line = tuple[str, Priority]
+from broker_jobs.messages.priority import PRIORITIES
+from broker_jobs.served_queues import ServedQueues
 
 
-class LocalQueue:
-    """Deliveries that wait to be started; any thread may put and take.
+class _Line:
+    """The deliveries of one queue that wait, and how many of it run."""
 
-    Args:
-        queues: the first is preferred.
-        acknowledger: knows what the broker may still have; None: nothing is waited for.
-        clock: that of the acknowledger.
-    """
+    __slots__ = ("came", "credit", "held", "limit", "name", "running", "waiting", "weight")
 
-    def __init__(
-        self, queues: Sequence[str], acknowledger: Acknowledger | None = None, clock: Clock | None = None
-    ) -> None:
-        self._acknowledger = acknowledger
-        self._clock: Clock = clock or SystemClock()
-        self._waiting: dict[Line, deque[ReceivedDelivery]] = {}
-        self._lines: tuple[deque[ReceivedDelivery], ...] = ()
-        self._order: tuple[tuple[deque[ReceivedDelivery], tuple[str, ...]], ...] = ()
-        """Each line, and the work queues of what is higher in its queue."""
-        self._ended_at: dict[str, float] = {}
-        """When a run of a work queue ended of which the broker may have more."""
-        self._expected_at: dict[str, float] = {}
-        """Since when a first delivery of a work queue is expected."""
-        for queue in queues:
-            self._add(queue)
+    def __init__(self, name: str, weight: int, limit: int | None) -> None:
+        self.name = name
+        self.weight = weight
+        self.limit = limit
+        self.credit = 0
+        """What it is owed of its share of the starts."""
+        self.running = 0
+        self.held = 0
+        """How many wait."""
+        self.waiting: tuple[deque[ReceivedDelivery], ...] = tuple(deque[ReceivedDelivery]() for _ in PRIORITIES)
+        """By priority, the highest first."""
+        self.came = [False] * len(PRIORITIES)
+        """By priority, whether something came since it was last asked."""
 
-    def _add(self, queue: str) -> None:
-        """Add the lines of a queue, behind all others."""
-        lines = [deque[ReceivedDelivery]() for _ in PRIORITIES]
-        for place, priority in enumerate(PRIORITIES):
-            self._waiting[queue, priority] = lines[place]
-        higher = [tuple(work_queue(queue, each) for each in PRIORITIES[:place]) for place in range(len(PRIORITIES))]
-        self._order += tuple(zip(lines, higher, strict=True))
-        self._lines += tuple(lines)
+    def add(self, received: ReceivedDelivery) -> None:
+        """Let a delivery wait behind the others of its priority."""
+        self.waiting[received.rank].append(received)
+        self.came[received.rank] = True
+        self.held += 1
 
-    def put(self, received: ReceivedDelivery) -> None:
-        """Add a delivery behind the others of its queue and priority."""
-        if received.line not in self._waiting:  # a queue that was not asked for: last
-            self._add(received.queue)
-        self._waiting[received.line].append(received)
+    def first(self) -> ReceivedDelivery:
+        """Take out the delivery that starts next; there is one."""
+        self.held -= 1
+        return next(waiting for waiting in self.waiting if waiting).popleft()
 
-    def pop(self) -> ReceivedDelivery | None:
-        """The next delivery. None: nothing waits, or (it has a length) what is higher is to come first."""
-        for line, higher in self._order:
-            if line:
-                if higher and any(map(self._may_come, higher)):
-                    return None
-                try:
-                    return line.popleft()
-                except IndexError:  # another taker was faster
-                    continue
-        return None
-
-    def expect(self, name: str) -> None:
-        """The broker has something of a work queue, of which nothing was delivered yet."""
-        self._expected_at[name] = self._clock.monotonic()
-
-    def ended(self, received: ReceivedDelivery) -> None:
-        """A delivery that was taken has been run, and its outcome is on its way."""
-        name = received.delivery.queue
-        if self._acknowledger is not None and self._acknowledger.is_full(name):
-            self._ended_at[name] = self._clock.monotonic()
-
-    def _may_come(self, name: str) -> bool:
-        """Whether the broker may be about to deliver more of a work queue, as some of it is done."""
-        acknowledger = self._acknowledger
-        if acknowledger is None:
-            return False
-        ended_at, freed_at = self._ended_at.get(name), acknowledger.freed_at(name)
-        expected_at = self._expected_at.get(name)
-        if ended_at is None and freed_at is None and expected_at is None:
-            return False
-        now = self._clock.monotonic()
-        return (
-            (freed_at is not None and now - freed_at < DELIVERY_SECONDS)
-            or (ended_at is not None and now - ended_at < REPORT_SECONDS and acknowledger.is_full(name))
-            or (expected_at is not None and now - expected_at < REPORT_SECONDS and not acknowledger.has_had(name))
-        )
+    def all(self) -> list[ReceivedDelivery]:
+        """What waits, in its order."""
+        return [received for waiting in self.waiting for received in waiting]
 
     def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
         """Take out what is not to be started any more."""
         removed: list[ReceivedDelivery] = []
-        for received in self.held():
-            if which(received):
-                try:
-                    self._waiting[received.line].remove(received)
-                except ValueError:  # started meanwhile
-                    continue
-                removed.append(received)
+        for waiting in self.waiting:
+            for _ in range(len(waiting)):
+                received = waiting.popleft()
+                (removed if which(received) else waiting).append(received)
+        self.held -= len(removed)
+        return removed
+
+
+class LocalQueue:
+    """Deliveries that wait to be started, and `concurrency` slots; any thread may call it."""
+
+    def __init__(self, queues: ServedQueues, concurrency: int) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[str, _Line] = {}
+        self._weighted = False
+        self._concurrency = concurrency
+        self._taken = 0
+        self._waiting = 0
+        self._in_threads = 0
+        self._serve(queues)
+
+    @property
+    def concurrency(self) -> int:
+        """How many jobs run at once, of all kinds and queues together."""
+        return self._concurrency
+
+    @property
+    def in_threads(self) -> int:
+        """How many slots are taken by jobs that need a thread."""
+        return self._in_threads
+
+    @property
+    def free(self) -> int:
+        """How many slots are free; then nothing waits that could have one."""
+        return max(0, self._concurrency - self._taken)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether queues share the starts by weights, and not by strict preference."""
+        return self._weighted
+
+    # --- start and end ---
+
+    def put(self, deliveries: Iterable[ReceivedDelivery]) -> list[ReceivedDelivery]:
+        """Add deliveries, each behind the others of its queue. Returns what starts now: each has a slot."""
+        with self._lock:
+            for received in deliveries:
+                self._line(received.queue).add(received)
+                self._waiting += 1
+            return self._start()
+
+    def ended(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
+        """Give back the slot of a delivery. Returns what starts in its place, with a slot, or None."""
+        with self._lock:
+            self._taken -= 1
+            self._line(received.queue).running -= 1
+            if not received.function.is_async:
+                self._in_threads -= 1
+            return self._next()
+
+    def change(self, queues: ServedQueues, concurrency: int) -> tuple[list[ReceivedDelivery], list[ReceivedDelivery]]:
+        """Serve other queues, or run more or fewer jobs. Jobs that run go on.
+
+        Returns what starts now, and what waited of queues that are not served any more.
+        """
+        with self._lock:
+            self._concurrency = concurrency
+            dropped = self._serve(queues)
+            return self._start(), dropped
+
+    def _serve(self, queues: ServedQueues) -> list[ReceivedDelivery]:
+        """Use these queues, in their order; what waited of others. Their lines stay while jobs of them run."""
+        old, self._lines = self._lines, {}
+        self._weighted = bool(queues.weights)
+        for name in queues.names:
+            line = self._lines[name] = old.pop(name) if name in old else _Line(name, 1, None)
+            line.weight, line.limit, line.credit = queues.weights.get(name, 1), queues.limits.get(name), 0
+        dropped: list[ReceivedDelivery] = []
+        for name, line in old.items():
+            dropped += line.remove(lambda _: True)
+            if line.running:
+                self._lines[name] = line
+        self._waiting -= len(dropped)
+        return dropped
+
+    def _start(self) -> list[ReceivedDelivery]:
+        started: list[ReceivedDelivery] = []
+        while (received := self._next()) is not None:
+            started.append(received)
+        return started
+
+    def _next(self) -> ReceivedDelivery | None:
+        if not self._waiting or self._taken >= self._concurrency:
+            return None
+        line = self._choose()
+        if line is None:
+            return None
+        received = line.first()
+        self._waiting -= 1
+        self._taken += 1
+        line.running += 1
+        if not received.function.is_async:
+            self._in_threads += 1
+        return received
+
+    def _choose(self) -> _Line | None:
+        """The queue of which a job starts next: the first that has one, or by the shares of those that have."""
+        chosen: _Line | None = None
+        total = 0
+        for line in self._lines.values():
+            if line.held and (line.limit is None or line.running < line.limit):
+                if not self._weighted:
+                    return line
+                total += line.weight
+                line.credit += line.weight
+                if chosen is None or line.credit > chosen.credit:
+                    chosen = line
+        if chosen is not None:
+            chosen.credit -= total
+        return chosen
+
+    def _line(self, queue: str) -> _Line:
+        line = self._lines.get(queue)
+        if line is None:  # a queue that was not asked for: last
+            line = self._lines[queue] = _Line(queue, 1, None)
+        return line
+
+    # --- what waits ---
+
+    def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
+        """Take out what is not to be started any more."""
+        with self._lock:
+            removed = [received for line in self._lines.values() for received in line.remove(which)]
+            self._waiting -= len(removed)
         return removed
 
     def held(self) -> list[ReceivedDelivery]:
         """What waits now."""
-        return [received for line in self._lines for received in _copy(line)]
+        with self._lock:
+            return [received for line in self._lines.values() for received in line.all()]
 
-    def oldest_monotonic(self) -> float | None:
-        """Since when the longest waiting one waits."""
-        oldest: float | None = None
-        for line in self._lines:
-            try:
-                since = line[0].received_monotonic
-            except IndexError:
-                continue
-            oldest = since if oldest is None else min(oldest, since)
-        return oldest
+    def oldest_monotonic(self) -> dict[str, float]:
+        """Work queue -> since when the longest waiting delivery of it waits; without those of which none waits."""
+        with self._lock:
+            lines = [waiting for line in self._lines.values() if line.held for waiting in line.waiting if waiting]
+            return {waiting[0].work_queue: waiting[0].received_monotonic for waiting in lines}
+
+    def came(self) -> set[str]:
+        """The work queues of which something came since this was last called."""
+        with self._lock:
+            found: set[str] = set()
+            for line in self._lines.values():
+                if any(line.came):
+                    found.update(name for name, came in zip(work_queues(line.name), line.came, strict=True) if came)
+                    line.came = [False] * len(PRIORITIES)
+            return found
+
+    def room(self, queue: str) -> int:
+        """How many jobs of a queue could start at once."""
+        with self._lock:
+            line = self._lines.get(queue)
+            return (
+                self.free if line is None or line.limit is None else max(0, min(self.free, line.limit - line.running))
+            )
+
+    def at_limit(self, queue: str) -> bool:
+        """Whether a queue has a limit and as many of its jobs run."""
+        with self._lock:
+            line = self._lines.get(queue)
+            return line is not None and line.limit is not None and line.running >= line.limit
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines))
-
-
-def _copy(line: deque[ReceivedDelivery]) -> list[ReceivedDelivery]:
-    while True:
-        try:
-            return list(line)
-        except RuntimeError:  # changed while it was copied
-            continue
+        return self._waiting

@@ -1,15 +1,14 @@
-"""Looks after what runs and what waits, ten times a second: timeouts, hand-over of long runs, progress, returns."""
+"""Looks after what runs, ten times a second: timeouts, hand-over of long runs, progress."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.heartbeat import HeartbeatSender
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.running import Run, Running
 
@@ -19,8 +18,6 @@ ANNOUNCE_AFTER_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0
 OUTLIVED_AFTER_SECONDS = 1.0
 """What a job gets to notice its timeout and to end before it is said to outlive it."""
-MAX_WAIT_SECONDS = 10.0
-"""What waits longer than this behind our own jobs could have run elsewhere."""
 
 
 class Monitor:
@@ -30,20 +27,20 @@ class Monitor:
         self,
         *,
         running: Running,
-        ready: Sequence[LocalQueue],
         reporter: Reporter,
         acknowledger: Acknowledger,
         heartbeat_sender: HeartbeatSender,
         clock: Clock,
         handover_after: float,
+        handed_over: Callable[[], None],
     ) -> None:
         self._running = running
-        self._ready = ready
         self._reporter = reporter
         self._acknowledger = acknowledger
         self._heartbeat_sender = heartbeat_sender
         self._clock = clock
         self._handover_after = handover_after
+        self._handed_over = handed_over
 
     def look(self) -> None:
         """One look at everything."""
@@ -58,11 +55,6 @@ class Monitor:
                     run.received.envelope.id,
                 )
                 run.cancel("lease")
-        for ready in self._ready:
-            oldest = ready.oldest_monotonic()
-            if oldest is not None and now - oldest > MAX_WAIT_SECONDS:
-                for received in ready.remove(lambda received: now - received.received_monotonic > MAX_WAIT_SECONDS):
-                    self._reporter.return_delivery(received, "waited too long")
 
     def _look_at(self, run: Run, now: float) -> None:
         if run.deadline_monotonic is not None and now >= run.deadline_monotonic:
@@ -112,6 +104,7 @@ class Monitor:
 
         def confirmed() -> None:
             run.owned = True
+            self._handed_over()
             self._acknowledger.acknowledge((run.received.place,))
 
         self._reporter.started(run, confirmed, owned=True)

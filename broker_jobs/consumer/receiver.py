@@ -15,7 +15,6 @@ from broker_jobs.clock import Clock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
 from broker_jobs.consumer.event_sender import DeliveryTag
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.observer import WorkerObserver
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
@@ -32,7 +31,7 @@ REMEMBERED = 10_000
 
 
 class Receiver:
-    """Sorts deliveries: dead-lettered, returned, or ready for a thread or the event loop."""
+    """Sorts deliveries: dead-lettered, returned, or ready to be started."""
 
     def __init__(
         self,
@@ -44,10 +43,7 @@ class Receiver:
         fences: Revocations,
         clock: Clock,
         observer: WorkerObserver,
-        sync: LocalQueue,
-        wake_threads: Callable[[int], None],
-        asynchronous: LocalQueue,
-        wake_loop: Callable[[], None],
+        ready: Callable[[Sequence[ReceivedDelivery]], None],
     ) -> None:
         self._registry = registry
         self._acknowledger = acknowledger
@@ -56,10 +52,7 @@ class Receiver:
         self._revocations = fences
         self._clock = clock
         self._observer = observer
-        self._sync = sync
-        self._wake_threads = wake_threads
-        self._async = asynchronous
-        self._wake_loop = wake_loop
+        self._ready = ready
         self._closed = False
         self._had: dict[tuple[str, int], None] = {}
         """(job, epoch) of the last deliveries, the oldest first."""
@@ -74,8 +67,7 @@ class Receiver:
         for work_queue, count in Counter([delivery.queue for delivery in deliveries]).items():
             self._observer.received(queue_of(work_queue), count)
         monotonic = self._clock.monotonic()
-        for_threads = 0
-        for_loop = False
+        ready: list[ReceivedDelivery] = []
         for delivery in deliveries:
             try:
                 received = self._understand(delivery, monotonic)
@@ -83,18 +75,10 @@ class Receiver:
                 logger.exception("internal error of the worker at a delivery; it is now a dead letter")
                 self._dead_letter(delivery, f"internal error of the worker: {type(error).__name__}")
                 continue
-            if received is None:
-                continue
-            if received.function.is_async:
-                self._async.put(received)
-                for_loop = True
-            else:
-                self._sync.put(received)
-                for_threads += 1
-        if for_threads:
-            self._wake_threads(for_threads)
-        if for_loop:
-            self._wake_loop()
+            if received is not None:
+                ready.append(received)
+        if ready:
+            self._ready(ready)
 
     def _understand(self, delivery: Delivery, monotonic: float) -> ReceivedDelivery | None:
         """What can be run, or None when it is acknowledged another way."""

@@ -1,7 +1,8 @@
 """Runs sync attempts: a pool of threads, started when they are needed.
 
-A token for each delivery in a C-level queue wakes a thread; which delivery it takes is decided when it wakes, by the
-order of preference. Daemon threads: a job that never ends does not keep the process from ending.
+What is handed over has a slot already. There are as many threads as sync jobs have had slots at once, so a free one
+takes it at once. A thread that has ended a job runs what starts in its place, without a hand-over. Daemon threads: a
+job that never ends does not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -12,39 +13,42 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.002
-"""Between two looks at what waits for a higher job to come."""
-
 
 class ThreadPool:
-    """At most `concurrency` threads that take from `ready` and call `work`."""
+    """Threads that call `work`, and then `ended`, which says what they run next."""
 
-    def __init__(self, ready: LocalQueue, work: Callable[[ReceivedDelivery], None], concurrency: int) -> None:
-        self._ready = ready
+    def __init__(
+        self,
+        work: Callable[[ReceivedDelivery], None],
+        ended: Callable[[ReceivedDelivery], ReceivedDelivery | None],
+        needed: Callable[[], int],
+    ) -> None:
+        """
+        Args:
+            work: runs a delivery.
+            ended: gives its slot back; what this thread runs next, or None.
+            needed: how many slots are taken by jobs that need a thread.
+        """
         self._work = work
-        self._concurrency = concurrency
-        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._ended = ended
+        self._needed = needed
+        self._handed: SimpleQueue[ReceivedDelivery | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._busy: dict[int, None] = {}
         self._lock = threading.Lock()
 
-    def wake(self, count: int) -> None:
-        """`count` deliveries were put into `ready`."""
-        put = self._tokens.put
-        for _ in range(count):
-            put(True)
-        if len(self._threads) < self._concurrency:
+    def run(self, received: ReceivedDelivery) -> None:
+        """Run a delivery that has a slot, in a thread that is free or new."""
+        if len(self._threads) < self._needed():
             self._start_more()
+        self._handed.put(received)
 
     def _start_more(self) -> None:
         with self._lock:
-            wanted = min(self._concurrency, len(self._busy) + len(self._ready))
-            while len(self._threads) < wanted:
+            while len(self._threads) < self._needed():
                 thread = threading.Thread(
                     target=self._run, name=f"broker-jobs-run-{len(self._threads) + 1}", daemon=True
                 )
@@ -52,29 +56,23 @@ class ThreadPool:
                 thread.start()
 
     def _run(self) -> None:
-        me = threading.get_ident()
-        get, pop, work, busy = self._tokens.get, self._ready.pop, self._work, self._busy
-        while get():
-            while (received := pop()) is None and len(self._ready):  # what is higher is on its way
-                time.sleep(RETRY_SECONDS)
-            if received is None:  # returned meanwhile
-                continue
-            busy[me] = None
-            try:
-                work(received)
-            except BaseException:
-                logger.critical(
-                    "internal error at %s; its delivery is not acknowledged and returns to the queue",
-                    received.envelope.id,
-                    exc_info=True,
-                )
-            self._ready.ended(received)
-            del busy[me], received
-        self._tokens.put(False)  # the next thread is to learn it too
+        get, work, ended = self._handed.get, self._work, self._ended
+        while (received := get()) is not None:
+            while received is not None:
+                try:
+                    work(received)
+                except BaseException:
+                    logger.critical(
+                        "internal error at %s; its delivery is not acknowledged and returns to the queue",
+                        received.envelope.id,
+                        exc_info=True,
+                    )
+                received = ended(received)
+        self._handed.put(None)  # the next thread is to learn it too
 
     def stop(self, timeout: float) -> bool:
         """Let the threads end after what they run; whether all have ended in time (seconds)."""
-        self._tokens.put(False)
+        self._handed.put(None)
         deadline = time.monotonic() + timeout
         with self._lock:  # a thread is listed a moment before it is started
             threads = list(self._threads)

@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,36 +22,39 @@ from typing import Any
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
+from broker_jobs.broker.topology import work_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.changes import Serves, changed
 from broker_jobs.consumer.control import ControlSubscription
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
-from broker_jobs.consumer.event_loop import EventLoop
 from broker_jobs.consumer.event_sender import EventSender
-from broker_jobs.consumer.flow_control import FlowControl
+from broker_jobs.consumer.flow_control import FlowControl, RunTimes
 from broker_jobs.consumer.heartbeat import HeartbeatSender
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.maintenance import MaintenanceThread
 from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
+from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.receiver import Receiver
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.consumer.thread_pool import ThreadPool
+from broker_jobs.consumer.starter import Starter
+from broker_jobs.consumer.windows import Windows
 from broker_jobs.errors import BrokerError, UsageError
 from broker_jobs.function.registry import Registry
+from broker_jobs.messages.control import WorkerChange
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.messages.events import WorkerRef
+from broker_jobs.messages.events import ReturnReason, WorkerRef
+from broker_jobs.served_queues import ServedQueues
 from broker_jobs.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 """How long a worker waits for the coordinator's answer before it works without."""
-LOOK_SECONDS = 2.0
-"""How long a look at a work queue may take before the start."""
 STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
 CANCEL_SECONDS = 5.0
@@ -78,7 +82,11 @@ class Worker:
     ) -> None:
         self.ref = ref or _own_ref()
         self._broker = broker
-        self._queues = tuple(queues)
+        self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
+        self._serves = self._as_started
+        """A person may change it."""
+        self._asked: deque[WorkerChange] = deque()
+        self._changed_by = ""
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
         self._observer: WorkerObserver = observer or NoWorkerObserver()
@@ -91,18 +99,11 @@ class Worker:
 
         self._running = Running()
         self._revocations = Revocations()
-        self._acknowledger = Acknowledger(self._clock, lambda: self._flow_control.prefetch)
+        self._acknowledger = Acknowledger(self._clock)
         self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
-        self._flow_control = FlowControl(
-            self._queues,
-            self._revocations,
-            self._event_sender,
-            self._running,
-            concurrency=concurrency,
-            prefetch_max=settings.prefetch_max,
-        )
+        self._run_times = RunTimes()
         self._reporter = Reporter(
-            self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.in_memory
+            self._event_sender, self._clock, self._observer, self._run_times.ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._runner = Runner(
@@ -114,10 +115,17 @@ class Worker:
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
         )
-        self._ready = LocalQueue(self._queues, self._acknowledger, self._clock)
-        self._ready_async = LocalQueue(self._queues, self._acknowledger, self._clock)
-        self._threads = ThreadPool(self._ready, self._runner.run, concurrency)
-        self._loop = EventLoop(self._ready_async, self._runner.run_async, concurrency)
+        self._local_queue = LocalQueue(self._serves.queues, concurrency)
+        self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
+        self._flow_control = FlowControl(
+            Windows(self._serves.queues, self._local_queue, settings.prefetch_max),
+            self._starter,
+            run_times=self._run_times,
+            fences=self._revocations,
+            event_sender=self._event_sender,
+            running=self._running,
+        )
+        self._starter.on_free = self._flow_control.freed
         self._receiver = Receiver(
             registry=registry,
             acknowledger=self._acknowledger,
@@ -126,42 +134,39 @@ class Worker:
             fences=self._revocations,
             clock=self._clock,
             observer=self._observer,
-            sync=self._ready,
-            wake_threads=self._threads.wake,
-            asynchronous=self._ready_async,
-            wake_loop=self._loop.wake,
+            ready=self._starter.take,
         )
         self._heartbeat_sender = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
             running=self._running,
-            ready=(self._ready, self._ready_async),
+            held=self._starter.held,
             fences=self._revocations,
             reporter=self._reporter,
-            queues=self._queues,
-            concurrency=concurrency,
+            serves=lambda: self._serves,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
         )
         self._monitor = Monitor(
             running=self._running,
-            ready=(self._ready, self._ready_async),
             reporter=self._reporter,
             acknowledger=self._acknowledger,
             heartbeat_sender=self._heartbeat_sender,
             clock=self._clock,
             handover_after=settings.handover_after,
+            handed_over=self._flow_control.handed_over,
         )
         self._control = ControlSubscription(
             broker,
             self._clock,
             self._revocations,
             self.ref,
-            queues=self._queues,
+            queues=lambda: self._serves.queues.names,
             version=_version(),
             running=self._runs,
             cancel=self._running.cancel,
             changed=self._control_changed,
+            on_change=self._asked.append,
         )
         self._maintenance = MaintenanceThread(self._begin, self._look)
 
@@ -212,7 +217,7 @@ class Worker:
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
         ended = len(self._running) == 0
         if ended:  # every received job is reported
-            ended = self._threads.stop(STOP_SECONDS) and self._loop.stop(STOP_SECONDS)
+            ended = self._starter.threads.stop(STOP_SECONDS) and self._starter.loop.stop(STOP_SECONDS)
         reported = self._wait(
             lambda: self._event_sender.waiting == 0 and self._dead_letter_publisher.waiting == 0, FLUSH_SECONDS
         )
@@ -248,19 +253,18 @@ class Worker:
                 "they are applied when it answers",
                 HELLO_SECONDS,
             )
-        _expect_higher(self._broker, self._queues, (self._ready, self._ready_async))
         with self._lock:
             if self._stopping:
                 return
             self._subscription = self._broker.subscribe(
-                [name for queue in self._queues for name in names.work_queues(queue)],
+                [name for queue in self._serves.queues.names for name in names.work_queues(queue)],
                 self._receiver.take,
                 prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
             )
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
-        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._queues))
+        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._serves.queues.written()))
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""
@@ -280,13 +284,15 @@ class Worker:
         self._control.stop()
         if self._subscription is not None and (self._settings.in_memory or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
-        self._threads.stop(0.0)
-        self._loop.stop(0.0)
+        self._starter.threads.stop(0.0)
+        self._starter.loop.stop(0.0)
 
     def _return_unstarted(self) -> None:
-        for ready in (self._ready, self._ready_async):
-            for received in ready.remove(lambda _: True):
-                self._reporter.return_delivery(received, "shutdown")
+        self._return(self._starter.remove(lambda _: True), "shutdown")
+
+    def _return(self, deliveries: Iterable[ReceivedDelivery], reason: ReturnReason) -> None:
+        for received in deliveries:
+            self._reporter.return_delivery(received, reason)
 
     def _cancel_runs(self) -> None:
         for run in self._running.all():
@@ -307,25 +313,49 @@ class Worker:
     # --- while it runs ---
 
     def _look(self) -> None:
+        while self._asked:
+            self._change(self._asked.popleft())
         self._event_sender.repeat_failed()
         self._dead_letter_publisher.repeat()
         self._acknowledger.look()
         self._monitor.look()
         self._heartbeat_sender.look()
         now = self._clock.monotonic()
+        self._return(self._flow_control.late(now), "waited too long")
         self._flow_control.look(now)
         if now >= self._next_second:
             self._next_second = now + 1.0
             self._revocations.forget(now)
-            held = len(self._ready) + len(self._ready_async)
-            self._observer.in_flight(len(self._running), held, self._event_sender.waiting)
+            self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
+
+    def _change(self, change: WorkerChange) -> None:
+        """Do what a person has asked for, until this worker restarts."""
+        if change.id == self._changed_by:  # it comes with each snapshot
+            return
+        self._changed_by = change.id
+        try:
+            serves = changed(self._as_started, change)
+            new = [queue for queue in serves.queues.names if queue not in self._serves.queues.names]
+            if new and self._settings.declare:
+                self._broker.apply(work_topology(*new))
+        except (ValueError, BrokerError) as error:
+            logger.error("a change of this worker is not applied: %s", error)
+            return
+        self._serves = serves
+        self._return(self._flow_control.change(serves.queues, serves.concurrency), "pause")
+        self._heartbeat_sender.beat_soon()
+        logger.info(
+            "worker %s was changed: it runs %d jobs at once and serves the queues %s",
+            self.ref.id,
+            serves.concurrency,
+            ", ".join(serves.queues.written()),
+        )
 
     def _lost(self, channel: int) -> None:
         """The broker has the deliveries of this channel again: those that have not started must not start here."""
         self._acknowledger.lost(channel)
-        dropped = 0
-        for ready in (self._ready, self._ready_async):
-            dropped += len(ready.remove(lambda received: received.place.channel == channel))
+        self._flow_control.lost()
+        dropped = len(self._starter.remove(lambda received: received.place.channel == channel))
         logger.warning(
             "the connection was lost: RabbitMQ redelivers %d unstarted jobs; %d running ones continue, then report",
             dropped,
@@ -335,12 +365,10 @@ class Worker:
     def _control_changed(self) -> None:
         self._flow_control.apply_pauses()
         if paused := self._revocations.paused:
-            for ready in (self._ready, self._ready_async):
-                for received in ready.remove(lambda received: received.queue in paused):
-                    self._reporter.return_delivery(received, "pause")
+            self._return(self._starter.remove(lambda received: received.queue in paused), "pause")
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
-        return self._loop.run_coroutine(coroutine, run)
+        return self._starter.loop.run_coroutine(coroutine, run)
 
     def _runs(self) -> list[tuple[str, int]]:
         return [(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()]
@@ -349,18 +377,6 @@ class Worker:
         message = Message(names.REPORT, names.LOG_KEY, body, type="events")
         future = self._broker.publish([message], timeout=self._settings.publish_timeout)
         future.add_done_callback(partial(_told, ended))
-
-
-def _expect_higher(broker: Broker, queues: Sequence[str], local_queues: Sequence[LocalQueue]) -> None:
-    """Let what waits in the broker with a higher priority come before the first job of a lower one starts."""
-    try:
-        for name in [name for queue in queues for name in names.work_queues(queue)[:-1]]:
-            depth = broker.depth(name, timeout=LOOK_SECONDS)
-            if depth is not None and depth[0]:
-                for ready in local_queues:
-                    ready.expect(name)
-    except BrokerError as error:
-        logger.debug("no look at what waits: %s", error)
 
 
 def _told(ended: Callable[[str | None], None], future: Future[list[PublishFailure | None]]) -> None:

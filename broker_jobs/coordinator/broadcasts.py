@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import Hello
-from broker_jobs.messages.control import Control, Fence
+from broker_jobs.messages.control import Control, Fence, WorkerChange
 from broker_jobs.store.write import Transaction
 
 MOST_FENCES = 5_000
@@ -22,6 +22,8 @@ class Broadcasts:
         self.cancel: list[str] = []
         """Running jobs that are to stop."""
         self.pauses_changed = False
+        self.changes: list[WorkerChange] = []
+        """What workers are to do otherwise than they were started."""
         self.missed = False
         """Whether a worker has missed a broadcast: all of it is sent again."""
 
@@ -32,7 +34,7 @@ class Broadcasts:
             all_of_it: everything workers must know, and not only what is new.
         """
         schedules_changed = self._tx.meta.schedules_version != self._schedules_before
-        if self.fences or self.cancel or self.pauses_changed:
+        if self.fences or self.cancel or self.pauses_changed or self.changes:
             self._tx.meta.control_version += 1
         elif not schedules_changed and not all_of_it:
             return []
@@ -45,6 +47,7 @@ class Broadcasts:
                 fences=self.fences,
                 paused=self._tx.queues.paused() if self.pauses_changed else None,
                 cancel=self.cancel,
+                changes=self.changes,
                 schedules_changed=schedules_changed,
             )
         ]
@@ -79,6 +82,7 @@ class Broadcasts:
             fences=fences[len(before) * MOST_FENCES :],
             paused=self._tx.queues.paused(),
             cancel=self._tx.in_flight.cancels(),
+            changes=[WorkerChange.model_validate_json(each) for each in self._tx.processes.changes().values()],
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker_jobs.broker.interface import Message
-from broker_jobs.coordinator import bulk, commands
+from broker_jobs.coordinator import bulk, commands, worker_changes
 from broker_jobs.coordinator.argument_edit import changes_arguments
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.cascade import Cascade, task_of
@@ -26,6 +26,7 @@ from broker_jobs.messages.commands import (
     BeatHeartbeat,
     BulkDelete,
     BulkRequeue,
+    ChangeWorker,
     DeclareFunctions,
     DeclareRecurring,
     DeclareSubscriptions,
@@ -222,6 +223,14 @@ class CommandHandler:
                 self._broadcasts.pauses_changed |= self._tx.queues.pause(command.queue, command.paused)
                 detail = {"paused": command.paused}
                 subject = command.queue
+            case ChangeWorker():
+                changed = worker_changes.change(self._tx, command)
+                subject = command.worker or command.host
+                if isinstance(changed, str):
+                    refused = changed
+                else:
+                    self._broadcasts.changes += changed
+                    detail = worker_changes.told(command, changed)
             case _:
                 raise TypeError(f"{command.kind} is no command that is audited")
         return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)

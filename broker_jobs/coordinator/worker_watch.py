@@ -65,8 +65,9 @@ class WorkerWatch:
         self._tx.processes.save_worker(
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
-                concurrency=beat.concurrency, running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent,
-                rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
+                served=tuple(beat.served), queue_limits=beat.queue_limits, concurrency=beat.concurrency,
+                running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent, rss_bytes=beat.rss_bytes,
+                version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
             )
         )  # fmt: skip
         if beat.leaving:

@@ -19,6 +19,7 @@ from broker_jobs.errors import ArgumentsError, OptionError, UsageError
 from broker_jobs.messages.commands import (
     BulkDelete,
     BulkRequeue,
+    ChangeWorker,
     DeleteBatch,
     DeleteDeadLetter,
     JobFilter,
@@ -125,6 +126,31 @@ class Actions:
             limits.clear(key)
         else:
             limits.set(key, limit)
+
+    def change_workers(
+        self,
+        by: str,
+        *,
+        worker: str = "",
+        host: str = "",
+        concurrency: int | None = None,
+        queues: list[str] | None = None,
+        queue_limits: dict[str, int] | None = None,
+    ) -> int:
+        """Change what a worker, or each worker of a host, does until it restarts. Returns how many were changed."""
+        requests = self._requests.on_behalf_of(by)
+        detail = send_command(
+            requests,
+            lambda: ChangeWorker(
+                **requests.command_fields(),
+                worker=worker,
+                host=host,
+                concurrency=concurrency,
+                queues=queues,
+                queue_limits=queue_limits,
+            ),
+        )
+        return len(detail.get("workers", []))
 
     # --- batches ---
 

@@ -320,6 +320,8 @@ class WorkerView(View):
     pid: int
     slot: str
     queues: list[str]
+    served: list[str] = Field(description="the queues with their weights, if they have any: mail:3")
+    queue_limits: dict[str, int] = Field(description="how many jobs of a queue it runs at once, where that is limited")
     concurrency: int
     running: int
     done: int

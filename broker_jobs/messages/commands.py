@@ -17,6 +17,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.envelope import (
     MAX_LIMITS,
     MAX_PARAMETER_CHARS,
+    MAX_QUEUES,
     MAX_RECORDS,
     MAX_TAG_CHARS,
     MAX_TAGS,
@@ -28,7 +29,17 @@ from broker_jobs.messages.envelope import (
     QueueName,
     UniqueKey,
 )
-from broker_jobs.messages.events import MAX_ENVELOPE_CHARS, ErrorInfo, Id, Number, Queues, Running, Timestamp, WorkerRef
+from broker_jobs.messages.events import (
+    MAX_ENVELOPE_CHARS,
+    ErrorInfo,
+    Id,
+    Number,
+    Queues,
+    Running,
+    Timestamp,
+    WorkerRef,
+    WrittenQueue,
+)
 from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.messages.state import State
 
@@ -158,6 +169,23 @@ class PauseQueue(_Command):
     kind: Literal["queue pause"] = "queue pause"
     queue: QueueName
     paused: bool
+
+
+class ChangeWorker(_Command):
+    """Change how many jobs a worker runs at once and which queues it serves, until it restarts. None: as before.
+
+    `worker` is the id of one, or `host` a name: all workers there. Reply detail: {"workers": [their ids]}. Refused if
+    none of them lives, or if the queues are not written as a worker takes them.
+    """
+
+    kind: Literal["worker change"] = "worker change"
+    worker: Id = ""
+    host: Id = ""
+    concurrency: int | None = Field(default=None, ge=1, le=10_000)
+    queues: list[WrittenQueue] | None = Field(default=None, max_length=MAX_QUEUES)
+    queue_limits: dict[QueueName, Annotated[int, Field(ge=1, le=10_000)]] | None = Field(
+        default=None, max_length=MAX_QUEUES
+    )
 
 
 class ReplayDeadLetter(_Command):
@@ -377,6 +405,7 @@ Command = Annotated[
     | RunJob
     | Fire
     | PauseQueue
+    | ChangeWorker
     | ReplayDeadLetter
     | DeleteDeadLetter
     | AcceptStore

@@ -14,6 +14,18 @@ class Fence(BaseModel):
     epoch: int
 
 
+class WorkerChange(BaseModel):
+    """What workers do otherwise than they were started, until they restart. None: as before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="of the last command that changed it; a change that comes again is applied once")
+    workers: list[str]
+    concurrency: int | None = None
+    queues: list[str] | None = Field(default=None, description="as they are written: mail, or with a weight mail:3")
+    queue_limits: dict[str, int] | None = None
+
+
 class Control(BaseModel):
     """A snapshot, which answers a worker's hello, or a change, which is broadcast to all. Fences only grow."""
 
@@ -24,6 +36,7 @@ class Control(BaseModel):
     fences: list[Fence] = Field(default_factory=list)
     paused: list[str] | None = Field(default=None, description="all paused queues; null: unchanged")
     cancel: list[str] = Field(default_factory=list, description="ids of running jobs to cancel")
+    changes: list[WorkerChange] = Field(default_factory=list)
     schedules_changed: bool = Field(default=False, description="a beat reads the schedules again")
     store: str | None = Field(
         default=None, description="the active coordinator's store; a coordinator with another store stops"

@@ -56,6 +56,8 @@ Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 Amount = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
 """A number that a program reports, such as a progress: of any size with which one can still calculate."""
 Queues = Annotated[list[QueueName], Field(max_length=MAX_QUEUES, fail_fast=True)]
+WrittenQueue = Annotated[str, Field(max_length=120)]
+"""A queue as a worker is told to serve it: mail, or with a weight mail:3."""
 Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_fast=True)]
 
 
@@ -175,6 +177,10 @@ class Heartbeat(_Value):
     running: Running = Field(default_factory=list)
     received: list[JobId] = Field(default_factory=list, max_length=MAX_HELD, fail_fast=True)
     queues: Queues = Field(default_factory=list)
+    served: list[WrittenQueue] = Field(
+        default_factory=list, max_length=MAX_QUEUES, fail_fast=True, description="the queues with their weights"
+    )
+    queue_limits: dict[QueueName, Number] = Field(default_factory=dict, max_length=MAX_QUEUES)
     concurrency: Number = 0
     control_version: Number = 0
     done: Number = Field(default=0, description="jobs that this process has finished since its start")

@@ -253,7 +253,7 @@ class Program:
         if self.settings.declare:
             self.broker.apply(fixed_topology())
             if "worker" in self._roles:
-                self.broker.apply(work_topology(*self.settings.queues))
+                self.broker.apply(work_topology(*self.settings.queue_names))
         # Imported per role: a worker needs no database library, a coordinator none of the worker.
         if "coordinator" in self._roles:
             from broker_jobs.coordinator.service import Coordinator  # noqa: PLC0415

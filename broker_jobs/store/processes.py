@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,8 @@ from broker_jobs.store.views import ComponentRow
 WORKERS = select(schema.workers).order_by(schema.workers.c.host, schema.workers.c.slot, schema.workers.c.id)
 _SAVE_WORKER = upsert(schema.workers, replace=True)
 _ADD_WORKER = upsert(schema.workers, replace=False)
+_CHANGES = select(schema.worker_changes).order_by(schema.worker_changes.c.worker)
+_SAVE_CHANGE = upsert(schema.worker_changes, replace=True)
 _SAVE_COMPONENT = text(
     "INSERT INTO components (id, kind, host, pid, version, active, seen_at)"
     " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
@@ -49,7 +52,16 @@ class ProcessStore:
 
     def remove_worker(self, id: str) -> bool:
         """Forget a worker; False: there was none."""
+        self._connection.write(delete(schema.worker_changes).where(schema.worker_changes.c.worker == id))
         return self._connection.write(delete(schema.workers).where(schema.workers.c.id == id))
+
+    def changes(self) -> dict[str, str]:
+        """Worker -> how it was changed since its start, as JSON; of those that were."""
+        return {row.worker: row.change for row in self._connection.execute(_CHANGES)}
+
+    def save_change(self, worker: str, change: str) -> None:
+        """Keep how a worker was changed."""
+        self._connection.write(_SAVE_CHANGE, cleaned({"worker": worker, "change": change}))
 
     def release_of(self, worker: str) -> str:
         """The version that a worker has reported; empty: it is not known."""
@@ -86,9 +98,16 @@ class ProcessReader:
 def worker_of(row: Row[Any]) -> WorkerRow:
     """The value of a row of the workers table."""
     values: dict[str, Any] = row._asdict()
-    queues = tuple(name for name in values["queues"].split(",") if name)
-    return WorkerRow(**values | {"queues": queues, "lost": bool(values["lost"])})
+    lists = {name: tuple(part for part in values[name].split(",") if part) for name in ("queues", "served")}
+    return WorkerRow(
+        **values | lists | dict[str, Any](queue_limits=json.loads(values["queue_limits"]), lost=bool(values["lost"]))
+    )
 
 
 def _worker_values(row: WorkerRow) -> dict[str, Any]:
-    return cleaned(asdict(row) | {"queues": ",".join(row.queues), "lost": int(row.lost)})
+    texts = {
+        "queues": ",".join(row.queues),
+        "served": ",".join(row.served),
+        "queue_limits": json.dumps(row.queue_limits),
+    }
+    return cleaned(asdict(row) | texts | {"lost": int(row.lost)})

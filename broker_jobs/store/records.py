@@ -5,7 +5,7 @@ Instants are seconds since the Unix epoch; `log_time` is the coordinators' own (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker_jobs.clock import Instant
 
@@ -64,6 +64,10 @@ class WorkerRow:
     started_at: Instant = 0.0
     seen_at: Instant = 0.0
     lost: bool = False
+    served: tuple[str, ...] = ()
+    """The queues with their weights, as they are written; empty: they have none."""
+    queue_limits: dict[str, int] = field(default_factory=dict)
+    """Queue -> how many of its jobs it runs at once."""
 
 
 @dataclass(slots=True)

@@ -202,6 +202,8 @@ workers = Table(
     Column("slot", Text, nullable=False),
     Column("pid", BigInteger, nullable=False),
     Column("queues", Text, nullable=False),
+    Column("served", Text, nullable=False),
+    Column("queue_limits", Text, nullable=False),
     Column("concurrency", BigInteger, nullable=False),
     Column("running", BigInteger, nullable=False),
     Column("done", BigInteger, nullable=False),
@@ -211,6 +213,13 @@ workers = Table(
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("lost", BigInteger, nullable=False),
+)
+
+worker_changes = Table(
+    "worker_changes",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("change", Text, nullable=False),
 )
 
 dead_letters = Table(

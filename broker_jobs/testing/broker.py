@@ -7,7 +7,7 @@ stays in its queue until it is taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from broker_jobs.broker import names
@@ -105,7 +105,7 @@ class ManualBroker:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
@@ -152,7 +152,7 @@ class _ManualConsumer:
     def requeue(self, channel: int, tag: int) -> None:
         """Do nothing: private deliveries are not requeued."""
 
-    def set_prefetch(self, count: int) -> None:
+    def set_prefetch(self, count: int | Mapping[str, int]) -> None:
         """Do nothing: there is no prefetch."""
 
     def pause(self, queue: str, *, paused: bool) -> None:

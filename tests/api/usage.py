@@ -350,6 +350,7 @@ def flask_app() -> None:
         with app.app_context():
             yield
     jobs.start(roles=["worker"], queues=["mail"], concurrency=4)
+    jobs.start(queues={"mail": 3, "bulk": 1}, queue_limits={"bulk": 2})
     jobs.start(roles=["workers"])  # E
 
 def django_view(user_id: int) -> None:

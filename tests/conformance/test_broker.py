@@ -190,6 +190,47 @@ def test_the_prefetch_of_a_consumer_can_be_raised_and_lowered(backend: Backend) 
     assert sorted(int(body) for body in inbox.bodies()) == list(range(len(inbox.deliveries)))
 
 
+def test_each_queue_may_have_a_prefetch_of_its_own(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
+    confirmed(broker, *numbered(names.WORK, "mail", 10), *numbered(names.WORK, "bulk", 10))
+    consumer = broker.subscribe(
+        [MAIL, BULK], inbox.on_deliveries, prefetch={MAIL: 4, BULK: 1}, on_ready=inbox.ready.append
+    )
+    inbox.wait(5)
+    eventually(lambda: (_ready(broker, MAIL), _ready(broker, BULK)) == (6, 9))
+    consumer.set_prefetch({BULK: 3})
+    inbox.wait(7)
+    eventually(lambda: (_ready(broker, MAIL), _ready(broker, BULK)) == (6, 7))
+
+
+def test_what_came_before_a_pause_does_not_count_after_it(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
+    confirmed(broker, *numbered(names.WORK, "mail", 10))
+    consumer = inbox.subscribe(broker, MAIL, prefetch=3)
+    first = inbox.wait(3)
+    consumer.pause(MAIL, paused=True)
+    consumer.set_prefetch({MAIL: 1})
+    consumer.pause(MAIL, paused=False)
+    inbox.wait(4)
+    for delivery in first:
+        consumer.ack(delivery.channel, delivery.tag)
+    eventually(lambda: _ready(broker, MAIL) == 6)
+    consumer.ack(inbox.deliveries[3].channel, inbox.deliveries[3].tag)
+    inbox.wait(5)
+    eventually(lambda: _ready(broker, MAIL) == 5)
+
+
+def test_a_consumer_is_given_another_queue_while_it_consumes(backend: Backend) -> None:
+    broker, inbox = backend.broker(), Inbox()
+    confirmed(broker, *numbered(names.WORK, "mail", 1), *numbered(names.WORK, "bulk", 3))
+    consumer = inbox.subscribe(broker, MAIL, prefetch=2)
+    inbox.wait(1)
+    consumer.set_prefetch({BULK: 2})
+    consumer.pause(BULK, paused=False)
+    inbox.wait(3)
+    assert sorted(delivery.queue for delivery in inbox.deliveries) == [BULK, BULK, MAIL]
+
+
 def test_one_ack_may_acknowledge_all_deliveries_up_to_it(backend: Backend) -> None:
     broker, inbox = backend.broker(), Inbox()
     confirmed(broker, *numbered(names.WORK, "mail", 10))

@@ -94,6 +94,7 @@ def requeue_raw(system: System, id: str) -> Callable[[], None]:
     return send
 
 
+@pytest.mark.usefixtures("takes_more_than_it_runs")
 def test_a_paused_queue_runs_nothing_until_it_is_resumed(system: System) -> None:
     system.here("coordinator")
     system.here("worker", concurrency=1)

@@ -95,13 +95,14 @@ def test_jobs_run_are_told_and_acknowledged(broker: MemoryBroker, told: list[dic
     assert broker.depth(names.work_queue("default")) == (0, 0)
 
 
+@pytest.mark.usefixtures("takes_more_than_it_runs")
 def test_a_stop_returns_what_it_has_and_leaves_nothing_in_the_queue(
     broker: MemoryBroker, told: list[dict[str, Any]]
 ) -> None:
     worker = start(broker, 1)
     running, held = submit(broker, "wait_for_gate"), submit(broker, "add", 1, 1)
     assert entered.wait(20)
-    eventually(lambda: len(worker._ready) == 1)
+    eventually(lambda: len(worker._local_queue) == 1)
     threading.Timer(0.3, gate.set).start()
     assert worker.stop(20)
     kinds = {e["id"]: e["kind"] for e in told if e["kind"] in {"succeeded", "returned"}}

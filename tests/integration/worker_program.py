@@ -14,6 +14,7 @@ from broker_jobs.consumer.worker import Worker
 from broker_jobs.function.definition import define
 from broker_jobs.function.registry import Registry
 from broker_jobs.settings import Settings
+from tests.support.hoard import let_workers_take_more
 
 
 def mark(folder: str, name: str) -> None:
@@ -25,6 +26,7 @@ def mark(folder: str, name: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
+    let_workers_take_more()
     registry = Registry()
     registry.add(define(mark, {}))
     broker = RabbitBroker(sys.argv[1], name="worker to be killed")

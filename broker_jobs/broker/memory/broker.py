@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from urllib.parse import urlsplit
@@ -132,7 +132,7 @@ class MemoryBroker:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:

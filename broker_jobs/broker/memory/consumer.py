@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker_jobs.broker.interface import Delivery, PublishFailure
+from broker_jobs.broker.interface import Delivery, PublishFailure, prefetch_by_queue
 from broker_jobs.broker.memory.io_thread import run_safely
 from broker_jobs.broker.memory.transport import QueuedMessage
 from broker_jobs.clock import Clock
@@ -43,7 +43,7 @@ class MemoryConsumer:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int | None,
+        prefetch: int | Mapping[str, int] | None,
         bind_to: str | None = None,
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
@@ -56,13 +56,14 @@ class MemoryConsumer:
         self.bind_to = bind_to
         self.paused: set[str] = set()
         self._server = server
-        self._prefetch = prefetch
+        self._prefetch = {} if prefetch is None else prefetch_by_queue(prefetch, self.queues)
         self._on_lost = on_lost
         self._on_ready = on_ready
         self._channel = 0  # 0: no channel
         self._tags = itertools.count(1)
         self._unacknowledged: dict[int, tuple[str, QueuedMessage]] = {}  # by tag, oldest first
-        self._counts = dict.fromkeys(self.queues, 0)
+        self._counted: dict[str, set[int]] = {queue: set() for queue in self.queues}
+        """Queue -> the tags that count for its prefetch: of what came since it was last paused."""
         self._cancelled = False
 
     # --- for any thread ---
@@ -80,12 +81,12 @@ class MemoryConsumer:
         """Return a delivery to the front of its queue."""
         self._server.thread.call_soon(partial(self._requeue, channel, tag))
 
-    def set_prefetch(self, count: int) -> None:
-        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
+    def set_prefetch(self, count: int | Mapping[str, int]) -> None:
+        """Change the number of unacknowledged deliveries allowed for each queue, or for those named (1..65535)."""
         self._server.thread.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid."""
+        """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._server.thread.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
@@ -103,7 +104,7 @@ class MemoryConsumer:
         return not self._cancelled and self.connection.up
 
     def has_room(self, queue: str) -> bool:
-        return self._prefetch is None or self._counts[queue] < self._prefetch
+        return self.private or len(self._counted[queue]) < self._prefetch[queue]
 
     def now(self) -> float:
         return self.connection.clock.monotonic()
@@ -112,7 +113,7 @@ class MemoryConsumer:
         tag = next(self._tags)
         if not self.private:
             self._unacknowledged[tag] = (queue, queued)
-            self._counts[queue] += 1
+            self._counted[queue].add(tag)
         message, returns = queued.message, queued.returns
         return Delivery(
             self._channel,
@@ -146,7 +147,7 @@ class MemoryConsumer:
 
     def take_unacknowledged(self) -> list[tuple[str, QueuedMessage]]:
         unacknowledged, self._unacknowledged = list(self._unacknowledged.values()), {}
-        self._counts = dict.fromkeys(self.queues, 0)
+        self._counted = {queue: set() for queue in self.queues}
         return unacknowledged
 
     def lose(self) -> None:
@@ -167,24 +168,26 @@ class MemoryConsumer:
         tags = list(itertools.takewhile(lambda each: each <= tag, self._unacknowledged)) if multiple else [tag]
         for each in tags:
             if (entry := self._unacknowledged.pop(each, None)) is not None:
-                self._counts[entry[0]] -= 1
+                self._counted[entry[0]].discard(each)
         self._server.wake(self.queues)
 
     def _requeue(self, channel: int, tag: int) -> None:
         if channel == self._channel and (entry := self._unacknowledged.pop(tag, None)) is not None:
-            self._counts[entry[0]] -= 1
+            self._counted[entry[0]].discard(tag)
             self._server.return_message(*entry)
 
-    def _set_prefetch(self, count: int) -> None:
+    def _set_prefetch(self, count: int | Mapping[str, int]) -> None:
         if not self.private:
-            self._prefetch = count
+            self._prefetch |= prefetch_by_queue(count, self.queues)
             self._server.wake(self.queues)
 
     def _pause(self, queue: str, paused: bool) -> None:
         if queue not in self.queues:
-            return
+            self.queues = (*self.queues, queue)
+            self._counted[queue] = set()
         if paused:
             self.paused.add(queue)
+            self._counted[queue].clear()
             self._server.detach(self, [queue])
         else:
             self.paused.discard(queue)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -255,11 +255,11 @@ class RabbitBroker:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> Consumer:
-        """Consume queues on one channel, with `prefetch` (1..65535) for each queue; see `Broker.subscribe`."""
+        """Consume queues on one channel; see `Broker.subscribe`."""
         consumer = RabbitConsumer(
             self._loop, self._numbers, queues, on_deliveries, prefetch=prefetch, on_lost=on_lost, on_ready=on_ready
         )

@@ -21,13 +21,13 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pika.channel import Channel
 
-from broker_jobs.broker.interface import Delivery
+from broker_jobs.broker.interface import Delivery, prefetch_by_queue
 from broker_jobs.broker.rabbitmq import declarations
 from broker_jobs.broker.rabbitmq.connection import describe_error, pause_seconds
 from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
@@ -59,7 +59,7 @@ class RabbitConsumer:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None,
         on_ready: Callable[[int], None] | None,
     ) -> None:
@@ -67,7 +67,7 @@ class RabbitConsumer:
         self._numbers = numbers
         self._queues = tuple(queues)
         self._on_deliveries = on_deliveries
-        self._prefetch = prefetch
+        self._prefetch = prefetch_by_queue(prefetch, self._queues)
         self._on_lost = on_lost
         self._on_ready = on_ready
         self._connection: ReceivingConnection | None = None
@@ -103,12 +103,12 @@ class RabbitConsumer:
         """Return a delivery to its queue."""
         self._loop.call_soon(partial(self._requeue, channel, tag))
 
-    def set_prefetch(self, count: int) -> None:
-        """Change the number of unacknowledged deliveries allowed for each queue (1..65535)."""
+    def set_prefetch(self, count: int | Mapping[str, int]) -> None:
+        """Change the number of unacknowledged deliveries allowed for each queue, or for those named (1..65535)."""
         self._loop.call_soon(partial(self._set_prefetch, count))
 
     def pause(self, queue: str, *, paused: bool) -> None:
-        """Stop or resume consuming one queue. Received deliveries stay valid."""
+        """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._loop.call_soon(partial(self._pause, queue, paused))
 
     def cancel(self) -> None:
@@ -192,8 +192,8 @@ class RabbitConsumer:
             while sum(prefetch for _, prefetch in consumers) > self._wanted(queue):
                 _cancel(channel, consumers.pop()[0])
             self._adjust(channel, queue)
-        # The reply comes after those to the cancels, as pika sends one request at a time.
-        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: run_safely(self._lowered, channel))
+        # The reply comes after those to the cancels, as pika sends one request at a time. Each consumer sets its own.
+        channel.basic_qos(prefetch_count=1, callback=lambda _: run_safely(self._lowered, channel))
 
     def _nothing_in_flight(self) -> bool:
         """Whether the consumers to be cancelled have used up their prefetch, or nothing has happened for a while."""
@@ -218,7 +218,7 @@ class RabbitConsumer:
                 self._adjust(channel, queue)
 
     def _wanted(self, queue: str) -> int:
-        return 0 if self._cancelled or queue in self._paused else self._prefetch
+        return 0 if self._cancelled or queue in self._paused else self._prefetch[queue]
 
     def _send_deferred_acks(self) -> None:
         deferred, self._deferred_acks = self._deferred_acks, None
@@ -296,19 +296,19 @@ class RabbitConsumer:
             self._channel.basic_nack(tag, requeue=True)
             self._deliveries.acknowledged(tag, multiple=False)
 
-    def _set_prefetch(self, count: int) -> None:
-        self._prefetch = count
+    def _set_prefetch(self, count: int | Mapping[str, int]) -> None:
+        self._prefetch |= prefetch_by_queue(count, self._queues)
         for queue, consumers in list(self._consumers.items()):
             if consumers:
                 self._adjust_if_open(queue)
 
     def _pause(self, queue: str, paused: bool) -> None:
-        if queue not in self._queues:
-            return
         if paused:
             self._paused.add(queue)
             self._adjust_if_open(queue)
-        elif queue in self._paused:
+        elif queue in self._paused or queue not in self._queues:
+            if queue not in self._queues:
+                self._queues = (*self._queues, queue)
             self._paused.discard(queue)
             if self._channel is not None and self._channel.is_open:
                 self._consume_when_declared(self._channel, queue)

@@ -10,6 +10,8 @@ from broker_jobs.dashboard.api.errors import NotFound, error_responses
 from broker_jobs.dashboard.api.request_models import (
     Admin,
     BulkBody,
+    ChangedWorkers,
+    ChangeWorkersBody,
     Context,
     Created,
     DeadLetterIdPath,
@@ -111,6 +113,12 @@ def resume_queue(context: Context, by: Operator, name: QueuePath) -> None:
 def set_limit(context: Context, by: Admin, body: SetLimitBody) -> None:
     """Override a concurrency or rate limit; null removes the override."""
     context.actions.set_limit(by, body.key, body.limit)
+
+
+@router.post("/workers/change", tags=["workers"])
+def change_workers(context: Context, by: Admin, body: ChangeWorkersBody) -> ChangedWorkers:
+    """Change what a worker, or each worker of a host, does until it restarts. What is absent stays."""
+    return ChangedWorkers(changed=context.actions.change_workers(by, **body.model_dump()))
 
 
 # --- recurring jobs ---

@@ -165,6 +165,28 @@ class SetLimitBody(RequestBody):
     )
 
 
+class ChangeWorkersBody(RequestBody):
+    """The workers, and what they do from now on."""
+
+    worker: str = Field(default="", max_length=300, description="the id of one worker")
+    host: str = Field(default="", max_length=300, description="all workers of this host")
+    concurrency: int | None = Field(default=None, ge=1, le=10_000, description="null: as before")
+    queues: list[str] | None = Field(
+        default=None, min_length=1, max_length=1_000, description="mail, or with a weight mail:3; null: as before"
+    )
+    queue_limits: dict[QueueName, Annotated[int, Field(ge=1, le=10_000)]] | None = Field(
+        default=None,
+        max_length=1_000,
+        description="jobs of a queue at once; {}: no limits; null: as before",
+    )
+
+
+class ChangedWorkers(View):
+    """How many workers were changed."""
+
+    changed: int
+
+
 class Created(View):
     """The id of the job or command."""
 

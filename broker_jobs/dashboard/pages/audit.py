@@ -31,6 +31,7 @@ DESCRIPTIONS = {
     "dead letter replay": "replayed a dead letter",
     "dead letter delete": "deleted a dead letter",
     "limit set": "set a limit",
+    "worker change": "changed workers",
     "subscriptions declare": "declared the subscriptions of a program",
     "store accept": "accepted a restored store",
 }
@@ -46,6 +47,7 @@ _PAGES = {
     "recurring trigger": ("recurring_one", "name"),
     "queue pause": ("jobs", "queue"),
     "limit set": ("limits", ""),
+    "worker change": ("workers", ""),
 }
 """Kind of command -> route of its subject's page, and the parameter that takes the subject."""
 
@@ -84,6 +86,8 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
         case "limit set":
             number = facts.get("limit")
             yield f"to {number}" if number is not None else "override removed"
+        case "worker change":
+            yield from _worker_facts(facts)
         case "bulk delete" | "bulk requeue":
             yield f"{facts.get('done', 0)} done"
             if facts.get("refused"):
@@ -98,6 +102,16 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
             yield "with new arguments"
         case _:
             pass
+
+
+def _worker_facts(facts: dict[str, Any]) -> Iterator[str]:
+    if facts.get("concurrency"):
+        yield f"{facts['concurrency']} jobs at once"
+    if facts.get("queues"):
+        yield f"queues {','.join(facts['queues'])}"
+    if facts.get("queue_limits") is not None:
+        limits = ",".join(f"{queue}={limit}" for queue, limit in facts["queue_limits"].items())
+        yield f"limits {limits}" if limits else "no limits of queues"
 
 
 def page(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Shows the overview, queues, workers and limits; pauses and resumes queues, and sets limits."""
+"""Shows the overview, queues, workers and limits; pauses queues, changes workers, and sets limits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from broker_jobs.dashboard.pages.rendering import render
 from broker_jobs.dashboard.role import Role
 from broker_jobs.errors import OptionError
 from broker_jobs.messages.state import State
+from broker_jobs.served_queues import parse_limits
+
+MAX_CONCURRENCY = 10_000
 
 
 def overview(request: Request) -> Response:
@@ -36,6 +39,33 @@ def workers(request: Request) -> Response:
     )
     any_alive = any(not worker.lost and not worker.silent for worker in found)
     return render(request, "workers.html", workers=found, components=components, any_alive=any_alive)
+
+
+@action(Role.ADMIN)
+def change_workers(request: Request, form: Form) -> Done:
+    """Change what a worker, or each worker of its host, does until it restarts."""
+    number = form.text("concurrency")
+    if not (number.isascii() and number.isdecimal() and 1 <= int(number[:6]) <= MAX_CONCURRENCY):
+        raise OptionError(f"the concurrency is an integer from 1 to {MAX_CONCURRENCY:_}, not {number!r}")
+    try:
+        limits = parse_limits(_parts(form.text("queue_limits")))
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    whole_host = form.text("scope") == "host"
+    changed = context(request).actions.change_workers(
+        visitor_name(request),
+        worker="" if whole_host else form.text("worker"),
+        host=form.text("host") if whole_host else "",
+        concurrency=int(number),
+        queues=_parts(form.text("queues")),
+        queue_limits=limits,
+    )
+    what = "1 worker is" if changed == 1 else f"{changed} workers are"
+    return Done(f"{what} changed until the next restart. The page shows it after the next heartbeat.")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 # --- queues ---
@@ -88,6 +118,7 @@ def set_limit(request: Request, form: Form) -> Done:
 ROUTES = [
     Route("/", overview, name="overview"),
     Route("/workers", workers, name="workers"),
+    Route("/workers/change", change_workers, methods=["POST"], name="workers_change"),
     Route("/queues", queues, name="queues"),
     Route("/queues/{name}/pause", pause_queue, methods=["POST"], name="queue_pause"),
     Route("/queues/{name}/resume", resume_queue, methods=["POST"], name="queue_resume"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ class ScriptedSubscription:
 
     def __init__(self) -> None:
         self.acks: list[tuple[int, int, bool]] = []
-        self.prefetch = 0
+        self.prefetch: dict[str, int] = {}
         self.paused: set[str] = set()
         self.cancelled = False
         self.closed = False
@@ -46,8 +46,9 @@ class ScriptedSubscription:
     def requeue(self, channel: int, tag: int) -> None:
         raise AssertionError("a worker returns by an event, never by requeue")
 
-    def set_prefetch(self, count: int) -> None:
-        self.prefetch = count
+    def set_prefetch(self, count: int | Mapping[str, int]) -> None:
+        assert isinstance(count, Mapping), "a worker names the queue"
+        self.prefetch.update(count)
 
     def pause(self, queue: str, *, paused: bool) -> None:
         (self.paused.add if paused else self.paused.discard)(queue)
@@ -77,7 +78,7 @@ class ScriptedExchange:
         self.subscription = ScriptedSubscription()
         self.subscribed = threading.Event()
         self.private = ScriptedSubscription()
-        self.prefetch = 0
+        self.prefetch: dict[str, int] = {}
         self.channel = 1
         self._tag = 0
         self._take: Callable[[list[Delivery]], None] | None = None
@@ -112,12 +113,13 @@ class ScriptedExchange:
         queues: Sequence[str],
         on_deliveries: Callable[[list[Delivery]], None],
         *,
-        prefetch: int,
+        prefetch: int | Mapping[str, int],
         on_lost: Callable[[int], None] | None = None,
         on_ready: Callable[[int], None] | None = None,
     ) -> ScriptedSubscription:
         self.queues = list(queues)
-        self._take, self._lost, self.prefetch = on_deliveries, on_lost, prefetch
+        assert isinstance(prefetch, Mapping), "a worker names the queue"
+        self._take, self._lost, self.prefetch = on_deliveries, on_lost, dict(prefetch)
         self.subscribed.set()
         return self.subscription
 

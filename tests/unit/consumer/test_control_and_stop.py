@@ -157,8 +157,9 @@ def test_a_paused_queue_gives_its_unstarted_jobs_back_and_takes_no_more(
     broker.deliver(late)
     assert broker.event("returned", late.id)["reason"] == "pause"
     broker.say(Control(version=3, paused=[]))
-    assert broker.subscription.paused == set()
+    assert broker.subscription.paused == {names.work_queue("default")}, "no slot is free"
     gate.set()
+    eventually(lambda: broker.subscription.paused == set())
     after = envelope("note", 4)
     broker.deliver(after)
     broker.event("succeeded", after.id)
@@ -204,8 +205,9 @@ def test_what_waits_too_long_is_returned(broker: ScriptedExchange) -> None:
     first, second = envelope("wait_for_gate", 1), envelope("note", 2)
     broker.deliver(first, second)
     assert entered.wait(20)
-    clock.advance(11)
+    clock.advance(1.1)
     assert broker.event("returned", second.id)["reason"] == "waited too long"
+    assert broker.subscription.paused == {names.work_queue("default")}
     gate.set()
     broker.event("succeeded", first.id)
     assert ran == [1]
@@ -238,12 +240,12 @@ def test_owned_runs_are_asked_to_stop_before_the_lease_ends(broker: ScriptedExch
 
 
 def test_prefetch_grows_while_jobs_are_short(broker: ScriptedExchange, worker: Worker) -> None:
-    assert broker.prefetch == 2
+    assert broker.prefetch == {names.work_queue("default"): 1}
     for number in range(20):
         broker.deliver(envelope("note", number))
         eventually(partial(seen_more_than, number))
         time.sleep(0.05)
-    eventually(lambda: broker.subscription.prefetch > 2)
+    eventually(lambda: broker.subscription.prefetch[names.work_queue("default")] > 2)
 
 
 # --- stop ---

@@ -16,12 +16,13 @@ from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.flow_control import (
     FEW_EVENTS,
-    LOWER_AFTER_LOOKS,
     PREFETCH_SECONDS,
     TOO_MANY_EVENTS,
     FlowControl,
+    RunTimes,
 )
 from broker_jobs.consumer.heartbeat import LEASE_MARGIN_SECONDS, LEASE_SECONDS, HeartbeatSender
+from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.monitor import OUTLIVED_AFTER_SECONDS, Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver
 from broker_jobs.consumer.outcome import Completed, raised
@@ -29,13 +30,24 @@ from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Run, Running
+from broker_jobs.consumer.starter import Starter
+from broker_jobs.consumer.windows import LOWER_AFTER_LOOKS, Windows
 from broker_jobs.function.definition import define
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.events import WorkerRef
+from broker_jobs.served_queues import ServedQueues
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
+
+QUEUE = names.work_queue("default")
 
 
 def note() -> None: ...
+
+
+def run(received: ReceivedDelivery) -> None: ...
+
+
+async def run_async(received: ReceivedDelivery) -> None: ...
 
 
 class Parts:
@@ -48,22 +60,28 @@ class Parts:
         self.open: list[Callable[[str | None], None]] = []
         self.ran: list[float] = []
         self.running = Running()
+        self.run_times = RunTimes()
         self.acknowledger = Acknowledger(self.clock)
         self.event_sender = EventSender(
             self._send, WorkerRef(id="w"), self.clock, acknowledge=self.acknowledger.acknowledge
         )
         self.reporter = Reporter(self.event_sender, self.clock, NoWorkerObserver(), self.ran.append)
         self.heartbeat_sender = HeartbeatSender(
-            event_sender=self.event_sender, clock=self.clock, running=self.running, ready=[], fences=Revocations(),
-            reporter=self.reporter, queues=["default"], concurrency=1, period_seconds=5.0, version="",
+            event_sender=self.event_sender, clock=self.clock, running=self.running, held=list, fences=Revocations(),
+            reporter=self.reporter, serves=lambda: (ServedQueues.parse(["default"]), 1), period_seconds=5.0, version="",
+        )  # fmt: skip
+        queues = ServedQueues.parse(["default"])
+        self.local_queue = LocalQueue(queues, 4)
+        self.starter = Starter(self.local_queue, run, run_async)
+        self.flow_control = FlowControl(
+            Windows(queues, self.local_queue, 500), self.starter, run_times=self.run_times, fences=Revocations(),
+            event_sender=self.event_sender, running=self.running,
         )  # fmt: skip
         self.monitor = Monitor(
-            running=self.running, ready=[], reporter=self.reporter, acknowledger=self.acknowledger,
+            running=self.running, reporter=self.reporter, acknowledger=self.acknowledger,
             heartbeat_sender=self.heartbeat_sender, clock=self.clock, handover_after=60.0,
+            handed_over=self.flow_control.handed_over,
         )  # fmt: skip
-        self.flow_control = FlowControl(
-            ["default"], Revocations(), self.event_sender, self.running, concurrency=4, prefetch_max=500
-        )
         self.subscription = ScriptedSubscription()
         self.acknowledger.use(self.subscription)
         self.flow_control.use(self.subscription)
@@ -92,10 +110,10 @@ class Parts:
     def look_at_prefetch(self, run_seconds: float | None, seconds: float = PREFETCH_SECONDS) -> int:
         """A look after a while in which a job ran for so long; the prefetch then."""
         if run_seconds is not None:
-            self.flow_control.ran(run_seconds)
+            self.run_times.ran(run_seconds)
         self.clock.advance(seconds)
         self.flow_control.look(self.clock.monotonic())
-        return self.flow_control.prefetch
+        return self.flow_control.prefetch[QUEUE]
 
 
 @pytest.fixture
@@ -186,19 +204,20 @@ def test_a_lease_counts_from_when_the_last_confirmed_heartbeat_was_said(parts: P
 
 
 def test_a_prefetch_is_lowered_when_a_lower_one_was_right_for_some_looks_in_a_row(parts: Parts) -> None:
-    assert parts.look_at_prefetch(0.001) == 16
+    assert [parts.look_at_prefetch(0.001) for _ in range(2)] == [8, 16]
     looks = [parts.look_at_prefetch(0.5) for _ in range(LOWER_AFTER_LOOKS - 1)]
     assert [*looks, parts.look_at_prefetch(0.015)] == [16] * LOWER_AFTER_LOOKS
     looks = [parts.look_at_prefetch(0.5) for _ in range(LOWER_AFTER_LOOKS)]
-    assert looks == [*[16] * (LOWER_AFTER_LOOKS - 1), 8]
-    assert parts.subscription.prefetch == 8
+    assert looks == [*[16] * (LOWER_AFTER_LOOKS - 1), 4]
+    assert parts.subscription.prefetch == {QUEUE: 4}
 
 
 def test_a_prefetch_is_looked_at_a_few_times_a_second(parts: Parts) -> None:
-    assert [parts.look_at_prefetch(0.001, PREFETCH_SECONDS / 2) for _ in range(4)] == [16, 16, 32, 32]
+    assert [parts.look_at_prefetch(0.001, PREFETCH_SECONDS / 2) for _ in range(4)] == [8, 8, 16, 16]
 
 
 def test_what_runs_counts_where_nothing_has_ended(parts: Parts) -> None:
+    assert parts.look_at_prefetch(0.001) == 8
     assert parts.look_at_prefetch(None) == 8, "nothing runs"
     parts.run()
     parts.clock.advance(10.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import ManualClock
-from broker_jobs.consumer.acknowledger import GAP_SECONDS, Acknowledger
+from broker_jobs.consumer.acknowledger import FEW_OPEN, GAP_SECONDS, Acknowledger
 from broker_jobs.consumer.dead_letter import MAX_TEXT_BYTES, DeadLetterPublisher
 from broker_jobs.consumer.event_sender import DeliveryTag
 from broker_jobs.consumer.outcome import can_be_written, describe, raised
@@ -54,7 +54,7 @@ def test_beyond_a_gap_acknowledgements_wait_a_tenth_of_a_second() -> None:
     clock, subscription = ManualClock(), ScriptedSubscription()
     acknowledger = Acknowledger(clock)
     acknowledger.use(subscription)
-    acknowledger.took([delivery(1), delivery(2), delivery(3)])
+    acknowledger.took([delivery(tag) for tag in range(1, FEW_OPEN + 4)])
     acknowledger.acknowledge([DeliveryTag(1, 2), DeliveryTag(1, 3)])
     clock.advance(GAP_SECONDS / 2)
     acknowledger.look()
@@ -64,6 +64,15 @@ def test_beyond_a_gap_acknowledgements_wait_a_tenth_of_a_second() -> None:
     assert subscription.acks == [(1, 2, False), (1, 3, False)]
     acknowledger.acknowledge([DeliveryTag(1, 1)])
     assert subscription.acks[2:] == [(1, 1, True)]
+
+
+def test_where_few_are_out_no_acknowledgement_waits_beyond_a_gap() -> None:
+    subscription = ScriptedSubscription()
+    acknowledger = Acknowledger(ManualClock())
+    acknowledger.use(subscription)
+    acknowledger.took([delivery(1), delivery(2), delivery(3)])
+    acknowledger.acknowledge([DeliveryTag(1, 3)])
+    assert subscription.acks == [(1, 3, False)]
 
 
 def test_tags_of_a_lost_channel_are_forgotten() -> None:
@@ -106,12 +115,14 @@ def test_prefetch_stays_in_its_bounds(current: int, mean: float, concurrency: in
 
 
 def test_prefetch_grows_only_while_jobs_are_short() -> None:
-    assert first_prefetch(16, 500) == 32
+    assert (first_prefetch(16, 500), first_prefetch(16, 500, several=True)) == (16, 32)
     assert next_prefetch(32, 0.001, 16, 500) == 64
     assert next_prefetch(400, 0.001, 16, 500) == 500
     assert next_prefetch(100, 0.009, 1, 500) == 100, "200 of them would wait for almost two seconds"
     assert next_prefetch(500, 0.1, 16, 500) == 32
-    assert next_prefetch(32, 5.0, 16, 500) == 16
+    assert next_prefetch(32, 0.5, 16, 500) == 16
+    assert next_prefetch(32, 0.5, 16, 500, several=True) == 32, "one of each queue is at hand to choose from"
+    assert next_prefetch(32, 5.0, 16, 500, several=True) == 16
     assert next_prefetch(64, None, 16, 500) == 64
 
 

@@ -49,10 +49,10 @@ class FakeActions:
         self.alert: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
-        def do(*given: Any) -> None:
+        def do(*given: Any, **named: Any) -> None:
             if self.alert is not None:
                 raise self.alert
-            self.done.append((name, *given))
+            self.done.append((name, *given, *named.values()))
 
         return do
 

@@ -39,6 +39,7 @@ MEANT = (
     "GET /jobs", "GET /batches", "GET /audit", "GET /dead-letters", "GET /times", "POST /jobs",
     "POST /jobs/{id}/requeue", "POST /jobs/{id}/reschedule",
     "POST /bulk/delete", "POST /bulk/requeue", "PUT /recurring/{name}", "PATCH /recurring/{name}", "PUT /limits",
+    "POST /workers/change",
 )  # fmt: skip
 """A schema cannot say which cursor, cron expression or pair of fields means something: these may answer 422 to all."""
 TAKEN = ["2xx", "401", "403", "404", "409", "5xx", "422"]

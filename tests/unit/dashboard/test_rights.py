@@ -31,6 +31,7 @@ FORMS = {
     "job_run_now": Role.OPERATOR,
     "bulk_submit": Role.OPERATOR,
     "limits_set": Role.ADMIN,
+    "workers_change": Role.ADMIN,
     "dead_letter_delete": Role.ADMIN,
     "dead_letter_replay": Role.ADMIN,
     "queue_pause": Role.OPERATOR,
@@ -63,6 +64,7 @@ OPERATIONS = {
     "resume_recurring": Role.OPERATOR,
     "run_job": Role.ADMIN,
     "set_limit": Role.ADMIN,
+    "change_workers": Role.ADMIN,
     "trigger_recurring": Role.OPERATOR,
 }
 """Of the API; all others only read."""
@@ -74,7 +76,16 @@ PAGES = {
     "/run": Role.ADMIN,
     "/run/x": Role.ADMIN,
 }
-FIELDS = {"name": "default", "do": "remove", "key": "api", "limit": "1", "action": "delete", "ids": "a", "back": "/"}
+FIELDS = {
+    "concurrency": "1",
+    "name": "default",
+    "do": "remove",
+    "key": "api",
+    "limit": "1",
+    "action": "delete",
+    "ids": "a",
+    "back": "/",
+}
 POSTS = {str(route.name): str(route.path) for route in routes() if "POST" in (route.methods or ())}
 DESCRIBED = {
     operation["operationId"]: (method.upper(), "/api/v1" + path)
