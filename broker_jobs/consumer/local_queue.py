@@ -168,10 +168,10 @@ class LocalQueue:
         with self._lock:
             return [received for line in self._lines.values() for received in line.waiting]
 
-    def oldest_monotonic(self) -> dict[str, float]:
-        """Queue -> since when the longest waiting delivery of it waits; without queues of which none waits."""
+    def oldest(self) -> dict[str, ReceivedDelivery]:
+        """Queue -> the delivery of it that waits longest; without queues of which none waits."""
         with self._lock:
-            return {line.name: line.waiting[0].received_monotonic for line in self._lines.values() if line.waiting}
+            return {line.name: line.waiting[0] for line in self._lines.values() if line.waiting}
 
     def room(self, queue: str) -> int:
         """How many jobs of a queue could start at once."""

@@ -70,11 +70,11 @@ class Starter:
         """What has not begun: it waits for a slot, or for an event loop that a job blocks."""
         return [*self.loop.held(), *self._local_queue.held()]
 
-    def oldest_monotonic(self) -> dict[str, float]:
-        """Queue -> since when the longest waiting delivery of it waits."""
-        oldest = self._local_queue.oldest_monotonic()
-        for received in self.loop.held():
-            oldest[received.queue] = min(received.received_monotonic, oldest.get(received.queue, float("inf")))
+    def oldest(self) -> dict[str, ReceivedDelivery]:
+        """Queue -> the delivery of it that waits longest; without queues of which none waits."""
+        oldest = self._local_queue.oldest()
+        for received in reversed(self.loop.held()):  # they came before those that have no slot yet
+            oldest[received.queue] = received
         return oldest
 
     def __len__(self) -> int:

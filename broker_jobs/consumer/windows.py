@@ -99,7 +99,7 @@ class Windows:
         elif looked or self._queues.weights or usable[0] == openable[0]:
             for queue in self._next_open(openable):
                 self.sizes[queue] = min(local.room(queue), self._prefetch_max)
-            self._opening *= 2
+            self._opening *= 1 + looked
 
     def adapt(
         self,
