@@ -27,6 +27,9 @@ PREFETCH_SECONDS = 0.25
 """Between two looks at the prefetch."""
 MAX_WAIT_SECONDS = 1.0
 """What waits longer than this behind our own jobs could have run elsewhere."""
+STANDS_SECONDS = 0.5
+"""A work queue of which nothing has started for so long stands. While one moves, on a slow machine, its jobs wait longer."""
+MAX_MOVING_WAIT_SECONDS = 3.0
 
 
 class RunTimes:
@@ -71,6 +74,8 @@ class FlowControl:
         self._subscription: Consumer | None = None
         self._applied: dict[str, int] = {}
         """Work queue -> what the subscription has been told."""
+        self._heads: dict[str, tuple[ReceivedDelivery, float]] = {}
+        """Work queue -> what waited longest at the last look, and since when (monotonic)."""
         self._waits_for_slot = False
         self._was_free = False
         """Whether slots were free at the last look."""
@@ -94,8 +99,17 @@ class FlowControl:
 
         All that waits of such a work queue goes back together, in its order.
         """
-        oldest = self._starter.oldest_monotonic()
-        late = [name for name, since in oldest.items() if now_monotonic - since > MAX_WAIT_SECONDS]
+        oldest = self._starter.oldest()
+        heads, self._heads = self._heads, {}
+        late: list[str] = []
+        for name, received in oldest.items():
+            head, since = heads.get(name, (received, received.received_monotonic))
+            if head is not received:  # the queue moves
+                since = now_monotonic
+            self._heads[name] = received, since
+            waits_seconds, stands_seconds = now_monotonic - received.received_monotonic, now_monotonic - since
+            if waits_seconds > (MAX_WAIT_SECONDS if stands_seconds > STANDS_SECONDS else MAX_MOVING_WAIT_SECONDS):
+                late.append(name)
         if not late:
             return []
         with self._lock:
@@ -170,7 +184,7 @@ class FlowControl:
             mean,
             has_ended=has_ended,
             owned=self._owned(),
-            waits_seconds={name: now_monotonic - since for name, since in self._starter.oldest_monotonic().items()},
+            waits_seconds={n: now_monotonic - each.received_monotonic for n, each in self._starter.oldest().items()},
         )
 
     def _owned(self) -> Counter[str]:

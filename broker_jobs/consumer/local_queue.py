@@ -196,11 +196,11 @@ class LocalQueue:
         with self._lock:
             return [received for line in self._lines.values() for received in line.all()]
 
-    def oldest_monotonic(self) -> dict[str, float]:
-        """Work queue -> since when the longest waiting delivery of it waits; without those of which none waits."""
+    def oldest(self) -> dict[str, ReceivedDelivery]:
+        """Work queue -> the delivery of it that waits longest; without those of which none waits."""
         with self._lock:
-            lines = [waiting for line in self._lines.values() if line.held for waiting in line.waiting if waiting]
-            return {waiting[0].work_queue: waiting[0].received_monotonic for waiting in lines}
+            heads = [waiting[0] for line in self._lines.values() if line.held for waiting in line.waiting if waiting]
+            return {received.work_queue: received for received in heads}
 
     def came(self) -> set[str]:
         """The work queues of which something came since this was last called."""

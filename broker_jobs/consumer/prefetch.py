@@ -6,11 +6,15 @@ broker and back would be most of their time.
 
 from __future__ import annotations
 
+import math
+
 SHORT_SECONDS = 0.010
 MEDIUM_SECONDS = 0.2
 LONG_SECONDS = 1.0
 HYSTERESIS = 2.0
 """Between a bound and this many times it nothing changes: lowering a prefetch stops a queue for a moment."""
+AT_HAND_SECONDS = 0.25
+"""How much work of each of several queues is at hand."""
 EXPECTED_WAIT_SECONDS = 0.5
 """How long the last delivery may be expected to wait here; half of what makes a worker return it."""
 
@@ -27,9 +31,12 @@ def next_prefetch(
 
     Doubles while jobs are short, and all that would wait here would be started within half a second; goes back to twice
     the concurrency when they are not, and to the concurrency itself while jobs are long, as a delivery that waits
-    behind a long job could run elsewhere. A worker of several queues needs one of each at hand to choose from.
+    behind a long job could run elsewhere. A worker of several queues has work of each at hand for a moment, to choose
+    from: else it starts what it has and not what it prefers.
     """
     usual, least = max(1, min(2 * concurrency, maximum)), max(1, min(concurrency, maximum))
+    if several and mean_run_seconds:
+        usual = max(usual, min(math.ceil(concurrency * (1 + AT_HAND_SECONDS / mean_run_seconds)), maximum))
     long_seconds = LONG_SECONDS if several else MEDIUM_SECONDS
     if mean_run_seconds is None:
         return current

@@ -70,12 +70,11 @@ class Starter:
         """What has not begun: it waits for a slot, or for an event loop that a job blocks."""
         return [*self.loop.held(), *self._local_queue.held()]
 
-    def oldest_monotonic(self) -> dict[str, float]:
-        """Work queue -> since when the longest waiting delivery of it waits."""
-        oldest = self._local_queue.oldest_monotonic()
-        for received in self.loop.held():
-            since = oldest.get(received.work_queue, float("inf"))
-            oldest[received.work_queue] = min(received.received_monotonic, since)
+    def oldest(self) -> dict[str, ReceivedDelivery]:
+        """Work queue -> the delivery of it that waits longest; without those of which none waits."""
+        oldest = self._local_queue.oldest()
+        for received in reversed(self.loop.held()):  # they came before those that have no slot yet
+            oldest[received.work_queue] = received
         return oldest
 
     def __len__(self) -> int:

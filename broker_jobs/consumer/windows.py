@@ -114,7 +114,7 @@ class Windows:
         elif looked or self._queues.weights or first == openable[0]:
             for name in self._next_open(openable):
                 self.sizes[name] = min(local.room(queue_of(name)), self._prefetch_max)
-            self._opening *= 2
+            self._opening *= 1 + looked
 
     def adapt(
         self,

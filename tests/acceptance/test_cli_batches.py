@@ -120,6 +120,35 @@ def test_commands_about_all_jobs_ask_first_and_refuse_what_is_unclear(terminal: 
     assert running.exit_code() == 0
 
 
+def test_a_running_worker_is_listed_and_changed(terminal: Terminal, at: dict[str, str]) -> None:
+    running, _, _ = start(terminal, at)
+
+    def worker() -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(terminal.output("workers", "list", "--json", **at))
+        return found[0]
+
+    id = eventually(worker)["id"]
+    changed = f"{id}\tchanged until it restarts\n"
+    assert terminal.output("workers", "change", id, "-c", "3", **at) == changed
+    eventually(lambda: worker()["concurrency"] == 3)
+    options = ("-Q", "default:2,mail:1", "--queue-limit", "mail=1")
+    assert terminal.output("workers", "change", "--host", worker()["host"], *options, **at) == changed
+    eventually(lambda: "default:2,mail:1\tmail=1" in terminal.output("workers", "list", **at))
+    assert worker()["concurrency"] == 3
+    for wrong, says in (
+        (["nobody", "-c", "1"], "no worker with the id nobody is running"),
+        ([id], "nothing changes: give a concurrency, queues or limits of queues"),
+        ([id, "-Q", "mail:3,bulk"], "give each queue a weight, such as bulk:1"),
+        ([id, "--queue-limit", "bulk"], "write the queue and a number: bulk=2"),
+        ([id, "--queue-limit", "bulk=1"], "queue 'bulk' has a limit and is not served"),
+    ):
+        done = terminal.call("workers", "change", *wrong, **at)
+        assert done.returncode == 2
+        assert says in done.stderr
+    running.signal(INT)
+    assert running.exit_code() == 0
+
+
 def test_limits_are_set_listed_and_cleared_and_subscriptions_listed(terminal: Terminal, at: dict[str, str]) -> None:
     running, _, _ = start(terminal, at)
     assert terminal.output("limits", "set", "smtp", "4", **at) == "smtp\t4\n"

@@ -139,26 +139,24 @@ def test_weights_share_the_starts_and_no_queue_starves(program: Program) -> None
     first = program.hold.enqueue("go")
     eventually(lambda: program.started == ["go"])
     jobs = [
-        program.work.using(queue=queue).enqueue(queue, queue, 0.02) for _ in range(60) for queue in ("mail", "bulk")
+        program.work.using(queue=queue).enqueue(queue, queue, 0.05) for _ in range(40) for queue in ("mail", "bulk")
     ]
     program.gate("go").set()
     for receipt in [first, *jobs]:
         receipt.result(timeout=120)
-    while_both = Counter(program.started[5:65])
-    assert 8 <= while_both["bulk"] <= 22, f"a quarter of the starts: {program.started}"
+    while_both = Counter(program.started[1:41])
+    assert 4 <= while_both["bulk"] <= 17, f"a quarter of the starts, about: {program.started}"
 
 
 def test_the_preferred_queue_goes_first(program: Program) -> None:
     program.start(queues=["mail", "bulk", "default"], concurrency=1)
     first = program.hold.enqueue("go")
     eventually(lambda: program.started == ["go"])
-    jobs = [
-        program.work.using(queue=queue).enqueue(queue, queue, 0.02) for _ in range(40) for queue in ("bulk", "mail")
-    ]
+    jobs = [program.work.using(queue=queue).enqueue(queue, queue, 0.1) for _ in range(15) for queue in ("bulk", "mail")]
     program.gate("go").set()
     for receipt in [first, *jobs]:
         receipt.result(timeout=120)
-    assert Counter(program.started[5:41])["mail"] >= 30, program.started
+    assert Counter(program.started[1:16])["mail"] >= 11, program.started
 
 
 def test_a_worker_that_is_full_of_long_jobs_takes_nothing_more(program: Program) -> None:

@@ -14,3 +14,4 @@ def let_workers_take_more(set_attribute: Callable[[object, str, object], None] =
 
     set_attribute(windows, "first_prefetch", first_prefetch)
     set_attribute(flow_control, "MAX_WAIT_SECONDS", 600.0)
+    set_attribute(flow_control, "MAX_MOVING_WAIT_SECONDS", 600.0)

@@ -237,3 +237,37 @@ def test_no_job_comes_in_while_too_many_outcomes_wait_for_their_confirm(parts: P
         parts.open.pop()(None)
         parts.look_at_prefetch(None)
     assert parts.subscription.paused == set()
+
+
+# --- what waits ---
+
+
+def delivered(parts: Parts, number: int) -> ReceivedDelivery:
+    delivery = Delivery(1, number, QUEUE, b"", False, names.WORK, "default", "", "", None, None, 0)
+    return ReceivedDelivery(delivery, envelope("note"), define(note_async, {}), parts.clock.monotonic())
+
+
+async def note_async() -> None: ...
+
+
+def test_what_has_waited_for_a_second_goes_back_in_its_order_and_its_queue_is_shut_before(parts: Parts) -> None:
+    parts.local_queue.put([delivered(parts, number) for number in range(7)])
+    parts.clock.advance(1.0)
+    assert parts.flow_control.late(parts.clock.monotonic()) == []
+    parts.clock.advance(0.1)
+    late = parts.flow_control.late(parts.clock.monotonic())
+    assert [received.place.tag for received in late] == [4, 5, 6]
+    assert parts.subscription.paused == {QUEUE}
+    assert parts.flow_control.late(parts.clock.monotonic()) == []
+
+
+def test_while_a_queue_moves_its_deliveries_may_wait_longer(parts: Parts) -> None:
+    running = parts.local_queue.put([delivered(parts, number) for number in range(20)])
+    for _ in range(9):
+        parts.clock.advance(0.3)
+        following = parts.local_queue.ended(running.pop(0))
+        assert following is not None
+        running.append(following)
+        assert parts.flow_control.late(parts.clock.monotonic()) == []
+    parts.clock.advance(0.6)
+    assert [received.place.tag for received in parts.flow_control.late(parts.clock.monotonic())] == list(range(13, 20))

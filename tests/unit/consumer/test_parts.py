@@ -122,6 +122,7 @@ def test_prefetch_grows_only_while_jobs_are_short() -> None:
     assert next_prefetch(500, 0.1, 16, 500) == 32
     assert next_prefetch(32, 0.5, 16, 500) == 16
     assert next_prefetch(32, 0.5, 16, 500, several=True) == 32, "one of each queue is at hand to choose from"
+    assert next_prefetch(32, 0.05, 16, 500, several=True) == 96, "of each for a quarter of a second"
     assert next_prefetch(32, 5.0, 16, 500, several=True) == 16
     assert next_prefetch(64, None, 16, 500) == 64
 

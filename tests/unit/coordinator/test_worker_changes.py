@@ -23,8 +23,8 @@ def harness() -> EngineHarness:
 
 
 def heartbeat(harness: EngineHarness, worker: str, host: str, **fields: Any) -> HeartbeatReceived:
-    fields = {"queues": ["mail", "bulk"], "concurrency": 4} | fields
-    return HeartbeatReceived(WorkerRef(id=worker, host=host), Heartbeat(at=harness.now, **fields), harness.now)
+    told: dict[str, Any] = {"queues": ["mail", "bulk"], "concurrency": 4, **fields}
+    return HeartbeatReceived(WorkerRef(id=worker, host=host), Heartbeat(at=harness.now, **told), harness.now)
 
 
 def asked(harness: EngineHarness, **fields: Any) -> tuple[Effects, Reply]:

@@ -61,3 +61,52 @@ def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch:
     assert "silent" in row_of(page, "host-3")
     monkeypatch.setattr(system.queries.system, "components", list)
     assert "Without a coordinator retries, delays" in words_of(system.person().see("/workers"))
+
+
+def test_an_administrator_changes_a_worker(system: System) -> None:
+    worker = eventually(system.queries.system.workers, what="a heartbeat")[0]
+    given = {"worker": worker.id, "host": worker.host, "queues": "default:2, mail:1", "queue_limits": "mail=3"}
+    person = system.person()
+    page = person.see("/workers")
+    assert "After a restart the worker does again what its options say" in words_of(page)
+    shown = person.send("/workers/change", given, page="/workers", concurrency="9", scope="worker")
+    assert "1 worker is changed until the next restart" in words_of(shown)
+    eventually(lambda: "of 9" in row_of(person.see("/workers"), str(worker.pid)), what="the next heartbeat")
+    assert "default:2 , mail:1 at most 3" in row_of(person.see("/workers"), str(worker.pid))
+    given |= {"queues": "default,mail", "queue_limits": ""}
+    person.send("/workers/change", given, page="/workers", concurrency="8", scope="host")
+    eventually(lambda: "of 8" in row_of(person.see("/workers"), str(worker.pid)), what="the next heartbeat")
+    assert [subject for _, subject in system.audited("worker change")] == [worker.host, worker.id]
+    told = words_of(person.see("/audit"))
+    assert "changed workers" in told
+    assert "9 jobs at once; queues default:2,mail:1; limits mail=3" in told
+    assert "8 jobs at once; queues default,mail; no limits of queues" in told
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"concurrency": "0"}, "the concurrency is an integer from 1 to 10_000, not '0'"),
+        ({"concurrency": "9" * 400}, "the concurrency is an integer from 1 to 10_000"),
+        ({"queues": "mail:3,default"}, "give each queue a weight, such as default:1"),
+        ({"queues": ""}, "name at least one queue, such as default"),
+        ({"queues": "mail:" + "9" * 400}, "at most 120 characters"),
+        ({"queue_limits": "bulk"}, "write the queue and a number: bulk=2"),
+        ({"queue_limits": "bulk=2"}, "queue 'bulk' has a limit and is not served"),
+        ({"worker": "nobody"}, "no worker with the id nobody is running"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_with_what_to_write(
+    system: System, wrong: dict[str, str], says: str
+) -> None:
+    worker = eventually(system.queries.system.workers, what="a heartbeat")[0]
+    given = {"worker": worker.id, "host": worker.host, "queues": "default,mail", "queue_limits": ""}
+    given |= {"concurrency": "8", "scope": "worker"} | wrong
+    shown = system.person().send("/workers/change", given, page="/workers")
+    assert says in words_of(shown)
+    assert system.queries.system.workers()[0].concurrency == 8
+
+
+def test_only_an_administrator_sees_the_form(system: System) -> None:
+    for person in (system.person(Role.OPERATOR), system.person(Role.VIEWER), system.person(read_only=True)):
+        assert "<form" not in person.see("/workers").partition("<main")[2]
