@@ -32,12 +32,15 @@ def work_depth(broker: Broker, queue: str, timeout: float = 10.0) -> WorkDepth |
     Raises BrokerError as `Broker.depth`. It takes `timeout` seconds at most.
     """
     of_one = timeout / len(PRIORITIES)
-    depths = {priority: broker.depth(work_queue(queue, priority), of_one) for priority in PRIORITIES}
+    depths: dict[Priority, tuple[int, int] | None] = {
+        priority: broker.depth(work_queue(queue, priority), of_one) for priority in PRIORITIES
+    }
     known = [depth for depth in depths.values() if depth is not None]
     if not known:
         return None
+    ready: dict[Priority, int] = {priority: 0 if depth is None else depth[0] for priority, depth in depths.items()}
     return WorkDepth(
-        {priority: 0 if depth is None else depth[0] for priority, depth in depths.items()},
+        ready,
         min(consumers for _, consumers in known),
         tuple(work_queue(queue, priority) for priority, depth in depths.items() if depth is None),
     )

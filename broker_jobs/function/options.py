@@ -182,10 +182,10 @@ def _queue(value: Any) -> str:
 
 
 def _priority(value: Any) -> Priority:
-    found = next((priority for priority in PRIORITIES if isinstance(value, str) and value == priority), None)
-    if found is None:
-        _wrong("priority", "'high', 'normal' or 'low'", value)
-    return found
+    for priority in PRIORITIES:
+        if isinstance(value, str) and value == priority:
+            return priority
+    _wrong("priority", "'high', 'normal' or 'low'", value)
 
 
 def _retries(value: Any) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 Priority = Literal["high", "normal", "low"]
 
-PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """In the order in which a worker starts what waits."""
 
 NORMAL: Final[Priority] = "normal"

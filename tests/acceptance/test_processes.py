@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from broker_jobs import BrokerJobs, State
+from broker_jobs.messages.priority import Priority
 from tests.acceptance.conftest import INT, TERM, Running, Terminal
 from tests.conftest import PrometheusFactory
 from tests.support.rabbitmq import Vhost
@@ -254,9 +255,10 @@ def test_the_commands_about_a_queue_see_and_purge_the_jobs_of_all_priorities(
 ) -> None:
     url, store = ["--url", vhost.url], ["--store", terminal.store]
     assert coordinator.process.poll() is None
+    counts: dict[Priority, int] = {"high": 1, "normal": 2, "low": 3}
     receipts = [
         jobs.remote("hello", priority=priority).enqueue(f"{priority} {n}")
-        for priority, count in (("high", 1), ("normal", 2), ("low", 3))
+        for priority, count in counts.items()
         for n in range(count)
     ]
 

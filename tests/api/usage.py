@@ -69,6 +69,10 @@ class Tools:
     def send(self, user_id: int) -> str: return ""
 @jobs.job(quee="mail")  # E
 def bad_option() -> None: ...
+@jobs.job(priority="highest")  # E
+def bad_priority() -> None: ...
+@jobs.job(priority="low")
+def quiet() -> None: ...
 @jobs.job(retries="3")  # E
 def bad_value() -> None: ...
 @jobs.job("mail")  # E
@@ -137,6 +141,10 @@ welcome.using(unique=Unique("user:{user_id}", scope="running")).enqueue(42)
 welcome.using(queue="slow").using(retries=0).enqueue(42)
 welcome.using(quee="slow")  # E
 welcome.using(queue=1)  # E
+welcome.using(priority="high").enqueue(42)
+welcome.using(priority="urgent")  # E
+jobs.remote("billing.charge", queue="billing", priority="low").enqueue(42)
+jobs.remote("billing.charge", priority=1)  # E
 welcome.using(isolation="process")  # E
 welcome.using(queue="slow").enqueue("x")  # E
 welcome.using(queue="slow")(42)  # E

@@ -165,6 +165,5 @@ def test_keda_asks_for_a_queue_that_rabbitmq_tells_its_user_of(shipped: ShippedB
     asked = [trigger["metadata"] for trigger in triggers]
     assert tuple(each["queueName"] for each in asked) == names.work_queues(args[args.index("-Q") + 1])
     # What its scaler for the protocol "http" asks, and the number it takes.
-    for each in asked:
-        path = f"/queues/{each['vhostName']}/{quote(each['queueName'], safe='')}"
-        eventually(lambda path=path: shipped.http("GET", path).get("messages_ready") == 0, 20, "the ready messages")
+    paths = [f"/queues/{each['vhostName']}/{quote(each['queueName'], safe='')}" for each in asked]
+    eventually(lambda: [shipped.http("GET", path).get("messages_ready") for path in paths] == [0, 0, 0], 20, "numbers")

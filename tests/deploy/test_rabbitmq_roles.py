@@ -314,7 +314,7 @@ def listen(exchange: str) -> Action:
     return action
 
 
-DEFAULT_QUEUE = names.work_queue("default")
+DEFAULT_QUEUES = names.work_queues("default")
 
 PRODUCES = {names.SUBMIT, names.OFFER, names.REQUEST}
 WORKS = {names.REPORT, names.DECLARE, names.DEAD}
@@ -330,8 +330,8 @@ PUBLISHES = {
 READS = {
     "producer": set[str](),
     "dashboard": set[str](),
-    "worker": {DEFAULT_QUEUE},
-    "worker-producer": {DEFAULT_QUEUE},
+    "worker": {*DEFAULT_QUEUES},
+    "worker-producer": {*DEFAULT_QUEUES},
     "beat": set[str](),
     "coordinator": {names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS},
     "monitoring": set[str](),
@@ -339,7 +339,7 @@ READS = {
 LISTENERS = {"worker", "worker-producer", "beat", "coordinator"}
 EXCHANGES = (*(exchange.name for exchange in fixed_topology().exchanges), "")
 INTERNAL = {exchange.name for exchange in fixed_topology().exchanges if exchange.internal}
-QUEUES = (names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS, DEFAULT_QUEUE, names.delay_queue(3))
+QUEUES = (names.LOG, names.COMMAND, names.DUE, names.DEAD_LETTERS, *DEFAULT_QUEUES, names.delay_queue(3))
 
 
 def opened(stack: ExitStack, node: ShippedBroker, role: str) -> BlockingChannel:

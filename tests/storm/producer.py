@@ -19,6 +19,7 @@ from typing import Any
 
 from broker_jobs import result_of
 from broker_jobs.errors import EnqueueError
+from broker_jobs.messages.priority import PRIORITIES
 from broker_jobs.producer.errors import BatchUnknown, EnqueueManyError, EnqueueUnknown
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.receipt import Receipt
@@ -61,7 +62,7 @@ class Producer:
 
     def _plain(self) -> None:
         job = self._chance.choice([program.work, program.awaited])
-        self._keep(self._enqueue(job, self._short()))
+        self._keep(self._enqueue(job.using(priority=self._chance.choice(PRIORITIES)), self._short()))
 
     def _own_id(self) -> None:
         id = f"own-{self._number}-{time.time_ns()}"
@@ -86,7 +87,8 @@ class Producer:
         if self._chance.random() < 0.3:
             self._keep(self._enqueue(program.refuse, self._short()))
         else:
-            self._keep(self._enqueue(program.stumble, self._chance.randint(1, 3)))
+            job = program.stumble.using(priority=self._chance.choice(PRIORITIES))
+            self._keep(self._enqueue(job, self._chance.randint(1, 3)))
 
     def _child(self) -> None:
         parents = [self._enqueue(program.work, self._short()) for _ in range(self._chance.randint(0, 2))]

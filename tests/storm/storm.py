@@ -166,7 +166,7 @@ def _uncommitted(store: Store) -> int:
 
 def _messages(system: StormSystem) -> dict[str, int]:
     """Messages in work queues, the log and the due queue."""
-    watched = (names.LOG, names.DUE, names.work_queue("default"), names.work_queue("side"))
+    watched = (names.LOG, names.DUE, *names.work_queues("default"), *names.work_queues("side"))
     ready = {name: system.cluster.vhost.ready(name) for name in watched}
     return {name: number for name, number in ready.items() if number > (2 if name == names.LOG else 0)}
 

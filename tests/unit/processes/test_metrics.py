@@ -96,10 +96,10 @@ def test_a_coordinator_that_stands_by_shows_no_depths() -> None:
     counts.depth("jobs.v1.delay.01", 3, 0)
     counts.depth("jobs.v1.delay.02", 4, 0)
     seen = read(metrics.snapshot())
-    assert seen["broker_jobs_queue_depth|queue=mail,priority=normal"] == 7
-    assert seen["broker_jobs_queue_depth|queue=mail,priority=high"] == 2
+    assert seen["broker_jobs_queue_depth|priority=normal|queue=mail"] == 7
+    assert seen["broker_jobs_queue_depth|priority=high|queue=mail"] == 2
     assert seen["broker_jobs_queue_consumers|queue=mail"] == 2
-    assert seen["broker_jobs_queue_depth|queue=sms,priority=normal"] == 1
+    assert seen["broker_jobs_queue_depth|priority=normal|queue=sms"] == 1
     assert seen["broker_jobs_log_backlog"] == 9
     assert seen["broker_jobs_delay_backlog"] == 7
     counts.active(False)

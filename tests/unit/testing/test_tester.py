@@ -10,6 +10,7 @@ import pytest
 
 from broker_jobs import BrokerJobs, Depends, GiveUp, Retry, State, current_job, result_of
 from broker_jobs.errors import ArgumentsError, JobFailed, UsageError
+from broker_jobs.messages.priority import PRIORITIES
 from broker_jobs.testing import Tester
 
 
@@ -254,3 +255,11 @@ def test_inline_a_batch_runs_at_the_end_of_its_block(shop: Shop) -> None:
         with pytest.raises(ValueError, match="not yet"), shop.jobs.batch() as batch:
             batch.enqueue(shop.flaky, 1)
         assert tester.advance(timedelta(hours=1)) == 0
+
+
+def test_within_a_queue_what_is_high_runs_first(shop: Shop, tester: Tester) -> None:
+    for number, priority in enumerate(reversed(PRIORITIES)):
+        shop.welcome.using(priority=priority).enqueue(number)
+    shop.welcome.using(queue="other").enqueue(3)
+    tester.run()
+    assert [user for user, _ in shop.did] == [2, 1, 0, 3]  # type: ignore[misc]
