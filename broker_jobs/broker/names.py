@@ -81,6 +81,12 @@ def queue_of(work_queue_name: str) -> str:
     return work_queue_name.removeprefix("jobs.v1.work.").partition(":")[0]
 
 
+def priority_of(work_queue_name: str) -> Priority:
+    """Return the priority of the jobs in a work queue."""
+    suffix = work_queue_name.rpartition(":")[2]
+    return next((priority for priority in PRIORITIES if priority == suffix), NORMAL)
+
+
 def delay_queue(level: int) -> str:
     """Return the name of the delay queue of a level: 2**level seconds."""
     return f"jobs.v1.delay.{level:02d}"

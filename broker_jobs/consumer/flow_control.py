@@ -28,7 +28,7 @@ PREFETCH_SECONDS = 0.25
 MAX_WAIT_SECONDS = 1.0
 """What waits longer than this behind our own jobs could have run elsewhere."""
 STANDS_SECONDS = 0.5
-"""A work queue of which nothing has started for so long stands. While one moves, on a slow machine, its jobs wait longer."""
+"""A work queue of which nothing has started for so long stands. While one moves, its jobs may wait longer."""
 MAX_MOVING_WAIT_SECONDS = 3.0
 
 

@@ -139,6 +139,8 @@ class Windows:
             if not size or share <= 0:
                 self._targets[name] = self._first(name)
                 continue
+            if not self._may_have(name):  # what ends is of others
+                continue
             target = next_prefetch(size, mean_run_seconds, share, self._prefetch_max, several=self._is_chosen(name))
             self._lower_looks[name] = self._lower_looks[name] + 1 if target < size else 0
             if target < size and self._lower_looks[name] >= LOWER_AFTER_LOOKS:

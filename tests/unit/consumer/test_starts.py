@@ -18,6 +18,7 @@ from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.function.definition import define
+from broker_jobs.messages.priority import PRIORITIES, Priority
 from broker_jobs.served_queues import ServedQueues, parse_limits
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import envelope
@@ -33,32 +34,35 @@ SYNC, ASYNC = define(note, {}), define(note_async, {})
 JOB = envelope("note")
 
 
-def received(number: int, queue: str = "default", *, is_async: bool = False) -> ReceivedDelivery:
-    delivery = Delivery(1, number, names.work_queue(queue), b"", False, "", queue, "", "", None, None, 0)
-    return ReceivedDelivery(delivery, JOB, ASYNC if is_async else SYNC, time.monotonic())
+def received(
+    number: int, queue: str = "default", *, is_async: bool = False, priority: Priority = "normal"
+) -> ReceivedDelivery:
+    delivery = Delivery(1, number, names.work_queue(queue, priority), b"", False, "", queue, "", "", None, None, 0)
+    job = JOB.model_copy(update={"priority": priority})
+    return ReceivedDelivery(delivery, job, ASYNC if is_async else SYNC, time.monotonic())
 
 
 # --- slots and order ---
 
-DELIVERIES = st.tuples(st.sampled_from(["mail", "bulk", "rest"]), st.booleans())
+DELIVERIES = st.tuples(st.sampled_from(["mail", "bulk", "rest"]), st.booleans(), st.sampled_from(PRIORITIES))
 STEPS = st.lists(st.one_of(st.lists(DELIVERIES, min_size=1, max_size=4), st.integers(0, 20)), max_size=60)
 
 
 @given(STEPS, st.integers(1, 4), st.booleans(), st.dictionaries(st.sampled_from(["mail", "bulk"]), st.integers(1, 2)))
 def test_no_free_slot_stands_beside_a_delivery_that_could_have_it(
-    steps: list[list[tuple[str, bool]] | int], concurrency: int, weighted: bool, limits: dict[str, int]
+    steps: list[list[tuple[str, bool, Priority]] | int], concurrency: int, weighted: bool, limits: dict[str, int]
 ) -> None:
     queues = ServedQueues.parse(["mail:3", "bulk:1", "rest:1"] if weighted else ["mail", "bulk", "rest"], limits)
     local = LocalQueue(queues, concurrency)
-    waiting: dict[str, list[int]] = {"mail": [], "bulk": [], "rest": []}
+    waiting: dict[str, list[tuple[int, int]]] = {"mail": [], "bulk": [], "rest": []}
     running: list[ReceivedDelivery] = []
     number = 0
     for step in steps:
         if isinstance(step, list):
-            new = [received(number + n, queue, is_async=is_async) for n, (queue, is_async) in enumerate(step)]
+            new = [received(number + n, q, is_async=asyn, priority=p) for n, (q, asyn, p) in enumerate(step)]
             number += len(new)
             for each in new:
-                waiting[each.queue].append(each.place.tag)
+                waiting[each.queue] = sorted([*waiting[each.queue], (each.rank, each.place.tag)])
             started = local.put(new)
         elif running:
             following = local.ended(running.pop(step % len(running)))
@@ -66,7 +70,7 @@ def test_no_free_slot_stands_beside_a_delivery_that_could_have_it(
         else:
             continue
         for each in started:
-            assert waiting[each.queue].pop(0) == each.place.tag, "out of the order of its queue"
+            assert waiting[each.queue].pop(0) == (each.rank, each.place.tag), "out of the order of its queue"
             running.append(each)
         counts = Counter(each.queue for each in running)
         assert len(running) <= concurrency

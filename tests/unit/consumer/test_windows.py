@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_jobs.broker.names import priority_of, queue_of, work_queue
 from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
-from broker_jobs.consumer.windows import LOWER_AFTER_LOOKS, Windows
+from broker_jobs.consumer.windows import LOWER_AFTER_LOOKS, QUIET_LOOKS, Windows
+from broker_jobs.messages.priority import PRIORITIES, Priority
 from broker_jobs.served_queues import ServedQueues
 from tests.unit.consumer.test_starts import received
 
@@ -23,10 +25,20 @@ class Room:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return self.windows.sizes
+        """Those of the normal priority, by queue."""
+        return {queue_of(name): size for name, size in self.windows.sizes.items() if priority_of(name) == "normal"}
+
+    def size(self, queue: str, priority: Priority) -> int:
+        return self.windows.sizes[work_queue(queue, priority)]
+
+    def shut_behind(self, queue: str, priority: Priority = "normal") -> None:
+        self.windows.shut_behind(work_queue(queue, priority))
 
     def start(self, *queues: str) -> None:
         self.runs += self.local.put([received(n, queue) for n, queue in enumerate(queues)])
+
+    def start_of(self, queue: str, priority: Priority) -> None:
+        self.runs += self.local.put([received(0, queue, priority=priority)])
 
     def end(self) -> None:
         following = self.local.ended(self.runs.pop(0))
@@ -35,12 +47,12 @@ class Room:
 
     def open(self, *, paused: frozenset[str] = frozenset(), looked: bool = False) -> dict[str, int]:
         self.windows.open(paused, looked=looked)
-        return dict(self.sizes)
+        return self.sizes
 
     def adapt(self, mean: float, looks: int = 1, **owned: int) -> dict[str, int]:
         for _ in range(looks):
             self.windows.adapt(mean, has_ended=True, owned=owned, waits_seconds={})
-        return dict(self.sizes)
+        return self.sizes
 
 
 def test_a_worker_of_one_queue_starts_with_what_it_can_run() -> None:
@@ -52,14 +64,14 @@ def test_a_worker_of_one_queue_starts_with_what_it_can_run() -> None:
 def test_a_queue_whose_deliveries_wait_is_shut_with_what_comes_after_it() -> None:
     room = Room("mail", "bulk", "rest")
     room.start("mail", "mail", "bulk")
-    room.windows.shut_behind("bulk")
+    room.shut_behind("bulk")
     assert room.sizes == {"mail": 4, "bulk": 0, "rest": 0}
     assert room.open(looked=True) == {"mail": 4, "bulk": 0, "rest": 0}, "no slot is free"
 
 
 def test_what_is_shut_is_opened_by_what_is_free_and_the_preferred_queue_first() -> None:
     room = Room("mail", "bulk", "rest", concurrency=3)
-    room.windows.shut_behind("mail")
+    room.shut_behind("mail")
     room.start("mail", "mail")
     assert room.open() == {"mail": 1, "bulk": 0, "rest": 0}
     assert room.open() == {"mail": 2, "bulk": 0, "rest": 0}, "mail may still come"
@@ -73,7 +85,7 @@ def test_what_is_shut_is_opened_by_what_is_free_and_the_preferred_queue_first() 
 def test_a_limited_queue_that_is_full_shuts_no_other() -> None:
     room = Room("bulk", "mail", limits={"bulk": 1})
     room.start("bulk", "bulk")
-    room.windows.shut_behind("bulk")
+    room.shut_behind("bulk")
     assert room.open(looked=True) == {"bulk": 0, "mail": 4}
     assert not room.windows.waits_for_slot(frozenset())
     room.local.remove(lambda _: True)
@@ -83,7 +95,7 @@ def test_a_limited_queue_that_is_full_shuts_no_other() -> None:
 
 def test_queues_with_weights_are_opened_one_at_a_time_in_turn_while_slots_are_scarce() -> None:
     room = Room("mail:3", "bulk:1", concurrency=1)
-    room.windows.shut_behind("bulk")
+    room.shut_behind("bulk")
     assert room.sizes == {"mail": 0, "bulk": 0}
     opened = []
     for _ in range(40):
@@ -97,7 +109,8 @@ def test_queues_with_weights_are_opened_one_at_a_time_in_turn_while_slots_are_sc
 
 def test_a_paused_queue_is_not_opened_and_keeps_none_shut() -> None:
     room = Room("mail", "bulk")
-    room.windows.shut(["mail"])
+    room.windows.pause(["mail"])
+    assert room.size("mail", "high") == room.size("mail", "low") == 0
     assert room.open(paused=frozenset({"mail"}), looked=True) == {"mail": 0, "bulk": 4}
     assert not room.windows.waits_for_slot({"mail"})
     assert room.open()["mail"] == 2
@@ -126,7 +139,7 @@ def test_a_window_of_many_short_jobs_stays_when_one_run_is_handed_over() -> None
 
 def test_a_window_grows_at_once_for_short_jobs_and_by_what_is_free_for_long_ones() -> None:
     room = Room("mail", concurrency=8)
-    room.windows.shut(["mail"])
+    room.windows.pause(["mail"])
     room.start(*["mail"] * 7)
     assert room.open() == {"mail": 1}
     assert room.adapt(5.0) == {"mail": 1}
@@ -138,7 +151,7 @@ def test_a_window_grows_at_once_for_short_jobs_and_by_what_is_free_for_long_ones
 
 def test_no_window_grows_while_its_deliveries_wait() -> None:
     room = Room("mail")
-    room.windows.adapt(0.001, has_ended=True, owned={}, waits_seconds={"mail": 0.4})
+    room.windows.adapt(0.001, has_ended=True, owned={}, waits_seconds={work_queue("mail"): 0.4})
     assert room.sizes == {"mail": 2}
 
 
@@ -164,7 +177,7 @@ def test_a_free_slot_is_always_offered_to_some_queue(steps: list[str]) -> None:
             case ["end"] if room.runs:
                 room.end()
             case ["late", queue]:
-                room.windows.shut_behind(queue)
+                room.shut_behind(queue)
                 room.local.remove(lambda each, queue=queue: each.queue == queue)  # type: ignore[misc]
             case ["owned"] if room.runs:
                 room.windows.hand_over({room.runs[0].queue: 1})
@@ -176,3 +189,66 @@ def test_a_free_slot_is_always_offered_to_some_queue(steps: list[str]) -> None:
     for _ in range(3):
         room.open(looked=True)
     assert all(room.sizes.values()) or not room.local.free
+
+
+# --- priorities ---
+
+
+def test_one_more_of_what_is_high_is_at_hand() -> None:
+    room = Room("mail")
+    assert (room.size("mail", "high"), room.size("mail", "normal"), room.size("mail", "low")) == (4, 2, 2)
+
+
+def test_a_low_delivery_that_waits_shuts_nothing_that_is_higher() -> None:
+    room = Room("mail", "bulk")
+    room.start("mail", "mail")
+    room.shut_behind("mail", "low")
+    assert [room.size("mail", each) for each in PRIORITIES] == [4, 4, 0]
+    assert [room.size("bulk", each) for each in PRIORITIES] == [0, 0, 0]
+    room.shut_behind("mail", "high")
+    assert [room.size("mail", each) for each in PRIORITIES] == [0, 0, 0]
+
+
+def test_what_is_high_is_opened_alone_only_if_something_of_it_came_lately() -> None:
+    room = Room("mail", concurrency=1)
+    room.start("mail")
+    room.adapt(5.0)
+    room.shut_behind("mail", "high")
+    room.end()
+    room.open()
+    assert [room.size("mail", each) for each in PRIORITIES] == [1, 1, 0], "nothing high was ever seen"
+    room.start_of("mail", "high")
+    room.adapt(5.0)
+    room.shut_behind("mail", "high")
+    room.end()
+    room.open()
+    assert [room.size("mail", each) for each in PRIORITIES] == [1, 0, 0], "more of it may come"
+    room.open(looked=True)
+    assert room.size("mail", "normal") == 1, "nothing of it has come"
+    room.adapt(5.0, looks=QUIET_LOOKS)
+    room.shut_behind("mail", "high")
+    room.open()
+    assert [room.size("mail", each) for each in PRIORITIES][:2] == [1, 1]
+
+
+def test_what_is_quiet_keeps_its_window() -> None:
+    room = Room("mail")
+    assert room.adapt(0.001, looks=4)["mail"] == 32
+    assert (room.size("mail", "high"), room.size("mail", "low")) == (4, 2)
+
+
+def test_weights_choose_the_queue_and_within_it_the_priority_does() -> None:
+    room = Room("mail:3", "bulk:1", concurrency=1)
+    room.start_of("mail", "high")
+    room.start_of("bulk", "high")
+    room.adapt(5.0)
+    room.local.remove(lambda _: True)
+    room.shut_behind("mail", "high")
+    room.end()
+    opened = []
+    for _ in range(8):
+        room.open()
+        (name,) = [name for name, size in room.windows.sizes.items() if size]
+        opened.append(name)
+        room.windows.shut(room.windows.sizes)
+    assert sorted(opened) == [work_queue("bulk", "high")] * 2 + [work_queue("mail", "high")] * 6
