@@ -83,8 +83,7 @@ def queue_of(work_queue_name: str) -> str:
 
 def priority_of(work_queue_name: str) -> Priority:
     """Return the priority of the jobs in a work queue."""
-    suffix = work_queue_name.rpartition(":")[2]
-    return next((priority for priority in PRIORITIES if priority == suffix), NORMAL)
+    return next((each for each in PRIORITIES if work_queue_name.endswith(f":{each}")), NORMAL)
 
 
 def delay_queue(level: int) -> str:

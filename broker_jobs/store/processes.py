@@ -98,10 +98,10 @@ class ProcessReader:
 def worker_of(row: Row[Any]) -> WorkerRow:
     """The value of a row of the workers table."""
     values: dict[str, Any] = row._asdict()
-    lists = {name: tuple(part for part in values[name].split(",") if part) for name in ("queues", "served")}
-    return WorkerRow(
-        **values | lists | dict[str, Any](queue_limits=json.loads(values["queue_limits"]), lost=bool(values["lost"]))
-    )
+    for name in ("queues", "served"):
+        values[name] = tuple(part for part in values[name].split(",") if part)
+    values |= {"queue_limits": json.loads(values["queue_limits"]), "lost": bool(values["lost"])}
+    return WorkerRow(**values)
 
 
 def _worker_values(row: WorkerRow) -> dict[str, Any]:

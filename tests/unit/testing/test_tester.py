@@ -262,4 +262,4 @@ def test_within_a_queue_what_is_high_runs_first(shop: Shop, tester: Tester) -> N
         shop.welcome.using(priority=priority).enqueue(number)
     shop.welcome.using(queue="other").enqueue(3)
     tester.run()
-    assert [user for user, _ in shop.did] == [2, 1, 0, 3]  # type: ignore[misc]
+    assert shop.did == [(number, False) for number in (2, 1, 0, 3)]
