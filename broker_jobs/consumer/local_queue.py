@@ -8,6 +8,7 @@ job takes out what starts next in the same step. A slot is taken before a thread
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ class _Line:
 
     __slots__ = ("came", "credit", "held", "limit", "name", "running", "waiting", "weight")
 
-    def __init__(self, name: str, weight: int, limit: int | None) -> None:
+    def __init__(self, name: str, weight: int = 1, limit: float = math.inf) -> None:
         self.name = name
         self.weight = weight
         self.limit = limit
@@ -46,7 +47,8 @@ class _Line:
     def first(self) -> ReceivedDelivery:
         """Take out the delivery that starts next; there is one."""
         self.held -= 1
-        return next(waiting for waiting in self.waiting if waiting).popleft()
+        high, normal, low = self.waiting
+        return (high or normal or low).popleft()
 
     def all(self) -> list[ReceivedDelivery]:
         """What waits, in its order."""
@@ -69,6 +71,8 @@ class LocalQueue:
     def __init__(self, queues: ServedQueues, concurrency: int) -> None:
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
+        self._only: _Line | None = None
+        """The line, where there is one."""
         self._weighted = False
         self._concurrency = concurrency
         self._taken = 0
@@ -109,6 +113,14 @@ class LocalQueue:
     def ended(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
         """Give back the slot of a delivery. Returns what starts in its place, with a slot, or None."""
         with self._lock:
+            only = self._only
+            if only is not None and only.held and self._taken <= self._concurrency and only.running <= only.limit:
+                # Most often: the next of the same queue takes the slot on.
+                following = only.first()
+                self._waiting -= 1
+                if following.function.is_async is not received.function.is_async:
+                    self._in_threads += -1 if following.function.is_async else 1
+                return following
             self._taken -= 1
             self._line(received.queue).running -= 1
             if not received.function.is_async:
@@ -130,14 +142,15 @@ class LocalQueue:
         old, self._lines = self._lines, {}
         self._weighted = bool(queues.weights)
         for name in queues.names:
-            line = self._lines[name] = old.pop(name) if name in old else _Line(name, 1, None)
-            line.weight, line.limit, line.credit = queues.weights.get(name, 1), queues.limits.get(name), 0
+            line = self._lines[name] = old.pop(name) if name in old else _Line(name)
+            line.weight, line.limit, line.credit = queues.weights.get(name, 1), queues.limits.get(name, math.inf), 0
         dropped: list[ReceivedDelivery] = []
         for name, line in old.items():
             dropped += line.remove(lambda _: True)
             if line.running:
                 self._lines[name] = line
         self._waiting -= len(dropped)
+        self._only = next(iter(self._lines.values())) if len(self._lines) == 1 else None
         return dropped
 
     def _start(self) -> list[ReceivedDelivery]:
@@ -165,7 +178,7 @@ class LocalQueue:
         chosen: _Line | None = None
         total = 0
         for line in self._lines.values():
-            if line.held and (line.limit is None or line.running < line.limit):
+            if line.held and line.running < line.limit:
                 if not self._weighted:
                     return line
                 total += line.weight
@@ -179,7 +192,8 @@ class LocalQueue:
     def _line(self, queue: str) -> _Line:
         line = self._lines.get(queue)
         if line is None:  # a queue that was not asked for: last
-            line = self._lines[queue] = _Line(queue, 1, None)
+            line = self._lines[queue] = _Line(queue)
+            self._only = None
         return line
 
     # --- what waits ---
@@ -216,15 +230,13 @@ class LocalQueue:
         """How many jobs of a queue could start at once."""
         with self._lock:
             line = self._lines.get(queue)
-            return (
-                self.free if line is None or line.limit is None else max(0, min(self.free, line.limit - line.running))
-            )
+            return self.free if line is None else int(max(0, min(self.free, line.limit - line.running)))
 
     def at_limit(self, queue: str) -> bool:
         """Whether a queue has a limit and as many of its jobs run."""
         with self._lock:
             line = self._lines.get(queue)
-            return line is not None and line.limit is not None and line.running >= line.limit
+            return line is not None and line.running >= line.limit
 
     def __len__(self) -> int:
         return self._waiting

@@ -81,21 +81,23 @@ class Starter:
         return len(self._local_queue) + len(self.loop.held())
 
     def _after_thread(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
-        following = self._following(received)
-        if following is not None and following.function.is_async:
+        following = self._local_queue.ended(received)
+        if following is None:
+            self._freed()
+        elif following.function.is_async:
             self.loop.run([following])
             return None
         return following
 
     def _after_task(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
-        following = self._following(received)
-        if following is not None and not following.function.is_async:
+        following = self._local_queue.ended(received)
+        if following is None:
+            self._freed()
+        elif not following.function.is_async:
             self.threads.run(following)
             return None
         return following
 
-    def _following(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
-        following = self._local_queue.ended(received)
-        if following is None and self.on_free is not None:
+    def _freed(self) -> None:
+        if self.on_free is not None:
             self.on_free()
-        return following

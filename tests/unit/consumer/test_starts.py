@@ -44,22 +44,32 @@ def received(
 
 # --- slots and order ---
 
-DELIVERIES = st.tuples(st.sampled_from(["mail", "bulk", "rest"]), st.booleans(), st.sampled_from(PRIORITIES))
+QUEUES = ["mail", "bulk", "rest"]
+DELIVERIES = st.tuples(st.integers(0, 5), st.booleans(), st.sampled_from(PRIORITIES))
 STEPS = st.lists(st.one_of(st.lists(DELIVERIES, min_size=1, max_size=4), st.integers(0, 20)), max_size=60)
 
 
-@given(STEPS, st.integers(1, 4), st.booleans(), st.dictionaries(st.sampled_from(["mail", "bulk"]), st.integers(1, 2)))
+@given(STEPS, st.integers(1, 4), st.booleans(), st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2)), st.data())
 def test_no_free_slot_stands_beside_a_delivery_that_could_have_it(
-    steps: list[list[tuple[str, bool, Priority]] | int], concurrency: int, weighted: bool, limits: dict[str, int]
+    steps: list[list[tuple[int, bool, Priority]] | int],
+    concurrency: int,
+    weighted: bool,
+    limits: dict[str, int],
+    data: st.DataObject,
 ) -> None:
-    queues = ServedQueues.parse(["mail:3", "bulk:1", "rest:1"] if weighted else ["mail", "bulk", "rest"], limits)
+    served = QUEUES[: data.draw(st.integers(1, 3))]
+    limits = {queue: limit for queue, limit in limits.items() if queue in served}
+    queues = ServedQueues.parse([f"{queue}:{len(queue)}" for queue in served] if weighted else served, limits)
     local = LocalQueue(queues, concurrency)
-    waiting: dict[str, list[tuple[int, int]]] = {"mail": [], "bulk": [], "rest": []}
+    waiting: dict[str, list[tuple[int, int]]] = {queue: [] for queue in served}
     running: list[ReceivedDelivery] = []
     number = 0
     for step in steps:
         if isinstance(step, list):
-            new = [received(number + n, q, is_async=asyn, priority=p) for n, (q, asyn, p) in enumerate(step)]
+            new = [
+                received(number + n, served[which % len(served)], is_async=is_async, priority=priority)
+                for n, (which, is_async, priority) in enumerate(step)
+            ]
             number += len(new)
             for each in new:
                 waiting[each.queue] = sorted([*waiting[each.queue], (each.rank, each.place.tag)])
@@ -127,6 +137,16 @@ def test_fewer_slots_end_no_job_and_more_slots_are_used_at_once() -> None:
     assert following is not None
     started, dropped = local.change(queues, 3)
     assert ([each.place.tag for each in [following, *started]], dropped) == ([3, 4, 5], [])
+
+
+def test_a_lower_limit_is_kept_as_jobs_end() -> None:
+    local = LocalQueue(ServedQueues.parse(["default"]), 3)
+    running = local.put([received(n) for n in range(6)])
+    local.change(ServedQueues.parse(["default"], {"default": 1}), 3)
+    assert [local.ended(each) for each in running[:2]] == [None, None]
+    following = local.ended(running[2])
+    assert following is not None
+    assert following.place.tag == 3
 
 
 def test_what_waits_of_a_queue_that_is_not_served_any_more_is_given_up() -> None:
