@@ -85,6 +85,7 @@ class Worker:
         self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
         self._serves = self._as_started
         """A person may change it."""
+        self._declared_queues = {function.options.queue for function in registry}
         self._asked: deque[WorkerChange] = deque()
         self._changed_by = ""
         self._settings = settings
@@ -265,6 +266,13 @@ class Worker:
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
         logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._serves.queues.written()))
+        if others := sorted(self._declared_queues - {*self._serves.queues.names}):
+            logger.log(
+                logging.WARNING if self._settings.in_memory else logging.INFO,  # in memory no other worker can
+                "jobs of this program are sent to queues that this worker does not serve: %s; another worker must, or "
+                "name them in --queues, BROKER_JOBS_QUEUES or jobs.start(queues=…)",
+                ", ".join(others),
+            )
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter
@@ -189,6 +190,18 @@ def test_a_queue_that_is_written_wrongly_is_refused_with_what_to_write(program: 
         program.start(queues=["mail:3", "bulk"])
     with pytest.raises(OptionError, match="queue 'bulk' has a limit and is not served"):
         program.start(queues=["mail"], queue_limits={"bulk": 1})
+
+
+def test_a_queue_of_the_program_that_its_worker_does_not_serve_is_named(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "broker_jobs")
+
+    @program.jobs.job(queue="reports")
+    def report() -> None: ...
+
+    program.start(queues=["default"])
+    eventually(lambda: "queues that this worker does not serve: reports;" in caplog.text)
 
 
 def change(program: Program, **fields: Any) -> list[str]:
