@@ -120,6 +120,28 @@ def test_commands_about_all_jobs_ask_first_and_refuse_what_is_unclear(terminal: 
     assert running.exit_code() == 0
 
 
+def test_options_say_which_queues_a_worker_serves(terminal: Terminal, at: dict[str, str]) -> None:
+    options = ("-Q", "default:2,mail:1", "--queue-limit", "mail=1", "-c", "3")
+    running = terminal.start("run", "rows:jobs", *options, **at)
+    eventually(lambda: "\tdefault:2,mail:1\tmail=1\t0\t3\t" in terminal.output("workers", "list", **at), 30)
+    for wrong, says in (
+        (
+            ["-Q", "mail:3,bulk"],
+            "setting queues: queue bulk has no weight and others have one; give each queue a weight",
+        ),
+        (["-Q", "mail", "--queue-limit", "bulk=1"], "queue 'bulk' has a limit and is not served; add it to the queues"),
+        (
+            ["-Q", "mail", "--queue-limit", "mail"],
+            "'mail' is not a limit of a queue; write the queue and a number: bulk=2",
+        ),
+    ):
+        done = terminal.call("worker", "rows:jobs", *wrong, **at)
+        assert done.returncode == 2
+        assert says in done.stderr
+    running.signal(INT)
+    assert running.exit_code() == 0
+
+
 def test_a_running_worker_is_listed_and_changed(terminal: Terminal, at: dict[str, str]) -> None:
     running, _, _ = start(terminal, at)
 
