@@ -81,6 +81,17 @@ class Settings(BaseSettings):
     )
     concurrency: int = Field(default=16, ge=1, le=10_000, description="jobs that a worker process runs at once")
     processes: int = Field(default=1, ge=1, le=1024, description="number of worker processes")
+    max_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="jobs that a process of `worker` takes before a fresh one replaces it; none: no limit",
+    )
+    max_memory: int | None = Field(
+        default=None,
+        ge=1,
+        description="MiB of resident memory over which a process of `worker` is replaced, after its running jobs; "
+        "none: no limit",
+    )
     prefetch_max: int = Field(
         default=1_500,
         ge=1,

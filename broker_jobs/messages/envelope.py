@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-import uuid_utils
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -21,6 +20,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from broker_jobs.messages.new_id import new_id as new_id  # also exported from here
 
 WIRE_VERSION = 1
 """The major version of the envelope. A message of another version becomes a dead letter."""
@@ -231,11 +232,6 @@ class Envelope(BaseModel):
             return None
         start = self.due_at if self.due_at is not None and self.due_at > self.created_at else self.created_at
         return datetime.fromtimestamp(start.timestamp() + self.policy.expires, start.tzinfo)
-
-
-def new_id() -> str:
-    """Return a new job id: a UUIDv7, so that ids sort by time and are inserted at the end of an index."""
-    return str(uuid_utils.uuid7())
 
 
 def is_generated_id(job_id: str) -> bool:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
@@ -22,27 +23,35 @@ from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.commands import Schedule, Subscription
-from broker_jobs.metrics import Metrics, expose
+from broker_jobs.metrics import Metrics, Snapshot, expose
+from broker_jobs.processes.child import REPORT_SECONDS, Heard, Leaving, Place, Report, StartRefused
 from broker_jobs.processes.connect import wait_for_broker
+from broker_jobs.processes.health import Health
 from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
-from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, StartRefused
-from broker_jobs.processes.program import ROLES, Health, Program, require_roles
+from broker_jobs.processes.pool import EXIT_USAGE, Pool
+from broker_jobs.processes.program import ROLES, Program, require_roles
 from broker_jobs.processes.signals import (
     ComponentFailed,
     ExitNow,
+    LeaveAsked,
     ShutdownSignals,
     SignalReceived,
     exit_now,
     exit_soon,
     serve,
 )
+from broker_jobs.processes.supervised_heartbeats import SupervisedHeartbeats
 from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
 
 COLLECT_EVERY_OBJECTS = 20_000
 """So many more objects made than freed start a collection in a process without users' code; Python's default is 700."""
+
+
+MOST_HEARTBEAT_SECONDS = 5.0
+"""The longest time between two heartbeats of a supervisor for a worker: it notices late that this one is silent."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def run_roles(
 
 
 def run_workers(load: Callable[[], Application], settings: Settings) -> int:
-    """Run `settings.processes` worker processes; the exit code. A child process imports `load`, so it must pickle.
+    """Supervise `settings.processes` worker processes; the exit code. A child imports `load`, so it must pickle.
 
     Raises:
         UsageError: memory://, or a port that is in use.
@@ -93,24 +102,38 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
     require_roles(["worker"], settings)
     warn_unknown_environment()
     with ShutdownSignals() as signals, ExitStack() as stack:
-        pool = Pool(run_child, (load, settings), settings.processes, on_failed=signals.put)
+        heartbeats = SupervisedHeartbeats(
+            broker_for(settings, "supervisor"), period_seconds=min(settings.worker_heartbeat, MOST_HEARTBEAT_SECONDS)
+        )
+        pool = Pool(
+            run_child,
+            (load, settings),
+            settings.processes,
+            on_failed=signals.put,
+            spokesman=heartbeats,
+            concurrency=settings.concurrency,
+            leave_timeout=settings.shutdown_timeout,
+        )
         stack.enter_context(_http_server(settings, lambda: expose(pool.snapshots()), pool.health))
+        heartbeats.start()
+        stack.callback(heartbeats.stop)
         pool.start()
         return serve(pool, signals, settings.shutdown_timeout)
 
 
-def run_child(load: Callable[[], Application], settings: Settings, slot: str, pipe: Connection) -> None:
+def run_child(load: Callable[[], Application], settings: Settings, place: Place) -> None:
     """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
     set_up(settings.log_level)
     with ShutdownSignals(has_parent=True) as signals:
-        threading.Thread(target=_follow_parent, args=(pipe, signals), name="parent", daemon=True).start()
+        parent = _Parent(place)
         try:
-            code = _run(load(), settings, ["worker"], signals, slot=slot, report_to=pipe)
+            with parent.reporting():
+                code = _run(load(), settings, ["worker"], signals, parent=parent)
         except BrokerJobsError as error:
             logger.error("%s", error)  # our errors say what to do, so the traceback is left out
             code = EXIT_USAGE
             with contextlib.suppress(OSError):  # the parent is gone
-                pipe.send(StartRefused(str(error)))
+                place.pipe.send(StartRefused(str(error)))
     exit_soon(code)
     sys.exit(code)
 
@@ -136,11 +159,11 @@ def _run(
     roles: Collection[str],
     signals: ShutdownSignals,
     *,
-    slot: str = "",
-    report_to: Connection | None = None,
+    parent: _Parent | None = None,
     extra: ExtraService | None = None,
 ) -> int:
     metrics = Metrics()
+    place = None if parent is None else parent.place
     broker = broker_for(settings, "+".join(role for role in ROLES if role in roles))
     program = Program(
         application.registry if application is not None else None,
@@ -151,16 +174,20 @@ def _run(
         roles=roles,
         origin=application.origin if application is not None else "",
         metrics=metrics,
-        slot=slot,
+        id="" if place is None else place.worker_id,
+        slot="" if place is None else place.slot,
+        board=None if place is None else place.board,
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
+        on_leave=None if place is None else partial(_leave, place.pipe, signals),
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
             stack.callback(application.close)
-        if report_to is None:
+        if parent is None:
             stack.enter_context(_http_server(settings, lambda: expose([metrics.snapshot()]), program.health))
         else:
-            stack.enter_context(_reporting(report_to, program))
+            parent.program = program
+            _start_thread("parent", _follow_parent, parent.place.pipe, signals, program)
         stack.callback(broker.stop)
         if not wait_for_broker(program.start, broker.stop, signals.wait):
             return 0
@@ -171,6 +198,8 @@ def _run(
             stack.enter_context(extra(program, settings))
         code = serve(program, signals, settings.shutdown_timeout)
         if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
+            if parent is not None:
+                parent.report()
             exit_now(program, code)
         return code
 
@@ -221,21 +250,61 @@ def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
         do()
 
 
-@contextmanager
-def _reporting(pipe: Connection, program: Program) -> Iterator[None]:
-    def report() -> None:
+class _Parent:
+    """The parent of this worker process: it is sent reports, from before the user's modules are imported."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.program: Program | None = None
+        """What is reported; None: the modules are being imported."""
+
+    def reporting(self) -> AbstractContextManager[None]:
+        """Report once a second, and at the end."""
+        return _every(REPORT_SECONDS, self.report, "report to parent")
+
+    def report(self) -> None:
+        """Report now."""
+        program = self.program
+        if program is None:
+            report = Report(Snapshot(), Health(False, reasons=("it imports the program's modules",)))
+        else:
+            worker = program.worker
+            heard = None if worker is None else worker.heartbeats.confirmed_seconds_ago
+            report = Report(program.metrics.snapshot(), program.health(), heard, program.settings.queues)
         with contextlib.suppress(OSError):
-            pipe.send((program.metrics.snapshot(), program.health()))
-
-    with _every(REPORT_SECONDS, report, "report to parent"):
-        yield
+            self.place.pipe.send(report)
 
 
-def _follow_parent(pipe: Connection, signals: ShutdownSignals) -> None:
+def _leave(pipe: Connection, signals: ShutdownSignals, reason: str, *, patient: bool = False) -> None:
+    """The worker of this child takes no more jobs: another child takes its place, and this one stops."""
+    logger.info("this worker process leaves: %s", reason)
+    with contextlib.suppress(OSError):
+        pipe.send(Leaving(reason, patient))
+    signals.put(LeaveAsked(patient))
+
+
+def _follow_parent(pipe: Connection, signals: ShutdownSignals, program: Program) -> None:
     """Stop when the parent process sends it, or when the parent is gone."""
     try:
         while True:
-            signals.put(ExitNow() if pipe.recv() == "now" else SignalReceived(signal.SIGTERM))
+            match pipe.recv():
+                case "now":
+                    signals.put(ExitNow())
+                case Heard(seconds_ago):
+                    if program.worker is not None:
+                        program.worker.heartbeats.supervised(seconds_ago)
+                case _:
+                    _stop_child(signals, program)
     except (EOFError, OSError):
         logger.warning("the parent process is gone; stopping")
-        signals.put(SignalReceived(signal.SIGTERM))
+        _stop_child(signals, program)
+
+
+def _stop_child(signals: ShutdownSignals, program: Program) -> None:
+    if (worker := program.worker) is not None and not worker.running:  # it leaves already, patiently perhaps
+        worker.hurry(program.settings.shutdown_timeout)
+    signals.put(SignalReceived(signal.SIGTERM))
+
+
+def _start_thread(name: str, function: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=function, args=arguments, name=name, daemon=True).start()

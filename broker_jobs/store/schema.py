@@ -209,6 +209,8 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+    Column("silent_since", Double),
+    Column("problem", Text, nullable=False),
     Column("lost", BigInteger, nullable=False),
 )
 

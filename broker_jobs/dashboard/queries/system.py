@@ -73,6 +73,7 @@ class SystemQueries:
                 concurrency=row.concurrency, running=row.running, done=row.done, cpu_percent=row.cpu_percent,
                 rss_bytes=row.rss_bytes, version=row.version, started_at=optional_datetime(row.started_at or None),
                 seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
+                busy_since=optional_datetime(row.silent_since), problem=row.problem,
                 jobs=self._jobs.summaries(running.get(row.id, [])),
             )
             for row in self._reader.processes.workers()
