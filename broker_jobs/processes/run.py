@@ -5,38 +5,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.commands import Schedule, Subscription
-from broker_jobs.metrics import Metrics, Snapshot, expose
-from broker_jobs.processes.child import REPORT_SECONDS, Heard, Leaving, Place, Report, StartRefused
+from broker_jobs.metrics import Metrics, expose
+from broker_jobs.processes.child import Place, StartRefused
 from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.health import Health
 from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
+from broker_jobs.processes.parent import ParentProcess
 from broker_jobs.processes.pool import EXIT_USAGE, Pool
 from broker_jobs.processes.program import ROLES, Program, require_roles
 from broker_jobs.processes.signals import (
     ComponentFailed,
-    ExitNow,
-    LeaveAsked,
     ShutdownSignals,
-    SignalReceived,
     exit_now,
     exit_soon,
     serve,
@@ -125,15 +118,14 @@ def run_child(load: Callable[[], Application], settings: Settings, place: Place)
     """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
     set_up(settings.log_level)
     with ShutdownSignals(has_parent=True) as signals:
-        parent = _Parent(place)
+        parent = ParentProcess(place, signals)
         try:
             with parent.reporting():
                 code = _run(load(), settings, ["worker"], signals, parent=parent)
         except BrokerJobsError as error:
             logger.error("%s", error)  # our errors say what to do, so the traceback is left out
             code = EXIT_USAGE
-            with contextlib.suppress(OSError):  # the parent is gone
-                place.pipe.send(StartRefused(str(error)))
+            parent.send(StartRefused(str(error)))
     exit_soon(code)
     sys.exit(code)
 
@@ -159,7 +151,7 @@ def _run(
     roles: Collection[str],
     signals: ShutdownSignals,
     *,
-    parent: _Parent | None = None,
+    parent: ParentProcess | None = None,
     extra: ExtraService | None = None,
 ) -> int:
     metrics = Metrics()
@@ -178,7 +170,7 @@ def _run(
         slot="" if place is None else place.slot,
         board=None if place is None else place.board,
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
-        on_leave=None if place is None else partial(_leave, place.pipe, signals),
+        on_leave=None if parent is None else parent.leave,
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
@@ -186,8 +178,7 @@ def _run(
         if parent is None:
             stack.enter_context(_http_server(settings, lambda: expose([metrics.snapshot()]), program.health))
         else:
-            parent.program = program
-            _start_thread("parent", _follow_parent, parent.place.pipe, signals, program)
+            parent.runs(program)
         stack.callback(broker.stop)
         if not wait_for_broker(program.start, broker.stop, signals.wait):
             return 0
@@ -229,82 +220,3 @@ def _http_server(
         yield
     finally:
         server.stop()
-
-
-@contextmanager
-def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
-    """Call a function every `seconds` in a thread, and once more at the end."""
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.wait(seconds):
-            do()
-
-    thread = threading.Thread(target=loop, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(1.0)
-        do()
-
-
-class _Parent:
-    """The parent of this worker process: it is sent reports, from before the user's modules are imported."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.program: Program | None = None
-        """What is reported; None: the modules are being imported."""
-
-    def reporting(self) -> AbstractContextManager[None]:
-        """Report once a second, and at the end."""
-        return _every(REPORT_SECONDS, self.report, "report to parent")
-
-    def report(self) -> None:
-        """Report now."""
-        program = self.program
-        if program is None:
-            report = Report(Snapshot(), Health(False, reasons=("it imports the program's modules",)))
-        else:
-            worker = program.worker
-            heard = None if worker is None else worker.heartbeats.confirmed_seconds_ago
-            report = Report(program.metrics.snapshot(), program.health(), heard, program.settings.queues)
-        with contextlib.suppress(OSError):
-            self.place.pipe.send(report)
-
-
-def _leave(pipe: Connection, signals: ShutdownSignals, reason: str, *, patient: bool = False) -> None:
-    """The worker of this child takes no more jobs: another child takes its place, and this one stops."""
-    logger.info("this worker process leaves: %s", reason)
-    with contextlib.suppress(OSError):
-        pipe.send(Leaving(reason, patient))
-    signals.put(LeaveAsked(patient))
-
-
-def _follow_parent(pipe: Connection, signals: ShutdownSignals, program: Program) -> None:
-    """Stop when the parent process sends it, or when the parent is gone."""
-    try:
-        while True:
-            match pipe.recv():
-                case "now":
-                    signals.put(ExitNow())
-                case Heard(seconds_ago):
-                    if program.worker is not None:
-                        program.worker.heartbeats.supervised(seconds_ago)
-                case _:
-                    _stop_child(signals, program)
-    except (EOFError, OSError):
-        logger.warning("the parent process is gone; stopping")
-        _stop_child(signals, program)
-
-
-def _stop_child(signals: ShutdownSignals, program: Program) -> None:
-    if (worker := program.worker) is not None and not worker.running:  # it leaves already, patiently perhaps
-        worker.hurry(program.settings.shutdown_timeout)
-    signals.put(SignalReceived(signal.SIGTERM))
-
-
-def _start_thread(name: str, function: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=function, args=arguments, name=name, daemon=True).start()

@@ -13,6 +13,11 @@ from broker_jobs.store.records import WorkerRow
 from tests.unit.coordinator.engine_harness import EngineHarness
 
 
+@pytest.fixture
+def harness() -> EngineHarness:
+    return EngineHarness()
+
+
 def supervised(
     harness: EngineHarness, *, running: list[tuple[str, int]] | None = None, silent_since: float | None = None,
     ended: str | None = None, worker: str = "w1",
