@@ -85,7 +85,7 @@ class SupervisedHeartbeats:
         spoken: dict[str, ChildProcess] = {}
         messages: list[Message] = []
         with self._lock:
-            self._spoken = {child.worker_id: self._spoken.get(child.worker_id, 0.0) for child in children}
+            self._spoken = {child.worker_id: self._spoken.get(child.worker_id, float("-inf")) for child in children}
         for child in children:
             if self._cannot_speak(child) and now - self._spoken[child.worker_id] >= self._period_seconds:
                 spoken[child.worker_id] = child

@@ -70,6 +70,7 @@ jobs = Table(
     Column("history", Text),
     Column("unknowns", BigInteger, nullable=False),
     Column("interruptions", BigInteger, nullable=False),
+    Column("lost_since", BigInteger, nullable=False),
     Column("waits", BigInteger, nullable=False),
     Column("conditions", BigInteger, nullable=False),
     Column("alias_group", Text),

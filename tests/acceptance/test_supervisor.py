@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker_jobs import BrokerJobs, State
+from broker_jobs import BrokerJobs, Concurrency, State
 from broker_jobs.store.records import WorkerRow
 from tests.acceptance.conftest import TERM, Running, Terminal
 from tests.support.rabbitmq import Vhost
@@ -27,7 +27,7 @@ import os
 import time
 from pathlib import Path
 
-from broker_jobs import BrokerJobs
+from broker_jobs import BrokerJobs, Concurrency
 
 jobs = BrokerJobs()
 held = []
@@ -78,6 +78,14 @@ async def hold_async(name: str) -> str:
     while not Path(f"release-{name}").exists():
         await asyncio.sleep(0.02)
     mark(f"ended {name}")
+    return name
+
+
+@jobs.job(retries=0, limit=Concurrency("one", 1))
+async def hold_alone(name: str) -> str:
+    mark(f"started {name}")
+    while not Path(f"release-{name}").exists():
+        await asyncio.sleep(0.02)
     return name
 
 
@@ -182,7 +190,7 @@ def _child(running: Running, pid: int) -> dict[str, Any]:
 
 def test_the_end_of_a_process_is_said_at_once(stage: Stage) -> None:
     running = stage.worker("-p", "2", "--set", "handover_after=0.3")
-    receipt = stage.jobs.remote("hold").using(retries=0).enqueue("victim")
+    receipt = stage.jobs.remote("hold").using(retries=0, backoff=[0.2]).enqueue("victim")
     pid = stage.pid_of("victim")
     eventually(lambda: stage.system.row(receipt.id).owned, 30, "handed over: RabbitMQ does not bring it back")
     before = stage.system.store.reader.meta().log_time
@@ -299,7 +307,8 @@ def test_a_worker_that_may_not_read_its_queue_is_unhealthy_and_says_why(stage: S
     time.sleep(2.0)  # it tries again several times
     assert running.log.count("cannot consume") == 1, "once for each cause"
 
-    vhost.add_user("limited", "p", ".*", ".*", ".*")
+    allowed = {"configure": ".*", "write": ".*", "read": ".*"}
+    vhost.broker.http("PUT", f"/permissions/{vhost.name}/limited-{vhost.name}", allowed)
     receipt = stage.jobs.remote("small").enqueue("allowed")
     assert receipt.result(timeout=120) == "allowed"
     eventually(lambda: running.healthz()[0] == 200, 30, "healthy again")
@@ -314,6 +323,32 @@ def test_a_worker_whose_queue_is_missing_is_unhealthy_until_it_is_declared(stage
     assert "does not exist" in str(health["reasons"])
     stage.terminal.output("topology", "apply", "--url", stage.vhost.url, "-Q", "later")
     eventually(lambda: running.healthz()[0] == 200, 30, "healthy")
+
+
+# ---- outages
+
+
+def test_an_outage_of_the_broker_ends_no_job_that_nobody_could_have_taken_over(stage: Stage) -> None:
+    running = stage.worker("--set", "handover_after=0.2")
+    free = [stage.jobs.remote(job).enqueue(job) for job in ("hold", "hold_async")]
+    narrow = stage.jobs.remote("hold_alone").using(limit=Concurrency("one", 1)).enqueue("alone")
+    for receipt in [*free, narrow]:
+        eventually(lambda receipt=receipt: stage.system.row(receipt.id).owned, 30, "handed over")  # type: ignore[misc]
+    stage.vhost.broker.stop()
+    try:
+        # A worker gives up what others may run under the same limit, in time for its lease.
+        running.said("hold_alone", timeout=90)
+        running.said("it is asked to stop")
+    finally:
+        stage.vhost.broker.start()
+    for name in ("hold", "hold_async", "alone"):
+        (stage.folder / f"release-{name}").touch()
+    assert [receipt.result(timeout=120) for receipt in free] == ["hold", "hold_async"]
+    assert narrow.result(timeout=120) == "alone"
+    assert [stage.starts(name) for name in ("hold", "hold_async")] == [1, 1]
+    assert running.log.count("it is asked to stop") == 1
+    assert [stage.system.row(receipt.id).crashes for receipt in free] == [0, 0]
+    stage.system.nothing_broken()
 
 
 def _alive(pid: int) -> bool:

@@ -26,7 +26,8 @@ TABLES = (
         {real} NOT NULL, changed_at {real} NOT NULL, released_at {real}, started_at {real}, ended_at {real}, copy_until
         {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
         {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
-        unknowns {int} NOT NULL, interruptions {int} NOT NULL, waits {int} NOT NULL, conditions {int} NOT NULL,
+        unknowns {int} NOT NULL, interruptions {int} NOT NULL, lost_since {int} NOT NULL,
+        waits {int} NOT NULL, conditions {int} NOT NULL,
         alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key})""",
     """CREATE TABLE attempts (
         job_id {key} NOT NULL, epoch {int} NOT NULL, attempt {int} NOT NULL, ended {key} NOT NULL, at {real} NOT NULL,

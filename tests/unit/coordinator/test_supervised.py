@@ -7,6 +7,7 @@ import pytest
 from broker_jobs.clock import LogTime, WallTime
 from broker_jobs.coordinator.inputs import Input, SupervisedReceived
 from broker_jobs.coordinator.liveness import LEASE_SECONDS, DepthSeen, LostMessageDetector
+from broker_jobs.messages.commands import RequeueJob
 from broker_jobs.messages.events import Supervised, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import WorkerRow
@@ -123,3 +124,75 @@ def test_an_empty_queue_proves_nothing_while_a_worker_of_it_cannot_say_what_it_h
     assert look("default", 61.0) is None
     assert look("mail", 61.0) is not None
     assert look("default", 122.0) is not None
+
+
+# ---- runs that were taken for lost
+
+
+def lost(harness: EngineHarness) -> None:
+    """A job whose worker is cut off: its lease is over, and the next epoch is released."""
+    harness.apply(harness.ready(), harness.started(owned=True), harness.beat(running=[("j", 1)]))
+    harness.ticks(int(LEASE_SECONDS) + 1)
+    judge(harness)
+    harness.now += 60.0
+    harness.release()
+    assert (harness.row().state, harness.row().epoch) == (State.ENQUEUED, 2)
+
+
+def test_the_success_of_a_run_that_was_taken_for_lost_counts_while_the_next_one_runs(harness: EngineHarness) -> None:
+    lost(harness)
+    harness.apply(harness.started(epoch=2, worker="w2", owned=True))
+    effects = harness.apply(harness.succeeded(result="1"))
+    row = harness.row()
+    assert (row.state, row.result, row.ran_on, row.owner) == (State.SUCCEEDED, "1", "w1", None)
+    assert effects.control is not None
+    assert effects.control.cancel == ["j"], "the newer run is asked to stop"
+    before = harness.row()
+    harness.apply(harness.succeeded(result="1"))
+    assert harness.row() == before, "told twice it changes nothing"
+    harness.apply(harness.failed(epoch=2, worker="w2", cancelled=True))
+    assert (harness.row().state, harness.row().result) == (State.SUCCEEDED, "1")
+
+
+def test_the_success_of_a_run_that_was_taken_for_lost_fences_the_message_of_the_next_one(
+    harness: EngineHarness,
+) -> None:
+    lost(harness)
+    harness.apply(harness.succeeded())
+    assert (harness.row().state, harness.row().fence) == (State.SUCCEEDED, 2)
+    harness.apply(harness.returned("fenced", epoch=2))
+    assert (harness.row().state, harness.row().fence) == (State.SUCCEEDED, 0)
+
+
+def test_the_success_of_a_run_that_was_taken_for_lost_ends_the_wait_for_a_retry(harness: EngineHarness) -> None:
+    lost(harness)
+    harness.apply(harness.failed(epoch=2, worker="w2"))
+    assert harness.row().state is State.SCHEDULED
+    harness.apply(harness.succeeded())
+    assert harness.row().state is State.SUCCEEDED
+
+
+def test_the_success_of_an_earlier_life_does_not_end_a_requeued_job(harness: EngineHarness) -> None:
+    lost(harness)
+    harness.apply(harness.succeeded(epoch=2, worker="w2"))
+    harness.apply(harness.ask(RequeueJob, job_id="j"))
+    harness.release()
+    assert harness.row().epoch == 3
+    harness.apply(harness.succeeded(epoch=1), harness.succeeded(epoch=2, worker="w2"))
+    assert harness.row().state is State.ENQUEUED, "a person asked for another run"
+
+
+def test_a_success_after_the_end_of_the_job_changes_nothing(harness: EngineHarness) -> None:
+    lost(harness)
+    harness.apply(harness.failed(epoch=2, worker="w2", final=True))
+    before = harness.row()
+    harness.apply(harness.succeeded())
+    assert (before.state, harness.row()) == (State.FAILED, before)
+
+
+def test_the_failure_of_a_run_that_was_taken_for_lost_changes_nothing(harness: EngineHarness) -> None:
+    lost(harness)
+    harness.apply(harness.started(epoch=2, worker="w2"))
+    before = harness.row()
+    harness.apply(harness.failed(final=True))
+    assert harness.row() == before
