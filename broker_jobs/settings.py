@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.errors import OptionError, nearest
+from broker_jobs.errors import mask as mask  # also exported from here
 
 PREFIX = "BROKER_JOBS_"
 MAX_QUEUES = 1_000
@@ -222,11 +223,3 @@ def unknown_environment(environ: Mapping[str, str]) -> list[str]:
         for name in environ
         if name.startswith(PREFIX) and name not in names and not name.startswith(PREFIX + "TEST")
     ]
-
-
-def mask(url: str) -> str:
-    """Return an address without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)

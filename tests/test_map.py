@@ -75,6 +75,7 @@ ONE_FILE = frozenset({"psutil"})
 
 
 LATE: dict[tuple[str, str], str] = {
+    ("processes.supervisor", "processes.http"): "only a process that serves metrics loads an HTTP server",
     ("app", "settings"): "importing a program reads no settings and loads no pydantic-settings",
     ("broker.factory", "broker.memory"): "only memory:// needs kombu",
     ("broker.factory", "broker.rabbitmq"): "only RabbitMQ needs pika",
@@ -100,6 +101,7 @@ LATE: dict[tuple[str, str], str] = {
 
 STARTED: dict[str, str] = {
     "cli.__main__": "python -m broker_jobs.cli",
+    "processes.supervisor_main": "the command line, which it replaces",
 }
 """Modules that no module imports -> what runs them."""
 

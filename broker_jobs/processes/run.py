@@ -8,10 +8,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from broker_jobs.broker.factory import broker_for
@@ -21,11 +23,9 @@ from broker_jobs.messages.commands import Schedule, Subscription
 from broker_jobs.metrics import Metrics, expose
 from broker_jobs.processes.child import Place, StartRefused
 from broker_jobs.processes.connect import wait_for_broker
-from broker_jobs.processes.health import Health
-from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
 from broker_jobs.processes.parent import ParentProcess
-from broker_jobs.processes.pool import EXIT_USAGE, Pool
+from broker_jobs.processes.pool import EXIT_USAGE
 from broker_jobs.processes.program import ROLES, Program, require_roles
 from broker_jobs.processes.signals import (
     ComponentFailed,
@@ -34,17 +34,13 @@ from broker_jobs.processes.signals import (
     exit_soon,
     serve,
 )
-from broker_jobs.processes.supervised_heartbeats import SupervisedHeartbeats
+from broker_jobs.processes.supervisor import SupervisorConfig, become_supervisor, http_server
 from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
 
 COLLECT_EVERY_OBJECTS = 20_000
 """So many more objects made than freed start a collection in a process without users' code; Python's default is 700."""
-
-
-MOST_HEARTBEAT_SECONDS = 5.0
-"""The longest time between two heartbeats of a supervisor for a worker: it notices late that this one is silent."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +90,22 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
     refuse_shared_memory(settings, ["worker"])
     require_roles(["worker"], settings)
     warn_unknown_environment()
-    with ShutdownSignals() as signals, ExitStack() as stack:
-        heartbeats = SupervisedHeartbeats(
-            broker_for(settings, "supervisor"), period_seconds=min(settings.worker_heartbeat, MOST_HEARTBEAT_SECONDS)
-        )
-        pool = Pool(
-            run_child,
-            (load, settings),
-            settings.processes,
-            on_failed=signals.put,
-            spokesman=heartbeats,
+    return become_supervisor(
+        SupervisorConfig(
+            url=settings.url,
+            heartbeat=settings.heartbeat,
+            declare=settings.declare,
+            processes=settings.processes,
             concurrency=settings.concurrency,
-            leave_timeout=settings.shutdown_timeout,
+            worker_heartbeat=settings.worker_heartbeat,
+            shutdown_timeout=settings.shutdown_timeout,
+            metrics_host=settings.metrics_host,
+            metrics_port=settings.metrics_port,
+            log_level=settings.log_level,
+            worker=pickle.dumps(partial(run_child, load, settings)),
+            argv=tuple(sys.argv),
         )
-        stack.enter_context(_http_server(settings, lambda: expose(pool.snapshots()), pool.health))
-        heartbeats.start()
-        stack.callback(heartbeats.stop)
-        pool.start()
-        return serve(pool, signals, settings.shutdown_timeout)
+    )
 
 
 def run_child(load: Callable[[], Application], settings: Settings, place: Place) -> None:
@@ -176,7 +170,11 @@ def _run(
         if application is not None and application.close is not None:
             stack.callback(application.close)
         if parent is None:
-            stack.enter_context(_http_server(settings, lambda: expose([metrics.snapshot()]), program.health))
+            stack.enter_context(
+                http_server(
+                    settings.metrics_host, settings.metrics_port, lambda: expose([metrics.snapshot()]), program.health
+                )
+            )
         else:
             parent.runs(program)
         stack.callback(broker.stop)
@@ -204,19 +202,3 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY_OBJECTS, 10, 10)
-
-
-@contextmanager
-def _http_server(
-    settings: Settings, expose_all: Callable[[], tuple[bytes, str]], health: Callable[[], Health]
-) -> Iterator[None]:
-    """Serve /metrics and /healthz, where a port is set."""
-    if settings.metrics_port is None:
-        yield
-        return
-    server = HttpServer(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
