@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError
@@ -92,8 +92,9 @@ def become_supervisor(config: SupervisorConfig) -> int:
     """Supervise in a fresh interpreter that takes the place of this process, or else in this one; the exit code."""
     if not CAN_BE_REPLACED:
         return supervise(config)
-    with tempfile.TemporaryFile() as file:  # not the command line or the environment: the address has a password
+    with _nameless_file() as file:  # not the command line or the environment: the address has a password
         pickle.dump(config, file)
+        file.flush()
         file.seek(0)
         os.set_inheritable(file.fileno(), True)
         for stream in (sys.stdout, sys.stderr):
@@ -117,6 +118,12 @@ def main() -> NoReturn:
         code = EXIT_USAGE
     exit_soon(code)
     sys.exit(code)
+
+
+def _nameless_file() -> IO[bytes]:
+    """A file for this process and what takes its place. In memory on Linux, where a container may have no /tmp."""
+    make = getattr(os, "memfd_create", None)
+    return tempfile.TemporaryFile() if make is None else os.fdopen(make("broker-jobs"), "w+b")
 
 
 def _flags() -> list[str]:

@@ -175,7 +175,7 @@ def _late_success(row: Row, event: Succeeded, record: FromWorker) -> Row:
     row = row.evolve(started_at=event.started_at, ran_on=record.worker, ran_host=record.host)
     return entered(
         row, SUCCEEDED, event.ended_at, reason, grace_until=None, result=event.result, result_lost=event.result_lost,
-        error=None, fence=fence_of(row), sender=None, owner=None, owned=False,
+        error=None, fence=fence_of(row), owner=None, owned=False,
     )  # fmt: skip
 
 
