@@ -9,8 +9,8 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from broker_jobs.metrics import Snapshot
 from broker_jobs.processes.child import REPORT_SECONDS, Heard, Leaving, Place, Report, StartRefused
@@ -19,6 +19,8 @@ from broker_jobs.processes.program import Program
 from broker_jobs.processes.signals import ExitNow, LeaveAsked, ShutdownSignals, SignalReceived
 
 logger = logging.getLogger(__name__)
+
+LAST_REPORT_SECONDS = 1.0
 
 
 class ParentProcess:
@@ -35,9 +37,27 @@ class ParentProcess:
         self._program = program
         threading.Thread(target=self._follow, args=(program,), name="parent", daemon=True).start()
 
-    def reporting(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
         """Report once a second, and at the end."""
-        return _every(REPORT_SECONDS, self.report, "report to parent")
+        ended = threading.Event()
+
+        def report() -> None:
+            while not ended.wait(REPORT_SECONDS):
+                self.report()
+
+        threading.Thread(target=report, name="report to parent", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self.report_last()
+
+    def report_last(self) -> None:
+        """Report before the process exits, which does not wait long for a parent that does not read."""
+        last = threading.Thread(target=self.report, name="last report to parent", daemon=True)
+        last.start()
+        last.join(LAST_REPORT_SECONDS)
 
     def report(self) -> None:
         """Report now."""
@@ -79,22 +99,3 @@ class ParentProcess:
         if (worker := program.worker) is not None and not worker.running:  # it leaves already, patiently perhaps
             worker.hurry(program.settings.shutdown_timeout)
         self._signals.put(SignalReceived(signal.SIGTERM))
-
-
-@contextmanager
-def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
-    """Call a function every `seconds` in a thread, and once more at the end."""
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.wait(seconds):
-            do()
-
-    thread = threading.Thread(target=loop, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(1.0)
-        do()

@@ -188,7 +188,7 @@ def _run(
         code = serve(program, signals, settings.shutdown_timeout)
         if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
             if parent is not None:
-                parent.report()
+                parent.report_last()
             exit_now(program, code)
         return code
 
