@@ -43,7 +43,8 @@ from broker_jobs.producer.requests import RequestClient
 if TYPE_CHECKING:
     from broker_jobs.dashboard.app import Dashboard
     from broker_jobs.dashboard.auth import Authorize
-    from broker_jobs.processes.program import Health, Program
+    from broker_jobs.processes.health import Health
+    from broker_jobs.processes.program import Program
     from broker_jobs.settings import Settings
     from broker_jobs.store import Store
 

@@ -122,3 +122,13 @@ def nearest(name: str, known: Iterable[object]) -> str:
 
     close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def mask(url: str) -> str:
+    """Return an address without its password, for messages and logs."""
+    from urllib.parse import urlsplit  # noqa: PLC0415  # as above
+
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)

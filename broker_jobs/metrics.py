@@ -37,6 +37,8 @@ class MetricFamily:
     help: str
     labels: Labels = ()
     bounds: tuple[float, ...] = ()
+    over_processes: Callable[[Iterable[float]], float] = sum
+    """How the gauges of several processes become one: of connections the worst is shown."""
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -92,10 +94,15 @@ ANOMALIES = MetricFamily(
 BEAT_LATENESS = MetricFamily(
     "beat_lateness_seconds", "histogram", "Time from a planned time to its fire command.", (), _SECONDS
 )
-CONNECTION_UP = MetricFamily("connection_up", "gauge", "1 while connected to RabbitMQ.")
+CONNECTION_UP = MetricFamily(
+    "connection_up", "gauge", "1 while connected to RabbitMQ; 0 if a process is not.", over_processes=min
+)
 RECONNECTS = MetricFamily("reconnects_total", "counter", "Reconnects after a lost connection.")
-BLOCKED = MetricFamily("blocked", "gauge", "1 while an alarm of RabbitMQ blocks publishing.")
+BLOCKED = MetricFamily("blocked", "gauge", "1 while an alarm of RabbitMQ blocks publishing.", over_processes=max)
 PROCESSES = MetricFamily("worker_processes", "gauge", "Worker processes that are alive.")
+RECYCLED = MetricFamily(
+    "worker_recycled_total", "counter", "Worker processes that left, as by max_jobs or max_memory, and were replaced."
+)
 RESTARTS = MetricFamily("worker_restarts_total", "counter", "Worker processes that died and were restarted.")
 
 FAMILIES = (
@@ -103,7 +110,7 @@ FAMILIES = (
     *(DEPTH, CONSUMERS, PAUSED, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DEAD_LETTER_BACKLOG),
     *(DELAY_BACKLOG, DEAD_LETTERS, OVERDUE, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),
-    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS),
+    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -123,8 +130,9 @@ class Snapshot:
         for name, series in other.values.items():
             if gauges or _BY_NAME[name].kind == "counter":
                 own = self.values.setdefault(name, {})
+                combine = _BY_NAME[name].over_processes
                 for labels, value in series.items():
-                    own[labels] = own.get(labels, 0.0) + value
+                    own[labels] = combine([own[labels], value]) if labels in own else value
         for name, buckets_of in other.histograms.items():
             totals = self.histograms.setdefault(name, {})
             for labels, buckets in buckets_of.items():

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.errors import OptionError, nearest
+from broker_jobs.errors import mask as mask  # also exported from here
 from broker_jobs.served_queues import ServedQueues, parse_limits
 
 PREFIX = "BROKER_JOBS_"
@@ -108,6 +109,17 @@ class Settings(BaseSettings):
     )
     concurrency: int = Field(default=16, ge=1, le=10_000, description="jobs that a worker process runs at once")
     processes: int = Field(default=1, ge=1, le=1024, description="number of worker processes")
+    max_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="jobs that a process of `worker` takes before a fresh one replaces it; none: no limit",
+    )
+    max_memory: int | None = Field(
+        default=None,
+        ge=1,
+        description="MiB of resident memory over which a process of `worker` is replaced, after its running jobs; "
+        "none: no limit",
+    )
     prefetch_max: int = Field(
         default=1_500,
         ge=1,
@@ -242,11 +254,3 @@ def unknown_environment(environ: Mapping[str, str]) -> list[str]:
         for name in environ
         if name.startswith(PREFIX) and name not in names and not name.startswith(PREFIX + "TEST")
     ]
-
-
-def mask(url: str) -> str:
-    """Return an address without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)

@@ -66,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "a2wsgi": ("dashboard.wsgi",),
     "jsonschema": ("dashboard.argument_validation",),
     "aiosmtpd": ("demo",),
-    "uuid_utils": ("messages.envelope",),
+    "uuid_utils": ("messages.new_id",),
     "pydantic_settings": ("settings",),
 }
 """Outside library -> the packages or files that may import it."""
@@ -76,6 +76,7 @@ ONE_FILE = frozenset({"psutil"})
 
 
 LATE: dict[tuple[str, str], str] = {
+    ("processes.supervisor", "processes.http"): "only a process that serves metrics loads an HTTP server",
     ("app", "settings"): "importing a program reads no settings and loads no pydantic-settings",
     ("broker.factory", "broker.memory"): "only memory:// needs kombu",
     ("broker.factory", "broker.rabbitmq"): "only RabbitMQ needs pika",
@@ -101,6 +102,7 @@ LATE: dict[tuple[str, str], str] = {
 
 STARTED: dict[str, str] = {
     "cli.__main__": "python -m broker_jobs.cli",
+    "processes.supervisor_main": "the command line, which it replaces",
 }
 """Modules that no module imports -> what runs them."""
 
@@ -407,8 +409,8 @@ LARGE_CLASSES: dict[str, tuple[int, str]] = {
     "app.BrokerJobs": (27, "the public object of a program: each of its methods is documented API"),
     "producer.batch.Batch": (25, "documented API, and the steps of its block, sync and async, on one state"),
     "broker.rabbitmq.broker.RabbitBroker": (25, "the methods of the Broker interface, and the order of start and stop"),
-    "broker.memory.consumer.MemoryConsumer": (21, "the methods of the Consumer interface, and those for the server"),
-    "broker.rabbitmq.consumer.RabbitConsumer": (30, "the methods of the Consumer interface; see the head of its file"),
+    "broker.memory.consumer.MemoryConsumer": (22, "the methods of the Consumer interface, and those for the server"),
+    "broker.rabbitmq.consumer.RabbitConsumer": (31, "the methods of the Consumer interface; see the head of its file"),
     "broker.rabbitmq.publisher.Publisher": (23, "the path of every message; see the head of its file"),
     "producer.requests.RequestClient": (23, "what a program asks, sync and async"),
 }

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker_jobs.broker.interface import Broker
 
-if TYPE_CHECKING:
-    from broker_jobs.settings import Settings
+
+class BrokerSettings(Protocol):
+    """What is read of the settings, by which a supervisor that loads no settings can make a broker too."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def heartbeat(self) -> int: ...
+    @property
+    def declare(self) -> bool: ...
+    @property
+    def in_memory(self) -> bool: ...
 
 
-def broker_for(settings: Settings, name: str) -> Broker:
+def broker_for(settings: BrokerSettings, name: str) -> Broker:
     """Return the broker of these settings, not started.
 
     Args:

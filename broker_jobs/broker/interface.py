@@ -83,6 +83,13 @@ class Consumer(Protocol):
         """Whether deliveries may still arrive. True for a while after `cancel`, until the broker has cancelled."""
         ...
 
+    @property
+    def problem(self) -> str | None:
+        """Why it does not consume one of its queues: a permission or the queue is missing. None: it does, or it is
+        paused or not connected.
+        """
+        ...
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
 

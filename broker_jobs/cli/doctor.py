@@ -119,7 +119,23 @@ def _check_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
     paused = [name for name, is_paused in reader.queues.all().items() if is_paused]
     if paused:
         yield Finding("warning", "queues", f"paused: {', '.join(paused)}", "broker-jobs queues resume NAME")
-    if lost := [worker for worker in reader.processes.workers() if worker.lost]:
+    workers = reader.processes.workers()
+    for worker in workers:
+        if worker.problem:
+            yield Finding(
+                "error",
+                f"worker {worker.host}:{worker.pid}",
+                worker.problem,
+                "it tries again by itself when this is fixed",
+            )
+        if worker.silent_since is not None:
+            yield Finding(
+                "warning",
+                f"worker {worker.host}:{worker.pid}",
+                f"busy: it has not answered for {max(0.0, now - worker.silent_since):.0f} s",
+                f"one of them keeps Python's GIL: broker-jobs jobs list --worker {worker.id} --state processing",
+            )
+    if lost := [worker for worker in workers if worker.lost]:
         hosts = ", ".join(sorted({worker.host for worker in lost}))
         yield Finding(
             "warning", "workers", f"{len(lost)} lost: their heartbeats stopped (hosts: {hosts})", "see their logs"

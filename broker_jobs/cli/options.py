@@ -71,6 +71,21 @@ QueueLimits = Annotated[
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", help="Jobs at once per process.", show_default="16")
 ]
+MaxJobs = Annotated[
+    int | None,
+    typer.Option(
+        "--max-jobs", min=1, help="Replace a process by a fresh one after so many jobs.", show_default="no limit"
+    ),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory",
+        min=1,
+        help="Replace a process by a fresh one after its running jobs when it takes more than so many MiB.",
+        show_default="no limit",
+    ),
+]
 Declare = Annotated[
     bool | None,
     typer.Option(

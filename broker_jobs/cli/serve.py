@@ -13,6 +13,8 @@ from broker_jobs.cli.options import (
     Concurrency,
     Declare,
     LogLevel,
+    MaxJobs,
+    MaxMemory,
     MetricsHost,
     MetricsPort,
     More,
@@ -91,6 +93,8 @@ def worker(
     queue_limit: QueueLimits = None,
     concurrency: Concurrency = None,
     processes: Processes = None,
+    max_jobs: MaxJobs = None,
+    max_memory: MaxMemory = None,
     declare: Declare = None,
     shutdown_timeout: ShutdownTimeout = None,
     metrics_port: MetricsPort = None,
@@ -98,7 +102,7 @@ def worker(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Run jobs.
+    """Run jobs, in processes of their own, which are replaced when they end.
 
     The first SIGTERM or Ctrl-C lets running jobs finish, for at most --shutdown-timeout seconds; a second one exits
     at once.
@@ -110,17 +114,17 @@ def worker(
         url=url,
         concurrency=concurrency,
         processes=processes,
+        max_jobs=max_jobs,
+        max_memory=max_memory,
         declare=declare,
         shutdown_timeout=shutdown_timeout,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
     )
-    settings, application = _prepare(app, given)
+    settings, _ = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
-    if settings.processes > 1:
-        _exit(run_workers(partial(load_application, app, given), settings))
-    _exit(run_roles(application, settings, ["worker"]))
+    _exit(run_workers(partial(load_application, app, given), settings))
 
 
 def coordinator(

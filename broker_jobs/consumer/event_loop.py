@@ -75,6 +75,13 @@ class EventLoop:
                     removed.append(received)
         return removed
 
+    def problem(self) -> str | None:
+        """Why no async job can run; None: it can."""
+        thread = self._thread
+        if thread is None or self._over or self._stopping or thread.is_alive():
+            return None
+        return "the event loop of async jobs has died; restart this process"
+
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         """Run a coroutine for a sync job, in the context of the calling thread, which waits; its result.
 

@@ -11,7 +11,7 @@ from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Running
-from broker_jobs.messages.events import Heartbeat, event_json
+from broker_jobs.messages.events import MAX_REASON_CHARS, Heartbeat, event_json
 from broker_jobs.served_queues import ServedQueues
 
 LEASE_SECONDS = 30.0
@@ -34,7 +34,9 @@ class HeartbeatSender:
         serves: Callable[[], tuple[ServedQueues, int]],
         period_seconds: float,
         version: str,
+        problem: Callable[[], str] | None = None,
     ) -> None:
+        """`problem`: why the worker takes no jobs; an empty text: it does."""
         self._event_sender = event_sender
         self._clock = clock
         self._running = running
@@ -44,10 +46,13 @@ class HeartbeatSender:
         self._serves = serves
         self._period_seconds = period_seconds
         self._version = version
+        self._problem = problem
         self._process_stats = ProcessStats()
         self._next_monotonic = clock.monotonic()
         self._unconfirmed = False
         self._heard_monotonic = clock.monotonic()
+        self._confirmed_monotonic: float | None = None
+        """When the last of its own heartbeats that was confirmed was sent."""
 
     def look(self) -> None:
         """Beat if it is time."""
@@ -78,15 +83,30 @@ class HeartbeatSender:
             cpu_percent=cpu_percent,
             rss_bytes=rss_bytes,
             version=self._version,
+            problem="" if self._problem is None else self._problem()[:MAX_REASON_CHARS],
             leaving=leaving,
         )
         self._unconfirmed = True
 
         def heard() -> None:
             self._unconfirmed = False
-            self._heard_monotonic = said_monotonic  # a lease begins when the beat was said, not when it was confirmed
+            self._confirmed_monotonic = said_monotonic
+            self._lease_begins(said_monotonic)  # when the beat was said, not when it was confirmed
 
         self._event_sender.put(event_json(heartbeat), heard)
+
+    @property
+    def confirmed_seconds_ago(self) -> float | None:
+        """How old the last own heartbeat is that was confirmed; None: there was none."""
+        confirmed = self._confirmed_monotonic
+        return None if confirmed is None else self._clock.monotonic() - confirmed
+
+    def supervised(self, seconds_ago: float) -> None:
+        """The supervisor of this process has sent a heartbeat for it so many seconds ago, which was confirmed."""
+        self._lease_begins(self._clock.monotonic() - seconds_ago)
+
+    def _lease_begins(self, monotonic: float) -> None:
+        self._heard_monotonic = max(self._heard_monotonic, monotonic)
 
     def lease_is_ending(self) -> bool:
         """Whether what the coordinator owns may soon be started elsewhere."""

@@ -48,9 +48,10 @@ class Monitor:
         lease_is_ending = self._heartbeat_sender.lease_is_ending()
         for run in self._running.all():
             self._look_at(run, now)
-            if run.owned and lease_is_ending and run.cancel_reason is None:
+            if run.owned and lease_is_ending and run.cancel_reason is None and _runs_alone(run):
                 logger.error(
-                    "%s %s: no heartbeat was confirmed for 20 s, so it may be started elsewhere; it is asked to stop",
+                    "%s %s: no heartbeat was confirmed for 20 s, so another job of its limit may be started; "
+                    "it is asked to stop",
                     run.received.envelope.job,
                     run.received.envelope.id,
                 )
@@ -108,3 +109,10 @@ class Monitor:
             self._acknowledger.acknowledge((run.received.place,))
 
         self._reporter.started(run, confirmed, owned=True)
+
+
+def _runs_alone(run: Run) -> bool:
+    """Whether few jobs or none may run beside it. Others go on while this worker is cut off: it is told when it is
+    connected again whether they were given to another one.
+    """
+    return any(limit.kind in {"concurrency", "ordered"} for limit in run.received.envelope.limits)

@@ -12,6 +12,13 @@ class ProcessStats:
         self._process = psutil.Process()
         self._process.cpu_percent()  # the first call only starts the measurement
 
+    def rss_bytes(self) -> int:
+        """Resident memory; 0 where the system refuses."""
+        try:
+            return int(self._process.memory_info().rss)
+        except psutil.Error:
+            return 0
+
     def read(self) -> tuple[float, int]:
         """(CPU in percent of one core since the last call, resident bytes); zeros where the system refuses."""
         try:

@@ -20,7 +20,12 @@ from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Run, Running
 from broker_jobs.function.registry import Around
+from broker_jobs.messages.events import ReturnReason
 from broker_jobs.producer.current_job import CurrentJob
+
+STALE_SECONDS = 15.0
+"""What has waited here longer was not looked after: the process stood still, as when a job kept Python's GIL. RabbitMQ
+may have cut the connection meanwhile, and the job may run elsewhere."""
 
 
 class Runner:
@@ -36,7 +41,9 @@ class Runner:
         *,
         run_coroutine: RunCoroutine,
         batch_of: Callable[[str], Any] | None = None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_begin`: asked once for each run, right before it begins; False: this worker takes no more."""
         self._running = running
         self._revocations = fences
         self._reporter = reporter
@@ -44,6 +51,7 @@ class Runner:
         self._arounds = arounds
         self._run_coroutine = run_coroutine
         self._batch_of = batch_of
+        self._may_begin = may_begin
         self._stopping = False
 
     def refuse_new(self) -> None:
@@ -88,7 +96,15 @@ class Runner:
 
     def _refused(self, run: Run) -> bool:
         received = run.received
-        reason = "shutdown" if self._stopping else self._revocations.refuses(received.envelope, received.queue)
+        reason: ReturnReason | None
+        if self._stopping:
+            reason = "shutdown"
+        elif run.started_monotonic - received.received_monotonic > STALE_SECONDS:
+            reason = "waited too long"
+        else:
+            reason = self._revocations.refuses(received.envelope, received.queue)
+        if reason is None and not self._may_begin():
+            reason = "shutdown"
         if reason is None:
             return False
         self._running.remove(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from broker_jobs.clock import Instant
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
@@ -21,6 +21,7 @@ class Run:
 
     __slots__ = (
         "announced",
+        "board_place",
         "cancel_reason",
         "cut_off",
         "deadline_monotonic",
@@ -51,6 +52,8 @@ class Run:
         """Whether the function has learned that it should stop."""
         self.interrupted = False
         """Whether its task was cancelled for that."""
+        self.board_place: int | None = None
+        """Where it stands on the board of this process."""
         self.announced = False
         """Whether `started` was said."""
         self.outlived = False
@@ -104,20 +107,36 @@ class Run:
             self.progress = progress
 
 
+class Board(Protocol):
+    """Shows the runs of this process to its supervisor, also while one keeps Python's GIL."""
+
+    def begin(self, id: str, epoch: int, started_at: Instant) -> int | None:
+        """A run begins; its place on the board, if there is one."""
+        ...
+
+    def end(self, place: int | None) -> None:
+        """It has ended."""
+
+
 class Running:
     """All attempts that have begun and not ended, on any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board | None = None) -> None:
+        self._board = board
         self._runs: dict[Run, None] = {}  # adding, removing and copying are one step of the interpreter each
 
     def add(self, run: Run) -> None:
         """An attempt begins."""
         self._runs[run] = None
+        if self._board is not None:
+            envelope = run.received.envelope
+            run.board_place = self._board.begin(envelope.id, envelope.epoch, run.started_at)
 
     def remove(self, run: Run) -> None:
         """An attempt has ended."""
         run.ended = True
-        self._runs.pop(run, None)
+        if self._runs.pop(run, run) is None and self._board is not None:
+            self._board.end(run.board_place)
 
     def all(self) -> list[Run]:
         """The attempts that run now."""

@@ -37,10 +37,11 @@ from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.receiver import Receiver
+from broker_jobs.consumer.recycling import OnLeave, Recycling
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
-from broker_jobs.consumer.running import Run, Running
+from broker_jobs.consumer.running import Board, Run, Running
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.consumer.windows import Windows
 from broker_jobs.errors import BrokerError, UsageError
@@ -79,7 +80,23 @@ class Worker:
         clock: Clock | None = None,
         ref: WorkerRef | None = None,
         observer: WorkerObserver | None = None,
+        board: Board | None = None,
+        on_leave: OnLeave | None = None,
     ) -> None:
+        """
+        Args:
+            registry: the jobs that it can run.
+            broker: started.
+            queues: preferred first.
+            concurrency: jobs at once.
+            settings: everything else.
+            clock: None: the clock of this machine.
+            ref: its identity; None: a new one.
+            observer: receives what metrics count.
+            board: shows a supervisor what it runs.
+            on_leave: called once when this worker takes no more jobs and its process is to be replaced. None: nothing
+                replaces it; it never leaves by itself.
+        """
         self.ref = ref or _own_ref()
         self._broker = broker
         self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
@@ -91,6 +108,7 @@ class Worker:
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
         self._observer: WorkerObserver = observer or NoWorkerObserver()
+        self._stop_until = float("inf")
         self._lock = threading.Lock()
         self._started = False
         self._stopping = False
@@ -98,7 +116,8 @@ class Worker:
         self._subscription: Consumer | None = None
         self._next_second = 0.0
 
-        self._running = Running()
+        self._running = Running(board)
+        self.recycling = Recycling(on_leave, max_jobs=settings.max_jobs, max_memory=settings.max_memory)
         self._revocations = Revocations()
         self._acknowledger = Acknowledger(self._clock)
         self._event_sender = EventSender(self._send, self.ref, self._clock, acknowledge=self._acknowledger.acknowledge)
@@ -115,11 +134,16 @@ class Worker:
             registry.around,
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
+            may_begin=self.recycling.begin,
         )
         self._local_queue = LocalQueue(self._serves.queues, concurrency)
         self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
         self._flow_control = FlowControl(
-            Windows(self._serves.queues, self._local_queue, settings.prefetch_max),
+            Windows(
+                self._serves.queues,
+                self._local_queue,
+                min(settings.prefetch_max, self.recycling.max_jobs or settings.prefetch_max),
+            ),
             self._starter,
             run_times=self._run_times,
             fences=self._revocations,
@@ -137,7 +161,7 @@ class Worker:
             observer=self._observer,
             ready=self._starter.take,
         )
-        self._heartbeat_sender = HeartbeatSender(
+        self.heartbeats = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
             running=self._running,
@@ -147,12 +171,13 @@ class Worker:
             serves=lambda: self._serves,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
+            problem=lambda: "; ".join(self.problems()),
         )
         self._monitor = Monitor(
             running=self._running,
             reporter=self._reporter,
             acknowledger=self._acknowledger,
-            heartbeat_sender=self._heartbeat_sender,
+            heartbeat_sender=self.heartbeats,
             clock=self._clock,
             handover_after=settings.handover_after,
             handed_over=self._flow_control.handed_over,
@@ -181,6 +206,19 @@ class Worker:
         """Whether runs were cut off, which, or threads that they started, may go on until the process ends."""
         return self._reporter.interrupted > 0
 
+    def problems(self) -> list[str]:
+        """Why it takes no jobs, or not all; an empty list: it does, or has been told to stop."""
+        if not self.running:
+            return []
+        problems = [self._maintenance.problem(), self._starter.loop.problem()]
+        if self._subscription is not None:
+            problems.append(self._subscription.problem)
+        return [problem for problem in problems if problem]
+
+    def hurry(self, timeout: float) -> None:
+        """Shorten the time of a graceful stop that has begun, to `timeout` seconds from now."""
+        self._stop_until = min(self._stop_until, time.monotonic() + timeout)
+
     def start(self) -> None:
         """Begin: say hello, then take jobs. Returns at once.
 
@@ -208,23 +246,24 @@ class Worker:
         if self._subscription is not None:
             self._subscription.cancel()
         self._return_unstarted()
-        if not self._wait(lambda: len(self._running) == 0, timeout):
+        self.hurry(timeout)
+        if not _wait(lambda: len(self._running) == 0, lambda: self._stop_until):
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
-            self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
+            _wait_for(lambda: len(self._running) == 0, STOP_SECONDS)
             self._cut_off_runs()
         subscription = self._subscription
-        if subscription is not None and not self._wait(lambda: not subscription.consuming, CANCEL_SECONDS):
+        if subscription is not None and not _wait_for(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
         ended = len(self._running) == 0
         if ended:  # every received job is reported
             ended = self._starter.threads.stop(STOP_SECONDS) and self._starter.loop.stop(STOP_SECONDS)
-        reported = self._wait(
+        reported = _wait_for(
             lambda: self._event_sender.waiting == 0 and self._dead_letter_publisher.waiting == 0, FLUSH_SECONDS
         )
         if reported:
-            self._heartbeat_sender.beat(leaving=True)
-            reported = self._wait(lambda: self._event_sender.waiting == 0, FLUSH_SECONDS)
+            self.heartbeats.beat(leaving=True)
+            reported = _wait_for(lambda: self._event_sender.waiting == 0, FLUSH_SECONDS)
         if not reported:
             logger.error(
                 "%d outcomes were not confirmed; their deliveries return to the queue", self._event_sender.waiting
@@ -240,7 +279,7 @@ class Worker:
             self._return_unstarted()
         self._cancel_runs()
         self._cut_off_runs()
-        self._wait(lambda: self._event_sender.waiting == 0, STOP_NOW_SECONDS)
+        _wait_for(lambda: self._event_sender.waiting == 0, STOP_NOW_SECONDS)
         if first or not self._stopped:
             self._end(wait=False)
 
@@ -310,14 +349,6 @@ class Worker:
         for run in self._running.all():
             self._reporter.cut_off(run)
 
-    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
-        deadline = time.monotonic() + timeout  # people's time, whatever clock the worker was given
-        while not done():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.005)
-        return True
-
     # --- while it runs ---
 
     def _look(self) -> None:
@@ -327,13 +358,14 @@ class Worker:
         self._dead_letter_publisher.repeat()
         self._acknowledger.look()
         self._monitor.look()
-        self._heartbeat_sender.look()
+        self.heartbeats.look()
         now = self._clock.monotonic()
         self._return(self._flow_control.late(now), "waited too long")
         self._flow_control.look(now)
         if now >= self._next_second:
             self._next_second = now + 1.0
             self._revocations.forget(now)
+            self.recycling.look()
             self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
 
     def _change(self, change: WorkerChange) -> None:
@@ -351,7 +383,7 @@ class Worker:
             return
         self._serves = serves
         self._return(self._flow_control.change(serves.queues, serves.concurrency), "pause")
-        self._heartbeat_sender.beat_soon()
+        self.heartbeats.beat_soon()
         logger.info(
             "worker %s was changed: it runs %d jobs at once and serves the queues %s",
             self.ref.id,
@@ -385,6 +417,19 @@ class Worker:
         message = Message(names.REPORT, names.LOG_KEY, body, type="events")
         future = self._broker.publish([message], timeout=self._settings.publish_timeout)
         future.add_done_callback(partial(_told, ended))
+
+
+def _wait_for(done: Callable[[], bool], timeout: float) -> bool:
+    until = time.monotonic() + timeout  # people's time, whatever clock the worker was given
+    return _wait(done, lambda: until)
+
+
+def _wait(done: Callable[[], bool], until: Callable[[], float]) -> bool:
+    while not done():
+        if time.monotonic() >= until():
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _told(ended: Callable[[str | None], None], future: Future[list[PublishFailure | None]]) -> None:

@@ -22,6 +22,7 @@ from broker_jobs.coordinator.inputs import (
     Input,
     MarkRemoved,
     ReadAgain,
+    SupervisedReceived,
     UnknownParents,
     Unreadable,
     WorkItemsWaiting,
@@ -109,6 +110,9 @@ class Dispatch:
             case HeartbeatReceived():
                 kinds["heartbeat"] += 1
                 self._workers.beat(one)
+            case SupervisedReceived():
+                kinds["supervised"] += 1
+                self._workers.supervised(one)
             case Tick():
                 kinds["tick"] += 1
                 self._log_clock.tick(one)

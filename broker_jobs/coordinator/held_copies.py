@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from broker_jobs.coordinator.inputs import HeartbeatReceived, QueuedInput
+from broker_jobs.coordinator.inputs import HeartbeatReceived, QueuedInput, SupervisedReceived
 from broker_jobs.coordinator.named_jobs import named
 from broker_jobs.coordinator.records import FromWorker, ReadyCopy
 
@@ -63,7 +63,7 @@ class HeldCopies:
             elif isinstance(one, FromWorker):
                 now += self._release(one.event.id)
                 self._told.add(one.event.id)
-            elif not isinstance(one, HeartbeatReceived):
+            elif not isinstance(one, HeartbeatReceived | SupervisedReceived):
                 ids = named(one)
                 now += self.release_all() if not ids else [held for id in ids for held in self._release(id)]
             now.append(piece)

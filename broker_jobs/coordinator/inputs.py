@@ -27,7 +27,18 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.batch import CHUNK, COMMIT, BatchCommit, Chunk
 from broker_jobs.messages.commands import COMMAND, Command
 from broker_jobs.messages.envelope import MAX_KEY_CHARS, MAX_RECORDS, JobId
-from broker_jobs.messages.events import BUNDLE, TICK, Bundle, Event, Heartbeat, Returned, Tick, WorkerRef, event_json
+from broker_jobs.messages.events import (
+    BUNDLE,
+    TICK,
+    Bundle,
+    Event,
+    Heartbeat,
+    Returned,
+    Supervised,
+    Tick,
+    WorkerRef,
+    event_json,
+)
 from broker_jobs.messages.published import PUBLISHED, PublishedEvent
 from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.store.records import DeadLetterRow, DependencyRow
@@ -59,6 +70,15 @@ class HeartbeatReceived:
 
     worker: WorkerRef
     heartbeat: Heartbeat
+    sent_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedReceived:
+    """What a supervisor says of one of its worker processes."""
+
+    worker: WorkerRef
+    event: Supervised
     sent_at: Instant
 
 
@@ -143,6 +163,7 @@ Input = (
     | UnknownParents
     | JobRecord
     | HeartbeatReceived
+    | SupervisedReceived
     | CommandReceived
     | Tick
     | Unreadable
@@ -287,7 +308,9 @@ def alone(delivery: Delivery, one: Input) -> Delivery:
     match one:
         case Unreadable():
             return one.delivery
-        case FromWorker(event=event) | HeartbeatReceived(heartbeat=event) if delivery.type == "events":
+        case FromWorker(event=event) | HeartbeatReceived(heartbeat=event) | SupervisedReceived(event=event) if (
+            delivery.type == "events"
+        ):
             return _with_body(delivery, json.loads(delivery.body) | {"events": [json.loads(event_json(event))]})
         case TimerDue() if delivery.type == "look":
             return _with_body(delivery, [one.id])
@@ -300,13 +323,17 @@ def _with_body(delivery: Delivery, body: object) -> Delivery:
 
 
 def _told(bundle: Bundle) -> list[Input]:
-    worker = bundle.worker
-    return [
-        HeartbeatReceived(worker, event, bundle.sent_at)
-        if isinstance(event, Heartbeat)
-        else FromWorker(worker.id, event, worker.host)
-        for event in bundle.events
-    ]
+    return [_told_by(bundle, event) for event in bundle.events]
+
+
+def _told_by(bundle: Bundle, event: Event) -> Input:
+    match event:
+        case Heartbeat():
+            return HeartbeatReceived(bundle.worker, event, bundle.sent_at)
+        case Supervised():
+            return SupervisedReceived(bundle.worker, event, bundle.sent_at)
+        case _:
+            return FromWorker(bundle.worker.id, event, bundle.worker.host)
 
 
 def read_command(delivery: Delivery) -> Input:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -130,6 +131,12 @@ class Leases:
         if seen is not None:
             self._ended[worker] = _Ended(seen.at, at, LEFT)
 
+    def ended(self, worker: str, at: RemoteTime, reason: str) -> None:
+        """Its supervisor says that the process of a worker has ended: it runs nothing any more."""
+        seen = self._seen.get(worker)
+        if seen is not None:
+            self._ended.setdefault(worker, _Ended(seen.at, at, reason))
+
     def dead(self, log_now: LogTime) -> list[tuple[str, str]]:
         """(worker, reason) of those whose lease is over; each is named once."""
         ended = {id: one.reason for id, one in self._ended.items() if log_now - one.read_at >= READ_SECONDS}
@@ -173,6 +180,11 @@ class LostMessageDetector:
 
     def __init__(self) -> None:
         self._empty: dict[str, DepthSeen] = {}
+
+    def held_unseen(self, queues: Iterable[str]) -> None:
+        """A worker of these queues cannot say what it holds: an empty queue proves nothing."""
+        for queue in queues:
+            self._empty.pop(queue, None)
 
     def worker_lost(self) -> None:
         """A worker's lease ended: what it held is going back to the queues; start over."""
@@ -271,6 +283,10 @@ class Liveness:
     def listed(self, worker: str, ids: set[str]) -> None:
         """Remember the jobs that a worker listed in its heartbeat."""
         self._listed[worker] = ids
+
+    def held_unseen(self, queues: Iterable[str]) -> None:
+        """A worker of these queues lives and cannot list what it has: no message of them counts as lost meanwhile."""
+        self._lost_messages.held_unseen(queues)
 
     def held_by_workers(self) -> set[str]:
         """Jobs that living workers list as running or received."""

@@ -12,6 +12,7 @@ from broker_jobs.coordinator.inputs import (
     Input,
     MarkRemoved,
     ReadAgain,
+    SupervisedReceived,
     UnknownParents,
     Unreadable,
     WorkItemsWaiting,
@@ -35,6 +36,7 @@ def named(one: Input) -> Sequence[str]:
             | MarkRemoved()
             | CommandReceived()
             | HeartbeatReceived()
+            | SupervisedReceived()
             | Tick()
             | CheckpointRead()
             | Unreadable()

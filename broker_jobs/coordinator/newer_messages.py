@@ -21,6 +21,7 @@ from broker_jobs.coordinator.inputs import (
     Input,
     MarkRemoved,
     ReadAgain,
+    SupervisedReceived,
     UnknownParents,
     Unreadable,
     WorkItemsWaiting,
@@ -74,7 +75,7 @@ class NewerMessages:
             match one:
                 case ChunkReceived():
                     ids = [member.envelope.id for member in one.members]
-                case BatchCommit() | PublishedEvent() | Tick() | HeartbeatReceived():
+                case BatchCommit() | PublishedEvent() | Tick() | HeartbeatReceived() | SupervisedReceived():
                     ids = []
                 case (
                     CommandReceived()

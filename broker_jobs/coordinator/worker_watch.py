@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker_jobs.clock import LogTime, RemoteTime
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.effects import Effects
-from broker_jobs.coordinator.inputs import HeartbeatReceived
+from broker_jobs.coordinator.inputs import HeartbeatReceived, SupervisedReceived
 from broker_jobs.coordinator.liveness import Liveness
 from broker_jobs.coordinator.records import LeaseOver
 from broker_jobs.coordinator.rows import Rows
@@ -41,6 +41,25 @@ class WorkerWatch:
         self._leases.heard(hello.worker.id, LogTime(self._rows.at.log_now), hello.worker, RemoteTime(hello.at))
         self._leases.replaced(hello.worker, RemoteTime(hello.at))
 
+    def supervised(self, said: SupervisedReceived) -> None:
+        """A supervisor speaks for a worker that cannot: it lives, or its process has ended.
+
+        What it lists is not held against the rows, unlike a heartbeat: it did not come in one line with the worker's
+        own events, so a run that it does not list may have begun, and one that it lists may have ended.
+        """
+        ref, event = said.worker, said.event
+        if event.ended is not None:
+            self._leases.ended(ref.id, RemoteTime(said.sent_at), f"its worker process {event.ended}")
+            return
+        self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref, RemoteTime(said.sent_at))
+        self._liveness.held_unseen(event.queues)
+        self._tx.processes.add_worker(
+            WorkerRow(id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(event.queues))
+        )
+        self._tx.processes.save_supervised(
+            ref.id, seen_at=said.sent_at, silent_since=event.silent_since, running=len(event.running)
+        )
+
     def beat(self, beaten: HeartbeatReceived) -> None:
         """A heartbeat: looked at when all inputs are decided."""
         self._heartbeats.append(beaten)
@@ -67,7 +86,7 @@ class WorkerWatch:
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
                 served=tuple(beat.served), queue_limits=beat.queue_limits, concurrency=beat.concurrency,
                 running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent, rss_bytes=beat.rss_bytes,
-                version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
+                version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving, problem=beat.problem,
             )
         )  # fmt: skip
         if beat.leaving:

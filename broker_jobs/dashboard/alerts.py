@@ -90,6 +90,14 @@ def _workers(status: SystemStatus) -> Iterator[Alert]:
             "still runs, check its log and its connection to RabbitMQ.",
             page="workers",
         )
+    for worker in status.workers:
+        if worker.problem and not worker.silent and not worker.lost:
+            yield Alert(
+                severity="error",
+                what=f"Worker {worker.host}:{worker.pid} does not take all jobs: {worker.problem}.",
+                do="Remove the cause; the worker tries again by itself every few seconds.",
+                page="workers",
+            )
 
 
 def _queues(status: SystemStatus) -> Iterator[Alert]:

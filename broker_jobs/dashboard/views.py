@@ -332,6 +332,11 @@ class WorkerView(View):
     seen_at: datetime
     silent: bool = Field(description="three heartbeats are missing")
     lost: bool = Field(description="declared dead; its jobs were requeued")
+    busy_since: datetime | None = Field(
+        default=None,
+        description="since when it does not answer its supervisor, which says that it lives: a job keeps Python's GIL",
+    )
+    problem: str = Field(default="", description="why it takes no jobs, or not from all queues")
     jobs: list[JobSummary] = Field(description="running jobs; very short ones may be missing")
 
 

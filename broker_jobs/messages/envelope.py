@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-import uuid_utils
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -22,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from broker_jobs.messages.new_id import new_id as new_id  # also exported from here
 from broker_jobs.messages.priority import NORMAL, Priority
 
 WIRE_VERSION = 1
@@ -236,11 +236,6 @@ class Envelope(BaseModel):
             return None
         start = self.due_at if self.due_at is not None and self.due_at > self.created_at else self.created_at
         return datetime.fromtimestamp(start.timestamp() + self.policy.expires, start.tzinfo)
-
-
-def new_id() -> str:
-    """Return a new job id: a UUIDv7, so that ids sort by time and are inserted at the end of an index."""
-    return str(uuid_utils.uuid7())
 
 
 def is_generated_id(job_id: str) -> bool:

@@ -26,6 +26,7 @@ MAX_RESULT_BYTES = 64 * 1024
 MAX_ERROR_MESSAGE_CHARS = 4_000
 MAX_TRACEBACK_CHARS = 16_000
 MAX_LINE_CHARS = 4_000
+MAX_REASON_CHARS = 500
 MAX_ENVELOPE_CHARS = 16 * 1024 * 1024
 MAX_HELD = 100_000
 """Jobs listed in a heartbeat: more than a worker can have."""
@@ -187,11 +188,29 @@ class Heartbeat(_Value):
     cpu_percent: Amount = 0.0
     rss_bytes: Number = 0
     version: Id = ""
+    problem: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = Field(
+        default="", description="why it does not take jobs, as when it may not read a queue"
+    )
     leaving: bool = Field(default=False, description="the last heartbeat of a clean shutdown: the lease ends at once")
 
 
+class Supervised(_Value):
+    """A supervisor speaks for a worker process whose heartbeats do not arrive: it lives, or it has ended.
+
+    `running`: (id, epoch) of what it runs, or ran when it ended. `silent_since`: since when it has not answered its
+    supervisor, as when a job keeps Python's GIL. `ended`: how it ended, such as "was killed by signal 9".
+    """
+
+    kind: Literal["supervised"] = "supervised"
+    at: Timestamp
+    running: Running = Field(default_factory=list)
+    queues: Queues = Field(default_factory=list)
+    silent_since: Timestamp | None = None
+    ended: Annotated[str, Field(max_length=MAX_REASON_CHARS)] | None = None
+
+
 JobEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
-Event = Annotated[JobEvent | Heartbeat, Field(discriminator="kind")]
+Event = Annotated[JobEvent | Heartbeat | Supervised, Field(discriminator="kind")]
 
 
 class Bundle(_Value):

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 from broker_jobs.errors import UsageError
-from broker_jobs.processes.program import Health
+from broker_jobs.processes.health import Health
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class HttpServer:
 
     def _healthz(self) -> tuple[int, bytes, str]:
         health = self._health()
-        body = json.dumps({"ok": health.ok, **health.components}, default=str)
+        reasons = {"reasons": list(health.reasons)} if health.reasons else {}
+        body = json.dumps({"ok": health.ok, **reasons, **health.components}, default=str)
         return 200 if health.ok else 503, body.encode(), "application/json"
 
 

@@ -1,12 +1,16 @@
-"""Starts N worker processes for `worker -p N`, and restarts those that end.
+"""Starts the worker processes of `broker-jobs worker`, replaces those that end, and ends those that hang.
 
-Python runs one thread at a time per process, so jobs that compute need several processes. Children are spawned, as a
-fork is unsafe with threads and missing on Windows. A pipe connects each child with this process: "stop" and "now" go
-down it, metrics and health come up, and its end shows a child that the parent is gone. Each child has a slot. A worker
-names the worker that had its slot before, so that the coordinator frees that one's jobs at once and not after a lease.
+Python runs one thread at a time per process, so jobs that compute need several processes, and a job may keep its
+process from saying that it lives. So each worker runs in a child of this process, which has nothing else to do.
+Children are spawned, as a fork is unsafe with threads and missing on Windows.
 
-A child that ends is restarted whatever its exit code, as a job may have set that. Only a child that reports that it
-cannot start (`StartRefused`), before any child was healthy, ends the pool.
+* A child that ends is replaced whatever its exit code, as a job may have set that, after a pause that grows.
+* A child that says that it leaves is replaced at once, and has the time of a graceful stop for what it runs.
+* A child that does not answer lives on while it runs a job: a job may keep Python's GIL for minutes. Without a job it
+  is killed after `KILL_SILENT_SECONDS`.
+* A child that reports that it cannot start, or `MOST_DEATHS` in a row, end the pool if no child was ready before.
+
+Over 300 lines: starting, watching and ending the same children.
 """
 
 from __future__ import annotations
@@ -18,60 +22,66 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Literal, TypeAlias
+from typing import Any, Protocol
 
-from broker_jobs.messages.envelope import new_id
-from broker_jobs.metrics import PROCESSES, RESTARTS, Metrics, Snapshot
-from broker_jobs.processes.program import Health
-from broker_jobs.processes.signals import ComponentFailed
+from broker_jobs.messages.new_id import new_id
+from broker_jobs.metrics import CONNECTION_UP, PROCESSES, RECYCLED, RESTARTS, Metrics, Snapshot
+from broker_jobs.processes.child import ChildProcess, Heard, Order, spawn
+from broker_jobs.processes.child_health import health_of
+from broker_jobs.processes.health import Health
+from broker_jobs.processes.signals import EXIT_FAILED, ComponentFailed
 
 logger = logging.getLogger(__name__)
 
-Order: TypeAlias = Literal["stop", "now"]
-Report: TypeAlias = tuple[Snapshot, Health]
-
-
-@dataclass(frozen=True)
-class StartRefused:
-    """A child reports that it cannot start, for a reason that a restart does not fix."""
-
-    reason: str
-
-
-REPORT_SECONDS = 1.0
-"""Between two reports of a child."""
-SILENT_SECONDS = 15.0
-"""A child that has not reported for this long is not healthy."""
+TURN_SECONDS = 1.0
+"""The longest pause between two looks at the children."""
+KILL_SILENT_SECONDS = 60.0
+"""A child that runs no job and has not reported for this long is killed."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A child that ran at least this long is restarted at once; otherwise the pause doubles."""
+MOST_DEATHS = 5
+"""So many children that end before any was ready end the pool."""
 EXIT_USAGE = 2
 """The exit code when no child can start. A child's own exit code is not used: any job can set it."""
 KILL_AFTER_SECONDS = 5.0
 """Children are killed this long after the end of the time for a graceful stop."""
+KILL_LEAVING_SECONDS = 20.0
+"""The same for a child that leaves while the others work: it has to bring its reports to a broker that may be slow."""
 STOP_NOW_SECONDS = 1.5
 """The time children get to report their interrupted jobs when they are to exit at once."""
 
 
-@dataclass
-class _Child:
-    """One slot, and the process in it."""
+_NOT_CONNECTED = Snapshot({CONNECTION_UP.name: {(): 0.0}})
+"""The metrics of a child that has not reported yet."""
 
-    slot: int
-    process: SpawnProcess | None = None
-    pipe: Connection | None = None
-    started_at: float = 0.0
+
+class Spokesman(Protocol):
+    """Tells the coordinator of children. Both methods return at once."""
+
+    def look(self, children: list[ChildProcess]) -> None:
+        """These live. Called once a second."""
+
+    def ended(self, child: ChildProcess) -> None:
+        """The process of this one has ended."""
+
+
+@dataclass
+class _Slot:
+    """One of the processes that are to run, over its restarts."""
+
+    number: int
+    child: ChildProcess | None = None
     start_again_at: float | None = None
     pause: float = 0.0
-    report: Report | None = None
-    reported_at: float = 0.0
-    refused: StartRefused | None = None
+    recycled: int = 0
+    """How many children have left it while they lived."""
 
 
 class Pool:
-    """The worker processes of one parent."""
+    """The worker processes of one supervisor."""
 
     def __init__(
         self,
@@ -80,31 +90,44 @@ class Pool:
         size: int,
         *,
         on_failed: Callable[[ComponentFailed], None],
+        spokesman: Spokesman | None = None,
+        concurrency: int = 16,
+        leave_timeout: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            target: called in each child as target(*arguments, slot, pipe). The child imports it.
+            target: called in each child as target(*arguments, place). The child imports it.
             arguments: must pickle.
             size: the number of children.
-            on_failed: called once, when a child reports that it cannot start and none has been healthy yet.
+            on_failed: called once, when children cannot start and none has been ready yet.
+            spokesman: tells the coordinator of the children; None: nobody does.
+            concurrency: of each child.
+            leave_timeout: seconds that a child which leaves has for what it runs.
             monotonic: a monotonic clock, in seconds.
         """
         self._target = target
         self._arguments = arguments
         self._on_failed = on_failed
+        self._spokesman = spokesman
+        self._concurrency = concurrency
+        self._leave_timeout = leave_timeout
         self._monotonic = monotonic
         self._context = multiprocessing.get_context("spawn")
         self._id = new_id()
-        self._children = [_Child(slot) for slot in range(size)]
+        self._slots = [_Slot(number) for number in range(size)]
+        self._leaving: list[ChildProcess] = []
         self._metrics = Metrics()
-        self._metrics.count(RESTARTS, amount=0)  # a counter that first appears as 1 shows Prometheus no increase
+        for counter in (RESTARTS, RECYCLED):  # a counter that first appears as 1 shows Prometheus no increase
+            self._metrics.count(counter, amount=0)
         self._ended = Snapshot()
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._clean = True
-        self._was_healthy = False
+        self._was_ready = False
         self._failed = False
+        self._deaths = 0
+        self._turned_at = monotonic()
         self._thread: threading.Thread | None = None
         # A write wakes the watching thread. It is a pipe, as that thread waits for the children's pipes.
         self._woken, self._wake = self._context.Pipe(duplex=False)
@@ -114,8 +137,8 @@ class Pool:
         with self._lock:
             if self._thread is not None:
                 return
-            for child in self._children:
-                self._start_child(child)
+            for slot in self._slots:
+                self._start(slot)
             self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
             self._thread.start()
 
@@ -144,7 +167,7 @@ class Pool:
     def processes(self) -> list[SpawnProcess]:
         """The children that are alive."""
         with self._lock:
-            return [child.process for child in self._children if child.process is not None and child.process.is_alive()]
+            return [child.process for child in self._children() if child.process.is_alive()]
 
     def snapshots(self) -> list[Snapshot]:
         """The metrics of the running children, of those that ended, and of the pool."""
@@ -152,60 +175,39 @@ class Pool:
         with self._lock:
             ended = Snapshot()
             ended.add(self._ended)
-            reports = [child.report[0] for child in self._children if child.report is not None]
+            reports = [_NOT_CONNECTED if child.report is None else child.report.metrics for child in self._children()]
         return [self._metrics.snapshot(), ended, *reports]
 
     def health(self) -> Health:
-        """Healthy if every child is alive, has reported within SILENT_SECONDS, and is healthy."""
-        now = self._monotonic()
-        children: list[dict[str, Any]] = []
-        ok = True
+        """Healthy if the child of each slot is, or has just been started in the place of one that leaves."""
         with self._lock:
-            for child in self._children:
-                alive = child.process is not None and child.process.is_alive()
-                silent = now - max(child.reported_at, child.started_at) > SILENT_SECONDS
-                healthy = alive and not silent and child.report is not None and child.report[1].ok
-                ok = ok and healthy
-                pid = child.process.pid if alive and child.process is not None else None
-                components = child.report[1].components if child.report is not None else {}
-                children.append({"slot": child.slot, "pid": pid, "ok": healthy, **components})
-        return Health(ok, {"processes": children})
+            slots = [(slot.number, slot.child, slot.recycled > 0) for slot in self._slots]
+            return health_of(slots, self._leaving)
 
-    def _spawn(self, child: _Child) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=self._target,
-            args=(*self._arguments, f"{self._id}.{child.slot}", theirs),
-            name=f"worker process {child.slot}",
-        )
-        try:
-            process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        child.process, child.pipe = process, ours
-        child.started_at = self._monotonic()
-        child.start_again_at = child.refused = None
-        logger.info("worker process started", extra={"slot": child.slot, "worker_pid": process.pid})
+    def _children(self) -> list[ChildProcess]:
+        return [*(slot.child for slot in self._slots if slot.child is not None), *self._leaving]
 
-    def _start_child(self, child: _Child) -> None:
+    def _start(self, slot: _Slot) -> None:
         """Start a child. If the machine lacks resources now (memory, processes, open files), try again later."""
+        # One that leaves may live beside its replacement, and two workers of one place would replace each other.
+        place = f"{self._id}.{slot.number}" + (f".{slot.recycled}" if slot.recycled else "")
         try:
-            self._spawn(child)
+            child = spawn(self._context, self._target, self._arguments, slot=place, concurrency=self._concurrency)
         except (OSError, MemoryError) as error:
-            self._start_later(child, lived_seconds=0.0)
+            self._start_later(slot, lived_seconds=0.0)
             logger.error(
                 "a worker process could not be started: %s; trying again in %.1f s",
                 error,
-                child.pause,
-                extra={"slot": child.slot},
+                slot.pause,
+                extra={"slot": slot.number},
             )
+            return
+        slot.child, slot.start_again_at = child, None
+        logger.info("worker process started", extra={"slot": slot.number, "worker_pid": child.process.pid})
 
-    def _start_later(self, child: _Child, lived_seconds: float) -> None:
-        child.pause = 0.0 if lived_seconds > STEADY_SECONDS else min(max(0.5, child.pause * 2), LONGEST_PAUSE_SECONDS)
-        child.start_again_at = self._monotonic() + child.pause
+    def _start_later(self, slot: _Slot, lived_seconds: float) -> None:
+        slot.pause = 0.0 if lived_seconds > STEADY_SECONDS else min(max(0.5, slot.pause * 2), LONGEST_PAUSE_SECONDS)
+        slot.start_again_at = self._monotonic() + slot.pause
 
     def _watch(self) -> None:
         while True:
@@ -219,82 +221,134 @@ class Pool:
     def _watch_once(self) -> bool:
         """Wait until something happens to a child, and act on it; False: the pool stops and all children have ended."""
         with self._lock:
-            alive = [child for child in self._children if child.process is not None]
-            if self._stopping.is_set() and not alive:
+            children = self._children()
+            if self._stopping.is_set() and not children:
                 return False
-            waited: list[Any] = [self._woken, *(child.process.sentinel for child in alive if child.process)]
-            waited += [child.pipe for child in alive if child.pipe is not None]
-            starts = [child.start_again_at for child in self._children if child.start_again_at is not None]
-        pause = max(0.0, min(starts) - self._monotonic()) if starts else None
-        wait(waited, pause)
+            waited: list[Any] = [self._woken, *(child.process.sentinel for child in children)]
+            waited += [child.pipe for child in children if child.pipe is not None]
+            starts = [
+                slot.start_again_at - self._monotonic() for slot in self._slots if slot.start_again_at is not None
+            ]
+        wait(waited, max(0.0, min([TURN_SECONDS, *starts])))
         while self._woken.poll():
             self._woken.recv_bytes()
         with self._lock:
-            for child in self._children:
-                self._check(child)
+            now = self._monotonic()
+            passed, self._turned_at = now - self._turned_at, now
+            for child in self._children():
+                child.read()
+                child.pass_time(passed)
+            for slot in self._slots:
+                self._look_at(slot)
+            for child in list(self._leaving):
+                self._look_at_leaving(child)
+            if self._spokesman is not None:
+                self._spokesman.look(self._children())
         return True
 
-    def _check(self, child: _Child) -> None:
-        self._read_reports(child)
-        if child.process is not None and not child.process.is_alive():
-            self._read_reports(child)
-            self._handle_exit(child)
-        due = child.start_again_at
+    def _look_at(self, slot: _Slot) -> None:
+        child = slot.child
+        if child is not None:
+            if child.report is not None and child.report.health.ok:
+                self._was_ready = True
+            if not child.process.is_alive():
+                slot.child = None
+                self._has_ended(child)
+                self._replace_ended(slot, child)
+            elif child.leaving is not None and not self._stopping.is_set():
+                self._replace_leaving(slot, child, child.leaving.reason)
+            else:
+                self._tell_or_kill(child)
+        due = slot.start_again_at
         if due is not None and due <= self._monotonic() and not self._stopping.is_set():
             self._metrics.count(RESTARTS)
-            self._start_child(child)
+            self._start(slot)
 
-    def _read_reports(self, child: _Child) -> None:
-        try:
-            while child.pipe is not None and child.pipe.poll():
-                message = child.pipe.recv()
-                if isinstance(message, StartRefused):
-                    child.refused = message
-                    continue
-                child.report = message
-                child.reported_at = self._monotonic()
-                self._was_healthy = self._was_healthy or message[1].ok
-        except (EOFError, OSError):
-            if child.pipe is not None:
-                child.pipe.close()
-            child.pipe = None
+    def _tell_or_kill(self, child: ChildProcess) -> None:
+        if child.heard and child.silent_seconds < TURN_SECONDS:  # one that does not answer does not read either
+            heard, child.heard = child.heard[-1], []
+            child.send(Heard(self._monotonic() - heard))
+        if child.silent_seconds >= KILL_SILENT_SECONDS and not child.killed_because and not child.board.runs():
+            logger.error(
+                "worker process %s has not answered for %.0f s and runs no job; it is killed and replaced",
+                child.process.pid,
+                child.silent_seconds,
+                extra={"worker_pid": child.process.pid},
+            )
+            child.kill("it did not answer")
 
-    def _handle_exit(self, child: _Child) -> None:
-        """Keep the counts of a child that has ended, and restart it after a pause."""
-        process = child.process
-        assert process is not None
-        if child.report is not None:
-            self._ended.add(child.report[0], gauges=False)
-        if child.pipe is not None:
-            child.pipe.close()
-        child.process = child.pipe = child.report = None
-        code = process.exitcode
-        if self._stopping.is_set():
-            self._clean = self._clean and code == 0
-            return
-        if child.refused is not None and not self._was_healthy:
-            if not self._failed:
-                self._failed = True
-                self._on_failed(
-                    ComponentFailed(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE)
-                )
-            return
-        self._start_later(child, self._monotonic() - child.started_at)
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
-        logger.error(
-            "worker process %s; starting it again in %.1f s, its jobs run again in another process",
-            how,
-            child.pause,
-            extra={"slot": child.slot, "worker_pid": process.pid},
+    def _replace_leaving(self, slot: _Slot, child: ChildProcess, reason: str) -> None:
+        slot.child = None
+        slot.recycled += 1
+        self._leaving.append(child)
+        self._metrics.count(RECYCLED)
+        logger.info(
+            "worker process %s leaves: %s; another one takes its place",
+            child.process.pid,
+            reason,
+            extra={"slot": slot.number, "worker_pid": child.process.pid},
         )
+        self._start(slot)
+
+    def _look_at_leaving(self, child: ChildProcess) -> None:
+        if not child.process.is_alive():
+            self._leaving.remove(child)
+            self._has_ended(child)
+            logger.info("worker process %s, which has left, %s", child.process.pid, child.how_it_ended())
+        elif (
+            not (child.leaving and child.leaving.patient)
+            and child.leave_seconds > self._leave_timeout + KILL_LEAVING_SECONDS
+            and not child.killed_because
+        ):
+            child.kill("it did not leave in time")
+        else:
+            self._tell_or_kill(child)
+
+    def _has_ended(self, child: ChildProcess) -> None:
+        """Keep the counts of a child that has ended, and tell the coordinator."""
+        child.read()
+        if child.report is not None:
+            self._ended.add(child.report.metrics, gauges=False)
+        child.close()
+        if self._spokesman is not None:
+            self._spokesman.ended(child)
+        if self._stopping.is_set():
+            self._clean = self._clean and child.process.exitcode == 0
+
+    def _replace_ended(self, slot: _Slot, child: ChildProcess) -> None:
+        """Restart a child that has ended after a pause, unless no child can start."""
+        if self._stopping.is_set():
+            return
+        if not self._was_ready:
+            self._deaths += 1
+            if child.refused is not None:
+                self._fail(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE)
+                return
+            if self._deaths >= MOST_DEATHS:
+                reason = f"{self._deaths} worker processes ended before one was ready; the last {child.how_it_ended()}"
+                self._fail(f"{reason}. Its log above may say why", EXIT_FAILED)
+                return
+        self._start_later(slot, child.lived_seconds)
+        runs = child.board.runs()
+        logger.error(
+            "worker process %s; starting it again in %.1f s, its jobs run again in another process%s",
+            child.how_it_ended(),
+            slot.pause,
+            f": {', '.join(run.id for run in runs[:10])}" if runs else "",
+            extra={"slot": slot.number, "worker_pid": child.process.pid},
+        )
+
+    def _fail(self, reason: str, code: int) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_failed(ComponentFailed(reason, code))
 
     def _send_order(self, order: Order) -> None:
         with self._lock:
             self._stopping.set()
-            for child in self._children:
-                child.start_again_at = None
-                if child.pipe is not None:
-                    with contextlib.suppress(OSError):
-                        child.pipe.send(order)
+            for slot in self._slots:
+                slot.start_again_at = None
+            for child in self._children():
+                child.send(order)
         with contextlib.suppress(OSError):
             self._wake.send_bytes(b".")

@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from broker_jobs.broker.interface import Broker
@@ -27,11 +26,14 @@ from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
 from broker_jobs.processes.declare import Declarer
+from broker_jobs.processes.health import Health
 from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics, watch_broker
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from broker_jobs.beat.beat import Beat
+    from broker_jobs.consumer.recycling import OnLeave
+    from broker_jobs.consumer.running import Board
     from broker_jobs.consumer.worker import Worker
     from broker_jobs.coordinator.service import Coordinator
     from broker_jobs.store import Store
@@ -50,14 +52,6 @@ COORDINATOR_STOP_SECONDS = 10.0
 """The time the coordinator gets to commit its open transaction and to publish its releases."""
 
 
-@dataclass
-class Health:
-    """The state of a process. `ok` decides between HTTP 200 and 503; `components` gives the reasons."""
-
-    ok: bool
-    components: dict[str, Any] = field(default_factory=dict)
-
-
 class Program:
     """The worker, coordinator and beat of one process, or some of them."""
 
@@ -73,8 +67,11 @@ class Program:
         origin: str = "",
         metrics: Metrics | None = None,
         clock: Clock | None = None,
+        id: str = "",
         slot: str = "",
+        board: Board | None = None,
         on_fatal: Callable[[str], None] | None = None,
+        on_leave: OnLeave | None = None,
     ) -> None:
         """Connects to nothing; start() does.
 
@@ -88,8 +85,12 @@ class Program:
             origin: the program that declares these.
             metrics: receives the counts; None: they are not read.
             clock: None: the clock of this machine.
+            id: of the worker, the coordinator and the beat; empty: a new one.
             slot: identifies the worker's place on this host; the next worker in it names this one as its predecessor.
+            board: shows a supervisor what the worker runs; None: there is none.
             on_fatal: called with the reason when the coordinator cannot continue; None: the reason is only logged.
+            on_leave: called once, with the reason, when the worker takes no more jobs and this process is to be
+                replaced; None: nothing replaces it, so it never leaves by itself.
 
         Raises:
             UsageError: an unknown role, no role, or a worker without a registry.
@@ -105,13 +106,15 @@ class Program:
         self.broker = broker
         watch_broker(self.metrics, broker)
         self.settings = settings
-        self.id = new_id()
+        self.id = id or new_id()
         self._registry = registry
         self._recurring = tuple(recurring)
         self._subscriptions = tuple(subscriptions)
         self._roles = tuple(role for role in ROLES if role in roles)
         self._origin = origin
+        self._board = board
         self._on_fatal = on_fatal
+        self._on_leave = on_leave
         self._clock = clock or SystemClock()
         # Without a slot a worker has no predecessor: two programs on one host may serve one application.
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
@@ -227,18 +230,25 @@ class Program:
         components: dict[str, Any] = {
             "broker": {"connected": self.broker.connected, "blocked": self.broker.blocked},
         }
+        reasons: list[str] = []
         by_role = {"worker": worker, "coordinator": coordinator, "beat": beat}
         # Not healthy before the start is over: a coordinator may wait for its store.
-        ok = self.started and self.broker.connected and all(by_role[role] is not None for role in self._roles)
+        waiting = [role for role in self._roles if by_role[role] is None]
+        if not self.started or waiting:
+            reasons.append(f"not started yet: {', '.join(waiting or self._roles)}")
+        if not self.broker.connected:
+            reasons.append("not connected to RabbitMQ; it reconnects by itself")
         if worker is not None:
-            components["worker"] = {"running": worker.running}
+            problems = worker.problems()
+            components["worker"] = {"running": worker.running, "problems": problems}
+            reasons += problems
         if coordinator is not None:
             healthy, detail = coordinator.healthy()
             components["coordinator"] = {"active": coordinator.active, "healthy": healthy, "detail": detail}
-            ok = ok and healthy
+            reasons += [] if healthy else [f"coordinator: {detail}"]
         if beat is not None:
             components["beat"] = {"started": True}
-        return Health(ok, components)
+        return Health(not reasons, components, tuple(reasons))
 
     def expose(self) -> tuple[bytes, str]:
         """The metrics in the text format of Prometheus, and its content type."""
@@ -286,6 +296,8 @@ class Program:
                 clock=self._clock,
                 ref=self._ref,
                 observer=WorkerMetrics(self.metrics),
+                board=self._board,
+                on_leave=self._on_leave,
             )
             self.worker.start()
         if "beat" in self._roles:

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
-import signal
+import pickle
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import TypeAlias
 
 from broker_jobs.broker.factory import broker_for
@@ -23,20 +21,20 @@ from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.commands import Schedule, Subscription
 from broker_jobs.metrics import Metrics, expose
+from broker_jobs.processes.child import Place, StartRefused
 from broker_jobs.processes.connect import wait_for_broker
-from broker_jobs.processes.http import HttpServer
 from broker_jobs.processes.logs import set_up
-from broker_jobs.processes.pool import EXIT_USAGE, REPORT_SECONDS, Pool, StartRefused
-from broker_jobs.processes.program import ROLES, Health, Program, require_roles
+from broker_jobs.processes.parent import ParentProcess
+from broker_jobs.processes.pool import EXIT_USAGE
+from broker_jobs.processes.program import ROLES, Program, require_roles
 from broker_jobs.processes.signals import (
     ComponentFailed,
-    ExitNow,
     ShutdownSignals,
-    SignalReceived,
     exit_now,
     exit_soon,
     serve,
 )
+from broker_jobs.processes.supervisor import SupervisorConfig, become_supervisor, http_server
 from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
@@ -83,7 +81,7 @@ def run_roles(
 
 
 def run_workers(load: Callable[[], Application], settings: Settings) -> int:
-    """Run `settings.processes` worker processes; the exit code. A child process imports `load`, so it must pickle.
+    """Supervise `settings.processes` worker processes; the exit code. A child imports `load`, so it must pickle.
 
     Raises:
         UsageError: memory://, or a port that is in use.
@@ -92,25 +90,36 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
     refuse_shared_memory(settings, ["worker"])
     require_roles(["worker"], settings)
     warn_unknown_environment()
-    with ShutdownSignals() as signals, ExitStack() as stack:
-        pool = Pool(run_child, (load, settings), settings.processes, on_failed=signals.put)
-        stack.enter_context(_http_server(settings, lambda: expose(pool.snapshots()), pool.health))
-        pool.start()
-        return serve(pool, signals, settings.shutdown_timeout)
+    return become_supervisor(
+        SupervisorConfig(
+            url=settings.url,
+            heartbeat=settings.heartbeat,
+            declare=settings.declare,
+            processes=settings.processes,
+            concurrency=settings.concurrency,
+            worker_heartbeat=settings.worker_heartbeat,
+            shutdown_timeout=settings.shutdown_timeout,
+            metrics_host=settings.metrics_host,
+            metrics_port=settings.metrics_port,
+            log_level=settings.log_level,
+            worker=pickle.dumps(partial(run_child, load, settings)),
+            argv=tuple(sys.argv),
+        )
+    )
 
 
-def run_child(load: Callable[[], Application], settings: Settings, slot: str, pipe: Connection) -> None:
+def run_child(load: Callable[[], Application], settings: Settings, place: Place) -> None:
     """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
     set_up(settings.log_level)
     with ShutdownSignals(has_parent=True) as signals:
-        threading.Thread(target=_follow_parent, args=(pipe, signals), name="parent", daemon=True).start()
+        parent = ParentProcess(place, signals)
         try:
-            code = _run(load(), settings, ["worker"], signals, slot=slot, report_to=pipe)
+            with parent.reporting():
+                code = _run(load(), settings, ["worker"], signals, parent=parent)
         except BrokerJobsError as error:
             logger.error("%s", error)  # our errors say what to do, so the traceback is left out
             code = EXIT_USAGE
-            with contextlib.suppress(OSError):  # the parent is gone
-                pipe.send(StartRefused(str(error)))
+            parent.send(StartRefused(str(error)))
     exit_soon(code)
     sys.exit(code)
 
@@ -136,11 +145,11 @@ def _run(
     roles: Collection[str],
     signals: ShutdownSignals,
     *,
-    slot: str = "",
-    report_to: Connection | None = None,
+    parent: ParentProcess | None = None,
     extra: ExtraService | None = None,
 ) -> int:
     metrics = Metrics()
+    place = None if parent is None else parent.place
     broker = broker_for(settings, "+".join(role for role in ROLES if role in roles))
     program = Program(
         application.registry if application is not None else None,
@@ -151,16 +160,23 @@ def _run(
         roles=roles,
         origin=application.origin if application is not None else "",
         metrics=metrics,
-        slot=slot,
+        id="" if place is None else place.worker_id,
+        slot="" if place is None else place.slot,
+        board=None if place is None else place.board,
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
+        on_leave=None if parent is None else parent.leave,
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
             stack.callback(application.close)
-        if report_to is None:
-            stack.enter_context(_http_server(settings, lambda: expose([metrics.snapshot()]), program.health))
+        if parent is None:
+            stack.enter_context(
+                http_server(
+                    settings.metrics_host, settings.metrics_port, lambda: expose([metrics.snapshot()]), program.health
+                )
+            )
         else:
-            stack.enter_context(_reporting(report_to, program))
+            parent.runs(program)
         stack.callback(broker.stop)
         if not wait_for_broker(program.start, broker.stop, signals.wait):
             return 0
@@ -171,6 +187,8 @@ def _run(
             stack.enter_context(extra(program, settings))
         code = serve(program, signals, settings.shutdown_timeout)
         if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
+            if parent is not None:
+                parent.report_last()
             exit_now(program, code)
         return code
 
@@ -184,58 +202,3 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY_OBJECTS, 10, 10)
-
-
-@contextmanager
-def _http_server(
-    settings: Settings, expose_all: Callable[[], tuple[bytes, str]], health: Callable[[], Health]
-) -> Iterator[None]:
-    """Serve /metrics and /healthz, where a port is set."""
-    if settings.metrics_port is None:
-        yield
-        return
-    server = HttpServer(settings.metrics_host, settings.metrics_port, expose=expose_all, health=health)
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
-
-
-@contextmanager
-def _every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
-    """Call a function every `seconds` in a thread, and once more at the end."""
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.wait(seconds):
-            do()
-
-    thread = threading.Thread(target=loop, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(1.0)
-        do()
-
-
-@contextmanager
-def _reporting(pipe: Connection, program: Program) -> Iterator[None]:
-    def report() -> None:
-        with contextlib.suppress(OSError):
-            pipe.send((program.metrics.snapshot(), program.health()))
-
-    with _every(REPORT_SECONDS, report, "report to parent"):
-        yield
-
-
-def _follow_parent(pipe: Connection, signals: ShutdownSignals) -> None:
-    """Stop when the parent process sends it, or when the parent is gone."""
-    try:
-        while True:
-            signals.put(ExitNow() if pipe.recv() == "now" else SignalReceived(signal.SIGTERM))
-    except (EOFError, OSError):
-        logger.warning("the parent process is gone; stopping")
-        signals.put(SignalReceived(signal.SIGTERM))

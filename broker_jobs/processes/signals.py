@@ -65,6 +65,13 @@ class ExitNow:
 
 
 @dataclass(frozen=True)
+class LeaveAsked:
+    """The component is to be replaced. `patient`: its running jobs get all the time that they need."""
+
+    patient: bool
+
+
+@dataclass(frozen=True)
 class StopFinished:
     """The graceful stop is over; `in_time`: everything ended within its time."""
 
@@ -79,7 +86,7 @@ class ComponentFailed:
     code: int = EXIT_FAILED
 
 
-ShutdownEvent = SignalReceived | ExitNow | StopFinished | ComponentFailed
+ShutdownEvent = SignalReceived | ExitNow | LeaveAsked | StopFinished | ComponentFailed
 
 
 class ShutdownSignals:
@@ -159,6 +166,10 @@ def serve(component: Component, signals: ShutdownSignals, timeout: float) -> int
                 )
                 stopping = True
                 _stop_in_thread(component, signals, timeout)
+            case LeaveAsked(patient):
+                if not stopping:
+                    stopping = True
+                    _stop_in_thread(component, signals, float("inf") if patient else timeout)
             case ComponentFailed(reason, failure_code):
                 logger.error("exiting, as this process cannot continue: %s", reason)
                 code = failure_code

@@ -137,7 +137,7 @@ def type_of(column: str) -> str:
     """The type of a column in PostgreSQL."""
     if column in {"publication", "epoch", "attempt", "fence", "owned", "retries"}:
         return "int8"
-    if column in {"crashes", "returns", "unknowns", "interruptions", "waits", "conditions", "gives_back"}:
+    if column in {"crashes", "returns", "unknowns", "interruptions", "lost_since", "waits", "conditions", "gives_back"}:
         return "int8"
     return "float8" if column.endswith(("_at", "_until")) else "text"
 

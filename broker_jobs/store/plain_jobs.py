@@ -43,7 +43,7 @@ _KNOWN_POSTGRESQL = f"{_KNOWN} WHERE id = ANY(%s)"
 
 _ALWAYS = {
     "epoch": "1", "attempt": "1", "crashes": "0", "returns": "0", "fence": "0", "owned": "0", "unknowns": "0",
-    "interruptions": "0", "waits": "0", "conditions": "0", "gives_back": "0",
+    "interruptions": "0", "lost_since": "0", "waits": "0", "conditions": "0", "gives_back": "0",
 }  # fmt: skip
 """What every plain row has when it is made; what it does not name is NULL."""
 _COPY = (

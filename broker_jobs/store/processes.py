@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select, text
 
+from broker_jobs.clock import Instant
 from broker_jobs.store import schema
 from broker_jobs.store.connections import Reading, WriteConnection, cleaned, upsert
 from broker_jobs.store.records import WorkerRow
@@ -18,6 +19,9 @@ _SAVE_WORKER = upsert(schema.workers, replace=True)
 _ADD_WORKER = upsert(schema.workers, replace=False)
 _CHANGES = select(schema.worker_changes).order_by(schema.worker_changes.c.worker)
 _SAVE_CHANGE = upsert(schema.worker_changes, replace=True)
+_SAVE_SUPERVISED = text(
+    "UPDATE workers SET seen_at = :seen_at, silent_since = :silent_since, running = :running WHERE id = :id"
+)
 _SAVE_COMPONENT = text(
     "INSERT INTO components (id, kind, host, pid, version, active, seen_at)"
     " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
@@ -49,6 +53,11 @@ class ProcessStore:
     def add_worker(self, row: WorkerRow) -> None:
         """Add a worker; what is known of it already stays."""
         self._connection.write(_ADD_WORKER, _worker_values(row))
+
+    def save_supervised(self, id: str, *, seen_at: Instant, silent_since: Instant | None, running: int) -> None:
+        """Keep what a supervisor says of a known worker: since when it has not answered, how many jobs it runs."""
+        values = {"id": id, "seen_at": seen_at, "silent_since": silent_since, "running": running}
+        self._connection.write(_SAVE_SUPERVISED, cleaned(values))
 
     def remove_worker(self, id: str) -> bool:
         """Forget a worker; False: there was none."""

@@ -63,6 +63,10 @@ class WorkerRow:
     version: str = ""
     started_at: Instant = 0.0
     seen_at: Instant = 0.0
+    silent_since: Instant | None = None
+    """Since when it has not answered its supervisor, which says that it lives; None: it answers."""
+    problem: str = ""
+    """Why it does not take jobs, as it says itself."""
     lost: bool = False
     served: tuple[str, ...] = ()
     """The queues with their weights, as they are written; empty: they have none."""

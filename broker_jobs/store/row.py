@@ -130,6 +130,8 @@ class Row:
     """Times a worker gave it back because it knows no job of this name."""
     interruptions: int = 0
     """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
+    lost_since: int = 0
+    """The first epoch whose run was taken for lost; 0: none since it was requeued. A success of it still counts."""
     waits: int = WaitReason.NOTHING
     conditions: int = Conditions.NONE
     alias_group: str | None = None

@@ -70,6 +70,7 @@ jobs = Table(
     Column("history", Text),
     Column("unknowns", BigInteger, nullable=False),
     Column("interruptions", BigInteger, nullable=False),
+    Column("lost_since", BigInteger, nullable=False),
     Column("waits", BigInteger, nullable=False),
     Column("conditions", BigInteger, nullable=False),
     Column("alias_group", Text),
@@ -212,6 +213,8 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+    Column("silent_since", Double),
+    Column("problem", Text, nullable=False),
     Column("lost", BigInteger, nullable=False),
 )
 

@@ -146,6 +146,11 @@ class _ManualConsumer:
         """It takes no messages from work queues."""
         return False
 
+    @property
+    def problem(self) -> str | None:
+        """None: it has no queue that could be missing."""
+        return None
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Do nothing: private deliveries are not acknowledged."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -23,7 +24,9 @@ class Journal:
 
     def write(self, what: str, **fields: Any) -> None:
         """Append a line with the times and the process that writes it. CLOCK_MONOTONIC is one for all processes."""
-        line = {"what": what, "mono": time.monotonic(), "wall": time.time(), "pid": os.getpid(), **fields}
+        supervisor = multiprocessing.parent_process()  # faults strike it together with its worker processes
+        pid = os.getpid() if supervisor is None else supervisor.pid
+        line = {"what": what, "mono": time.monotonic(), "wall": time.time(), "pid": pid, **fields}
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:

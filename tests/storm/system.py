@@ -61,9 +61,10 @@ class Part:
             self._system.lodging.kill(self._process)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it runs."""
+        """Send it a signal, and its worker processes too, if it runs."""
         if self._process is not None and self.runs:
-            self._process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def leave(self, timeout: float) -> bool:
         """Ask it to leave in order, and wait; whether it has."""

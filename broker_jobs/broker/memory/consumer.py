@@ -73,6 +73,12 @@ class MemoryConsumer:
         """Whether deliveries may still arrive."""
         return not self._cancelled
 
+    @property
+    def problem(self) -> str | None:
+        """Why it does not consume one of its queues, which exist as soon as they are declared."""
+        missing = [] if self._cancelled else self._server.missing(self.queues)
+        return f"queue {missing[0]} does not exist; declare it" if missing else None
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
         self._server.thread.call_soon(partial(self._ack, channel, tag, multiple))

@@ -6,7 +6,7 @@ import itertools
 import logging
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from broker_jobs.broker.future import SignalSafeFuture
@@ -87,6 +87,10 @@ class MemoryServer:
         self._publish_waiting()
         for consumer in self.consumers_of(connection):
             consumer.close_now()
+
+    def missing(self, queues: Iterable[str]) -> list[str]:
+        """Those of these queues that do not exist."""
+        return [queue for queue in queues if queue not in self._queues]
 
     def depth(self, queue: str) -> tuple[int, int] | None:
         found = self._queues.get(queue)

@@ -16,8 +16,7 @@ from pika.connection import Parameters
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, Timer, run_safely
 from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
 from broker_jobs.clock import Clock
-from broker_jobs.errors import BrokerError, BrokerRefused
-from broker_jobs.settings import mask
+from broker_jobs.errors import BrokerError, BrokerRefused, mask
 
 logger = logging.getLogger(__name__)
 

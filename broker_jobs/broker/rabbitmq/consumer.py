@@ -26,10 +26,12 @@ from functools import partial
 from typing import Any
 
 from pika.channel import Channel
+from pika.exceptions import ChannelClosedByBroker
 
 from broker_jobs.broker.interface import Delivery, prefetch_by_queue
 from broker_jobs.broker.rabbitmq import declarations
 from broker_jobs.broker.rabbitmq.connection import describe_error, pause_seconds
+from broker_jobs.broker.rabbitmq.consume_problems import ConsumeProblems
 from broker_jobs.broker.rabbitmq.deliveries import ChannelDeliveries
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop, run_safely
 from broker_jobs.broker.rabbitmq.receiving import ReceivingConnection
@@ -79,6 +81,8 @@ class RabbitConsumer:
         self._paused: set[str] = set()
         self._deferred_acks: list[Callable[[], None]] | None = None  # acknowledgements that wait for a cancel, in order
         self._failures = 0
+        self._problems = ConsumeProblems()
+        self._unconfirmed: set[str] = set()  # queues whose consumer RabbitMQ has not confirmed
         self._was_lost = False
         self._cancelled = False
         self._closed = False
@@ -94,6 +98,11 @@ class RabbitConsumer:
     def consuming(self) -> bool:
         """Whether deliveries may still arrive: after `cancel`, until RabbitMQ has confirmed it."""
         return not self._cancelled or self._deferred_acks is not None or any(list(self._consumers.values()))
+
+    @property
+    def problem(self) -> str | None:
+        """Why it does not consume one of its queues; None: it does, is paused, or the connection is lost."""
+        return self._problems.first
 
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one delivery, or with `multiple` all deliveries of the channel up to it."""
@@ -141,6 +150,7 @@ class RabbitConsumer:
         if channel is not self._channel or self._connection is None:
             return
         self._connection.receive(channel, self._deliveries)
+        self._unconfirmed = {queue for queue in self._queues if queue not in self._paused}
         for queue in self._queues:
             if queue not in self._paused:
                 self._consume_when_declared(channel, queue)
@@ -153,11 +163,11 @@ class RabbitConsumer:
 
         def found(depth: object) -> None:
             if not declarations.is_missing(depth):
+                self._problems.found(queue)
                 if not declarations.is_outage(depth) and channel is self._channel:
                     self._adjust(channel, queue)
                 return
-            if tries == 0:
-                logger.info("queue %s does not exist yet; trying again every 0.1 to 5 s", queue)
+            self._problems.missing(queue)
             self._loop.call_later(
                 pause_seconds(tries + 1), lambda: self._consume_when_declared(channel, queue, tries + 1)
             )
@@ -175,7 +185,7 @@ class RabbitConsumer:
                 queue,
                 self._deliveries.add_consumer(queue, tag),
                 consumer_tag=tag,
-                callback=lambda _: run_safely(self._consume_ok, channel),
+                callback=lambda _: run_safely(self._consume_ok, channel, queue),
             )
         elif missing < 0 and self._deferred_acks is None:
             self._deferred_acks = []
@@ -225,11 +235,16 @@ class RabbitConsumer:
         for acknowledge in deferred or ():
             acknowledge()
 
-    def _consume_ok(self, channel: Channel) -> None:
-        if channel is not self._channel or self._ready:
+    def _consume_ok(self, channel: Channel, queue: str) -> None:
+        if channel is not self._channel:
+            return
+        self._unconfirmed.discard(queue)
+        if not self._unconfirmed:
+            self._failures = 0
+            self._problems.consuming()
+        if self._ready:
             return
         self._ready = True
-        self._failures = 0
         if self._was_lost:
             self._was_lost = False
             logger.info("consuming %s again", ", ".join(self._queues))
@@ -249,7 +264,10 @@ class RabbitConsumer:
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if channel is not self._channel:
             return
-        self._channel_lost(describe_error(error))
+        reason = describe_error(error)
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code in {403, 404}:
+            self._problems.refused(reason)
+        self._channel_lost(reason)
         self._reopen_later()
 
     def _channel_lost(self, reason: str) -> None:
@@ -264,7 +282,7 @@ class RabbitConsumer:
         self._deferred_acks = None
         if self._closed:
             return
-        if live and self._connection is not None and self._connection.is_open:
+        if live and not self._problems.is_refused and self._connection is not None and self._connection.is_open:
             logger.warning("lost the channel that consumes %s: %s; opening a new one", ", ".join(self._queues), reason)
         if live:
             self._was_lost = True
@@ -305,6 +323,8 @@ class RabbitConsumer:
     def _pause(self, queue: str, paused: bool) -> None:
         if paused:
             self._paused.add(queue)
+            self._unconfirmed.discard(queue)
+            self._problems.found(queue)
             self._adjust_if_open(queue)
         elif queue in self._paused or queue not in self._queues:
             if queue not in self._queues:
@@ -366,7 +386,7 @@ class PrivateConsumer(RabbitConsumer):
                 self._deliveries.add_consumer(queue, tag),
                 auto_ack=True,
                 consumer_tag=tag,
-                callback=lambda _: run_safely(self._consume_ok, channel),
+                callback=lambda _: run_safely(self._consume_ok, channel, queue),
             )
         while consumers and not wanted:
             _cancel(channel, consumers.pop()[0])

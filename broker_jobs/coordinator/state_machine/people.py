@@ -66,8 +66,9 @@ def requeued(row: Row | None, due_at: Instant, at: Context, reason_code: str = R
             )
             again = entered(
                 row, SCHEDULED, at.now, "requeued, as asked", reason_code=kept, due_at=due_at, attempt=1, crashes=0,
-                returns=0, unknowns=0, interruptions=0, fence=fence_of(row), result=None, result_lost=None,
-                progress=None, gives_back=not is_clear(row, at), conditions=row.conditions & ~Conditions.RELEASED,
+                returns=0, unknowns=0, interruptions=0, lost_since=0, fence=fence_of(row), result=None,
+                result_lost=None, progress=None, gives_back=not is_clear(row, at),
+                conditions=row.conditions & ~Conditions.RELEASED,
             )  # fmt: skip
             return Decision(again)
         case _:

@@ -25,6 +25,8 @@ def on_due(row: Row, at: Context) -> Row:
     if not is_due(row, at):
         return row
     fence = row.epoch if row.grace_until is not None else row.fence
+    if row.epoch > 0 and row.reason_code in (Reason.CRASH, Reason.RETURNED):  # its run may live, and succeed
+        row = row.evolve(lost_since=row.lost_since or row.epoch)
     return released(row, at, fence, row.attempt + (row.reason_code in (Reason.RETRY, Reason.CRASH)))
 
 

@@ -50,6 +50,8 @@ INTERRUPTED = "interrupted: its worker had to leave before it ended"
 def on_worker_event(row: Row | None, record: FromWorker, at: Context) -> Decision:
     """A worker reports of a run, or of a delivery that it did not run."""
     event = record.event
+    if isinstance(event, Succeeded) and row is not None and _is_late_success(row, event):
+        return Decision(_late_success(row, event, record), notes=("late success",), cancel=row.state is PROCESSING)
     body = event.envelope if isinstance(event, Failed | Returned | Interrupted) else ""
     known, notes = matched(row, (event.id, event.epoch, body), at)
     if known is None:
@@ -160,6 +162,21 @@ def _succeeded(row: Row, event: Succeeded, record: FromWorker) -> Row:
             )  # fmt: skip
         case _:
             return unpublished(row)
+
+
+def _is_late_success(row: Row, event: Succeeded) -> bool:
+    """Whether a run has succeeded that was taken for lost, while the job has another one before it."""
+    return not row.state.is_final and 0 < row.lost_since <= event.epoch < row.epoch
+
+
+def _late_success(row: Row, event: Succeeded, record: FromWorker) -> Row:
+    """The job has succeeded: what is out of it is fenced, and a run of it is asked to stop."""
+    reason = "a run that was taken for lost has succeeded"
+    row = row.evolve(started_at=event.started_at, ran_on=record.worker, ran_host=record.host)
+    return entered(
+        row, SUCCEEDED, event.ended_at, reason, grace_until=None, result=event.result, result_lost=event.result_lost,
+        error=None, fence=fence_of(row), owner=None, owned=False,
+    )  # fmt: skip
 
 
 def _failed(row: Row, event: Failed, record: FromWorker, at: Context) -> Row:

@@ -26,7 +26,8 @@ TABLES = (
         {real} NOT NULL, changed_at {real} NOT NULL, released_at {real}, started_at {real}, ended_at {real}, copy_until
         {real}, retries {int} NOT NULL, envelope TEXT, reason TEXT, result TEXT, result_lost TEXT, error TEXT, parent
         {key}, batch {key}, recurring {key}, tags TEXT, progress TEXT, history TEXT,
-        unknowns {int} NOT NULL, interruptions {int} NOT NULL, waits {int} NOT NULL, conditions {int} NOT NULL,
+        unknowns {int} NOT NULL, interruptions {int} NOT NULL, lost_since {int} NOT NULL,
+        waits {int} NOT NULL, conditions {int} NOT NULL,
         alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key},
         priority {key})""",
     """CREATE TABLE attempts (
@@ -48,7 +49,8 @@ TABLES = (
         id {key} PRIMARY KEY, host TEXT NOT NULL, slot TEXT NOT NULL, pid {int} NOT NULL, queues TEXT NOT NULL,
         served TEXT NOT NULL, queue_limits TEXT NOT NULL, concurrency {int} NOT NULL, running {int} NOT NULL,
         done {int} NOT NULL, cpu_percent {real} NOT NULL, rss_bytes {int} NOT NULL, version TEXT NOT NULL,
-        started_at {real} NOT NULL, seen_at {real} NOT NULL, lost {int} NOT NULL)""",
+        started_at {real} NOT NULL, seen_at {real} NOT NULL, silent_since {real}, problem TEXT NOT NULL,
+        lost {int} NOT NULL)""",
     "CREATE TABLE worker_changes (worker {key} PRIMARY KEY, change TEXT NOT NULL)",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,

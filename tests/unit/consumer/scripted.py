@@ -40,6 +40,10 @@ class ScriptedSubscription:
     def consuming(self) -> bool:
         return not self.cancelled
 
+    @property
+    def problem(self) -> str | None:
+        return None
+
     def ack(self, channel: int, tag: int, *, multiple: bool = False) -> None:
         self.acks.append((channel, tag, multiple))
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 import pytest
 
@@ -17,6 +18,7 @@ from broker_jobs.clock import ManualClock
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.errors import GiveUp, UsageError
 from broker_jobs.messages.control import Control, Fence
+from broker_jobs.messages.envelope import LimitKey
 from broker_jobs.producer.current_job import current_job
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
@@ -214,10 +216,14 @@ def test_what_waits_too_long_is_returned(broker: ScriptedExchange) -> None:
     worker.stop_now()
 
 
-def test_owned_runs_are_asked_to_stop_before_the_lease_ends(broker: ScriptedExchange) -> None:
+@pytest.mark.parametrize("kind", ["concurrency", "ordered", "rate", None])
+def test_owned_runs_of_a_narrow_limit_are_asked_to_stop_before_the_lease_ends_and_others_go_on(
+    broker: ScriptedExchange, kind: Literal["concurrency", "ordered", "rate"] | None
+) -> None:
     clock = ManualClock()
     worker = start_worker(REGISTRY, broker, clock=clock)
-    job = envelope("wait_until_told")
+    limits = () if kind is None else (LimitKey(kind=kind, key="k", per=1.0 if kind == "rate" else None),)
+    job = envelope("wait_until_told", limits=limits)
     (tag,) = broker.deliver(job)
     assert entered.wait(20)
     clock.advance(61)
@@ -235,7 +241,16 @@ def test_owned_runs_are_asked_to_stop_before_the_lease_ends(broker: ScriptedExch
     broker.hold = False
     eventually(lambda: broker.held == [])
     clock.advance(1)
-    assert broker.event("returned", job.id)["reason"] == "shutdown"
+    if kind in {"concurrency", "ordered"}:
+        assert broker.event("returned", job.id)["reason"] == "shutdown"
+    else:
+        clock.advance(6)
+        eventually(lambda: len(broker.events("heartbeat")) > 1)
+        assert broker.events("heartbeat")[-1]["running"], "it goes on"
+        assert broker.events("returned") == []
+        # It is told when it is connected again.
+        broker.say(Control(version=1, cancel=[job.id]))
+        eventually(lambda: broker.events("failed") or broker.events("interrupted") or broker.events("returned"))
     worker.stop_now()
 
 

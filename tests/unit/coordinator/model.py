@@ -102,7 +102,7 @@ class World(NamedTuple):
 
 _KEPT = (
     "state", "reason_code", "publication", "epoch", "attempt", "crashes", "returns", "unknowns", "interruptions",
-    "fence", "owner", "owned",
+    "lost_since", "fence", "owner", "owned",
 )  # fmt: skip
 
 

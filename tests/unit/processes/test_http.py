@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from broker_jobs.errors import UsageError
+from broker_jobs.processes.health import Health
 from broker_jobs.processes.http import HttpServer
-from broker_jobs.processes.program import Health
 
 
 class State:

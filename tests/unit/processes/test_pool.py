@@ -13,10 +13,28 @@ from pathlib import Path
 import pytest
 
 from broker_jobs import metrics as m
+from broker_jobs.processes.child import ChildProcess
 from broker_jobs.processes.pool import Pool
+from broker_jobs.processes.run_board import RunBoard
 from broker_jobs.processes.signals import ComponentFailed
 from tests.support.wait import eventually
 from tests.unit.processes import children
+
+
+class Recorded:
+    """What a pool has said of its children."""
+
+    def __init__(self) -> None:
+        self.alive: list[str] = []
+        self.ended_ids: list[str] = []
+        self.how: list[str] = []
+
+    def look(self, children: list[ChildProcess]) -> None:
+        self.alive = [child.worker_id for child in children]
+
+    def ended(self, child: ChildProcess) -> None:
+        self.ended_ids.append(child.worker_id)
+        self.how.append(child.how_it_ended())
 
 
 class Pools:
@@ -28,7 +46,10 @@ class Pools:
         self._started: list[Pool] = []
 
     def __call__(self, target: Callable[..., None], size: int) -> Pool:
-        pool = Pool(target, (str(self.folder),), size, on_failed=self.failed.append)
+        self.spokesman = Recorded()
+        pool = Pool(
+            target, (str(self.folder),), size, on_failed=self.failed.append, spokesman=self.spokesman, leave_timeout=0.1
+        )
         self._started.append(pool)
         pool.start()
         pool.start()
@@ -157,3 +178,80 @@ def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
     assert "exited with code 77; starting it again in 0.5 s" in said[0]
     assert "in 1.0 s" in said[1]
     assert not pools.failed
+
+
+def test_a_silent_child_without_a_job_is_killed_and_replaced(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.processes.pool.KILL_SILENT_SECONDS", 3.0)
+    pool = pools(children.silent, 1)
+    eventually(lambda: len(pools.slots()) == 1, 60, "started")
+    first = pool.processes()[0].pid
+    eventually(lambda: len(pools.slots()) == 2, 60, "replaced")
+    assert pool.processes()[0].pid != first
+    assert pools.spokesman.how[0] == "was killed: it did not answer"
+
+
+def test_a_silent_child_with_a_job_is_busy_and_lives_on(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.processes.pool.KILL_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("broker_jobs.processes.child_health.SILENT_SECONDS", 0.5)
+    (pools.folder / "job").touch()
+    pool = pools(children.silent, 1)
+    eventually(lambda: len(pools.slots()) == 1, 60, "started")
+    (process,) = pool.processes()
+
+    def runs() -> list[str]:
+        (child,) = pool.health().components["processes"]
+        return [run["id"] for run in child.get("runs", [])]
+
+    eventually(lambda: runs() == ["job-1"], 30, "shown with its job")
+    assert pool.health().ok, "busy is not dead"
+    assert [each.pid for each in pool.processes()] == [process.pid]
+    assert pools.spokesman.alive
+    assert not pools.spokesman.ended_ids
+
+
+def test_time_at_which_the_supervisor_stood_still_is_no_silence_of_its_children() -> None:
+    child = ChildProcess("0", RunBoard(1), None, None, "w", started_at=0.0)  # type: ignore[arg-type]
+    child.pass_time(600.0)
+    assert child.silent_seconds == 2.0
+    assert child.lived_seconds == 600.0
+
+
+@pytest.mark.parametrize("how", ["patient", "bounded"])
+def test_a_child_that_leaves_is_replaced_at_once(pools: Pools, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("broker_jobs.processes.pool.KILL_LEAVING_SECONDS", 1.0)
+    (pools.folder / "leave").write_text(how)
+    pool = pools(children.leaving, 1)
+    eventually(lambda: len(pools.slots()) == 2, 60, "both are there")
+    one, other = pools.slots()
+    assert one != other, "two workers of one place would replace each other"
+    eventually(lambda: pool.health().ok, 30, "the replacement has reported")
+    assert total(pool, m.RECYCLED) == 1
+    assert total(pool, m.RESTARTS) == 0
+    if how == "bounded":
+        eventually(lambda: pools.spokesman.how == ["was killed: it did not leave in time"], 30, "killed")
+    else:
+        (leaving,) = pool.health().components["leaving"]
+        assert leaving["reason"] == "it has run enough"
+        assert len(pool.processes()) == 2
+        (pools.folder / "finish").touch()
+        eventually(lambda: "exited with code 0" in pools.spokesman.how, 30, "it has left")
+
+
+def test_children_that_die_before_any_was_ready_end_the_pool(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.processes.pool.LONGEST_PAUSE_SECONDS", 0.5)
+    pool = pools(children.crashing, 2)
+    eventually(lambda: pools.failed, 60, "failed")
+    assert "5 worker processes ended before one was ready; the last exited with code 77" in pools.failed[0].reason
+    assert pools.failed[0].code == 70
+    pool.stop(5)
+    assert len(pools.failed) == 1
+
+
+def test_connections_of_several_processes_are_shown_by_the_worst(pools: Pools) -> None:
+    pool = pools(children.disconnected, 2)
+    eventually(lambda: total(pool, m.RECONNECTS) == 4, 60, "both have reported; counters are added up")
+    assert total(pool, m.CONNECTION_UP) == 0, "one of them is not connected"
+    assert total(pool, m.BLOCKED) == 1, "one of them is blocked"
+    health = pool.health()
+    assert not health.ok
+    assert [reason.split(": ", 1)[1] for reason in health.reasons] == ["not connected"]

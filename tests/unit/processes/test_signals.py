@@ -6,9 +6,12 @@ import os
 import signal
 import threading
 
+import pytest
+
 from broker_jobs.processes.signals import (
     EXIT_FAILED,
     ComponentFailed,
+    LeaveAsked,
     ShutdownSignals,
     SignalReceived,
     StopFinished,
@@ -74,3 +77,13 @@ def test_an_event_that_was_waited_for_stays_in_the_queue() -> None:
     assert signals.wait(0)
     assert signals.wait(0)
     assert signals.get() == StopFinished(True)
+
+
+@pytest.mark.parametrize(("patient", "seconds"), [(True, float("inf")), (False, 3.0)])
+def test_a_component_that_leaves_stops_once_in_the_time_for_it(patient: bool, seconds: float) -> None:
+    component, signals = Recorder(), ShutdownSignals(has_parent=True)
+    signals.put(LeaveAsked(patient))
+    signals.put(LeaveAsked(False))
+    signals.put(SignalReceived(signal.SIGTERM))
+    assert serve(component, signals, 3.0) == 0
+    assert component.stopped_with == [seconds]

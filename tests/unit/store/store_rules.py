@@ -55,6 +55,7 @@ FULL = Row(
     history=[(1.5, "enqueued", 'why "so"\x00'), (2.25, "processing", "")],
     unknowns=1,
     interruptions=2,
+    lost_since=1,
     waits=WaitReason.LINE | WaitReason.DEPENDENCY,
     conditions=Conditions.UNIQUE | Conditions.RELEASED,
     alias_group="group-1",
