@@ -59,11 +59,18 @@ def _of_counters(store: Store, rows: list[Row]) -> list[str]:
     for row in rows:
         counted[row.state] += 1
     kept = store.reader.statistics.counts()
-    return [
+    found = [
         f"{kept.get(state, 0)} jobs are counted as {state}, {number} are"
         for state, number in counted.items()
         if kept.get(state, 0) != number
     ]
+    waiting = Counter(row.priority for row in rows if row.state is State.ENQUEUED and row.priority is not None)
+    shown = Counter[str]()
+    for queue in store.reader.queues.rows(0.0):
+        shown.update(queue.waiting)
+    if +shown != waiting:
+        found.append(f"{dict(shown)} enqueued jobs are counted by priority, {dict(waiting)} are")
+    return found
 
 
 def _of_dependencies(store: Store, rows: dict[str, Row]) -> list[str]:

@@ -362,14 +362,16 @@ def test_a_store_that_was_restored_takes_the_epoch_of_a_newer_message(harness: E
 def test_what_an_envelope_says_completes_a_job_that_was_known_from_an_event(harness: EngineHarness) -> None:
     harness.apply(harness.succeeded())
     due = harness.held(
-        delay=60.0, queue="mail", tags=("a", "b"), parent="p", batch="b", recurring="r", policy=Policy(retries=7)
-    )
+        delay=60.0, queue="mail", tags=("a", "b"), parent="p", batch="b", recurring="r", policy=Policy(retries=7),
+        priority="low",
+    )  # fmt: skip
     harness.apply(due)
     row = harness.row()
     assert (row.job, row.queue, row.tags, row.parent, row.batch, row.recurring, row.retries) == (
         "work", "mail", "a b", "p", "b", "r", 7,
     )  # fmt: skip
     assert (row.created_at, row.due_at, row.envelope) == (harness.now, harness.now + 60.0, due.body)
+    assert row.priority == "low"
     harness.apply(harness.held(queue="other"))
     assert harness.row().queue == "mail", "the first one counts"
 
@@ -891,12 +893,14 @@ def test_a_job_says_what_it_waits_for(
 
 
 def test_a_new_job_has_what_its_envelope_says(harness: EngineHarness) -> None:
-    ready = harness.ready(queue="mail", tags=("a", "b"), policy=Policy(retries=7), parent="p", recurring="r")
+    ready = harness.ready(
+        queue="mail", tags=("a", "b"), policy=Policy(retries=7), parent="p", recurring="r", priority="high"
+    )
     harness.now += 2.0
     harness.apply(ready)
     row = harness.row()
     assert (row.job, row.queue, row.tags, row.retries, row.attempt) == ("work", "mail", "a b", 7, 1)
-    assert (row.parent, row.recurring, row.batch) == ("p", "r", None)
+    assert (row.parent, row.recurring, row.batch, row.priority) == ("p", "r", None, "high")
     assert (row.created_at, row.changed_at, row.released_at) == (harness.now - 2.0, harness.now, harness.now)
     assert row.history == [(harness.now - 2.0, "enqueued", "")]
 

@@ -30,7 +30,7 @@ DIFFERENT = {"meta": {"store_id"}, "log_lines": {"n"}}
 FIELDS: tuple[dict[str, Any], ...] = (
     {}, {}, {}, {"queue": "mail"}, {"tags": ("a", "b")}, {"parent": "p"}, {"job": "other"}, {"attempt": 2},
     {"due_at": datetime(2026, 2, 28, tzinfo=UTC)}, {"limits": (LimitKey(kind="ordered", key="k"),)},
-    {"epoch": 3}, {"recurring": "nightly"}, {"args": ["\U0001f600", "\x00"]},
+    {"priority": "high"}, {"priority": "low"}, {"epoch": 3}, {"recurring": "nightly"}, {"args": ["\U0001f600", "\x00"]},
 )  # fmt: skip
 LIMITS = (
     (LimitKey(kind="concurrency", key="c", limit=2),),
@@ -92,7 +92,7 @@ class Walk:
         """A job that the coordinator releases, at once or later, with what comes next in some cases."""
         h, pick = self._maker, self._random
         limited = [dict[str, Any](limits=limits) for limits in LIMITS]
-        fields: dict[str, Any] = pick.choice(({}, {}, {"tags": ("a",)}, {"queue": "mail"}, *limited))
+        fields: dict[str, Any] = pick.choice(({}, {"priority": "low"}, {"tags": ("a",)}, {"queue": "mail"}, *limited))
         delay = pick.choice((0.0, 0.4, 0.6, 50.0))
         if delay:
             self._delayed.append(id)
