@@ -83,7 +83,8 @@ def queue_of(work_queue_name: str) -> str:
 
 def priority_of(work_queue_name: str) -> Priority:
     """Return the priority of the jobs in a work queue."""
-    return next((each for each in PRIORITIES if work_queue_name.endswith(f":{each}")), NORMAL)
+    suffix = work_queue_name.partition(":")[2]
+    return "high" if suffix == "high" else "low" if suffix == "low" else NORMAL
 
 
 def delay_queue(level: int) -> str:

@@ -72,7 +72,7 @@ class HeartbeatSender:
         queues, concurrency = self._serves()
         heartbeat = Heartbeat(
             at=self._clock.now(),
-            running=[(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()],
+            running=self._running.ids(),
             received=[received.envelope.id for received in self._held()],
             queues=list(queues.names),
             served=queues.written() if queues.weights else [],

@@ -142,6 +142,10 @@ class Running:
         """The attempts that run now."""
         return list(self._runs)
 
+    def ids(self) -> list[tuple[str, int]]:
+        """(job, epoch) of the attempts that run now."""
+        return [(run.received.envelope.id, run.received.envelope.epoch) for run in self.all()]
+
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Ask the runs of these jobs to stop, as they were deleted."""
         wanted = set(job_ids)

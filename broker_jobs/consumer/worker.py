@@ -189,7 +189,7 @@ class Worker:
             self.ref,
             queues=lambda: self._serves.queues.names,
             version=_version(),
-            running=self._runs,
+            running=self._running.ids,
             cancel=self._running.cancel,
             changed=self._control_changed,
             on_change=self._asked.append,
@@ -409,9 +409,6 @@ class Worker:
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         return self._starter.loop.run_coroutine(coroutine, run)
-
-    def _runs(self) -> list[tuple[str, int]]:
-        return [(run.received.envelope.id, run.received.envelope.epoch) for run in self._running.all()]
 
     def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
         message = Message(names.REPORT, names.LOG_KEY, body, type="events")

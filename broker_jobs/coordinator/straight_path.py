@@ -190,8 +190,9 @@ class StraightPath:
             return set()
         added = [_copy(one, None) for one in members if _is_plain_member(one, batch)]
         self._tx.plain_jobs.add_members(added, batch, self._at.now, INCOMPLETE)
-        for _ in added:
+        for job in added:
             self._batch_rows.count(batch, None, OPEN)
+            self._lines.is_new(job.id)
         self.has_added_members = self.has_added_members or bool(added)
         self._effects.rows += len(added)
         return {job.id for job in added}

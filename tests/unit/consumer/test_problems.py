@@ -96,7 +96,8 @@ def test_a_worker_whose_queue_is_missing_says_so_until_it_is_declared() -> None:
     worker._control.answered.set()
     worker.start()
     try:
-        eventually(lambda: worker.problems() == ["queue jobs.v1.work.later does not exist; declare it"], 30, "said")
+        missing = "queue jobs.v1.work.later:high does not exist; declare it"
+        eventually(lambda: worker.problems() == [missing], 30, "said")
         broker.apply(work_topology("later"))
         eventually(lambda: worker.problems() == [], 30, "declared")
     finally:
