@@ -73,7 +73,7 @@ def test_a_coordinator_shows_depths_commits_and_lateness(parts: Parts, jobs: Bro
     double_job = jobs.remote("double")
     for number in range(3):
         double_job.enqueue(number)
-    eventually(lambda: value(coordinator, m.DEPTH, "default") == 3, 30, "three jobs wait in default")
+    eventually(lambda: value(coordinator, m.DEPTH, "default", "normal") == 3, 30, "three jobs wait in default")
     assert value(coordinator, m.CONSUMERS, "default") == 0
     eventually(lambda: (value(coordinator, m.OLDEST, "default") or 0) > 0, 20, "and the oldest is seen to wait")
     eventually(lambda: value(coordinator, m.STORED, "enqueued") == 3, 20, "they are in the store")
@@ -83,7 +83,7 @@ def test_a_coordinator_shows_depths_commits_and_lateness(parts: Parts, jobs: Bro
     worker = parts.start(jobs, "worker")
     late = double_job.schedule(timedelta(seconds=0.3), 4)
     assert late.result(timeout=120) == 8
-    eventually(lambda: value(coordinator, m.DEPTH, "default") == 0, 30, "nothing waits")
+    eventually(lambda: value(coordinator, m.DEPTH, "default", "normal") == 0, 30, "nothing waits")
     eventually(lambda: value(worker, m.JOBS, "double", "default", "succeeded") == 4, 20, "four jobs counted")
     assert count(worker, m.RUN, "double", "default") == 4
     assert count(coordinator, m.RELEASE_LATENESS) >= 1

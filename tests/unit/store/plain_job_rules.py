@@ -28,9 +28,10 @@ NEVER = 1_000_000
 DIFFERENT = {"meta": {"store_id"}, "log_lines": {"n"}}
 """Columns that differ from store to store."""
 FIELDS: tuple[dict[str, Any], ...] = (
-    {}, {}, {}, {"queue": "mail"}, {"tags": ("a", "b")}, {"parent": "p"}, {"job": "other"}, {"attempt": 2},
-    {"due_at": datetime(2026, 2, 28, tzinfo=UTC)}, {"limits": (LimitKey(kind="ordered", key="k"),)},
-    {"priority": "high"}, {"priority": "low"}, {"epoch": 3}, {"recurring": "nightly"}, {"args": ["\U0001f600", "\x00"]},
+    {}, {"priority": "high"}, {}, {"queue": "mail"}, {"tags": ("a", "b"), "priority": "low"}, {"parent": "p"},
+    {"job": "other"}, {"attempt": 2}, {"due_at": datetime(2026, 2, 28, tzinfo=UTC)},
+    {"limits": (LimitKey(kind="ordered", key="k"),)}, {"epoch": 3}, {"recurring": "nightly"},
+    {"args": ["\U0001f600", "\x00"]},
 )  # fmt: skip
 LIMITS = (
     (LimitKey(kind="concurrency", key="c", limit=2),),
@@ -126,7 +127,7 @@ class Walk:
             self._ids.append(f"j{self._made}")
         members = self._ids[-pick.randrange(1, 4) :]
         fields: dict[str, Any] = pick.choice(
-            ({}, {}, {}, {"limits": pick.choice(LIMITS)}, {"queue": "mail"}, {"tags": ("t",)})
+            ({}, {}, {}, {"limits": pick.choice(LIMITS)}, {"queue": "mail"}, {"tags": ("t",), "priority": "high"})
         )
         made: list[Input] = [h.chunk(batch, [*members, *members[: pick.randrange(2)]], **fields)]
         if pick.random() < 0.3:  # the next chunk has one of these jobs again
