@@ -100,6 +100,10 @@ CONNECTION_UP = MetricFamily(
 RECONNECTS = MetricFamily("reconnects_total", "counter", "Reconnects after a lost connection.")
 BLOCKED = MetricFamily("blocked", "gauge", "1 while an alarm of RabbitMQ blocks publishing.", over_processes=max)
 PROCESSES = MetricFamily("worker_processes", "gauge", "Worker processes that are alive.")
+WORKER_MEMORY = MetricFamily("worker_memory_bytes", "gauge", "Resident memory of the worker processes.")
+WORKER_CPU = MetricFamily(
+    "worker_cpu_seconds_total", "counter", "Processor time of the worker processes, also of those that have ended."
+)
 RECYCLED = MetricFamily(
     "worker_recycled_total", "counter", "Worker processes that left, as by max_jobs or max_memory, and were replaced."
 )
@@ -110,7 +114,7 @@ FAMILIES = (
     *(DEPTH, CONSUMERS, PAUSED, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DEAD_LETTER_BACKLOG),
     *(DELAY_BACKLOG, DEAD_LETTERS, OVERDUE, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),
-    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED),
+    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED, WORKER_MEMORY, WORKER_CPU),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 

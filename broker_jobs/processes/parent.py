@@ -9,10 +9,12 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker_jobs.metrics import Snapshot
+from broker_jobs.consumer.process_stats import ProcessStats
+from broker_jobs.metrics import WORKER_CPU, WORKER_MEMORY, Snapshot
 from broker_jobs.processes.child import REPORT_SECONDS, Heard, Leaving, Place, Report, StartRefused
 from broker_jobs.processes.health import Health
 from broker_jobs.processes.program import Program
@@ -34,6 +36,9 @@ class ParentProcess:
 
     def runs(self, program: Program) -> None:
         """Report of this program from now on, and stop it when the parent says so or is gone."""
+        stats = ProcessStats()
+        program.metrics.watch(WORKER_MEMORY, lambda: {(): float(stats.rss_bytes())})
+        program.metrics.watch(WORKER_CPU, lambda: {(): time.process_time()})
         self._program = program
         threading.Thread(target=self._follow, args=(program,), name="parent", daemon=True).start()
 
