@@ -44,6 +44,25 @@ def test_silent_and_lost_workers_are_told_apart(system: System, monkeypatch: pyt
     assert "No worker is running" in words_of(page)
 
 
+def test_a_busy_worker_and_one_that_takes_no_jobs_are_alive_and_say_why(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = eventually(system.queries.system.workers, what="a heartbeat")[0]
+    problem = "RabbitMQ refuses: 403 ACCESS_REFUSED <b>"
+    told = [
+        known.model_copy(update={"id": "a", "host": "busy-host", "busy_since": known.seen_at}),
+        known.model_copy(update={"id": "b", "host": "barred-host", "problem": problem, "jobs": []}),
+    ]
+    monkeypatch.setattr(system.queries.system, "workers", lambda: told)
+    page = system.person().see("/workers")
+    assert_harmless(page)
+    assert "busy" in row_of(page, "busy-host")
+    assert "takes no jobs" in row_of(page, "barred-host")
+    assert "one of its jobs keeps Python's GIL" in words_of(page)
+    assert "It does not take all jobs: RabbitMQ refuses: 403 ACCESS_REFUSED" in words_of(page)
+    assert "No worker is running" not in words_of(page)
+
+
 def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = system.queries.system.workers()[0].seen_at
     components = [

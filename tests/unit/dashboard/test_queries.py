@@ -219,6 +219,12 @@ def test_a_healthy_system_has_no_alerts() -> None:
         ({"components": [component()]}, "error", "2 recurring jobs and no beat:", "recurring"),
         ({"dead_letters": 1}, "warning", "1 dead letter", "dead-letters"),
         ({"workers": [worker(silent=True)]}, "warning", "1 worker without a heartbeat for 15 seconds: h:7", "workers"),
+        (
+            {"workers": [worker(problem="queue 'mail' does not exist")]},
+            "error",
+            "Worker h:7 does not take all jobs: queue 'mail' does not exist.",
+            "workers",
+        ),
         ({"failed": 20}, "warning", "20 jobs failed for good in the last five minutes, 17 %", "jobs?state=failed"),
     ],
 )
