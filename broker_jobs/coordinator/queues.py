@@ -58,6 +58,10 @@ class QueueConsumers:
             consumer.close()
         self._times_opened += 1
 
+    def problem(self) -> str | None:
+        """Why one of the queues is not consumed: a permission, or the queue, is missing (any thread)."""
+        return next((problem for each in list(self._consumers.values()) if (problem := each.problem) is not None), None)
+
     def has_answer(self) -> bool:
         """Whether the broker answers, behind all that it has said of our channels; `drop_lost` knows all of it then.
 

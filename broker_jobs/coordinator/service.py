@@ -191,6 +191,9 @@ class Coordinator:
         outage = self._patient_store.outage()
         if outage is not None:
             return False, outage
+        problem = self._consumers.problem()
+        if problem is not None:
+            return False, problem
         if self._leadership.restored:
             return False, "the store is older than the log: it was restored; releases nothing until it is accepted"
         return True, "active" if self.active else "standby"

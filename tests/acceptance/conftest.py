@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,16 @@ class Terminal:
 
     def start(self, *arguments: str, **environment: str) -> Running:
         """Start a command that stays."""
+        return self._start([*COMMAND, *arguments], arguments[0], environment)
+
+    def start_python(self, code: str, *arguments: str, **environment: str) -> Running:
+        """Start a program that stays, with these arguments."""
+        return self._start([sys.executable, "-c", code, *arguments], arguments[0], environment)
+
+    def _start(self, command: Sequence[str], name: str, environment: Mapping[str, str]) -> Running:
         self._count += 1
-        log = self.folder / f"{self._count}-{arguments[0]}.log"
-        process = self._lodging.start([*COMMAND, *arguments], log=log, env=self._env | environment)
+        log = self.folder / f"{self._count}-{name}.log"
+        process = self._lodging.start(command, log=log, env=self._env | dict(environment))
         return Running(process, log)
 
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -292,6 +292,22 @@ def test_processes_that_die_before_any_was_ready_end_the_supervisor_with_the_rea
     assert "5 worker processes ended before one was ready; the last exited with code 3" in running.log
 
 
+WINDOWS = "import broker_jobs.processes.supervisor as s; s.CAN_BE_REPLACED = False"
+MACOS = "import os; del os.memfd_create"
+
+
+@pytest.mark.parametrize("before", [WINDOWS, MACOS])
+def test_a_supervisor_starts_in_the_ways_of_other_systems(stage: Stage, before: str) -> None:
+    running = stage.terminal.start_python(
+        f"{before}; from broker_jobs.cli import main; main()", "worker", "supervised:jobs", "--url", stage.vhost.url
+    )
+    receipt = stage.jobs.remote("small").enqueue("elsewhere")
+    assert receipt.result(timeout=120) == "elsewhere"
+    assert stage.pid_of("elsewhere") != running.process.pid
+    running.signal(TERM)
+    assert running.exit_code() == 0
+
+
 # ---- health
 
 
@@ -315,6 +331,17 @@ def test_a_worker_that_may_not_read_its_queue_is_unhealthy_and_says_why(stage: S
     assert receipt.result(timeout=120) == "allowed"
     eventually(lambda: running.healthz()[0] == 200, 30, "healthy again")
     eventually(lambda: not any(row.problem for row in stage.rows()), 30, "and the coordinator knows it")
+
+
+def test_a_coordinator_that_may_not_read_the_log_is_unhealthy_and_says_why(stage: Stage) -> None:
+    limited = stage.vhost.add_user("blind", "p", ".*", ".*", r"^(?!jobs\.v1\.log).*")
+    store = stage.system.store_url
+    running = stage.terminal.start(
+        "coordinator", "--url", limited, "--store", store, "--metrics-port", "0", "--no-declare"
+    )
+    eventually(lambda: "403" in str(running.healthz()[1].get("reasons")), 60, "it says why")
+    assert running.healthz()[0] == 503
+    assert "jobs.v1.log" in str(running.healthz()[1]["reasons"])
 
 
 def test_a_worker_whose_queue_is_missing_is_unhealthy_until_it_is_declared(stage: Stage) -> None:

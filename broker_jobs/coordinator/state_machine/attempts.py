@@ -31,6 +31,11 @@ def attempt_of(before: Row | None, record: JobRecord, after: Row | None, now: In
         return None
     match record:
         case FromWorker(event=Succeeded() as event):
+            if after is not before and event.epoch < after.epoch:  # it was taken for lost
+                late = _run(after, record, SUCCEEDED.value, (event.started_at, event.ended_at), now)
+                late.epoch = event.epoch
+                late.attempt = max(1, after.attempt - (after.epoch - event.epoch))
+                return late
             if event.epoch != after.epoch or _simply_succeeded(after):
                 return None
             return _run(after, record, SUCCEEDED.value, (event.started_at, event.ended_at), now)

@@ -152,6 +152,8 @@ def test_the_success_of_a_run_that_was_taken_for_lost_counts_while_the_next_one_
     assert harness.row() == before, "told twice it changes nothing"
     harness.apply(harness.failed(epoch=2, worker="w2", cancelled=True))
     assert (harness.row().state, harness.row().result) == (State.SUCCEEDED, "1")
+    attempts = [(one.epoch, one.attempt, one.ended) for one in harness.store.reader.attempts.of("j")]
+    assert sorted(attempts) == [(1, 1, "succeeded"), (2, 2, "cancelled")]
 
 
 def test_the_success_of_a_run_that_was_taken_for_lost_fences_the_message_of_the_next_one(
