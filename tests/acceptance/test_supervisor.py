@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,7 +321,8 @@ def test_a_worker_that_may_not_read_its_queue_is_unhealthy_and_says_why(stage: S
     assert "permission" in str(health["reasons"])
     eventually(lambda: any("403" in row.problem for row in stage.rows()), 30, "the coordinator knows it too")
     assert "403" in stage.terminal.call("doctor", "--url", vhost.url, "--store", stage.system.store_url).stdout
-    time.sleep(2.0)  # it tries again several times
+    (first,) = stage.rows()
+    eventually(lambda: stage.rows()[0].seen_at > first.seen_at + 3, 30, "it has tried again several times")
     assert running.log.count("cannot consume") == 1, "once for each cause"
 
     allowed = {"configure": ".*", "write": ".*", "read": ".*"}
