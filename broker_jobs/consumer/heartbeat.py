@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import EventSender
@@ -34,7 +34,9 @@ class HeartbeatSender:
         concurrency: int,
         period_seconds: float,
         version: str,
+        busy: Callable[[], str] = str,
     ) -> None:
+        """`busy`: what keeps jobs of this process from running; empty: nothing."""
         self._event_sender = event_sender
         self._clock = clock
         self._running = running
@@ -45,6 +47,7 @@ class HeartbeatSender:
         self._concurrency = concurrency
         self._period_seconds = period_seconds
         self._version = version
+        self._busy = busy
         self._process_stats = ProcessStats()
         self._next_monotonic = clock.monotonic()
         self._unconfirmed = False
@@ -72,6 +75,7 @@ class HeartbeatSender:
             cpu_percent=cpu_percent,
             rss_bytes=rss_bytes,
             version=self._version,
+            busy=self._busy(),
             leaving=leaving,
         )
         self._unconfirmed = True

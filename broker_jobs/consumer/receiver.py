@@ -85,7 +85,7 @@ class Receiver:
                 continue
             if received is None:
                 continue
-            if received.function.is_async:
+            if received.function.on_loop:
                 self._async.put(received)
                 for_loop = True
             else:

@@ -38,6 +38,12 @@ class ThreadPool:
         if len(self._threads) < self._concurrency:
             self._start_more()
 
+    def resize(self, by: int) -> None:
+        """From now on there are so many threads more, or fewer: a thread that is too many ends after its job."""
+        with self._lock:
+            self._concurrency += by
+        self._start_more()
+
     def _start_more(self) -> None:
         with self._lock:
             wanted = min(self._concurrency, len(self._busy) + len(self._ready))
@@ -65,7 +71,17 @@ class ThreadPool:
                     exc_info=True,
                 )
             del busy[me], received
+            if len(self._threads) > self._concurrency and self._retire():
+                return
         self._tokens.put(False)  # the next thread is to learn it too
+
+    def _retire(self) -> bool:
+        """Whether this thread is one too many and ends."""
+        with self._lock:
+            if len(self._threads) <= self._concurrency:
+                return False
+            self._threads.remove(threading.current_thread())
+            return True
 
     def stop(self, timeout: float) -> bool:
         """Let the threads end after what they run; whether all have ended in time (seconds)."""

@@ -23,6 +23,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.acknowledger import Acknowledger
+from broker_jobs.consumer.child_pool import ChildPool
 from broker_jobs.consumer.control import ControlSubscription
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
 from broker_jobs.consumer.event_loop import EventLoop
@@ -33,11 +34,13 @@ from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.maintenance import MaintenanceThread
 from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
+from broker_jobs.consumer.overdue import OverdueRuns
 from broker_jobs.consumer.receiver import Receiver
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Run, Running
+from broker_jobs.consumer.stalls import StallWatch
 from broker_jobs.consumer.thread_pool import ThreadPool
 from broker_jobs.errors import UsageError
 from broker_jobs.function.registry import Registry
@@ -73,7 +76,16 @@ class Worker:
         clock: Clock | None = None,
         ref: WorkerRef | None = None,
         observer: WorkerObserver | None = None,
+        on_leave: Callable[[str], None] | None = None,
+        load: Callable[[], Registry] | None = None,
     ) -> None:
+        """Connects to nothing; start() does.
+
+        Args:
+            on_leave: called once with the reason when this process should leave and be replaced, as a job in it cannot
+                be ended. None: the process goes on, and other jobs get the capacity that such jobs hold.
+            load: returns the registry in a fresh process, for jobs with isolation="process"; it must pickle.
+        """
         self.ref = ref or _own_ref()
         self._broker = broker
         self._queues = tuple(queues)
@@ -103,6 +115,7 @@ class Worker:
             self._event_sender, self._clock, self._observer, self._flow_control.ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
+        self._children = ChildPool(load, self._reporter.line)
         self._runner = Runner(
             self._running,
             self._revocations,
@@ -111,6 +124,7 @@ class Worker:
             registry.around,
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
+            run_isolated=self._children.run,
         )
         self._ready = LocalQueue(self._queues)
         self._ready_async = LocalQueue(self._queues)
@@ -129,6 +143,7 @@ class Worker:
             asynchronous=self._ready_async,
             wake_loop=self._loop.wake,
         )
+        self._stalls = StallWatch(self._loop, self._running, self._observer, self._clock)
         self._heartbeat_sender = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
@@ -140,6 +155,7 @@ class Worker:
             concurrency=concurrency,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
+            busy=lambda: self._stalls.busy,
         )
         self._monitor = Monitor(
             running=self._running,
@@ -149,6 +165,12 @@ class Worker:
             heartbeat_sender=self._heartbeat_sender,
             clock=self._clock,
             handover_after=settings.handover_after,
+            timeout_grace=settings.timeout_grace,
+            overdue=OverdueRuns(
+                concurrency,
+                lambda run, by: (self._loop if run.received.function.on_loop else self._threads).resize(by),
+                on_leave,
+            ),
         )
         self._control = ControlSubscription(
             broker,
@@ -200,11 +222,11 @@ class Worker:
         if self._subscription is not None:
             self._subscription.cancel()
         self._return_unstarted()
-        if not self._wait(lambda: len(self._running) == 0, timeout):
+        if not self._wait(self._only_overdue, timeout):
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
-            self._wait(lambda: len(self._running) == 0, STOP_SECONDS)
-            self._cut_off_runs()
+            self._wait(self._only_overdue, STOP_SECONDS)
+        self._cut_off_runs()
         subscription = self._subscription
         if subscription is not None and not self._wait(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
@@ -277,6 +299,7 @@ class Worker:
         self._control.stop()
         if self._subscription is not None and (self._settings.in_memory or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
+        self._children.stop()
         self._threads.stop(0.0)
         self._loop.stop(0.0)
 
@@ -288,6 +311,9 @@ class Worker:
     def _cancel_runs(self) -> None:
         for run in self._running.all():
             run.cancel("shutdown")
+
+    def _only_overdue(self) -> bool:
+        return all(run.overdue for run in self._running.all())
 
     def _cut_off_runs(self) -> None:
         for run in self._running.all():
@@ -304,6 +330,13 @@ class Worker:
     # --- while it runs ---
 
     def _look(self) -> None:
+        self._stalls.begin_look()
+        try:
+            self._look_at_parts()
+        finally:
+            self._stalls.end_look()
+
+    def _look_at_parts(self) -> None:
         self._event_sender.repeat_failed()
         self._dead_letter_publisher.repeat()
         self._acknowledger.look()

@@ -66,7 +66,8 @@ class WorkerWatch:
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
                 concurrency=beat.concurrency, running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent,
-                rss_bytes=beat.rss_bytes, version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving,
+                rss_bytes=beat.rss_bytes, version=beat.version, busy=beat.busy, seen_at=beaten.sent_at,
+                lost=beat.leaving,
             )
         )  # fmt: skip
         if beat.leaving:

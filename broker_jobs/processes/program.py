@@ -75,6 +75,8 @@ class Program:
         clock: Clock | None = None,
         slot: str = "",
         on_fatal: Callable[[str], None] | None = None,
+        on_leave: Callable[[str], None] | None = None,
+        load: Callable[[], Registry] | None = None,
     ) -> None:
         """Connects to nothing; start() does.
 
@@ -90,6 +92,9 @@ class Program:
             clock: None: the clock of this machine.
             slot: identifies the worker's place on this host; the next worker in it names this one as its predecessor.
             on_fatal: called with the reason when the coordinator cannot continue; None: the reason is only logged.
+            on_leave: called with the reason when the worker has a job that only the end of the process ends; None:
+                the process stays, and other jobs get the place of that job.
+            load: returns the registry in a fresh process, for jobs with isolation="process"; it must pickle.
 
         Raises:
             UsageError: an unknown role, no role, or a worker without a registry.
@@ -112,6 +117,8 @@ class Program:
         self._roles = tuple(role for role in ROLES if role in roles)
         self._origin = origin
         self._on_fatal = on_fatal
+        self._on_leave = on_leave
+        self._load = load
         self._clock = clock or SystemClock()
         # Without a slot a worker has no predecessor: two programs on one host may serve one application.
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
@@ -286,6 +293,8 @@ class Program:
                 clock=self._clock,
                 ref=self._ref,
                 observer=WorkerMetrics(self.metrics),
+                on_leave=self._on_leave,
+                load=self._load,
             )
             self.worker.start()
         if "beat" in self._roles:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
@@ -57,6 +58,8 @@ class Application:
     subscriptions: Sequence[Subscription] = ()
     origin: str = ""
     close: Callable[[], None] | None = None
+    load: Callable[[], Application] | None = None
+    """Loads this application in another process; it pickles."""
 
 
 ExtraService: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
@@ -153,6 +156,9 @@ def _run(
         metrics=metrics,
         slot=slot,
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
+        # What is in memory would end with the process.
+        load=partial(_load_registry, application.load) if application is not None and application.load else None,
+        on_leave=None if settings.in_memory else lambda reason: signals.put(ComponentFailed(reason)),
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
@@ -173,6 +179,10 @@ def _run(
         if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
             exit_now(program, code)
         return code
+
+
+def _load_registry(load: Callable[[], Application]) -> Registry:
+    return load().registry
 
 
 def _collect_rarely() -> None:

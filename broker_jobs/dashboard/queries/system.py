@@ -71,9 +71,9 @@ class SystemQueries:
             WorkerView(
                 id=row.id, host=row.host, pid=row.pid, slot=row.slot, queues=list(row.queues),
                 concurrency=row.concurrency, running=row.running, done=row.done, cpu_percent=row.cpu_percent,
-                rss_bytes=row.rss_bytes, version=row.version, started_at=optional_datetime(row.started_at or None),
-                seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
-                jobs=self._jobs.summaries(running.get(row.id, [])),
+                rss_bytes=row.rss_bytes, version=row.version, busy=row.busy,
+                started_at=optional_datetime(row.started_at or None), seen_at=as_datetime(row.seen_at),
+                silent=is_silent(row, now), lost=row.lost, jobs=self._jobs.summaries(running.get(row.id, [])),
             )
             for row in self._reader.processes.workers()
         ]  # fmt: skip

@@ -46,8 +46,8 @@ TABLES = (
     """CREATE TABLE workers (
         id {key} PRIMARY KEY, host TEXT NOT NULL, slot TEXT NOT NULL, pid {int} NOT NULL, queues TEXT NOT NULL,
         concurrency {int} NOT NULL, running {int} NOT NULL, done {int} NOT NULL, cpu_percent {real} NOT NULL,
-        rss_bytes {int} NOT NULL, version TEXT NOT NULL, started_at {real} NOT NULL, seen_at {real} NOT NULL,
-        lost {int} NOT NULL)""",
+        rss_bytes {int} NOT NULL, version TEXT NOT NULL, busy TEXT NOT NULL, started_at {real} NOT NULL,
+        seen_at {real} NOT NULL, lost {int} NOT NULL)""",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,
         exchange TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL, message_id TEXT NOT NULL, user_id TEXT NOT NULL,

@@ -25,6 +25,7 @@ from broker_jobs.consumer.heartbeat import LEASE_MARGIN_SECONDS, LEASE_SECONDS, 
 from broker_jobs.consumer.monitor import OUTLIVED_AFTER_SECONDS, Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver
 from broker_jobs.consumer.outcome import Completed, raised
+from broker_jobs.consumer.overdue import OverdueRuns
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
@@ -32,6 +33,7 @@ from broker_jobs.consumer.running import Run, Running
 from broker_jobs.function.definition import define
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.events import WorkerRef
+from broker_jobs.producer.current_job import JobTimedOut
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
 
@@ -41,7 +43,9 @@ def note() -> None: ...
 class Parts:
     """The parts of a worker that are called again and again, and what they told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves: bool = False) -> None:
+        self.places = 0
+        self.left: list[str] = []
         self.clock = ManualClock()
         self.confirms = True
         self.told: list[dict[str, Any]] = []
@@ -59,7 +63,8 @@ class Parts:
         )  # fmt: skip
         self.monitor = Monitor(
             running=self.running, ready=[], reporter=self.reporter, acknowledger=self.acknowledger,
-            heartbeat_sender=self.heartbeat_sender, clock=self.clock, handover_after=60.0,
+            heartbeat_sender=self.heartbeat_sender, clock=self.clock, handover_after=60.0, timeout_grace=10.0,
+            overdue=OverdueRuns(2, self._add_places, self.left.append if leaves else None),
         )  # fmt: skip
         self.flow_control = FlowControl(
             ["default"], Revocations(), self.event_sender, self.running, concurrency=4, prefetch_max=500
@@ -67,6 +72,9 @@ class Parts:
         self.subscription = ScriptedSubscription()
         self.acknowledger.use(self.subscription)
         self.flow_control.use(self.subscription)
+
+    def _add_places(self, run: Run, by: int) -> None:
+        self.places += by
 
     def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
         self.told += json.loads(body)["events"]
@@ -126,6 +134,50 @@ def test_a_run_that_outlives_its_timeout_is_said_to_do_so_once(parts: Parts, cap
         parts.monitor.look()
     assert run.cancel_reason == "timeout"
     assert len([record for record in caplog.records if "outlives its timeout" in record.getMessage()]) == 1
+
+
+def test_the_coordinator_learns_once_that_a_run_goes_on_after_its_timeout(parts: Parts) -> None:
+    parts.run(timeout=3.0)
+    parts.clock.advance(3.0 + OUTLIVED_AFTER_SECONDS)
+    for _ in range(3):
+        parts.monitor.look()
+    assert parts.kinds().count("overrun") == 1
+
+
+def test_the_first_of_two_requests_counts(parts: Parts) -> None:
+    run = parts.run()
+    run.cancel("timeout")
+    run.cancel("deleted")
+    with pytest.raises(JobTimedOut):
+        run.interrupt.call(note, (), {})
+
+
+def test_a_process_leaves_once_when_a_run_is_overdue() -> None:
+    parts = Parts(leaves=True)
+    runs = [parts.run(timeout=3.0), parts.run(timeout=4.0)]
+    parts.clock.advance(12.9)
+    parts.monitor.look()
+    assert parts.left == []
+    parts.clock.advance(2.0)
+    for _ in range(3):
+        parts.monitor.look()
+    (reason,) = parts.left
+    assert reason.startswith(f"note {runs[0].received.envelope.id} attempt 1 still runs 10 s after its timeout of 3 s")
+    assert (parts.places, [run.overdue for run in runs]) == (0, [True, True])
+
+
+def test_a_process_that_nobody_replaces_gives_the_place_to_others_until_the_run_has_ended(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [parts.run(timeout=3.0) for _ in range(3)]
+    parts.clock.advance(13.0)
+    parts.monitor.look()
+    assert parts.places == 2  # as many as there are regular ones
+    assert "its place is lost" in caplog.text
+    for run in runs:
+        parts.running.remove(run)
+    parts.monitor.look()
+    assert parts.places == 0
 
 
 def test_nothing_is_asked_or_told_of_a_run_that_has_ended(parts: Parts) -> None:
