@@ -242,7 +242,7 @@ def test_everything_in_one_process_leaves_and_goes_on(terminal: Terminal, vhost:
     begun(terminal, "retried", 2)
     begun(terminal, "kept", 1)
     first.signal(TERM)
-    assert first.exit_code(timeout=40) == 1
+    assert first.exit_code(timeout=40) == 0  # all runs ended as they were asked to
     terminal.start(*options).said("serves the queues default")
     begun(terminal, "retried", 3)
     begun(terminal, "kept", 2)

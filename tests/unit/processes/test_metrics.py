@@ -60,7 +60,7 @@ def test_processes_add_up_and_one_that_is_gone_leaves_its_counters_but_not_its_g
     left = m.Snapshot()
     left.add(pickle.loads(pickle.dumps(gone.snapshot())), gauges=False)
     seen = read(alive.snapshot(), left)
-    assert seen["broker_jobs_jobs_total|job_name=mail|outcome=failed|queue=default"] == 2
+    assert seen["broker_jobs_jobs_total|job_name=mail|outcome=raised|queue=default"] == 2
     assert seen["broker_jobs_run_seconds_count|job_name=mail|queue=default"] == 2
     assert seen["broker_jobs_in_flight"] == 3
 
