@@ -412,9 +412,9 @@ class BrokerJobs:
 
         Args:
             timeout: how long running jobs may go on, in seconds or as a timedelta; None: the setting shutdown_timeout.
-                Jobs that have not ended by then are interrupted: coroutines are cancelled, and the job runs again,
-                which costs no retry. A plain function cannot be stopped: it goes on until it returns or the program
-                ends, unless it checks `current_job().cancelled()`.
+                Jobs that have not ended by then are interrupted: a coroutine gets CancelledError, a plain function
+                JobCancelled, and the job runs again, which costs no retry. One that is in a call of C goes on until
+                that returns or the program ends.
         """
         if self._connection.forked:
             return  # the started parts run in the parent process

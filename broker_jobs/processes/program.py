@@ -165,9 +165,8 @@ class Program:
 
         Args:
             timeout: seconds that running jobs get to finish; None: settings.shutdown_timeout. Jobs that have not
-                started return to the queue at once. Jobs that still run afterwards are cancelled and reported as
-                interrupted: that costs no retry, and they run again. A plain function cannot be cancelled; it ends with
-                the process.
+                started return to the queue at once. Jobs that still run afterwards are stopped and reported as
+                interrupted: that costs no retry, and they run again. What cannot be stopped ends with the process.
 
         Returns:
             Whether all running jobs have ended.
