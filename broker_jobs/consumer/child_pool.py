@@ -174,7 +174,7 @@ class ChildPool:
             except (EOFError, OSError, ValueError, LookupError, TypeError):  # it has ended, or writes what it must not
                 child.ready = False
                 code = child.end()
-                return _died(code) if asked is None else stopped_as_asked(run)
+                return _died(code) if run.cancel_reason in {None, "lease"} else stopped_as_asked(run)
             if not child.ready and now - begun > START_SECONDS:
                 return _failed("ProcessCrashed", f"its process did not import the program in {START_SECONDS:.0f} s")
             if asked is not None and now - asked > KILL_AFTER_SECONDS and run.cancel_reason != "lease":

@@ -56,7 +56,7 @@ class Run:
         self.deadline_monotonic = None if timeout is None or self.isolated else started_monotonic + timeout
         """When its timeout is over; of an isolated run not before its process is ready."""
         self.cancel_reason: CancelReason | None = None
-        """Why it was asked to stop; the first reason stands."""
+        """Why it was asked to stop; the first reason stands, but for "lease", which stops no thread."""
         self.asked_monotonic: float | None = None
         """When the monitor saw that it was asked."""
         self.asked_again = False
@@ -89,7 +89,7 @@ class Run:
 
         Not in a thread while the worker is cut off from RabbitMQ ("lease"): its job may well be nowhere else.
         """
-        if self.ended or self.cancel_reason is not None:
+        if self.ended or self.cancel_reason not in {None, "lease"} or self.cancel_reason == reason:
             return
         self.cancel_reason = reason
         self.stop()

@@ -14,6 +14,7 @@ import pytest
 
 from broker_jobs import BrokerJobs, JobDeleted, JobFailed, State
 from broker_jobs.store import LogLineRow
+from broker_jobs.testing import Tester
 from tests.acceptance.conftest import TERM, Terminal
 from tests.support import isolated_jobs as program
 from tests.support.rabbitmq import Vhost
@@ -169,6 +170,13 @@ def test_a_job_that_the_child_does_not_find_says_what_to_write() -> None:
             inside_a_function.enqueue().result(timeout=120)
     finally:
         jobs.stop(0)
+
+
+def test_a_tester_runs_it_in_the_thread_of_the_test() -> None:
+    with Tester(program.jobs) as tester:
+        receipt = program.look_around.enqueue(2)
+        assert tester.run() == 1
+        assert receipt.result(timeout=1)["pid"] == str(os.getpid())
 
 
 MAIN = """\

@@ -152,6 +152,16 @@ def test_the_first_of_two_requests_counts(parts: Parts) -> None:
         run.interrupt.call(note, (), {})
 
 
+def test_a_thread_goes_on_while_its_worker_is_cut_off_and_is_stopped_at_its_timeout_all_the_same(parts: Parts) -> None:
+    run = parts.run()
+    run.cancel("lease")
+    run.interrupt.call(note, (), {})
+    run.cancel("timeout")
+    assert run.cancel_reason == "timeout"
+    with pytest.raises(JobTimedOut):
+        run.interrupt.call(note, (), {})
+
+
 def test_a_process_leaves_once_when_a_run_is_overdue() -> None:
     parts = Parts(leaves=True)
     runs = [parts.run(timeout=3.0), parts.run(timeout=4.0)]
