@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     # Inside a job.
     from broker_jobs.producer.current_job import CurrentJob as CurrentJob
     from broker_jobs.producer.current_job import JobCancelled as JobCancelled
+    from broker_jobs.producer.current_job import JobTimedOut as JobTimedOut
     from broker_jobs.producer.current_job import current_job as current_job
     from broker_jobs.producer.errors import BatchUnknown as BatchUnknown
     from broker_jobs.producer.errors import EnqueueManyError as EnqueueManyError
@@ -106,7 +107,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "StoreError",
         "UsageError",
     ),
-    "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "current_job"),
+    "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "JobTimedOut", "current_job"),
     "broker_jobs.function.depends": ("Depends",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),

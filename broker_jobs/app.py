@@ -24,7 +24,7 @@ from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import define
 from broker_jobs.function.options import JobOptions, check_id, job_options
-from broker_jobs.function.registry import Registry
+from broker_jobs.function.registry import Registry, loader_of
 from broker_jobs.messages.envelope import End
 from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.producer.admin import Limits, Queues
@@ -142,12 +142,13 @@ class BrokerJobs:
             unique: a key, or Unique(…): only one job with this key exists at a time.
             limit: Concurrency(…), RateLimit(…), Ordered(…) or several of them.
             tags: words to find the job by, at most 50 of at most 100 characters.
-            isolation: only "thread" is available.
+            isolation: "process": each attempt runs in a child process, which is killed at the timeout and when the job
+                is deleted. A crash of it fails this job alone. Default "thread".
+            memory_limit: bytes that an attempt may take, with isolation="process"; default: without limit.
 
-        At its timeout, a coroutine gets CancelledError at its next await. A plain function runs in a thread, which
-        cannot be stopped from outside: it has to check `current_job().cancelled()`. If it returns late, it has
-        succeeded; if it hangs, it occupies its thread until the worker ends. Running past a timeout is logged as an
-        error.
+        At its timeout a coroutine gets CancelledError at its next await, and a plain function JobTimedOut at the next
+        step of its Python code. If it returns nevertheless, it has succeeded. Running past a timeout is logged as an
+        error; after `timeout_grace` the worker process leaves.
 
         Raises:
             DefinitionError: the function cannot be a job, or another job has its name.
@@ -379,8 +380,15 @@ class BrokerJobs:
             StoreError: the store cannot be used.
         """
         # A producer needs no database, so only start() imports what worker, coordinator and beat need.
+        import multiprocessing  # noqa: PLC0415  # nor does it start processes
+
         from broker_jobs.processes.program import Program  # noqa: PLC0415
 
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UsageError(
+                "start() was called while a child process imports this program: put it under "
+                "if __name__ == '__main__': as every program that starts processes does"
+            )
         self._connection.check_fork()
         if self._program is not None:
             return
@@ -398,6 +406,7 @@ class BrokerJobs:
             subscriptions=self.subscriptions.declared(),
             roles=roles,
             origin=self.origin,
+            load=loader_of(self.registry, self._modules),
         )
         program.start()
         self._program = program
@@ -411,9 +420,9 @@ class BrokerJobs:
 
         Args:
             timeout: how long running jobs may go on, in seconds or as a timedelta; None: the setting shutdown_timeout.
-                Jobs that have not ended by then are interrupted: coroutines are cancelled, and the job runs again,
-                which costs no retry. A plain function cannot be stopped: it goes on until it returns or the program
-                ends, unless it checks `current_job().cancelled()`.
+                Jobs that have not ended by then are interrupted: a coroutine gets CancelledError, a plain function
+                JobCancelled, and the job runs again, which costs no retry. One that is in a call of C goes on until
+                that returns or the program ends.
         """
         if self._connection.forked:
             return  # the started parts run in the parent process

@@ -55,6 +55,16 @@ ATTEMPTS = MetricFamily(
 )
 IN_FLIGHT = MetricFamily("in_flight", "gauge", "Jobs that run now.")
 WAITING_DELIVERIES = MetricFamily("waiting_deliveries", "gauge", "Deliveries that are received and not started.")
+LOOP_BLOCKED = MetricFamily(
+    "event_loop_blocked_seconds", "gauge", "For how long a job has blocked the event loop; 0: it runs."
+)
+STALLS = MetricFamily(
+    "stalls_total",
+    "counter",
+    "Stalls of more than a second: a job blocked the event loop, or held the GIL of the process.",
+    ("what",),
+)
+STALL_SECONDS = MetricFamily("stall_seconds_total", "counter", "Time of the stalls that are over.", ("what",))
 UNCONFIRMED = MetricFamily("unconfirmed", "gauge", "Events of jobs that RabbitMQ has not confirmed yet.")
 DELIVERIES = MetricFamily("deliveries_total", "counter", "Deliveries received from a queue.", ("queue",))
 RETURNED = MetricFamily("returned_total", "counter", "Deliveries returned without a run.", ("reason", "queue"))
@@ -111,6 +121,7 @@ RESTARTS = MetricFamily("worker_restarts_total", "counter", "Worker processes th
 
 FAMILIES = (
     *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, WAITING_DELIVERIES, UNCONFIRMED, DELIVERIES, RETURNED),
+    *(LOOP_BLOCKED, STALLS, STALL_SECONDS),
     *(DEPTH, CONSUMERS, PAUSED, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DEAD_LETTER_BACKLOG),
     *(DELAY_BACKLOG, DEAD_LETTERS, OVERDUE, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),

@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds after which a running job is acknowledged and guarded by the worker's lease",
     )
+    timeout_grace: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds that a job gets to end after its timeout; when they are over, its worker process leaves",
+    )
     shutdown_timeout: float = Field(
         default=30.0, ge=0, description="seconds that a stopping worker waits for its running jobs"
     )

@@ -7,6 +7,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,4 +96,5 @@ def application_of(jobs: BrokerJobs, target: str, given: Mapping[str, Any]) -> A
         jobs.subscriptions.declared(),
         origin=jobs.origin,
         close=jobs.stop,
+        load=partial(load_application, target, dict(given)),
     )

@@ -61,9 +61,9 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
         with running(current):
             if arounds or function.provided:
                 with inside(arounds), provide(function, insert_gaps(function, args), kwargs) as (args, kwargs):
-                    value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
+                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
             else:
-                value = finish(function.fn(*args, **kwargs), run, arounds, run_coroutine)
+                value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
             return _ended(run, value)
     except LoopStopped:
         return NotRun("shutdown")
@@ -93,8 +93,8 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
 
 def _ended(run: Run, value: Any) -> Outcome:
     """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up."""
-    if run.told and value is None:
-        return _stopped(run)
+    if value is None and (run.told or run.interrupt.delivered):
+        return stopped_as_asked(run)
     try:
         return returned(run.received.function.signature.encode_result(value))
     except Exception as error:  # noqa: BLE001  # the work is done: whatever is wrong with the result is no failure
@@ -103,13 +103,14 @@ def _ended(run: Run, value: Any) -> Outcome:
 
 def _broke(run: Run, error: BaseException) -> Outcome:
     if isinstance(error, JobCancelled | asyncio.CancelledError) and run.cancel_reason is not None:
-        return _stopped(run, error)
-    if run.told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
+        return stopped_as_asked(run, error)
+    told = run.told or run.interrupt.delivered
+    if told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
         return Interruption()  # what a function raises as it is cut off, a client's own error say, is no failure of it
     return raised(error, run.received.function.options.retry_on)
 
 
-def _stopped(run: Run, error: BaseException | None = None) -> Outcome:
+def stopped_as_asked(run: Run, error: BaseException | None = None) -> Outcome:
     """The outcome of a function that stopped when it was asked to, by the reason of the request."""
     match run.cancel_reason:
         case "deleted" | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ from broker_jobs.consumer.running import Run
 
 logger = logging.getLogger(__name__)
 
+MAX_FRAMES = 20
+"""So many frames of a blocked loop are shown, the innermost last."""
 BROKEN_PAUSE_SECONDS = 1.0
 """Before a loop is entered again that ended by an error of its own, which may come again at once."""
 
@@ -81,6 +85,35 @@ class EventLoop:
         if thread is None or self._over or self._stopping or thread.is_alive():
             return None
         return "the event loop of async jobs has died; restart this process"
+
+    def ping(self, answer: Callable[[], None]) -> bool:
+        """Let the loop call `answer` in its next turn; False: it does not run."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return False
+        try:
+            loop.call_soon_threadsafe(answer)
+        except RuntimeError:  # closed meanwhile
+            return False
+        return True
+
+    def in_turn(self) -> tuple[ReceivedDelivery | None, str, str]:
+        """(the job whose task has the loop now, what that task runs, where the loop's thread stands).
+
+        No job: a task or a callback that a job has started.
+        """
+        if self._loop is None or self._thread is None or self._thread.ident is None:
+            return None, "", ""
+        task = asyncio.current_task(self._loop)
+        received = None if task is None else self._tasks.get(task)
+        if received is None and task is not None:
+            carried = [each.run for each in list(self._for_threads) if each.run.task is task]
+            received = carried[0].received if carried else None
+        coroutine = None if task is None else task.get_coro()
+        frame = sys._current_frames().get(self._thread.ident)  # noqa: SLF001  # the only way to see it
+        stack = "" if frame is None else "".join(traceback.format_stack(frame)[-MAX_FRAMES:])
+        named = getattr(coroutine, "__qualname__", "a callback")
+        return received, named if task is None else f"the task {named}", stack
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         """Run a coroutine for a sync job, in the context of the calling thread, which waits; its result.
@@ -183,7 +216,7 @@ class Carried:
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> None:
         self._coroutine = coroutine
-        self._run = run
+        self.run = run
         self._context = contextvars.copy_context()
         self._ended = threading.Event()
         self._value: Any = None
@@ -193,7 +226,7 @@ class Carried:
         """Start it, on the loop."""
         task = loop.create_task(self._carry(), context=self._context)
         task.add_done_callback(self._done)
-        self._run.set_task(task)
+        self.run.set_task(task)
 
     def wait(self) -> Any:
         """Wait in the thread; what it returned, or raises what it raised."""
@@ -215,7 +248,7 @@ class Carried:
         if task.cancelled():  # before its first step
             self._coroutine.close()
             self._error = asyncio.CancelledError()
-        self._run.task = None
+        self.run.task = None
         self._ended.set()
 
 

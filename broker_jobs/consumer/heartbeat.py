@@ -35,8 +35,13 @@ class HeartbeatSender:
         period_seconds: float,
         version: str,
         problem: Callable[[], str] | None = None,
+        busy: Callable[[], str] = str,
     ) -> None:
-        """`problem`: why the worker takes no jobs; an empty text: it does."""
+        """
+        Args:
+            problem: why the worker takes no jobs; an empty text: it does.
+            busy: what keeps jobs of this process from running; an empty text: nothing.
+        """
         self._event_sender = event_sender
         self._clock = clock
         self._running = running
@@ -47,6 +52,7 @@ class HeartbeatSender:
         self._period_seconds = period_seconds
         self._version = version
         self._problem = problem
+        self._busy = busy
         self._process_stats = ProcessStats()
         self._next_monotonic = clock.monotonic()
         self._unconfirmed = False
@@ -84,6 +90,7 @@ class HeartbeatSender:
             rss_bytes=rss_bytes,
             version=self._version,
             problem="" if self._problem is None else self._problem()[:MAX_REASON_CHARS],
+            busy=self._busy(),
             leaving=leaving,
         )
         self._unconfirmed = True

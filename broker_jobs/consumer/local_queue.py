@@ -75,6 +75,7 @@ class LocalQueue:
         """The line, where there is one."""
         self._weighted = False
         self._concurrency = concurrency
+        self._slots = concurrency
         self._taken = 0
         self._waiting = 0
         self._in_threads = 0
@@ -93,7 +94,7 @@ class LocalQueue:
     @property
     def free(self) -> int:
         """How many slots are free; then nothing waits that could have one."""
-        return max(0, self._concurrency - self._taken)
+        return max(0, self._slots - self._taken)
 
     @property
     def weighted(self) -> bool:
@@ -114,16 +115,16 @@ class LocalQueue:
         """Give back the slot of a delivery. Returns what starts in its place, with a slot, or None."""
         with self._lock:
             only = self._only
-            if only is not None and only.held and self._taken <= self._concurrency and only.running <= only.limit:
+            if only is not None and only.held and self._taken <= self._slots and only.running <= only.limit:
                 # Most often: the next of the same queue takes the slot on.
                 following = only.first()
                 self._waiting -= 1
-                if following.function.is_async is not received.function.is_async:
-                    self._in_threads += -1 if following.function.is_async else 1
+                if following.on_loop is not received.on_loop:
+                    self._in_threads += -1 if following.on_loop else 1
                 return following
             self._taken -= 1
             self._line(received.queue).running -= 1
-            if not received.function.is_async:
+            if not received.on_loop:
                 self._in_threads -= 1
             return self._next()
 
@@ -133,9 +134,19 @@ class LocalQueue:
         Returns what starts now, and what waited of queues that are not served any more.
         """
         with self._lock:
+            self._slots += concurrency - self._concurrency
             self._concurrency = concurrency
             dropped = self._serve(queues)
             return self._start(), dropped
+
+    def add_slots(self, by: int) -> list[ReceivedDelivery]:
+        """Have so many slots more, or fewer, than `concurrency` says. Returns what starts now.
+
+        A job that cannot be ended holds its slot; then another one takes its place.
+        """
+        with self._lock:
+            self._slots += by
+            return self._start()
 
     def _serve(self, queues: ServedQueues) -> list[ReceivedDelivery]:
         """Use these queues, in their order; what waited of others. Their lines stay while jobs of them run."""
@@ -160,7 +171,7 @@ class LocalQueue:
         return started
 
     def _next(self) -> ReceivedDelivery | None:
-        if not self._waiting or self._taken >= self._concurrency:
+        if not self._waiting or self._taken >= self._slots:
             return None
         line = self._choose()
         if line is None:
@@ -169,7 +180,7 @@ class LocalQueue:
         self._waiting -= 1
         self._taken += 1
         line.running += 1
-        if not received.function.is_async:
+        if not received.on_loop:
             self._in_threads += 1
         return received
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.heartbeat import HeartbeatSender
+from broker_jobs.consumer.overdue import OverdueRuns
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.running import Run, Running
 
@@ -33,6 +34,8 @@ class Monitor:
         clock: Clock,
         handover_after: float,
         handed_over: Callable[[], None],
+        timeout_grace: float,
+        overdue: OverdueRuns,
     ) -> None:
         self._running = running
         self._reporter = reporter
@@ -41,6 +44,8 @@ class Monitor:
         self._clock = clock
         self._handover_after = handover_after
         self._handed_over = handed_over
+        self._timeout_grace = timeout_grace
+        self._overdue = overdue
 
     def look(self) -> None:
         """One look at everything."""
@@ -48,6 +53,8 @@ class Monitor:
         lease_is_ending = self._heartbeat_sender.lease_is_ending()
         for run in self._running.all():
             self._look_at(run, now)
+            if run.cancel_reason is not None:
+                self._ask_again(run, now)
             if run.owned and lease_is_ending and run.cancel_reason is None and _runs_alone(run):
                 logger.error(
                     "%s %s: no heartbeat was confirmed for 20 s, so another job of its limit may be started; "
@@ -56,12 +63,17 @@ class Monitor:
                     run.received.envelope.id,
                 )
                 run.cancel("lease")
+        self._overdue.look()
 
     def _look_at(self, run: Run, now: float) -> None:
         if run.deadline_monotonic is not None and now >= run.deadline_monotonic:
             run.cancel("timeout")
-            if now >= run.deadline_monotonic + OUTLIVED_AFTER_SECONDS and not run.outlived:
+            outlived_after = min(OUTLIVED_AFTER_SECONDS, self._timeout_grace)
+            if now >= run.deadline_monotonic + outlived_after and not (run.outlived or run.isolated):
                 self._say_outlived(run, now)
+            if now >= run.deadline_monotonic + self._timeout_grace and not run.overdue:
+                run.overdue = True
+                self._overdue.add(run, self._timeout_grace)
         age = now - run.started_monotonic
         if age >= self._handover_after and not run.handed_over:
             self._hand_over(run)
@@ -71,22 +83,32 @@ class Monitor:
             run.progress_monotonic = now
             self._reporter.progress(run)
 
+    def _ask_again(self, run: Run, now: float) -> None:
+        if run.asked_monotonic is None:
+            run.asked_monotonic = now
+        elif run.interrupt.waits:
+            run.stop()
+        elif now >= run.asked_monotonic + self._timeout_grace and not run.asked_again:
+            run.ask_again()
+
     def _say_outlived(self, run: Run, now: float) -> None:
-        """A job outlives its timeout: nothing can stop it from outside, so a person has to know."""
+        """A job outlives its timeout: a person has to know."""
         run.outlived = True
         if run.ended:
             return
+        if not run.announced:
+            self._reporter.started(run, None)
+        self._reporter.overrun(run)
         envelope = run.received.envelope
         if run.task is None:
             advice = (
-                "a thread cannot be stopped from outside, so the job keeps its thread until it returns. Ask "
-                "current_job().cancelled() in the job, and give its calls timeouts of their own; "
-                "if it hangs, restart this worker"
+                "it caught JobTimedOut and goes on, or it is in a call that Python cannot end. Let JobTimedOut pass, "
+                "and give its calls timeouts of their own"
             )
         else:
             advice = (
                 "it caught CancelledError and goes on, or it blocks the event loop. Let CancelledError pass, and put "
-                "what blocks into a thread; if it hangs, restart this worker"
+                "what blocks into a thread"
             )
         logger.error(
             "%s %s attempt %d outlives its timeout of %g s: it has run since %s (%.1f s) and was asked to stop: %s",

@@ -14,7 +14,7 @@ class WorkerObserver(Protocol):
     def finished(
         self, outcome: str, job: str, queue: str, *, run_seconds: float, wait_seconds: float, attempt: int
     ) -> None:
-        """An attempt ended: "succeeded", "failed", "cancelled" or "interrupted".
+        """An attempt ended: "succeeded", "raised", "timed out", "cancelled", "crashed" or "interrupted".
 
         The wait is from enqueue (or due) to start.
         """
@@ -27,6 +27,12 @@ class WorkerObserver(Protocol):
 
     def in_flight(self, running: int, held: int, unconfirmed: int) -> None:
         """Once a second: attempts running, deliveries unstarted, events without a confirm."""
+
+    def blocked(self, seconds: float) -> None:
+        """While a job blocks the event loop: for how long; 0.0: it runs again."""
+
+    def stalled(self, what: str, seconds: float) -> None:
+        """A stall is over: of the "event loop", or of the whole "process"."""
 
 
 class NoWorkerObserver:
@@ -43,3 +49,7 @@ class NoWorkerObserver:
     def dead_letters(self, queue: str) -> None: ...
 
     def in_flight(self, running: int, held: int, unconfirmed: int) -> None: ...
+
+    def blocked(self, seconds: float) -> None: ...
+
+    def stalled(self, what: str, seconds: float) -> None: ...

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from typing import NamedTuple, TypeAlias
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias, assert_never
 
 from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
@@ -16,6 +17,7 @@ from broker_jobs.messages.events import (
     MAX_RESULT_BYTES,
     MAX_TRACEBACK_CHARS,
     ErrorInfo,
+    FailureKind,
     ReturnReason,
 )
 
@@ -30,11 +32,12 @@ class Completed(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """The function failed, or could not be called."""
+    """The function failed, could not be called, or was stopped."""
 
     error: ErrorInfo
+    ended: FailureKind = "raised"
     final: bool = False
-    cancelled: bool = False
+    runs_on: bool = False
     retry_after: float | None = None
     exception: BaseException | None = None
     """What was raised, for the log; it does not travel."""
@@ -96,21 +99,64 @@ def misfit(error: BaseException) -> Raised:
     return Raised(info, exception=error)
 
 
-def timed_out(seconds: float, error: BaseException | None = None) -> Raised:
+def timed_out(seconds: float, error: BaseException | None = None, *, runs_on: bool = False) -> Raised:
     """The outcome of an attempt that was stopped at its timeout; `error` shows where it stood."""
-    return Raised(ErrorInfo(type="TimedOut", message=f"timed out after {seconds:g} s"), exception=error)
+    where = "" if error is None else describe(error).traceback
+    info = ErrorInfo(type="TimedOut", message=f"timed out after {seconds:g} s", traceback=where)
+    return Raised(info, ended="timed out", runs_on=runs_on, exception=error)
 
 
 def stopped() -> Raised:
     """The outcome of a running job that was deleted and stopped as asked."""
-    return Raised(ErrorInfo(type="Cancelled", message="it was deleted while it ran, and stopped"), cancelled=True)
+    info = ErrorInfo(type="Cancelled", message="it was deleted while it ran, and stopped")
+    return Raised(info, ended="cancelled")
+
+
+class ChildTraceback(Exception):
+    """The traceback of another process, as text, so that a log shows it."""
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON has it, on its way from a child process."""
+    match outcome:
+        case Completed():
+            return {"is": "completed", **outcome._asdict()}
+        case Raised():
+            values = outcome._asdict() | {"error": outcome.error.model_dump()}
+            del values["exception"]
+            return {"is": "raised", **values}
+        case Interruption():
+            return {"is": "interruption"}
+        case NotRun():
+            return {"is": "not run", **outcome._asdict()}
+        case _:
+            assert_never(outcome)
+
+
+def outcome_of_json(values: dict[str, Any]) -> Outcome:
+    """The outcome that a child process has written.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    given = {name: value for name, value in values.items() if name != "is"}
+    match values["is"]:
+        case "completed":
+            return Completed(**given)
+        case "raised":
+            error = ErrorInfo.model_validate(given.pop("error"))
+            return Raised(error, exception=ChildTraceback(f"in a child process\n{error.traceback}"), **given)
+        case "interruption":
+            return Interruption()
+        case _:
+            return NotRun(**given)
 
 
 def describe(error: BaseException) -> ErrorInfo:
     """An exception as it is shown. Never raises, whatever `str(error)` does."""
     try:
         frames = error.__traceback__
-        if frames is not None and frames.tb_next is not None:  # the first is ours, not the job's
+        while frames is not None and frames.tb_next is not None and _is_ours(frames):
             frames = frames.tb_next
         lines = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException as unprintable:  # noqa: BLE001  # an exception's own __str__ may raise anything
@@ -120,6 +166,11 @@ def describe(error: BaseException) -> ErrorInfo:
         message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS),
         traceback=clip_start(lines, MAX_TRACEBACK_CHARS),
     )
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    """Whether the outermost of these frames is the worker's, not the job's."""
+    return str(frames.tb_frame.f_globals.get("__name__")).startswith("broker_jobs.consumer.")
 
 
 def can_be_written(error: BaseException | None) -> bool:

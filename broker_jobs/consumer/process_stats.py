@@ -5,6 +5,21 @@ from __future__ import annotations
 import psutil
 
 
+def virtual_bytes() -> int:
+    """The address space that this process takes."""
+    return int(psutil.Process().memory_info().vms)
+
+
+def resident_bytes(pid: int | None) -> int:
+    """The memory that a process takes; 0 if it has ended or the system refuses."""
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 class ProcessStats:
     """CPU and memory of this process."""
 

@@ -28,6 +28,7 @@ from broker_jobs.messages.events import (
     Failed,
     Interrupted,
     LogLine,
+    Overrun,
     Progress,
     Returned,
     ReturnReason,
@@ -95,12 +96,13 @@ class Reporter:
                     ended_at=now,
                     error=outcome.error,
                     final=outcome.final,
-                    cancelled=outcome.cancelled,
+                    ended=outcome.ended,
+                    runs_on=outcome.runs_on,
                     retry_after=outcome.retry_after,
                     envelope=_text(run.received.delivery),
                 )
                 self._event_sender.put(event_json(failed), run.received.place)
-                self._count(run, "cancelled" if outcome.cancelled else "failed", now)
+                self._count(run, outcome.ended, now)
                 _log_failure(envelope, outcome, deleted=run.cancel_reason == "deleted")
             case Interruption():
                 interrupted = Interrupted(
@@ -126,7 +128,7 @@ class Reporter:
         if run.cut_off or run.ended:
             return
         timeout = run.received.envelope.policy.timeout if run.cancel_reason == "timeout" else None
-        self.ended(run, Interruption() if timeout is None else timed_out(timeout))
+        self.ended(run, Interruption() if timeout is None else timed_out(timeout, runs_on=True))
         run.cut_off = True
 
     def returned(
@@ -163,6 +165,11 @@ class Reporter:
         run.announced = True
         event = Started(id=envelope.id, epoch=envelope.epoch, at=run.started_at, owned=owned)
         self._event_sender.put(event_json(event), then)
+
+    def overrun(self, run: Run) -> None:
+        """An attempt goes on after its timeout."""
+        envelope = run.received.envelope
+        self._event_sender.put(event_json(Overrun(id=envelope.id, epoch=envelope.epoch, at=self._clock.now())))
 
     def progress(self, run: Run) -> None:
         """Tell the last progress of a run, if there is any news."""
@@ -239,7 +246,7 @@ def _log_interruption(envelope: Envelope) -> None:
 
 
 def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:
-    if outcome.cancelled:
+    if outcome.ended == "cancelled":
         logger.info("%s %s attempt %d stopped, as it was deleted", envelope.job, envelope.id, envelope.attempt)
         return
     retries = envelope.policy.retries

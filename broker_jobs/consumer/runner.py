@@ -42,8 +42,13 @@ class Runner:
         run_coroutine: RunCoroutine,
         batch_of: Callable[[str], Any] | None = None,
         may_begin: Callable[[], bool] = lambda: True,
+        run_isolated: Callable[[Run], Outcome] | None = None,
     ) -> None:
-        """`may_begin`: asked once for each run, right before it begins; False: this worker takes no more."""
+        """
+        Args:
+            may_begin: asked once for each run, right before it begins; False: this worker takes no more.
+            run_isolated: runs a job in a process of its own; None: such jobs run in threads too.
+        """
         self._running = running
         self._revocations = fences
         self._reporter = reporter
@@ -52,6 +57,7 @@ class Runner:
         self._run_coroutine = run_coroutine
         self._batch_of = batch_of
         self._may_begin = may_begin
+        self._run_isolated = run_isolated
         self._stopping = False
 
     def refuse_new(self) -> None:
@@ -68,7 +74,10 @@ class Runner:
         if outcome is None and received.envelope.careful:
             outcome = self._say_started(run)
         if outcome is None:
-            outcome = attempt(run, self._current(run), self._arounds, self._run_coroutine)
+            if received.function.options.isolation == "process" and self._run_isolated is not None:
+                outcome = self._run_isolated(run)
+            else:
+                outcome = attempt(run, self._current(run), self._arounds, self._run_coroutine)
         self._running.remove(run)
         self._reporter.ended(run, outcome)
 
@@ -121,7 +130,7 @@ class Runner:
             envelope.attempt,
             on_progress=run.note_progress,
             on_line=partial(self._reporter.line, run),
-            is_cancelled=run.is_cancelled,
+            asked_to_stop=run.asked_to_stop,
             batch=batch,
         )
 

@@ -1,6 +1,7 @@
 """Keeps the attempts that have begun; here the outside reaches a running function: cancelled, timed out, handed over.
 
-Plain slots and no locks: each field is written by one party, and a late look costs a tick, not a job.
+Plain slots and no locks: each field is written by one party, and a late look costs a tick, not a job. What must not be
+late or twice, an exception in a thread, is in thread_interrupt.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Literal, Protocol, TypeAlias
 
 from broker_jobs.clock import Instant
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
+from broker_jobs.consumer.thread_interrupt import ThreadInterrupt
+from broker_jobs.producer.current_job import JobCancelled, JobTimedOut
 
 CancelReason: TypeAlias = Literal["deleted", "timeout", "shutdown", "lease"]
 
@@ -21,15 +24,20 @@ class Run:
 
     __slots__ = (
         "announced",
+        "asked_again",
+        "asked_monotonic",
         "board_place",
         "cancel_reason",
         "cut_off",
         "deadline_monotonic",
         "ended",
         "handed_over",
+        "interrupt",
         "interrupted",
+        "isolated",
         "lines",
         "outlived",
+        "overdue",
         "owned",
         "progress",
         "progress_monotonic",
@@ -45,19 +53,27 @@ class Run:
         self.started_at = started_at
         self.started_monotonic = started_monotonic
         timeout = received.envelope.policy.timeout
-        self.deadline_monotonic = None if timeout is None else started_monotonic + timeout
+        self.isolated = received.function.options.isolation == "process"
+        self.deadline_monotonic = None if timeout is None or self.isolated else started_monotonic + timeout
+        """When its timeout is over; of an isolated run not before its process is ready."""
         self.cancel_reason: CancelReason | None = None
-        """Why it was asked to stop; the first reason stands."""
+        """Why it was asked to stop; the first reason stands, but for "lease", which stops no thread."""
+        self.asked_monotonic: float | None = None
+        """When the monitor saw that it was asked."""
+        self.asked_again = False
+        self.interrupt = ThreadInterrupt()
         self.told = False
         """Whether the function has learned that it should stop."""
         self.interrupted = False
-        """Whether its task was cancelled for that."""
+        """Whether its task was cancelled for that; once, until it is asked again."""
         self.board_place: int | None = None
         """Where it stands on the board of this process."""
         self.announced = False
         """Whether `started` was said."""
         self.outlived = False
         """Whether it was logged that it runs on after its timeout."""
+        self.overdue = False
+        """Whether it has outlived its timeout by more than the grace: its process leaves."""
         self.handed_over = False
         """Whether `started(owned)` was said."""
         self.owned = False
@@ -72,15 +88,35 @@ class Run:
         self.task: asyncio.Task[None] | None = None
 
     def cancel(self, reason: CancelReason) -> None:
-        """Ask it to stop: `cancelled()` turns true, and a coroutine gets CancelledError at its next await."""
-        if self.ended or self.cancel_reason is not None:
+        """Ask it to stop: `cancelled()` turns true, and CancelledError or JobCancelled is raised in it.
+
+        Not in a thread while the worker is cut off from RabbitMQ ("lease"): its job may well be nowhere else.
+        """
+        if self.ended or self.cancel_reason not in {None, "lease"} or self.cancel_reason == reason:
             return
         self.cancel_reason = reason
+        self.stop()
+
+    def begin_again(self, monotonic: float) -> None:
+        """Its timeout counts from now."""
+        if self.received.envelope.policy.timeout is not None:
+            self.deadline_monotonic = monotonic + self.received.envelope.policy.timeout
+
+    def ask_again(self) -> None:
+        """It caught what was raised in it and goes on, or is in a call that nothing ends: raise it once more."""
+        self.asked_again = True
+        self.interrupted = False
+        self.stop()
+
+    def stop(self) -> None:
+        """Raise in the function what it was asked for."""
         task = self.task
         if task is not None:
             loop = task.get_loop()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._cancel_task)
+        elif self.cancel_reason != "lease":
+            self.interrupt.send(self._exception())
 
     def set_task(self, task: asyncio.Task[None]) -> None:
         """It runs in this task from now on; on the task's loop."""
@@ -93,12 +129,15 @@ class Run:
             self.told = self.interrupted = True
             self.task.cancel()
 
-    def is_cancelled(self) -> bool:
-        """Answer the function's question; from then on it knows."""
+    def _exception(self) -> type[JobCancelled]:
+        return JobTimedOut if self.cancel_reason == "timeout" else JobCancelled
+
+    def asked_to_stop(self) -> type[JobCancelled] | None:
+        """Answer the function's question with what it should raise, or None; from then on it knows."""
         if self.cancel_reason is None:
-            return False
+            return None
         self.told = True
-        return True
+        return self._exception()
 
     def note_progress(self, done: float, total: float | None) -> None:
         """Keep the progress; reported at most once a second. What is not a finite number is ignored."""

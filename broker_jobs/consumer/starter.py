@@ -49,12 +49,16 @@ class Starter:
         """Start what has a slot."""
         asynchronous: list[ReceivedDelivery] = []
         for received in deliveries:
-            if received.function.is_async:
+            if received.on_loop:
                 asynchronous.append(received)
             else:
                 self.threads.run(received)
         if asynchronous:
             self.loop.run(asynchronous)
+
+    def add_slots(self, by: int) -> None:
+        """Have so many slots more, or fewer, than the concurrency says."""
+        self.start(self._local_queue.add_slots(by))
 
     def change(self, queues: ServedQueues, concurrency: int) -> list[ReceivedDelivery]:
         """Serve other queues, or run more or fewer jobs; what runs goes on. Returns what waits of queues given up."""
@@ -84,7 +88,7 @@ class Starter:
         following = self._local_queue.ended(received)
         if following is None:
             self._freed()
-        elif following.function.is_async:
+        elif following.on_loop:
             self.loop.run([following])
             return None
         return following
@@ -93,7 +97,7 @@ class Starter:
         following = self._local_queue.ended(received)
         if following is None:
             self._freed()
-        elif not following.function.is_async:
+        elif not following.on_loop:
             self.threads.run(following)
             return None
         return following

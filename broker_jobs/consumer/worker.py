@@ -26,6 +26,7 @@ from broker_jobs.broker.topology import work_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.changes import Serves, changed
+from broker_jobs.consumer.child_pool import ChildPool
 from broker_jobs.consumer.control import ControlSubscription
 from broker_jobs.consumer.dead_letter import DeadLetterPublisher
 from broker_jobs.consumer.event_sender import EventSender
@@ -35,6 +36,7 @@ from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.maintenance import MaintenanceThread
 from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
+from broker_jobs.consumer.overdue import OverdueRuns
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.receiver import Receiver
 from broker_jobs.consumer.recycling import OnLeave, Recycling
@@ -42,6 +44,7 @@ from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Board, Run, Running
+from broker_jobs.consumer.stalls import StallWatch
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.consumer.windows import Windows
 from broker_jobs.errors import BrokerError, UsageError
@@ -82,8 +85,10 @@ class Worker:
         observer: WorkerObserver | None = None,
         board: Board | None = None,
         on_leave: OnLeave | None = None,
+        load: Callable[[], Registry] | None = None,
     ) -> None:
-        """
+        """Connects to nothing; start() does.
+
         Args:
             registry: the jobs that it can run.
             broker: started.
@@ -94,8 +99,10 @@ class Worker:
             ref: its identity; None: a new one.
             observer: receives what metrics count.
             board: shows a supervisor what it runs.
-            on_leave: called once when this worker takes no more jobs and its process is to be replaced. None: nothing
-                replaces it; it never leaves by itself.
+            on_leave: called once when this worker takes no more jobs and its process is to be replaced, as after
+                `max_jobs`, or as a job in it cannot be ended. None: nothing replaces it; it never leaves by itself, and
+                other jobs get the capacity that such jobs hold.
+            load: returns the registry in a fresh process, for jobs with isolation="process"; it must pickle.
         """
         self.ref = ref or _own_ref()
         self._broker = broker
@@ -126,6 +133,7 @@ class Worker:
             self._event_sender, self._clock, self._observer, self._run_times.ran, volatile=settings.in_memory
         )
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
+        self._children = ChildPool(load, self._reporter.line)
         self._runner = Runner(
             self._running,
             self._revocations,
@@ -135,6 +143,7 @@ class Worker:
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
             may_begin=self.recycling.begin,
+            run_isolated=self._children.run,
         )
         self._local_queue = LocalQueue(self._serves.queues, concurrency)
         self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
@@ -161,6 +170,7 @@ class Worker:
             observer=self._observer,
             ready=self._starter.take,
         )
+        self._stalls = StallWatch(self._starter.loop, self._running, self._observer, self._clock)
         self.heartbeats = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
@@ -172,6 +182,7 @@ class Worker:
             period_seconds=settings.worker_heartbeat,
             version=_version(),
             problem=lambda: "; ".join(self.problems()),
+            busy=lambda: self._stalls.busy,
         )
         self._monitor = Monitor(
             running=self._running,
@@ -181,6 +192,10 @@ class Worker:
             clock=self._clock,
             handover_after=settings.handover_after,
             handed_over=self._flow_control.handed_over,
+            timeout_grace=settings.timeout_grace,
+            overdue=OverdueRuns(
+                concurrency, self._starter.add_slots, None if on_leave is None else self.recycling.leave
+            ),
         )
         self._control = ControlSubscription(
             broker,
@@ -247,11 +262,11 @@ class Worker:
             self._subscription.cancel()
         self._return_unstarted()
         self.hurry(timeout)
-        if not _wait(lambda: len(self._running) == 0, lambda: self._stop_until):
+        if not _wait(self._only_overdue, lambda: self._stop_until):
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
             self._cancel_runs()
-            _wait_for(lambda: len(self._running) == 0, STOP_SECONDS)
-            self._cut_off_runs()
+            _wait_for(self._only_overdue, STOP_SECONDS)
+        self._cut_off_runs()
         subscription = self._subscription
         if subscription is not None and not _wait_for(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
@@ -331,6 +346,7 @@ class Worker:
         self._control.stop()
         if self._subscription is not None and (self._settings.in_memory or not self.interrupted):
             self._subscription.close()  # else the end of the process does, and with it of what was cut off
+        self._children.stop()
         self._starter.threads.stop(0.0)
         self._starter.loop.stop(0.0)
 
@@ -345,6 +361,9 @@ class Worker:
         for run in self._running.all():
             run.cancel("shutdown")
 
+    def _only_overdue(self) -> bool:
+        return all(run.overdue for run in self._running.all())
+
     def _cut_off_runs(self) -> None:
         for run in self._running.all():
             self._reporter.cut_off(run)
@@ -352,6 +371,13 @@ class Worker:
     # --- while it runs ---
 
     def _look(self) -> None:
+        self._stalls.begin_look()
+        try:
+            self._look_at_parts()
+        finally:
+            self._stalls.end_look()
+
+    def _look_at_parts(self) -> None:
         while self._asked:
             self._change(self._asked.popleft())
         self._event_sender.repeat_failed()

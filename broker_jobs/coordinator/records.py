@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import Envelope
-from broker_jobs.messages.events import Failed, Interrupted, LogLine, Progress, Returned, Started, Succeeded
+from broker_jobs.messages.events import Failed, Interrupted, LogLine, Overrun, Progress, Returned, Started, Succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Undecidable:
     reason: str
 
 
-WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
+WorkerEvent = Started | Succeeded | Failed | Returned | Interrupted | Overrun | Progress | LogLine
 JobCommand = DeleteJob | RequeueJob | RescheduleJob
 
 

@@ -87,6 +87,7 @@ class WorkerWatch:
                 served=tuple(beat.served), queue_limits=beat.queue_limits, concurrency=beat.concurrency,
                 running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent, rss_bytes=beat.rss_bytes,
                 version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving, problem=beat.problem,
+                busy=beat.busy,
             )
         )  # fmt: skip
         if beat.leaving:

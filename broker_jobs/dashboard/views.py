@@ -327,6 +327,9 @@ class WorkerView(View):
     done: int
     cpu_percent: float
     rss_bytes: int
+    busy: str = Field(
+        description="the job that keeps others of it from running, or did within the last minute; empty: none"
+    )
     version: str
     started_at: datetime | None
     seen_at: datetime

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 
 from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
 from broker_jobs.clock import Seconds, as_seconds
-from broker_jobs.errors import DefinitionError, OptionError, nearest
+from broker_jobs.errors import OptionError, nearest
 from broker_jobs.function.keys import Limit, Unique, limit_option, text_error, unique_option
 from broker_jobs.messages.envelope import (
     BATCH_PREFIX,
@@ -44,10 +44,9 @@ class Options(TypedDict, total=False):
     """The pause before each retry, 1 to 1,000 of them, each at most ten years; the last one is repeated. Default before
     the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds."""
     timeout: Seconds | None
-    """How long an attempt may run; None: without limit. At the timeout, a coroutine gets CancelledError at its next
-    await. A plain function runs in a thread, which cannot be stopped from outside: it has to check
-    `current_job().cancelled()`. If it returns late, it has succeeded; if it hangs, it occupies its thread until the
-    worker ends."""
+    """How long an attempt may run; None: without limit. At the timeout a coroutine gets CancelledError at its next
+    await, and a plain function JobTimedOut at the next step of its Python code, which cannot be within a call in C. If
+    it returns nevertheless, it has succeeded. If it still runs after `timeout_grace`, its worker process leaves."""
     expires: Seconds | None
     """How long the job may wait to start, counted from the enqueue or from its due time; then it fails with the error
     Expired, and is not retried. None: without limit."""
@@ -66,7 +65,12 @@ class JobOptions(Options, total=False):
     name: str
     """The name of the job in messages; default: the name of the function. Keep it when you rename the function."""
     isolation: Literal["thread", "process"]
-    """Only "thread" is available."""
+    """"process": it runs in a child process, which is killed at the timeout and when the job is deleted, and whose end
+    by itself (a crash in C, `os._exit`, no memory) is the failure of this job alone. "thread", the default: it runs in
+    a thread of the worker, or on its event loop."""
+    memory_limit: int
+    """Bytes of memory that an attempt may take, beyond what its process has when it begins; 1 MiB or more. Only with
+    isolation="process". Beyond it the job gets a MemoryError, or its process is killed."""
     retry_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions after which the job is retried; default Exception."""
 
@@ -94,6 +98,7 @@ class FunctionOptions:
     tags: tuple[str, ...] = ()
     retry_on: tuple[type[Exception], ...] = (Exception,)
     isolation: Literal["thread", "process"] = "thread"
+    memory_limit: int | None = None
     id: str | None = None
 
     @property
@@ -121,16 +126,14 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
 
     Raises:
         OptionError: an option is unknown, only for one call, or out of range.
-        DefinitionError: isolation="process" is not available yet.
     """
     _refuse_unknown(options, JOB, "Options of a job")
-    if (isolation := options.get("isolation", "thread")) == "process":
-        raise DefinitionError(
-            "isolation='process' is not available yet; jobs run in threads (sync) or on the event loop (async)"
+    chosen = _with(FunctionOptions(), options)
+    if chosen.memory_limit is not None and chosen.isolation != "process":
+        raise OptionError(
+            "memory_limit needs a process of its own: write @jobs.job(isolation='process', memory_limit=…)"
         )
-    if isolation != "thread":
-        raise OptionError(f"isolation must be 'thread', not {isolation!r}")
-    return _with(FunctionOptions(), options)
+    return chosen
 
 
 CALL = tuple(sorted(CallOptions.__annotations__))
@@ -138,12 +141,15 @@ JOB = tuple(sorted(JobOptions.__annotations__))
 _JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
 _MAX_RETRIES = 1_000_000
 _SHOWN_CHARS = 200
+MIN_MEMORY_LIMIT = 1024 * 1024
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...], title: str) -> None:
     for option in options:
         if option in known:
             continue
+        if option == "isolation":
+            raise OptionError("isolation is decided where the function is written: @jobs.job(isolation=…)")
         if option in JOB:
             raise OptionError(f"{option} belongs to the function: write @jobs.job({option}=…)")
         if option in CALL:
@@ -159,7 +165,7 @@ def _with(base: FunctionOptions, options: Mapping[str, Any]) -> FunctionOptions:
             policy[option] = _CHECKS[option](value)
         elif option == "limit":
             changes["limits"] = limit_option(value)
-        elif option != "isolation":
+        else:
             changes[option] = _CHECKS[option](value)
     if policy:
         kept = {name: getattr(base.policy, name) for name in Policy.model_fields}
@@ -248,6 +254,18 @@ def _retry_on(value: Any) -> tuple[type[Exception], ...]:
     return kinds
 
 
+def _isolation(value: Any) -> str:
+    if value not in {"thread", "process"}:
+        _wrong("isolation", "'thread' or 'process'", value)
+    return str(value)
+
+
+def _memory_limit(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < MIN_MEMORY_LIMIT:
+        _wrong("memory_limit", f"an int of bytes, {MIN_MEMORY_LIMIT:_} or more", value)
+    return value
+
+
 def check_name(value: object, title: str) -> None:
     """Raise OptionError unless this can be the name of a job, a recurring job or a program."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS:
@@ -275,5 +293,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "tags": _tags,
     "name": _name,
     "retry_on": _retry_on,
+    "isolation": _isolation,
+    "memory_limit": _memory_limit,
     "id": check_id,
 }

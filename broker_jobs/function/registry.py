@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import importlib
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +35,42 @@ class Function:
     where: str
     provided: Mapping[str, tuple[int, Provided]] = field(default_factory=dict)
 
+    @property
+    def on_loop(self) -> bool:
+        """Whether it runs on the event loop of its worker; else a thread runs it, or waits for its process."""
+        return self.is_async and self.options.isolation == "thread"
+
+
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+
+def load_registry(modules: Sequence[str], names: Sequence[str]) -> Registry:
+    """Import a program in a fresh process; the registry that has these jobs.
+
+    Python itself imports the main module of a program in each process that it spawns.
+
+    Raises:
+        DefinitionError: no registry has them.
+        Exception: whatever a module raises.
+    """
+    for module in modules:
+        if module != "__main__":
+            importlib.import_module(module)
+    for registry in _registries:
+        if set(names) <= set(registry.names()):
+            return registry
+    raise DefinitionError(
+        f"a child process imports {', '.join(modules)} and does not find all of the jobs {', '.join(names)}: "
+        "a job with isolation='process' is defined at the top level of a module, where an import runs its decorator"
+    )
+
+
+def loader_of(registry: Registry, modules: Sequence[str]) -> Callable[[], Registry]:
+    """What returns this registry in a fresh process; it pickles. `modules`: those that the program imports first."""
+    isolated = [function for function in registry if function.options.isolation == "process"]
+    wanted = dict.fromkeys([*modules, *(function.fn.__module__ for function in isolated)])
+    return partial(load_registry, tuple(wanted), tuple(function.name for function in isolated))
+
 
 class Registry:
     """The functions of one `BrokerJobs`.
@@ -41,6 +80,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
+        _registries.add(self)
         self.around: list[Around] = []
         self.batch_of: Callable[[str], Any] | None = None
 

@@ -48,6 +48,9 @@ ReturnReason = Literal[
 conditions first."""
 
 
+FailureKind = Literal["raised", "timed out", "cancelled", "crashed"]
+"""How a run ended that did not succeed. Cancelled: it was deleted, and stopped. Crashed: its own process died."""
+
 Timestamp = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
 """Seconds since the Unix epoch, before the year 3000, so that every calendar and database stores it."""
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
@@ -106,7 +109,11 @@ class Succeeded(_Value):
 
 
 class Failed(_Value):
-    """The function raised. `final`: no retry, even if retries are left. `cancelled`: it stopped on request."""
+    """The run failed, or stopped as it was asked to; `ended` says which.
+
+    `final`: no retry, even if retries are left. `runs_on`: it still runs, and ends with its process, which is about to
+    exit; the next run waits a moment for that.
+    """
 
     kind: Literal["failed"] = "failed"
     id: JobId
@@ -114,8 +121,9 @@ class Failed(_Value):
     started_at: Timestamp
     ended_at: Timestamp
     error: ErrorInfo
+    ended: FailureKind = "raised"
     final: bool = False
-    cancelled: bool = False
+    runs_on: bool = False
     retry_after: Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
     envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
 
@@ -147,6 +155,15 @@ class Interrupted(_Value):
     ended_at: Timestamp
     acknowledged: bool = False
     envelope: str = Field(max_length=MAX_ENVELOPE_CHARS)
+
+
+class Overrun(_Value):
+    """The function goes on after its timeout, though it was asked to stop. Its outcome follows when it has ended."""
+
+    kind: Literal["overrun"] = "overrun"
+    id: JobId
+    epoch: Number
+    at: Timestamp
 
 
 class Progress(_Value):
@@ -191,6 +208,11 @@ class Heartbeat(_Value):
     problem: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = Field(
         default="", description="why it does not take jobs, as when it may not read a queue"
     )
+    busy: str = Field(
+        default="",
+        max_length=1_000,
+        description="what keeps its jobs from running, or has just done so: a job, by name",
+    )
     leaving: bool = Field(default=False, description="the last heartbeat of a clean shutdown: the lease ends at once")
 
 
@@ -209,7 +231,7 @@ class Supervised(_Value):
     ended: Annotated[str, Field(max_length=MAX_REASON_CHARS)] | None = None
 
 
-JobEvent = Started | Succeeded | Failed | Returned | Interrupted | Progress | LogLine
+JobEvent = Started | Succeeded | Failed | Returned | Interrupted | Overrun | Progress | LogLine
 Event = Annotated[JobEvent | Heartbeat | Supervised, Field(discriminator="kind")]
 
 

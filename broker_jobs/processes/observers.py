@@ -52,6 +52,13 @@ class WorkerMetrics:
         self._metrics.set(m.WAITING_DELIVERIES, held)
         self._metrics.set(m.UNCONFIRMED, unconfirmed)
 
+    def blocked(self, seconds: float) -> None:
+        self._metrics.set(m.LOOP_BLOCKED, seconds)
+
+    def stalled(self, what: str, seconds: float) -> None:
+        self._metrics.count(m.STALLS, (what,))
+        self._metrics.count(m.STALL_SECONDS, (what,), seconds)
+
 
 class CoordinatorMetrics(CoordinatorObserver):
     """Counts what a coordinator reports. Gauges of the active coordinator are cleared when it becomes standby."""

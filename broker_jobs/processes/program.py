@@ -72,6 +72,7 @@ class Program:
         board: Board | None = None,
         on_fatal: Callable[[str], None] | None = None,
         on_leave: OnLeave | None = None,
+        load: Callable[[], Registry] | None = None,
     ) -> None:
         """Connects to nothing; start() does.
 
@@ -90,7 +91,9 @@ class Program:
             board: shows a supervisor what the worker runs; None: there is none.
             on_fatal: called with the reason when the coordinator cannot continue; None: the reason is only logged.
             on_leave: called once, with the reason, when the worker takes no more jobs and this process is to be
-                replaced; None: nothing replaces it, so it never leaves by itself.
+                replaced, as after `max_jobs`, or as a job in it cannot be ended; None: nothing replaces it, so it never
+                leaves by itself, and other jobs get the place of such a job.
+            load: returns the registry in a fresh process, for jobs with isolation="process"; it must pickle.
 
         Raises:
             UsageError: an unknown role, no role, or a worker without a registry.
@@ -115,6 +118,7 @@ class Program:
         self._board = board
         self._on_fatal = on_fatal
         self._on_leave = on_leave
+        self._load = load
         self._clock = clock or SystemClock()
         # Without a slot a worker has no predecessor: two programs on one host may serve one application.
         self._ref = WorkerRef(id=self.id, host=socket.gethostname(), slot=slot or self.id, pid=os.getpid())
@@ -161,9 +165,8 @@ class Program:
 
         Args:
             timeout: seconds that running jobs get to finish; None: settings.shutdown_timeout. Jobs that have not
-                started return to the queue at once. Jobs that still run afterwards are cancelled and reported as
-                interrupted: that costs no retry, and they run again. A plain function cannot be cancelled; it ends with
-                the process.
+                started return to the queue at once. Jobs that still run afterwards are stopped and reported as
+                interrupted: that costs no retry, and they run again. What cannot be stopped ends with the process.
 
         Returns:
             Whether all running jobs have ended.
@@ -298,6 +301,7 @@ class Program:
                 observer=WorkerMetrics(self.metrics),
                 board=self._board,
                 on_leave=self._on_leave,
+                load=self._load,
             )
             self.worker.start()
         if "beat" in self._roles:

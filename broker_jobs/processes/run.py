@@ -55,6 +55,8 @@ class Application:
     subscriptions: Sequence[Subscription] = ()
     origin: str = ""
     close: Callable[[], None] | None = None
+    load: Callable[[], Application] | None = None
+    """Loads this application in another process; it pickles."""
 
 
 ExtraService: TypeAlias = Callable[[Program, Settings], AbstractContextManager[None]]
@@ -165,6 +167,7 @@ def _run(
         board=None if place is None else place.board,
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
         on_leave=None if parent is None else parent.leave,
+        load=partial(_load_registry, application.load) if application is not None and application.load else None,
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:
@@ -191,6 +194,10 @@ def _run(
                 parent.report_last()
             exit_now(program, code)
         return code
+
+
+def _load_registry(load: Callable[[], Application]) -> Registry:
+    return load().registry
 
 
 def _collect_rarely() -> None:

@@ -19,10 +19,24 @@ if TYPE_CHECKING:
 
 
 class JobCancelled(BaseException):
-    """Raised by `current_job().raise_if_cancelled()`: the job stops, as requested.
+    """Raised inside a running function that has to stop: its job was deleted, or its worker has to leave.
 
-    Not an Exception, so that `except Exception` inside a job does not catch it.
+    A plain function gets it in its thread, at the next step of its Python code, or from
+    `current_job().raise_if_cancelled()`. A coroutine gets CancelledError. Let it pass: what has to be closed is closed
+    by `with` and `finally`.
+
+    Not an Exception, as CancelledError of asyncio is none, so that `except Exception` inside a job does not catch it.
     """
+
+    def __str__(self) -> str:
+        return super().__str__() or "the job was asked to stop"
+
+
+class JobTimedOut(JobCancelled):
+    """Raised inside a running function whose `timeout` is over."""
+
+    def __str__(self) -> str:
+        return BaseException.__str__(self) or "the job ran longer than its timeout"
 
 
 def _no_progress(done: float, total: float | None) -> None:
@@ -33,8 +47,8 @@ def _no_line(text: str) -> None:
     del text
 
 
-def _not_cancelled() -> bool:
-    return False
+def _not_cancelled() -> type[JobCancelled] | None:
+    return None
 
 
 class CurrentJob:
@@ -53,7 +67,7 @@ class CurrentJob:
         attempt: the number of the run, from 1; None outside a job.
         on_progress: called with (done, total).
         on_line: called with each log line.
-        is_cancelled: whether the attempt should stop.
+        asked_to_stop: what to raise if the attempt should stop, or None.
         batch: the batch that the job is part of.
     """
 
@@ -64,14 +78,14 @@ class CurrentJob:
         *,
         on_progress: Callable[[float, float | None], None] = _no_progress,
         on_line: Callable[[str], None] = _no_line,
-        is_cancelled: Callable[[], bool] = _not_cancelled,
+        asked_to_stop: Callable[[], type[JobCancelled] | None] = _not_cancelled,
         batch: Batch | None = None,
     ) -> None:
         self._id = id
         self._attempt = attempt
         self._on_progress = on_progress
         self._on_line = on_line
-        self._is_cancelled = is_cancelled
+        self._asked_to_stop = asked_to_stop
         self._batch = batch
 
     @property
@@ -122,16 +136,17 @@ class CurrentJob:
 
     def cancelled(self) -> bool:
         """Whether to stop: the job was deleted, timed out, or its worker shuts down. False outside a job."""
-        return self._is_cancelled()
+        return self._asked_to_stop() is not None
 
     def raise_if_cancelled(self) -> None:
         """Stop the job here, if it should stop.
 
         Raises:
-            JobCancelled: the attempt should stop.
+            JobTimedOut: its `timeout` is over.
+            JobCancelled: the job was deleted, or its worker shuts down.
         """
-        if self._is_cancelled():
-            raise JobCancelled
+        if (exception := self._asked_to_stop()) is not None:
+            raise exception
 
 
 _NO_JOB = CurrentJob()

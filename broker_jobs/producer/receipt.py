@@ -117,7 +117,7 @@ class Receipt(DependencyTarget, Generic[R_co]):
         return self._result_or_error(await self._requests.wait_for_job_async(self.id, seconds), seconds)
 
     def delete(self) -> bool:
-        """Delete the job. A running job is asked to stop (`current_job().cancelled()`).
+        """Delete the job. A running job is stopped: JobCancelled or CancelledError is raised in it.
 
         Returns:
             False if the job had already ended.

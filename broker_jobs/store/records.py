@@ -61,6 +61,8 @@ class WorkerRow:
     cpu_percent: float = 0.0
     rss_bytes: int = 0
     version: str = ""
+    busy: str = ""
+    """What keeps its jobs from running, or has just done so."""
     started_at: Instant = 0.0
     seen_at: Instant = 0.0
     silent_since: Instant | None = None

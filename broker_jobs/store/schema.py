@@ -211,6 +211,7 @@ workers = Table(
     Column("cpu_percent", Double, nullable=False),
     Column("rss_bytes", BigInteger, nullable=False),
     Column("version", Text, nullable=False),
+    Column("busy", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("silent_since", Double),

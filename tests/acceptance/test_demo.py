@@ -98,7 +98,7 @@ def test_it_stays_until_it_is_told_to_leave_and_is_exact_then(terminal: Terminal
     assert health
     assert store
     with urllib.request.urlopen(address.group(1), timeout=30) as answer:
-        assert re.search(r'"welcome",outcome="failed",queue="mail"} 3', answer.read().decode())
+        assert re.search(r'"welcome",outcome="raised",queue="mail"} 3', answer.read().decode())
     with urllib.request.urlopen(health.group(1), timeout=30) as answer:
         assert answer.status == 200
     assert "welcome" in terminal.output("jobs", "list", "--job", "welcome", "--store", store.group(1))

@@ -44,6 +44,8 @@ def ping() -> int: return 1
 def letter(user_id: int, *, loud: bool = False) -> str: return ""
 @jobs.job
 async def fetch(url: str) -> bytes: return b""
+@jobs.job(isolation="process", memory_limit=2**30)
+def compress(path: str) -> int: return len(path)
 @jobs.job(isolation="thread", timeout=60, tags=["page"], unique=Unique("page:{url}", scope=hour, conflict="replace"))
 async def crawl(url: str) -> bytes: return b""
 @jobs.job
@@ -146,6 +148,7 @@ welcome.using(priority="urgent")  # E
 jobs.remote("billing.charge", queue="billing", priority="low").enqueue(42)
 jobs.remote("billing.charge", priority=1)  # E
 welcome.using(isolation="process")  # E
+welcome.using(memory_limit=2**30)  # E
 welcome.using(queue="slow").enqueue("x")  # E
 welcome.using(queue="slow")(42)  # E
 welcome.using("slow")  # E

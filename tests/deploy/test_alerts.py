@@ -74,7 +74,7 @@ A, B = {"instance": "a:9100"}, {"instance": "b:9100"}
 DEPTH, CONSUMERS = family(m.DEPTH, queue="mail", priority="normal"), family(m.CONSUMERS, queue="mail")
 HIGH = family(m.DEPTH, queue="mail", priority="high")
 OLDEST, PAUSED = family(m.OLDEST, queue="mail"), family(m.PAUSED, queue="mail")
-FAILED = family(m.JOBS, job_name="render", queue="mail", outcome="failed")
+FAILED = family(m.JOBS, job_name="render", queue="mail", outcome="raised")
 SUCCEEDED = family(m.JOBS, job_name="render", queue="mail", outcome="succeeded")
 UNKNOWN = family(m.RETURNED, reason="unknown job", queue="mail")
 WORKER_UP = 'up{job="broker_jobs_worker",instance="a:9100"}'

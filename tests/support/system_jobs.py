@@ -2,10 +2,11 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from broker_jobs import BrokerJobs, Concurrency, current_job
+from broker_jobs import BrokerJobs, Concurrency, JobCancelled, current_job
 
 MARKS = "marks"
 NARROW = 3
@@ -53,14 +54,24 @@ class SystemJobs:
             mark("ended")
 
         @self.program.job(backoff=[0.2], retries=5)
+        def finish(seconds: float) -> str:
+            """Work that ends well, also when it is asked to stop."""
+            mark("started")
+            with suppress(JobCancelled):
+                time.sleep(seconds)
+            mark("ended")
+            return "finished"
+
+        @self.program.job(backoff=[0.2], retries=5)
         def hold(name: str) -> str:
             """Wait to be let go, or to be stopped."""
             mark("started")
-            while not (folder / f"go-{name}").exists():
-                if current_job().cancelled():
-                    mark("stopped")
-                    current_job().raise_if_cancelled()
-                time.sleep(0.01)
+            try:
+                while not (folder / f"go-{name}").exists():
+                    time.sleep(0.01)
+            except JobCancelled:
+                mark("stopped")
+                raise
             mark("ended")
             return name
 
@@ -97,7 +108,7 @@ class SystemJobs:
                     return how
 
         self.work, self.after, self.stumble, self.crash, self.explode = work, hold, stumble, crash, explode
-        self.narrow = narrow
+        self.narrow, self.finish = narrow, finish
 
     def marks(self) -> list[Mark]:
         """All that was written until now."""

@@ -14,10 +14,8 @@ from broker_jobs.messages.events import Failed, Interrupted, Returned, Succeeded
 from broker_jobs.store.records import AttemptRow
 from broker_jobs.store.row import Reason, Row
 
-RAISED, TIMED_OUT, CANCELLED, INTERRUPTED = "raised", "timed out", "cancelled", "interrupted"
+TIMED_OUT, CANCELLED, INTERRUPTED = "timed out", "cancelled", "interrupted"
 CRASHED, RETURNED = "crashed", "returned"
-TIMED_OUT_TYPE = "TimedOut"
-"""The type of the worker's own error for a run that was stopped at its timeout; it has no traceback."""
 
 
 def attempt_of(before: Row | None, record: JobRecord, after: Row | None, now: Instant) -> AttemptRow | None:
@@ -78,14 +76,12 @@ def _run(row: Row, record: FromWorker, ended: str, ran: tuple[Instant | None, In
 
 def _failed(before: Row | None, record: FromWorker, event: Failed, after: Row, now: Instant) -> AttemptRow:
     error = event.error
-    if event.cancelled or (before is not None and before.reason_code == Reason.CANCEL):
-        ended = CANCELLED
-    elif error.type == TIMED_OUT_TYPE and not error.traceback:
-        ended = TIMED_OUT
-    else:
-        ended = RAISED
+    asked = before is not None and before.reason_code == Reason.CANCEL
+    ended = CANCELLED if asked else event.ended
     attempt = _run(after, record, ended, (event.started_at, event.ended_at), now)
     attempt.error = error.model_dump_json()
+    if ended == TIMED_OUT:  # where it stood is chance
+        error = error.model_copy(update={"traceback": ""})
     attempt.fingerprint = None if ended == CANCELLED else fingerprint(error, after.job)
     return attempt
 

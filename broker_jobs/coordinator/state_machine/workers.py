@@ -33,7 +33,7 @@ from broker_jobs.coordinator.state_machine.steps import (
 )
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
-from broker_jobs.messages.events import Failed, Interrupted, LogLine, Progress, Returned, Started, Succeeded
+from broker_jobs.messages.events import Failed, Interrupted, LogLine, Overrun, Progress, Returned, Started, Succeeded
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Conditions, Publication, Reason, Row
 
@@ -43,6 +43,7 @@ MAX_INTERRUPTIONS = 10
 """So many count as one crash: a job that outlasts every shutdown must not run without end."""
 LEAVING_SECONDS = 1.0
 """How long a process may take to end after it said that a job still runs in it that RabbitMQ no longer backs."""
+OVERRUN = "timed out, ending"
 UNKNOWN_JOB_SECONDS = 30.0
 INTERRUPTED = "interrupted: its worker had to leave before it ended"
 
@@ -79,6 +80,8 @@ def _reported(row: Row, event: WorkerEvent, record: FromWorker, at: Context) -> 
             return _on_returned(row, event, record.worker, at)
         case Interrupted():
             return _interrupted(row, event, record, at)
+        case Overrun():
+            return _overrun(row, record.worker)
         case Progress():
             return _progress(row, event)
         case LogLine() | Started():
@@ -197,7 +200,7 @@ def _retry_or_fail(row: Row, event: Failed, at: Context, *, cancelled: bool) -> 
     seen: dict[str, object] = {"error": event.error.model_dump_json(), "grace_until": None, **NOT_PUBLISHED}
     if cancelled:
         return entered(row, DELETED, event.ended_at, "stopped as asked", **seen)
-    if event.cancelled:
+    if event.ended == "cancelled":
         return entered(
             row, SCHEDULED, event.ended_at, "stopped at shutdown", reason_code=Reason.NOW, due_at=at.now, **seen
         )
@@ -206,6 +209,8 @@ def _retry_or_fail(row: Row, event: Failed, at: Context, *, cancelled: bool) -> 
         return entered(row, FAILED, event.ended_at, f"failed{runs}: {text}", **seen)
     asked = event.retry_after
     delay = min(asked, MAX_DELAY_SECONDS) if asked is not None else retry_delay(policy_of(row), row.attempt, at.chance)
+    if event.runs_on:
+        delay = max(delay, LEAVING_SECONDS)
     reason = f"retry {row.attempt} of {row.retries}: {text}"
     return entered(row, SCHEDULED, event.ended_at, reason, reason_code=Reason.RETRY, due_at=at.now + delay, **seen)
 
@@ -321,6 +326,13 @@ def _after_interruption(row: Row, entered_at: Instant, at: Context, reason: str,
         return entered(row, FAILED, entered_at, f"{counts_as}: crash {crashes} of {MAX_CRASHES}", **counted)
     due_at = at.now + retry_delay(policy_of(row), crashes, at.chance)
     return entered(row, SCHEDULED, entered_at, counts_as, reason_code=Reason.CRASH, due_at=due_at, **counted)
+
+
+def _overrun(row: Row, worker: str) -> Row:
+    """It should have ended and goes on: the outcome, the retry and what it holds of limits wait for its end."""
+    if row.state is not PROCESSING or row.owner != worker or row.reason_code != Reason.NONE:
+        return row
+    return row.evolve(reason=OVERRUN)
 
 
 def _progress(row: Row, event: Progress) -> Row:

@@ -76,7 +76,7 @@ class SystemQueries:
                 rss_bytes=row.rss_bytes, version=row.version, started_at=optional_datetime(row.started_at or None),
                 seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
                 served=list(row.served or row.queues), queue_limits=row.queue_limits,
-                busy_since=optional_datetime(row.silent_since), problem=row.problem,
+                busy_since=optional_datetime(row.silent_since), problem=row.problem, busy=row.busy,
                 jobs=self._jobs.summaries(running.get(row.id, [])),
             )
             for row in self._reader.processes.workers()

@@ -49,8 +49,8 @@ TABLES = (
         id {key} PRIMARY KEY, host TEXT NOT NULL, slot TEXT NOT NULL, pid {int} NOT NULL, queues TEXT NOT NULL,
         served TEXT NOT NULL, queue_limits TEXT NOT NULL, concurrency {int} NOT NULL, running {int} NOT NULL,
         done {int} NOT NULL, cpu_percent {real} NOT NULL, rss_bytes {int} NOT NULL, version TEXT NOT NULL,
-        started_at {real} NOT NULL, seen_at {real} NOT NULL, silent_since {real}, problem TEXT NOT NULL,
-        lost {int} NOT NULL)""",
+        busy TEXT NOT NULL, started_at {real} NOT NULL, seen_at {real} NOT NULL, silent_since {real},
+        problem TEXT NOT NULL, lost {int} NOT NULL)""",
     "CREATE TABLE worker_changes (worker {key} PRIMARY KEY, change TEXT NOT NULL)",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,

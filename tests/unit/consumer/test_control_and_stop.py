@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -19,7 +20,7 @@ from broker_jobs.consumer.worker import Worker
 from broker_jobs.errors import GiveUp, UsageError
 from broker_jobs.messages.control import Control, Fence
 from broker_jobs.messages.envelope import LimitKey
-from broker_jobs.producer.current_job import current_job
+from broker_jobs.producer.current_job import JobCancelled, current_job
 from broker_jobs.settings import Settings
 from tests.support.wait import eventually
 from tests.unit.consumer.scripted import ScriptedExchange, envelope, registry_of, start_worker
@@ -47,6 +48,13 @@ def wait_for_gate(number: int) -> None:
     gate.wait(20)
 
 
+def end_well_whatever_comes(number: int) -> int:
+    entered.set()
+    with suppress(JobCancelled):
+        gate.wait(20)
+    return number
+
+
 def wait_until_told() -> None:
     entered.set()
     while True:
@@ -56,8 +64,9 @@ def wait_until_told() -> None:
 
 def raise_when_told(number: int) -> None:
     entered.set()
-    while not current_job().cancelled():
-        time.sleep(0.01)
+    with suppress(JobCancelled):
+        while not current_job().cancelled():
+            time.sleep(0.01)
     raise GiveUp("it is no use") if number else OSError("cut off")
 
 
@@ -66,7 +75,9 @@ async def wait_for_ever() -> None:
     await asyncio.sleep(60)
 
 
-REGISTRY = registry_of(note, note_async, wait_for_gate, wait_until_told, raise_when_told, wait_for_ever)
+REGISTRY = registry_of(
+    note, note_async, wait_for_gate, end_well_whatever_comes, wait_until_told, raise_when_told, wait_for_ever
+)
 
 
 @pytest.fixture
@@ -339,7 +350,7 @@ def test_a_job_that_does_not_stop_is_told_as_interrupted_and_comes_back_when_the
     broker: ScriptedExchange,
 ) -> None:
     worker = start_worker(REGISTRY, broker, settings=Settings(url="amqp://outlives.us"))
-    running = envelope("wait_for_gate", 1)
+    running = envelope("end_well_whatever_comes", 1)
     broker.deliver(running)
     assert entered.wait(20)
     assert not worker.stop(0.1)

@@ -26,6 +26,7 @@ from broker_jobs.consumer.local_queue import LocalQueue
 from broker_jobs.consumer.monitor import OUTLIVED_AFTER_SECONDS, Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver
 from broker_jobs.consumer.outcome import Completed, raised
+from broker_jobs.consumer.overdue import OverdueRuns
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
@@ -35,6 +36,7 @@ from broker_jobs.consumer.windows import LOWER_AFTER_LOOKS, Windows
 from broker_jobs.function.definition import define
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.events import WorkerRef
+from broker_jobs.producer.current_job import JobTimedOut
 from broker_jobs.served_queues import ServedQueues
 from tests.unit.consumer.scripted import ScriptedSubscription, envelope
 
@@ -53,7 +55,9 @@ async def run_async(received: ReceivedDelivery) -> None: ...
 class Parts:
     """The parts of a worker that are called again and again, and what they told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves: bool = False) -> None:
+        self.slots = 0
+        self.left: list[str] = []
         self.clock = ManualClock()
         self.confirms = True
         self.told: list[dict[str, Any]] = []
@@ -79,12 +83,16 @@ class Parts:
         )  # fmt: skip
         self.monitor = Monitor(
             running=self.running, reporter=self.reporter, acknowledger=self.acknowledger,
-            heartbeat_sender=self.heartbeat_sender, clock=self.clock, handover_after=60.0,
+            heartbeat_sender=self.heartbeat_sender, clock=self.clock, handover_after=60.0, timeout_grace=10.0,
             handed_over=self.flow_control.handed_over,
+            overdue=OverdueRuns(2, self._add_slots, self.left.append if leaves else None),
         )  # fmt: skip
         self.subscription = ScriptedSubscription()
         self.acknowledger.use(self.subscription)
         self.flow_control.use(self.subscription)
+
+    def _add_slots(self, by: int) -> None:
+        self.slots += by
 
     def _send(self, body: bytes, ended: Callable[[str | None], None]) -> None:
         self.told += json.loads(body)["events"]
@@ -144,6 +152,60 @@ def test_a_run_that_outlives_its_timeout_is_said_to_do_so_once(parts: Parts, cap
         parts.monitor.look()
     assert run.cancel_reason == "timeout"
     assert len([record for record in caplog.records if "outlives its timeout" in record.getMessage()]) == 1
+
+
+def test_the_coordinator_learns_once_that_a_run_goes_on_after_its_timeout(parts: Parts) -> None:
+    parts.run(timeout=3.0)
+    parts.clock.advance(3.0 + OUTLIVED_AFTER_SECONDS)
+    for _ in range(3):
+        parts.monitor.look()
+    assert parts.kinds().count("overrun") == 1
+
+
+def test_the_first_of_two_requests_counts(parts: Parts) -> None:
+    run = parts.run()
+    run.cancel("timeout")
+    run.cancel("deleted")
+    with pytest.raises(JobTimedOut):
+        run.interrupt.call(note, (), {})
+
+
+def test_a_thread_goes_on_while_its_worker_is_cut_off_and_is_stopped_at_its_timeout_all_the_same(parts: Parts) -> None:
+    run = parts.run()
+    run.cancel("lease")
+    run.interrupt.call(note, (), {})
+    run.cancel("timeout")
+    assert run.cancel_reason == "timeout"
+    with pytest.raises(JobTimedOut):
+        run.interrupt.call(note, (), {})
+
+
+def test_a_process_leaves_once_when_a_run_is_overdue() -> None:
+    parts = Parts(leaves=True)
+    runs = [parts.run(timeout=3.0), parts.run(timeout=4.0)]
+    parts.clock.advance(12.9)
+    parts.monitor.look()
+    assert parts.left == []
+    parts.clock.advance(2.0)
+    for _ in range(3):
+        parts.monitor.look()
+    (reason,) = parts.left
+    assert reason.startswith(f"note {runs[0].received.envelope.id} attempt 1 still runs 10 s after its timeout of 3 s")
+    assert (parts.slots, [run.overdue for run in runs]) == (0, [True, True])
+
+
+def test_a_process_that_nobody_replaces_gives_the_place_to_others_until_the_run_has_ended(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [parts.run(timeout=3.0) for _ in range(3)]
+    parts.clock.advance(13.0)
+    parts.monitor.look()
+    assert parts.slots == 2  # as many as there are regular ones
+    assert "its place is lost" in caplog.text
+    for run in runs:
+        parts.running.remove(run)
+    parts.monitor.look()
+    assert parts.slots == 0
 
 
 def test_nothing_is_asked_or_told_of_a_run_that_has_ended(parts: Parts) -> None:

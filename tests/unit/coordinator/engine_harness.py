@@ -16,6 +16,7 @@ from broker_jobs.messages.envelope import Dependencies, End, Envelope, Parent, P
 from broker_jobs.messages.events import (
     ErrorInfo,
     Failed,
+    FailureKind,
     Heartbeat,
     Interrupted,
     Returned,
@@ -91,13 +92,14 @@ class EngineHarness:
         return FromWorker(worker, Succeeded(id=id, epoch=epoch, started_at=self.now, ended_at=self.now, result=result))
 
     def failed(
-        self, id: str = "j", epoch: int = 1, worker: str = "w1", *, final: bool = False, cancelled: bool = False
-    ) -> FromWorker:
-        """A worker's word that a job raised."""
+        self, id: str = "j", epoch: int = 1, worker: str = "w1", *, final: bool = False, ended: FailureKind = "raised",
+        runs_on: bool = False,
+    ) -> FromWorker:  # fmt: skip
+        """A worker's word that a job raised, or how else it ended."""
         error = ErrorInfo(type="ValueError", message="boom", traceback="…")
         event = Failed(
-            id=id, epoch=epoch, started_at=self.now, ended_at=self.now, error=error, final=final, cancelled=cancelled,
-            envelope=self.body(id),
+            id=id, epoch=epoch, started_at=self.now, ended_at=self.now, error=error, final=final, ended=ended,
+            runs_on=runs_on, envelope=self.body(id),
         )  # fmt: skip
         return FromWorker(worker, event)
 

@@ -11,7 +11,7 @@ from broker_jobs.coordinator.inputs import CommandReceived, HeartbeatReceived, I
 from broker_jobs.coordinator.records import FromWorker, LeaseOver, ReadyCopy
 from broker_jobs.messages.commands import DeleteJob, Hello, RequeueJob
 from broker_jobs.messages.envelope import LimitKey
-from broker_jobs.messages.events import ErrorInfo, Failed, Heartbeat, ReturnReason, WorkerRef
+from broker_jobs.messages.events import ErrorInfo, Failed, FailureKind, Heartbeat, ReturnReason, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.attempts import KEPT
 from broker_jobs.store.records import AttemptRow
@@ -104,18 +104,28 @@ def test_a_run_that_raised_is_kept_with_its_error_and_the_success_after_it(harne
     assert (second.error, second.fingerprint) == (None, None)
 
 
-def test_a_run_that_was_stopped_at_its_timeout_is_told_from_an_error_of_that_name(harness: EngineHarness) -> None:
-    harness.apply(harness.ready(), failed(harness, ErrorInfo(type="TimedOut", message="timed out after 3 s")))
-    assert ends(harness) == [(1, 1, "timed out")]
-    other = EngineHarness()
-    other.apply(other.ready(), failed(other, ErrorInfo(type="TimedOut", message="mine", traceback=TRACEBACK)))
-    assert ends(other) == [(1, 1, "raised")]
+@pytest.mark.parametrize("ended", ["raised", "timed out", "crashed"])
+def test_a_run_is_kept_as_its_worker_says_that_it_ended(harness: EngineHarness, ended: FailureKind) -> None:
+    harness.apply(harness.ready(), failed(harness, ErrorInfo(type="TimedOut", message="mine"), ended=ended))
+    assert ends(harness) == [(1, 1, ended)]
+    assert attempts(harness)[0].fingerprint
+
+
+def test_runs_that_timed_out_at_two_places_have_one_fingerprint() -> None:
+    found = set()
+    for place in ("work", "rest"):
+        harness = EngineHarness()
+        where = TRACEBACK.replace("work", place)
+        error = ErrorInfo(type="TimedOut", message="timed out after 3 s", traceback=where)
+        harness.apply(harness.ready(), failed(harness, error, ended="timed out"))
+        found.add(attempts(harness)[0].fingerprint)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("record", ["failed", "interrupted"])
 def test_a_run_that_stops_as_asked_was_cancelled(harness: EngineHarness, record: str) -> None:
     harness.apply(harness.ready(), harness.started(), harness.ask(DeleteJob, job_id="j"))
-    harness.apply(harness.failed(cancelled=True) if record == "failed" else harness.interrupted())
+    harness.apply(harness.failed(ended="cancelled") if record == "failed" else harness.interrupted())
     assert harness.row().state is State.DELETED
     assert ends(harness) == [(1, 1, "cancelled")]
     assert attempts(harness)[0].fingerprint is None

@@ -161,7 +161,7 @@ def test_waiting_members_of_a_batch_and_of_those_inside_it_are_deleted(harness: 
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
     assert [harness.row(id).state.value for id in ("1", "i", "other")] == ["succeeded", "deleted", "enqueued"]
-    harness.apply(harness.failed("2", cancelled=True))
+    harness.apply(harness.failed("2", ended="cancelled"))
     assert (harness.batch("out").state, harness.batch("in").state) == ("succeeded", "deleted")
     assert broken(harness.store) == []
 

@@ -378,7 +378,7 @@ def test_deleting_a_batch_deletes_what_has_not_ended_and_asks_what_runs_to_stop(
     assert effects.control is not None
     assert effects.control.cancel == ["2"]
     assert (harness.row("1").state, harness.row("3").state) == (State.SUCCEEDED, State.DELETED)
-    harness.apply(harness.failed("2", harness.row("2").epoch, cancelled=True))
+    harness.apply(harness.failed("2", harness.row("2").epoch, ended="cancelled"))
     assert (harness.batch("b").state, harness.batch("b").succeeded, harness.batch("b").deleted) == ("succeeded", 1, 2)
     reply = Reply.model_validate_json(
         harness.apply(harness.ask(DeleteBatch, reply_to="me", batch_id="b")).messages[-1].body

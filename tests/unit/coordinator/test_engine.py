@@ -276,7 +276,7 @@ def test_deleting_a_running_job_asks_it_to_stop_and_its_outcome_decides(harness:
 
 def test_a_running_job_that_stops_as_asked_is_deleted(harness: EngineHarness) -> None:
     harness.apply(
-        harness.ready(), harness.started(), harness.ask(DeleteJob, job_id="j"), harness.failed(cancelled=True)
+        harness.ready(), harness.started(), harness.ask(DeleteJob, job_id="j"), harness.failed(ended="cancelled")
     )
     assert harness.row().state is State.DELETED
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broker_jobs.coordinator.records import LeaseOver, ProvenLost, Released, ReleaseFailed, ReleaseUnknown, TimerDue
 from broker_jobs.messages.commands import DeleteJob, RequeueJob, RescheduleJob
+from broker_jobs.messages.events import FailureKind
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Row
 from tests.support.invariants import broken
@@ -49,9 +52,9 @@ class Records(RuleBasedStateMachine):
     def succeeded(self, id: str, behind: int, worker: str) -> None:
         self.harness.apply(self.harness.succeeded(id, self.epoch_of(id, behind), worker))
 
-    @rule(id=ids, behind=epochs, worker=workers, final=st.booleans(), cancelled=st.booleans())
-    def failed(self, id: str, behind: int, worker: str, final: bool, cancelled: bool) -> None:
-        self.harness.apply(self.harness.failed(id, self.epoch_of(id, behind), worker, final=final, cancelled=cancelled))
+    @rule(id=ids, behind=epochs, worker=workers, final=st.booleans(), ended=st.sampled_from(get_args(FailureKind)))
+    def failed(self, id: str, behind: int, worker: str, final: bool, ended: FailureKind) -> None:
+        self.harness.apply(self.harness.failed(id, self.epoch_of(id, behind), worker, final=final, ended=ended))
 
     @rule(
         id=ids,

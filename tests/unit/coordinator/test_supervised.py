@@ -150,7 +150,7 @@ def test_the_success_of_a_run_that_was_taken_for_lost_counts_while_the_next_one_
     before = harness.row()
     harness.apply(harness.succeeded(result="1"))
     assert harness.row() == before, "told twice it changes nothing"
-    harness.apply(harness.failed(epoch=2, worker="w2", cancelled=True))
+    harness.apply(harness.failed(epoch=2, worker="w2", ended="cancelled"))
     assert (harness.row().state, harness.row().result) == (State.SUCCEEDED, "1")
     attempts = [(one.epoch, one.attempt, one.ended) for one in harness.store.reader.attempts.of("j")]
     assert sorted(attempts) == [(1, 1, "succeeded"), (2, 2, "cancelled")]

@@ -26,7 +26,7 @@ from broker_jobs.coordinator.records import (
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import NO_SUCH_JOB, DeleteJob, Reply, RequeueJob, RescheduleJob
 from broker_jobs.messages.envelope import LimitKey, Policy
-from broker_jobs.messages.events import LogLine, Progress
+from broker_jobs.messages.events import LogLine, Overrun, Progress
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Reason
 from tests.unit.coordinator.engine_harness import EngineHarness
@@ -517,13 +517,43 @@ def test_a_run_that_was_stopped_but_not_as_asked_runs_again_and_spends_no_retry(
     harness: EngineHarness, begin: Begin, expected: Shown
 ) -> None:
     apply_each(harness, *begin(harness))
-    harness.apply(harness.failed(cancelled=True))
+    harness.apply(harness.failed(ended="cancelled"))
     assert shown(harness) == expected
     if expected.state is ENQUEUED:
         assert (harness.row().epoch, harness.row().attempt) == (2, 1)
         assert harness.row().history[-2][1:] == ("scheduled", "stopped at shutdown")
     else:
         assert harness.row().reason == "stopped as asked"
+
+
+def test_a_run_that_goes_on_after_its_timeout_says_so_until_it_has_ended(harness: EngineHarness) -> None:
+    apply_each(harness, *processing(harness))
+    overrun = Overrun(id="j", epoch=1, at=harness.now)
+    harness.apply(FromWorker("w2", overrun))
+    assert harness.row().reason == "", "another worker"
+    before = shown(harness)
+    harness.apply(FromWorker("w1", overrun))
+    assert (shown(harness), harness.row().reason) == (before, "timed out, ending")
+    assert harness.apply(FromWorker("w1", overrun)).rows == 0, "told again"
+    harness.apply(harness.failed(ended="timed out"))
+    assert harness.row().state is SCHEDULED
+    assert harness.row().reason.startswith("retry 1 of")
+
+
+@pytest.mark.parametrize("begin", [awaiting, retry, enqueued, succeeded, deleted, asked_to_stop])
+def test_what_does_not_run_or_was_asked_to_stop_is_not_said_to_go_on(harness: EngineHarness, begin: Begin) -> None:
+    apply_each(harness, *begin(harness))
+    before = harness.row()
+    harness.apply(FromWorker("w1", Overrun(id="j", epoch=before.epoch, at=harness.now)))
+    assert harness.row() == before
+
+
+def test_a_run_that_ends_with_its_process_is_not_run_again_before_that_had_a_second_to_end(
+    harness: EngineHarness,
+) -> None:
+    harness.apply(harness.ready(policy=Policy(retries=3, backoff=(0.0,))))
+    harness.apply(harness.started(), harness.failed(ended="timed out", runs_on=True))
+    assert harness.row().due_at == harness.now + 1.0
 
 
 def test_a_retry_at_the_time_that_the_job_asked_for(harness: EngineHarness) -> None:

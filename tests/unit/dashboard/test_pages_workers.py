@@ -63,6 +63,15 @@ def test_a_busy_worker_and_one_that_takes_no_jobs_are_alive_and_say_why(
     assert "No worker is running" not in words_of(page)
 
 
+def test_a_worker_says_which_job_keeps_others_from_running(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = eventually(system.queries.system.workers, what="a heartbeat")[0]
+    busy = "its event loop is blocked since 2026-01-02 by <b>render</b> 0190 attempt 1"
+    monkeypatch.setattr(system.queries.system, "workers", lambda: [known.model_copy(update={"busy": busy})])
+    page = system.person().see("/workers")
+    assert_harmless(page)
+    assert busy in words_of(page)
+
+
 def test_of_parts_one_is_active_and_others_stand_by(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = system.queries.system.workers()[0].seen_at
     components = [

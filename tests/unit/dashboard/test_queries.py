@@ -162,8 +162,8 @@ def queue(name: str = "mail", **given: Any) -> QueueView:
 def worker(**given: Any) -> WorkerView:
     fields: dict[str, Any] = {
         "id": "w", "host": "h", "pid": 7, "slot": "1", "queues": ["mail"], "concurrency": 1, "running": 0, "done": 0,
-        "cpu_percent": 0.0, "rss_bytes": 0, "version": "", "started_at": None, "seen_at": AT, "silent": False,
-        "lost": False, "jobs": [], "served": ["mail"], "queue_limits": {},
+        "cpu_percent": 0.0, "rss_bytes": 0, "version": "", "busy": "", "started_at": None, "seen_at": AT,
+        "silent": False, "lost": False, "jobs": [], "served": ["mail"], "queue_limits": {},
     }  # fmt: skip
     return WorkerView(**fields | given)
 

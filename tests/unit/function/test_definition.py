@@ -105,15 +105,18 @@ def test_a_sync_job_has_no_async_provider() -> None:
     assert define(fine, {}).is_async
 
 
-def test_processes_are_not_there_yet() -> None:
-    def render(path: str) -> None: ...
+def test_an_async_function_with_a_process_of_its_own_is_not_run_on_the_loop() -> None:
+    async def render(path: str) -> None: ...
 
-    with pytest.raises(DefinitionError) as caught:
-        define(render, {"isolation": "process"})
-    assert str(caught.value) == (
-        "isolation='process' is not available yet; jobs run in threads (sync) or on the event loop (async)"
+    assert define(render, {}).on_loop
+    isolated = define(render, {"isolation": "process", "memory_limit": 2**30})
+    assert (isolated.options.isolation, isolated.options.memory_limit, isolated.on_loop) == ("process", 2**30, False)
+
+
+def test_a_memory_limit_needs_a_process() -> None:
+    assert option_refused(memory_limit=2**30) == (
+        "memory_limit needs a process of its own: write @jobs.job(isolation='process', memory_limit=…)"
     )
-    assert define(render, {"isolation": "thread"}).options.isolation == "thread"
 
 
 def test_where_is_file_and_line() -> None:
@@ -184,7 +187,10 @@ def test_an_unknown_option_names_the_nearest() -> None:
 
 
 def test_options_of_the_function_are_refused_for_a_call() -> None:
-    assert call_refused(isolation="process") == ("isolation belongs to the function: write @jobs.job(isolation=…)")
+    assert call_refused(isolation="process") == (
+        "isolation is decided where the function is written: @jobs.job(isolation=…)"
+    )
+    assert call_refused(memory_limit=2**30) == "memory_limit belongs to the function: write @jobs.job(memory_limit=…)"
 
 
 def test_an_id_is_refused_for_the_function() -> None:
@@ -198,7 +204,7 @@ def test_an_id_is_refused_for_the_function() -> None:
         ("backoff", 5), ("backoff", []), ("backoff", [-1]), ("backoff", "15"), ("timeout", 0), ("timeout", "1"),
         ("timeout", float("nan")), ("expires", timedelta(0)), ("expires", timedelta(days=4000)), ("tags", "a"),
         ("tags", [1]), ("tags", ["x" * 101]), ("retry_on", 1), ("retry_on", [ValueError]), ("name", ""),
-        ("isolation", "fibre"),
+        ("isolation", "fibre"), ("isolation", None), ("memory_limit", 1000), ("memory_limit", "1 GB"),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(option: str, value: object) -> None:

@@ -56,12 +56,12 @@ def test_processes_add_up_and_one_that_is_gone_leaves_its_counters_but_not_its_g
     alive, gone = m.Metrics(), m.Metrics()
     for metrics in (alive, gone):
         counts = WorkerMetrics(metrics)
-        counts.finished("failed", "mail", "default", 1.0, 1.0, 1)
+        counts.finished("raised", "mail", "default", 1.0, 1.0, 1)
         counts.in_flight(3, 0, 0)
     left = m.Snapshot()
     left.add(pickle.loads(pickle.dumps(gone.snapshot())), gauges=False)
     seen = read(alive.snapshot(), left)
-    assert seen["broker_jobs_jobs_total|job_name=mail|outcome=failed|queue=default"] == 2
+    assert seen["broker_jobs_jobs_total|job_name=mail|outcome=raised|queue=default"] == 2
     assert seen["broker_jobs_run_seconds_count|job_name=mail|queue=default"] == 2
     assert seen["broker_jobs_in_flight"] == 3
 

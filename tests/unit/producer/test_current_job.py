@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from broker_jobs import CurrentJob, JobCancelled, current_job
+from broker_jobs import CurrentJob, JobCancelled, JobTimedOut, current_job
 from broker_jobs.errors import UsageError
 from broker_jobs.producer.current_job import inside_job, running
 
@@ -28,9 +28,9 @@ def test_outside_a_job_there_is_no_id() -> None:
 def test_inside_a_job_what_is_reported_reaches_the_sinks() -> None:
     progress: list[tuple[float, float | None]] = []
     lines: list[str] = []
-    cancelled = False
+    asked: type[JobCancelled] | None = None
     job = CurrentJob(
-        "0190", 2, on_progress=lambda *p: progress.append(p), on_line=lines.append, is_cancelled=lambda: cancelled
+        "0190", 2, on_progress=lambda *p: progress.append(p), on_line=lines.append, asked_to_stop=lambda: asked
     )
     with running(job):
         assert inside_job()
@@ -39,8 +39,8 @@ def test_inside_a_job_what_is_reported_reaches_the_sinks() -> None:
         current_job().progress(4)
         current_job().log("step", number=3, of="x")
         current_job().raise_if_cancelled()
-        cancelled = True
-        with pytest.raises(JobCancelled):
+        asked = JobTimedOut
+        with pytest.raises(JobTimedOut, match="longer than its timeout"):
             current_job().raise_if_cancelled()
     assert not inside_job()
     assert progress == [(3, 10), (4, None)]

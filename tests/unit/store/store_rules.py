@@ -335,7 +335,7 @@ class StoreRules:
         assert store.reader.dead_letters.oldest() == []
 
     def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
-        worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", 1.25, 2.25, True)
+        worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", "busy", 1.25, 2.25, True)
         with store.transaction() as tx:
             tx.processes.save_worker(WorkerRow("w"))
             tx.processes.save_worker(worker)

@@ -1,0 +1,222 @@
+"""Runs jobs with isolation="process" in child processes, which are started when they are needed and used again.
+
+Each is driven by the thread that holds the job's place. A job that ends its process, or is killed, ends nothing else:
+its run fails with the reason, and the next job gets another process. Processes are spawned, never forked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from typing import Any
+
+from broker_jobs.consumer.attempt import stopped_as_asked
+from broker_jobs.consumer.child import LOST_PARENT, CancelOrder, RunOrder, child_main
+from broker_jobs.consumer.outcome import Outcome, Raised, outcome_of_json
+from broker_jobs.consumer.process_stats import resident_bytes
+from broker_jobs.consumer.running import Run
+from broker_jobs.function.registry import Registry
+from broker_jobs.messages.events import ErrorInfo, FailureKind
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+START_SECONDS = 120.0
+"""How long a process may take to import the program."""
+KILL_AFTER_SECONDS = 1.0
+"""What a job gets to end after it was asked to stop, before its process is killed."""
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+EXIT_SECONDS = 5.0
+"""How long a process may take to end after it has closed its pipe."""
+
+
+class JobProcess:
+    """One child process, as its parent has it."""
+
+    def __init__(self, load: Callable[[], Registry]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=child_main, args=(theirs, load, logging.getLogger().level), name="broker-jobs job"
+        )
+        try:
+            self.process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
+        self.ready = False
+        """Whether it has loaded the program."""
+
+    def send(self, order: RunOrder | CancelOrder) -> None:
+        """Give it an order; `receive` notices if it is gone."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(order)
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """What it says next; None: nothing yet.
+
+        Raises:
+            EOFError, OSError: it has ended, or closed its pipe.
+            ValueError: the job has written into the pipe.
+        """
+        if not self.pipe.poll():
+            connection.wait([self.pipe, self.process.sentinel], seconds)
+            ended = not self.process.is_alive()  # before the last look: it may have said something
+            if not self.pipe.poll():
+                if ended:
+                    raise EOFError
+                return None
+        message: dict[str, Any] = json.loads(self.pipe.recv_bytes(MAX_MESSAGE_BYTES))
+        return message
+
+    def end(self) -> int | None:
+        """End it, if it has not ended; its exit code, as of itself."""
+        self.process.join(EXIT_SECONDS)
+        code = self.process.exitcode
+        self.kill()
+        return code
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.join(EXIT_SECONDS)
+        self.pipe.close()
+
+
+class ChildPool:
+    """The child processes of one worker. Any number of threads run jobs in them."""
+
+    def __init__(self, load: Callable[[], Registry] | None, on_line: Callable[[Run, str], None]) -> None:
+        """`load` returns the registry of the program in a fresh process, so it must pickle; None: there are none."""
+        self._load = load
+        self._on_line = on_line
+        self._lock = threading.Lock()
+        self._idle: list[JobProcess] = []
+        self._all: set[JobProcess] = set()
+        self._stopped = False
+
+    def run(self, run: Run) -> Outcome:
+        """Run a job to its end, while this thread waits; how it ended."""
+        if self._load is None:
+            return _failed("DefinitionError", "this worker starts no child processes; isolation='process' needs one")
+        try:
+            child = self._take(self._load)
+        except Exception as error:  # the machine lacks what it takes, or the program cannot be spawned
+            logger.exception("a child process could not be started")
+            return _failed(type(error).__name__, f"its child process could not be started: {error}", ended="raised")
+        healthy = False
+        try:
+            outcome = self._run_in(child, run)
+            healthy = child.ready
+            return outcome
+        finally:
+            self._give_back(child, healthy=healthy)
+
+    def stop(self) -> None:
+        """End all processes. What runs in them has been reported."""
+        with self._lock:
+            self._stopped = True
+            children, self._idle = list(self._all), []
+        for child in children:
+            child.process.kill()
+        atexit.unregister(self.stop)
+
+    def _take(self, load: Callable[[], Registry]) -> JobProcess:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.process.is_alive():
+                    return child
+                self._all.discard(child)
+        child = JobProcess(load)
+        with self._lock:
+            if not self._all:  # Python waits for children when it ends
+                atexit.register(self.stop)
+            self._all.add(child)
+            if self._stopped:
+                child.process.kill()
+        return child
+
+    def _give_back(self, child: JobProcess, *, healthy: bool) -> None:
+        with self._lock:
+            if healthy and not self._stopped:
+                self._idle.append(child)
+                return
+            self._all.discard(child)
+        child.kill()
+
+    def _run_in(self, child: JobProcess, run: Run) -> Outcome:
+        limit = run.received.function.options.memory_limit
+        sent, asked, base_bytes, begun = False, None, 0, time.monotonic()
+        while True:
+            now = time.monotonic()
+            if child.ready and not sent:
+                sent, base_bytes = True, resident_bytes(child.process.pid)
+                run.begin_again(now)  # the start of a process is no part of the attempt
+                child.send(RunOrder(run.received.delivery, limit))
+            if run.cancel_reason is not None and asked is None:
+                asked = now
+                child.send(CancelOrder(run.cancel_reason))
+            try:
+                message = child.receive(LOOK_SECONDS)
+                if message is not None and (outcome := self._heard(child, run, message)) is not None:
+                    return outcome
+            except (EOFError, OSError, ValueError, LookupError, TypeError):  # it has ended, or writes what it must not
+                child.ready = False
+                code = child.end()
+                return _died(code) if run.cancel_reason in {None, "lease"} else stopped_as_asked(run)
+            if not child.ready and now - begun > START_SECONDS:
+                return _failed("ProcessCrashed", f"its process did not import the program in {START_SECONDS:.0f} s")
+            if asked is not None and now - asked > KILL_AFTER_SECONDS and run.cancel_reason != "lease":
+                child.ready = False
+                return stopped_as_asked(run)
+            if limit is not None and sent and resident_bytes(child.process.pid) > base_bytes + limit:
+                child.ready = False
+                return _failed("MemoryError", f"it took more than its memory_limit of {limit} bytes and was killed")
+
+    def _heard(self, child: JobProcess, run: Run, message: dict[str, Any]) -> Outcome | None:
+        match message["kind"]:
+            case "ready":
+                child.ready = True
+            case "broken":
+                return outcome_of_json(message["outcome"])
+            case "progress":
+                run.note_progress(message["done"], message["total"])
+            case "line":
+                self._on_line(run, message["text"])
+            case _:
+                outcome = outcome_of_json(message["outcome"])
+                if isinstance(outcome, Raised) and outcome.error.type == "MemoryError":
+                    child.ready = False  # what is left of it is not to be relied on
+                return outcome
+        return None
+
+
+def _died(code: int | None) -> Raised:
+    """The outcome of a job whose process ended by itself."""
+    if code is None:
+        return _failed("ProcessCrashed", "its process closed the pipe to the worker and was killed")
+    if code == LOST_PARENT:
+        return _failed("ProcessCrashed", f"its process exited with code {code}, or closed the pipe to the worker")
+    if code >= 0:
+        return _failed("ProcessCrashed", f"its process exited with code {code}; return from the function instead")
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = "; the kernel does so when memory is short" if name == "SIGKILL" else ""
+    return _failed("ProcessCrashed", f"its process was killed by {name}{hint}")
+
+
+def _failed(error: str, message: str, ended: FailureKind = "crashed") -> Raised:
+    return Raised(ErrorInfo(type=error, message=message), ended=ended)
