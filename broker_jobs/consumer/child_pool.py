@@ -20,7 +20,7 @@ from typing import Any
 
 from broker_jobs.consumer.attempt import stopped_as_asked
 from broker_jobs.consumer.child import LOST_PARENT, CancelOrder, RunOrder, child_main
-from broker_jobs.consumer.outcome import Outcome, Raised, outcome_of_json
+from broker_jobs.consumer.outcome import Interruption, Outcome, Raised, outcome_of_json
 from broker_jobs.consumer.process_stats import resident_bytes
 from broker_jobs.consumer.running import Run
 from broker_jobs.function.registry import Registry
@@ -174,7 +174,11 @@ class ChildPool:
             except (EOFError, OSError, ValueError, LookupError, TypeError):  # it has ended, or writes what it must not
                 child.ready = False
                 code = child.end()
-                return _died(code) if run.cancel_reason in {None, "lease"} else stopped_as_asked(run)
+                if run.cancel_reason not in {None, "lease"}:
+                    return stopped_as_asked(run)
+                if self._stopped:
+                    return Interruption()
+                return _died(code, importing=not sent)
             if not child.ready and now - begun > START_SECONDS:
                 return _failed("ProcessCrashed", f"its process did not import the program in {START_SECONDS:.0f} s")
             if asked is not None and now - asked > KILL_AFTER_SECONDS and run.cancel_reason != "lease":
@@ -202,8 +206,13 @@ class ChildPool:
         return None
 
 
-def _died(code: int | None) -> Raised:
-    """The outcome of a job whose process ended by itself."""
+def _died(code: int | None, *, importing: bool) -> Raised:
+    """The outcome of a job whose process ended by itself; `importing`: before it had the program."""
+    if importing:
+        return _failed(
+            "ProcessCrashed",
+            f"its process ended while it imported the program (exit code {code}); what it wrote to stderr says why",
+        )
     if code is None:
         return _failed("ProcessCrashed", "its process closed the pipe to the worker and was killed")
     if code == LOST_PARENT:

@@ -227,6 +227,19 @@ def test_a_program_of_one_file_runs_them_and_its_children_die_with_it(tmp_path: 
         process.stdout.close()
 
 
+def test_a_program_that_starts_itself_in_its_children_is_told_what_to_write(tmp_path: Path) -> None:
+    unguarded = (
+        MAIN.split("if __name__", maxsplit=1)[0]
+        + "jobs.start()\nadd.using(retries=0).enqueue(1, 2).result(timeout=60)\n"
+    )
+    (tmp_path / "main.py").write_text(unguarded)
+    ran = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "put it under if __name__ == '__main__'" in ran.stderr
+    assert "its process ended while it imported the program" in ran.stderr
+
+
 APP = """\
 import os
 import threading
