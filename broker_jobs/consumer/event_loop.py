@@ -2,6 +2,8 @@
 
 The loop outlives what a job does to it: SystemExit and KeyboardInterrupt in a task or a callback, and `loop.stop()`,
 make asyncio leave `run_forever`; it is then entered again, and all other tasks go on.
+
+Over 300 lines: what a job may do to the loop, and what is done about it, is read best in one place.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Of one queue what is high starts first, then what is normal, then what is low.
 
-One lock holds both, so a free slot never stands beside a delivery that could have it: whoever adds a delivery or ends a
-job takes out what starts next in the same step. A slot is taken before a thread or the event loop is asked to run.
+A free slot never stands beside a delivery that could have it: whoever adds a delivery, or ends a job and gives its slot
+back, takes out what starts next under one lock. A slot is taken before a thread or the event loop is asked to run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from broker_jobs.served_queues import ServedQueues
 class _Line:
     """The deliveries of one queue that wait, and how many of it run."""
 
-    __slots__ = ("came", "credit", "held", "limit", "name", "running", "waiting", "weight")
+    __slots__ = ("came", "credit", "limit", "name", "running", "waiting", "weight")
 
     def __init__(self, name: str, weight: int = 1, limit: float = math.inf) -> None:
         self.name = name
@@ -31,8 +31,6 @@ class _Line:
         self.credit = 0
         """What it is owed of its share of the starts."""
         self.running = 0
-        self.held = 0
-        """How many wait."""
         self.waiting: tuple[deque[ReceivedDelivery], ...] = tuple(deque[ReceivedDelivery]() for _ in PRIORITIES)
         """By priority, the highest first."""
         self.came = [False] * len(PRIORITIES)
@@ -42,26 +40,34 @@ class _Line:
         """Let a delivery wait behind the others of its priority."""
         self.waiting[received.rank].append(received)
         self.came[received.rank] = True
-        self.held += 1
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a delivery waits."""
+        high, normal, low = self.waiting
+        return bool(high or normal or low)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.waiting))
 
     def first(self) -> ReceivedDelivery:
         """Take out the delivery that starts next; there is one."""
-        self.held -= 1
         high, normal, low = self.waiting
         return (high or normal or low).popleft()
 
     def all(self) -> list[ReceivedDelivery]:
         """What waits, in its order."""
-        return [received for waiting in self.waiting for received in waiting]
+        return [received for waiting in self.waiting for received in waiting.copy()]
 
     def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
         """Take out what is not to be started any more."""
         removed: list[ReceivedDelivery] = []
         for waiting in self.waiting:
-            for _ in range(len(waiting)):
+            kept: list[ReceivedDelivery] = []
+            for _ in range(len(waiting)):  # in place: others may be added at its end meanwhile
                 received = waiting.popleft()
-                (removed if which(received) else waiting).append(received)
-        self.held -= len(removed)
+                (removed if which(received) else kept).append(received)
+            waiting.extendleft(reversed(kept))
         return removed
 
 
@@ -77,7 +83,6 @@ class LocalQueue:
         self._concurrency = concurrency
         self._slots = concurrency
         self._taken = 0
-        self._waiting = 0
         self._in_threads = 0
         self._serve(queues)
 
@@ -104,21 +109,31 @@ class LocalQueue:
     # --- start and end ---
 
     def put(self, deliveries: Iterable[ReceivedDelivery]) -> list[ReceivedDelivery]:
-        """Add deliveries, each behind the others of its queue. Returns what starts now: each has a slot."""
+        """Add deliveries, each behind the others of its queue and priority. Returns what starts now: each has a slot.
+
+        Without the lock, which the threads need, while all slots are taken. Whoever gives one back after that looks
+        afterwards at what waits, and finds them.
+        """
+        lines = self._lines
+        for received in deliveries:
+            line = lines.get(received.queue)
+            if line is None:
+                with self._lock:
+                    line = self._line(received.queue)
+                lines = self._lines
+            line.add(received)
+        if self._taken >= self._slots:
+            return []
         with self._lock:
-            for received in deliveries:
-                self._line(received.queue).add(received)
-                self._waiting += 1
             return self._start()
 
     def ended(self, received: ReceivedDelivery) -> ReceivedDelivery | None:
         """Give back the slot of a delivery. Returns what starts in its place, with a slot, or None."""
         with self._lock:
             only = self._only
-            if only is not None and only.held and self._taken <= self._slots and only.running <= only.limit:
+            if only is not None and only.has_waiting and self._taken <= self._slots and only.running <= only.limit:
                 # Most often: the next of the same queue takes the slot on.
                 following = only.first()
-                self._waiting -= 1
                 if following.on_loop is not received.on_loop:
                     self._in_threads += -1 if following.on_loop else 1
                 return following
@@ -149,19 +164,20 @@ class LocalQueue:
             return self._start()
 
     def _serve(self, queues: ServedQueues) -> list[ReceivedDelivery]:
-        """Use these queues, in their order; what waited of others. Their lines stay while jobs of them run."""
-        old, self._lines = self._lines, {}
-        self._weighted = bool(queues.weights)
+        """Use these queues, in their order; what waited of others. Their lines stay: a delivery may be on its way."""
+        old, lines = self._lines, dict[str, _Line]()
         for name in queues.names:
-            line = self._lines[name] = old.pop(name) if name in old else _Line(name)
+            line = lines[name] = old[name] if name in old else _Line(name)
             line.weight, line.limit, line.credit = queues.weights.get(name, 1), queues.limits.get(name, math.inf), 0
         dropped: list[ReceivedDelivery] = []
         for name, line in old.items():
-            dropped += line.remove(lambda _: True)
-            if line.running:
-                self._lines[name] = line
-        self._waiting -= len(dropped)
-        self._only = next(iter(self._lines.values())) if len(self._lines) == 1 else None
+            if name not in lines:
+                lines[name] = line
+                line.weight, line.limit = 1, math.inf
+                dropped += line.remove(lambda _: True)
+        self._weighted = bool(queues.weights)
+        self._only = next(iter(lines.values())) if len(lines) == 1 else None
+        self._lines = lines
         return dropped
 
     def _start(self) -> list[ReceivedDelivery]:
@@ -171,13 +187,12 @@ class LocalQueue:
         return started
 
     def _next(self) -> ReceivedDelivery | None:
-        if not self._waiting or self._taken >= self._slots:
+        if self._taken >= self._slots:
             return None
         line = self._choose()
         if line is None:
             return None
         received = line.first()
-        self._waiting -= 1
         self._taken += 1
         line.running += 1
         if not received.on_loop:
@@ -189,7 +204,7 @@ class LocalQueue:
         chosen: _Line | None = None
         total = 0
         for line in self._lines.values():
-            if line.held and line.running < line.limit:
+            if line.has_waiting and line.running < line.limit:
                 if not self._weighted:
                     return line
                 total += line.weight
@@ -201,9 +216,11 @@ class LocalQueue:
         return chosen
 
     def _line(self, queue: str) -> _Line:
+        """The line of a queue; of one that was not asked for, a new one, the last."""
         line = self._lines.get(queue)
-        if line is None:  # a queue that was not asked for: last
-            line = self._lines[queue] = _Line(queue)
+        if line is None:
+            line = _Line(queue)
+            self._lines = {**self._lines, queue: line}  # a new one, as others may be walking over the old one
             self._only = None
         return line
 
@@ -212,9 +229,7 @@ class LocalQueue:
     def remove(self, which: Callable[[ReceivedDelivery], bool]) -> list[ReceivedDelivery]:
         """Take out what is not to be started any more."""
         with self._lock:
-            removed = [received for line in self._lines.values() for received in line.remove(which)]
-            self._waiting -= len(removed)
-        return removed
+            return [received for line in self._lines.values() for received in line.remove(which)]
 
     def held(self) -> list[ReceivedDelivery]:
         """What waits now."""
@@ -224,7 +239,7 @@ class LocalQueue:
     def oldest(self) -> dict[str, ReceivedDelivery]:
         """Work queue -> the delivery of it that waits longest; without those of which none waits."""
         with self._lock:
-            heads = [waiting[0] for line in self._lines.values() if line.held for waiting in line.waiting if waiting]
+            heads = [waiting[0] for line in self._lines.values() for waiting in line.waiting if waiting]
             return {received.work_queue: received for received in heads}
 
     def came(self) -> set[str]:
@@ -250,4 +265,4 @@ class LocalQueue:
             return line is not None and line.running >= line.limit
 
     def __len__(self) -> int:
-        return self._waiting
+        return sum(map(len, self._lines.values()))

@@ -181,6 +181,15 @@ class Running:
         """The attempts that run now."""
         return list(self._runs)
 
+    def cancel_all(self) -> None:
+        """Ask all to stop, as the worker has to leave."""
+        for run in self.all():
+            run.cancel("shutdown")
+
+    def has_only_overdue(self) -> bool:
+        """Whether none runs but those that went on after their timeout and the grace."""
+        return all(run.overdue for run in self.all())
+
     def ids(self) -> list[tuple[str, int]]:
         """(job, epoch) of the attempts that run now."""
         return [(run.received.envelope.id, run.received.envelope.epoch) for run in self.all()]

@@ -262,10 +262,10 @@ class Worker:
             self._subscription.cancel()
         self._return_unstarted()
         self.hurry(timeout)
-        if not _wait(self._only_overdue, lambda: self._stop_until):
+        if not _wait(self._running.has_only_overdue, lambda: self._stop_until):
             logger.warning("%d jobs still run after %g s; they are asked to stop", len(self._running), timeout)
-            self._cancel_runs()
-            _wait_for(self._only_overdue, STOP_SECONDS)
+            self._running.cancel_all()
+            _wait_for(self._running.has_only_overdue, STOP_SECONDS)
         self._cut_off_runs()
         subscription = self._subscription
         if subscription is not None and not _wait_for(lambda: not subscription.consuming, CANCEL_SECONDS):
@@ -292,7 +292,7 @@ class Worker:
         first = self._refuse_new()
         if first:
             self._return_unstarted()
-        self._cancel_runs()
+        self._running.cancel_all()
         self._cut_off_runs()
         _wait_for(lambda: self._event_sender.waiting == 0, STOP_NOW_SECONDS)
         if first or not self._stopped:
@@ -356,13 +356,6 @@ class Worker:
     def _return(self, deliveries: Iterable[ReceivedDelivery], reason: ReturnReason) -> None:
         for received in deliveries:
             self._reporter.return_delivery(received, reason)
-
-    def _cancel_runs(self) -> None:
-        for run in self._running.all():
-            run.cancel("shutdown")
-
-    def _only_overdue(self) -> bool:
-        return all(run.overdue for run in self._running.all())
 
     def _cut_off_runs(self) -> None:
         for run in self._running.all():
