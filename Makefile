@@ -81,6 +81,12 @@ storm: .venv/.stamp-dev
 	@tools/servers.sh rabbitmq postgres
 	@$(BIN)/python -m tests.storm $(ARGS)
 
+# Jobs that hang, crash and hog beside innocent ones, for minutes. Part of no other target.
+.PHONY: soak
+soak: .venv/.stamp-dev
+	@tools/servers.sh rabbitmq
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: docs
 docs: .venv/.stamp-dev
 	@$(BIN)/python tools/docs.py $(ARGS)

@@ -107,7 +107,7 @@ class Worker:
         self.ref = ref or _own_ref()
         self._broker = broker
         self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
-        self._serves = self._as_started
+        self.serves = self._as_started
         """A person may change it."""
         self._declared_queues = {function.options.queue for function in registry}
         self._asked: deque[WorkerChange] = deque()
@@ -145,11 +145,11 @@ class Worker:
             may_begin=self.recycling.begin,
             run_isolated=self._children.run,
         )
-        self._local_queue = LocalQueue(self._serves.queues, concurrency)
+        self._local_queue = LocalQueue(self.serves.queues, concurrency)
         self._starter = Starter(self._local_queue, self._runner.run, self._runner.run_async)
         self._flow_control = FlowControl(
             Windows(
-                self._serves.queues,
+                self.serves.queues,
                 self._local_queue,
                 min(settings.prefetch_max, self.recycling.max_jobs or settings.prefetch_max),
             ),
@@ -178,7 +178,7 @@ class Worker:
             held=self._starter.held,
             fences=self._revocations,
             reporter=self._reporter,
-            serves=lambda: self._serves,
+            serves=lambda: self.serves,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
             problem=lambda: "; ".join(self.problems()),
@@ -202,7 +202,7 @@ class Worker:
             self._clock,
             self._revocations,
             self.ref,
-            queues=lambda: self._serves.queues.names,
+            queues=lambda: self.serves.queues.names,
             version=_version(),
             running=self._running.ids,
             cancel=self._running.cancel,
@@ -312,15 +312,15 @@ class Worker:
             if self._stopping:
                 return
             self._subscription = self._broker.subscribe(
-                [name for queue in self._serves.queues.names for name in names.work_queues(queue)],
+                [name for queue in self.serves.queues.names for name in names.work_queues(queue)],
                 self._receiver.take,
                 prefetch=self._flow_control.prefetch,
                 on_lost=self._lost,
             )
         self._acknowledger.use(self._subscription)
         self._flow_control.use(self._subscription)
-        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self._serves.queues.written()))
-        if others := sorted(self._declared_queues - {*self._serves.queues.names}):
+        logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self.serves.queues.written()))
+        if others := sorted(self._declared_queues - {*self.serves.queues.names}):
             logger.log(
                 logging.WARNING if self._settings.in_memory else logging.INFO,  # in memory no other worker can
                 "jobs of this program are sent to queues that this worker does not serve: %s; another worker must, or "
@@ -394,13 +394,13 @@ class Worker:
         self._changed_by = change.id
         try:
             serves = changed(self._as_started, change)
-            new = [queue for queue in serves.queues.names if queue not in self._serves.queues.names]
+            new = [queue for queue in serves.queues.names if queue not in self.serves.queues.names]
             if new and self._settings.declare:
                 self._broker.apply(work_topology(*new))
         except (ValueError, BrokerError) as error:
             logger.error("a change of this worker is not applied: %s", error)
             return
-        self._serves = serves
+        self.serves = serves
         self._return(self._flow_control.change(serves.queues, serves.concurrency), "pause")
         self.heartbeats.beat_soon()
         logger.info(

@@ -72,7 +72,8 @@ class ParentProcess:
             return
         worker = program.worker
         heard = None if worker is None else worker.heartbeats.confirmed_seconds_ago
-        self.send(Report(program.metrics.snapshot(), program.health(), heard, program.settings.queues))
+        queues = program.settings.queue_names if worker is None else worker.serves.queues.names
+        self.send(Report(program.metrics.snapshot(), program.health(), heard, queues))
 
     def leave(self, reason: str, *, patient: bool = False) -> None:
         """Say that this process takes no more jobs and is to be replaced, and stop it."""

@@ -153,7 +153,8 @@ def test_a_job_that_keeps_the_gil_beyond_the_lease_is_busy_and_runs_once(
     stage: Stage, job: str, processes: str
 ) -> None:
     os.mkfifo(stage.folder / "pipe-busy")
-    running = stage.worker("-p", processes, "--set", "heartbeat=5")
+    weights = ("-Q", "default:2,other:1") if processes == "1" else ()
+    running = stage.worker("-p", processes, "--set", "heartbeat=5", *weights)
     receipt = stage.jobs.remote(job).using(retries=10).enqueue("busy")
     pid = stage.pid_of("busy")
     others = [stage.jobs.remote("small").enqueue(f"small-{number}") for number in range(4)]

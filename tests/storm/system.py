@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from broker_jobs.broker.rabbitmq import RabbitBroker
 from broker_jobs.broker.topology import fixed_topology, work_topology
@@ -27,10 +28,18 @@ HANDOVER_SECONDS = 4.0
 SHUTDOWN_SECONDS = 3.0
 
 
+class System(Protocol):
+    """What a process of a test needs to be started."""
+
+    folder: Path
+    environment: dict[str, str]
+    lodging: Lodging
+
+
 class Part:
     """A process that is started again whenever it has ended, as a supervisor does."""
 
-    def __init__(self, kind: str, name: str, command: Sequence[str], system: StormSystem) -> None:
+    def __init__(self, kind: str, name: str, command: Sequence[str], system: System) -> None:
         self.kind = kind
         self.name = name
         self.busy = threading.Lock()

@@ -1,0 +1,1 @@
+"""Jobs that do what no job should, for minutes, beside innocent ones."""
