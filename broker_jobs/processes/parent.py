@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker_jobs.consumer.process_stats import ProcessStats
 from broker_jobs.metrics import WORKER_CPU, WORKER_MEMORY, Snapshot
 from broker_jobs.processes.child import REPORT_SECONDS, Heard, Leaving, Place, Report, StartRefused
 from broker_jobs.processes.health import Health
@@ -36,6 +35,8 @@ class ParentProcess:
 
     def runs(self, program: Program) -> None:
         """Report of this program from now on, and stop it when the parent says so or is gone."""
+        from broker_jobs.consumer.process_stats import ProcessStats  # noqa: PLC0415  # it needs what a worker needs
+
         stats = ProcessStats()
         program.metrics.watch(WORKER_MEMORY, lambda: {(): float(stats.rss_bytes())})
         program.metrics.watch(WORKER_CPU, lambda: {(): time.process_time()})

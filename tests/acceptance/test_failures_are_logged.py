@@ -6,13 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from broker_jobs import BrokerJobs, GiveUp, JobFailed, Receipt, ResultTimeout, Retry, current_job
+from broker_jobs import BrokerJobs, GiveUp, JobFailed, JobTimedOut, Receipt, ResultTimeout, Retry, current_job
 from tests.acceptance.conftest import Terminal
 from tests.support.wait import eventually
 
@@ -159,7 +159,8 @@ def test_a_log_handler_that_raises_ends_no_thread_of_a_worker(jobs: BrokerJobs) 
 
     @jobs.job(retries=0, timeout=0.1)
     def outlive() -> str:
-        release.wait(30)
+        with suppress(JobTimedOut):  # it comes when the wait, a call of C, is over
+            release.wait(30)
         return "late"
 
     @jobs.job(retries=0, timeout=0.1)
@@ -173,9 +174,7 @@ def test_a_log_handler_that_raises_ends_no_thread_of_a_worker(jobs: BrokerJobs) 
                 job.enqueue().result(timeout=120)
         late = outlive.enqueue()
         with pytest.raises(ResultTimeout):
-            late.result(
-                timeout=2.5
-            )  # meanwhile it is said that it outlives its timeout, by the thread that looks after all
+            late.result(timeout=2.5)  # meanwhile the thread that looks after all says that it outlives its timeout
         release.set()
         assert late.result(timeout=120) == "late"
         with pytest.raises(JobFailed, match="TimedOut"):
@@ -212,7 +211,8 @@ def test_a_thread_that_outlives_its_timeout_is_an_error_while_it_runs(
 
     @jobs.job(timeout=0.2)
     def hang() -> str:
-        gate.wait(60)
+        with suppress(JobTimedOut):
+            gate.wait(60)
         return "late"
 
     with jobs:
@@ -221,7 +221,7 @@ def test_a_thread_that_outlives_its_timeout_is_an_error_while_it_runs(
         assert record.levelname == "ERROR"
         assert record.getMessage().startswith("hang ")
         assert "it has run since 20" in record.getMessage()
-        assert "current_job().cancelled()" in record.getMessage()
+        assert "Let JobTimedOut pass" in record.getMessage()
         gate.set()
         assert receipt.result(timeout=120) == "late"
     assert [record.levelname for record in said_of(caplog, receipt)] == ["ERROR", "WARNING"]
