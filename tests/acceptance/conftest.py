@@ -55,6 +55,12 @@ def hold(name: str) -> str:
     return name
 
 
+@jobs.job(retries=0)
+def hold_in_c(name: str) -> None:
+    mark(f"started {name} {os.getpid()}")
+    time.sleep(600)
+
+
 jobs.recurring("greet", "*/1 * * * * *", hello.bind("every second"))
 """
 

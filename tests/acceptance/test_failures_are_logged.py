@@ -230,19 +230,15 @@ def test_a_thread_that_outlives_its_timeout_is_an_error_while_it_runs(
 def test_a_thread_that_returns_soon_after_its_timeout_is_an_error_once(
     jobs: BrokerJobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = threading.Event()
-
     @jobs.job(timeout=0.2)
     def late() -> str:
-        while not current_job().cancelled():
-            time.sleep(0.01)
-        asked.set()
+        with suppress(JobTimedOut):
+            time.sleep(0.5)
         return "late"
 
     with jobs:
         receipt = late.enqueue()
         assert receipt.result(timeout=120) == "late"
-        assert asked.is_set()
         (record,) = eventually(lambda: said_of(caplog, receipt), 10)
     assert record.levelname == "ERROR"
     assert "its timeout is 0.2 s" in record.getMessage()

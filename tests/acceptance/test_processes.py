@@ -94,7 +94,7 @@ def test_a_job_that_outlasts_the_shutdown_is_cut_off_and_said(
     terminal: Terminal, vhost: Vhost, jobs: BrokerJobs
 ) -> None:
     running = worker(terminal, vhost, "--shutdown-timeout", "0.2")
-    jobs.remote("hold").enqueue("for ever")
+    jobs.remote("hold_in_c").enqueue("for ever")
     terminal.marked("started for ever")
     running.signal(TERM)
     assert running.exit_code(timeout=20) == 1
