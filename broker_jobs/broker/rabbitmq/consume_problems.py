@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 
-from broker_jobs.broker.names import queue_of
+from broker_jobs.broker.names import queue_of, work_queue
 
 logger = logging.getLogger(__name__)
 
+_PRIORITY = re.compile(rf"({re.escape(work_queue(''))}[^:\s']+):(?:high|low)")
+"""A work queue in a reason: what keeps a consumer from one of a queue keeps it from all."""
 _ADVICE = {
     "403": "give the user the permission to read it",
     "404": "declare it: broker-jobs topology apply",
@@ -57,6 +60,7 @@ class ConsumeProblems:
         self._logged.clear()
 
     def _log(self, level: int, reason: str) -> None:
-        if reason not in self._logged:
-            self._logged.add(reason)
+        cause = _PRIORITY.sub(r"\1", reason)
+        if cause not in self._logged:
+            self._logged.add(cause)
             logger.log(level, "cannot consume: %s; trying again every 0.1 to 5 s", reason)
