@@ -335,7 +335,10 @@ class StoreRules:
         assert store.reader.dead_letters.oldest() == []
 
     def test_a_worker_is_saved_replaced_and_removed(self, store: Store) -> None:
-        worker = WorkerRow("w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", "busy", 1.25, 2.25, True)
+        worker = WorkerRow(
+            "w", "host", "0", 7, ("a", "b"), 16, 3, 9, 1.5, 2**33, "1.0", busy="busy", started_at=1.25, seen_at=2.25,
+            silent_since=2.0, problem="may not read", served=("a:2", "b:1"), queue_limits={"a": 1}, lost=True,
+        )  # fmt: skip
         with store.transaction() as tx:
             tx.processes.save_worker(WorkerRow("w"))
             tx.processes.save_worker(worker)
