@@ -37,7 +37,7 @@ def test_a_job_deleted_before_it_starts_does_not_run(system: System) -> None:
 
 def test_a_running_job_that_is_deleted_is_told_and_its_outcome_decides(system: System) -> None:
     system.here("coordinator", "worker", concurrency=4)
-    stopped, finished = system.hold("stopped"), system.jobs.finish.enqueue(2.0)
+    stopped, finished = system.hold("stopped"), system.jobs.finish.enqueue(120.0)
     eventually(lambda: system.states([stopped.id, finished.id]) == {"processing": 2})
     with pytest.raises(UsageError, match="it is running: delete it first"):
         stopped.requeue()
