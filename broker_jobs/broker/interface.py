@@ -105,6 +105,10 @@ class Consumer(Protocol):
         Deliveries received before a stop stay valid, and no longer count for the prefetch.
         """
 
+    def has_stopped(self, queue: str) -> bool:
+        """Whether the broker has stopped a paused queue, so that nothing of it comes any more."""
+        ...
+
     def cancel(self) -> None:
         """Stop consuming. Received deliveries can still be acknowledged."""
 

@@ -95,9 +95,10 @@ class FlowControl:
             self.apply_pauses()
 
     def late(self, now_monotonic: float) -> list[ReceivedDelivery]:
-        """Take out what would wait too long here, and shut its work queues before it is returned: it runs elsewhere.
+        """Take out what would wait too long here, so that it is returned and runs elsewhere.
 
-        All that waits of such a work queue goes back together, in its order.
+        First its work queue is shut. When the broker has confirmed that, all that waits of it goes back together, in
+        its order: else it could come here again.
         """
         oldest = self._starter.oldest()
         heads, self._heads = self._heads, {}
@@ -116,7 +117,9 @@ class FlowControl:
             for name in late:
                 self._windows.shut_behind(name)
             self._apply()
-        return self._starter.remove(lambda received: received.work_queue in late)
+        subscription = self._subscription
+        stopped = {name for name in late if subscription is None or subscription.has_stopped(name)}
+        return self._starter.remove(lambda received: received.work_queue in stopped)
 
     def look(self, now_monotonic: float) -> None:
         """Adapt prefetch and pauses."""

@@ -163,6 +163,11 @@ class _ManualConsumer:
     def pause(self, queue: str, *, paused: bool) -> None:
         """Do nothing: it consumes from no queue that could be paused."""
 
+    def has_stopped(self, queue: str) -> bool:
+        """True: nothing comes of any queue."""
+        del queue
+        return True
+
     def cancel(self) -> None:
         """Do nothing."""
 

@@ -95,6 +95,10 @@ class MemoryConsumer:
         """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._server.thread.call_soon(partial(self._pause, queue, paused))
 
+    def has_stopped(self, queue: str) -> bool:
+        """Whether a paused queue is not consumed any more."""
+        return queue in self.paused
+
     def cancel(self) -> None:
         """Stop consuming. Received deliveries can still be acknowledged."""
         self._server.thread.call_soon(self._cancel)

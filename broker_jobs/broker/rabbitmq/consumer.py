@@ -68,13 +68,12 @@ class RabbitConsumer:
         self._loop = loop
         self._numbers = numbers
         self._queues = tuple(queues)
-        self._on_deliveries = on_deliveries
         self._prefetch = prefetch_by_queue(prefetch, self._queues)
         self._on_lost = on_lost
         self._on_ready = on_ready
         self._connection: ReceivingConnection | None = None
         self._channel: Channel | None = None
-        self._deliveries = self._deliveries_of(0)
+        self._deliveries = ChannelDeliveries(loop, 0, on_deliveries, needs_acks=self._needs_acks)
         """Of the open channel."""
         self._ready = False  # whether `on_ready` was called for it
         self._consumers: dict[str, list[tuple[str, int]]] = {}  # queue → (tag, prefetch), oldest first
@@ -120,6 +119,10 @@ class RabbitConsumer:
         """Stop or resume consuming one queue, also one that was not consumed before; see `Consumer.pause`."""
         self._loop.call_soon(partial(self._pause, queue, paused))
 
+    def has_stopped(self, queue: str) -> bool:
+        """Whether RabbitMQ has confirmed that a paused queue is not consumed any more."""
+        return queue in self._paused and self._deferred_acks is None and not self._consumers.get(queue)
+
     def cancel(self) -> None:
         """Stop consuming. Received deliveries can still be acknowledged."""
         if not self._loop.call_soon(self._cancel):
@@ -140,11 +143,8 @@ class RabbitConsumer:
         channel.add_on_close_callback(lambda closed, error: run_safely(self._channel_closed, closed, error))
         channel.add_on_cancel_callback(lambda frame: run_safely(self._cancelled_by_broker, frame))
         self._channel = channel
-        self._deliveries = self._deliveries_of(next(self._numbers))
+        self._deliveries = self._deliveries.of_channel(next(self._numbers))
         self._ready = False
-
-    def _deliveries_of(self, number: int) -> ChannelDeliveries:
-        return ChannelDeliveries(self._loop, number, self._on_deliveries, needs_acks=self._needs_acks)
 
     def _opened(self, channel: Channel) -> None:
         if channel is not self._channel or self._connection is None:
@@ -276,7 +276,7 @@ class RabbitConsumer:
             self._connection.receive_no_more(self._channel)
         self._channel = None
         self._deliveries.forget()
-        self._deliveries = self._deliveries_of(0)
+        self._deliveries = self._deliveries.of_channel(0)
         self._ready = False
         self._consumers.clear()
         self._deferred_acks = None

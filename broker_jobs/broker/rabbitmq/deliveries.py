@@ -41,6 +41,10 @@ class ChannelDeliveries:
         self._received: list[Delivery] = []
         self._unacknowledged: dict[int, str] = {}  # delivery tags, oldest first → consumer tag
 
+    def of_channel(self, number: int) -> ChannelDeliveries:
+        """Those of another channel, handed on to the same callback."""
+        return ChannelDeliveries(self._loop, number, self._on_deliveries, needs_acks=self._needs_acks)
+
     def add_consumer(self, queue: str, tag: str) -> Callable[..., None]:
         """A consumer is started; what pika is to call with what it reads."""
         self.consumers[tag.encode()] = queue, tag

@@ -33,6 +33,8 @@ class ScriptedSubscription:
         self.acks: list[tuple[int, int, bool]] = []
         self.prefetch: dict[str, int] = {}
         self.paused: set[str] = set()
+        self.stopping: set[str] = set()
+        """Paused, and the broker has not confirmed it."""
         self.cancelled = False
         self.closed = False
 
@@ -56,6 +58,9 @@ class ScriptedSubscription:
 
     def pause(self, queue: str, *, paused: bool) -> None:
         (self.paused.add if paused else self.paused.discard)(queue)
+
+    def has_stopped(self, queue: str) -> bool:
+        return queue in self.paused - self.stopping
 
     def cancel(self) -> None:
         self.cancelled = True
