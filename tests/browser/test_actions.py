@@ -124,6 +124,7 @@ def test_all_that_match_are_requeued_by_one_command(page: Any, address: str, sys
     tagged = system.hostile.jobs["greet"].using(tags=["all of these"])
     receipts = [tagged.schedule(timedelta(days=1), str(n)) for n in range(3)]
     for receipt in receipts:
+        _is(receipt, State.SCHEDULED)
         receipt.delete()
     before = len(_audited(system, "bulk requeue"))
     page.goto(f"{address}/jobs?state=deleted&tag=all+of+these")
