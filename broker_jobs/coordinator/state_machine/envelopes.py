@@ -65,7 +65,10 @@ def _held_direct(envelope: Envelope, record: ReadyCopy, at: Context) -> Row:
 def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | Fired, at: Context) -> Row:
     envelope = record.envelope
     if row is not None:
+        never_out = isinstance(record, WaitingCopy) and _was_only_deleted(row)
         row = completed(row, envelope, record.body)
+        if never_out:
+            row = row.evolve(publication=Publication.NONE)
         if isinstance(record, WaitingCopy) and record.copied_for is not None and row.copy_until is None:
             return row.evolve(copy_until=at.now + record.copied_for)
         return row.evolve(copy_until=None) if isinstance(record, DueNotice) else row
@@ -84,6 +87,14 @@ def on_waiting_copy(row: Row | None, record: WaitingCopy | Repeat | DueNotice | 
         fresh.due_at = at.now
     fresh.history.append((at.now, fresh.state.value, fresh.reason))
     return fresh
+
+
+def _was_only_deleted(row: Row) -> bool:
+    """Whether nothing is known of a job but that a person has deleted it, and perhaps requeued it since.
+
+    It may have been out then. If it is one that the coordinator releases, it never was.
+    """
+    return not row.envelope and row.fence == row.epoch == 1 and row.started_at is None and row.owner is None
 
 
 def _waits_of(record: WaitingCopy | DueNotice | Fired) -> int:

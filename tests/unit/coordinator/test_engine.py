@@ -687,3 +687,23 @@ def test_the_rows_of_a_transaction_are_gone_when_it_is_over(harness: EngineHarne
         assert [one for one in gc.get_objects() if isinstance(one, Rows)] == []
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("requeued_first", [False, True])
+def test_a_waiting_job_that_was_deleted_before_its_copy_was_read_runs_at_once_when_it_is_requeued(
+    requeued_first: bool,
+) -> None:
+    harness = EngineHarness()
+    harness.apply(harness.ask(DeleteJob, job_id="j"))
+    steps: list[Input] = [harness.held("j", 50.0), harness.ask(RequeueJob, job_id="j")]
+    for step in reversed(steps) if requeued_first else steps:
+        harness.apply(step)
+    assert (harness.row("j").state, harness.row("j").epoch) == (State.ENQUEUED, 2)
+
+
+def test_a_direct_job_that_was_deleted_before_its_copy_was_read_may_be_out() -> None:
+    harness = EngineHarness()
+    harness.apply(harness.ask(DeleteJob, job_id="j"))
+    harness.apply(harness.ready("j"))
+    harness.apply(harness.ask(RequeueJob, job_id="j"))
+    assert harness.row("j").state is State.SCHEDULED
