@@ -101,11 +101,6 @@ class LocalQueue:
         """How many slots are free; then nothing waits that could have one."""
         return max(0, self._slots - self._taken)
 
-    @property
-    def weighted(self) -> bool:
-        """Whether queues share the starts by weights, and not by strict preference."""
-        return self._weighted
-
     # --- start and end ---
 
     def put(self, deliveries: Iterable[ReceivedDelivery]) -> list[ReceivedDelivery]:

@@ -40,8 +40,8 @@ class Windows:
         self._opening = 1
         """How many shut queues are opened at the next look. It doubles while slots stay free."""
         self._lower_looks = dict.fromkeys(self.sizes, 0)
-        self._quiet_looks = {name: 0 if priority_of(name) == NORMAL else QUIET_LOOKS for name in self.sizes}
-        """Work queue -> the looks since something of it came."""
+        self._quiet_looks = dict.fromkeys(self.sizes, QUIET_LOOKS)
+        """Work queue -> the looks since something of it came; of what is normal it does not matter."""
 
     def change(self, queues: ServedQueues) -> None:
         """Serve other queues, or with other weights, limits or concurrency: all are shut, and opened as slots allow."""
@@ -50,7 +50,7 @@ class Windows:
         self._targets = {name: self._first(name) for name in self.sizes}
         self._turns = dict.fromkeys(queues.names, 0)
         self._lower_looks = dict.fromkeys(self.sizes, 0)
-        self._quiet_looks = {name: self._quiet_looks.get(name, 0) for name in self.sizes}
+        self._quiet_looks = {name: self._quiet_looks.get(name, QUIET_LOOKS) for name in self.sizes}
 
     def pause(self, queues: Iterable[str]) -> None:
         """Let nothing of these queues in, of whatever priority."""

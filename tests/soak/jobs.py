@@ -10,10 +10,9 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from broker_jobs import BrokerJobs, current_job
-from tests.storm.journal import Journal
+from tests.storm.journal import RUNS, Journal, journal_of
 
 FOLDER = "BROKER_JOBS_TEST_SOAK"
 """The environment variable that names the folder of the journal."""
@@ -21,15 +20,11 @@ TIMEOUT = 2.0
 LIMIT_MB = 200
 
 jobs = BrokerJobs()
-_journals: dict[str, Journal] = {}
 
 
 def journal() -> Journal:
     """The journal of the runs of innocent jobs."""
-    folder = os.environ[FOLDER]
-    if folder not in _journals:
-        _journals[folder] = Journal(Path(folder) / "runs.jsonl")
-    return _journals[folder]
+    return journal_of(os.environ[FOLDER], RUNS)
 
 
 # ---- the innocent

@@ -24,7 +24,7 @@ from broker_jobs import EnqueueError, EnqueueUnknown, Receipt, State
 from broker_jobs.messages.events import ErrorInfo
 from broker_jobs.store import Store
 from tests.soak import jobs as program
-from tests.storm.journal import read
+from tests.storm.journal import RUNS, read
 from tests.storm.system import Part
 from tests.support.cluster import Cluster
 from tests.support.process import Lodging
@@ -187,7 +187,7 @@ def soak(
         system.coordinator.start()
         findings = _come_to_rest(system, len(made.innocent) + len(made.guilty))
         findings += _wrong_ends(system.store, made)
-        runs = Counter(line["id"] for line in read(folder / "runs.jsonl") if line["what"] == "start")
+        runs = Counter(line["id"] for line in read(folder / RUNS) if line["what"] == "start")
         several = {id: runs[id] for id in made.innocent if runs[id] != 1}
         if restart_every is None:
             findings += [f"an innocent job ran {count} times: {id}" for id, count in several.items()]

@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 from broker_jobs import BrokerJobs, Concurrency, GiveUp, Ordered, RateLimit, Unique, current_job
-from tests.storm.journal import RUNS, Journal
+from tests.storm.journal import RUNS, Journal, journal_of
 
 FOLDER = "BROKER_JOBS_TEST_STORM"
 """The environment variable that names the folder of the journals."""
@@ -27,15 +26,11 @@ PLANNED_EVERY = 3
 """Seconds between two planned times of each recurring job."""
 
 jobs = BrokerJobs()
-_journals: dict[str, Journal] = {}
 
 
 def journal() -> Journal:
     """The journal of runs."""
-    folder = os.environ[FOLDER]
-    if folder not in _journals:
-        _journals[folder] = Journal(Path(folder) / RUNS)
-    return _journals[folder]
+    return journal_of(os.environ[FOLDER], RUNS)
 
 
 @contextmanager

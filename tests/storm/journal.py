@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+@cache
+def journal_of(folder: str, name: str) -> Journal:
+    """The journal of this process in a folder."""
+    return Journal(Path(folder) / name)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -252,3 +252,12 @@ def test_weights_choose_the_queue_and_within_it_the_priority_does() -> None:
         opened.append(name)
         room.windows.shut(room.windows.sizes)
     assert sorted(opened) == [work_queue("bulk", "high")] * 2 + [work_queue("mail", "high")] * 6
+
+
+def test_of_a_queue_that_is_served_from_now_on_what_is_high_keeps_nothing_waiting() -> None:
+    room = Room("mail", concurrency=1)
+    queues = ServedQueues.parse(["bulk"])
+    room.local.change(queues, 1)
+    room.windows.change(queues)
+    room.open()
+    assert [room.size("bulk", each) for each in PRIORITIES][:2] == [1, 1], "nothing high was ever seen"
