@@ -16,13 +16,15 @@ from hypothesis import settings
 
 from tests.support.encodable import encodable
 from tests.support.hoard import let_workers_take_more
-from tests.support.leftovers import check_file_left_nothing
+from tests.support.leftovers import Environment, check_file_left_nothing
 from tests.support.postgres import Postgres
 from tests.support.process import Lodging, ServerMissingError, folder_in_memory
 from tests.support.prometheus import Prometheus
 from tests.support.rabbitmq import Broker, Vhost
 
 S = TypeVar("S")
+
+environment = Environment()
 
 settings.register_profile("untimed", deadline=None)  # a machine may be busy: no example is judged by its time
 settings.load_profile("untimed")
@@ -60,7 +62,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
     """Let the tests of a file answer for what they left unclosed."""
     yield
-    check_file_left_nothing(item, nextitem)
+    check_file_left_nothing(item, nextitem, environment)
 
 
 @pytest.hookimpl(optionalhook=True)

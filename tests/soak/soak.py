@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import psutil
 
@@ -176,8 +177,8 @@ def soak(
     with ExitStack() as ends:
         system = System(folder, cluster)
         ends.callback(system.close)
-        for name in ("BROKER_JOBS_URL", "BROKER_JOBS_STORE", program.FOLDER):
-            os.environ[name] = system.environment[name]
+        ours = ("BROKER_JOBS_URL", "BROKER_JOBS_STORE", program.FOLDER)
+        ends.enter_context(mock.patch.dict(os.environ, {name: system.environment[name] for name in ours}))
         system.start()
         eventually(lambda: program.innocent.enqueue(0.0).result(timeout=60), 120, "a job runs")
         made = _enqueue(

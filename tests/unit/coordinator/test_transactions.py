@@ -51,7 +51,7 @@ def test_a_record_that_the_store_refuses_is_a_dead_letter_and_its_neighbours_are
     assert "malformed JSON" in dead_letter.reason
     assert json.loads(dead_letter.body)["id"] == "bad"
     assert room.store.reader.statistics.counts()[State.ENQUEUED] == 599
-    assert room.coordinator.healthy() == (True, "active")
+    eventually(lambda: room.coordinator.healthy() == (True, "active"))
 
 
 def test_a_table_that_is_missing_is_an_outage_and_no_record_pays_for_it(room: CoordinatorHarness) -> None:
@@ -65,7 +65,7 @@ def test_a_table_that_is_missing_is_an_outage_and_no_record_pays_for_it(room: Co
     room.is_in(State.ENQUEUED, "a", 20)
     room.is_in(State.ENQUEUED, "b")
     assert room.store.reader.dead_letters.oldest() == []
-    assert room.coordinator.healthy() == (True, "active")
+    eventually(lambda: room.coordinator.healthy() == (True, "active"))
 
 
 def test_a_job_fails_with_the_reason_if_the_coordinators_own_record_of_it_raises_again(
@@ -78,7 +78,7 @@ def test_a_job_fails_with_the_reason_if_the_coordinators_own_record_of_it_raises
     row = room.is_in(State.FAILED, "bad", 20)
     assert "malformed JSON" in row.reason
     assert room.store.reader.dead_letters.oldest() == []
-    assert room.coordinator.healthy() == (True, "active")
+    eventually(lambda: room.coordinator.healthy() == (True, "active"))
 
 
 def test_a_work_item_that_raises_is_a_dead_letter_and_all_else_goes_on(room: CoordinatorHarness) -> None:
