@@ -27,7 +27,7 @@ from broker_jobs.messages.events import ReturnReason
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
-"""Deliveries of which a worker remembers that it had them."""
+"""Deliveries of which a worker remembers at least that it had them."""
 
 
 class Receiver:
@@ -54,8 +54,10 @@ class Receiver:
         self._observer = observer
         self._ready = ready
         self._closed = False
-        self._had: dict[tuple[str, int], None] = {}
-        """(job, epoch) of the last deliveries, the oldest first."""
+        self._had: set[tuple[str, int]] = set()
+        """(job, epoch) of the last deliveries."""
+        self._had_before: set[tuple[str, int]] = set()
+        """Of those before them."""
 
     def close(self) -> None:
         """Return whatever still comes."""
@@ -114,12 +116,12 @@ class Receiver:
         first delivery was run or returned here, and this one is dropped.
         """
         key = envelope.id, envelope.epoch
-        if key in self._had:
+        if key in self._had or key in self._had_before:
             logger.warning("job %s was published twice with one id: the second message is dropped", envelope.id)
             return True
-        self._had[key] = None
-        if len(self._had) > REMEMBERED:
-            del self._had[next(iter(self._had))]
+        self._had.add(key)
+        if len(self._had) >= REMEMBERED:
+            self._had, self._had_before = set(), self._had
         return False
 
     def _dead_letter(self, delivery: Delivery, reason: str) -> None:

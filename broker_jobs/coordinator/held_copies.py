@@ -7,6 +7,7 @@ is not acknowledged, so a coordinator that ends loses nothing.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ class HeldCopies:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._held: dict[str, _Held] = {}
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        """Ordered, as the oldest leaves most often: a dict then walks over the places of all that left before."""
         self._bytes = 0
         self._told: set[str] = set()
         """Jobs of which an event was among the last pieces: a copy that comes behind it is not held."""

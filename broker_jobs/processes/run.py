@@ -184,6 +184,7 @@ def _run(
         if not wait_for_broker(program.start, broker.stop, signals.wait):
             return 0
         stack.callback(program.stop, 0.0)
+        _pass_over_what_stays()
         if application is None:
             _collect_rarely()
         if extra is not None:
@@ -200,12 +201,16 @@ def _load_registry(load: Callable[[], Application]) -> Registry:
     return load().registry
 
 
+def _pass_over_what_stays() -> None:
+    """Let the garbage collector pass over what lives as long as the process: modules, classes, the program's jobs."""
+    gc.collect()
+    gc.freeze()
+
+
 def _collect_rarely() -> None:
-    """Let the garbage collector pass over what lives as long as the process, and look at the rest less often.
+    """Let the garbage collector look less often.
 
     A coordinator makes thousands of objects a transaction and few cycles: looking for these took up to half of the time
     in which it reads the log. Only where no code of users runs, as the thresholds are the whole process's.
     """
-    gc.collect()
-    gc.freeze()
     gc.set_threshold(COLLECT_EVERY_OBJECTS, 10, 10)

@@ -9,6 +9,7 @@ import pytest
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Unconfirmed
+from broker_jobs.consumer import receiver
 from broker_jobs.consumer.worker import Worker
 from broker_jobs.messages.envelope import UniqueKey
 from broker_jobs.settings import Settings
@@ -106,6 +107,20 @@ def test_a_message_that_was_published_twice_is_run_once_and_both_are_acknowledge
     assert ran == [1, 1], "the coordinator's next release is another message"
     assert [event["epoch"] for event in broker.events("succeeded")] == [1, 2]
     assert broker.events("returned") == []
+
+
+@pytest.mark.parametrize("before", [0, 7, 19, 20, 33])
+def test_a_message_that_was_published_twice_is_known_among_the_last_deliveries_and_later_forgotten(
+    broker: ScriptedExchange, worker: Worker, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setattr(receiver, "REMEMBERED", 20)
+    job = envelope("note", 1)
+    broker.deliver(*(envelope("note", 0) for _ in range(before)))
+    broker.deliver(job, *(envelope("note", 0) for _ in range(19)), job)
+    eventually(lambda: len(broker.events("succeeded")) == before + 20)
+    tags = broker.deliver(*(envelope("note", 0) for _ in range(40)), job)
+    eventually(lambda: all(broker.subscription.acked(tag) for tag in tags))
+    assert ran.count(1) == 2, "once, and once more when it was forgotten: memory is bounded"
 
 
 def test_of_a_message_that_comes_again_as_redelivered_the_coordinator_is_told(
