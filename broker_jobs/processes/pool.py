@@ -331,7 +331,8 @@ class Pool:
         if self._spokesman is not None:
             self._spokesman.ended(child)
         if self._stopping.is_set():
-            self._clean = self._clean and child.process.exitcode == 0
+            # One that could not start ran nothing that is cut off.
+            self._clean = self._clean and (child.process.exitcode == 0 or child.refused is not None)
 
     def _replace_ended(self, slot: _Slot, child: ChildProcess) -> None:
         """Restart a child that has ended after a pause, unless no child can start."""
