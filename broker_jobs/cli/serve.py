@@ -92,8 +92,13 @@ def run(
     )
     settings, application = _prepare(app, given)
     if settings.in_memory:
-        if processes is not None and processes > 1:
-            raise UsageError("memory:// lives inside one process: leave out --processes, or give --url amqp://…")
+        named = {
+            "--processes": processes if processes != 1 else None,
+            "--max-jobs": max_jobs,
+            "--max-memory": max_memory,
+        }
+        if options := " and ".join(name for name, value in named.items() if value is not None):
+            raise UsageError(f"memory:// lives inside one process: leave out {options}, or give --url amqp://…")
         _exit(run_roles(application, settings, extra=dashboard_of))
     services = dashboard_service(settings)
     beside = dashboard_of if settings.dashboard_port is not None and not services else None
