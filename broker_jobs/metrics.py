@@ -4,6 +4,8 @@ Counting is done here, and only the output by prometheus_client: a job costs one
 prometheus_client would cost ten times as much. The appended attempts are added up at a scrape, or when there are many.
 A `Snapshot` is plain numbers, so that the parent of several worker processes adds up those of its children. There are
 no files, so nothing is left behind after a kill -9.
+
+Over 300 lines: most of them are the list of all metrics.
 """
 
 from __future__ import annotations
@@ -104,20 +106,32 @@ ANOMALIES = MetricFamily(
 BEAT_LATENESS = MetricFamily(
     "beat_lateness_seconds", "histogram", "Time from a planned time to its fire command.", (), _SECONDS
 )
+_BY_ROLE = ("role",)
+"""What a process runs: worker, coordinator, beat, dashboard, or several of them with a + between."""
 CONNECTION_UP = MetricFamily(
-    "connection_up", "gauge", "1 while connected to RabbitMQ; 0 if a process is not.", over_processes=min
+    "connection_up", "gauge", "1 while connected to RabbitMQ; 0 if a process is not.", _BY_ROLE, over_processes=min
 )
-RECONNECTS = MetricFamily("reconnects_total", "counter", "Reconnects after a lost connection.")
-BLOCKED = MetricFamily("blocked", "gauge", "1 while an alarm of RabbitMQ blocks publishing.", over_processes=max)
-PROCESSES = MetricFamily("worker_processes", "gauge", "Worker processes that are alive.")
-WORKER_MEMORY = MetricFamily("worker_memory_bytes", "gauge", "Resident memory of the worker processes.")
-WORKER_CPU = MetricFamily(
-    "worker_cpu_seconds_total", "counter", "Processor time of the worker processes, also of those that have ended."
+RECONNECTS = MetricFamily("reconnects_total", "counter", "Reconnects after a lost connection.", _BY_ROLE)
+BLOCKED = MetricFamily(
+    "blocked", "gauge", "1 while an alarm of RabbitMQ blocks publishing.", _BY_ROLE, over_processes=max
+)
+PROCESSES = MetricFamily("processes", "gauge", "Processes of the supervisor that are alive.", _BY_ROLE)
+PROCESS_MEMORY = MetricFamily(
+    "process_memory_bytes", "gauge", "Resident memory of the processes of the supervisor.", _BY_ROLE
+)
+PROCESS_CPU = MetricFamily(
+    "process_cpu_seconds_total",
+    "counter",
+    "Processor time of the processes of the supervisor, also of those that have ended.",
+    _BY_ROLE,
 )
 RECYCLED = MetricFamily(
-    "worker_recycled_total", "counter", "Worker processes that left, as by max_jobs or max_memory, and were replaced."
+    "process_recycled_total",
+    "counter",
+    "Processes that left, as by max_jobs or max_memory, and were replaced.",
+    _BY_ROLE,
 )
-RESTARTS = MetricFamily("worker_restarts_total", "counter", "Worker processes that died and were restarted.")
+RESTARTS = MetricFamily("process_restarts_total", "counter", "Processes that died and were restarted.", _BY_ROLE)
 
 FAMILIES = (
     *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, WAITING_DELIVERIES, UNCONFIRMED, DELIVERIES, RETURNED),
@@ -125,7 +139,7 @@ FAMILIES = (
     *(DEPTH, CONSUMERS, PAUSED, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DEAD_LETTER_BACKLOG),
     *(DELAY_BACKLOG, DEAD_LETTERS, OVERDUE, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),
-    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED, WORKER_MEMORY, WORKER_CPU),
+    *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED, PROCESS_MEMORY, PROCESS_CPU),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 

@@ -1,10 +1,12 @@
-"""Serves the dashboard: as the command `dashboard`, or in the process of `run --dashboard-port`."""
+"""Serves the dashboard: as the command `dashboard`, or with `run --dashboard-port` in a process of its own."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,18 +18,23 @@ from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_setting
 from broker_jobs.errors import UsageError
 from broker_jobs.extras import require
 from broker_jobs.processes import logs
+from broker_jobs.processes.child import Place
+from broker_jobs.processes.in_child import ServedProgram, run_in_child, service_process
 from broker_jobs.processes.run import warn_unknown_environment
-from broker_jobs.processes.signals import ShutdownSignals
+from broker_jobs.processes.signals import ShutdownSignals, serve
+from broker_jobs.processes.supervisor import Service
 from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from broker_jobs.processes.program import Program
+    from broker_jobs.store import Store
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 3600.0
+ROLE = "dashboard"
 
 Host = Annotated[
     str | None,
@@ -105,21 +112,59 @@ def dashboard(
 
 @contextmanager
 def dashboard_of(program: Program, settings: Settings) -> Iterator[None]:
-    """Serve the dashboard of a program in this process, where a port is set; its store may be in memory."""
+    """Serve the dashboard of a program in this process, where a port is set: its store is in memory."""
     if settings.dashboard_port is None:
         yield
         return
+    with _served(settings, lambda: program.store):
+        yield
+
+
+def dashboard_service(settings: Settings) -> list[Service]:
+    """The dashboard in a process of its own, under the supervisor of `run`: a page that is slow delays nothing else.
+
+    None if there is no port. None if the store is in memory: then it is served where that is, by `dashboard_of`.
+
+    Raises:
+        MissingExtra: its libraries are not installed.
+    """
+    if settings.dashboard_port is None:
+        return []
+    require("to serve the dashboard here", "dashboard")
+    # Imported here, so that no other command loads SQLAlchemy for it.
+    from broker_jobs.dashboard.store_access import is_in_memory  # noqa: PLC0415
+
+    if is_in_memory(settings.store_url()):
+        return []
+    return [Service(ROLE, pickle.dumps(partial(_run_service, settings)), connects=False)]
+
+
+def _run_service(settings: Settings, place: Place) -> None:
+    with service_process(ROLE, settings, place) as (parent, signals):
+
+        def run() -> int:
+            program = ServedProgram(settings)
+            parent.runs(program)
+            with _served(settings, lambda: None) as program.address:
+                return serve(program, signals, 0.0)
+
+        run_in_child(parent, run)
+
+
+@contextmanager
+def _served(settings: Settings, own_store: Callable[[], Store | None]) -> Iterator[str]:
+    """Serve the dashboard; its address."""
     require("to serve the dashboard here", "dashboard")
     # Imported here, so that no worker loads the web framework.
     from broker_jobs.dashboard.app import Dashboard  # noqa: PLC0415
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
 
-    connection = Connection(lambda: settings, lambda read: broker_for(read, "dashboard"))
+    connection = Connection(lambda: settings, lambda read: broker_for(read, ROLE))
     requests = RequestClient(connection)
-    shown = Dashboard(lambda: settings, requests, connection.clock, own_store=lambda: program.store, local=True)
+    shown = Dashboard(lambda: settings, requests, connection.clock, own_store=own_store, local=True)
     try:
-        with DashboardServer(shown, settings):
-            yield
+        with DashboardServer(shown, settings) as server:
+            yield server.address
     finally:
         requests.close()
         connection.close()

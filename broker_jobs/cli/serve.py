@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from broker_jobs.cli.dashboard import DashboardPort, dashboard, dashboard_of
+from broker_jobs.cli.dashboard import DashboardPort, dashboard, dashboard_of, dashboard_service
 from broker_jobs.cli.load_app import application_of, load_application, load_target
 from broker_jobs.cli.options import (
     Concurrency,
@@ -26,9 +26,10 @@ from broker_jobs.cli.options import (
     given_settings,
     load_settings,
 )
+from broker_jobs.errors import UsageError
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.processes import logs
-from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
+from broker_jobs.processes.run import Application, refuse_shared_memory, run_all, run_roles, run_workers
 from broker_jobs.processes.signals import exit_soon
 from broker_jobs.settings import Settings
 
@@ -55,6 +56,9 @@ def run(
     queues: Queues = None,
     queue_limit: QueueLimits = None,
     concurrency: Concurrency = None,
+    processes: Processes = None,
+    max_jobs: MaxJobs = None,
+    max_memory: MaxMemory = None,
     declare: Declare = None,
     shutdown_timeout: ShutdownTimeout = None,
     metrics_port: MetricsPort = None,
@@ -63,9 +67,11 @@ def run(
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
-    """Run worker, coordinator and beat in one process.
+    """Run workers, coordinator and beat, and with --dashboard-port the dashboard.
 
-    With --dashboard-port the dashboard too. On memory:// this is the only command that can run jobs.
+    On RabbitMQ they run in processes of their own (coordinator and beat share one), which are replaced when they end.
+    Signals stop the workers first, as with `worker`, and then the others. On memory:// all run in one process, and this
+    is the only command that can run jobs.
     """
     given = given_settings(
         queues=queues,
@@ -74,6 +80,9 @@ def run(
         url=url,
         store=store,
         concurrency=concurrency,
+        processes=processes,
+        max_jobs=max_jobs,
+        max_memory=max_memory,
         declare=declare,
         shutdown_timeout=shutdown_timeout,
         metrics_port=metrics_port,
@@ -82,7 +91,18 @@ def run(
         log_level=log_level,
     )
     settings, application = _prepare(app, given)
-    _exit(run_roles(application, settings, extra=dashboard_of))
+    if settings.in_memory:
+        named = {
+            "--processes": processes if processes != 1 else None,
+            "--max-jobs": max_jobs,
+            "--max-memory": max_memory,
+        }
+        if options := " and ".join(name for name, value in named.items() if value is not None):
+            raise UsageError(f"memory:// lives inside one process: leave out {options}, or give --url amqp://…")
+        _exit(run_roles(application, settings, extra=dashboard_of))
+    services = dashboard_service(settings)
+    beside = dashboard_of if settings.dashboard_port is not None and not services else None
+    _exit(run_all(application, partial(load_application, app, given), settings, extra=beside, services=services))
 
 
 def worker(

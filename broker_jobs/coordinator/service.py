@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery
@@ -34,6 +36,7 @@ from broker_jobs.coordinator.records import JobRecord
 from broker_jobs.coordinator.release_publisher import RELEASE_TIMEOUT_SECONDS, ReleasePublisher
 from broker_jobs.coordinator.transactions import Transactions
 from broker_jobs.coordinator.watch import Watch
+from broker_jobs.errors import BrokerError
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.settings import Settings
 from broker_jobs.store.open import Store
@@ -48,6 +51,10 @@ def _ignore(reason: str) -> None:
 
 PAUSE_SECONDS = 2.0
 """Between the beginnings of two rounds; in more the broker may have closed our connection and given all to another."""
+
+
+READ_TO_END_SECONDS = 3.0
+READ_TO_END_PAUSE_SECONDS = 0.05
 
 
 class Coordinator:
@@ -176,6 +183,16 @@ class Coordinator:
         self._consumers.close()
         self._thread = self._watcher = None
         logger.info("coordinator %s stopped", self.id)
+
+    def read_to_end(self) -> None:
+        """Wait until the log is read to its end, for READ_TO_END_SECONDS at most. Called before stop()."""
+        until = self._clock.monotonic() + READ_TO_END_SECONDS
+        with suppress(BrokerError):
+            while self.active and self._broker.connected and (left := until - self._clock.monotonic()) > 0:
+                depth = self._broker.depth(names.LOG, left)
+                if depth is not None and depth[0] == 0 and self._input_queue.log_waits() == 0:
+                    return
+                time.sleep(READ_TO_END_PAUSE_SECONDS)
 
     @property
     def active(self) -> bool:

@@ -1,4 +1,4 @@
-"""One worker process as its supervisor has it: the process, the pipe to it, what it reports, and what it runs.
+"""One child process as its supervisor has it: the process, the pipe to it, what it reports, and what it runs.
 
 Down the pipe go orders, and the news that the supervisor's heartbeat for it was confirmed; up come reports, once a
 second. The end of the pipe shows a child that its parent is gone. What the child runs is not reported but read from
@@ -89,7 +89,7 @@ class Ref(NamedTuple):
 
 @dataclass
 class ChildProcess:
-    """A worker process that was started. The supervisor's thread uses it."""
+    """A child process that was started. The supervisor's thread uses it."""
 
     slot: str
     board: RunBoard
@@ -155,7 +155,7 @@ class ChildProcess:
                 self.reported_at = time.time()
                 self.silent_seconds = 0.0
             case _:
-                raise TypeError(f"a worker process has sent a {type(message).__name__}")
+                raise TypeError(f"a child process has sent a {type(message).__name__}")
 
     def send(self, order: Order | Heard) -> None:
         """Send it an order. A child that is gone gets none."""
@@ -189,8 +189,9 @@ def spawn(
     *,
     slot: str,
     concurrency: int,
+    role: str = "worker",
 ) -> ChildProcess:
-    """Start a process that calls target(*arguments, place).
+    """Start a process that calls target(*arguments, place). `role` names it.
 
     Raises:
         OSError, MemoryError: the machine lacks what it takes.
@@ -199,7 +200,7 @@ def spawn(
     worker_id = new_id()
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=target, args=(*arguments, Place(worker_id, slot, theirs, board)), name=f"worker process {slot}"
+        target=target, args=(*arguments, Place(worker_id, slot, theirs, board)), name=f"{role} process {slot}"
     )
     try:
         process.start()

@@ -1,10 +1,10 @@
-"""Says whether the worker processes of a pool are healthy, from what they last reported. Pure."""
+"""Says whether the processes of a pool are healthy, from what they last reported. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker_jobs.processes.child import ChildProcess
 from broker_jobs.processes.health import Health
@@ -16,19 +16,30 @@ STARTING_SECONDS = 15.0
 SHOWN_RUNS = 10
 
 
-def health_of(slots: Sequence[tuple[int, ChildProcess | None, bool]], leaving: Sequence[ChildProcess]) -> Health:
+class SlotState(NamedTuple):
+    """One slot of a pool: its number, its child if it has one, whether that replaces one that left, and how the last
+    one ended."""
+
+    number: int
+    child: ChildProcess | None
+    recycled: bool
+    ended: str
+
+
+def health_of(slots: Sequence[SlotState], leaving: Sequence[ChildProcess], role: str = "worker") -> Health:
     """The health of a pool.
 
     Args:
-        slots: the number of each slot, its child if it has one, and whether that replaces one that left.
+        slots: of the pool.
         leaving: children that take no more jobs.
+        role: what the children run, for the reasons.
     """
     reasons: list[str] = []
     shown: list[dict[str, Any]] = []
-    for number, child, recycled in slots:
-        found = _reasons(child, recycled=recycled)
+    for number, child, recycled, ended in slots:
+        found = _reasons(child, recycled=recycled, ended=ended)
         pid = child.process.pid if child is not None and child.process.is_alive() else None
-        reasons += [f"worker process {pid if pid is not None else f'of slot {number}'}: {reason}" for reason in found]
+        reasons += [f"{role} process {pid if pid is not None else f'of slot {number}'}: {reason}" for reason in found]
         shown.append({"slot": number, "pid": pid, "ok": not found, **_details(child)})
     components: dict[str, Any] = {"processes": shown}
     if leaving:
@@ -39,9 +50,9 @@ def health_of(slots: Sequence[tuple[int, ChildProcess | None, bool]], leaving: S
     return Health(not reasons, components, tuple(reasons))
 
 
-def _reasons(child: ChildProcess | None, *, recycled: bool) -> list[str]:
+def _reasons(child: ChildProcess | None, *, recycled: bool, ended: str) -> list[str]:
     if child is None or not child.process.is_alive():
-        return ["it has ended and is started again; see the log"]
+        return [f"it has ended ({ended or 'just now'}) and is started again; see the log"]
     ready = child.report is not None and child.report.health.ok
     if recycled and not ready and child.lived_seconds <= STARTING_SECONDS:
         return []

@@ -52,6 +52,18 @@ def set_up(level: str) -> None:
         logging.getLogger(name).setLevel(max(least, root.level))
 
 
+def name_role(role: str) -> None:
+    """Add `role=` to each line of this process, where several with different roles write into one log."""
+
+    def add(record: logging.LogRecord) -> bool:
+        record.__dict__.setdefault("role", role)
+        return True
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter):
+            handler.addFilter(add)
+
+
 def _end_of(trace: str) -> str:
     """The end of a traceback: the text of an exception may be very long."""
     return trace if len(trace) <= MAX_TRACE_CHARS else f"…{trace[-MAX_TRACE_CHARS:]}"

@@ -122,8 +122,8 @@ class CoordinatorMetrics(CoordinatorObserver):
         self._metrics.count(m.ANOMALIES, (what,))
 
 
-def watch_broker(metrics: m.Metrics, broker: Broker) -> None:
+def watch_broker(metrics: m.Metrics, broker: Broker, role: str) -> None:
     """Report at each scrape whether the broker is connected and blocked, and how often it has reconnected."""
-    metrics.watch(m.CONNECTION_UP, lambda: {(): float(broker.connected)})
-    metrics.watch(m.RECONNECTS, lambda: {(): float(broker.reconnects)})
-    metrics.watch(m.BLOCKED, lambda: {(): float(broker.blocked)})
+    metrics.watch(m.CONNECTION_UP, lambda: {(role,): float(broker.connected)})
+    metrics.watch(m.RECONNECTS, lambda: {(role,): float(broker.reconnects)})
+    metrics.watch(m.BLOCKED, lambda: {(role,): float(broker.blocked)})

@@ -1,7 +1,8 @@
-"""Starts the worker processes of `broker-jobs worker`, replaces those that end, and ends those that hang.
+"""Starts the processes of one role, mostly workers, replaces those that end, and ends those that hang.
 
 Python runs one thread at a time per process, so jobs that compute need several processes, and a job may keep its
 process from saying that it lives. So each worker runs in a child of this process, which has nothing else to do.
+With `broker-jobs run` the coordinator, the beat and the dashboard are children too, in pools of their own.
 Children are spawned, as a fork is unsafe with threads and missing on Windows.
 
 * A child that ends is replaced whatever its exit code, as a job may have set that, after a pause that grows.
@@ -29,7 +30,7 @@ from typing import Any, Protocol
 from broker_jobs.messages.new_id import new_id
 from broker_jobs.metrics import CONNECTION_UP, PROCESSES, RECYCLED, RESTARTS, Metrics, Snapshot
 from broker_jobs.processes.child import ChildProcess, Heard, Order, spawn
-from broker_jobs.processes.child_health import health_of
+from broker_jobs.processes.child_health import SlotState, health_of
 from broker_jobs.processes.health import Health
 from broker_jobs.processes.signals import EXIT_FAILED, ComponentFailed
 
@@ -54,10 +55,6 @@ STOP_NOW_SECONDS = 1.5
 """The time children get to report their interrupted jobs when they are to exit at once."""
 
 
-_NOT_CONNECTED = Snapshot({CONNECTION_UP.name: {(): 0.0}})
-"""The metrics of a child that has not reported yet."""
-
-
 class Spokesman(Protocol):
     """Tells the coordinator of children. Both methods return at once."""
 
@@ -78,10 +75,12 @@ class _Slot:
     pause: float = 0.0
     recycled: int = 0
     """How many children have left it while they lived."""
+    ended: str = ""
+    """How the last child ended."""
 
 
 class Pool:
-    """The worker processes of one supervisor."""
+    """The processes of one role under one supervisor."""
 
     def __init__(
         self,
@@ -90,6 +89,8 @@ class Pool:
         size: int,
         *,
         on_failed: Callable[[ComponentFailed], None],
+        role: str = "worker",
+        connects: bool = True,
         spokesman: Spokesman | None = None,
         concurrency: int = 16,
         leave_timeout: float = 30.0,
@@ -101,6 +102,8 @@ class Pool:
             arguments: must pickle.
             size: the number of children.
             on_failed: called once, when children cannot start and none has been ready yet.
+            role: what the children run, for logs, metrics and health.
+            connects: a child that has not reported yet counts as not connected to RabbitMQ.
             spokesman: tells the coordinator of the children; None: nobody does.
             concurrency: of each child.
             leave_timeout: seconds that a child which leaves has for what it runs.
@@ -109,6 +112,8 @@ class Pool:
         self._target = target
         self._arguments = arguments
         self._on_failed = on_failed
+        self.role = role
+        self._not_reported = Snapshot({CONNECTION_UP.name: {(role,): 0.0}} if connects else {})
         self._spokesman = spokesman
         self._concurrency = concurrency
         self._leave_timeout = leave_timeout
@@ -119,7 +124,7 @@ class Pool:
         self._leaving: list[ChildProcess] = []
         self._metrics = Metrics()
         for counter in (RESTARTS, RECYCLED):  # a counter that first appears as 1 shows Prometheus no increase
-            self._metrics.count(counter, amount=0)
+            self._metrics.count(counter, (role,), amount=0)
         self._ended = Snapshot()
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -171,18 +176,20 @@ class Pool:
 
     def snapshots(self) -> list[Snapshot]:
         """The metrics of the running children, of those that ended, and of the pool."""
-        self._metrics.set(PROCESSES, len(self.processes()))
+        self._metrics.set(PROCESSES, len(self.processes()), (self.role,))
         with self._lock:
             ended = Snapshot()
             ended.add(self._ended)
-            reports = [_NOT_CONNECTED if child.report is None else child.report.metrics for child in self._children()]
+            reports = [
+                self._not_reported if child.report is None else child.report.metrics for child in self._children()
+            ]
         return [self._metrics.snapshot(), ended, *reports]
 
     def health(self) -> Health:
         """Healthy if the child of each slot is, or has just been started in the place of one that leaves."""
         with self._lock:
-            slots = [(slot.number, slot.child, slot.recycled > 0) for slot in self._slots]
-            return health_of(slots, self._leaving)
+            slots = [SlotState(slot.number, slot.child, slot.recycled > 0, slot.ended) for slot in self._slots]
+            return health_of(slots, self._leaving, self.role)
 
     def _children(self) -> list[ChildProcess]:
         return [*(slot.child for slot in self._slots if slot.child is not None), *self._leaving]
@@ -192,18 +199,26 @@ class Pool:
         # One that leaves may live beside its replacement, and two workers of one place would replace each other.
         place = f"{self._id}.{slot.number}" + (f".{slot.recycled}" if slot.recycled else "")
         try:
-            child = spawn(self._context, self._target, self._arguments, slot=place, concurrency=self._concurrency)
+            child = spawn(
+                self._context,
+                self._target,
+                self._arguments,
+                slot=place,
+                concurrency=self._concurrency,
+                role=self.role,
+            )
         except (OSError, MemoryError) as error:
             self._start_later(slot, lived_seconds=0.0)
             logger.error(
-                "a worker process could not be started: %s; trying again in %.1f s",
+                "a %s process could not be started: %s; trying again in %.1f s",
+                self.role,
                 error,
                 slot.pause,
                 extra={"slot": slot.number},
             )
             return
         slot.child, slot.start_again_at = child, None
-        logger.info("worker process started", extra={"slot": slot.number, "worker_pid": child.process.pid})
+        logger.info("%s process started", self.role, extra={"slot": slot.number, "child_pid": child.process.pid})
 
     def _start_later(self, slot: _Slot, lived_seconds: float) -> None:
         slot.pause = 0.0 if lived_seconds > STEADY_SECONDS else min(max(0.5, slot.pause * 2), LONGEST_PAUSE_SECONDS)
@@ -215,7 +230,7 @@ class Pool:
                 if not self._watch_once():
                     return
             except Exception:
-                logger.exception("watching the worker processes failed; going on in 1 s")
+                logger.exception("watching the %s processes failed; going on in 1 s", self.role)
                 time.sleep(1.0)
 
     def _watch_once(self) -> bool:
@@ -254,6 +269,7 @@ class Pool:
             if not child.process.is_alive():
                 slot.child = None
                 self._has_ended(child)
+                slot.ended = child.refused.reason if child.refused is not None else child.how_it_ended()
                 self._replace_ended(slot, child)
             elif child.leaving is not None and not self._stopping.is_set():
                 self._replace_leaving(slot, child, child.leaving.reason)
@@ -261,7 +277,7 @@ class Pool:
                 self._tell_or_kill(child)
         due = slot.start_again_at
         if due is not None and due <= self._monotonic() and not self._stopping.is_set():
-            self._metrics.count(RESTARTS)
+            self._metrics.count(RESTARTS, (self.role,))
             self._start(slot)
 
     def _tell_or_kill(self, child: ChildProcess) -> None:
@@ -270,10 +286,11 @@ class Pool:
             child.send(Heard(self._monotonic() - heard))
         if child.silent_seconds >= KILL_SILENT_SECONDS and not child.killed_because and not child.board.runs():
             logger.error(
-                "worker process %s has not answered for %.0f s and runs no job; it is killed and replaced",
+                "%s process %s has not answered for %.0f s and runs no job; it is killed and replaced",
+                self.role,
                 child.process.pid,
                 child.silent_seconds,
-                extra={"worker_pid": child.process.pid},
+                extra={"child_pid": child.process.pid},
             )
             child.kill("it did not answer")
 
@@ -281,12 +298,13 @@ class Pool:
         slot.child = None
         slot.recycled += 1
         self._leaving.append(child)
-        self._metrics.count(RECYCLED)
+        self._metrics.count(RECYCLED, (self.role,))
         logger.info(
-            "worker process %s leaves: %s; another one takes its place",
+            "%s process %s leaves: %s; another one takes its place",
+            self.role,
             child.process.pid,
             reason,
-            extra={"slot": slot.number, "worker_pid": child.process.pid},
+            extra={"slot": slot.number, "child_pid": child.process.pid},
         )
         self._start(slot)
 
@@ -294,7 +312,7 @@ class Pool:
         if not child.process.is_alive():
             self._leaving.remove(child)
             self._has_ended(child)
-            logger.info("worker process %s, which has left, %s", child.process.pid, child.how_it_ended())
+            logger.info("%s process %s, which has left, %s", self.role, child.process.pid, child.how_it_ended())
         elif (
             not (child.leaving and child.leaving.patient)
             and child.leave_seconds > self._leave_timeout + KILL_LEAVING_SECONDS
@@ -313,7 +331,8 @@ class Pool:
         if self._spokesman is not None:
             self._spokesman.ended(child)
         if self._stopping.is_set():
-            self._clean = self._clean and child.process.exitcode == 0
+            # One that could not start ran nothing that is cut off.
+            self._clean = self._clean and (child.process.exitcode == 0 or child.refused is not None)
 
     def _replace_ended(self, slot: _Slot, child: ChildProcess) -> None:
         """Restart a child that has ended after a pause, unless no child can start."""
@@ -322,20 +341,22 @@ class Pool:
         if not self._was_ready:
             self._deaths += 1
             if child.refused is not None:
-                self._fail(f"a worker process could not start: {child.refused.reason}", EXIT_USAGE)
+                self._fail(f"a {self.role} process could not start: {child.refused.reason}", EXIT_USAGE)
                 return
             if self._deaths >= MOST_DEATHS:
-                reason = f"{self._deaths} worker processes ended before one was ready; the last {child.how_it_ended()}"
+                reason = f"{self._deaths} {self.role} processes ended before one was ready; the last"
+                reason += f" {child.how_it_ended()}"
                 self._fail(f"{reason}. Its log above may say why", EXIT_FAILED)
                 return
         self._start_later(slot, child.lived_seconds)
         runs = child.board.runs()
         logger.error(
-            "worker process %s; starting it again in %.1f s, its jobs run again in another process%s",
+            "%s process %s; starting it again in %.1f s%s",
+            self.role,
             child.how_it_ended(),
             slot.pause,
-            f": {', '.join(run.id for run in runs[:10])}" if runs else "",
-            extra={"slot": slot.number, "worker_pid": child.process.pid},
+            f", its jobs run again in another process: {', '.join(run.id for run in runs[:10])}" if runs else "",
+            extra={"slot": slot.number, "child_pid": child.process.pid},
         )
 
     def _fail(self, reason: str, code: int) -> None:

@@ -1,7 +1,7 @@
 """Runs worker, coordinator and beat as threads of one process, on one broker.
 
-`BrokerJobs.start()` and `broker-jobs run` use it with all roles, each of the standalone processes with one. The caller
-stops the broker afterwards. Over 300 lines: start, stop and health of the same three components belong together.
+`BrokerJobs.start()` and `broker-jobs run` on memory:// use it with all roles, other processes with one or two. The
+caller stops the broker afterwards. Over 300 lines: start, stop and health of the same three components belong together.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Program:
         require_roles(roles, settings)
         self.metrics = metrics or Metrics()
         self.broker = broker
-        watch_broker(self.metrics, broker)
+        watch_broker(self.metrics, broker, role_of(roles))
         self.settings = settings
         self.id = id or new_id()
         self._registry = registry
@@ -311,6 +311,11 @@ class Program:
             self.beat.start()
             logger.info("beat started", extra={"declared": len(self._recurring)})
         self.subscribe(self._subscriptions)
+
+
+def role_of(roles: Collection[str]) -> str:
+    """How logs, metrics and RabbitMQ name a process with these roles, such as "coordinator+beat"."""
+    return "+".join(role for role in ROLES if role in roles)
 
 
 def require_roles(roles: Collection[str], settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Runs the processes of the command line, from top to bottom: connect, start, serve, stop.
 
-`run` has all roles in one process; `worker`, `coordinator` and `beat` have one role each.
+`worker` and `run` are supervisors, with processes for the roles; `coordinator` and `beat` have one role in one process.
+`run` on memory:// has all roles in one.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import pickle
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
 from broker_jobs.broker.factory import broker_for
-from broker_jobs.errors import BrokerJobsError, UsageError
+from broker_jobs.errors import UsageError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.commands import Schedule, Subscription
 from broker_jobs.metrics import Metrics, expose
-from broker_jobs.processes.child import Place, StartRefused
+from broker_jobs.processes.child import Place
 from broker_jobs.processes.connect import wait_for_broker
-from broker_jobs.processes.logs import set_up
+from broker_jobs.processes.in_child import run_in_child, service_process
+from broker_jobs.processes.logs import name_role, set_up
 from broker_jobs.processes.parent import ParentProcess
-from broker_jobs.processes.pool import EXIT_USAGE
-from broker_jobs.processes.program import ROLES, Program, require_roles
+from broker_jobs.processes.program import ROLES, Program, Role, require_roles, role_of
 from broker_jobs.processes.signals import (
     ComponentFailed,
     ShutdownSignals,
     exit_now,
-    exit_soon,
     serve,
 )
-from broker_jobs.processes.supervisor import SupervisorConfig, become_supervisor, http_server
+from broker_jobs.processes.supervisor import Service, SupervisorConfig, become_supervisor, http_server
 from broker_jobs.settings import Settings, unknown_environment
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class Application:
     `close` closes the connection over which its jobs enqueue.
     """
 
-    registry: Registry
+    registry: Registry | None
+    """None: the process runs no jobs and loads no code of the program."""
     recurring: Sequence[Schedule] = ()
     subscriptions: Sequence[Subscription] = ()
     origin: str = ""
@@ -92,6 +93,42 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
     refuse_shared_memory(settings, ["worker"])
     require_roles(["worker"], settings)
     warn_unknown_environment()
+    return _supervise(settings, partial(run_child, load, settings))
+
+
+def run_all(
+    application: Application,
+    load: Callable[[], Application],
+    settings: Settings,
+    *,
+    extra: ExtraService | None = None,
+    services: Sequence[Service] = (),
+) -> int:
+    """Supervise worker processes, one process for coordinator and beat, and `services`; the exit code.
+
+    Coordinator and beat share a process: neither runs code of the program, and a beat of its own takes 36 MB where it
+    takes 2 MB beside the coordinator.
+
+    Args:
+        application: whose declarations the beat publishes; it gets them from here and loads no code of the program.
+        load: loads it in a worker process; must pickle.
+        settings: of all processes.
+        extra: runs in the process of the coordinator; must pickle.
+        services: further processes.
+
+    Raises:
+        UsageError: memory://, or a port that is in use, or a process cannot start.
+        MissingExtra: the libraries of a role are not installed.
+    """
+    require_roles(ROLES, settings)
+    warn_unknown_environment()
+    declared = replace(application, registry=None, close=None, load=None)
+    roles: tuple[Role, ...] = ("coordinator", "beat")
+    core = Service(role_of(roles), pickle.dumps(partial(run_service, declared, settings, roles, extra)))
+    return _supervise(settings, partial(run_child, load, settings, name="worker"), (core, *services))
+
+
+def _supervise(settings: Settings, worker: Callable[[Place], None], services: Sequence[Service] = ()) -> int:
     return become_supervisor(
         SupervisorConfig(
             url=settings.url,
@@ -104,26 +141,32 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
             metrics_host=settings.metrics_host,
             metrics_port=settings.metrics_port,
             log_level=settings.log_level,
-            worker=pickle.dumps(partial(run_child, load, settings)),
+            worker=pickle.dumps(worker),
+            services=tuple(services),
             argv=tuple(sys.argv),
         )
     )
 
 
-def run_child(load: Callable[[], Application], settings: Settings, place: Place) -> None:
-    """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
+def run_child(load: Callable[[], Application], settings: Settings, place: Place, *, name: str = "") -> None:
+    """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health.
+
+    `name`: of the role, in each line of the log.
+    """
     set_up(settings.log_level)
+    if name:
+        name_role(name)
     with ShutdownSignals(has_parent=True) as signals:
         parent = ParentProcess(place, signals)
-        try:
-            with parent.reporting():
-                code = _run(load(), settings, ["worker"], signals, parent=parent)
-        except BrokerJobsError as error:
-            logger.error("%s", error)  # our errors say what to do, so the traceback is left out
-            code = EXIT_USAGE
-            parent.send(StartRefused(str(error)))
-    exit_soon(code)
-    sys.exit(code)
+        run_in_child(parent, lambda: _run(load(), settings, ["worker"], signals, parent=parent))
+
+
+def run_service(
+    application: Application, settings: Settings, roles: Sequence[Role], extra: ExtraService | None, place: Place
+) -> None:
+    """Run coordinator and beat in a process of their own, under a supervisor, which alone stops them."""
+    with service_process(role_of(roles), settings, place) as (parent, signals):
+        run_in_child(parent, lambda: _run(application, settings, roles, signals, parent=parent, extra=extra))
 
 
 def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:
@@ -152,7 +195,7 @@ def _run(
 ) -> int:
     metrics = Metrics()
     place = None if parent is None else parent.place
-    broker = broker_for(settings, "+".join(role for role in ROLES if role in roles))
+    broker = broker_for(settings, role_of(roles))
     program = Program(
         application.registry if application is not None else None,
         settings,
@@ -185,11 +228,11 @@ def _run(
             return 0
         stack.callback(program.stop, 0.0)
         _pass_over_what_stays()
-        if application is None:
+        if application is None or application.registry is None:
             _collect_rarely()
         if extra is not None:
             stack.enter_context(extra(program, settings))
-        code = serve(program, signals, settings.shutdown_timeout)
+        code = serve(program if "worker" in roles else _ReadsToEnd(program), signals, settings.shutdown_timeout)
         if program.interrupted:  # their threads may still run, and their next run waits for this process to exit
             if parent is not None:
                 parent.report_last()
@@ -197,8 +240,25 @@ def _run(
         return code
 
 
+class _ReadsToEnd:
+    """A program without a worker. Its coordinator reads the log to its end first: workers that left wrote it."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def stop(self, timeout: float) -> bool:
+        if self._program.coordinator is not None:
+            self._program.coordinator.read_to_end()
+        return self._program.stop(timeout)
+
+    def stop_now(self) -> None:
+        self._program.stop_now()
+
+
 def _load_registry(load: Callable[[], Application]) -> Registry:
-    return load().registry
+    registry = load().registry
+    assert registry is not None
+    return registry
 
 
 def _pass_over_what_stays() -> None:

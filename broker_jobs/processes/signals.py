@@ -92,20 +92,22 @@ ShutdownEvent = SignalReceived | ExitNow | LeaveAsked | StopFinished | Component
 class ShutdownSignals:
     """A queue of the events that stop a process. As a context manager it installs signal handlers."""
 
-    def __init__(self, *, has_parent: bool = False) -> None:
+    def __init__(self, *, has_parent: bool = False, parent_only: bool = False) -> None:
         """`has_parent`: this is a child process. It ignores Ctrl-C, which its parent handles. A second SIGTERM does not
         exit at once here, as a service manager may send SIGTERM to both; only the parent's ExitNow does.
+        `parent_only`: a child that also ignores SIGTERM, as its parent stops it after others.
         """
         self._queue: queue.SimpleQueue[ShutdownEvent] = queue.SimpleQueue()
         self._peeked: list[ShutdownEvent] = []
         self._before: dict[signal.Signals, object] = {}
-        self.has_parent = has_parent
+        self.has_parent = has_parent or parent_only
+        self.parent_only = parent_only
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _numbers():
                 self._before[number] = signal.getsignal(number)
-                ignored = self.has_parent and number.name != "SIGTERM"
+                ignored = self.parent_only or (self.has_parent and number.name != "SIGTERM")
                 signal.signal(number, signal.SIG_IGN if ignored else self._on_signal)
         return self
 

@@ -1,4 +1,4 @@
-"""Runs the supervisor of `broker-jobs worker`: worker processes, and their metrics and health over HTTP.
+"""Runs the supervisor of `broker-jobs worker` and `run`: child processes, and their metrics and health over HTTP.
 
 It loads neither the user's code nor pydantic, so that it is small beside the processes that it watches. The command
 line loads both to read the settings. So it is replaced by a fresh interpreter where the system can do that: the process
@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import IO, NoReturn
 
 from broker_jobs.broker.factory import broker_for
-from broker_jobs.errors import BrokerJobsError
+from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.metrics import expose
 from broker_jobs.processes.child import Place
 from broker_jobs.processes.health import Health
-from broker_jobs.processes.logs import set_up
+from broker_jobs.processes.logs import name_role, set_up
 from broker_jobs.processes.pool import EXIT_USAGE, Pool
-from broker_jobs.processes.signals import ShutdownSignals, exit_soon, serve
+from broker_jobs.processes.pools import Pools
+from broker_jobs.processes.signals import ComponentFailed, ShutdownSignals, exit_soon, serve
 from broker_jobs.processes.supervised_heartbeats import SupervisedHeartbeats
 
 MODULE = "broker_jobs.processes.supervisor_main"
@@ -32,6 +33,18 @@ MOST_HEARTBEAT_SECONDS = 5.0
 """The longest time between two heartbeats of a supervisor for a worker: it notices late that this one is silent."""
 CAN_BE_REPLACED = sys.platform != "win32" and not getattr(sys, "frozen", False)
 """Windows starts another process instead, and one that is packed as a program has no interpreter of its own."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process beside the workers.
+
+    `run` is pickled: what it calls with its place. `connects`: it is connected to RabbitMQ all the time.
+    """
+
+    role: str
+    run: bytes
+    connects: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,41 +63,60 @@ class SupervisorConfig:
     log_level: str
     worker: bytes
     """Pickled: what a worker process calls with its place. Unpickled only there, as that imports pydantic."""
+    services: tuple[Service, ...] = ()
+    """The processes beside the workers, in the order of their start. They stop after the workers."""
     argv: tuple[str, ...] = ()
     in_memory: bool = False
 
 
 def supervise(config: SupervisorConfig) -> int:
-    """Run worker processes until a signal stops them; the exit code.
+    """Run worker processes, and those of services, until a signal stops them; the exit code.
 
     Raises:
-        UsageError: the port of the metrics is in use.
+        UsageError: the port of the metrics is in use, or a process cannot start.
     """
+    refused: list[str] = []
+
+    def failed(failure: ComponentFailed) -> None:
+        if failure.code == EXIT_USAGE:
+            refused.append(failure.reason)
+        signals.put(failure)
+
+    if config.services:
+        name_role("supervisor")
     with ShutdownSignals() as signals, ExitStack() as stack:
         heartbeats = SupervisedHeartbeats(
             broker_for(config, "supervisor"), period_seconds=min(config.worker_heartbeat, MOST_HEARTBEAT_SECONDS)
         )
-        pool = Pool(
-            run_worker,
+        workers = Pool(
+            run_pickled,
             (config.worker,),
             config.processes,
-            on_failed=signals.put,
+            on_failed=failed,
             spokesman=heartbeats,
             concurrency=config.concurrency,
             leave_timeout=config.shutdown_timeout,
         )
+        services = [
+            Pool(run_pickled, (service.run,), 1, on_failed=failed, role=service.role, connects=service.connects)
+            for service in config.services
+        ]
+        pools = Pools(workers, services)
         stack.enter_context(
-            http_server(config.metrics_host, config.metrics_port, lambda: expose(pool.snapshots()), pool.health)
+            http_server(config.metrics_host, config.metrics_port, lambda: expose(pools.snapshots()), pools.health)
         )
         heartbeats.start()
         stack.callback(heartbeats.stop)
-        pool.start()
-        return serve(pool, signals, config.shutdown_timeout)
+        pools.start()
+        code = serve(pools, signals, config.shutdown_timeout)
+    if refused:
+        raise UsageError(refused[0])
+    return code
 
 
-def run_worker(worker: bytes, place: Place) -> None:
-    """Run a worker process, in it."""
-    run: Callable[[Place], None] = pickle.loads(worker)  # noqa: S301  # made by our own command line
+def run_pickled(pickled: bytes, place: Place) -> None:
+    """Run a child process, in it."""
+    run: Callable[[Place], None] = pickle.loads(pickled)  # noqa: S301  # made by our own command line
     run(place)
 
 

@@ -119,7 +119,7 @@ def test_a_killed_worker_process_is_started_again_and_its_counts_stay(
     eventually(lambda: running.log.count("serves the queues default") == 3, 30, "a third worker")
     eventually(lambda: running.healthz()[0] == 200, 20, "healthy again")
     assert running.metrics()[series] == 3
-    assert running.metrics()["broker_jobs_worker_restarts_total"] == 1
+    assert running.metrics()['broker_jobs_process_restarts_total{role="worker"}'] == 1
     # Its predecessor is named dead by the new one, so the job comes back (retries=0: a crash is a retry of its own).
     eventually(lambda: sum(mark.startswith("started victim") for mark in terminal.marks()) == 2, 60, "run again")
     terminal.release("victim")

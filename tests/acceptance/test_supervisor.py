@@ -229,10 +229,10 @@ def test_a_process_takes_max_jobs_and_is_replaced(stage: Stage) -> None:
     assert max(pids.count(pid) for pid in pids) == 3
     assert len(set(pids)) >= 4
     running.said("its max_jobs; another one takes its place")
-    eventually(lambda: running.metrics()["broker_jobs_worker_recycled_total"] >= 3, 30, "counted")
+    eventually(lambda: running.metrics()['broker_jobs_process_recycled_total{role="worker"}'] >= 3, 30, "counted")
     series = 'broker_jobs_jobs_total{job_name="small",outcome="succeeded",queue="default"}'
     eventually(lambda: running.metrics().get(series) == 10, 30, "the counts of those that left stay")
-    assert running.metrics()["broker_jobs_worker_restarts_total"] == 0
+    assert running.metrics()['broker_jobs_process_restarts_total{role="worker"}'] == 0
     running.signal(TERM)
     assert running.exit_code() == 0
 
@@ -269,14 +269,14 @@ def test_a_process_over_max_memory_is_replaced_after_its_job(stage: Stage) -> No
     first = stage.jobs.remote("small").enqueue("before")
     assert first.result(timeout=120) == "before"
     pid = stage.pid_of("before")
-    assert running.metrics()["broker_jobs_worker_memory_bytes"] > 20 * 1024 * 1024
+    assert running.metrics()['broker_jobs_process_memory_bytes{role="worker"}'] > 20 * 1024 * 1024
     assert stage.jobs.remote("grow").enqueue(200).result(timeout=120) == 200
     running.said("more than its max_memory of 150; another one takes its place")
     eventually(lambda: not _alive(pid), 30, "gone")
     eventually(lambda: running.log.count("serves the queues default") == 2, 60, "replaced")
     assert stage.jobs.remote("small").enqueue("after").result(timeout=120) == "after"
     assert stage.pid_of("after") != pid
-    assert running.metrics()["broker_jobs_worker_cpu_seconds_total"] > 0.2, "that of both"
+    assert running.metrics()['broker_jobs_process_cpu_seconds_total{role="worker"}'] > 0.2, "that of both"
 
 
 def test_processes_that_die_before_any_was_ready_end_the_supervisor_with_the_reason(stage: Stage) -> None:

@@ -199,13 +199,13 @@ CASES = [
         "BrokerJobsWorkerRestarts",
         {family(m.RESTARTS): "0x5 1 2 3 4x20"},
         "17m",
-        [Fires("Worker a:9100 was restarted 4 times in 15 minutes", A)],
+        [Fires("Processes of a:9100 were restarted 4 times in 15 minutes", A)],
     ),
     Case(
         "BrokerJobsWorkerRestarts",
         {WORKER_SINCE: "1000x5 2000 3000 4000 5000x20"},
         "17m",
-        [Fires("Worker a:9100 was restarted 4 times in 15 minutes", A | {"job": "broker_jobs_worker"})],
+        [Fires("Processes of a:9100 were restarted 4 times in 15 minutes", A | {"job": "broker_jobs_worker"})],
     ),
     Case("BrokerJobsProcessDown", {WORKER_UP: "1 0 1x9", RABBIT_UP: "0x9"}, "5m"),
     Case(

@@ -94,7 +94,7 @@ def test_the_second_coordinator_is_not_active(parts: Parts) -> None:
     first = parts.start(None, "coordinator")
     eventually(lambda: value(first, m.ACTIVE) == 1, 20, "active")
     second = parts.start(None, "coordinator")
-    eventually(lambda: value(second, m.CONNECTION_UP) == 1, 20, "connected")
+    eventually(lambda: value(second, m.CONNECTION_UP, "coordinator") == 1, 20, "connected")
     assert value(second, m.ACTIVE) == 0
     first.stop()
     eventually(lambda: value(second, m.ACTIVE) == 1, 20, "it takes over")
@@ -103,25 +103,25 @@ def test_the_second_coordinator_is_not_active(parts: Parts) -> None:
 
 def test_an_outage_is_seen_and_its_end(parts: Parts, jobs: BrokerJobs, vhost: Vhost) -> None:
     worker = parts.start(jobs, "worker")
-    assert value(worker, m.CONNECTION_UP) == 1
+    assert value(worker, m.CONNECTION_UP, "worker") == 1
     eventually(vhost.close_connections, 20, "connections to close")
-    eventually(lambda: value(worker, m.CONNECTION_UP) == 0, 20, "seen down", poll=0.001)
+    eventually(lambda: value(worker, m.CONNECTION_UP, "worker") == 0, 20, "seen down", poll=0.001)
     assert not worker.health().ok
-    eventually(lambda: value(worker, m.CONNECTION_UP) == 1, 30, "up again")
-    assert value(worker, m.RECONNECTS) == 2, "one to publish, one to consume"
+    eventually(lambda: value(worker, m.CONNECTION_UP, "worker") == 1, 30, "up again")
+    assert value(worker, m.RECONNECTS, "worker") == 2, "one to publish, one to consume"
     assert worker.health().ok
 
 
 def test_an_alarm_is_seen(parts: Parts, jobs: BrokerJobs, vhost: Vhost) -> None:
     worker = parts.start(jobs, "worker")
-    assert value(worker, m.BLOCKED) == 0
+    assert value(worker, m.BLOCKED, "worker") == 0
     vhost.broker.alarm(True)
     try:
         # RabbitMQ tells a connection only when it publishes; heartbeats of the worker do.
-        eventually(lambda: value(worker, m.BLOCKED) == 1, 30, "blocked")
+        eventually(lambda: value(worker, m.BLOCKED, "worker") == 1, 30, "blocked")
     finally:
         vhost.broker.alarm(False)
-    eventually(lambda: value(worker, m.BLOCKED) == 0, 30, "free again")
+    eventually(lambda: value(worker, m.BLOCKED, "worker") == 0, 30, "free again")
 
 
 def test_what_a_person_has_paused_and_what_no_beat_fires_is_seen(parts: Parts, jobs: BrokerJobs, vhost: Vhost) -> None:

@@ -96,9 +96,9 @@ def disconnected(folder: str, place: Place) -> None:
     metrics = m.Metrics()
     first = place.slot.endswith(".0")
     (Path(folder) / f"{os.getpid()}.slot").write_text(place.slot)
-    metrics.set(m.CONNECTION_UP, 0 if first else 1)
-    metrics.set(m.BLOCKED, 1 if first else 0)
-    metrics.count(m.RECONNECTS, amount=2)
+    metrics.set(m.CONNECTION_UP, 0 if first else 1, ("worker",))
+    metrics.set(m.BLOCKED, 1 if first else 0, ("worker",))
+    metrics.count(m.RECONNECTS, ("worker",), amount=2)
     place.pipe.send(Report(metrics.snapshot(), Health(not first, reasons=("not connected",) if first else ())))
     try:
         place.pipe.recv()

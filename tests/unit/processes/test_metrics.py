@@ -80,9 +80,9 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
 def test_a_gauge_that_cannot_be_read_does_not_hide_the_others() -> None:
     metrics = m.Metrics()
     metrics.watch(m.BLOCKED, lambda: 1 / 0)  # type: ignore[arg-type,return-value]
-    metrics.watch(m.CONNECTION_UP, lambda: {(): 1.0})
+    metrics.watch(m.CONNECTION_UP, lambda: {("worker",): 1.0})
     seen = read(metrics.snapshot())
-    assert seen["broker_jobs_connection_up"] == 1
+    assert seen["broker_jobs_connection_up|role=worker"] == 1
     assert "broker_jobs_blocked" not in seen
 
 

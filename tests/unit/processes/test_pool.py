@@ -74,7 +74,7 @@ def total(pool: Pool, family: m.MetricFamily) -> float:
     whole = m.Snapshot()
     for snapshot in pool.snapshots():
         whole.add(snapshot)
-    return whole.values.get(family.name, {}).get((), 0.0)
+    return whole.values.get(family.name, {}).get(("worker",) if family.labels else (), 0.0)
 
 
 def test_a_killed_child_is_started_again_in_its_slot_and_its_counts_stay(pools: Pools) -> None:
@@ -191,11 +191,11 @@ def test_a_silent_child_without_a_job_is_killed_and_replaced(pools: Pools, monke
 
 
 def test_a_silent_child_with_a_job_is_busy_and_lives_on(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker_jobs.processes.pool.KILL_SILENT_SECONDS", 0.5)
-    monkeypatch.setattr("broker_jobs.processes.child_health.SILENT_SECONDS", 0.5)
     (pools.folder / "job").touch()
     pool = pools(children.silent, 1)
     eventually(lambda: len(pools.slots()) == 1, 60, "started")
+    monkeypatch.setattr("broker_jobs.processes.pool.KILL_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("broker_jobs.processes.child_health.SILENT_SECONDS", 0.5)
     (process,) = pool.processes()
 
     def runs() -> list[str]:
