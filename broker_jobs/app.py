@@ -214,13 +214,20 @@ class BrokerJobs:
             with app.app_context():
                 yield
 
+        It may be a generator or an async generator, for jobs of both kinds. What the attempt raises is raised at the
+        yield; the job has failed, whatever the hook does with it. A hook that raises fails the attempt.
+
         Raises:
             DefinitionError: it is no generator function.
         """
         if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
-            raise DefinitionError(
-                f"{getattr(fn, '__name__', fn)} has no yield: write a yield where the attempt is to run"
-            )
+            name, inner = getattr(fn, "__name__", fn), inspect.unwrap(fn)
+            if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+                raise DefinitionError(
+                    f"{name} has no yield of its own, as a decorator is around it: "
+                    "leave the decorator out, also @contextmanager"
+                )
+            raise DefinitionError(f"{name} has no yield: write a yield where the attempt is to run")
         self.registry.around.append(fn)
         return fn
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from broker_jobs.clock import Instant
 from broker_jobs.consumer.event_loop import LoopStopped
-from broker_jobs.consumer.finish import RunCoroutine, finish, finish_async
-from broker_jobs.consumer.hooks import inside, inside_async
+from broker_jobs.consumer.finish import finish, finish_async
+from broker_jobs.consumer.hooks import RunCoroutine, inside, inside_async
 from broker_jobs.consumer.outcome import (
     EXPIRED,
     Interruption,
@@ -60,10 +60,11 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
     try:
         with running(current):
             if arounds or function.provided:
-                with inside(arounds), provide(function, insert_gaps(function, args), kwargs) as (args, kwargs):
-                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
+                given = insert_gaps(function, args)
+                with inside(arounds, run, run_coroutine), provide(function, given, kwargs) as (args, kwargs):
+                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
             else:
-                value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
+                value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
             return _ended(run, value)
     except LoopStopped:
         return NotRun("shutdown")

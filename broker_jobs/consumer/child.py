@@ -25,8 +25,8 @@ from broker_jobs.broker import factory
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import SystemClock
 from broker_jobs.consumer.attempt import attempt, attempt_async
-from broker_jobs.consumer.event_loop import run_alone
 from broker_jobs.consumer.outcome import Outcome, Raised, misfit, outcome_json
+from broker_jobs.consumer.own_loop import OwnLoop
 from broker_jobs.consumer.process_stats import virtual_bytes
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.running import CancelReason, Run
@@ -124,13 +124,11 @@ class ChildRunner:
             asked_to_stop=run.asked_to_stop,
             batch=batch,
         )
-        with _memory_limited(order.memory_limit):
+        with _memory_limited(order.memory_limit), OwnLoop() as loop:
             if function.is_async:
-                outcome = run_alone(_in_task(attempt_async(run, current, registry.around), run))
+                outcome = loop.run(_in_task(attempt_async(run, current, registry.around), run))
             else:
-                outcome = attempt(
-                    run, current, registry.around, lambda coroutine, run: run_alone(_in_task(coroutine, run))
-                )
+                outcome = attempt(run, current, registry.around, lambda each, run: loop.run(_in_task(each, run)))
         run.ended = True
         self._run = None
         return _explained(outcome, order.memory_limit)

@@ -13,7 +13,7 @@ from typing import Any
 
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
-from broker_jobs.consumer.finish import RunCoroutine
+from broker_jobs.consumer.hooks import RunCoroutine
 from broker_jobs.consumer.outcome import NotRun, Outcome, stopped
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter

@@ -100,6 +100,7 @@ class Tester:
         replacement, self._replacement = self._replacement, None
         if replacement is not None:
             replacement.__exit__(kind, error, trace)
+            self._worker.close()
             self._store.close()
 
     def enqueued(self, job: Job[..., R], /) -> list[Call[R]]:
