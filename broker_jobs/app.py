@@ -380,7 +380,8 @@ class BrokerJobs:
             concurrency: how many jobs the worker runs at once, of all kinds and queues together; None: the setting.
 
         Raises:
-            UsageError: a role is unknown, a module cannot be imported, or the program was started before a fork.
+            UsageError: a role is unknown, a module cannot be imported, the program was started before a fork, or an
+                argument is for a worker and none is to run.
             MissingExtra: the libraries of a role are not installed: `pip install 'broker-jobs[worker,coordinator]'`.
             DefinitionError: a job's annotations cannot be read.
             BrokerError: RabbitMQ refuses or cannot be reached.
@@ -399,10 +400,12 @@ class BrokerJobs:
         self._connection.check_fork()
         if self._program is not None:
             return
+        here = {"queues": queues, "queue_limits": queue_limits, "concurrency": concurrency}
+        if "worker" not in roles and (unused := [name for name, value in here.items() if value is not None]):
+            raise UsageError(f"{unused[0]} is for a worker, which is not among roles={list(roles)}: leave it out")
         self.load_modules()
         for function in self.registry:
             function.signature.check()
-        here = {"queues": queues, "queue_limits": queue_limits, "concurrency": concurrency}
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
         schedules = self.recurring.declared(self.origin) if "beat" in roles else []
         program = Program(

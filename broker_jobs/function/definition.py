@@ -8,9 +8,10 @@ from typing import Any
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_annotations_early
-from broker_jobs.function.depends import async_provider, provided_parameters, refuse_annotated
+from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.keys import template_error
 from broker_jobs.function.options import job_options
+from broker_jobs.function.provider_checks import async_provider, check_providers, refuse_annotated
 from broker_jobs.function.registry import Function, source_place
 from broker_jobs.function.signature import Signature
 
@@ -32,6 +33,8 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
         raise _method(fn.__func__)
     if inspect.isclass(fn):
         raise DefinitionError(f"{fn.__name__} is a class: write a function that makes one and calls it")
+    if not inspect.isfunction(fn) and hasattr(fn, "enqueue"):
+        raise DefinitionError(f"{fn!r} is a job already: decorate the function once; other options go into .using(…)")
     if not inspect.isfunction(fn):
         raise DefinitionError(f"{fn!r} is not a function: write a def that calls it")
     chosen = job_options(options)
@@ -68,10 +71,13 @@ def _check_kind(fn: Callable[..., Any]) -> None:
 
 
 def _check_provided(fn: Callable[..., Any], name: str) -> None:
-    parameters = inspect.signature(fn).parameters
-    refuse_annotated(name, {parameter.name: parameter.annotation for parameter in parameters.values()})
+    parameters, provided = inspect.signature(fn).parameters, provided_parameters(fn)
+    refuse_annotated(
+        name, fn, {each.name: each.annotation for each in parameters.values() if each.name not in provided}
+    )
+    check_providers(name, fn)
     for parameter in parameters.values():
-        if parameter.name in provided_parameters(fn) and parameter.kind is parameter.POSITIONAL_ONLY:
+        if parameter.name in provided and parameter.kind is parameter.POSITIONAL_ONLY:
             raise DefinitionError(f"{name}: {parameter.name} is provided (Depends) and cannot be positional-only")
     if not inspect.iscoroutinefunction(fn) and (found := async_provider(fn)) is not None:
         parameter_name, provider = found

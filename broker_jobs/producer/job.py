@@ -301,6 +301,11 @@ class Job(Generic[P, R_co]):
         return bool(self._parents)
 
     @property
+    def has_own_id(self) -> bool:
+        """Whether the caller has chosen the id (`using(id=…)`), so that it runs once."""
+        return self._options.id is not None
+
+    @property
     def key_templates(self) -> list[str]:
         """The keys of its options `unique` and `limit`, as they are written."""
         options = self._options

@@ -84,6 +84,11 @@ class Subscriptions:
             raise DefinitionError(f"{job.name} belongs to another BrokerJobs; subscribe it there")
         if job.has_parents:
             raise DefinitionError(f"{job.name} subscribes to {event!r} and cannot wait for jobs: leave out .after(…)")
+        if job.has_own_id:
+            raise DefinitionError(
+                f"{job.name} subscribes to {event!r} and cannot have an id of yours: all its jobs but the first would "
+                "be taken for repeats; leave out id"
+            )
         for key in job.key_templates:
             if template_of(key).placeholders:
                 raise DefinitionError(

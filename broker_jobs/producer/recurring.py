@@ -39,6 +39,7 @@ TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """The envelope of a schedule is a template, the same for the same code, so that a restart does not change it."""
 _NAME = "the name of a recurring job"
+_NO_ID = "id belongs to one call; each job of a recurring one gets its own"
 _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
 
 
@@ -196,11 +197,13 @@ def _check_call(call: object, method: str) -> None:
     """Refuse a value that is no job and no call. It evaluates no annotation, as it runs at import."""
     match call:
         case Call():
-            if "id" in call.options:
-                raise OptionError("id belongs to one call; each job of a recurring one gets its own")
+            if call.source.has_own_id:
+                raise OptionError(_NO_ID)
             if call.source.has_parents or has_pending(*call.bound):
                 raise ArgumentsError(_NO_PARENTS)
         case Job():
+            if call.has_own_id:
+                raise OptionError(_NO_ID)
             if call.has_parents:
                 raise ArgumentsError(_NO_PARENTS)
             missing = call.required_parameters()

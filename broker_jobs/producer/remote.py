@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_annotations_early
+from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
 from broker_jobs.producer.job import Job
@@ -46,6 +47,11 @@ class RemoteJob(Job[..., Any]):
             raise TypeError(f"{self.name} runs in another service; write .enqueue(…)")
         if inspect.isgeneratorfunction(stub) or stub.__name__ == "<lambda>":
             raise DefinitionError(f"{self.name}: the stub of a remote job is a def with annotations")
+        if provided := provided_parameters(stub, bare=True):
+            raise DefinitionError(
+                f"{self.name} runs in another service, which provides {', '.join(provided)} itself: leave Depends out "
+                "of the stub"
+            )
         check_annotations_early(stub, self.name, ())
         return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._requests, stub.__name__)
 

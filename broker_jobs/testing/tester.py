@@ -7,6 +7,7 @@ file is over 300 lines, as the public methods have long docstrings.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -123,6 +124,13 @@ class Tester:
             raise AssertionError(
                 f"{_call_text(job.name, args, kwargs)} was not enqueued; enqueued was:\n  {calls_text}"
             )
+
+    def override(self, provider: Callable[..., object], by: Callable[..., object], /) -> None:
+        """Call `by` in place of this provider (`Depends`) in all jobs that this tester runs.
+
+        tester.override(get_mailer, lambda: FakeMailer())
+        """
+        self._worker.replaced[provider] = by
 
     def run(self) -> int:
         """Run all jobs that are ready, and those that become ready by that, until none is left.

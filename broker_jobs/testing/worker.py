@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery, Message
@@ -15,6 +16,7 @@ from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Running
+from broker_jobs.function.depends import REPLACED
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages import codec
 from broker_jobs.messages.control import Control
@@ -28,6 +30,8 @@ class ManualWorker:
     def __init__(self, registry: Registry, broker: Broker, clock: Clock) -> None:
         self.errors: dict[str, BaseException] = {}
         """The last exception of each job that raised."""
+        self.replaced: dict[Callable[..., Any], Callable[..., Any]] = {}
+        """Provider -> what is called in its place."""
         self._registry = registry
         self._broker = broker
         self._clock = clock
@@ -68,10 +72,14 @@ class ManualWorker:
             return False
         received = ReceivedDelivery(delivery, envelope, function, self._clock.monotonic())
         may_run = self._revocations.refuses(envelope, received.queue) is None
-        if function.is_async:
-            self._loop.run(self._runner.run_async(received))
-        else:
-            self._runner.run(received)
+        token = REPLACED.set(self.replaced)
+        try:
+            if function.is_async:
+                self._loop.run(self._runner.run_async(received))
+            else:
+                self._runner.run(received)
+        finally:
+            REPLACED.reset(token)
         return may_run
 
     def close(self) -> None:
