@@ -234,6 +234,14 @@ class BrokerJobs:
     def _define(self, fn: Any, options: dict[str, Any]) -> Any:
         function = define(fn, options)
         self.registry.add(function)
+        worker = self._program.worker if self._program is not None else None
+        if worker is not None and function.options.queue not in worker.serves.queues.names:
+            logger.warning(
+                "%s was defined after the worker started, which does not serve its queue %s: define it before start(), "
+                "or name the queue there",
+                function.name,
+                function.options.queue,
+            )
         kind = AsyncJob if function.is_async else SyncJob
         return kind(function, self._requests)
 
@@ -375,7 +383,8 @@ class BrokerJobs:
         Args:
             roles: the parts to run. The others must run elsewhere.
             queues: the queues that the worker serves, the preferred one first; with weights `{"mail": 3, "bulk": 1}`,
-                which are their shares of the starts while each has jobs; None: the setting.
+                which are their shares of the starts while each has jobs; None: the setting, and without it all queues
+                that the code declares, in equal shares.
             queue_limits: how many jobs of a queue the worker runs at once: `{"bulk": 2}`; None: the setting.
             concurrency: how many jobs the worker runs at once, of all kinds and queues together; None: the setting.
 
@@ -407,7 +416,7 @@ class BrokerJobs:
         for function in self.registry:
             function.signature.check()
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
-        schedules = self.recurring.declared(self.origin) if "beat" in roles else []
+        schedules = self.recurring.declared(self.origin) if {"beat", "worker"} & {*roles} else []
         program = Program(
             self.registry,
             settings,
@@ -417,6 +426,7 @@ class BrokerJobs:
             roles=roles,
             origin=self.origin,
             load=loader_of(self.registry, self._modules),
+            all_queues=True,
         )
         program.start()
         self._program = program

@@ -321,8 +321,7 @@ class Worker:
         self._flow_control.use(self._subscription)
         logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self.serves.queues.written()))
         if others := sorted(self._declared_queues - {*self.serves.queues.names}):
-            logger.log(
-                logging.WARNING if self._settings.in_memory else logging.INFO,  # in memory no other worker can
+            logger.warning(
                 "jobs of this program are sent to queues that this worker does not serve: %s; another worker must, or "
                 "name them in --queues, BROKER_JOBS_QUEUES or jobs.start(queues=…)",
                 ", ".join(others),
