@@ -140,6 +140,29 @@ class EventLoop:
         finally:
             self._for_threads.discard(carried)
 
+    def run_here(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine of the worker itself, while this thread waits; its result.
+
+        Raises:
+            LoopStopped: the worker has stopped.
+            BaseException: what the coroutine raised.
+        """
+
+        async def carry() -> tuple[Any, BaseException | None]:
+            try:
+                return await coroutine, None
+            except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits
+                return None, error
+
+        loop = None if self._stopping else self._loop or self._start()
+        if loop is None:
+            coroutine.close()
+            raise LoopStopped
+        value, error = asyncio.run_coroutine_threadsafe(carry(), loop).result()
+        if error is not None:
+            raise error
+        return value
+
     def _start(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
             if self._loop is None and not self._stopping:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import DefinitionError
-from broker_jobs.function.registry import Around
+from broker_jobs.function.hooks import Around
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Run], Any]
 """Runs a coroutine to its end on an event loop, in the context of the calling thread, which waits."""

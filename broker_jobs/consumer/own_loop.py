@@ -64,9 +64,7 @@ class OwnLoop:
 
 def _outside_loops(call: Callable[[], Any]) -> Any:
     """Call it here or, as a loop cannot run inside another one, in a thread that this one waits for."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_a_loop():
         return call()
     answer: list[Any] = []
     failure: list[BaseException] = []
@@ -83,3 +81,11 @@ def _outside_loops(call: Callable[[], Any]) -> Any:
     if failure:
         raise failure[0]
     return answer[0]
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

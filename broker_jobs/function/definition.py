@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_annotations_early
@@ -15,9 +17,17 @@ from broker_jobs.function.provider_checks import async_provider, check_providers
 from broker_jobs.function.registry import Function, source_place
 from broker_jobs.function.signature import Signature
 
+Names: TypeAlias = Literal["function", "module"]
+"""How a job is named that has no option `name`: by its function, or by its module and function."""
 
-def define(fn: Any, options: Mapping[str, Any]) -> Function:
+
+def define(fn: Any, options: Mapping[str, Any], *, names: Names = "function") -> Function:
     """Check a decorated function and its options.
+
+    Args:
+        fn: what was decorated.
+        options: those of `@jobs.job`.
+        names: how a job is named that has no option `name`.
 
     Raises:
         DefinitionError: it cannot be a job; the message says what to write instead.
@@ -26,7 +36,7 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     if isinstance(fn, str):
         raise DefinitionError(f"write @jobs.job(name={fn!r}) or @jobs.job(queue={fn!r})")
     if isinstance(fn, staticmethod):
-        return define(fn.__func__, options)
+        return define(fn.__func__, options, names=names)
     if isinstance(fn, classmethod):
         raise _method(fn.__func__)
     if inspect.ismethod(fn):
@@ -39,7 +49,7 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
         raise DefinitionError(f"{fn!r} is not a function: write a def that calls it")
     chosen = job_options(options)
     _check_kind(fn)
-    name = chosen.name or fn.__name__
+    name = chosen.name or default_name(fn, names)
     provided = provided_parameters(fn)
     _check_provided(fn, name)
     check_annotations_early(fn, name, provided)
@@ -55,6 +65,24 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
         where=source_place(fn),
         provided=provided,
     )
+
+
+def default_name(fn: Callable[..., Any], names: Names) -> str:
+    """The name of a job without an option `name`: "welcome", or "shop.mail.welcome".
+
+    The main module of a program is named after its file, as the same code is imported by that name elsewhere.
+    """
+    if names == "function":
+        return fn.__name__
+    module = fn.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        if spec is not None:  # python -m shop.mail, or python -m shop
+            module = spec.name.removesuffix(".__main__")
+        else:
+            module = Path(getattr(main, "__file__", None) or "interactive").stem
+    return f"{module}.{fn.__qualname__.split('<locals>.')[-1]}"
 
 
 def _check_kind(fn: Callable[..., Any]) -> None:

@@ -88,6 +88,7 @@ class Tester:
         self._replacement.__enter__()
         self._jobs.load_modules()
         self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with the hooks of the modules
+        self._worker.start()
         self._declare()
         return self
 

@@ -8,6 +8,7 @@ from typing import Any
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery, Message
 from broker_jobs.clock import Clock
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.observer import NoWorkerObserver
 from broker_jobs.consumer.own_loop import OwnLoop
@@ -17,7 +18,8 @@ from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Running
 from broker_jobs.function.depends import REPLACED
-from broker_jobs.function.registry import Registry
+from broker_jobs.function.hooks import Hooks, joined
+from broker_jobs.function.registry import Function, Registry
 from broker_jobs.messages import codec
 from broker_jobs.messages.control import Control
 from broker_jobs.messages.events import WorkerRef
@@ -44,7 +46,7 @@ class ManualWorker:
             self._revocations,
             reporter,
             clock,
-            [*registry.around, self._record_errors],
+            self._hooks_of,
             run_coroutine=lambda coroutine, _: self._loop.run(coroutine),
             batch_of=registry.batch_of,
         )
@@ -82,9 +84,19 @@ class ManualWorker:
             REPLACED.reset(token)
         return may_run
 
+    def start(self) -> None:
+        """Call the hooks of on_worker_start. Raises what they raise."""
+        notices.start_worker(self._registry.all_hooks(), self._loop.run)
+
     def close(self) -> None:
-        """Close the event loop of the async jobs."""
+        """Call the hooks of on_worker_stop, and close the event loop of the async jobs."""
+        notices.stop_worker(self._registry.all_hooks(), self._loop.run)
         self._loop.close()
+
+    def _hooks_of(self, function: Function) -> Hooks:
+        own = Hooks()
+        own.around.append(self._record_errors)
+        return joined([self._registry.hooks_of(function), own])
 
     def _record_errors(self) -> Generator[None]:
         try:
