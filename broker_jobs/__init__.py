@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from broker_jobs.errors import UsageError as UsageError
     from broker_jobs.function.depends import Depends as Depends
 
+    # What hooks get.
+    from broker_jobs.function.hooks import JobInfo as JobInfo
+
     # Unique keys and limits.
     from broker_jobs.function.keys import Concurrency as Concurrency
     from broker_jobs.function.keys import Ordered as Ordered
@@ -77,6 +80,9 @@ if TYPE_CHECKING:
     from broker_jobs.producer.errors import EnqueueManyError as EnqueueManyError
     from broker_jobs.producer.errors import EnqueueUnknown as EnqueueUnknown
     from broker_jobs.producer.failures import Failure as Failure
+
+    # Groups of jobs.
+    from broker_jobs.producer.group import Jobs as Jobs
     from broker_jobs.producer.job import AsyncJob as AsyncJob
     from broker_jobs.producer.job import Call as Call
     from broker_jobs.producer.job import Job as Job
@@ -109,12 +115,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "JobTimedOut", "current_job"),
     "broker_jobs.function.depends": ("Depends",),
+    "broker_jobs.function.hooks": ("JobInfo",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),
     "broker_jobs.messages.state": ("State",),
     "broker_jobs.producer.batch": ("Batch", "BatchCounts"),
     "broker_jobs.producer.errors": ("BatchUnknown", "EnqueueManyError", "EnqueueUnknown"),
     "broker_jobs.producer.failures": ("Failure",),
+    "broker_jobs.producer.group": ("Jobs",),
     "broker_jobs.producer.job": ("AsyncJob", "Call", "Job", "SyncJob"),
     "broker_jobs.producer.receipt": ("Receipt", "result_of", "results_of"),
     "broker_jobs.producer.recurring": ("RecurringOptions",),

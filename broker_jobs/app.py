@@ -8,36 +8,34 @@ public methods with their docstrings take most of it.
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock, Seconds, as_seconds
-from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
+from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.extras import require
-from broker_jobs.function.definition import define
-from broker_jobs.function.options import JobOptions, check_id, job_options
-from broker_jobs.function.registry import Registry, loader_of
+from broker_jobs.function.definition import Names
+from broker_jobs.function.options import check_id
+from broker_jobs.function.registry import Function, Registry, loader_of
 from broker_jobs.messages.envelope import End
-from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.connection import Connection, ProcessLock
 from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
-from broker_jobs.producer.job import AsyncJob, Call, Job, JobDecorator, SyncJob
-from broker_jobs.producer.pubsub import Subscriptions, check_event_name, publish, publish_async
+from broker_jobs.producer.group import Jobs
+from broker_jobs.producer.job import Call
+from broker_jobs.producer.members import Members, Root
+from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.recurring import Recurring
-from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ ProcessRole: TypeAlias = Literal["worker", "coordinator", "beat"]
 ROLES: tuple[ProcessRole, ...] = ("worker", "coordinator", "beat")
 
 
-class BrokerJobs:
+class BrokerJobs(Jobs):
     """The background jobs of one program.
 
     jobs = BrokerJobs("amqp://guest:guest@localhost/", modules=["shop.mail"])
@@ -68,16 +66,26 @@ class BrokerJobs:
         store: the coordinator's database, sqlite:///path or postgresql+psycopg://…. None: BROKER_JOBS_STORE.
         modules: the names of modules that define jobs. start() and the command line import them, so that they may
             import the module of this object.
+        names: how a job is named that has no option `name`: "function", or "module", as "shop.mail.welcome". The names
+            of a group are its own.
 
     Raises:
         UsageError: `modules` is a str.
+        OptionError: `names` is neither.
     """
 
-    recurring: Recurring
     queues: Queues
     limits: Limits
 
-    def __init__(self, url: str | None = None, *, store: str | None = None, modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        store: str | None = None,
+        modules: Sequence[str] = (),
+        names: Names = "function",
+    ) -> None:
+        super().__init__(names=names)
         if isinstance(modules, str):
             raise UsageError(f"modules is a list of names; write modules=[{modules!r}]")
         self.registry = Registry()
@@ -86,6 +94,11 @@ class BrokerJobs:
         self._named = ""
         self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, self.origin))
         self._requests = RequestClient(self._connection)
+        self._has(
+            Members(
+                Root(self._requests, self.registry, self._function_added, self._recurring_declared, self._subscribed)
+            )
+        )
         self.registry.batch_of = lambda id: Batch(self._requests, id=id)
         self._program: Program | None = None
         self._stopping: Program | None = None
@@ -93,8 +106,6 @@ class BrokerJobs:
         self._dashboards: weakref.WeakSet[Dashboard] = weakref.WeakSet()
         self.queues = Queues(self._requests)
         self.limits = Limits(self._requests)
-        self.subscriptions = Subscriptions(self._requests, self._subscribed)
-        self.recurring = Recurring(self._requests, self._recurring_declared)
 
     @property
     def settings(self) -> Settings:
@@ -115,120 +126,6 @@ class BrokerJobs:
             return self._named
         main = sys.modules.get("__main__")
         return Path(getattr(main, "__file__", None) or "interactive").stem
-
-    # --- defining ---
-
-    @overload
-    def job(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
-    @overload
-    def job(self, fn: Callable[P, R], /) -> SyncJob[P, R]: ...
-    @overload
-    def job(self, /, **options: Unpack[JobOptions]) -> JobDecorator: ...
-    def job(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function a job. It stays an ordinary function.
-
-        @jobs.job(queue="mail", retries=10, timeout=30)
-        def welcome(user_id: int) -> str: ...
-
-        Args:
-            name: the name in messages, 1 to 200 characters; default: the function's name.
-            queue: the queue whose workers run it; default "default".
-            retries: runs after the first one, 0 to 1,000,000; default 10.
-            backoff: the pauses before the retries, in seconds or as timedeltas; the last one is repeated. Default
-                before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds.
-            retry_on: the exceptions after which it is retried; default Exception.
-            timeout: how long an attempt may run, in seconds or as a timedelta; default: without limit.
-            expires: how long the job may wait to start; then it fails with the error Expired. Default: without limit.
-            unique: a key, or Unique(…): only one job with this key exists at a time.
-            limit: Concurrency(…), RateLimit(…), Ordered(…) or several of them.
-            tags: words to find the job by, at most 50 of at most 100 characters.
-            isolation: "process": each attempt runs in a child process, which is killed at the timeout and when the job
-                is deleted. A crash of it fails this job alone. Default "thread".
-            memory_limit: bytes that an attempt may take, with isolation="process"; default: without limit.
-
-        At its timeout a coroutine gets CancelledError at its next await, and a plain function JobTimedOut at the next
-        step of its Python code. If it returns nevertheless, it has succeeded. Running past a timeout is logged as an
-        error; after `timeout_grace` the worker process leaves.
-
-        Raises:
-            DefinitionError: the function cannot be a job, or another job has its name.
-            OptionError: an option is unknown or out of range.
-        """
-        if fn is not None:
-            return self._define(fn, options)
-        job_options(options)  # raises on the line of the wrong option, before there is a function
-        return lambda fn: self._define(fn, options)
-
-    def subscribe(self, event: str, /, **options: Unpack[JobOptions]) -> JobDecorator:
-        """Make a function a job that runs once for each event with this name. The arguments are those of the event.
-
-        @jobs.subscribe("user.registered", queue="mail")
-        def greet(user_id: int) -> None: ...
-
-        A worker or beat declares the subscription when it starts. From then on each event makes one job, also while
-        this program is down. A job may subscribe to several events, one decorator each. A subscription that is no
-        longer in the code of this program (see `origin`) ends when a worker or beat of it starts. So two programs on
-        one broker must have different origins, and different queues.
-
-        Args:
-            event: the name of the event, 1 to 200 characters.
-            options: as of `job`. A key of `unique` or `limit` cannot be made of arguments here.
-
-        Raises:
-            As `job`; also ArgumentsError: this is no name of an event.
-        """
-        check_event_name(event)
-        job_options(options)
-
-        def subscribed(fn: Any) -> Any:
-            job = fn if isinstance(fn, Job) and not options else self._define(fn, dict(options))
-            self.subscriptions.add(event, job)
-            return job
-
-        return subscribed
-
-    def remote(self, name: str, /, *, queue: str | None = None, priority: Priority = NORMAL) -> RemoteJob:
-        """A job that runs in another service. It is also a decorator: a stub function gives the job its types.
-
-        @jobs.remote("billing.charge", queue="billing")
-        def charge(order_id: int) -> str: raise NotImplementedError
-
-        Args:
-            name: the name of the job in that service.
-            queue: a queue that its workers serve; None: "default".
-            priority: "high", "normal" or "low" within that queue, as the option of a job.
-
-        Raises:
-            OptionError: the name, the queue or the priority is out of range.
-        """
-        options: JobOptions = {"name": name, "priority": priority}
-        if queue is not None:
-            options["queue"] = queue
-        return RemoteJob(name, job_options(options), self._requests)
-
-    def around(self, fn: A, /) -> A:
-        """Run each attempt at the yield of this generator function, as for a transaction. The first hook is outermost.
-
-        @jobs.around
-        def in_app_context():
-            with app.app_context():
-                yield
-
-        Raises:
-            DefinitionError: it is no generator function.
-        """
-        if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
-            raise DefinitionError(
-                f"{getattr(fn, '__name__', fn)} has no yield: write a yield where the attempt is to run"
-            )
-        self.registry.around.append(fn)
-        return fn
-
-    def _define(self, fn: Any, options: dict[str, Any]) -> Any:
-        function = define(fn, options)
-        self.registry.add(function)
-        kind = AsyncJob if function.is_async else SyncJob
-        return kind(function, self._requests)
 
     # --- enqueueing ---
 
@@ -368,12 +265,14 @@ class BrokerJobs:
         Args:
             roles: the parts to run. The others must run elsewhere.
             queues: the queues that the worker serves, the preferred one first; with weights `{"mail": 3, "bulk": 1}`,
-                which are their shares of the starts while each has jobs; None: the setting.
+                which are their shares of the starts while each has jobs; None: the setting, and without it all queues
+                that the code declares, in equal shares.
             queue_limits: how many jobs of a queue the worker runs at once: `{"bulk": 2}`; None: the setting.
             concurrency: how many jobs the worker runs at once, of all kinds and queues together; None: the setting.
 
         Raises:
-            UsageError: a role is unknown, a module cannot be imported, or the program was started before a fork.
+            UsageError: a role is unknown, a module cannot be imported, the program was started before a fork, or an
+                argument is for a worker and none is to run.
             MissingExtra: the libraries of a role are not installed: `pip install 'broker-jobs[worker,coordinator]'`.
             DefinitionError: a job's annotations cannot be read.
             BrokerError: RabbitMQ refuses or cannot be reached.
@@ -392,12 +291,14 @@ class BrokerJobs:
         self._connection.check_fork()
         if self._program is not None:
             return
+        here = {"queues": queues, "queue_limits": queue_limits, "concurrency": concurrency}
+        if "worker" not in roles and (unused := [name for name, value in here.items() if value is not None]):
+            raise UsageError(f"{unused[0]} is for a worker, which is not among roles={list(roles)}: leave it out")
         self.load_modules()
         for function in self.registry:
             function.signature.check()
-        here = {"queues": queues, "queue_limits": queue_limits, "concurrency": concurrency}
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
-        schedules = self.recurring.declared(self.origin) if "beat" in roles else []
+        schedules = self.recurring.declared(self.origin) if {"beat", "worker"} & {*roles} else []
         program = Program(
             self.registry,
             settings,
@@ -407,6 +308,7 @@ class BrokerJobs:
             roles=roles,
             origin=self.origin,
             load=loader_of(self.registry, self._modules),
+            all_queues=True,
         )
         program.start()
         self._program = program
@@ -561,6 +463,16 @@ class BrokerJobs:
                 yield
             finally:
                 self._requests.close()
+
+    def _function_added(self, function: Function) -> None:
+        worker = self._program.worker if self._program is not None else None
+        if worker is not None and function.options.queue not in worker.serves.queues.names:
+            logger.warning(
+                "%s was defined after the worker started, which does not serve its queue %s: define it before start(), "
+                "or name the queue there",
+                function.name,
+                function.options.queue,
+            )
 
     def _recurring_declared(self) -> None:
         """Pass a declaration on to a beat that runs here. At import there is none."""

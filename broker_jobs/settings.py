@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.errors import OptionError, nearest
@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     heartbeat: int = Field(default=20, ge=5, le=600, description="seconds between AMQP heartbeats")
     queues: Annotated[TextList, BeforeValidator(_queues)] = Field(
         default=("default",),
-        description="queues that a worker serves: mail,bulk prefers the first; mail:3,bulk:1 shares their starts",
+        description="queues that a worker serves: mail,bulk prefers the first; mail:3,bulk:1 shares their starts. "
+        "Where it is not set, `jobs.start()` and `broker-jobs run` serve all queues that the code declares",
     )
     queue_limits: Annotated[dict[str, int], NoDecode, BeforeValidator(_limits)] = Field(
         default={},
@@ -182,12 +183,11 @@ class Settings(BaseSettings):
         ServedQueues.parse(queues)
         return queues
 
-    @field_validator("queue_limits")
-    @classmethod
-    def _limited(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:
-        if "queues" in info.data:
-            ServedQueues.parse(info.data["queues"], limits)
-        return limits
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.names_queues:  # else the program's code may name more
+            ServedQueues.parse(self.queues, self.queue_limits)
+        return self
 
     @field_validator("url")
     @classmethod
@@ -212,6 +212,11 @@ class Settings(BaseSettings):
     def queue_names(self) -> tuple[str, ...]:
         """The queues that a worker serves, without their weights."""
         return ServedQueues.parse(self.queues).names
+
+    @property
+    def names_queues(self) -> bool:
+        """Whether `queues` was set."""
+        return "queues" in self.model_fields_set
 
     @property
     def in_memory(self) -> bool:
@@ -246,7 +251,7 @@ class Settings(BaseSettings):
             return cls(**known)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else "settings"
+            name = str(first["loc"][0]) if first["loc"] else "queue_limits"  # the only rule about two settings
             origin = "" if name in known else f" (environment {PREFIX}{name.upper()})"
             raise OptionError(f"setting {name}{origin}: {first['msg'].removeprefix('Value error, ')}") from None
 

@@ -55,8 +55,9 @@ Queues = Annotated[
     typer.Option(
         "--queues",
         "-Q",
-        help="Queues to serve, preferred first: mail,bulk. With weights: mail:3,bulk:1.",
-        show_default="default",
+        help="Queues to serve, preferred first: mail,bulk. With weights: mail:3,bulk:1. Not given: default; of `run` "
+        "all that the code declares.",
+        show_default=False,
     ),
 ]
 QueueLimits = Annotated[

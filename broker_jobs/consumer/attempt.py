@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
 from typing import Any
 
 from broker_jobs.clock import Instant
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.event_loop import LoopStopped
-from broker_jobs.consumer.finish import RunCoroutine, finish, finish_async
-from broker_jobs.consumer.hooks import inside, inside_async
+from broker_jobs.consumer.finish import finish, finish_async
+from broker_jobs.consumer.hooks import RunCoroutine, inside, inside_async
 from broker_jobs.consumer.outcome import (
     EXPIRED,
     Interruption,
@@ -29,7 +29,7 @@ from broker_jobs.consumer.outcome import (
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.depends import insert_gaps, provide, provide_async
-from broker_jobs.function.registry import Around
+from broker_jobs.function.hooks import Hooks
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.producer.current_job import CurrentJob, JobCancelled, running
 
@@ -42,53 +42,65 @@ def expired(envelope: Envelope, now: Instant) -> Outcome | None:
     return EXPIRED if expires_at is not None and expires_at.timestamp() <= now else None
 
 
-def attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Outcome:
+def attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCoroutine) -> Outcome:
     """Run a sync function in this thread. What it does to context variables ends with it.
 
     An awaitable that it returns is awaited on an event loop: `async def` behind an ordinary wrapper looks like a sync
     function.
     """
-    return contextvars.copy_context().run(_attempt, run, current, arounds, run_coroutine)
+    return contextvars.copy_context().run(_attempt, run, current, hooks, run_coroutine)
 
 
-def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Outcome:
-    function = run.received.function
-    try:
-        args, kwargs = function.signature.decode(run.received.delivery.body)
-    except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
-        return misfit(error)
-    try:
-        with running(current):
-            if arounds or function.provided:
-                with inside(arounds), provide(function, insert_gaps(function, args), kwargs) as (args, kwargs):
-                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
-            else:
-                value = finish(run.interrupt.call(function.fn, args, kwargs), run, arounds, run_coroutine)
-            return _ended(run, value)
-    except LoopStopped:
-        return NotRun("shutdown")
-    except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
-        return _broke(run, error)
+def _attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCoroutine) -> Outcome:
+    function, value = run.received.function, None
+    with running(current):
+        try:
+            args, kwargs = function.signature.decode(run.received.delivery.body)
+        except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
+            outcome: Outcome = misfit(error)
+        else:
+            notices.start(hooks, run, run_coroutine)
+            try:
+                if hooks.around or function.provided:
+                    given = insert_gaps(function, args)
+                    with inside(hooks.around, run, run_coroutine), provide(function, given, kwargs) as (args, kwargs):
+                        value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
+                else:
+                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
+                outcome = _ended(run, value)
+            except LoopStopped:
+                return NotRun("shutdown")
+            except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
+                outcome = _broke(run, error)
+        notices.end(hooks, run, outcome, value, run_coroutine)
+    return outcome
 
 
-async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]) -> Outcome:
+async def attempt_async(run: Run, current: CurrentJob, hooks: Hooks) -> Outcome:
     """Run a coroutine function on this event loop; cancelled from outside through its task."""
-    function = run.received.function
-    try:
-        args, kwargs = function.signature.decode(run.received.delivery.body)
-    except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
-        return misfit(error)
-    try:
-        with running(current):
-            if arounds or function.provided:
-                given = insert_gaps(function, args)
-                async with inside_async(arounds), provide_async(function, given, kwargs) as (args, kwargs):
+    function, value = run.received.function, None
+    with running(current):
+        try:
+            args, kwargs = function.signature.decode(run.received.delivery.body)
+        except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
+            outcome: Outcome = misfit(error)
+        else:
+            await notices.start_async(hooks, run)
+            try:
+                if hooks.around or function.provided:
+                    given = insert_gaps(function, args)
+                    async with (
+                        inside_async(hooks.around),
+                        provide_async(function, given, kwargs) as (args, kwargs),
+                    ):
+                        value = await finish_async(await function.fn(*args, **kwargs), run)
+                else:
                     value = await finish_async(await function.fn(*args, **kwargs), run)
-            else:
-                value = await finish_async(await function.fn(*args, **kwargs), run)
-            return _ended(run, value)
-    except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
-        return _broke(run, error)
+                outcome = _ended(run, value)
+            except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
+                outcome = _broke(run, error)
+        await notices.end_async(hooks, run, outcome, value)
+    return outcome
 
 
 def _ended(run: Run, value: Any) -> Outcome:

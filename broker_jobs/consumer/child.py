@@ -24,9 +24,10 @@ from typing import Any
 from broker_jobs.broker import factory
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import SystemClock
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.attempt import attempt, attempt_async
-from broker_jobs.consumer.event_loop import run_alone
 from broker_jobs.consumer.outcome import Outcome, Raised, misfit, outcome_json
+from broker_jobs.consumer.own_loop import OwnLoop
 from broker_jobs.consumer.process_stats import virtual_bytes
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.running import CancelReason, Run
@@ -75,12 +76,14 @@ class ChildRunner:
         self._orders: SimpleQueue[RunOrder] = SimpleQueue()
         self._sending = threading.Lock()
         self._run: Run | None = None
+        self._loop = OwnLoop()
 
     def run(self) -> None:
         """Load the program, then run jobs until the parent is gone."""
         threading.Thread(target=self._hear, name="broker-jobs-parent", daemon=True).start()
         try:
             registry = self._load()
+            notices.start_worker(registry.all_hooks(), self._loop.run)
         except BaseException as error:  # noqa: BLE001  # the program may raise anything
             self._send({"kind": "broken", "outcome": outcome_json(misfit(error))})
             return
@@ -124,13 +127,12 @@ class ChildRunner:
             asked_to_stop=run.asked_to_stop,
             batch=batch,
         )
+        hooks, loop = registry.hooks_of(function), self._loop
         with _memory_limited(order.memory_limit):
             if function.is_async:
-                outcome = run_alone(_in_task(attempt_async(run, current, registry.around), run))
+                outcome = loop.run(_in_task(attempt_async(run, current, hooks), run))
             else:
-                outcome = attempt(
-                    run, current, registry.around, lambda coroutine, run: run_alone(_in_task(coroutine, run))
-                )
+                outcome = attempt(run, current, hooks, lambda each, run: loop.run(_in_task(each, run)))
         run.ended = True
         self._run = None
         return _explained(outcome, order.memory_limit)

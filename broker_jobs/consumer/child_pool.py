@@ -199,6 +199,7 @@ class ChildPool:
             case "line":
                 self._on_line(run, message["text"])
             case _:
+                run.noticed = True  # by the child
                 outcome = outcome_of_json(message["outcome"])
                 if isinstance(outcome, Raised) and outcome.error.type == "MemoryError":
                     child.ready = False  # what is left of it is not to be relied on

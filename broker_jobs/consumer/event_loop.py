@@ -140,6 +140,29 @@ class EventLoop:
         finally:
             self._for_threads.discard(carried)
 
+    def run_here(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine of the worker itself, while this thread waits; its result.
+
+        Raises:
+            LoopStopped: the worker has stopped.
+            BaseException: what the coroutine raised.
+        """
+
+        async def carry() -> tuple[Any, BaseException | None]:
+            try:
+                return await coroutine, None
+            except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits
+                return None, error
+
+        loop = None if self._stopping else self._loop or self._start()
+        if loop is None:
+            coroutine.close()
+            raise LoopStopped
+        value, error = asyncio.run_coroutine_threadsafe(carry(), loop).result()
+        if error is not None:
+            raise error
+        return value
+
     def _start(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
             if self._loop is None and not self._stopping:
@@ -280,29 +303,3 @@ def run_on(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool]) -> None
                 "a job stopped the event loop of all jobs (loop.stop()); the loop and its jobs go on. "
                 "Remove that call: to end a job, return from it"
             )
-
-
-def run_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on a loop of its own, as `asyncio.run` does, but to its end, whatever its sub-tasks raise."""
-
-    async def carry() -> tuple[Any, BaseException | None]:
-        try:
-            return await coroutine, None
-        except BaseException as error:  # noqa: BLE001  # raised again outside the loop, which it must not end
-            return None, error
-
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        task = loop.create_task(carry())
-        task.add_done_callback(lambda _: loop.stop())
-        try:
-            while not task.done():
-                run_on(loop, task.done)
-        except KeyboardInterrupt:
-            task.cancel()
-            loop.run_until_complete(asyncio.wait([task]))
-            raise
-        value, error = task.result()
-    if error is not None:
-        raise error
-    return value

@@ -10,24 +10,19 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncContextDecorator, ContextDecorator
 from types import CoroutineType
-from typing import Any, TypeAlias
+from typing import Any
 
-from broker_jobs.consumer.hooks import inside_async
+from broker_jobs.consumer.hooks import RunCoroutine
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import DefinitionError
-from broker_jobs.function.registry import Around
-
-RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Run], Any]
-"""Runs a coroutine to its end on an event loop, in the context of the calling thread, which waits."""
 
 _FINISHED = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCoroutine) -> Any:
-    """The result of a sync function, in its thread; async hooks are around what it left to an event loop.
+def finish(value: Any, run: Run, run_coroutine: RunCoroutine) -> Any:
+    """The result of a sync function, in its thread; what it left to an event loop runs there.
 
     Raises:
         DefinitionError: what it returned holds code that has not run and would never run.
@@ -36,9 +31,9 @@ def finish(value: Any, run: Run, arounds: Sequence[Around], run_coroutine: RunCo
     if type(value) in _FINISHED:
         return value
     if isinstance(value, concurrent.futures.Future):
-        return finish(value.result(), run, arounds, run_coroutine)
+        return finish(value.result(), run, run_coroutine)
     if inspect.isawaitable(value):
-        return run_coroutine(_inside_hooks(value, run, arounds), run)
+        return run_coroutine(finish_async(value, run), run)
     _refuse_unrun(value, run.received.function.name)
     return value
 
@@ -61,14 +56,6 @@ async def finish_async(value: Any, run: Run) -> Any:
             _refuse_unrun(value, run.received.function.name)
             return value
     return value
-
-
-async def _inside_hooks(value: Any, run: Run, arounds: Sequence[Around]) -> Any:
-    hooks = [around for around in arounds if inspect.isasyncgenfunction(around)]
-    if not hooks:
-        return await finish_async(value, run)
-    async with inside_async(hooks):
-        return await finish_async(value, run)
 
 
 def _refuse_foreign(value: Any, name: str) -> None:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from broker_jobs.clock import Clock
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
-from broker_jobs.consumer.finish import RunCoroutine
-from broker_jobs.consumer.outcome import NotRun, Outcome, stopped
+from broker_jobs.consumer.hooks import RunCoroutine
+from broker_jobs.consumer.outcome import NotRun, Outcome, Raised, stopped
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.running import Run, Running
-from broker_jobs.function.registry import Around
+from broker_jobs.function.hooks import Hooks
+from broker_jobs.function.registry import Function
 from broker_jobs.messages.events import ReturnReason
-from broker_jobs.producer.current_job import CurrentJob
+from broker_jobs.producer.current_job import CurrentJob, running
 
 STALE_SECONDS = 15.0
 """What has waited here longer was not looked after: the process stood still, as when a job kept Python's GIL. RabbitMQ
@@ -37,7 +39,7 @@ class Runner:
         fences: Revocations,
         reporter: Reporter,
         clock: Clock,
-        arounds: Sequence[Around],
+        hooks_of: Callable[[Function], Hooks],
         *,
         run_coroutine: RunCoroutine,
         batch_of: Callable[[str], Any] | None = None,
@@ -46,6 +48,7 @@ class Runner:
     ) -> None:
         """
         Args:
+            hooks_of: the hooks of a job.
             may_begin: asked once for each run, right before it begins; False: this worker takes no more.
             run_isolated: runs a job in a process of its own; None: such jobs run in threads too.
         """
@@ -53,7 +56,7 @@ class Runner:
         self._revocations = fences
         self._reporter = reporter
         self._clock = clock
-        self._arounds = arounds
+        self._hooks_of = hooks_of
         self._run_coroutine = run_coroutine
         self._batch_of = batch_of
         self._may_begin = may_begin
@@ -70,6 +73,7 @@ class Runner:
         self._running.add(run)  # before the check whether we stop; the stopping thread does both in the other order
         if self._refused(run):
             return
+        hooks = self._hooks_of(received.function)
         outcome = expired(received.envelope, run.started_at)
         if outcome is None and received.envelope.careful:
             outcome = self._say_started(run)
@@ -77,7 +81,10 @@ class Runner:
             if received.function.options.isolation == "process" and self._run_isolated is not None:
                 outcome = self._run_isolated(run)
             else:
-                outcome = attempt(run, self._current(run), self._arounds, self._run_coroutine)
+                outcome = attempt(run, self._current(run), hooks, self._run_coroutine)
+        if isinstance(outcome, Raised) and not run.noticed and hooks.on_failed:  # it did not run, or its process ended
+            with running(self._current(run)):
+                notices.end(hooks, run, outcome, None, self._run_coroutine)
         self._running.remove(run)
         self._reporter.ended(run, outcome)
 
@@ -96,8 +103,12 @@ class Runner:
         outcome = expired(received.envelope, run.started_at)
         if outcome is None and received.envelope.careful:
             outcome = await self._say_started_async(run)
+        hooks = self._hooks_of(received.function)
         if outcome is None:
-            outcome = await attempt_async(run, self._current(run), self._arounds)
+            outcome = await attempt_async(run, self._current(run), hooks)
+        elif isinstance(outcome, Raised) and hooks.on_failed:
+            with running(self._current(run)):
+                await notices.end_async(hooks, run, outcome, None)
         if alarm is not None:
             alarm.cancel()
         self._running.remove(run)

@@ -36,6 +36,7 @@ class Run:
         "interrupted",
         "isolated",
         "lines",
+        "noticed",
         "outlived",
         "overdue",
         "owned",
@@ -85,6 +86,8 @@ class Run:
         """The last progress that was not reported yet."""
         self.progress_monotonic = float("-inf")
         self.lines = 0
+        self.noticed = False
+        """Whether the hooks of its end were called."""
         self.task: asyncio.Task[None] | None = None
 
     def cancel(self, reason: CancelReason) -> None:

@@ -24,6 +24,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
 from broker_jobs.broker.topology import work_topology
 from broker_jobs.clock import Clock, SystemClock
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.changes import Serves, changed
 from broker_jobs.consumer.child_pool import ChildPool
@@ -109,6 +110,9 @@ class Worker:
         self._as_started = Serves(ServedQueues.parse(queues, settings.queue_limits), concurrency)
         self.serves = self._as_started
         """A person may change it."""
+        self._hooks = registry.all_hooks
+        self._hooked = False
+        """Whether the hooks of on_worker_start have returned."""
         self._declared_queues = {function.options.queue for function in registry}
         self._asked: deque[WorkerChange] = deque()
         self._changed_by = ""
@@ -139,7 +143,7 @@ class Worker:
             self._revocations,
             self._reporter,
             self._clock,
-            registry.around,
+            registry.hooks_of,
             run_coroutine=self._run_coroutine,
             batch_of=registry.batch_of,
             may_begin=self.recycling.begin,
@@ -235,10 +239,11 @@ class Worker:
         self._stop_until = min(self._stop_until, time.monotonic() + timeout)
 
     def start(self) -> None:
-        """Begin: say hello, then take jobs. Returns at once.
+        """Begin: call the hooks of on_worker_start, say hello, then take jobs.
 
         Raises:
             UsageError: it has been stopped; make a new one.
+            Exception: whatever a hook raises; it takes no jobs.
         """
         with self._lock:
             if self._stopping:
@@ -246,6 +251,8 @@ class Worker:
             if self._started:
                 return
             self._started = True
+        notices.start_worker(self._hooks(), self._starter.loop.run_here)
+        self._hooked = True
         self._maintenance.start()
 
     def stop(self, timeout: float = 30.0) -> bool:
@@ -270,6 +277,8 @@ class Worker:
         subscription = self._subscription
         if subscription is not None and not _wait_for(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
+        if self._hooked:
+            notices.stop_worker(self._hooks(), self._starter.loop.run_here)
         ended = len(self._running) == 0
         if ended:  # every received job is reported
             ended = self._starter.threads.stop(STOP_SECONDS) and self._starter.loop.stop(STOP_SECONDS)
@@ -321,8 +330,7 @@ class Worker:
         self._flow_control.use(self._subscription)
         logger.info("worker %s serves the queues %s", self.ref.id, ", ".join(self.serves.queues.written()))
         if others := sorted(self._declared_queues - {*self.serves.queues.names}):
-            logger.log(
-                logging.WARNING if self._settings.in_memory else logging.INFO,  # in memory no other worker can
+            logger.warning(
                 "jobs of this program are sent to queues that this worker does not serve: %s; another worker must, or "
                 "name them in --queues, BROKER_JOBS_QUEUES or jobs.start(queues=…)",
                 ", ".join(others),

@@ -21,9 +21,9 @@ from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.annotation import STRICT, adapter_of, is_plain, parameter_adapter, read_hints
-from broker_jobs.function.depends import refuse_annotated
 from broker_jobs.function.explain import explain, must_be, shown, type_only
 from broker_jobs.function.pending import Pending, has_pending
+from broker_jobs.function.provider_checks import refuse_annotated
 from broker_jobs.function.secret import contains_secret, may_contain_stars, with_secrets
 
 _MAX_SHAPES = 32
@@ -47,7 +47,7 @@ class ArgumentCodec:
         self._provided = provided
         self._loose = loose
         hints = read_hints(fn, name)
-        refuse_annotated(name, hints)
+        refuse_annotated(name, fn, {each: hint for each, hint in hints.items() if each not in provided})
         signature = inspect.signature(fn)
         self._parameters = [p for p in signature.parameters.values() if p.name not in provided]
         self._hints = {p.name: hints.get(p.name, Any) for p in self._parameters}

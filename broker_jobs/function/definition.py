@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import check_annotations_early
-from broker_jobs.function.depends import async_provider, provided_parameters, refuse_annotated
+from broker_jobs.function.depends import provided_parameters
 from broker_jobs.function.keys import template_error
 from broker_jobs.function.options import job_options
+from broker_jobs.function.provider_checks import async_provider, check_providers, refuse_annotated
 from broker_jobs.function.registry import Function, source_place
 from broker_jobs.function.signature import Signature
 
+Names: TypeAlias = Literal["function", "module"]
+"""How a job is named that has no option `name`: by its function, or by its module and function."""
 
-def define(fn: Any, options: Mapping[str, Any]) -> Function:
+
+def define(fn: Any, options: Mapping[str, Any], *, names: Names = "function") -> Function:
     """Check a decorated function and its options.
+
+    Args:
+        fn: what was decorated.
+        options: those of `@jobs.job`.
+        names: how a job is named that has no option `name`.
 
     Raises:
         DefinitionError: it cannot be a job; the message says what to write instead.
@@ -25,18 +36,20 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     if isinstance(fn, str):
         raise DefinitionError(f"write @jobs.job(name={fn!r}) or @jobs.job(queue={fn!r})")
     if isinstance(fn, staticmethod):
-        return define(fn.__func__, options)
+        return define(fn.__func__, options, names=names)
     if isinstance(fn, classmethod):
         raise _method(fn.__func__)
     if inspect.ismethod(fn):
         raise _method(fn.__func__)
     if inspect.isclass(fn):
         raise DefinitionError(f"{fn.__name__} is a class: write a function that makes one and calls it")
+    if not inspect.isfunction(fn) and hasattr(fn, "enqueue"):
+        raise DefinitionError(f"{fn!r} is a job already: decorate the function once; other options go into .using(…)")
     if not inspect.isfunction(fn):
         raise DefinitionError(f"{fn!r} is not a function: write a def that calls it")
     chosen = job_options(options)
     _check_kind(fn)
-    name = chosen.name or fn.__name__
+    name = chosen.name or default_name(fn, names)
     provided = provided_parameters(fn)
     _check_provided(fn, name)
     check_annotations_early(fn, name, provided)
@@ -54,6 +67,24 @@ def define(fn: Any, options: Mapping[str, Any]) -> Function:
     )
 
 
+def default_name(fn: Callable[..., Any], names: Names) -> str:
+    """The name of a job without an option `name`: "welcome", or "shop.mail.welcome".
+
+    The main module of a program is named after its file, as the same code is imported by that name elsewhere.
+    """
+    if names == "function":
+        return fn.__name__
+    module = fn.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        if spec is not None:  # python -m shop.mail, or python -m shop
+            module = spec.name.removesuffix(".__main__")
+        else:
+            module = Path(getattr(main, "__file__", None) or "interactive").stem
+    return f"{module}.{fn.__qualname__.split('<locals>.')[-1]}"
+
+
 def _check_kind(fn: Callable[..., Any]) -> None:
     if fn.__name__ == "<lambda>":
         raise DefinitionError("a lambda has no name that a message could carry; write a def")
@@ -68,10 +99,13 @@ def _check_kind(fn: Callable[..., Any]) -> None:
 
 
 def _check_provided(fn: Callable[..., Any], name: str) -> None:
-    parameters = inspect.signature(fn).parameters
-    refuse_annotated(name, {parameter.name: parameter.annotation for parameter in parameters.values()})
+    parameters, provided = inspect.signature(fn).parameters, provided_parameters(fn)
+    refuse_annotated(
+        name, fn, {each.name: each.annotation for each in parameters.values() if each.name not in provided}
+    )
+    check_providers(name, fn)
     for parameter in parameters.values():
-        if parameter.name in provided_parameters(fn) and parameter.kind is parameter.POSITIONAL_ONLY:
+        if parameter.name in provided and parameter.kind is parameter.POSITIONAL_ONLY:
             raise DefinitionError(f"{name}: {parameter.name} is provided (Depends) and cannot be positional-only")
     if not inspect.iscoroutinefunction(fn) and (found := async_provider(fn)) is not None:
         parameter_name, provider = found

@@ -2,13 +2,17 @@
 
 `Depends` is a default value, so that type checkers see an optional parameter, and tests pass their own. A provider that
 yields is scoped: the code after its yield runs when the function has ended, also if it raised. A provider may itself
-have `Depends` defaults. Each provider is called once per attempt.
+have provided parameters. Each provider is called once per attempt.
+
+`Annotated[Mailer, Depends(get_mailer)]` works where a caller need not give a value: with a default, and in a provider,
+which only the worker calls. A job's parameter without a default is refused: type checkers would miss an argument in
+each `enqueue`, as a ParamSpec cannot leave a parameter out.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -17,8 +21,10 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Protocol, TypeVar, get_origin, overload
 
 from broker_jobs.errors import DefinitionError
@@ -33,6 +39,11 @@ class Provided:
     provider: Callable[[], Any]
 
 
+_NONE_REPLACED: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({})
+REPLACED: ContextVar[Mapping[Callable[..., Any], Callable[..., Any]]] = ContextVar("REPLACED", default=_NONE_REPLACED)
+"""Provider -> what is called in its place, in a test."""
+
+
 class NeedsProvided(Protocol):
     """A function with its provided parameters; `registry.Function` implements it."""
 
@@ -43,10 +54,12 @@ class NeedsProvided(Protocol):
 
 
 @overload
-def Depends(provider: Callable[[], Iterator[R]], /) -> R: ...  # pyright: ignore[reportOverlappingOverload]
+def Depends(provider: Callable[..., Iterator[R] | AsyncIterator[R]], /) -> R: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
-def Depends(provider: Callable[[], R], /) -> R: ...
-def Depends(provider: Callable[[], Any], /) -> Any:  # noqa: N802  # reads as a type beside the annotation
+def Depends(provider: Callable[..., Awaitable[R]], /) -> R: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def Depends(provider: Callable[..., R], /) -> R: ...
+def Depends(provider: Callable[..., Any], /) -> Any:  # noqa: N802  # reads as a type beside the annotation
     """Let the worker provide this argument, by calling `provider`.
 
     @jobs.job
@@ -55,46 +68,41 @@ def Depends(provider: Callable[[], Any], /) -> Any:  # noqa: N802  # reads as a 
     A provider may be a function, a generator with one yield or, for an async job, a coroutine function or an async
     generator. Code after the yield runs when the function has ended. The parameter is not enqueued, and does not count
     among positional arguments: with `def f(a, mailer=Depends(…), b=5)`, `f.enqueue(1, 2)` means a=1 and b=2.
+
+    Raises:
+        DefinitionError: `provider` cannot be called.
     """
+    if not callable(provider):
+        raise DefinitionError(f"Depends takes a function that returns the value, not {provider!r}")
     return Provided(provider)
 
 
-def provided_parameters(fn: Callable[..., Any]) -> dict[str, tuple[int, Provided]]:
-    """The provided parameters of `fn`: name -> (position, or -1 for keyword-only; marker)."""
+def provided_parameters(fn: Callable[..., Any], *, bare: bool = False) -> dict[str, tuple[int, Provided]]:
+    """The provided parameters of `fn`: name -> (position, or -1 for keyword-only; marker).
+
+    `bare`: those that are written `Annotated[…, Depends(…)]` without a default too.
+    """
     found: dict[str, tuple[int, Provided]] = {}
     for index, parameter in enumerate(inspect.signature(fn).parameters.values()):
-        if isinstance(parameter.default, Provided):
-            position = -1 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else index
-            found[parameter.name] = (position, parameter.default)
+        marker = parameter.default
+        if not isinstance(marker, Provided):
+            marker = annotated_marker(fn, parameter.annotation)
+            if marker is None or (parameter.default is parameter.empty and not bare):
+                continue
+        found[parameter.name] = (-1 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else index, marker)
     return found
 
 
-def refuse_annotated(name: str, annotations: Mapping[str, Any]) -> None:
-    """Refuse `Annotated[Mailer, Depends(get_mailer)]`, for which a caller would have to give a value.
-
-    Raises:
-        DefinitionError: a parameter is written this way; the message says what to write instead.
-    """
-    for parameter, annotation in annotations.items():
-        if get_origin(annotation) is Annotated:
-            for marker in annotation.__metadata__:
-                if isinstance(marker, Provided):
-                    raise DefinitionError(
-                        f"{name}: Depends is a default here: write {parameter}: … = Depends("
-                        f"{_named(marker.provider)}), not Annotated[…, Depends({_named(marker.provider)})]"
-                    )
-
-
-def async_provider(fn: Callable[..., Any]) -> tuple[str, str] | None:
-    """(parameter, provider's name) of the first provider, at any depth, that needs an event loop; None if none does."""
-    for name, (_, marker) in provided_parameters(fn).items():
-        provider = marker.provider
-        call = provider if inspect.isroutine(provider) else getattr(provider, "__call__", provider)  # noqa: B004
-        if any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in (provider, call)):
-            return name, _named(provider)
-        if _is_inspectable(provider) and (deeper := async_provider(provider)) is not None:
-            return name, deeper[1]
-    return None
+def annotated_marker(fn: Callable[..., Any], annotation: Any) -> Provided | None:
+    """The `Depends` inside `Annotated[…]`; None: there is none, or the annotation is text that is not known yet."""
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, getattr(inspect.unwrap(fn), "__globals__", {}))  # noqa: S307  # as typing does
+        except Exception:  # noqa: BLE001  # the codec reads it again on first use, and says what is wrong
+            return None
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((marker for marker in annotation.__metadata__ if isinstance(marker, Provided)), None)
 
 
 class _Gap(Enum):
@@ -177,7 +185,7 @@ def _in_place(
 
 
 def _make(marker: Provided, stack: ExitStack, made: dict[Callable[[], Any], Any]) -> Any:
-    provider = marker.provider
+    provider: Any = REPLACED.get().get(marker.provider, marker.provider)
     if provider not in made:
         own = {name: _make(inner, stack, made) for name, inner in _own(provider)}
         if inspect.isgeneratorfunction(provider):
@@ -188,7 +196,7 @@ def _make(marker: Provided, stack: ExitStack, made: dict[Callable[[], Any], Any]
 
 
 async def _make_async(marker: Provided, stack: AsyncExitStack, made: dict[Callable[[], Any], Any]) -> Any:
-    provider = marker.provider
+    provider: Any = REPLACED.get().get(marker.provider, marker.provider)
     if provider not in made:
         own = {name: await _make_async(inner, stack, made) for name, inner in _own(provider)}
         if inspect.isasyncgenfunction(provider):
@@ -212,7 +220,7 @@ def _entered(value: Any, provider: Callable[..., Any], stack: ExitStack | AsyncE
         if inspect.iscoroutine(value):
             value.close()
         raise DefinitionError(
-            f"the provider {_named(provider)} is async, and this job runs in a thread; "
+            f"the provider {name_of(provider)} is async, and this job runs in a thread; "
             "write async def (a decorator around the job must be async too), or make the provider sync"
         )
     return _enter(stack, contextmanager(_returning(value))()) if inspect.isgenerator(value) else value
@@ -222,17 +230,19 @@ def _returning(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-def _named(provider: Callable[..., Any]) -> str:
+def name_of(provider: Callable[..., Any]) -> str:
+    """A provider, as errors name it."""
     return getattr(provider, "__name__", None) or repr(provider)
 
 
 def _own(provider: Callable[[], Any]) -> list[tuple[str, Provided]]:
-    if not _is_inspectable(provider):
+    if not is_inspectable(provider):
         return []
-    return [(name, marker) for name, (_, marker) in provided_parameters(provider).items()]
+    return [(name, marker) for name, (_, marker) in provided_parameters(provider, bare=True).items()]
 
 
-def _is_inspectable(provider: Callable[..., Any]) -> bool:
+def is_inspectable(provider: Callable[..., Any]) -> bool:
+    """Whether the parameters of a provider can be read, which those of some built-in functions cannot."""
     try:
         inspect.signature(provider)
     except (TypeError, ValueError):

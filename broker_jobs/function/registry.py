@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.depends import Provided
+from broker_jobs.function.hooks import Around, Hooks, joined
 from broker_jobs.function.options import FunctionOptions
 from broker_jobs.function.signature import Signature
-
-Around: TypeAlias = Callable[[], Iterator[None]] | Callable[[], AsyncIterator[None]]
-"""A hook: a generator function with one yield (sync or async), at which the attempt runs."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Function:
     """A function that can be run as a job.
 
     `where` is its place in the source, "shop/mail.py:12". `provided` are the parameters with `Depends`:
-    name -> (position, marker).
+    name -> (position, marker). `groups` are the hooks of the groups that it is in, the outermost first.
     """
 
     name: str
@@ -34,6 +32,7 @@ class Function:
     options: FunctionOptions
     where: str
     provided: Mapping[str, tuple[int, Provided]] = field(default_factory=dict)
+    groups: tuple[Hooks, ...] = ()
 
     @property
     def on_loop(self) -> bool:
@@ -75,13 +74,15 @@ def loader_of(registry: Registry, modules: Sequence[str]) -> Callable[[], Regist
 class Registry:
     """The functions of one `BrokerJobs`.
 
-    `around` are its hooks, the outermost first. `batch_of` makes the batch with this id, for a running job.
+    `hooks` are those of the program, `groups` those of the groups that it includes. `batch_of` makes the batch with
+    this id, for a running job.
     """
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
         _registries.add(self)
-        self.around: list[Around] = []
+        self.hooks = Hooks()
+        self.groups: list[Hooks] = []
         self.batch_of: Callable[[str], Any] | None = None
 
     def add(self, function: Function) -> None:
@@ -96,6 +97,19 @@ class Registry:
                 f"two jobs are named {function.name!r}: {known.where}, {function.where}; give one @jobs.job(name=…)"
             )
         self._functions[function.name] = function
+
+    @property
+    def around(self) -> list[Around]:
+        """The program's hooks around each attempt, the outermost first."""
+        return self.hooks.around
+
+    def hooks_of(self, function: Function) -> Hooks:
+        """The hooks of a job: those of the program and of its groups."""
+        return joined([self.hooks, *function.groups])
+
+    def all_hooks(self) -> Hooks:
+        """The hooks of the program and of all its groups."""
+        return joined([self.hooks, *self.groups])
 
     def get(self, name: str) -> Function | None:
         """The function with this job name, or None."""

@@ -26,6 +26,7 @@ from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.metrics import BEAT_LATENESS, Metrics, expose
 from broker_jobs.processes.declare import Declarer
+from broker_jobs.processes.declared_queues import check_queues, serving_declared
 from broker_jobs.processes.health import Health
 from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics, watch_broker
 from broker_jobs.settings import Settings
@@ -73,6 +74,7 @@ class Program:
         on_fatal: Callable[[str], None] | None = None,
         on_leave: OnLeave | None = None,
         load: Callable[[], Registry] | None = None,
+        all_queues: bool = False,
     ) -> None:
         """Connects to nothing; start() does.
 
@@ -94,9 +96,11 @@ class Program:
                 replaced, as after `max_jobs`, or as a job in it cannot be ended; None: nothing replaces it, so it never
                 leaves by itself, and other jobs get the place of such a job.
             load: returns the registry in a fresh process, for jobs with isolation="process"; it must pickle.
+            all_queues: the worker serves all queues that the code declares, unless the settings name queues.
 
         Raises:
             UsageError: an unknown role, no role, or a worker without a registry.
+            OptionError: a queue has a limit and is not served.
             MissingExtra: the libraries of a role are not installed.
         """
         unknown = set(roles) - set(ROLES)
@@ -105,6 +109,10 @@ class Program:
         if "worker" in roles and registry is None:
             raise UsageError("a worker needs the registry of the jobs it is to run")
         require_roles(roles, settings)
+        if "worker" in roles and registry is not None:
+            if all_queues:
+                settings = serving_declared(settings, registry, recurring, subscriptions)
+            check_queues(settings)
         self.metrics = metrics or Metrics()
         self.broker = broker
         watch_broker(self.metrics, broker, role_of(roles))

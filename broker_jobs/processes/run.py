@@ -211,6 +211,7 @@ def _run(
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
         on_leave=None if parent is None else parent.leave,
         load=partial(_load_registry, application.load) if application is not None and application.load else None,
+        all_queues=parent is None,
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:

@@ -19,6 +19,7 @@ from typing import (
     NoReturn,
     ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Unpack,
     cast,
@@ -29,6 +30,7 @@ from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
 from broker_jobs.errors import EnqueueError, OptionError
 from broker_jobs.function.depends import provide, provide_async
+from broker_jobs.function.hooks import job_info
 from broker_jobs.function.keys import limit_keys, template_error, unique_key
 from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
 from broker_jobs.function.pending import extract_result_args
@@ -40,7 +42,7 @@ from broker_jobs.producer.batch_submission import BatchSubmission, note_enqueued
 from broker_jobs.producer.dependencies import dependencies_of, join_parents, parents_of
 from broker_jobs.producer.errors import EnqueueUnknown
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.requests import JobSource, RequestClient
 from broker_jobs.producer.routing import ScheduledTime, message_for, scheduled_time
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class Job(Generic[P, R_co]):
         name: str,
         signature: Signature,
         options: FunctionOptions,
-        requests: RequestClient,
+        source: JobSource,
         call_options: CallOptions | None = None,
         *,
         parents: tuple[Parent, ...] = (),
@@ -98,12 +100,28 @@ class Job(Generic[P, R_co]):
         self.name = name
         self._signature = signature
         self._options = options
-        self._requests = requests
+        self._source = source
         self._call_options: CallOptions = call_options or {}
         self._parents = parents
 
+    @property
+    def _requests(self) -> RequestClient:
+        return self._source.requests
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._signature.call_text}>"
+
+    def __copy__(self) -> Self:
+        return self  # it does not change
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(
+            f"a job with options (using, after) and a job of another service cannot be pickled: pickle {self.name} as "
+            "it was decorated, or the arguments, and write the options where it is enqueued"
+        )
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """Enqueue the job. It returns when RabbitMQ has confirmed the message; from then on the job is not lost.
@@ -197,7 +215,7 @@ class Job(Generic[P, R_co]):
             self.name,
             self._signature,
             changed,
-            self._requests,
+            self._source,
             {**self._call_options, **options},
             parents=self._parents,
         )
@@ -220,7 +238,7 @@ class Job(Generic[P, R_co]):
             ArgumentsError: something is no receipt and no batch, `on` is unknown, or there are more than 1,000 parents.
         """
         parents = join_parents(self._parents, parents_of((parent, *more), on, self.name))
-        return Job(self.name, self._signature, self._options, self._requests, self._call_options, parents=parents)
+        return Job(self.name, self._signature, self._options, self._source, self._call_options, parents=parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, for example by an id from a database.
@@ -248,9 +266,19 @@ class Job(Generic[P, R_co]):
     def new_envelope(
         self, bound: tuple[list[Any], dict[str, Any]], now: Instant, scheduled: ScheduledTime | None = None
     ) -> Envelope:
-        """The envelope of one call, with the caller's id or a new one. Raises ArgumentsError as `prepare`."""
+        """The envelope of one call, with the caller's id or a new one.
+
+        Raises:
+            ArgumentsError: as `prepare`.
+            Exception: whatever a hook of on_enqueue raises.
+        """
         job_id = self._options.id or new_id()
-        return self.envelope(bound, job_id, as_datetime(now), scheduled)
+        envelope = self.envelope(bound, job_id, as_datetime(now), scheduled)
+        if hooks := self._source.enqueue_hooks:
+            info = job_info(envelope, attempt=0)
+            for hook in hooks:
+                hook(info)
+        return envelope
 
     def envelope(
         self,
@@ -301,6 +329,11 @@ class Job(Generic[P, R_co]):
         return bool(self._parents)
 
     @property
+    def has_own_id(self) -> bool:
+        """Whether the caller has chosen the id (`using(id=…)`), so that it runs once."""
+        return self._options.id is not None
+
+    @property
     def key_templates(self) -> list[str]:
         """The keys of its options `unique` and `limit`, as they are written."""
         options = self._options
@@ -315,9 +348,9 @@ class Job(Generic[P, R_co]):
         """The parameters without a default; no annotation is evaluated."""
         return self._signature.required_parameters()
 
-    def belongs_to(self, requests: RequestClient) -> bool:
-        """Whether the job belongs to the program with this request client."""
-        return self._requests is requests
+    def belongs_to(self, source: JobSource) -> bool:
+        """Whether the job belongs to this group, or to the same program. Raises UsageError: to none yet."""
+        return self._source is source or self._requests is source.requests
 
     def _raise_failure(self, failure: PublishFailure, prepared: PreparedMessage, call: str) -> NoReturn:
         title = f"{self.name} {prepared.receipt.id}"
@@ -341,10 +374,14 @@ class Job(Generic[P, R_co]):
 class _LocalJob(Job[P, R_co]):
     """A job whose function is in this program."""
 
-    def __init__(self, function: Function, requests: RequestClient) -> None:
-        super().__init__(function.name, function.signature, function.options, requests)
+    def __init__(self, function: Function, source: JobSource) -> None:
+        super().__init__(function.name, function.signature, function.options, source)
         self._function = function
         functools.update_wrapper(cast("Any", self), function.fn, updated=())  # its attributes must not hide the job's
+
+    def __reduce__(self) -> str:
+        """Pickled by its place in its module, as functions are."""
+        return self._function.fn.__qualname__
 
 
 class SyncJob(_LocalJob[P, R_co]):

@@ -30,7 +30,7 @@ from broker_jobs.messages.published import PublishedEvent
 from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
-from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.requests import JobSource
 
 TRIES = 3
 """How often an event without a confirm is sent, each time for the publish timeout."""
@@ -68,10 +68,11 @@ def check_event_name(event: object) -> None:
 class Subscriptions:
     """The subscriptions that a program declares."""
 
-    def __init__(self, requests: RequestClient, on_declared: Callable[[], None]) -> None:
-        self._requests = requests
+    def __init__(self, source: JobSource, on_declared: Callable[[], None]) -> None:
+        self._source = source
         self._on_declared = on_declared
         self._declared: dict[tuple[str, str], Job[..., Any]] = {}
+        self._included: list[Subscriptions] = []
 
     def add(self, event: str, job: Job[..., Any]) -> None:
         """Subscribe a job to all events of this name.
@@ -80,10 +81,15 @@ class Subscriptions:
             DefinitionError: the job belongs to another program, waits for other jobs, or has a key that is made of
                 arguments, which the coordinator does not read.
         """
-        if not job.belongs_to(self._requests):
+        if not job.belongs_to(self._source):
             raise DefinitionError(f"{job.name} belongs to another BrokerJobs; subscribe it there")
         if job.has_parents:
             raise DefinitionError(f"{job.name} subscribes to {event!r} and cannot wait for jobs: leave out .after(…)")
+        if job.has_own_id:
+            raise DefinitionError(
+                f"{job.name} subscribes to {event!r} and cannot have an id of yours: all its jobs but the first would "
+                "be taken for repeats; leave out id"
+            )
         for key in job.key_templates:
             if template_of(key).placeholders:
                 raise DefinitionError(
@@ -97,7 +103,18 @@ class Subscriptions:
 
     def declared(self) -> list[Subscription]:
         """The subscriptions of the code, as they are sent. The arguments of a job come with the event."""
-        return [Subscription(event=event, call=_template(job)) for (event, _), job in self._declared.items()]
+        return [Subscription(event=event, call=_template(job)) for (event, _), job in self.all().items()]
+
+    def include(self, group: Subscriptions) -> None:
+        """Declare what this group declares too."""
+        self._included.append(group)
+
+    def all(self) -> dict[tuple[str, str], Job[..., Any]]:
+        """(event, job's name) -> job, with those of the groups that it includes."""
+        declared = dict(self._declared)
+        for group in self._included:
+            declared |= group.all()
+        return declared
 
 
 def _template(job: Job[..., Any]) -> str:

@@ -33,12 +33,13 @@ from broker_jobs.messages.commands import (
 from broker_jobs.messages.envelope import MAX_RECORDS, new_id
 from broker_jobs.producer.job import Call, Job
 from broker_jobs.producer.receipt import Receipt
-from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.requests import JobSource, RequestClient
 
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """The envelope of a schedule is a template, the same for the same code, so that a restart does not change it."""
 _NAME = "the name of a recurring job"
+_NO_ID = "id belongs to one call; each job of a recurring one gets its own"
 _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
 
 
@@ -75,10 +76,11 @@ class Recurring:
     Call it to declare one in code. Its methods act at once, and block until the coordinator has answered.
     """
 
-    def __init__(self, requests: RequestClient, on_declared: Callable[[], None]) -> None:
-        self._requests = requests
+    def __init__(self, source: JobSource, on_declared: Callable[[], None]) -> None:
+        self._source = source
         self._on_declared = on_declared
         self._declared: dict[str, _Declared] = {}
+        self._included: list[Recurring] = []
 
     def __call__(
         self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
@@ -158,7 +160,38 @@ class Recurring:
         Raises:
             ArgumentsError, DefinitionError: the arguments of a call do not fit its function.
         """
-        return [each.make().model_copy(update={"origin": origin}) for each in self._declared.values()]
+        return [each.make().model_copy(update={"origin": origin}) for each in self.all().values()]
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the code declares any."""
+        return bool(self._declared or self._included)
+
+    def include(self, group: Recurring) -> None:
+        """Declare what this group declares too.
+
+        Raises:
+            DefinitionError: a name is declared twice.
+        """
+        self._included.append(group)
+        try:
+            self.all()
+        except DefinitionError:
+            self._included.remove(group)
+            raise
+
+    def all(self) -> dict[str, _Declared]:
+        """The declarations of the code, and of its groups. Raises DefinitionError: a name is declared twice."""
+        declared = dict(self._declared)
+        for group in self._included:
+            for name, each in group.all().items():
+                if (known := declared.setdefault(name, each)) is not each:
+                    raise DefinitionError(f"recurring {name!r} is declared twice: {known.where}, {each.where}")
+        return declared
+
+    @property
+    def _requests(self) -> RequestClient:
+        return self._source.requests
 
     def _pause(self, name: str, *, paused: bool) -> None:
         check_name(name, _NAME)
@@ -196,11 +229,13 @@ def _check_call(call: object, method: str) -> None:
     """Refuse a value that is no job and no call. It evaluates no annotation, as it runs at import."""
     match call:
         case Call():
-            if "id" in call.options:
-                raise OptionError("id belongs to one call; each job of a recurring one gets its own")
+            if call.source.has_own_id:
+                raise OptionError(_NO_ID)
             if call.source.has_parents or has_pending(*call.bound):
                 raise ArgumentsError(_NO_PARENTS)
         case Job():
+            if call.has_own_id:
+                raise OptionError(_NO_ID)
             if call.has_parents:
                 raise ArgumentsError(_NO_PARENTS)
             missing = call.required_parameters()

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.roles import command_exchange
 from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, UsageError
+from broker_jobs.function.hooks import OnEnqueue
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.asyncio_support import await_shielded, in_thread
@@ -67,6 +68,20 @@ Audit: TypeAlias = Callable[[str], bool]
 RequestSteps: TypeAlias = Generator[Wait, Reply | None, Reply | None]
 
 
+class JobSource(Protocol):
+    """What a job belongs to: a program, or a group of jobs that a program includes."""
+
+    @property
+    def requests(self) -> RequestClient:
+        """The request client of the program. Raises UsageError: no program includes the group."""
+        ...
+
+    @property
+    def enqueue_hooks(self) -> Sequence[OnEnqueue]:
+        """What is called for each job that is enqueued."""
+        ...
+
+
 class RequestClient:
     """Sends the commands and queries of one program. Thread-safe.
 
@@ -90,6 +105,16 @@ class RequestClient:
         self._audit = audit
         self.by = by or socket.gethostname()
         self._reply_queue = reply_queue or ReplyQueue(connection)
+
+    @property
+    def requests(self) -> RequestClient:
+        """Itself, as a `JobSource`."""
+        return self
+
+    @property
+    def enqueue_hooks(self) -> Sequence[OnEnqueue]:
+        """None: what a person enqueues, as on the dashboard, is no call of the program."""
+        return ()
 
     def on_behalf_of(self, user: str) -> RequestClient:
         """A client that sends its commands in the name of this user, with the same reply queue."""

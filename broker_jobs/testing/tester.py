@@ -7,6 +7,7 @@ file is over 300 lines, as the public methods have long docstrings.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -87,6 +88,7 @@ class Tester:
         self._replacement.__enter__()
         self._jobs.load_modules()
         self._worker = ManualWorker(self._jobs.registry, self._broker, self.clock)  # with the hooks of the modules
+        self._worker.start()
         self._declare()
         return self
 
@@ -100,6 +102,7 @@ class Tester:
         replacement, self._replacement = self._replacement, None
         if replacement is not None:
             replacement.__exit__(kind, error, trace)
+            self._worker.close()
             self._store.close()
 
     def enqueued(self, job: Job[..., R], /) -> list[Call[R]]:
@@ -122,6 +125,13 @@ class Tester:
             raise AssertionError(
                 f"{_call_text(job.name, args, kwargs)} was not enqueued; enqueued was:\n  {calls_text}"
             )
+
+    def override(self, provider: Callable[..., object], by: Callable[..., object], /) -> None:
+        """Call `by` in place of this provider (`Depends`) in all jobs that this tester runs.
+
+        tester.override(get_mailer, lambda: FakeMailer())
+        """
+        self._worker.replaced[provider] = by
 
     def run(self) -> int:
         """Run all jobs that are ready, and those that become ready by that, until none is left.

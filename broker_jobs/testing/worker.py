@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Delivery, Message
 from broker_jobs.clock import Clock
-from broker_jobs.consumer.event_loop import run_alone
+from broker_jobs.consumer import notices
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.observer import NoWorkerObserver
+from broker_jobs.consumer.own_loop import OwnLoop
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.consumer.runner import Runner
 from broker_jobs.consumer.running import Running
-from broker_jobs.errors import UsageError
-from broker_jobs.function.registry import Registry
+from broker_jobs.function.depends import REPLACED
+from broker_jobs.function.hooks import Hooks, joined
+from broker_jobs.function.registry import Function, Registry
 from broker_jobs.messages import codec
 from broker_jobs.messages.control import Control
 from broker_jobs.messages.events import WorkerRef
@@ -31,19 +32,22 @@ class ManualWorker:
     def __init__(self, registry: Registry, broker: Broker, clock: Clock) -> None:
         self.errors: dict[str, BaseException] = {}
         """The last exception of each job that raised."""
+        self.replaced: dict[Callable[..., Any], Callable[..., Any]] = {}
+        """Provider -> what is called in its place."""
         self._registry = registry
         self._broker = broker
         self._clock = clock
         event_sender = EventSender(self._send, WorkerRef(id="tester"), clock, acknowledge=_do_nothing)
         reporter = Reporter(event_sender, clock, NoWorkerObserver(), _do_nothing)
         self._revocations = Revocations()
+        self._loop = OwnLoop()
         self._runner = Runner(
             Running(),
             self._revocations,
             reporter,
             clock,
-            [*registry.around, self._record_errors],
-            run_coroutine=lambda coroutine, _: _run_coroutine(coroutine),
+            self._hooks_of,
+            run_coroutine=lambda coroutine, _: self._loop.run(coroutine),
             batch_of=registry.batch_of,
         )
 
@@ -70,11 +74,29 @@ class ManualWorker:
             return False
         received = ReceivedDelivery(delivery, envelope, function, self._clock.monotonic())
         may_run = self._revocations.refuses(envelope, received.queue) is None
-        if function.is_async:
-            _run_coroutine(self._runner.run_async(received))
-        else:
-            self._runner.run(received)
+        token = REPLACED.set(self.replaced)
+        try:
+            if function.is_async:
+                self._loop.run(self._runner.run_async(received))
+            else:
+                self._runner.run(received)
+        finally:
+            REPLACED.reset(token)
         return may_run
+
+    def start(self) -> None:
+        """Call the hooks of on_worker_start. Raises what they raise."""
+        notices.start_worker(self._registry.all_hooks(), self._loop.run)
+
+    def close(self) -> None:
+        """Call the hooks of on_worker_stop, and close the event loop of the async jobs."""
+        notices.stop_worker(self._registry.all_hooks(), self._loop.run)
+        self._loop.close()
+
+    def _hooks_of(self, function: Function) -> Hooks:
+        own = Hooks()
+        own.around.append(self._record_errors)
+        return joined([self._registry.hooks_of(function), own])
 
     def _record_errors(self) -> Generator[None]:
         try:
@@ -91,13 +113,3 @@ class ManualWorker:
 def _do_nothing(value: object) -> None:
     """There is no delivery to acknowledge here, and no prefetch to adapt."""
     del value
-
-
-def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end. On a running event loop this raises, as a loop cannot run inside itself."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return run_alone(coroutine)
-    coroutine.close()
-    raise UsageError("inside a running event loop a Tester cannot run async jobs: call tester.run() in a thread")

@@ -238,7 +238,7 @@ def test_hooks_and_provided_arguments_are_around_an_awaitable(jobs: BrokerJobs) 
 
     with jobs:
         assert use.enqueue().result(timeout=120) == "session of acme"
-    assert ran == ["before", "open", "before async", "run", "after async", "close", "after"]
+    assert ran == ["before", "before async", "open", "run", "close", "after async", "after"]
 
 
 def test_an_awaitable_on_another_loop_is_refused(jobs: BrokerJobs) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, assert_type
+from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
@@ -58,6 +58,14 @@ def ship(order: Order, rows: list[Row]) -> Order: return order
 def total(counts: list[int]) -> int: return sum(counts)
 @jobs.job
 def notify(user_id: int, mailer: Mailer = Depends(get_mailer), scoped: Mailer = Depends(get_mailer_scoped)) -> None: ...
+async def get_token() -> str: return ""
+async def get_session(token: Annotated[str, Depends(get_token)]) -> AsyncGenerator[Mailer]: yield Mailer()
+@jobs.job
+async def notify_async(
+    user_id: int, token: str = Depends(get_token), mailer: Annotated[Mailer | None, Depends(get_session)] = None
+) -> None: ...
+notify_async.enqueue(42)
+notify_async.enqueue("x")  # E
 @jobs.job
 def odd(when: int, job: int, self: int, *names: str, **more: float) -> None: ...
 MAIL: JobOptions = {"queue": "mail", "retries": 3, "backoff": [1, 5, hour]}

@@ -385,7 +385,7 @@ async def around_async() -> AsyncGenerator[None]:
 @pytest.mark.parametrize(
     ("function", "steps"),
     [
-        (use, ["before", "open", "run", "close", "after"]),
+        (use, ["before", "before async", "open", "run", "close", "after async", "after"]),
         (use_async, ["before", "before async", "open", "run", "close", "after async", "after"]),
     ],
 )
@@ -398,7 +398,7 @@ def test_hooks_are_outside_and_provided_arguments_inside(function: Callable[...,
 
 @pytest.mark.parametrize(
     ("function", "hook"),
-    [(raise_value_error, around), (raise_value_error_async, around), (raise_value_error_async, hiding_async)],
+    [(function, hook) for function in (raise_value_error, raise_value_error_async) for hook in (around, hiding_async)],
 )
 def test_a_hook_cannot_hide_a_failure(function: Callable[..., Any], hook: Callable[..., Any]) -> None:
     registry = registry_of(function)
