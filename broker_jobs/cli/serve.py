@@ -20,6 +20,7 @@ from broker_jobs.cli.options import (
     More,
     QueueLimits,
     Queues,
+    Service,
     ShutdownTimeout,
     StoreUrl,
     Url,
@@ -50,6 +51,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     store: StoreUrl = None,
     queues: Queues = None,
@@ -71,6 +73,7 @@ def run(
         queues=queues,
         queue_limits=queue_limit or None,
         more=more,
+        service=service,
         url=url,
         store=store,
         concurrency=concurrency,
@@ -88,6 +91,7 @@ def run(
 def worker(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     queues: Queues = None,
     queue_limit: QueueLimits = None,
@@ -111,6 +115,7 @@ def worker(
         queues=queues,
         queue_limits=queue_limit or None,
         more=more,
+        service=service,
         url=url,
         concurrency=concurrency,
         processes=processes,
@@ -157,6 +162,7 @@ def coordinator(
 def beat(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     declare: Declare = None,
     metrics_port: MetricsPort = None,
@@ -170,6 +176,7 @@ def beat(
     """
     given = given_settings(
         more=more,
+        service=service,
         url=url,
         declare=declare,
         metrics_port=metrics_port,

@@ -172,7 +172,7 @@ class CommandHandler:
                 if isinstance(command, RequeueJob) and changes_arguments(command) and refused is None:
                     detail["arguments"] = "changed"  # their values may be secrets, and the audit is kept long
             case DeclareSubscriptions():
-                refused, subject = commands.subscribe(self._tx, command), command.origin
+                refused, subject = commands.subscribe(self._tx, command), command.service
             case SetLimit():
                 self._line_calls.set_limit(command.key, command.limit)
                 detail = {"limit": command.limit}
@@ -188,7 +188,7 @@ class CommandHandler:
                 refused, subject = commands.put(self._tx, command, now), command.schedule.name
                 detail = {"cron": command.schedule.cron, "tz": command.schedule.tz}
             case DeclareRecurring():
-                refused, subject = commands.declare(self._tx, command, now), command.origin
+                refused, subject = commands.declare(self._tx, command, now), command.service
             case RemoveRecurring():
                 refused, subject = commands.remove(self._tx, command), command.name
             case PauseRecurring():

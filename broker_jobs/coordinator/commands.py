@@ -43,12 +43,12 @@ def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
 
 
 def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
-    """Put what the code of an origin declares and remove what it no longer declares."""
+    """Put what the code of a service declares and remove what it no longer declares."""
     tx.schedules.know(schedule.name for schedule in command.schedules)
     refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
     declared = {schedule.name for schedule in command.schedules}
     for row in tx.schedules.all():
-        if row.origin and row.origin == command.origin and row.name not in declared:
+        if row.service and row.service == command.service and row.name not in declared:
             tx.schedules.remove(row.name)
             tx.meta.schedules_version += 1
     return "; ".join(refusals) or None
@@ -172,7 +172,7 @@ def fire(
 
 
 def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
-    """Keep what the code of an origin subscribes to, and nothing else of it."""
+    """Keep what the code of a service subscribes to, and nothing else of it."""
     rows = []
     for subscription in command.subscriptions:
         try:
@@ -182,17 +182,17 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
         refused = _waits(template)
         if refused is not None:
             return f"subscription to {subscription.event!r}: {refused}"
-        rows.append(SubscriptionRow(command.origin, subscription.event, template.job, subscription.call))
-    tx.declarations.save_subscriptions(command.origin, rows)
+        rows.append(SubscriptionRow(command.service, subscription.event, template.job, subscription.call))
+    tx.declarations.save_subscriptions(command.service, rows)
     return None
 
 
 def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
-    """Keep what the code of an origin can run; a form is made of it."""
+    """Keep what the code of a service can run; a form is made of it."""
     rows = [
         FunctionRow(
             one.name,
-            command.origin,
+            command.service,
             one.queue,
             one.doc,
             [p.model_dump(mode="json") for p in one.parameters],
@@ -200,7 +200,7 @@ def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
         )
         for one in command.functions
     ]
-    tx.declarations.save_functions(command.origin, rows, at=command.at, last=command.last)
+    tx.declarations.save_functions(command.service, rows, at=command.at, last=command.last)
 
 
 def beat_heartbeat(tx: Transaction, command: BeatHeartbeat) -> None:

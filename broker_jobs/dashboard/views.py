@@ -253,7 +253,7 @@ class ScheduleSummary(View):
     call: str
     queue: str
     priority: Priority
-    origin: str = Field(description="the program whose code declares it; empty: added at run time")
+    service: str = Field(description="the program whose code declares it; empty: added at run time")
     paused: bool
     next_at: datetime | None
     last_at: datetime | None
@@ -437,7 +437,7 @@ class FunctionView(View):
 
     name: str
     queue: str
-    origin: str
+    service: str
     doc: str
     parameters: list[Parameter]
     priority: Priority = Field(default=NORMAL, description="as declared in the code")

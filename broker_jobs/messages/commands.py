@@ -41,6 +41,7 @@ from broker_jobs.messages.events import (
     WrittenQueue,
 )
 from broker_jobs.messages.priority import NORMAL, Priority
+from broker_jobs.messages.service_name import MAX_SERVICE_CHARS, SERVICE_PATTERN
 from broker_jobs.messages.state import State
 
 Misfire = Literal["skip", "once", "all"]
@@ -53,8 +54,8 @@ MAX_DOC_CHARS = 1_000
 MAX_TYPE_CHARS = 300
 EnvelopeText = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
 """An envelope as JSON text."""
-Origin = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
-"""The name of the program whose code declares something."""
+ServiceText = Annotated[str, Field(max_length=MAX_SERVICE_CHARS, pattern=rf"^({SERVICE_PATTERN})?$")]
+"""The name of the program whose code declares something; empty: it has none."""
 
 NO_SUCH_JOB = "there is no job with this id"
 """Refuses a command on an unknown job. A sender that has just enqueued it repeats the command: the coordinator may not
@@ -109,7 +110,7 @@ class Schedule(BaseModel):
     misfire: Misfire = "once"
     overlap: Overlap = "allow"
     call: EnvelopeText
-    origin: Origin = Field(default="", description="the program whose code declares it; empty: added at run time")
+    service: ServiceText = Field(default="", description="the program whose code declares it; empty: added at run time")
 
 
 class PutRecurring(_Command):
@@ -120,10 +121,10 @@ class PutRecurring(_Command):
 
 
 class DeclareRecurring(_Command):
-    """Replace all recurring jobs of the program `origin` by those that its code declares now."""
+    """Replace all recurring jobs of the program named `service` by those that its code declares now."""
 
     kind: Literal["recurring declare"] = "recurring declare"
-    origin: Origin
+    service: ServiceText
     schedules: list[Schedule] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
@@ -289,10 +290,10 @@ class Subscription(BaseModel):
 
 
 class DeclareSubscriptions(_Command):
-    """Replace all subscriptions of the program `origin` by those that its code declares now."""
+    """Replace all subscriptions of the program named `service` by those that its code declares now."""
 
     kind: Literal["subscriptions declare"] = "subscriptions declare"
-    origin: Origin
+    service: ServiceText
     subscriptions: list[Subscription] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
@@ -335,13 +336,13 @@ class FunctionInfo(BaseModel):
 
 
 class DeclareFunctions(_Command):
-    """Declare functions of the program `origin`. The last message removes those declared with another `at`.
+    """Declare functions of the program named `service`. The last message removes those declared with another `at`.
 
     Not audited: each program sends it at each start, and a repetition changes nothing.
     """
 
     kind: Literal["functions declare"] = "functions declare"
-    origin: Origin
+    service: ServiceText
     functions: list[FunctionInfo] = Field(max_length=MAX_RECORDS, fail_fast=True)
     last: bool = Field(default=True, description="the last message of a declaration; all have the same `at`")
 

@@ -53,7 +53,6 @@ class Application:
     registry: Registry
     recurring: Sequence[Schedule] = ()
     subscriptions: Sequence[Subscription] = ()
-    origin: str = ""
     close: Callable[[], None] | None = None
     load: Callable[[], Application] | None = None
     """Loads this application in another process; it pickles."""
@@ -160,7 +159,6 @@ def _run(
         application.recurring if application is not None else (),
         subscriptions=application.subscriptions if application is not None else (),
         roles=roles,
-        origin=application.origin if application is not None else "",
         metrics=metrics,
         id="" if place is None else place.worker_id,
         slot="" if place is None else place.slot,

@@ -17,13 +17,13 @@ from broker_jobs.store.views import FunctionRow
 
 _SUBSCRIBE = upsert(schema.subscriptions, replace=True)
 _SAVE_FUNCTION = upsert(schema.functions, replace=True)
-_FORGET_FUNCTIONS = text("DELETE FROM functions WHERE origin = :origin AND seen_at < :before")
+_FORGET_FUNCTIONS = text("DELETE FROM functions WHERE service = :service AND seen_at < :before")
 _FUNCTIONS = text(
-    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, origin"
+    "SELECT name, service, queue, doc, parameters, seen_at FROM functions ORDER BY name, seen_at DESC, service"
 )
 _FUNCTION = text(
-    "SELECT name, origin, queue, doc, parameters, seen_at FROM functions WHERE name = :name"
-    " ORDER BY seen_at DESC, origin LIMIT 1"
+    "SELECT name, service, queue, doc, parameters, seen_at FROM functions WHERE name = :name"
+    " ORDER BY seen_at DESC, service LIMIT 1"
 )
 
 
@@ -38,23 +38,23 @@ class DeclarationStore:
     def subscriptions(self, event: str) -> list[SubscriptionRow]:
         """Who gets a job for an event."""
         query = select(schema.subscriptions).where(schema.subscriptions.c.event == event)
-        return [SubscriptionRow(*row) for row in self._connection.execute(query.order_by("origin", "job"))]
+        return [SubscriptionRow(*row) for row in self._connection.execute(query.order_by("service", "job"))]
 
-    def save_subscriptions(self, origin: str, rows: Iterable[SubscriptionRow]) -> None:
-        """These are the subscriptions of an origin, and no others."""
-        self._connection.write(delete(schema.subscriptions).where(schema.subscriptions.c.origin == origin))
+    def save_subscriptions(self, service: str, rows: Iterable[SubscriptionRow]) -> None:
+        """These are the subscriptions of an service, and no others."""
+        self._connection.write(delete(schema.subscriptions).where(schema.subscriptions.c.service == service))
         for row in rows:
             self._connection.write(_SUBSCRIBE, cleaned(asdict(row)))
 
-    def save_functions(self, origin: str, functions: Iterable[FunctionRow], *, at: Instant, last: bool) -> None:
+    def save_functions(self, service: str, functions: Iterable[FunctionRow], *, at: Instant, last: bool) -> None:
         """Keep functions a program's code can run, declared at an instant; with the last those declared before go."""
         for row in functions:
             described = to_json({"parameters": row.parameters, "options": row.options}).decode()
-            values = asdict(row) | {"origin": origin, "seen_at": at, "parameters": described}
+            values = asdict(row) | {"service": service, "seen_at": at, "parameters": described}
             del values["options"]
             self._connection.write(_SAVE_FUNCTION, cleaned(values))
         if last:
-            self._connection.write(_FORGET_FUNCTIONS, cleaned({"origin": origin, "before": at}))
+            self._connection.write(_FORGET_FUNCTIONS, cleaned({"service": service, "before": at}))
 
 
 class DeclarationReader:
@@ -83,7 +83,7 @@ class DeclarationReader:
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Which jobs events make, by event."""
-        query = select(schema.subscriptions).order_by("event", "origin", "job")
+        query = select(schema.subscriptions).order_by("event", "service", "job")
         with self._reading() as connection:
             return [SubscriptionRow(*row) for row in connection.execute(query)]
 

@@ -37,7 +37,7 @@ class ScheduleRow:
     overlap: str = "allow"
     call: str = ""
     """The envelope of its jobs, JSON text."""
-    origin: str = ""
+    service: str = ""
     version: int = 1
     paused: bool = False
     last_planned_at: Instant | None = None
@@ -208,7 +208,7 @@ class WorkItemRow:
 class SubscriptionRow:
     """A job that is made for every event of a name."""
 
-    origin: str
+    service: str
     event: str
     job: str
     call: str
