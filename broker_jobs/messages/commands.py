@@ -31,6 +31,8 @@ from broker_jobs.messages.envelope import (
 )
 from broker_jobs.messages.events import (
     MAX_ENVELOPE_CHARS,
+    MAX_KNOWN_JOBS,
+    CodeDigest,
     ErrorInfo,
     Id,
     Number,
@@ -41,7 +43,7 @@ from broker_jobs.messages.events import (
     WrittenQueue,
 )
 from broker_jobs.messages.priority import NORMAL, Priority
-from broker_jobs.messages.service_name import MAX_SERVICE_CHARS, SERVICE_PATTERN
+from broker_jobs.messages.service_name import ServiceText
 from broker_jobs.messages.state import State
 
 Misfire = Literal["skip", "once", "all"]
@@ -54,8 +56,6 @@ MAX_DOC_CHARS = 1_000
 MAX_TYPE_CHARS = 300
 EnvelopeText = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
 """An envelope as JSON text."""
-ServiceText = Annotated[str, Field(max_length=MAX_SERVICE_CHARS, pattern=rf"^({SERVICE_PATTERN})?$")]
-"""The name of the program whose code declares something; empty: it has none."""
 
 NO_SUCH_JOB = "there is no job with this id"
 """Refuses a command on an unknown job. A sender that has just enqueued it repeats the command: the coordinator may not
@@ -210,13 +210,20 @@ class AcceptStore(_Command):
 
 
 class Hello(_Command):
-    """Sent by a worker that has connected. The reply is a `Control` snapshot."""
+    """Sent by a worker that has connected, and when its program has more jobs. The reply is a `Control` snapshot."""
 
     kind: Literal["hello"] = "hello"
     worker: WorkerRef
     queues: Queues
     running: Running = Field(default_factory=list)
     version: Id = ""
+    service: ServiceText = Field(default="", description="the name of its program; empty: it has none")
+    code: CodeDigest = Field(
+        default="", description="a digest of `jobs`, as its heartbeats name it; empty: it does not tell what it knows"
+    )
+    jobs: list[JobName] = Field(
+        default_factory=list, max_length=MAX_KNOWN_JOBS, fail_fast=True, description="the jobs that its program has"
+    )
 
 
 class GetJob(_Command):
@@ -260,6 +267,7 @@ class JobFilter(BaseModel):
     ids: Annotated[list[JobId], Field(max_length=1_000, fail_fast=True)] | None = Field(
         default=None, description="only these jobs"
     )
+    unknown: bool = Field(default=False, description="only jobs that are held, as no living worker knows them")
 
 
 class BulkDelete(_Command):
@@ -277,6 +285,13 @@ class BulkRequeue(_Command):
     """Requeue every job that matches the filter now: ended jobs only, no duplicates. Otherwise like `BulkDelete`."""
 
     kind: Literal["bulk requeue"] = "bulk requeue"
+    filter: JobFilter
+
+
+class BulkFail(_Command):
+    """Fail every job that matches the filter and is held, as no living worker knows it. Otherwise like `BulkDelete`."""
+
+    kind: Literal["bulk fail"] = "bulk fail"
     filter: JobFilter
 
 
@@ -416,6 +431,7 @@ Command = Annotated[
     | DeleteBatch
     | BulkDelete
     | BulkRequeue
+    | BulkFail
     | SetLimit
     | DeclareSubscriptions
     | DeclareFunctions

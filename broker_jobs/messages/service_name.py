@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import Field
 
 MAX_SERVICE_CHARS = 100
 SERVICE_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(SERVICE_PATTERN)
+ServiceText = Annotated[str, Field(max_length=MAX_SERVICE_CHARS, pattern=rf"^({SERVICE_PATTERN})?$")]
+"""The name of a program in a message; empty: it has none."""
 
 
 def why_no_service_name(name: str) -> str | None:

@@ -61,6 +61,10 @@ class WorkerRow:
     cpu_percent: float = 0.0
     rss_bytes: int = 0
     version: str = ""
+    service: str = ""
+    """The name of its program; empty: it has none."""
+    code: str = ""
+    """Names the set of jobs that it knows; empty: it does not tell."""
     busy: str = ""
     """What keeps its jobs from running, or has just done so."""
     started_at: Instant = 0.0

@@ -211,12 +211,30 @@ workers = Table(
     Column("cpu_percent", Double, nullable=False),
     Column("rss_bytes", BigInteger, nullable=False),
     Column("version", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("code", Text, nullable=False),
     Column("busy", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("silent_since", Double),
     Column("problem", Text, nullable=False),
     Column("lost", BigInteger, nullable=False),
+)
+
+code_jobs = Table(
+    "code_jobs",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("job", Text, primary_key=True),
+)
+
+removed_declarations = Table(
+    "removed_declarations",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("at", Double, nullable=False),
 )
 
 worker_changes = Table(

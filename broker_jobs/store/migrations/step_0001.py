@@ -49,8 +49,13 @@ TABLES = (
         id {key} PRIMARY KEY, host TEXT NOT NULL, slot TEXT NOT NULL, pid {int} NOT NULL, queues TEXT NOT NULL,
         served TEXT NOT NULL, queue_limits TEXT NOT NULL, concurrency {int} NOT NULL, running {int} NOT NULL,
         done {int} NOT NULL, cpu_percent {real} NOT NULL, rss_bytes {int} NOT NULL, version TEXT NOT NULL,
+        service {key} NOT NULL, code {key} NOT NULL,
         busy TEXT NOT NULL, started_at {real} NOT NULL, seen_at {real} NOT NULL, silent_since {real},
         problem TEXT NOT NULL, lost {int} NOT NULL)""",
+    "CREATE TABLE code_jobs (code {key} NOT NULL, job {key} NOT NULL, PRIMARY KEY (code, job))",
+    """CREATE TABLE removed_declarations (
+        service {key} NOT NULL, kind {key} NOT NULL, name {key} NOT NULL, at {real} NOT NULL,
+        PRIMARY KEY (service, kind, name))""",
     "CREATE TABLE worker_changes (worker {key} PRIMARY KEY, change TEXT NOT NULL)",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,
@@ -154,6 +159,7 @@ INDEXES = (
     "CREATE INDEX jobs_soon ON jobs (state, due_at, id, publication) WHERE state = 'scheduled'",
     """CREATE INDEX jobs_retry ON jobs (state, due_at, id)
         WHERE state = 'scheduled' AND reason_code IN ('retry', 'crash')""",
+    "CREATE INDEX jobs_unknown ON jobs (queue, job, id) WHERE waits >= 16",
     "CREATE INDEX relations_parent ON relations (parent, child)",
     "CREATE INDEX functions_service ON functions (service)",
     "CREATE INDEX batches_made ON batches (created_at, id)",

@@ -97,9 +97,8 @@ def test_a_link_to_a_parent_stays_visible_after_it_was_met(harness: EngineHarnes
 
 def test_a_worker_that_does_not_know_a_job_is_no_return_of_it(harness: EngineHarness) -> None:
     harness.apply(harness.ready())
+    harness.apply(harness.beat("w1"), harness.beat("w2"))  # they do not tell which jobs they have
     harness.apply(harness.returned("unknown job"))
     assert (harness.row().unknowns, harness.row().returns) == (1, 0)
-    harness.now += 30.0
-    harness.release()
     harness.apply(harness.returned("redelivered", epoch=2))
     assert (harness.row().unknowns, harness.row().returns) == (1, 1)
