@@ -173,7 +173,7 @@ class CommandHandler:
                 if isinstance(command, RequeueJob) and changes_arguments(command) and refused is None:
                     detail["arguments"] = "changed"  # their values may be secrets, and the audit is kept long
             case DeclareSubscriptions():
-                refused, subject = commands.subscribe(self._tx, command), command.service
+                refused, subject = commands.subscribe(self._tx, command, now), command.service
             case SetLimit():
                 self._line_calls.set_limit(command.key, command.limit)
                 detail = {"limit": command.limit}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from broker_jobs.clock import LogTime, RemoteTime
 from broker_jobs.coordinator.broadcasts import Broadcasts
 from broker_jobs.coordinator.conditions.known import KnownJobRules
@@ -12,6 +14,8 @@ from broker_jobs.coordinator.records import LeaseOver
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import Hello
 from broker_jobs.store.records import WorkerRow
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerWatch:
@@ -48,8 +52,23 @@ class WorkerWatch:
         if before is not None:
             self._tx.processes.save_program(ref.id, service=hello.service, code=hello.code, queues=tuple(hello.queues))
         self._known_jobs.told(frozenset(hello.queues), hello.code, before)
+        if before is None or before[1] != hello.code:
+            self._say_different_code(hello)
         self._leases.heard(hello.worker.id, LogTime(self._rows.at.log_now), hello.worker, RemoteTime(hello.at))
         self._leases.replaced(hello.worker, RemoteTime(hello.at))
+
+    def _say_different_code(self, hello: Hello) -> None:
+        """Log once that living workers of one name have different code: the first of each code is told of."""
+        if not hello.service or not hello.code:
+            return
+        others = [one for one in self._tx.known_jobs.workers() if one.service == hello.service and one.code]
+        if sum(one.code == hello.code for one in others) > 1 or all(one.code == hello.code for one in others):
+            return
+        logger.warning(
+            "worker %s of program %s has other jobs than a living worker of that name: a deployment, or two programs "
+            "that share a name; broker-jobs doctor says which jobs",
+            hello.worker.id, hello.service,
+        )  # fmt: skip
 
     def supervised(self, said: SupervisedReceived) -> None:
         """A supervisor speaks for a worker that cannot: it lives, or its process has ended.
