@@ -81,6 +81,9 @@ DEAD_LETTER_BACKLOG = MetricFamily(
 )
 PAUSED = MetricFamily("queue_paused", "gauge", "1 for a paused queue.", ("queue",))
 DEAD_LETTERS = MetricFamily("dead_letters", "gauge", "Dead letters in the store.")
+UNKNOWN_JOBS = MetricFamily(
+    "unknown_jobs", "gauge", "Jobs that are held, as no living worker of their queue knows them.", ("queue",)
+)
 OVERDUE = MetricFamily(
     "recurring_overdue_seconds", "gauge", "Time since the earliest due run of a recurring job that no beat has fired."
 )

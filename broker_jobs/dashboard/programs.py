@@ -103,7 +103,7 @@ def _shared_queues(programs: Programs) -> Iterator[ProgramProblem]:
                 subject=f"queue{plural} {_list_names(sorted(queues))}",
                 what=f"{first} and {second} share the queue{plural} {_list_names(sorted(queues))} and do not know each "
                 "other's jobs: each job may reach the wrong worker first, which gives it back",
-                do='give each program a queue of its own: @jobs.job(queue="billing"), and broker-jobs worker -Q billing',
+                do='give each program a queue of its own: @jobs.job(queue="billing"), broker-jobs worker -Q billing',
                 page="workers",
             )
 

@@ -84,8 +84,10 @@ def bulk(request: Request, form: Form) -> Done:
             raise UsageError(f"nothing was done: {'; '.join(parsed.mistakes)}")
         query = parsed.query.model_copy(update={"sort": "newest", "cursor": None})
         apply_to_all = {
-            "delete": it.actions.delete_matching, "fail": it.actions.fail_matching, "requeue": it.actions.requeue_matching,
-        }[name]  # fmt: skip
+            "delete": it.actions.delete_matching,
+            "fail": it.actions.fail_matching,
+            "requeue": it.actions.requeue_matching,
+        }[name]
         back = url(request, "jobs") + query_string(query, limit=None)
         return wait_for_bulk(request, apply_to_all(by, query), name, back)
     ids = form.all("ids")

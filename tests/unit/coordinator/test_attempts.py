@@ -1,6 +1,7 @@
 """How each attempt of a job ended, and where ended jobs ran: kept but for jobs that succeed on their first attempt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
