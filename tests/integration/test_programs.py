@@ -147,10 +147,10 @@ def test_held_jobs_are_let_go_when_a_program_gets_their_job_while_it_runs(progra
     eventually(lambda: is_held(kept, receipt))
 
     @shop.jobs.job(name="later")
-    def later(number: int) -> int:
-        return number * 2
+    def later(number: int) -> str:
+        return f"twice {number} is {2 * number}"
 
-    assert receipt.result(timeout=60) == 14
+    assert receipt.result(timeout=60) == "twice 7 is 14"
 
 
 def test_held_jobs_survive_another_coordinator_and_go_on_in_their_order(
