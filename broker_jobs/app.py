@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, Type
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.broker.interface import Broker
 from broker_jobs.clock import Clock, Seconds, as_seconds
-from broker_jobs.errors import BrokerJobsError, UsageError
+from broker_jobs.errors import BrokerJobsError, OptionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import Names
 from broker_jobs.function.options import check_id
 from broker_jobs.function.registry import Function, Registry, loader_of
 from broker_jobs.messages.envelope import End
+from broker_jobs.messages.service_name import why_no_service_name
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
@@ -58,7 +59,7 @@ ROLES: tuple[ProcessRole, ...] = ("worker", "coordinator", "beat")
 class BrokerJobs(Jobs):
     """The background jobs of one program.
 
-    jobs = BrokerJobs("amqp://guest:guest@localhost/", modules=["shop.mail"])
+    jobs = BrokerJobs("amqp://guest:guest@localhost/", modules=["shop.mail"], service="shop")
 
     Args:
         url: amqp://…, several of them separated by commas, or memory:// (this process alone). None: BROKER_JOBS_URL,
@@ -68,10 +69,14 @@ class BrokerJobs(Jobs):
             import the module of this object.
         names: how a job is named that has no option `name`: "function", or "module", as "shop.mail.welcome". The names
             of a group are its own.
+        service: the name of the program, as OpenTelemetry's service.name: 1 to 100 letters, digits, dots, hyphens and
+            underscores. Its recurring jobs, subscriptions and functions belong to it, so all processes of one program
+            have one name, and two programs have two. On RabbitMQ a worker or beat of a program with recurring jobs or
+            subscriptions does not start without one. None: BROKER_JOBS_SERVICE, else no name.
 
     Raises:
         UsageError: `modules` is a str.
-        OptionError: `names` is neither.
+        OptionError: `names` is neither, or `service` is no name of a program.
     """
 
     queues: Queues
@@ -84,15 +89,18 @@ class BrokerJobs(Jobs):
         store: str | None = None,
         modules: Sequence[str] = (),
         names: Names = "function",
+        service: str | None = None,
     ) -> None:
         super().__init__(names=names)
         if isinstance(modules, str):
             raise UsageError(f"modules is a list of names; write modules=[{modules!r}]")
+        wrong = why_no_service_name(service or "")
+        if wrong is not None:
+            raise OptionError(f"BrokerJobs(service=…): {wrong}")
         self.registry = Registry()
         self._modules = tuple(modules)
-        self._given: dict[str, Any] = {"url": url, "store": store}
-        self._named = ""
-        self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, self.origin))
+        self._given: dict[str, Any] = {"url": url, "store": store, "service": service}
+        self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, _shown_name(settings)))
         self._requests = RequestClient(self._connection)
         self._has(
             Members(
@@ -113,19 +121,17 @@ class BrokerJobs(Jobs):
         return self._connection.settings
 
     @property
-    def origin(self) -> str:
-        """The name of the program in its declarations: the first of `modules`, or the file name of the running program.
+    def service(self) -> str:
+        """The name of this program, from `BrokerJobs(service=…)` or BROKER_JOBS_SERVICE; empty: it has none.
 
-        The beat of an origin removes recurring jobs that its code no longer declares. So two programs on one broker
-        must have different origins, and a program must keep its own: if you rename the first module, the schedules of
-        the old name stay until you remove them.
+        A beat removes the recurring jobs that its program declared before and that are no longer in the code; worker
+        and beat do so with subscriptions. If you rename a program, remove what it declared under the old name:
+        `broker-jobs recurring remove`.
+
+        Raises:
+            OptionError: a setting is wrong.
         """
-        if self._modules:
-            return self._modules[0]
-        if self._named:
-            return self._named
-        main = sys.modules.get("__main__")
-        return Path(getattr(main, "__file__", None) or "interactive").stem
+        return self.settings.service
 
     # --- enqueueing ---
 
@@ -217,12 +223,11 @@ class BrokerJobs(Jobs):
 
     # --- running ---
 
-    def configure(self, given: Mapping[str, Any], *, origin: str = "") -> None:
+    def configure(self, given: Mapping[str, Any]) -> None:
         """Override settings of the code and the environment, as the command line does. Connects to nothing.
 
         Args:
             given: settings by name.
-            origin: the name of a program without `modules`, if the running file does not belong to it (see `origin`).
 
         Raises:
             UsageError: the program has connected already.
@@ -231,7 +236,6 @@ class BrokerJobs(Jobs):
         if self._connection.used:
             raise UsageError("settings cannot change once a job was enqueued or start() was called")
         self._given |= given
-        self._named = origin
         self._connection.reload()
 
     def load_modules(self) -> None:
@@ -271,8 +275,9 @@ class BrokerJobs(Jobs):
             concurrency: how many jobs the worker runs at once, of all kinds and queues together; None: the setting.
 
         Raises:
-            UsageError: a role is unknown, a module cannot be imported, the program was started before a fork, or an
-                argument is for a worker and none is to run.
+            UsageError: a role is unknown, a module cannot be imported, the program was started before a fork, an
+                argument is for a worker and none is to run, or it has recurring jobs or subscriptions and no name
+                (`service`) on RabbitMQ.
             MissingExtra: the libraries of a role are not installed: `pip install 'broker-jobs[worker,coordinator]'`.
             DefinitionError: a job's annotations cannot be read.
             BrokerError: RabbitMQ refuses or cannot be reached.
@@ -298,7 +303,7 @@ class BrokerJobs(Jobs):
         for function in self.registry:
             function.signature.check()
         settings = self._load_settings(**{name: value for name, value in here.items() if value is not None})
-        schedules = self.recurring.declared(self.origin) if {"beat", "worker"} & {*roles} else []
+        schedules = self.recurring.declared(settings.declared_by) if {"beat", "worker"} & {*roles} else []
         program = Program(
             self.registry,
             settings,
@@ -306,7 +311,6 @@ class BrokerJobs(Jobs):
             schedules,
             subscriptions=self.subscriptions.declared(),
             roles=roles,
-            origin=self.origin,
             load=loader_of(self.registry, self._modules),
             all_queues=True,
         )
@@ -476,9 +480,9 @@ class BrokerJobs(Jobs):
 
     def _recurring_declared(self) -> None:
         """Pass a declaration on to a beat that runs here. At import there is none."""
-        beat = self._program.beat if self._program is not None else None
-        if beat is not None:
-            beat.declare(self.recurring.declared(self.origin))
+        program = self._program
+        if program is not None and program.beat is not None:
+            program.declare_recurring(self.recurring.declared(self.settings.declared_by))
         elif self._connection.used:
             logger.warning(
                 "a recurring job was declared after the program connected, and no beat runs in it: the declaration is "
@@ -489,3 +493,9 @@ class BrokerJobs(Jobs):
         """Pass a subscription on to the parts that run here. At import there are none."""
         if self._program is not None:
             self._program.subscribe(self.subscriptions.declared())
+
+
+def _shown_name(settings: Settings) -> str:
+    """The name by which RabbitMQ's management pages show the connections of this program."""
+    main = sys.modules.get("__main__")
+    return settings.service or Path(getattr(main, "__file__", None) or "interactive").stem

@@ -83,6 +83,9 @@ DEAD_LETTER_BACKLOG = MetricFamily(
 )
 PAUSED = MetricFamily("queue_paused", "gauge", "1 for a paused queue.", ("queue",))
 DEAD_LETTERS = MetricFamily("dead_letters", "gauge", "Dead letters in the store.")
+UNKNOWN_JOBS = MetricFamily(
+    "unknown_jobs", "gauge", "Jobs that are held, as no living worker of their queue knows them.", ("queue",)
+)
 OVERDUE = MetricFamily(
     "recurring_overdue_seconds", "gauge", "Time since the earliest due run of a recurring job that no beat has fired."
 )
@@ -137,7 +140,7 @@ FAMILIES = (
     *(JOBS, RUN, WAIT, ATTEMPTS, IN_FLIGHT, WAITING_DELIVERIES, UNCONFIRMED, DELIVERIES, RETURNED),
     *(LOOP_BLOCKED, STALLS, STALL_SECONDS),
     *(DEPTH, CONSUMERS, PAUSED, OLDEST, LOG_BACKLOG, LOG_LAG, COMMAND_BACKLOG, DUE_BACKLOG, DEAD_LETTER_BACKLOG),
-    *(DELAY_BACKLOG, DEAD_LETTERS, OVERDUE, STORED),
+    *(DELAY_BACKLOG, DEAD_LETTERS, UNKNOWN_JOBS, OVERDUE, STORED),
     *(ACTIVE, RECORDS, COMMIT, COMMITTED_ROWS, RELEASES, RELEASE_LATENESS, DEAD_LETTERED, ANOMALIES, BEAT_LATENESS),
     *(CONNECTION_UP, RECONNECTS, BLOCKED, PROCESSES, RESTARTS, RECYCLED, PROCESS_MEMORY, PROCESS_CPU),
 )

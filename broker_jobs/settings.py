@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.errors import OptionError, nearest
 from broker_jobs.errors import mask as mask  # also exported from here
+from broker_jobs.messages.service_name import why_no_service_name
 from broker_jobs.served_queues import ServedQueues, parse_limits
 
 PREFIX = "BROKER_JOBS_"
@@ -75,6 +76,11 @@ class Settings(BaseSettings):
     store: str = Field(
         default="",
         description="sqlite:///path or postgresql+psycopg://…; empty: store.db in ~/.local/share/broker_jobs",
+    )
+    service: str = Field(
+        default="",
+        description="name of the program, which its recurring jobs, subscriptions and functions belong to; on RabbitMQ "
+        "a program with recurring jobs or subscriptions needs one",
     )
     declare: bool = Field(
         default=True, description="declare exchanges and queues at start; false if an administrator has declared them"
@@ -200,6 +206,14 @@ class Settings(BaseSettings):
                 )
         return url
 
+    @field_validator("service")
+    @classmethod
+    def _service_name(cls, service: str) -> str:
+        wrong = why_no_service_name(service)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return service
+
     @field_validator("dashboard_path")
     @classmethod
     def _path(cls, path: str) -> str:
@@ -222,6 +236,11 @@ class Settings(BaseSettings):
     def in_memory(self) -> bool:
         """Whether the broker is in memory (`memory://`)."""
         return self.url.startswith("memory://")
+
+    @property
+    def declared_by(self) -> str:
+        """The name under which the program declares: `service`. In memory there is one program, which needs none."""
+        return self.service or ("main" if self.in_memory else "")
 
     @property
     def names_broker(self) -> bool:

@@ -19,6 +19,7 @@ import broker_jobs
 from broker_jobs import errors, metrics
 from broker_jobs.cli.commands import app as command_line
 from broker_jobs.coordinator import precise_timer, records
+from broker_jobs.coordinator.conditions import known
 from broker_jobs.coordinator.state_machine import envelopes, workers
 from broker_jobs.function.options import JobOptions
 from broker_jobs.messages.batch import BatchCommit, Chunk
@@ -323,9 +324,8 @@ def test_the_transitions_have_a_column_for_every_state_and_their_numbers() -> No
         assert f"`{state.value}`" in TRANSITIONS
     for text in (
         f"{envelopes.GRACE_SECONDS:g} seconds of log time",
-        f"{workers.UNKNOWN_JOB_SECONDS:g} seconds",
         f"after {workers.MAX_CRASHES} crashes",
-        f"after {workers.MAX_UNKNOWN} such",
+        f"{known.MOST_PAUSE_SECONDS:g} seconds",
         f"{precise_timer.AHEAD_SECONDS * 1_000:g} milliseconds",
     ):
         assert text in TRANSITIONS, text

@@ -148,7 +148,7 @@ class Beat:
     Args:
         broker: started by the caller.
         clock: its `now` decides whether a planned time is due.
-        origin: the program whose code declares `declared`; recurring jobs that it no longer declares are removed.
+        service: the program whose code declares `declared`; recurring jobs that it no longer declares are removed.
         declared: the recurring jobs in the code.
         id: the sender, for the coordinator's audit.
         on_fired: called with the name of each fire and its lateness in seconds, on the beat's thread.
@@ -158,25 +158,25 @@ class Beat:
         self,
         broker: Broker,
         clock: Clock,
-        origin: str,
+        service: str,
         declared: Sequence[Schedule],
         id: str,
         *,
         on_fired: Callable[[str, float], None] | None = None,
     ) -> None:
-        if declared and not origin:
+        if declared and not service:
             raise ValueError("recurring jobs of the code need the name of their program")
         self.lateness: deque[float] = deque(maxlen=MAX_LATENESSES)
         """Seconds from planned time to fire, for the last fires."""
         self._broker = broker
         self._clock = clock
-        self._origin = origin
+        self._service = service
         self._id = id
         self._on_fired = on_fired
         self._timer = ScheduleTimer()
         self._changed = threading.Condition()
         self._received: deque[Delivery | None] = deque()  # None: the connection is a new one
-        self._declare: DeclareRecurring | None = self._declaration(declared) if origin else None  # until answered
+        self._declare: DeclareRecurring | None = self._declaration(declared) if service else None  # until answered
         self._declare_at = 0.0  # monotonic, as are the next two
         self._request_at = 0.0
         self._heartbeat_at = 0.0
@@ -217,7 +217,7 @@ class Beat:
 
     def declare(self, declared: Sequence[Schedule]) -> None:
         """Declare again, after the code has declared more: all recurring jobs, not the difference."""
-        if not self._origin:
+        if not self._service:
             raise ValueError("recurring jobs of the code need the name of their program")
         with self._changed:
             self._declare = self._declaration(declared)
@@ -372,7 +372,7 @@ class Beat:
 
     def _declaration(self, declared: Sequence[Schedule]) -> DeclareRecurring:
         return DeclareRecurring(
-            id=new_id(), at=self._clock.now(), by=self._id, origin=self._origin, schedules=list(declared)
+            id=new_id(), at=self._clock.now(), by=self._id, service=self._service, schedules=list(declared)
         )
 
     def _fire(self, fire: DueRun, now: Instant) -> Fire:

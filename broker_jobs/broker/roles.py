@@ -19,7 +19,16 @@ COMMANDS: Mapping[str, frozenset[str]] = {
     names.FIRE: frozenset({"fire", "beat heartbeat", "list schedules"}),
     names.OPERATE: frozenset(
         {
-            *("bulk delete", "bulk requeue", "run", "limit set", "queue pause", "worker change", "store accept"),
+            *(
+                "bulk delete",
+                "bulk requeue",
+                "bulk fail",
+                "run",
+                "limit set",
+                "queue pause",
+                "worker change",
+                "store accept",
+            ),
             *("recurring put", "recurring remove", "recurring pause", "recurring trigger"),
             *("dead letter replay", "dead letter delete"),
         }

@@ -12,10 +12,12 @@ from broker_jobs.cli.connections import open_request_client
 from broker_jobs.cli.options import load_settings
 from broker_jobs.cli.output import read_moment
 from broker_jobs.errors import UsageError, nearest
-from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter
+from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue, JobFilter
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.messages.state import State
 from broker_jobs.producer.failures import run_bulk_command
+
+PAST = {"Delete": "deleted", "Requeue": "requeued", "Fail": "failed"}
 
 
 def filter_fields(**options: str | None) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def filter_fields(**options: str | None) -> dict[str, Any]:
 
 
 def run_bulk(
-    command_type: type[BulkDelete] | type[BulkRequeue],
+    command_type: type[BulkDelete] | type[BulkRequeue] | type[BulkFail],
     fields: dict[str, Any],
     verb: str,
     states: str,
@@ -48,7 +50,7 @@ def run_bulk(
     Args:
         command_type: the command to send.
         fields: the fields of the filter.
-        verb: "Delete" or "Requeue", for the question.
+        verb: "Delete", "Requeue" or "Fail", for the question.
         states: the states of the jobs that match, for the question.
         yes: do not ask.
         url: of the broker.
@@ -61,4 +63,4 @@ def run_bulk(
         command = command_type(id=new_id(), at=requests.now(), by=requests.by, filter=JobFilter.model_validate(fields))
         detail = run_bulk_command(requests, command)
     refused = f", {detail['refused']} refused" if detail["refused"] else ""
-    typer.echo(f"{detail['done']} {verb.lower()}d{refused}")
+    typer.echo(f"{detail['done']} {PAST[verb]}{refused}")

@@ -135,6 +135,10 @@ def _check_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
                 f"busy: it has not answered for {max(0.0, now - worker.silent_since):.0f} s",
                 f"one of them keeps Python's GIL: broker-jobs jobs list --worker {worker.id} --state processing",
             )
+    from broker_jobs.dashboard.programs import find_problems, programs_of  # noqa: PLC0415
+
+    for problem in find_problems(programs_of(reader, now)):
+        yield Finding("error" if problem.is_error else "warning", problem.subject, problem.what, problem.do)
     if lost := [worker for worker in workers if worker.lost]:
         hosts = ", ".join(sorted({worker.host for worker in lost}))
         yield Finding(

@@ -1,4 +1,7 @@
-"""Commands about jobs: list and show read the store; delete, requeue and reschedule go to the coordinator."""
+"""Commands about jobs: list and show read the store; those that change something go to the coordinator.
+
+Over 300 lines: the options of each command are written out, as the command line is made of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from broker_jobs.cli.output import moment, print_json, print_pairs, print_table,
 from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.views import JobsQuery, JobSummary
 from broker_jobs.errors import UsageError
-from broker_jobs.messages.commands import BulkDelete, BulkRequeue
+from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue
 from broker_jobs.messages.state import FINAL, State
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ OfRecurring = Annotated[
     str | None, typer.Option("--recurring", help="Only runs of this recurring job.", show_default=False)
 ]
 Tag = Annotated[str | None, typer.Option("--tag", help="Only jobs with this tag.", show_default=False)]
+Unknown = Annotated[bool, typer.Option("--unknown", help="Only jobs that are held, as no living worker knows them.")]
 Since = Annotated[
     str | None,
     typer.Option("--since", help="Only jobs created since: 30s, 5m, 2h, 7d ago, or an instant.", show_default=False),
@@ -62,6 +66,7 @@ def list_jobs(
     recurring: OfRecurring = None,
     worker: Annotated[str | None, typer.Option("--worker", help="Only jobs that this worker runs now.")] = None,
     retries: Annotated[bool, typer.Option("--retries", help="Only jobs that wait for a retry.")] = False,
+    unknown: Unknown = False,
     since: Since = None,
     until: Until = None,
     sort: Annotated[str, typer.Option("--sort", help="newest, oldest, changed or due.")] = "newest",
@@ -81,7 +86,8 @@ def list_jobs(
             {
                 "state": fields.get("state"), "queue": queue, "job": name, "text": search, "error_text": error,
                 "tag": tag, "batch": batch, "recurring": recurring, "worker": worker,
-                "reason_code": "retry" if retries else None, "created_after": _aware(fields.get("created_after")),
+                "reason_code": "retry" if retries else None, "unknown": unknown or None,
+                "created_after": _aware(fields.get("created_after")),
                 "created_before": _aware(fields.get("created_before")), "sort": sort, "cursor": cursor,
                 "limit": min(limit, MAX_PAGE),
             }
@@ -163,6 +169,7 @@ def delete(
     since: Since = None,
     until: Until = None,
     error: ErrorText = None,
+    unknown: Unknown = False,
     yes: Yes = False,
     url: Url = None,
 ) -> None:
@@ -171,8 +178,10 @@ def delete(
         state=state, queue=queue, job=name, batch=batch, recurring=recurring, tag=tag, created_after=since,
         created_before=until, error_text=error,
     )  # fmt: skip
+    if unknown:
+        fields["unknown"] = True
     if _is_bulk(ids, all_matching, fields):
-        run_bulk(BulkDelete, fields, "Delete", state or "not ended", yes=yes, url=url)
+        run_bulk(BulkDelete, fields, "Delete", state or ("held" if unknown else "not ended"), yes=yes, url=url)
         return
     with open_jobs(load_settings(url=url)) as jobs:
         for job_id in ids or []:
@@ -211,6 +220,30 @@ def requeue(
         for job_id in ids or []:
             jobs.receipt(job_id).requeue()
             typer.echo(f"{job_id}\trequeued")
+
+
+@app.command("fail")
+def fail(
+    ids: Ids = None,
+    *,
+    all_matching: AllMatching = False,
+    queue: OfQueue = None,
+    name: OfName = None,
+    batch: OfBatch = None,
+    recurring: OfRecurring = None,
+    tag: Tag = None,
+    since: Since = None,
+    until: Until = None,
+    yes: Yes = False,
+    url: Url = None,
+) -> None:
+    """Fail jobs that are held, as no living worker knows them: by id, or all that match the options."""
+    fields = filter_fields(
+        queue=queue, job=name, batch=batch, recurring=recurring, tag=tag, created_after=since, created_before=until
+    )
+    if not _is_bulk(ids, all_matching, fields):
+        fields, yes = {"ids": ids}, True
+    run_bulk(BulkFail, fields, "Fail", "held, as no living worker knows them", yes=yes, url=url)
 
 
 def _is_bulk(ids: list[str] | None, all_matching: bool, fields: dict[str, Any]) -> bool:

@@ -87,14 +87,13 @@ def load_application(target: str, given: Mapping[str, Any]) -> Application:
 
 def application_of(jobs: BrokerJobs, target: str, given: Mapping[str, Any]) -> Application:
     """As load_application, of a program that is already loaded."""
-    jobs.configure(given, origin=target.partition(":")[0])
+    jobs.configure(given)
     for function in jobs.registry:
         function.signature.check()
     return Application(
         jobs.registry,
-        jobs.recurring.declared(jobs.origin),
+        jobs.recurring.declared(jobs.settings.declared_by),
         jobs.subscriptions.declared(),
-        origin=jobs.origin,
         close=jobs.stop,
         load=partial(load_application, target, dict(given)),
     )

@@ -25,6 +25,14 @@ StoreUrl = Annotated[
         show_default="BROKER_JOBS_STORE, else a file in the home directory, or memory with memory://",
     ),
 ]
+Service = Annotated[
+    str | None,
+    typer.Option(
+        "--service",
+        help="The name of the program; its recurring jobs and subscriptions belong to it.",
+        show_default="BROKER_JOBS_SERVICE, else as in the code",
+    ),
+]
 Unmasked = Annotated[bool, typer.Option("--unmasked", help="Show secrets too, which are masked otherwise.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="List at most this many.")]
 ErrorText = Annotated[

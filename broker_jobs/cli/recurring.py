@@ -30,8 +30,8 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the recurring job.", show_default=False)]
 
 NEXT_RUNS = 5
-RUN_TIME_ORIGIN = "put at run time"
-"""Shown as the origin of a recurring job that no program declares."""
+RUN_TIME_SERVICE = "put at run time"
+"""Shown as the service of a recurring job that no program declares."""
 
 
 @app.command("list")
@@ -50,7 +50,7 @@ def list_recurring(
         print_json([dataclasses.asdict(schedule) for schedule in schedules])
         return
     print_table(
-        ("name", "cron", "tz", "paused", "last planned", "last job", "misfire", "overlap", "origin"),
+        ("name", "cron", "tz", "paused", "last planned", "last job", "misfire", "overlap", "service"),
         [
             (
                 s.name,
@@ -61,7 +61,7 @@ def list_recurring(
                 s.last_job_id,
                 s.misfire,
                 s.overlap,
-                s.origin or RUN_TIME_ORIGIN,
+                s.service or RUN_TIME_SERVICE,
             )
             for s in schedules
         ],
@@ -111,7 +111,7 @@ def show(
             ("misfire", row.misfire),
             ("overlap", row.overlap),
             ("paused", "yes: it does not run until it is resumed" if row.paused else "no"),
-            ("origin", row.origin or RUN_TIME_ORIGIN),
+            ("service", row.service or RUN_TIME_SERVICE),
             ("last planned", moment(row.last_planned_at)),
             *((f"next {number}", f"{at.isoformat(sep=' ')} {row.tz}") for number, at in enumerate(upcoming, 1)),
         ]

@@ -20,6 +20,7 @@ from broker_jobs.cli.options import (
     More,
     QueueLimits,
     Queues,
+    Service,
     ShutdownTimeout,
     StoreUrl,
     Url,
@@ -51,6 +52,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     store: StoreUrl = None,
     queues: Queues = None,
@@ -77,6 +79,7 @@ def run(
         queues=queues,
         queue_limits=queue_limit or None,
         more=more,
+        service=service,
         url=url,
         store=store,
         concurrency=concurrency,
@@ -108,6 +111,7 @@ def run(
 def worker(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     queues: Queues = None,
     queue_limit: QueueLimits = None,
@@ -131,6 +135,7 @@ def worker(
         queues=queues,
         queue_limits=queue_limit or None,
         more=more,
+        service=service,
         url=url,
         concurrency=concurrency,
         processes=processes,
@@ -177,6 +182,7 @@ def coordinator(
 def beat(
     app: Target,
     *,
+    service: Service = None,
     url: Url = None,
     declare: Declare = None,
     metrics_port: MetricsPort = None,
@@ -190,6 +196,7 @@ def beat(
     """
     given = given_settings(
         more=more,
+        service=service,
         url=url,
         declare=declare,
         metrics_port=metrics_port,

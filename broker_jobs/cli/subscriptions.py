@@ -33,4 +33,4 @@ def list_subscriptions(
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
-    print_table(("event", "job", "origin"), [(r.event, r.job, r.origin) for r in rows], empty="no subscriptions")
+    print_table(("event", "job", "service"), [(r.event, r.job, r.service) for r in rows], empty="no subscriptions")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Delivery, Message
 from broker_jobs.clock import Clock
+from broker_jobs.consumer.program_code import ProgramCode
 from broker_jobs.consumer.revocations import Revocations
 from broker_jobs.messages.commands import Hello, Reply
 from broker_jobs.messages.control import Control, WorkerChange
@@ -36,6 +37,7 @@ class ControlSubscription:
         *,
         queues: Callable[[], Sequence[str]],
         version: str,
+        code: ProgramCode,
         running: Callable[[], list[tuple[str, int]]],
         cancel: Callable[[Iterable[str]], None],
         changed: Callable[[], None],
@@ -47,6 +49,9 @@ class ControlSubscription:
         self._ref = ref
         self._queues = queues
         self._version = version
+        self._code = code
+        self._said_code = ""
+        self._is_untold = False
         self._running = running
         self._cancel = cancel
         self._changed = changed
@@ -74,6 +79,16 @@ class ControlSubscription:
         if subscription is not None:
             subscription.close()
 
+    def look(self) -> None:
+        """Say hello again if the coordinator does not know the jobs of this program, or it has more than it had.
+
+        Some may be held until a worker knows them.
+        """
+        news = self._is_untold or self._code.digest != self._said_code
+        if self._hello_said and news and self._broker.connected:
+            self._is_untold = False
+            self._say_hello()
+
     def _on_ready(self, channel: int) -> None:
         if self._queue_name:  # else start() says it
             self._say_hello()
@@ -81,6 +96,7 @@ class ControlSubscription:
     def _say_hello(self) -> None:
         self._hello_said = True
         self._hello_id = new_id()
+        self._said_code = self._code.digest
         hello = Hello(
             id=self._hello_id,
             at=self._clock.now(),
@@ -88,6 +104,9 @@ class ControlSubscription:
             queues=list(self._queues()),
             running=self._running(),
             version=self._version,
+            service=self._code.service,
+            code=self._said_code,
+            jobs=self._code.jobs,
         )
         message = Message(
             names.REPORT,
@@ -122,6 +141,7 @@ class ControlSubscription:
         self._revocations.learn(control, self._clock.monotonic(), asked=answer)
         self._cancel(control.cancel)
         self._changed()
+        self._is_untold = self._is_untold or self._ref.id in control.untold
         for change in control.changes:
             if self._ref.id in change.workers:
                 self._on_change(change)

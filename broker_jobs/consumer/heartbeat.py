@@ -7,6 +7,7 @@ from collections.abc import Callable
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import EventSender
 from broker_jobs.consumer.process_stats import ProcessStats
+from broker_jobs.consumer.program_code import ProgramCode
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
@@ -34,6 +35,7 @@ class HeartbeatSender:
         serves: Callable[[], tuple[ServedQueues, int]],
         period_seconds: float,
         version: str,
+        code: ProgramCode,
         problem: Callable[[], str] | None = None,
         busy: Callable[[], str] = str,
     ) -> None:
@@ -51,6 +53,7 @@ class HeartbeatSender:
         self._serves = serves
         self._period_seconds = period_seconds
         self._version = version
+        self._code = code
         self._problem = problem
         self._busy = busy
         self._process_stats = ProcessStats()
@@ -89,6 +92,8 @@ class HeartbeatSender:
             cpu_percent=cpu_percent,
             rss_bytes=rss_bytes,
             version=self._version,
+            service=self._code.service,
+            code=self._code.digest,
             problem="" if self._problem is None else self._problem()[:MAX_REASON_CHARS],
             busy=self._busy(),
             leaving=leaving,

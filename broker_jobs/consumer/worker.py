@@ -38,6 +38,7 @@ from broker_jobs.consumer.maintenance import MaintenanceThread
 from broker_jobs.consumer.monitor import Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver, WorkerObserver
 from broker_jobs.consumer.overdue import OverdueRuns
+from broker_jobs.consumer.program_code import ProgramCode
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.receiver import Receiver
 from broker_jobs.consumer.recycling import OnLeave, Recycling
@@ -175,6 +176,7 @@ class Worker:
             ready=self._starter.take,
         )
         self._stalls = StallWatch(self._starter.loop, self._running, self._observer, self._clock)
+        code = ProgramCode(settings.service, registry)
         self.heartbeats = HeartbeatSender(
             event_sender=self._event_sender,
             clock=self._clock,
@@ -185,6 +187,7 @@ class Worker:
             serves=lambda: self.serves,
             period_seconds=settings.worker_heartbeat,
             version=_version(),
+            code=code,
             problem=lambda: "; ".join(self.problems()),
             busy=lambda: self._stalls.busy,
         )
@@ -208,6 +211,7 @@ class Worker:
             self.ref,
             queues=lambda: self.serves.queues.names,
             version=_version(),
+            code=code,
             running=self._running.ids,
             cancel=self._running.cancel,
             changed=self._control_changed,
@@ -393,6 +397,7 @@ class Worker:
             self._next_second = now + 1.0
             self._revocations.forget(now)
             self.recycling.look()
+            self._control.look()
             self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
 
     def _change(self, change: WorkerChange) -> None:

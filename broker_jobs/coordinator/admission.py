@@ -13,6 +13,7 @@ from collections.abc import Callable
 from broker_jobs.coordinator.cascade import Cascade
 from broker_jobs.coordinator.conditions.batches import BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules, Verdict
+from broker_jobs.coordinator.conditions.known import KnownJobRules
 from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.conditions.unique import Answer, UniqueKeyRules
 from broker_jobs.coordinator.dependents import Dependents
@@ -38,7 +39,7 @@ class Admission:
         rows: the jobs.
         cascade: takes what follows.
         dependents: what is told that a job has changed.
-        unique, dependencies, batches, limits: the conditions.
+        unique, dependencies, batches, limits, known_jobs: the conditions.
         queues_runs: whether the runs of a recurring job wait for each other.
         may_release: whether this coordinator has the right to release.
     """
@@ -53,6 +54,7 @@ class Admission:
         dependencies: DependencyRules,
         batches: BatchRules,
         limits: LimitRules,
+        known_jobs: KnownJobRules,
         queues_runs: Callable[[str], bool],
         may_release: bool,
     ) -> None:
@@ -63,6 +65,7 @@ class Admission:
         self._dependencies = dependencies
         self._batches = batches
         self._limits = limits
+        self.known_jobs = known_jobs
         self._queues_runs = queues_runs
         self.may_release = may_release
 
@@ -195,6 +198,13 @@ class Admission:
             self._put(changed)
             self.cleared(changed, keeps_place=True)
 
+    def known(self, row: Row) -> None:
+        """A worker says that it knows a job that was held."""
+        going = self.known_jobs.comes_back(row)
+        if going is not None:
+            self._put(going)
+            self._cascade.walk(row.id)
+
     def walk(self, id: str) -> None:
         """Let a job go if it waits for nothing any more."""
         row = self._rows.get(id)
@@ -284,6 +294,8 @@ class Admission:
 
     def follow(self, before: Row | None, row: Row) -> None:
         """Draw the consequences of a decision about one job, whatever it was about."""
+        if row.unknowns > (0 if before is None else before.unknowns):
+            row = self._put(self.known_jobs.returned(row))
         was_final = before is not None and before.state.is_final
         was_waiting = before is not None and before.is_waiting
         if row.state.is_final and not was_final:

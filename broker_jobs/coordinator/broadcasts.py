@@ -24,6 +24,8 @@ class Broadcasts:
         self.pauses_changed = False
         self.changes: list[WorkerChange] = []
         """What workers are to do otherwise than they were started."""
+        self.untold: list[str] = []
+        """Workers whose jobs are not known: they say hello again."""
         self.missed = False
         """Whether a worker has missed a broadcast: all of it is sent again."""
 
@@ -36,11 +38,12 @@ class Broadcasts:
         schedules_changed = self._tx.meta.schedules_version != self._schedules_before
         if self.fences or self.cancel or self.pauses_changed or self.changes:
             self._tx.meta.control_version += 1
-        elif not schedules_changed and not all_of_it:
+        elif not schedules_changed and not all_of_it and not self.untold:
             return []
         if all_of_it:
             before, snapshot = self._snapshot()
-            return [*before, snapshot.model_copy(update={"schedules_changed": schedules_changed})]
+            news = {"schedules_changed": schedules_changed, "untold": self.untold}
+            return [*before, snapshot.model_copy(update=news)]
         return [
             Control(
                 version=self._tx.meta.control_version,
@@ -48,6 +51,7 @@ class Broadcasts:
                 paused=self._tx.queues.paused() if self.pauses_changed else None,
                 cancel=self.cancel,
                 changes=self.changes,
+                untold=self.untold,
                 schedules_changed=schedules_changed,
             )
         ]

@@ -12,17 +12,17 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict
 
 from broker_jobs.clock import Instant
-from broker_jobs.coordinator.records import JobRecord
+from broker_jobs.coordinator.records import GivenUp, JobRecord
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Decision
-from broker_jobs.messages.commands import BulkDelete, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
+from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue, DeleteJob, JobFilter, Reply, RequeueJob
 from broker_jobs.messages.state import FINAL, State
 from broker_jobs.store.records import WorkItemRow
 from broker_jobs.store.selection import JobSelection
 from broker_jobs.store.write import Transaction
 
-DELETE, REQUEUE = "bulk delete", "bulk requeue"
-KINDS = (DELETE, REQUEUE)
+DELETE, REQUEUE, FAIL = "bulk delete", "bulk requeue", "bulk fail"
+KINDS = (DELETE, REQUEUE, FAIL)
 NOT_ENDED = tuple(state for state in State if not state.is_final)
 
 
@@ -43,11 +43,13 @@ class BulkRemainder(BaseModel):
     refused: int = 0
 
 
-def begin(tx: Transaction, command: BulkDelete | BulkRequeue, now: Instant) -> WorkItemRow | str:
+def begin(tx: Transaction, command: BulkDelete | BulkRequeue | BulkFail, now: Instant) -> WorkItemRow | str:
     """The mark of a bulk command, or why it is refused."""
     state = command.filter.state
     if isinstance(command, BulkRequeue) and state is not None and state not in FINAL:
         return f"only ended jobs can be requeued together, not {state} ones: failed, deleted or succeeded"
+    if isinstance(command, BulkFail) and state not in (None, State.AWAITING):
+        return f"only held jobs can be failed together, which no living worker knows, not {state} ones"
     until, since = tx.selector.extent(now)
     left = BulkRemainder(filter=command.filter, by=command.by, since=since, until=until)
     return WorkItemRow(command.kind, command.id, left.model_dump_json(exclude_none=True))
@@ -102,15 +104,20 @@ def _decide(
 ) -> Decision:
     if work_item.kind == DELETE:
         return decide(DeleteJob(id=work_item.target, at=now, by=by, job_id=id))
+    if work_item.kind == FAIL:
+        return decide(GivenUp(id, by))
     return decide(RequeueJob(id=work_item.target, at=now, by=by, job_id=id))
 
 
 def wanted_of(kind: str, given: JobFilter, since: Instant) -> JobSelection:
     """Which jobs a bulk command means that came at `since`."""
     usual = tuple(State) if given.ids is not None else NOT_ENDED if kind == DELETE else (State.FAILED,)
+    unknown = given.unknown or kind == FAIL
+    if unknown:  # they wait for something other than time
+        usual = (State.AWAITING,)
     return JobSelection(
         states=usual if given.state is None else (given.state,), queue=given.queue, job=given.job, batch=given.batch,
         recurring=given.recurring, tag=given.tag, created_from=given.created_after, created_before=given.created_before,
         known_at=since, error_text=given.error_text, ids=None if given.ids is None else tuple(given.ids),
-        aliases=kind == DELETE,
+        aliases=kind == DELETE, unknown=unknown,
     )  # fmt: skip

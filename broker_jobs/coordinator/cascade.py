@@ -35,11 +35,14 @@ class Kind(StrEnum):
     """A batch submission is accepted, open or abandoned: its members are told."""
     DELETE_MEMBERS = "delete members"
     """A batch was deleted: its members are."""
+    KNOWN = "known"
+    """A worker knows a kind of job of a queue: those that were held go on."""
     BULK_DELETE = "bulk delete"
     BULK_REQUEUE = "bulk requeue"
+    BULK_FAIL = "bulk fail"
 
 
-COMMANDED = frozenset({Kind.BULK_DELETE, Kind.BULK_REQUEUE})
+COMMANDED = frozenset({Kind.BULK_DELETE, Kind.BULK_REQUEUE, Kind.BULK_FAIL})
 """What jobs wait for goes before what people command."""
 
 

@@ -25,6 +25,7 @@ from broker_jobs.messages.commands import (
     AcceptStore,
     BeatHeartbeat,
     BulkDelete,
+    BulkFail,
     BulkRequeue,
     ChangeWorker,
     DeclareFunctions,
@@ -172,7 +173,7 @@ class CommandHandler:
                 if isinstance(command, RequeueJob) and changes_arguments(command) and refused is None:
                     detail["arguments"] = "changed"  # their values may be secrets, and the audit is kept long
             case DeclareSubscriptions():
-                refused, subject = commands.subscribe(self._tx, command), command.origin
+                refused, subject = commands.subscribe(self._tx, command, now), command.service
             case SetLimit():
                 self._line_calls.set_limit(command.key, command.limit)
                 detail = {"limit": command.limit}
@@ -181,14 +182,14 @@ class CommandHandler:
                 deleted, subject = self._batches.delete(command.batch_id), command.batch_id
                 refused = "no such batch is known" if deleted is None else None
                 detail = {"ended": deleted is False}
-            case BulkDelete() | BulkRequeue():
+            case BulkDelete() | BulkRequeue() | BulkFail():
                 refused, subject = self._bulk(command), command.filter.model_dump_json(exclude_none=True)
                 detail = bulk.started() if refused is None else {}
             case PutRecurring():
                 refused, subject = commands.put(self._tx, command, now), command.schedule.name
                 detail = {"cron": command.schedule.cron, "tz": command.schedule.tz}
             case DeclareRecurring():
-                refused, subject = commands.declare(self._tx, command, now), command.origin
+                refused, subject = commands.declare(self._tx, command, now), command.service
             case RemoveRecurring():
                 refused, subject = commands.remove(self._tx, command), command.name
             case PauseRecurring():
@@ -235,7 +236,7 @@ class CommandHandler:
                 raise TypeError(f"{command.kind} is no command that is audited")
         return subject, Reply(id=command.id, ok=refused is None, refused=refused, detail=detail)
 
-    def _bulk(self, command: BulkDelete | BulkRequeue) -> str | None:
+    def _bulk(self, command: BulkDelete | BulkRequeue | BulkFail) -> str | None:
         self._rows.write()  # what came before it is meant too
         begun = bulk.begin(self._tx, command, self._rows.at.now)
         if isinstance(begun, str):

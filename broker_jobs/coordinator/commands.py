@@ -5,6 +5,7 @@ Commands about one job are decided by `transition`; here is the rest. Each funct
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from broker_jobs.beat import cron as cron
@@ -33,6 +34,10 @@ from broker_jobs.store.records import SubscriptionRow
 from broker_jobs.store.views import ComponentRow, FunctionRow
 from broker_jobs.store.write import Transaction
 
+logger = logging.getLogger(__name__)
+
+MOST_SHOWN = 10
+"""Names that a log line lists."""
 MOST_WAITING_RUNS = 1_000
 """Runs of one recurring job that may wait for each other; further ones are skipped."""
 
@@ -43,15 +48,28 @@ def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
 
 
 def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
-    """Put what the code of an origin declares and remove what it no longer declares."""
+    """Put what the code of a service declares and remove what it no longer declares."""
     tx.schedules.know(schedule.name for schedule in command.schedules)
     refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
     declared = {schedule.name for schedule in command.schedules}
-    for row in tx.schedules.all():
-        if row.origin and row.origin == command.origin and row.name not in declared:
-            tx.schedules.remove(row.name)
-            tx.meta.schedules_version += 1
+    own = {row.name for row in tx.schedules.all() if row.service and row.service == command.service}
+    for name in own - declared:
+        tx.schedules.remove(name)
+        tx.meta.schedules_version += 1
+    removed = tx.declarations.note_removed(command.service, "recurring job", own, declared, now)
+    _say_removed(command, "recurring job", removed)
     return "; ".join(refusals) or None
+
+
+def _say_removed(command: DeclareRecurring | DeclareSubscriptions, kind: str, removed: set[str]) -> None:
+    if removed:
+        names = sorted(removed)
+        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        logger.warning(
+            "%s %s%s of program %s removed: its code, as %s has it, does not declare it any more; if it should, "
+            "another program has this name, or an old version was started",
+            kind, ", ".join(names[:MOST_SHOWN]), more, command.service, command.by or "the sender",
+        )  # fmt: skip
 
 
 def _put(tx: Transaction, schedule: Schedule, now: Instant) -> str | None:
@@ -171,8 +189,8 @@ def fire(
     return made, more
 
 
-def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
-    """Keep what the code of an origin subscribes to, and nothing else of it."""
+def subscribe(tx: Transaction, command: DeclareSubscriptions, now: Instant) -> str | None:
+    """Keep what the code of a service subscribes to, and nothing else of it."""
     rows = []
     for subscription in command.subscriptions:
         try:
@@ -182,17 +200,21 @@ def subscribe(tx: Transaction, command: DeclareSubscriptions) -> str | None:
         refused = _waits(template)
         if refused is not None:
             return f"subscription to {subscription.event!r}: {refused}"
-        rows.append(SubscriptionRow(command.origin, subscription.event, template.job, subscription.call))
-    tx.declarations.save_subscriptions(command.origin, rows)
+        rows.append(SubscriptionRow(command.service, subscription.event, template.job, subscription.call))
+    declared = {f"{row.event} → {row.job}" for row in rows}
+    before = tx.declarations.subscriptions_of(command.service)
+    tx.declarations.save_subscriptions(command.service, rows)
+    removed = tx.declarations.note_removed(command.service, "subscription", before, declared, now)
+    _say_removed(command, "subscription", removed)
     return None
 
 
 def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
-    """Keep what the code of an origin can run; a form is made of it."""
+    """Keep what the code of a service can run; a form is made of it."""
     rows = [
         FunctionRow(
             one.name,
-            command.origin,
+            command.service,
             one.queue,
             one.doc,
             [p.model_dump(mode="json") for p in one.parameters],
@@ -200,7 +222,7 @@ def declare_functions(tx: Transaction, command: DeclareFunctions) -> None:
         )
         for one in command.functions
     ]
-    tx.declarations.save_functions(command.origin, rows, at=command.at, last=command.last)
+    tx.declarations.save_functions(command.service, rows, at=command.at, last=command.last)
 
 
 def beat_heartbeat(tx: Transaction, command: BeatHeartbeat) -> None:

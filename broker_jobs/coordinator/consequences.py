@@ -156,7 +156,9 @@ class Consequences:
                 self._open(task)
             case Kind.DELETE_MEMBERS:
                 self._delete_members(task)
-            case Kind.BULK_DELETE | Kind.BULK_REQUEUE:
+            case Kind.KNOWN:
+                self._known(task)
+            case Kind.BULK_DELETE | Kind.BULK_REQUEUE | Kind.BULK_FAIL:
                 self._bulk(task)
             case _:
                 assert_never(task.kind)
@@ -265,6 +267,18 @@ class Consequences:
                 self._decide(DeleteJob(id=f"{task.target}:{id}"[:100], at=self._rows.at.now, job_id=id))
         if len(ids) == page:
             self._cascade.add(task.kind, task.target)
+
+    def _known(self, task: Task) -> None:
+        """Let a page of the jobs go that were held as no living worker knew them."""
+        self._rows.write()
+        page = self._page
+        ids = self._admission.known_jobs.page(task.target, task.state, page)
+        self._spend(len(ids))
+        self._rows.see(ids)
+        for id in ids:
+            self._admission.known(self._rows[id])
+        if len(ids) == page:
+            self._cascade.add(task.kind, task.target, ids[-1])
 
     def _bulk(self, task: Task) -> None:
         self._rows.write()

@@ -315,7 +315,9 @@ class Liveness:
         for worker, reason in dead:
             release = tx.processes.release_of(worker)
             records += [LeaseOver(id, worker, reason, release) for id in tx.in_flight.owned_by(worker)]
+            told = tx.known_jobs.serves(worker)
             tx.processes.remove_worker(worker)
+            tx.known_jobs.forget_unused("" if told is None else told[1])
         records += [TimerDue(id) for id in tx.due.graces(float(log_now), limit=MOST_RECORDS)]
         over = {worker for worker, _ in dead}  # their rows are looked after in the next transaction
         self.leases.watch([worker for worker in tx.in_flight.owners() if worker not in over], log_now)

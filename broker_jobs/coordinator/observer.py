@@ -41,6 +41,9 @@ class CoordinatorObserver:
     def kept(self, dead_letters: int, overdue_seconds: float) -> None:
         """How many dead letters the store holds; for how long a recurring job has been due that no beat fired."""
 
+    def held(self, counts: dict[str, int]) -> None:
+        """How many jobs of each queue are held, as no living worker knows them."""
+
     def states(self, counts: dict[str, int]) -> None:
         """How many jobs the store holds in each state."""
 

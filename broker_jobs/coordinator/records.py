@@ -121,6 +121,14 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A person gives up a job that no living worker knows."""
+
+    id: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Undecidable:
     """What the coordinator itself knows of the job cannot be decided: deciding it raised, twice."""
 
@@ -154,6 +162,7 @@ JobRecord = (
     | LeaseOver
     | ProvenLost
     | Undecidable
+    | GivenUp
     | Fired
     | FromWorker
     | DeleteJob

@@ -109,7 +109,7 @@ def fired(row: ScheduleRow, planned_at: Instant, now: Instant, *, id: str | None
 
 def answered(row: SubscriptionRow, event: PublishedEvent) -> Fired:
     """The job a subscription gets for an event; however often the event comes, it is the same one."""
-    job_id = _seeded_id(event.created_at.timestamp(), f"{event.id}>{row.origin}>{row.job}")
+    job_id = _seeded_id(event.created_at.timestamp(), f"{event.id}>{row.service}>{row.job}")
     template = codec.decode(row.call)
     envelope = template.evolve(
         id=job_id, epoch=0, attempt=1, created_at=event.created_at, due_at=None, args=event.args, kwargs=event.kwargs,
@@ -129,7 +129,7 @@ def put(old: ScheduleRow | None, new: Schedule, now: Instant) -> ScheduleRow:
         misfire=new.misfire,
         overlap=new.overlap,
         call=new.call,
-        origin=new.origin,
+        service=new.service,
         version=old.version + 1 if old else 1,
         paused=old.paused if old else False,
         last_planned_at=now if old is None or (old.cron, old.tz) != (new.cron, new.tz) else old.last_planned_at,
@@ -140,8 +140,8 @@ def put(old: ScheduleRow | None, new: Schedule, now: Instant) -> ScheduleRow:
 
 
 def _same(old: ScheduleRow, new: Schedule) -> bool:
-    rules = (old.cron, old.tz, old.misfire, old.overlap, old.origin)
-    return rules == (new.cron, new.tz, new.misfire, new.overlap, new.origin) and _call(old.call) == _call(new.call)
+    rules = (old.cron, old.tz, old.misfire, old.overlap, old.service)
+    return rules == (new.cron, new.tz, new.misfire, new.overlap, new.service) and _call(old.call) == _call(new.call)
 
 
 def _call(text: str) -> object:

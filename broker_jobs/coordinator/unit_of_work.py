@@ -19,6 +19,7 @@ from broker_jobs.coordinator.command_handler import CommandHandler
 from broker_jobs.coordinator.conditions.batch_rows import BatchRows
 from broker_jobs.coordinator.conditions.batches import BatchRules
 from broker_jobs.coordinator.conditions.dependencies import DependencyRules
+from broker_jobs.coordinator.conditions.known import KnownJobRules
 from broker_jobs.coordinator.conditions.limits import LimitRules
 from broker_jobs.coordinator.conditions.line_calls import LineCalls
 from broker_jobs.coordinator.conditions.lines import Lines
@@ -96,9 +97,10 @@ class UnitOfWork:
         batches = BatchRules(rows, cascade, batch_rows, dependencies)
         unique = UniqueKeyRules(rows, cascade, waits_for=dependencies.waits_for, asks_for=dependencies.would_wait_for)
         dependents = Dependents(rows, cascade, batch_rows)
+        known_jobs = KnownJobRules(rows, cascade)
         self._admission = admission = Admission(
             rows, cascade, dependents, unique=unique, dependencies=dependencies, batches=batches, limits=limits,
-            queues_runs=partial(_queues_runs, tx), may_release=may_release,
+            known_jobs=known_jobs, queues_runs=partial(_queues_runs, tx), may_release=may_release,
         )  # fmt: skip
         jobs = JobDecisions(
             rows, cascade, effects, admission=admission, limits=limits, lines=lines, broadcasts=broadcasts
@@ -114,7 +116,7 @@ class UnitOfWork:
             decide=jobs.decide, skipped=skipped, tells_together=tells_together,
         )  # fmt: skip
         self._replies = replies = Replies(tx, memory.waiters, rows, batch_rows)
-        self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts)
+        self._workers = workers = WorkerWatch(memory.liveness, rows, effects, broadcasts, known_jobs)
         command_handler = CommandHandler(
             rows, cascade, effects, jobs=jobs, batches=batches, line_calls=line_calls, lines=lines,
             broadcasts=broadcasts, workers=workers, replies=replies, replay=partial(_replay, weakref.ref(self)),

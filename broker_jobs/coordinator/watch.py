@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from broker_jobs.beat import cron as cron
@@ -131,4 +132,8 @@ class Watch:
                 self._observer.depth(queue, *own)
         overdue = self._overdue.seconds(self._store.reader.schedules.all(), self._clock.now())
         self._observer.kept(self._store.reader.dead_letters.count(), overdue)
+        held: Counter[str] = Counter()
+        for one in self._store.reader.known_jobs.held():
+            held[one.queue] += one.n
+        self._observer.held(held)
         self._observer.states({str(state): count for state, count in self._store.reader.statistics.counts().items()})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from broker_jobs.clock import LogTime, RemoteTime
 from broker_jobs.coordinator.broadcasts import Broadcasts
+from broker_jobs.coordinator.conditions.known import KnownJobRules
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import HeartbeatReceived, SupervisedReceived
 from broker_jobs.coordinator.liveness import Liveness
@@ -12,17 +15,22 @@ from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import Hello
 from broker_jobs.store.records import WorkerRow
 
+logger = logging.getLogger(__name__)
+
 
 class WorkerWatch:
     """The heartbeats of one transaction."""
 
-    def __init__(self, liveness: Liveness, rows: Rows, effects: Effects, broadcasts: Broadcasts) -> None:
+    def __init__(
+        self, liveness: Liveness, rows: Rows, effects: Effects, broadcasts: Broadcasts, known_jobs: KnownJobRules
+    ) -> None:
         self._liveness = liveness
         self._leases = liveness.leases
         self._rows = rows
         self._tx = rows.tx
         self._effects = effects
         self._broadcasts = broadcasts
+        self._known_jobs = known_jobs
         self._heartbeats: list[HeartbeatReceived] = []
 
     def heard(self, worker: str) -> None:
@@ -32,14 +40,35 @@ class WorkerWatch:
     def hello(self, hello: Hello) -> None:
         """A worker has started, or is connected again. It may run jobs before its first heartbeat is read."""
         ref = hello.worker
+        before = self._tx.known_jobs.serves(ref.id)
+        self._tx.known_jobs.learn(hello.code, hello.jobs)
         self._tx.processes.add_worker(
             WorkerRow(
                 id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(hello.queues),
                 running=len(hello.running), version=hello.version, seen_at=hello.at,
+                service=hello.service, code=hello.code,
             )
         )  # fmt: skip
+        if before is not None:
+            self._tx.processes.save_program(ref.id, service=hello.service, code=hello.code, queues=tuple(hello.queues))
+        self._known_jobs.told(frozenset(hello.queues), hello.code, before)
+        if before is None or before[1] != hello.code:
+            self._say_different_code(hello)
         self._leases.heard(hello.worker.id, LogTime(self._rows.at.log_now), hello.worker, RemoteTime(hello.at))
         self._leases.replaced(hello.worker, RemoteTime(hello.at))
+
+    def _say_different_code(self, hello: Hello) -> None:
+        """Log once that living workers of one name have different code: the first of each code is told of."""
+        if not hello.service or not hello.code:
+            return
+        others = [one for one in self._tx.known_jobs.workers() if one.service == hello.service and one.code]
+        if sum(one.code == hello.code for one in others) > 1 or all(one.code == hello.code for one in others):
+            return
+        logger.warning(
+            "worker %s of program %s has other jobs than a living worker of that name: a deployment, or two programs "
+            "that share a name; broker-jobs doctor says which jobs",
+            hello.worker.id, hello.service,
+        )  # fmt: skip
 
     def supervised(self, said: SupervisedReceived) -> None:
         """A supervisor speaks for a worker that cannot: it lives, or its process has ended.
@@ -63,6 +92,17 @@ class WorkerWatch:
     def beat(self, beaten: HeartbeatReceived) -> None:
         """A heartbeat: looked at when all inputs are decided."""
         self._heartbeats.append(beaten)
+        beat = beaten.heartbeat
+        if not beat.leaving:
+            id, queues = beaten.worker.id, frozenset(beat.queues)
+            before = self._tx.known_jobs.serves(id)
+            if before is not None and before != (queues, beat.code):  # whoever asks in this transaction sees it
+                self._tx.processes.save_program(id, service=beat.service, code=beat.code, queues=tuple(beat.queues))
+            elif before is None:
+                self._tx.processes.add_worker(_row(beaten))
+            self._known_jobs.told(queues, beat.code, before)
+            if beat.code and not self._tx.known_jobs.is_told(beat.code):  # the store is an older one
+                self._broadcasts.untold.append(beaten.worker.id)
 
     def finish(self) -> None:
         """Look at the heartbeats, once the rows are written."""
@@ -81,16 +121,19 @@ class WorkerWatch:
         self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref, RemoteTime(beaten.sent_at))
         self._leases.replaced(ref, RemoteTime(beaten.sent_at))
         self._liveness.listed(ref.id, {id for id, _ in beat.running} | set(beat.received))
-        self._tx.processes.save_worker(
-            WorkerRow(
-                id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues),
-                served=tuple(beat.served), queue_limits=beat.queue_limits, concurrency=beat.concurrency,
-                running=len(beat.running), done=beat.done, cpu_percent=beat.cpu_percent, rss_bytes=beat.rss_bytes,
-                version=beat.version, seen_at=beaten.sent_at, lost=beat.leaving, problem=beat.problem,
-                busy=beat.busy,
-            )
-        )  # fmt: skip
+        self._tx.processes.save_worker(_row(beaten))
         if beat.leaving:
             self._leases.leaving(ref.id, RemoteTime(beaten.sent_at))
         elif beat.control_version < self._tx.meta.control_version:
             self._broadcasts.missed = True
+
+
+def _row(beaten: HeartbeatReceived) -> WorkerRow:
+    """A worker as its heartbeat tells."""
+    ref, beat = beaten.worker, beaten.heartbeat
+    return WorkerRow(
+        id=ref.id, host=ref.host, slot=ref.slot, pid=ref.pid, queues=tuple(beat.queues), served=tuple(beat.served),
+        queue_limits=beat.queue_limits, concurrency=beat.concurrency, running=len(beat.running), done=beat.done,
+        cpu_percent=beat.cpu_percent, rss_bytes=beat.rss_bytes, version=beat.version, service=beat.service,
+        code=beat.code, seen_at=beaten.sent_at, lost=beat.leaving, problem=beat.problem, busy=beat.busy,
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from broker_jobs.dashboard.views import JobsQuery
 from broker_jobs.errors import ArgumentsError, OptionError, UsageError
 from broker_jobs.messages.commands import (
     BulkDelete,
+    BulkFail,
     BulkRequeue,
     ChangeWorker,
     DeleteBatch,
@@ -89,6 +90,10 @@ class Actions:
         """Requeue all matching jobs by one command; without a state, the failed ones. As `delete_matching`."""
         return self._bulk(BulkRequeue, by, _bulk_filter(query))
 
+    def fail_matching(self, by: str, query: JobsQuery) -> str:
+        """Fail all matching jobs that are held, as no living worker knows them. As `delete_matching`."""
+        return self._bulk(BulkFail, by, _bulk_filter(query))
+
     def delete_many(self, by: str, ids: list[str]) -> str:
         """Delete these jobs in any state by one command. As `delete_matching`."""
         return self._bulk(BulkDelete, by, {"ids": _checked_ids(ids)})
@@ -96,6 +101,10 @@ class Actions:
     def requeue_many(self, by: str, ids: list[str]) -> str:
         """Requeue these jobs by one command; enqueued and running ones are refused. As `delete_matching`."""
         return self._bulk(BulkRequeue, by, {"ids": _checked_ids(ids)})
+
+    def fail_many(self, by: str, ids: list[str]) -> str:
+        """Fail those of these jobs that are held, as no living worker knows them. As `delete_matching`."""
+        return self._bulk(BulkFail, by, {"ids": _checked_ids(ids)})
 
     def bulk_progress(self, by: str, id: str) -> dict[str, Any]:
         """The progress of a bulk command: {"done": int, "refused": int, "finished": bool}.
@@ -206,7 +215,7 @@ class Actions:
 
     # --- inside ---
 
-    def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue], by: str, given: dict[str, Any]) -> str:
+    def _bulk(self, kind: type[BulkDelete] | type[BulkRequeue] | type[BulkFail], by: str, given: dict[str, Any]) -> str:
         requests = self._requests.on_behalf_of(by)
         stamp = requests.command_fields()
         send_command(requests, lambda: kind(**stamp, filter=JobFilter.model_validate(given)))
@@ -249,6 +258,7 @@ def _bulk_filter(query: JobsQuery) -> dict[str, Any]:
         "batch": query.batch,
         "recurring": query.recurring,
         "tag": query.tag,
+        "unknown": query.unknown or None,
         "error_text": query.error_text,
         "created_after": None if query.created_after is None else query.created_after.timestamp(),
         "created_before": None if query.created_before is None else query.created_before.timestamp(),

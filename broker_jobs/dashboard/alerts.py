@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from broker_jobs.clock import Instant, as_datetime
+from broker_jobs.dashboard.programs import Programs, find_problems
 from broker_jobs.dashboard.views import Alert, ComponentView, QueueView, WorkerView
 
 COORDINATOR_SILENT_SECONDS = 10.0
@@ -39,11 +40,19 @@ class SystemStatus:
     """Jobs of the last five minutes."""
     failed: int = 0
     """Jobs of the last five minutes."""
+    programs: Programs | None = None
 
 
 def find_alerts(status: SystemStatus) -> list[Alert]:
     """The current problems, errors first."""
-    found = [*_coordinator(status), *_workers(status), *_queues(status), *_beat(status), *_outcomes(status)]
+    found = [
+        *_coordinator(status),
+        *_workers(status),
+        *_queues(status),
+        *_beat(status),
+        *_outcomes(status),
+        *_programs(status),
+    ]
     return sorted(found, key=lambda alert: alert.severity != "error")
 
 
@@ -155,6 +164,16 @@ def _outcomes(status: SystemStatus) -> Iterator[Alert]:
             do="Read the reason. If the program that could not read the message has been upgraded, replay it; "
             "otherwise delete it.",
             page="dead-letters",
+        )
+
+
+def _programs(status: SystemStatus) -> Iterator[Alert]:
+    for problem in find_problems(status.programs) if status.programs is not None else ():
+        yield Alert(
+            severity="error" if problem.is_error else "warning",
+            what=f"{problem.what[:1].upper()}{problem.what[1:]}.",
+            do=f"{problem.do[:1].upper()}{problem.do[1:]}.",
+            page=problem.page,
         )
 
 

@@ -58,7 +58,7 @@ class ScheduleActions:
         def make() -> PutRecurring:
             schedule = Schedule(
                 name=name, cron=cron, tz=tz, misfire=cast("Misfire", misfire), overlap=cast("Overlap", overlap),
-                call=row.call, origin=row.origin,
+                call=row.call, service=row.service,
             )  # fmt: skip
             return PutRecurring(**requests.command_fields(), schedule=schedule)
 

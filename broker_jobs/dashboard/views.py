@@ -75,6 +75,9 @@ class JobsQuery(View):
     reason_code: Literal["retry"] | None = Field(
         default=None, description="retry: only jobs scheduled to run again after a failure"
     )
+    unknown: bool | None = Field(
+        default=None, description="true: only jobs that are held, as no living worker knows them"
+    )
     queue: str | None = None
     job: str | None = Field(default=None, description="the job's full name")
     text: str | None = Field(default=None, description="part of an id, name, argument, tag, reason or error")
@@ -253,7 +256,7 @@ class ScheduleSummary(View):
     call: str
     queue: str
     priority: Priority
-    origin: str = Field(description="the program whose code declares it; empty: added at run time")
+    service: str = Field(description="the program whose code declares it; empty: added at run time")
     paused: bool
     next_at: datetime | None
     last_at: datetime | None
@@ -331,6 +334,7 @@ class WorkerView(View):
         description="the job that keeps others of it from running, or did within the last minute; empty: none"
     )
     version: str
+    service: str = Field(default="", description="the name of its program; empty: it has none")
     started_at: datetime | None
     seen_at: datetime
     silent: bool = Field(description="three heartbeats are missing")
@@ -437,7 +441,7 @@ class FunctionView(View):
 
     name: str
     queue: str
-    origin: str
+    service: str
     doc: str
     parameters: list[Parameter]
     priority: Priority = Field(default=NORMAL, description="as declared in the code")

@@ -40,7 +40,7 @@ ADMIN = f"admin@{DOMAIN}"
 SMTP_SECONDS = 10.0
 OTHER_RUN = "the job belongs to a run of the demo that has ended"
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="mail-demo")
 
 
 class TemporarilyRefused(Exception):

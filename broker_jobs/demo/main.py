@@ -274,7 +274,7 @@ def _open(url: str | None, store: str | None, subscriber_list: SubscriberList) -
         demo_run = DemoRun(run_id, server.port, subscriber_list.digest_readers, jobs.batch(f"newsletter {run_id}"))
         stack.enter_context(mail_jobs.running_demo(demo_run))
         given = {"url": url, "store": store, "queues": (mail_jobs.QUEUE,)}
-        jobs.configure({name: value for name, value in given.items() if value is not None}, origin="mail")
+        jobs.configure({name: value for name, value in given.items() if value is not None})
         if jobs.settings.in_memory and not jobs.settings.store:
             # A file, so that the command line can read it from another process while the demo runs.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-demo-", ignore_cleanup_errors=True))

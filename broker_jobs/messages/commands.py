@@ -31,6 +31,8 @@ from broker_jobs.messages.envelope import (
 )
 from broker_jobs.messages.events import (
     MAX_ENVELOPE_CHARS,
+    MAX_KNOWN_JOBS,
+    CodeDigest,
     ErrorInfo,
     Id,
     Number,
@@ -41,6 +43,7 @@ from broker_jobs.messages.events import (
     WrittenQueue,
 )
 from broker_jobs.messages.priority import NORMAL, Priority
+from broker_jobs.messages.service_name import ServiceText
 from broker_jobs.messages.state import State
 
 Misfire = Literal["skip", "once", "all"]
@@ -53,8 +56,6 @@ MAX_DOC_CHARS = 1_000
 MAX_TYPE_CHARS = 300
 EnvelopeText = Annotated[str, Field(max_length=MAX_ENVELOPE_CHARS)]
 """An envelope as JSON text."""
-Origin = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
-"""The name of the program whose code declares something."""
 
 NO_SUCH_JOB = "there is no job with this id"
 """Refuses a command on an unknown job. A sender that has just enqueued it repeats the command: the coordinator may not
@@ -109,7 +110,7 @@ class Schedule(BaseModel):
     misfire: Misfire = "once"
     overlap: Overlap = "allow"
     call: EnvelopeText
-    origin: Origin = Field(default="", description="the program whose code declares it; empty: added at run time")
+    service: ServiceText = Field(default="", description="the program whose code declares it; empty: added at run time")
 
 
 class PutRecurring(_Command):
@@ -120,10 +121,10 @@ class PutRecurring(_Command):
 
 
 class DeclareRecurring(_Command):
-    """Replace all recurring jobs of the program `origin` by those that its code declares now."""
+    """Replace all recurring jobs of the program named `service` by those that its code declares now."""
 
     kind: Literal["recurring declare"] = "recurring declare"
-    origin: Origin
+    service: ServiceText
     schedules: list[Schedule] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
@@ -209,13 +210,20 @@ class AcceptStore(_Command):
 
 
 class Hello(_Command):
-    """Sent by a worker that has connected. The reply is a `Control` snapshot."""
+    """Sent by a worker that has connected, and when its program has more jobs. The reply is a `Control` snapshot."""
 
     kind: Literal["hello"] = "hello"
     worker: WorkerRef
     queues: Queues
     running: Running = Field(default_factory=list)
     version: Id = ""
+    service: ServiceText = Field(default="", description="the name of its program; empty: it has none")
+    code: CodeDigest = Field(
+        default="", description="a digest of `jobs`, as its heartbeats name it; empty: it does not tell what it knows"
+    )
+    jobs: list[JobName] = Field(
+        default_factory=list, max_length=MAX_KNOWN_JOBS, fail_fast=True, description="the jobs that its program has"
+    )
 
 
 class GetJob(_Command):
@@ -259,6 +267,7 @@ class JobFilter(BaseModel):
     ids: Annotated[list[JobId], Field(max_length=1_000, fail_fast=True)] | None = Field(
         default=None, description="only these jobs"
     )
+    unknown: bool = Field(default=False, description="only jobs that are held, as no living worker knows them")
 
 
 class BulkDelete(_Command):
@@ -279,6 +288,13 @@ class BulkRequeue(_Command):
     filter: JobFilter
 
 
+class BulkFail(_Command):
+    """Fail every job that matches the filter and is held, as no living worker knows it. Otherwise like `BulkDelete`."""
+
+    kind: Literal["bulk fail"] = "bulk fail"
+    filter: JobFilter
+
+
 class Subscription(BaseModel):
     """A job that runs for each event of this name. `call`: its envelope without arguments, as JSON text."""
 
@@ -289,10 +305,10 @@ class Subscription(BaseModel):
 
 
 class DeclareSubscriptions(_Command):
-    """Replace all subscriptions of the program `origin` by those that its code declares now."""
+    """Replace all subscriptions of the program named `service` by those that its code declares now."""
 
     kind: Literal["subscriptions declare"] = "subscriptions declare"
-    origin: Origin
+    service: ServiceText
     subscriptions: list[Subscription] = Field(max_length=MAX_RECORDS, fail_fast=True)
 
 
@@ -335,13 +351,13 @@ class FunctionInfo(BaseModel):
 
 
 class DeclareFunctions(_Command):
-    """Declare functions of the program `origin`. The last message removes those declared with another `at`.
+    """Declare functions of the program named `service`. The last message removes those declared with another `at`.
 
     Not audited: each program sends it at each start, and a repetition changes nothing.
     """
 
     kind: Literal["functions declare"] = "functions declare"
-    origin: Origin
+    service: ServiceText
     functions: list[FunctionInfo] = Field(max_length=MAX_RECORDS, fail_fast=True)
     last: bool = Field(default=True, description="the last message of a declaration; all have the same `at`")
 
@@ -415,6 +431,7 @@ Command = Annotated[
     | DeleteBatch
     | BulkDelete
     | BulkRequeue
+    | BulkFail
     | SetLimit
     | DeclareSubscriptions
     | DeclareFunctions

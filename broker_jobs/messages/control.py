@@ -37,6 +37,9 @@ class Control(BaseModel):
     paused: list[str] | None = Field(default=None, description="all paused queues; null: unchanged")
     cancel: list[str] = Field(default_factory=list, description="ids of running jobs to cancel")
     changes: list[WorkerChange] = Field(default_factory=list)
+    untold: list[str] = Field(
+        default_factory=list, description="workers that say hello again: their jobs are not known"
+    )
     schedules_changed: bool = Field(default=False, description="a beat reads the schedules again")
     store: str | None = Field(
         default=None, description="the active coordinator's store; a coordinator with another store stops"

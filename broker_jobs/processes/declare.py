@@ -32,7 +32,8 @@ class Declarer:
 
     Args:
         broker: started by the caller.
-        origin: the program. Subscriptions that it declared before and does not name now end.
+        service: the name of the program. Subscriptions that it declared before and does not name now end. Empty: it
+            has none, and declares no subscriptions.
         subscriptions: all subscriptions of its code.
         by: the sender, for the coordinator's audit.
         functions: describes all functions of its code; called on the thread, as it may take a while. None: the program
@@ -43,7 +44,7 @@ class Declarer:
         self,
         broker: Broker,
         clock: Clock,
-        origin: str,
+        service: str,
         subscriptions: Sequence[Subscription],
         by: str,
         *,
@@ -51,16 +52,18 @@ class Declarer:
     ) -> None:
         self._broker = broker
         self._clock = clock
-        self._origin = origin
+        self._service = service
         self._by = by
         self._functions = functions
         self._subscriptions = DeclareSubscriptions(
-            id=new_id(), at=clock.now(), by=by, origin=origin, subscriptions=list(subscriptions)
+            id=new_id(), at=clock.now(), by=by, service=service, subscriptions=list(subscriptions)
         )
-        self._unanswered: dict[str, DeclareSubscriptions | DeclareFunctions] = {
-            self._subscriptions.id: self._subscriptions
-        }
+        self._unanswered: dict[str, DeclareSubscriptions | DeclareFunctions] = {}
         self._subscribed = threading.Event()
+        if service:
+            self._unanswered[self._subscriptions.id] = self._subscriptions
+        else:
+            self._subscribed.set()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -113,7 +116,7 @@ class Declarer:
         now = self._clock.now()
         commands = [
             DeclareFunctions(
-                id=new_id(), at=now, by=self._by, origin=self._origin, functions=part, last=number == len(parts)
+                id=new_id(), at=now, by=self._by, service=self._service, functions=part, last=number == len(parts)
             )
             for number, part in enumerate(parts, start=1)
         ]

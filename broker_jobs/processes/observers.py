@@ -17,6 +17,7 @@ _BACKLOGS = {
 _OF_THE_ACTIVE_COORDINATOR = (
     *_BACKLOGS.values(),
     *(m.LOG_LAG, m.DELAY_BACKLOG, m.DEPTH, m.CONSUMERS, m.OLDEST, m.PAUSED, m.DEAD_LETTERS, m.OVERDUE, m.STORED),
+    m.UNKNOWN_JOBS,
 )
 
 
@@ -114,6 +115,9 @@ class CoordinatorMetrics(CoordinatorObserver):
     def kept(self, dead_letters: int, overdue_seconds: float) -> None:
         self._metrics.set(m.DEAD_LETTERS, dead_letters)
         self._metrics.set(m.OVERDUE, overdue_seconds)
+
+    def held(self, counts: dict[str, int]) -> None:
+        self._metrics.replace(m.UNKNOWN_JOBS, {(queue,): float(count) for queue, count in counts.items()})
 
     def states(self, counts: dict[str, int]) -> None:
         self._metrics.replace(m.STORED, {(state,): float(count) for state, count in counts.items()})

@@ -49,6 +49,8 @@ CONNECT_SECONDS = 5.0
 """The longest wait for RabbitMQ before a start fails."""
 SUBSCRIBE_SECONDS = 5.0
 """The longest wait for the coordinator to record the subscriptions, where it runs in the same process."""
+MOST_SHOWN = 3
+"""Names that an error lists."""
 COORDINATOR_STOP_SECONDS = 10.0
 """The time the coordinator gets to commit its open transaction and to publish its releases."""
 
@@ -65,7 +67,6 @@ class Program:
         *,
         subscriptions: Sequence[Subscription] = (),
         roles: Collection[str] = ROLES,
-        origin: str = "",
         metrics: Metrics | None = None,
         clock: Clock | None = None,
         id: str = "",
@@ -85,7 +86,6 @@ class Program:
             recurring: the recurring jobs that the code declares; published by the beat.
             subscriptions: the subscriptions that the code declares; published by a worker and a beat.
             roles: some of "worker", "coordinator", "beat".
-            origin: the program that declares these.
             metrics: receives the counts; None: they are not read.
             clock: None: the clock of this machine.
             id: of the worker, the coordinator and the beat; empty: a new one.
@@ -99,7 +99,8 @@ class Program:
             all_queues: the worker serves all queues that the code declares, unless the settings name queues.
 
         Raises:
-            UsageError: an unknown role, no role, or a worker without a registry.
+            UsageError: an unknown role, no role, a worker without a registry, or a program on RabbitMQ that would
+                declare recurring jobs or subscriptions and has no name.
             OptionError: a queue has a limit and is not served.
             MissingExtra: the libraries of a role are not installed.
         """
@@ -109,6 +110,10 @@ class Program:
         if "worker" in roles and registry is None:
             raise UsageError("a worker needs the registry of the jobs it is to run")
         require_roles(roles, settings)
+        if "beat" in roles:
+            require_service(settings, "recurring job", [one.name for one in recurring])
+        if {"worker", "beat"} & {*roles}:
+            require_service(settings, "subscription", [one.event for one in subscriptions])
         if "worker" in roles and registry is not None:
             if all_queues:
                 settings = serving_declared(settings, registry, recurring, subscriptions)
@@ -122,7 +127,7 @@ class Program:
         self._recurring = tuple(recurring)
         self._subscriptions = tuple(subscriptions)
         self._roles = tuple(role for role in ROLES if role in roles)
-        self._origin = origin
+        self._service = settings.declared_by
         self._board = board
         self._on_fatal = on_fatal
         self._on_leave = on_leave
@@ -209,9 +214,14 @@ class Program:
         self._pid = 0
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        """Declare the subscriptions of the code: all of them, not the difference. A worker or a beat must run here."""
-        if not self._origin or not {"worker", "beat"} & {*self._roles}:
+        """Declare the subscriptions of the code: all of them, not the difference. A worker or a beat must run here.
+
+        Raises:
+            UsageError: there are some, and the program has no name.
+        """
+        if not {"worker", "beat"} & {*self._roles}:
             return
+        require_service(self.settings, "subscription", [one.event for one in subscriptions])
         with self._lock:
             if not self.started:
                 return
@@ -219,11 +229,21 @@ class Program:
                 self._declarer.stop(0)
             functions = None if self._registry is None else self._describe_functions
             self._declarer = Declarer(
-                self.broker, self._clock, self._origin, subscriptions, self.id, functions=functions
+                self.broker, self._clock, self._service, subscriptions, self.id, functions=functions
             )
             self._declarer.start()
             if subscriptions and self.coordinator is not None:
                 self._declarer.wait(SUBSCRIBE_SECONDS)
+
+    def declare_recurring(self, schedules: Sequence[Schedule]) -> None:
+        """Declare the recurring jobs of the code: all of them, not the difference. A beat must run here.
+
+        Raises:
+            UsageError: there are some, and the program has no name.
+        """
+        require_service(self.settings, "recurring job", [one.name for one in schedules])
+        if self.beat is not None:
+            self.beat.declare(schedules)
 
     def _describe_functions(self) -> list[FunctionInfo]:
         """Describe the functions of the code, for the dashboard's forms."""
@@ -315,7 +335,7 @@ class Program:
         if "beat" in self._roles:
             from broker_jobs.beat.beat import Beat  # noqa: PLC0415
 
-            self.beat = Beat(self.broker, self._clock, self._origin, self._recurring, self.id, on_fired=self._fired)
+            self.beat = Beat(self.broker, self._clock, self._service, self._recurring, self.id, on_fired=self._fired)
             self.beat.start()
             logger.info("beat started", extra={"declared": len(self._recurring)})
         self.subscribe(self._subscriptions)
@@ -337,3 +357,23 @@ def require_roles(roles: Collection[str], settings: Settings) -> None:
     if "coordinator" in extras:
         extras += [extra for extra in store_extras(settings.store_url()) if extra != "coordinator"]
     require(f"to run {' and '.join(role for role in ROLES if role in roles)} here", *extras)
+
+
+def require_service(settings: Settings, what: str, declared: Collection[str]) -> None:
+    """Refuse declarations of a program without a name: another program's would remove them.
+
+    Args:
+        what: what is declared, as "subscription".
+        declared: the names of it.
+
+    Raises:
+        UsageError: says what to write.
+    """
+    if declared and not settings.declared_by:
+        names = sorted(set(declared))
+        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        raise UsageError(
+            f"the code declares the {what}{'s' if len(names) > 1 else ''} {', '.join(names[:MOST_SHOWN])}{more}, and "
+            'this program has no name: write BrokerJobs(service="shop"), or set BROKER_JOBS_SERVICE=shop, or pass '
+            "--service shop; all processes of one program have the same name, and no other program has it"
+        )

@@ -54,7 +54,6 @@ class Application:
     """None: the process runs no jobs and loads no code of the program."""
     recurring: Sequence[Schedule] = ()
     subscriptions: Sequence[Subscription] = ()
-    origin: str = ""
     close: Callable[[], None] | None = None
     load: Callable[[], Application] | None = None
     """Loads this application in another process; it pickles."""
@@ -203,7 +202,6 @@ def _run(
         application.recurring if application is not None else (),
         subscriptions=application.subscriptions if application is not None else (),
         roles=roles,
-        origin=application.origin if application is not None else "",
         metrics=metrics,
         id="" if place is None else place.worker_id,
         slot="" if place is None else place.slot,

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker_jobs.errors import ArgumentsError
-from broker_jobs.messages.commands import BulkDelete, BulkRequeue, JobFilter, JobReply, ListFailures
+from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue, JobFilter, JobReply, ListFailures
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
@@ -67,7 +67,7 @@ def requeue_failures(requests: RequestClient, batch_id: str, error_text: str) ->
     return int(run_bulk_command(requests, command)["done"])
 
 
-def run_bulk_command(requests: RequestClient, command: BulkRequeue | BulkDelete) -> dict[str, Any]:
+def run_bulk_command(requests: RequestClient, command: BulkRequeue | BulkDelete | BulkFail) -> dict[str, Any]:
     """Send a bulk command and wait until the coordinator has finished it; the detail of its last reply.
 
     Sending the same command again changes nothing; its reply reports the progress of the first one.

@@ -119,8 +119,8 @@ class Jobs:
 
         A worker or beat declares the subscription when it starts. From then on each event makes one job, also while
         this program is down. A job may subscribe to several events, one decorator each. A subscription that is no
-        longer in the code of this program (see `origin`) ends when a worker or beat of it starts. So two programs on
-        one broker must have different origins, and different queues.
+        longer in the code of this program (see `service`) ends when a worker or beat of it starts. So two programs on
+        one broker must have different names, and should have different queues.
 
         Args:
             event: the name of the event, 1 to 200 characters.

@@ -154,13 +154,13 @@ class Recurring:
         requests = self._requests
         requests.command(RemoveRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name))
 
-    def declared(self, origin: str) -> list[Schedule]:
-        """The declarations of the code, as schedules of this origin, for a beat to send.
+    def declared(self, service: str) -> list[Schedule]:
+        """The declarations of the code, as schedules of this service, for a beat to send.
 
         Raises:
             ArgumentsError, DefinitionError: the arguments of a call do not fit its function.
         """
-        return [each.make().model_copy(update={"origin": origin}) for each in self.all().values()]
+        return [each.make().model_copy(update={"service": service}) for each in self.all().values()]
 
     @property
     def is_declared(self) -> bool:

@@ -22,6 +22,7 @@ _SAVE_CHANGE = upsert(schema.worker_changes, replace=True)
 _SAVE_SUPERVISED = text(
     "UPDATE workers SET seen_at = :seen_at, silent_since = :silent_since, running = :running WHERE id = :id"
 )
+_SAVE_PROGRAM = text("UPDATE workers SET service = :service, code = :code, queues = :queues WHERE id = :id")
 _SAVE_COMPONENT = text(
     "INSERT INTO components (id, kind, host, pid, version, active, seen_at)"
     " VALUES (:id, :kind, :host, :pid, :version, :active, :seen_at)"
@@ -58,6 +59,11 @@ class ProcessStore:
         """Keep what a supervisor says of a known worker: since when it has not answered, how many jobs it runs."""
         values = {"id": id, "seen_at": seen_at, "silent_since": silent_since, "running": running}
         self._connection.write(_SAVE_SUPERVISED, cleaned(values))
+
+    def save_program(self, id: str, *, service: str, code: str, queues: tuple[str, ...]) -> None:
+        """Keep which program a known worker runs, and which queues it serves."""
+        values = {"id": id, "service": service, "code": code, "queues": ",".join(queues)}
+        self._connection.write(_SAVE_PROGRAM, cleaned(values))
 
     def remove_worker(self, id: str) -> bool:
         """Forget a worker; False: there was none."""

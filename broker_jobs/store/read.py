@@ -14,6 +14,7 @@ from broker_jobs.store.dead_letters import DeadLetterReader
 from broker_jobs.store.declarations import DeclarationReader
 from broker_jobs.store.dependencies import DependencyReader
 from broker_jobs.store.job_reader import JobReader
+from broker_jobs.store.known_jobs import KnownJobReader
 from broker_jobs.store.lines import LimitReader
 from broker_jobs.store.log_lines import LogLineReader
 from broker_jobs.store.processes import ProcessReader
@@ -30,7 +31,8 @@ class Reader:
     """What can be asked of the store. Each method of a part is one short read of its own."""
 
     __slots__ = (
-        "_reading", "attempts", "audit", "batches", "dead_letters", "declarations", "dependencies", "jobs", "limits",
+        "_reading", "attempts", "audit", "batches", "dead_letters", "declarations", "dependencies", "jobs",
+        "known_jobs", "limits",
         "log_lines", "processes", "queues", "relations", "schedules", "statistics", "unique_keys",
     )  # fmt: skip
 
@@ -52,6 +54,7 @@ class Reader:
         self.declarations = DeclarationReader(reading)
         self.queues = QueueReader(reading)
         self.processes = ProcessReader(reading)
+        self.known_jobs = KnownJobReader(reading)
         self.dead_letters = DeadLetterReader(reading)
         self.audit = AuditReader(reading)
 

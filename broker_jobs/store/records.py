@@ -37,7 +37,7 @@ class ScheduleRow:
     overlap: str = "allow"
     call: str = ""
     """The envelope of its jobs, JSON text."""
-    origin: str = ""
+    service: str = ""
     version: int = 1
     paused: bool = False
     last_planned_at: Instant | None = None
@@ -61,6 +61,10 @@ class WorkerRow:
     cpu_percent: float = 0.0
     rss_bytes: int = 0
     version: str = ""
+    service: str = ""
+    """The name of its program; empty: it has none."""
+    code: str = ""
+    """Names the set of jobs that it knows; empty: it does not tell."""
     busy: str = ""
     """What keeps its jobs from running, or has just done so."""
     started_at: Instant = 0.0
@@ -208,7 +212,7 @@ class WorkItemRow:
 class SubscriptionRow:
     """A job that is made for every event of a name."""
 
-    origin: str
+    service: str
     event: str
     job: str
     call: str

@@ -42,6 +42,8 @@ class WaitReason:
     """A parent or a batch has not ended, or its own batch has not begun."""
     LINE = 8
     """It waits in the line of a limit."""
+    UNKNOWN = 16
+    """No living worker of its queue knows it. The highest bit: these jobs are found by `waits >= 16`."""
 
 
 class Conditions:
@@ -127,7 +129,7 @@ class Row:
     history: list[tuple[Instant, str, str]] = field(default_factory=list)
     """(at, state, reason) of every transition, oldest first; capped by the store's writer at 200."""
     unknowns: int = 0
-    """Times a worker gave it back because it knows no job of this name."""
+    """Times a worker gave it back that knows no job of this name, since it was started or held last."""
     interruptions: int = 0
     """Times it was cut off because its worker had to leave, since the last that counted as a crash."""
     lost_since: int = 0

@@ -186,7 +186,7 @@ schedules = Table(
     Column("misfire", Text, nullable=False),
     Column("overlap", Text, nullable=False),
     Column("call", Text, nullable=False),
-    Column("origin", Text, nullable=False),
+    Column("service", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("paused", BigInteger, nullable=False),
     Column("last_planned_at", Double),
@@ -211,12 +211,30 @@ workers = Table(
     Column("cpu_percent", Double, nullable=False),
     Column("rss_bytes", BigInteger, nullable=False),
     Column("version", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("code", Text, nullable=False),
     Column("busy", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("silent_since", Double),
     Column("problem", Text, nullable=False),
     Column("lost", BigInteger, nullable=False),
+)
+
+code_jobs = Table(
+    "code_jobs",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("job", Text, primary_key=True),
+)
+
+removed_declarations = Table(
+    "removed_declarations",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("at", Double, nullable=False),
 )
 
 worker_changes = Table(
@@ -371,7 +389,7 @@ open_runs = Table(
 subscriptions = Table(
     "subscriptions",
     metadata,
-    Column("origin", Text, primary_key=True),
+    Column("service", Text, primary_key=True),
     Column("event", Text, primary_key=True),
     Column("job", Text, primary_key=True),
     Column("call", Text, nullable=False),
@@ -389,7 +407,7 @@ functions = Table(
     "functions",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("origin", Text, primary_key=True),
+    Column("service", Text, primary_key=True),
     Column("queue", Text, nullable=False),
     Column("doc", Text, nullable=False),
     Column("parameters", Text, nullable=False),

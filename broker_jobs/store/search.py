@@ -23,7 +23,7 @@ from broker_jobs.errors import UsageError
 from broker_jobs.messages.state import State
 from broker_jobs.store import columns
 from broker_jobs.store.cursor import CursorPosition, cursor_of, fingerprint, place_of
-from broker_jobs.store.row import Row
+from broker_jobs.store.row import Row, WaitReason
 
 Sort = Literal["newest", "oldest", "changed", "due"]
 
@@ -53,6 +53,8 @@ class SearchQuery:
 
     states: tuple[State, ...] = ()
     """In one of these; none: in any."""
+    unknown: bool = False
+    """Held, as no living worker knows them."""
     retries: bool = False
     """Scheduled to run again after a failure, or after their worker died."""
     queue: str | None = None
@@ -268,7 +270,7 @@ class _Look:
         """Whether more is asked than what every index of states has: queue, name, creation."""
         search = self._search
         tried = (search.text, search.error_text, search.tag, search.batch, search.recurring, search.owner)
-        return search.retries or any(tried)
+        return search.retries or search.unknown or any(tried)
 
     def _hits(
         self, source: _Source, place: CursorPosition | None, conditions: list[str], count: int
@@ -299,6 +301,8 @@ class _Look:
             yield _in(*self._states)
         if search.retries and "retries" not in sure:
             yield RETRY
+        if search.unknown:
+            yield f"waits >= {WaitReason.UNKNOWN}"
         for name in NAMES:
             if getattr(search, name) is not None and name not in sure:
                 yield f"{name} = :{name}"
@@ -362,7 +366,7 @@ class _Look:
             search.job, search.text, search.error_text, search.tag, search.batch, search.recurring, search.owner,
             search.created_after, search.created_before,
         )  # fmt: skip
-        if any(other is not None for other in others):
+        if search.unknown or any(other is not None for other in others):
             return None
         if search.retries:
             return self._kept(("retry",), search.queue) if self._states else 0
@@ -415,6 +419,8 @@ def _states(search: SearchQuery) -> tuple[State, ...]:
         raise UsageError("only scheduled jobs are sorted by when they are due: choose that state, or another sort")
     if search.retries or search.sort == "due":
         states = tuple(state for state in states if state is State.SCHEDULED)
+    if search.unknown:
+        states = tuple(state for state in states if state is State.AWAITING)
     if search.owner is not None:
         states = tuple(state for state in states if state is State.PROCESSING)
     return states

@@ -16,7 +16,7 @@ from broker_jobs.clock import Instant
 from broker_jobs.messages.state import State
 from broker_jobs.store import schema
 from broker_jobs.store.connections import WriteConnection
-from broker_jobs.store.row import Reason
+from broker_jobs.store.row import Reason, WaitReason
 
 SCAN = 10_000
 """Jobs one page looks at, of each state."""
@@ -47,6 +47,8 @@ class JobSelection:
     error_text: str | None = None
     """Part of the reason, or of the last error with its traceback; in capitals or not."""
     ids: tuple[str, ...] | None = None
+    unknown: bool = False
+    """Only those that are held, as no living worker knows them."""
     aliases: bool = True
     """Whether duplicates, which stand for another job, are meant too."""
 
@@ -124,5 +126,7 @@ def _conditions(wanted: JobSelection) -> Iterator[ColumnElement[bool]]:
     if wanted.error_text is not None:
         columns = (func.coalesce(jobs.reason, ""), func.coalesce(jobs.error, ""))
         yield or_(*(column.icontains(wanted.error_text, autoescape=True) for column in columns))
+    if wanted.unknown:
+        yield jobs.waits >= WaitReason.UNKNOWN
     if not wanted.aliases:
         yield func.coalesce(jobs.reason_code, "") != Reason.ALIAS

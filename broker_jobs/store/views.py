@@ -148,7 +148,7 @@ class FunctionRow:
     """A function that can be run as a job, as the code of a program has declared it."""
 
     name: str
-    origin: str
+    service: str
     queue: str
     doc: str
     parameters: list[dict[str, Any]] = field(default_factory=list)

@@ -20,6 +20,7 @@ from broker_jobs.store.dependencies import DependencyStore
 from broker_jobs.store.dependency_graph import DependencyGraph
 from broker_jobs.store.due import DueJobs, JobsInFlight
 from broker_jobs.store.jobs import JobStore
+from broker_jobs.store.known_jobs import KnownJobStore
 from broker_jobs.store.lines import LineStore
 from broker_jobs.store.log_lines import LogLineStore
 from broker_jobs.store.plain_jobs import PlainJobStore
@@ -70,8 +71,8 @@ class Transaction:
 
     __slots__ = (
         "_connection", "_meta_before", "_write", "attempts", "audit", "batches", "dead_letters", "declarations",
-        "dependencies", "due", "graph", "in_flight", "jobs", "lines", "log_lines", "meta", "plain_jobs", "processes",
-        "queues", "schedules", "selector", "submissions", "unique_keys", "work_items",
+        "dependencies", "due", "graph", "in_flight", "jobs", "known_jobs", "lines", "log_lines", "meta", "plain_jobs",
+        "processes", "queues", "schedules", "selector", "submissions", "unique_keys", "work_items",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, meta: Meta) -> None:
@@ -100,6 +101,7 @@ class Transaction:
         self.declarations = DeclarationStore(write)
         self.queues = QueueStore(write)
         self.processes = ProcessStore(write)
+        self.known_jobs = KnownJobStore(write)
         self.dead_letters = DeadLetterStore(write)
         self.audit = AuditStore(write)
 

@@ -287,11 +287,12 @@ class Tester:
 
     def _declare(self) -> None:
         jobs, now = self._jobs, self.clock.now()
-        origin, schedules = jobs.origin, jobs.recurring.declared(jobs.origin)
+        service = jobs.service or "main"  # a test needs no name
+        schedules = jobs.recurring.declared(service)
         subscriptions = jobs.subscriptions.declared()
-        recurring = DeclareRecurring(id=new_id(), at=now, by="Tester", origin=origin, schedules=schedules)
+        recurring = DeclareRecurring(id=new_id(), at=now, by="Tester", service=service, schedules=schedules)
         subscribed = DeclareSubscriptions(
-            id=new_id(), at=now, by="Tester", origin=origin, subscriptions=subscriptions
+            id=new_id(), at=now, by="Tester", service=service, subscriptions=subscriptions
         )  # fmt: skip
         self._apply([CommandReceived(recurring, None, None), CommandReceived(subscribed, None, None)])
 

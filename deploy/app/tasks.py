@@ -7,7 +7,7 @@ import time
 
 from broker_jobs import BrokerJobs
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="greetings")
 
 
 @jobs.job(retries=5, backoff=[1, 5, 30])

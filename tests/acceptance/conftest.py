@@ -27,7 +27,7 @@ from pathlib import Path
 
 from broker_jobs import BrokerJobs
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 def mark(text):

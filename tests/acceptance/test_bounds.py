@@ -92,16 +92,16 @@ OUT_OF_BOUNDS: dict[str, tuple[str, Any]] = {
     "a limit of a key with a zero is set": ("command", command("limit set", key="a\x00b", limit=2, v=1)),
     "subscriptions of a long name": (
         "command",
-        command("subscriptions declare", origin=LONG, subscriptions=[{"event": "e", "call": CALL}])),
+        command("subscriptions declare", service=LONG, subscriptions=[{"event": "e", "call": CALL}])),
     "a text where subscriptions belong": (
-        "command", command("subscriptions declare", origin="o", subscriptions="x" * 1_000_000)),
+        "command", command("subscriptions declare", service="o", subscriptions="x" * 1_000_000)),
     "a text where recurring jobs belong": (
-        "command", command("recurring declare", origin="o", schedules="x" * 1_000_000)),
+        "command", command("recurring declare", service="o", schedules="x" * 1_000_000)),
     "a recurring job with a cron of 400 kB": (
         "command",
         command("recurring put", schedule={"name": "n", "cron": "1," * 200_000 + "1 * * * *", "call": CALL})),
     "functions of a long name": (
-        "command", command("functions declare", origin="o", functions=[{"name": LONG, "queue": "q"}])),
+        "command", command("functions declare", service="o", functions=[{"name": LONG, "queue": "q"}])),
     "a worker that serves a text": (
         "command", command("hello", worker={"id": "w"}, queues="x" * 1_000_000)),
     "a batch of a long id is deleted": ("command", command("batch delete", batch_id=LONG)),
@@ -202,8 +202,8 @@ def test_the_longest_names_and_keys_fit_into_every_store(system: System) -> None
     call = json.dumps(envelope("template", job=name))
     for one in (
         command("limit set", key=WIDE, limit=3),
-        command("subscriptions declare", origin=WIDE[:255], subscriptions=[{"event": name, "call": call}]),
-        command("functions declare", origin=WIDE[:255], functions=[{"name": name, "queue": "q" * 100}]),
+        command("subscriptions declare", service="s" * 100, subscriptions=[{"event": name, "call": call}]),
+        command("functions declare", service="s" * 100, functions=[{"name": name, "queue": "q" * 100}]),
         command("recurring put", schedule={"name": name, "cron": "0 0 1 1 *", "call": call}),
         command("beat heartbeat", by=WIDE[:300]),
     ):

@@ -288,7 +288,8 @@ def test_a_job_that_ends_at_its_timeout_outlives_nothing(jobs: BrokerJobs, caplo
 
 def test_the_command_line_writes_the_traceback(terminal: Terminal) -> None:
     (terminal.folder / "failing.py").write_text(
-        "from broker_jobs import BrokerJobs\n\njobs = BrokerJobs()\n\n\n@jobs.job(retries=0)\ndef fail():\n"
+        'from broker_jobs import BrokerJobs\n\njobs = BrokerJobs(service="tests")\n\n\n@jobs.job(retries=0)\n'
+        "def fail():\n"
         '    raise ValueError("on purpose")\n\n\njobs.recurring("often", "*/1 * * * * *", fail.bind())\n'
     )
     running = terminal.start("run", "failing:jobs", "--url", "memory://", "--store", terminal.store)

@@ -26,7 +26,7 @@ SECRET = "hunter2"
 PROGRAM = """\
 from broker_jobs import BrokerJobs, Concurrency
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 @jobs.job(queue="idle", limit=Concurrency("door {token}", 1))

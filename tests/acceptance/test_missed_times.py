@@ -18,7 +18,7 @@ from pathlib import Path
 
 from broker_jobs import BrokerJobs, current_job
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 @jobs.job

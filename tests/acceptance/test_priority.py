@@ -35,7 +35,7 @@ class OneSlot:
     """A program that runs one job at a time. Its jobs note when they start, and wait until the test lets them end."""
 
     def __init__(self, url: str, store: str) -> None:
-        self.jobs = BrokerJobs(url, store=store)
+        self.jobs = BrokerJobs(url, store=store, service="tests")
         self.store = Store(store)
         self.store.open()
         self.started: list[str] = []

@@ -318,7 +318,7 @@ from pathlib import Path
 
 from broker_jobs import BrokerJobs
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 threading.Thread(target=time.sleep, args=(100,), name="the end of a Python program waits for it").start()
 
 

@@ -76,7 +76,7 @@ HIGH = family(m.DEPTH, queue="mail", priority="high")
 OLDEST, PAUSED = family(m.OLDEST, queue="mail"), family(m.PAUSED, queue="mail")
 FAILED = family(m.JOBS, job_name="render", queue="mail", outcome="raised")
 SUCCEEDED = family(m.JOBS, job_name="render", queue="mail", outcome="succeeded")
-UNKNOWN = family(m.RETURNED, reason="unknown job", queue="mail")
+UNKNOWN = family(m.UNKNOWN_JOBS, queue="mail")
 WORKER_UP = 'up{job="broker_jobs_worker",instance="a:9100"}'
 WORKER_SINCE = 'process_start_time_seconds{job="broker_jobs_worker",instance="a:9100"}'
 RABBIT_UP = 'up{job="rabbitmq",instance="r:15692"}'
@@ -153,12 +153,12 @@ CASES = [
         "25m",
         [Fires("50% of the attempts of job render fail", {"job_name": "render"})],
     ),
-    Case("BrokerJobsUnknownJobs", {UNKNOWN: "0+20x5 100x40"}, "25m"),
+    Case("BrokerJobsUnknownJobs", {UNKNOWN: "0 20x10 0x40"}, "25m"),
     Case(
         "BrokerJobsUnknownJobs",
-        {UNKNOWN: "0+5x40"},
+        {UNKNOWN: "5x40"},
         "35m",
-        [Fires("Workers of queue mail receive jobs whose function they do not have", {"queue": "mail"})],
+        [Fires("5 jobs of queue mail wait, as no living worker knows them", {"queue": "mail"})],
     ),
     Case("BrokerJobsBeatSilent", {family(m.OVERDUE): "0 5 0 70 0x9"}, "8m"),
     Case(

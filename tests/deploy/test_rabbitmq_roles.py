@@ -110,7 +110,7 @@ class Parts:
     def start(self, role: str, part: str, jobs: BrokerJobs | None = None) -> Program:
         settings = Settings(
             url=self._node.address(role), store=self._store, declare=False, queues=("default", "mail"),
-            worker_heartbeat=0.2, require_user_id=True,
+            worker_heartbeat=0.2, require_user_id=True, service="roles",
         )  # fmt: skip
         exchange = broker_for(settings, part)
         program = Program(
@@ -120,7 +120,6 @@ class Parts:
             () if jobs is None else jobs.recurring.declared("roles"),
             subscriptions=() if jobs is None else jobs.subscriptions.declared(),
             roles=[part],
-            origin="" if jobs is None else "roles",
         )
         self._ends.callback(exchange.stop)
         self._ends.callback(program.stop, 0)
@@ -397,7 +396,7 @@ FORGED = {
     "a pause": ("beat", names.FIRE, names.COMMAND_KEY, "command", {
         "kind": "queue pause", "id": "x", "at": 1.0, "queue": "default", "paused": True}),
     "a declaration": ("dashboard", names.OPERATE, names.COMMAND_KEY, "command", {
-        "kind": "recurring declare", "id": "x", "at": 1.0, "origin": "roles", "schedules": []}),
+        "kind": "recurring declare", "id": "x", "at": 1.0, "service": "roles", "schedules": []}),
     "a job": ("beat", names.FIRE, names.COMMAND_KEY, "job", {
         "id": "j", "job": "greet", "created_at": "2026-03-01T00:00:00Z"}),
 }  # fmt: skip

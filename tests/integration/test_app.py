@@ -31,7 +31,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def jobs(url: str, tmp_path: Path) -> Iterator[BrokerJobs]:
-    program = BrokerJobs(url, store=f"sqlite:///{tmp_path / 'store.db'}")
+    program = BrokerJobs(url, store=f"sqlite:///{tmp_path / 'store.db'}", service="tests")
     yield program
     program.stop(0)
 

@@ -179,8 +179,7 @@ def test_a_subscriber_that_is_down_gets_the_event_later(url: str, store: str, st
     got: dict[str, list[tuple[int, str]]] = {"shop": [], "mail": []}
 
     def subscriber(name: str, store: str | None = None) -> BrokerJobs:
-        one = BrokerJobs(url, store=store)
-        one.configure({}, origin=name)  # as `broker-jobs worker shop:jobs` does
+        one = BrokerJobs(url, store=store, service=name)
         stack.callback(one.stop, 0)
 
         def take(user_id: int, *, name: str = name, text: str) -> None:

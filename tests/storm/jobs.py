@@ -25,7 +25,7 @@ BACKOFF = 0.3
 PLANNED_EVERY = 3
 """Seconds between two planned times of each recurring job."""
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 def journal() -> Journal:

@@ -54,7 +54,7 @@ class Hostile:
 
 def hostile(url: str = "memory://", store: str | None = None) -> Hostile:
     """The program; nothing is started. Its jobs are in `jobs` by a plain word."""
-    program = BrokerJobs(url, store=store)
+    program = BrokerJobs(url, store=store, service="hostile")
     system = Hostile(program)
 
     @program.job(name=JOB, tags=[SCRIPT, EMOJI], retries=0)

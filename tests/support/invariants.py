@@ -167,6 +167,10 @@ def _of_limits(store: Store, rows: dict[str, Row]) -> list[str]:
         if (line.taken or line.turns) and key not in entries:
             found.append(f"{key} counts {line.taken} slots and {line.turns} turns, and has no entries")
     for id, row in rows.items():
+        if row.waits & WaitReason.UNKNOWN:
+            kept = [entry.key for entry in of_job[id].values() if entry.stage != Stage.PLACE]
+            if row.publication is not Publication.NONE or kept:
+                found.append(f"{id} is held as unknown, is {row.publication!r} and has more than places: {kept}")
         waits = [entry.key for entry in of_job[id].values() if entry.stage == Stage.WAITS]
         if bool(row.waits & WaitReason.LINE) != (len(waits) == 1):
             found.append(f"{id} waits for {row.waits} and stands in {waits}")

@@ -91,7 +91,7 @@ class ObservedProgram:
     """A program for all tests of a module, which see it by way of `View`."""
 
     def __init__(self, url: str, store: str, *, coordinator_apart: bool = False) -> None:
-        self.jobs = BrokerJobs(url, store=store)
+        self.jobs = BrokerJobs(url, store=store, service="tests")
         self.store_url = store
         self.coordinator = Coordinator(url, store) if coordinator_apart else None
         self.runs: list[Run] = []

@@ -13,6 +13,7 @@ from broker_jobs.coordinator.records import (
     DueNotice,
     Fired,
     FromWorker,
+    GivenUp,
     JobRecord,
     LeaseOver,
     ProvenLost,
@@ -59,6 +60,8 @@ def decide(row: Row | None, record: JobRecord, at: Context) -> Decision:
             return workers.on_worker_event(row, record, at)
         case DeleteJob():
             return people.on_delete(row, record, at)
+        case GivenUp():
+            return people.on_given_up(row, record, at)
         case RequeueJob() if row is not None and changes_arguments(record):
             return people.on_requeue_changed(row, record, at)
         case RequeueJob():

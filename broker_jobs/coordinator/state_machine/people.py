@@ -7,8 +7,18 @@ from typing import assert_never
 
 from broker_jobs.clock import Instant
 from broker_jobs.coordinator.argument_edit import edited, refusal
+from broker_jobs.coordinator.records import GivenUp
 from broker_jobs.coordinator.state_machine.context import Context, Decision
-from broker_jobs.coordinator.state_machine.steps import DELETED, SCHEDULED, entered, fence_of, is_clear, stub, waiting
+from broker_jobs.coordinator.state_machine.steps import (
+    DELETED,
+    FAILED,
+    SCHEDULED,
+    entered,
+    fence_of,
+    is_clear,
+    stub,
+    waiting,
+)
 from broker_jobs.messages.commands import NO_SUCH_JOB, DeleteJob, RequeueJob, RescheduleJob
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Conditions, Reason, Row, WaitReason
@@ -46,7 +56,8 @@ def requeued(row: Row | None, due_at: Instant, at: Context, reason_code: str = R
     match row.state:
         case State.AWAITING:
             again = row.evolve(due_at=due_at, reason="run now, as asked", reason_code=reason_code, changed_at=at.now)
-            return Decision(waiting(again, row.waits & ~WaitReason.DEPENDENCY, at, "run now, as asked"))
+            stays = row.waits & ~(WaitReason.DEPENDENCY | WaitReason.UNKNOWN)
+            return Decision(waiting(again, stays, at, "run now, as asked"))
         case State.SCHEDULED:
             kept = (
                 row.reason_code
@@ -73,6 +84,17 @@ def requeued(row: Row | None, due_at: Instant, at: Context, reason_code: str = R
             return Decision(again)
         case _:
             assert_never(row.state)
+
+
+def on_given_up(row: Row | None, record: GivenUp, at: Context) -> Decision:
+    """A person fails a job that is held, as no living worker knows it."""
+    if row is None:
+        return Decision(refused=NO_SUCH_JOB)
+    if not row.is_waiting or not row.waits & WaitReason.UNKNOWN:
+        return Decision(row, refused="it is not held as a job that no living worker knows: delete it instead")
+    by = f" by {record.by}" if record.by else ""
+    reason = f"failed{by}, as no worker of queue {row.queue!r} knows a job named {row.job!r}"
+    return Decision(entered(row, FAILED, at.now, reason, reason_code=Reason.NONE))
 
 
 def on_requeue_changed(row: Row, record: RequeueJob, at: Context) -> Decision:

@@ -38,13 +38,11 @@ from broker_jobs.messages.state import State
 from broker_jobs.store.row import Conditions, Publication, Reason, Row
 
 MAX_CRASHES = 3
-MAX_UNKNOWN = 10
 MAX_INTERRUPTIONS = 10
 """So many count as one crash: a job that outlasts every shutdown must not run without end."""
 LEAVING_SECONDS = 1.0
 """How long a process may take to end after it said that a job still runs in it that RabbitMQ no longer backs."""
 OVERRUN = "timed out, ending"
-UNKNOWN_JOB_SECONDS = 30.0
 INTERRUPTED = "interrupted: its worker had to leave before it ended"
 
 
@@ -140,7 +138,7 @@ def _processing(row: Row, started_at: Instant, record: FromWorker, *, owned: boo
     return entered(
         row, PROCESSING, started_at, "", publication=Publication.PUBLISHED, sender=None, owner=record.worker,
         owned=owned, ran_on=record.worker, ran_host=record.host, started_at=started_at, grace_until=None,
-        gives_back=False, conditions=row.conditions | Conditions.RELEASED,
+        unknowns=0, gives_back=False, conditions=row.conditions | Conditions.RELEASED,
     )  # fmt: skip
 
 
@@ -281,12 +279,9 @@ def _again(row: Row, event: Returned, at: Context) -> Row:
         return entered(
             row, SCHEDULED, at.now, f"returned: {event.reason}", reason_code=Reason.NOW, due_at=at.now, **NOT_PUBLISHED
         )
-    if row.unknowns + 1 >= MAX_UNKNOWN:
-        reason = f"no worker of queue {row.queue!r} knows a job named {row.job!r}"
-        return entered(row, FAILED, at.now, reason, unknowns=row.unknowns + 1, **NOT_PUBLISHED)
-    return entered(
-        row, SCHEDULED, at.now, f"the worker knows no job named {row.job!r}", reason_code=Reason.NOW,
-        due_at=at.now + UNKNOWN_JOB_SECONDS, unknowns=row.unknowns + 1, **NOT_PUBLISHED,
+    return entered(  # whether it is held is asked by KnownJobRules
+        row, SCHEDULED, at.now, f"a worker that knows no job named {row.job!r} gave it back", reason_code=Reason.NOW,
+        due_at=at.now, unknowns=row.unknowns + 1, **NOT_PUBLISHED,
     )  # fmt: skip
 
 

@@ -94,6 +94,14 @@ def requeue_jobs(context: Context, by: Operator, body: BulkBody) -> Created:
     return Created(id=context.actions.requeue_matching(by, _query(body.matching)))
 
 
+@router.post("/bulk/fail", tags=["jobs"], status_code=202)
+def fail_jobs(context: Context, by: Operator, body: BulkBody) -> Created:
+    """Fail many held jobs, which no living worker knows, by one command. `GET /bulk/{id}` returns its progress."""
+    if body.ids is not None:
+        return Created(id=context.actions.fail_many(by, body.ids))
+    return Created(id=context.actions.fail_matching(by, _query(body.matching)))
+
+
 # --- queues, limits ---
 
 

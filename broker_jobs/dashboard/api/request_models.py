@@ -112,6 +112,7 @@ class FilterBody(RequestBody):
     recurring: str | None = Field(default=None, min_length=1, max_length=200, pattern=PLAIN)
     created_after: Instant | None = None
     created_before: Instant | None = None
+    unknown: bool | None = Field(default=None, description="true: only jobs that no living worker knows")
 
     @model_validator(mode="after")
     def _refuse_null(self) -> FilterBody:

@@ -28,6 +28,7 @@ LABELS = {
     "created_after": "created from",
     "created_before": "created before",
     "reason_code": "only",
+    "unknown": "only",
     "state": "state",
 }
 """Field -> label of the filter, in display order."""
@@ -126,4 +127,6 @@ def _plain(value: Any) -> str:
 def _display(name: str, value: str) -> str:
     if name == "reason_code":
         return "retries"
+    if name == "unknown":
+        return "jobs that no living worker knows" if value == "True" else "all"
     return value.replace("T", " ").replace("+00:00", " UTC") if name.startswith("created_") else value

@@ -28,7 +28,7 @@ MAX_COUNTED = 500
 WAIT_SECONDS = 1.0
 """A command that finishes within this time needs no progress page."""
 POLL_SECONDS = 0.05
-PARTICIPLES = {"requeue": "requeued", "delete": "deleted"}
+PARTICIPLES = {"requeue": "requeued", "delete": "deleted", "fail": "failed"}
 
 
 class MatchCount(NamedTuple):
@@ -40,10 +40,12 @@ class MatchCount(NamedTuple):
     """False: there are more."""
 
 
-def affected_states(name: str, state: State | None) -> tuple[State, ...]:
+def affected_states(name: str, state: State | None, *, unknown: bool = False) -> tuple[State, ...]:
     """The states that a bulk command applies to; without a state in the filter, the defaults of the action."""
     if state is not None:
         return (state,)
+    if unknown or name == "fail":
+        return (State.AWAITING,)
     return NOT_ENDED if name == "delete" else (State.FAILED,)
 
 
@@ -54,8 +56,10 @@ def confirm_bulk(request: Request) -> Response:
     parsed = parse_query(request.query_params, MAX_COUNTED)
     query = parsed.query.model_copy(update={"limit": MAX_COUNTED, "sort": "newest", "cursor": None})
     name = _action_name(request)
+    if name == "fail":
+        query = query.model_copy(update={"unknown": True})
     counts = []
-    for state in affected_states(name, query.state):
+    for state in affected_states(name, query.state, unknown=bool(query.unknown)):
         page = it.queries.jobs.page(query.model_copy(update={"state": state}))
         known = page.total if page.total is not None else len(page.jobs)
         counts.append(MatchCount(state, known, page.total is not None or page.next is None))
@@ -69,23 +73,29 @@ def confirm_bulk(request: Request) -> Response:
 
 @action(Role.OPERATOR)
 def bulk(request: Request, form: Form) -> Done:
-    """Requeue or delete the selected jobs, or all matching ones."""
+    """Requeue, delete or fail the selected jobs, or all matching ones."""
     it, by = context(request), visitor_name(request)
     name = form.text("action")
     if name not in PARTICIPLES:
-        raise UsageError("nothing was done: the form has no action; use requeue or delete")
+        raise UsageError("nothing was done: the form has no action; use requeue, delete or fail")
     if form.text("all") == "1":
         parsed = parse_query({field: form.text(field) for field in JobsQuery.model_fields}, it.page_size)
         if parsed.mistakes:  # dropping an invalid filter would select more jobs
             raise UsageError(f"nothing was done: {'; '.join(parsed.mistakes)}")
         query = parsed.query.model_copy(update={"sort": "newest", "cursor": None})
-        apply_to_all = it.actions.delete_matching if name == "delete" else it.actions.requeue_matching
+        apply_to_all = {
+            "delete": it.actions.delete_matching,
+            "fail": it.actions.fail_matching,
+            "requeue": it.actions.requeue_matching,
+        }[name]
         back = url(request, "jobs") + query_string(query, limit=None)
         return wait_for_bulk(request, apply_to_all(by, query), name, back)
     ids = form.all("ids")
     if not ids:
         return Done("No job is selected.", failed=True)
-    apply_to = it.actions.delete_many if name == "delete" else it.actions.requeue_many
+    apply_to = {
+        "delete": it.actions.delete_many, "fail": it.actions.fail_many, "requeue": it.actions.requeue_many,
+    }[name]  # fmt: skip
     return wait_for_bulk(request, apply_to(by, ids), name, back_address(request, form))
 
 
@@ -94,7 +104,7 @@ def wait_for_bulk(request: Request, command: str, name: str, back: str) -> Done:
 
     Args:
         command: its id.
-        name: requeue or delete.
+        name: requeue, delete or fail.
         back: the page to show when it has finished.
     """
     it = context(request)
@@ -137,7 +147,8 @@ def bulk_progress(request: Request) -> Response:
 
 
 def _action_name(request: Request) -> str:
-    return "delete" if request.query_params.get("action") == "delete" else "requeue"
+    asked = request.query_params.get("action", "")
+    return asked if asked in PARTICIPLES else "requeue"
 
 
 ROUTES = [

@@ -65,7 +65,11 @@ def bulk_urls(request: Request, query: JobsQuery) -> dict[str, str]:
     if any(getattr(query, name) for name in NOT_IN_BULK):
         return {}
     fields = form_fields(query, "sort", "limit")
-    possible = {"requeue": query.state in (None, *ENDED), "delete": query.state is not State.DELETED}
+    possible = {
+        "requeue": query.state in (None, *ENDED) and not query.unknown,
+        "delete": query.state is not State.DELETED,
+        "fail": bool(query.unknown),
+    }
     return {name: url(request, "bulk", action=name, **fields) for name, allowed in possible.items() if allowed}
 
 

@@ -39,7 +39,7 @@ def page(request: Request) -> Response:
     found = [
         one
         for one in context(request).queries.schedules.all()
-        if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.tz}\n{one.origin}".casefold()
+        if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.tz}\n{one.service}".casefold()
     ]
     more = max(0, len(found) - MAX_LISTED)
     return render(request, "recurring.html", schedules=found[:MAX_LISTED], more=more, text=text)
@@ -62,7 +62,7 @@ def change(request: Request, form: Form) -> Done | Response:
     context(request).actions.schedules.change(
         visitor_name(request), schedule.name, times.cron, tz=times.tz, misfire=times.misfire, overlap=times.overlap
     )
-    until = f" until a beat of {schedule.origin} starts" if schedule.origin else ""
+    until = f" until a beat of {schedule.service} starts" if schedule.service else ""
     return Done(f"Changed{until}. Next run: {preview.times[0].local}.")
 
 

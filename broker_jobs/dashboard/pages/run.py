@@ -35,7 +35,7 @@ def functions(request: Request) -> Response:
     text = request.query_params.get("text", "").strip()
     known = context(request).queries.functions.all()
     search = text.casefold()
-    found = [one for one in known if search in f"{one.name} {one.queue} {one.origin} {one.doc}".casefold()]
+    found = [one for one in known if search in f"{one.name} {one.queue} {one.service} {one.doc}".casefold()]
     return render(
         request, "run.html", functions=found[:MAX_FUNCTIONS], more=max(0, len(found) - MAX_FUNCTIONS), text=text,
         total=len(known), signature=signature,

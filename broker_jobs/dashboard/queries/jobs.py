@@ -160,6 +160,7 @@ def _search(query: JobsQuery) -> SearchQuery:
     return SearchQuery(
         states=() if query.state is None else (query.state,),
         retries=query.reason_code == "retry",
+        unknown=bool(query.unknown),
         queue=query.queue,
         job=query.job,
         text=query.text or None,

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 from broker_jobs.clock import as_datetime
 from broker_jobs.dashboard.alerts import FAILURES_SECONDS, SystemStatus, find_alerts
+from broker_jobs.dashboard.programs import programs_of
 from broker_jobs.dashboard.queries.query_context import QueryContext
 from broker_jobs.dashboard.queries.system import SystemQueries
 from broker_jobs.dashboard.views import Alert, History, HistoryPoint, Latencies, LiveCounts, Overview
@@ -102,4 +103,5 @@ class OverviewQueries:
             overdue_since=first_due[0].due_at if first_due else None,
             succeeded=sum(n for _, state, n in ended if state is State.SUCCEEDED),
             failed=sum(n for _, state, n in ended if state is State.FAILED),
+            programs=programs_of(self._reader, now),
         )

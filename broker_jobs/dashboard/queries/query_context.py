@@ -57,7 +57,7 @@ class QueryContext:
 def _function(row: FunctionRow) -> FunctionView:
     parameters = [Parameter.model_validate(each) for each in row.parameters]
     return FunctionView(
-        name=row.name, queue=row.queue, origin=row.origin, doc=row.doc, parameters=parameters,
+        name=row.name, queue=row.queue, service=row.service, doc=row.doc, parameters=parameters,
         seen_at=as_datetime(row.seen_at), **row.options,
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ class ScheduleQueries:
             "call": call_source.line(job, *masked_call(envelope, queue, functions.get(job), context.masking)),
             "queue": queue,
             "priority": envelope.get("priority", NORMAL),
-            "origin": row.origin,
+            "service": row.service,
             "paused": row.paused,
             "next_at": optional_datetime(next(iter(_next_times(row, context.clock.now(), 1)), None)),
             "last_at": optional_datetime(row.last_planned_at) if row.last_job_id is not None else None,

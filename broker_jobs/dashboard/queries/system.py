@@ -73,7 +73,8 @@ class SystemQueries:
             WorkerView(
                 id=row.id, host=row.host, pid=row.pid, slot=row.slot, queues=list(row.queues),
                 concurrency=row.concurrency, running=row.running, done=row.done, cpu_percent=row.cpu_percent,
-                rss_bytes=row.rss_bytes, version=row.version, started_at=optional_datetime(row.started_at or None),
+                rss_bytes=row.rss_bytes, version=row.version, service=row.service,
+                started_at=optional_datetime(row.started_at or None),
                 seen_at=as_datetime(row.seen_at), silent=is_silent(row, now), lost=row.lost,
                 served=list(row.served or row.queues), queue_limits=row.queue_limits,
                 busy_since=optional_datetime(row.silent_since), problem=row.problem, busy=row.busy,

@@ -43,14 +43,19 @@ TABLES = (
         detail TEXT NOT NULL, user_id TEXT NOT NULL)""",
     """CREATE TABLE schedules (
         name {key} PRIMARY KEY, cron TEXT NOT NULL, tz TEXT NOT NULL, misfire TEXT NOT NULL, overlap TEXT NOT NULL,
-        call TEXT NOT NULL, origin TEXT NOT NULL, version {int} NOT NULL, paused {int} NOT NULL,
+        call TEXT NOT NULL, service TEXT NOT NULL, version {int} NOT NULL, paused {int} NOT NULL,
         last_planned_at {real}, last_job_id TEXT, created_at {real} NOT NULL, changed_at {real} NOT NULL)""",
     """CREATE TABLE workers (
         id {key} PRIMARY KEY, host TEXT NOT NULL, slot TEXT NOT NULL, pid {int} NOT NULL, queues TEXT NOT NULL,
         served TEXT NOT NULL, queue_limits TEXT NOT NULL, concurrency {int} NOT NULL, running {int} NOT NULL,
         done {int} NOT NULL, cpu_percent {real} NOT NULL, rss_bytes {int} NOT NULL, version TEXT NOT NULL,
+        service {key} NOT NULL, code {key} NOT NULL,
         busy TEXT NOT NULL, started_at {real} NOT NULL, seen_at {real} NOT NULL, silent_since {real},
         problem TEXT NOT NULL, lost {int} NOT NULL)""",
+    "CREATE TABLE code_jobs (code {key} NOT NULL, job {key} NOT NULL, PRIMARY KEY (code, job))",
+    """CREATE TABLE removed_declarations (
+        service {key} NOT NULL, kind {key} NOT NULL, name {key} NOT NULL, at {real} NOT NULL,
+        PRIMARY KEY (service, kind, name))""",
     "CREATE TABLE worker_changes (worker {key} PRIMARY KEY, change TEXT NOT NULL)",
     """CREATE TABLE dead_letters (
         id {key} PRIMARY KEY, at {real} NOT NULL, origin TEXT NOT NULL, reason TEXT NOT NULL, body {bytes} NOT NULL,
@@ -87,8 +92,8 @@ TABLES = (
         key {key} NOT NULL, at {real} NOT NULL, job_id {key} NOT NULL, epoch {int} NOT NULL)""",
     "CREATE TABLE open_runs (name {key} PRIMARY KEY, n {int} NOT NULL)",
     """CREATE TABLE subscriptions (
-        origin {key} NOT NULL, event {key} NOT NULL, job {key} NOT NULL, call TEXT NOT NULL,
-        PRIMARY KEY (origin, event, job))""",
+        service {key} NOT NULL, event {key} NOT NULL, job {key} NOT NULL, call TEXT NOT NULL,
+        PRIMARY KEY (service, event, job))""",
     "CREATE TABLE ended (state {key} PRIMARY KEY, n {int} NOT NULL)",
     """CREATE TABLE queue_outcomes (
         minute {int} NOT NULL, queue {key} NOT NULL, n {int} NOT NULL, PRIMARY KEY (minute, queue))""",
@@ -104,8 +109,8 @@ TABLES = (
     """CREATE TABLE relations (
         child {key} NOT NULL, parent {key} NOT NULL, on_end {key} NOT NULL, PRIMARY KEY (child, parent))""",
     """CREATE TABLE functions (
-        name {key} NOT NULL, origin {key} NOT NULL, queue {key} NOT NULL, doc TEXT NOT NULL, parameters TEXT NOT NULL,
-        seen_at {real} NOT NULL, PRIMARY KEY (name, origin))""",
+        name {key} NOT NULL, service {key} NOT NULL, queue {key} NOT NULL, doc TEXT NOT NULL, parameters TEXT NOT NULL,
+        seen_at {real} NOT NULL, PRIMARY KEY (name, service))""",
     """CREATE TABLE components (
         id {key} NOT NULL, kind {key} NOT NULL, host TEXT NOT NULL, pid {int} NOT NULL, version TEXT NOT NULL,
         active {int} NOT NULL, seen_at {real} NOT NULL, PRIMARY KEY (id, kind))""",
@@ -154,8 +159,9 @@ INDEXES = (
     "CREATE INDEX jobs_soon ON jobs (state, due_at, id, publication) WHERE state = 'scheduled'",
     """CREATE INDEX jobs_retry ON jobs (state, due_at, id)
         WHERE state = 'scheduled' AND reason_code IN ('retry', 'crash')""",
+    "CREATE INDEX jobs_unknown ON jobs (queue, job, id) WHERE waits >= 16",
     "CREATE INDEX relations_parent ON relations (parent, child)",
-    "CREATE INDEX functions_origin ON functions (origin)",
+    "CREATE INDEX functions_service ON functions (service)",
     "CREATE INDEX batches_made ON batches (created_at, id)",
     "CREATE INDEX batches_state ON batches (state, created_at, id)",
     "CREATE INDEX batches_ended ON batches (ended_at, id) WHERE ended_at IS NOT NULL",

@@ -124,7 +124,7 @@ from pathlib import Path
 
 from broker_jobs import BrokerJobs, current_job
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 def mark(kind: str, name: str) -> None:

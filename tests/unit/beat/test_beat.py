@@ -27,7 +27,7 @@ from broker_jobs.messages.control import Control
 from tests.support.consume import consume
 from tests.support.wait import eventually
 
-DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", origin="shop")]
+DECLARED = [Schedule(name="a", cron="* * * * *", call="{}", service="shop")]
 
 
 class Coordinator:
@@ -133,7 +133,7 @@ def test_it_repeats_its_declaration_until_it_is_answered(
     advance(beat, clock, 2.0)
     eventually(lambda: len(coordinator.declared()) == 2)
     one, two = coordinator.declared()
-    assert (one.id, one.origin, one.schedules, one.by) == (two.id, "shop", DECLARED, "beat-1")
+    assert (one.id, one.service, one.schedules, one.by) == (two.id, "shop", DECLARED, "beat-1")
     coordinator.silent = False
     advance(beat, clock, 2.0)
     eventually(lambda: len(coordinator.declared()) == 3)

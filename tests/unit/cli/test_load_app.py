@@ -15,7 +15,7 @@ def test_a_process_loads_what_the_code_declares() -> None:
 
     jobs.recurring("weekly", "0 9 * * MON", report)
     application = application_of(jobs, "shop.jobs:jobs", {})
-    assert application.origin == "shop.jobs"
+    assert {each.service for each in application.recurring} == {"main"}  # in memory it needs no name
     assert [each.event for each in application.subscriptions] == ["user.registered"]
     assert [each.name for each in application.recurring] == ["weekly"]
     assert application.close == jobs.stop

@@ -27,6 +27,7 @@ from broker_jobs.consumer.monitor import OUTLIVED_AFTER_SECONDS, Monitor
 from broker_jobs.consumer.observer import NoWorkerObserver
 from broker_jobs.consumer.outcome import Completed, raised
 from broker_jobs.consumer.overdue import OverdueRuns
+from broker_jobs.consumer.program_code import ProgramCode
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
 from broker_jobs.consumer.revocations import Revocations
@@ -34,6 +35,7 @@ from broker_jobs.consumer.running import Run, Running
 from broker_jobs.consumer.starter import Starter
 from broker_jobs.consumer.windows import LOWER_AFTER_LOOKS, Windows
 from broker_jobs.function.definition import define
+from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.events import WorkerRef
 from broker_jobs.producer.current_job import JobTimedOut
@@ -73,6 +75,7 @@ class Parts:
         self.heartbeat_sender = HeartbeatSender(
             event_sender=self.event_sender, clock=self.clock, running=self.running, held=list, fences=Revocations(),
             reporter=self.reporter, serves=lambda: (ServedQueues.parse(["default"]), 1), period_seconds=5.0, version="",
+            code=ProgramCode("", Registry()),
         )  # fmt: skip
         queues = ServedQueues.parse(["default"])
         self.local_queue = LocalQueue(queues, 4)

@@ -1,6 +1,7 @@
 """How each attempt of a job ended, and where ended jobs ran: kept but for jobs that succeed on their first attempt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -269,7 +270,7 @@ def test_a_worker_that_is_connected_again_keeps_what_its_heartbeats_told(harness
         id="hello", at=harness.now + 1.0, worker=WorkerRef(id="w1", host="node-1", slot="1"), queues=["default"]
     )
     harness.apply(CommandReceived(hello, None, None))
-    assert harness.store.reader.processes.workers() == [before]
+    assert harness.store.reader.processes.workers() == [replace(before, queues=("default",))]
 
 
 def test_where_no_release_was_reported_none_is_kept(harness: EngineHarness) -> None:

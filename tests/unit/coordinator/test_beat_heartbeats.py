@@ -64,16 +64,16 @@ def test_what_a_program_can_run_is_kept_answered_and_not_audited(harness: Engine
     to = ParameterInfo(name="to", kind="either", required=True, type="str", json_schema={"type": "string"})
     send = FunctionInfo(name="send", queue="mail", doc="Sends.", parameters=[to])
     old = FunctionInfo(name="old", queue="default")
-    harness.apply(harness.ask(DeclareFunctions, origin="shop", functions=[old]))
+    harness.apply(harness.ask(DeclareFunctions, service="shop", functions=[old]))
     harness.now += 1.0
-    first = harness.ask(DeclareFunctions, "me", origin="shop", functions=[send], last=False)
-    effects = harness.apply(first, harness.ask(DeclareFunctions, "me", origin="shop", functions=[]))
+    first = harness.ask(DeclareFunctions, "me", service="shop", functions=[send], last=False)
+    effects = harness.apply(first, harness.ask(DeclareFunctions, "me", service="shop", functions=[]))
     assert len(effects.messages) == 2
     assert harness.store.reader.audit.newest() == []
     assert [one.name for one in harness.store.reader.declarations.functions()] == ["send"]
     told = harness.store.reader.declarations.function("send")
     assert told is not None
-    assert (told.origin, told.queue, told.doc, told.seen_at) == ("shop", "mail", "Sends.", harness.now)
+    assert (told.service, told.queue, told.doc, told.seen_at) == ("shop", "mail", "Sends.", harness.now)
     assert told.parameters == [to.model_dump(mode="json")]
 
 
@@ -97,9 +97,8 @@ def test_a_link_to_a_parent_stays_visible_after_it_was_met(harness: EngineHarnes
 
 def test_a_worker_that_does_not_know_a_job_is_no_return_of_it(harness: EngineHarness) -> None:
     harness.apply(harness.ready())
+    harness.apply(harness.beat("w1"), harness.beat("w2"))  # they do not tell which jobs they have
     harness.apply(harness.returned("unknown job"))
     assert (harness.row().unknowns, harness.row().returns) == (1, 0)
-    harness.now += 30.0
-    harness.release()
     harness.apply(harness.returned("redelivered", epoch=2))
     assert (harness.row().unknowns, harness.row().returns) == (1, 1)

@@ -32,12 +32,13 @@ from broker_jobs.coordinator.records import (
 )
 from broker_jobs.messages import codec
 from broker_jobs.messages.batch import Chunk
-from broker_jobs.messages.commands import DeleteBatch, DeleteJob, RequeueJob, RescheduleJob, SetLimit
+from broker_jobs.messages.commands import DeleteBatch, DeleteJob, Hello, RequeueJob, RescheduleJob, SetLimit
 from broker_jobs.messages.envelope import Dependencies, End, LimitKey, Parent, Policy, UniqueKey
+from broker_jobs.messages.events import WorkerRef
 from broker_jobs.store import schema
 from broker_jobs.store.lines import Stage
 from broker_jobs.store.retention import PurgeProgress
-from broker_jobs.store.row import Publication, Row
+from broker_jobs.store.row import Publication, Row, WaitReason
 from tests.support.invariants import broken
 from tests.unit.coordinator.engine_harness import EngineHarness
 
@@ -138,6 +139,7 @@ class World:
             (8, self.batch),
             (25, self.worker),
             (16, self.command),
+            (4, self.programs),
             (5, self.again),
         ]
         roll = self.random.random()
@@ -268,9 +270,29 @@ class World:
             return [h.returned("redelivered", row.id, row.epoch)]
         if pick < 0.82:
             return [h.returned("shutdown", row.id, row.epoch, worker="w1")]
-        if pick < 0.90:
+        if pick < 0.88:
+            return [h.returned("unknown job", row.id, row.epoch, worker="w1")]
+        if pick < 0.93:
             return [h.interrupted(row.id, row.epoch, acknowledged=self.random.random() < 0.5)]
         return [h.started(row.id, row.epoch, owned=True), LeaseOver(row.id, "w1", "its worker is dead")]
+
+    def programs(self) -> list[Input]:
+        """A worker that knows all jobs, or none of them, comes or goes."""
+        worker, jobs = self.random.choice((("knows", ["work"]), ("other", ["else"]), ("other", ["else"])))
+        if self.random.random() < 0.5:
+            self.log.append(f"{worker} goes")
+            with self.harness.store.transaction() as tx:
+                tx.processes.remove_worker(worker)
+            return []
+        return [self.hello(worker, jobs)]
+
+    def hello(self, worker: str, jobs: list[str]) -> Input:
+        ref, code = WorkerRef(id=worker, host="h", slot=worker), f"{len(jobs[0]):032x}"
+        return self.harness.ask(Hello, worker=ref, queues=["default"], code=code, jobs=jobs)
+
+    def known(self) -> bool:
+        """Whether a living worker knows the jobs."""
+        return any(worker.id == "knows" for worker in self.table("workers"))
 
     def command(self) -> list[Input]:
         pick, h = self.random.random(), self.harness
@@ -390,6 +412,8 @@ class World:
             clear = row.publication is Publication.NONE and row.grace_until is None
             if row.is_waiting and not row.waits and clear and (row.due_at or 0.0) <= now:
                 found.append(f"{row.id} may go and is not released: {row}")
+            if row.waits & WaitReason.UNKNOWN and self.known():
+                found.append(f"{row.id} is held, and a worker knows it")
         found += [
             f"{batch.id} is over" for batch in self.table("batches") if batch.state == "processing" and batch.open <= 0
         ]
@@ -406,6 +430,7 @@ class World:
         h = self.harness
         self.log.append("drain")
         self.apply(*(h.ask(SetLimit, key=key, limit=None) for key in "cdrf"))
+        self.apply(self.hello("knows", ["work"]))
         self.apply(*(self.copy(id) for id in sorted(self.named - set(self.ids))))
         for name in ("B2", "B1", "B0"):
             commit = self.commit(name, plain=True)

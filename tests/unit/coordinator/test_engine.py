@@ -524,17 +524,6 @@ def test_ten_interruptions_count_as_one_crash_and_three_crashes_fail_the_job(har
     assert "interrupted 10 times, which counts as a crash" in harness.row().reason
 
 
-def test_an_unknown_job_is_offered_ten_times_and_then_failed(harness: EngineHarness) -> None:
-    harness.apply(harness.ready())
-    for epoch in range(1, 11):
-        assert harness.row().state is State.ENQUEUED
-        harness.apply(harness.returned("unknown job", epoch=epoch))
-        harness.now += 30.0
-        harness.release()
-    assert harness.row().state is State.FAILED
-    assert harness.row().reason == "no worker of queue 'default' knows a job named 'work'"
-
-
 def test_a_lost_message_is_released_again_with_the_next_epoch(harness: EngineHarness) -> None:
     harness.apply(harness.ready())
     effects = harness.apply(ProvenLost("j", 1))

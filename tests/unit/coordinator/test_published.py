@@ -18,12 +18,12 @@ def harness() -> EngineHarness:
     return EngineHarness()
 
 
-def subscribe(harness: EngineHarness, origin: str, *jobs: str, event: str = "user.registered") -> None:
+def subscribe(harness: EngineHarness, service: str, *jobs: str, event: str = "user.registered") -> None:
     made = [
-        Subscription(event=event, call=codec.encode(harness.envelope("t", epoch=0, job=job, queue=origin)).decode())
+        Subscription(event=event, call=codec.encode(harness.envelope("t", epoch=0, job=job, queue=service)).decode())
         for job in jobs
     ]
-    harness.apply(harness.ask(DeclareSubscriptions, origin=origin, subscriptions=made))
+    harness.apply(harness.ask(DeclareSubscriptions, service=service, subscriptions=made))
 
 
 def published(harness: EngineHarness, id: str = "e1") -> PublishedEvent:
@@ -73,7 +73,7 @@ def test_a_call_that_jobs_are_made_of_waits_for_nothing(harness: EngineHarness, 
     call = codec.encode(harness.envelope("t", epoch=0, args=[None], **{waits: fields[waits]})).decode()
     given = [Subscription(event="user.registered", call=call)]
     for effects in (
-        harness.apply(harness.ask(DeclareSubscriptions, "me", origin="mail", subscriptions=given)),
+        harness.apply(harness.ask(DeclareSubscriptions, "me", service="mail", subscriptions=given)),
         harness.apply(harness.ask(PutRecurring, "me", schedule=Schedule(name="r", cron="* * * * *", call=call))),
     ):
         assert "waits for its time and for nothing else" in (

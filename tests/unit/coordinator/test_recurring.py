@@ -50,7 +50,7 @@ def schedule(
     overlap: Overlap = "allow",
 ) -> Schedule:
     call = codec.encode(harness.envelope("template", epoch=0)).decode()
-    return Schedule(name=name, cron=cron, misfire=misfire, overlap=overlap, call=call, origin="shop")
+    return Schedule(name=name, cron=cron, misfire=misfire, overlap=overlap, call=call, service="shop")
 
 
 def put(harness: EngineHarness, **rules: object) -> None:
@@ -309,19 +309,19 @@ def test_overlap_queue_runs_them_one_after_the_other(harness: EngineHarness) -> 
 
 def test_what_the_code_no_longer_declares_is_removed_and_what_was_put_stays(harness: EngineHarness) -> None:
     one, two = schedule(harness, "one"), schedule(harness, "two")
-    by_hand = schedule(harness, "tenant").model_copy(update={"origin": ""})
+    by_hand = schedule(harness, "tenant").model_copy(update={"service": ""})
     harness.apply(
-        harness.ask(DeclareRecurring, origin="shop", schedules=[one, two]), harness.ask(PutRecurring, schedule=by_hand)
+        harness.ask(DeclareRecurring, service="shop", schedules=[one, two]), harness.ask(PutRecurring, schedule=by_hand)
     )
-    harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[two]))
-    harness.apply(harness.ask(DeclareRecurring, origin="billing", schedules=[]))
+    harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[two]))
+    harness.apply(harness.ask(DeclareRecurring, service="billing", schedules=[]))
     assert [row.name for row in harness.store.reader.schedules.all()] == ["tenant", "two"]
 
 
 def test_declaring_the_same_again_changes_nothing(harness: EngineHarness) -> None:
-    harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[schedule(harness)]))
+    harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[schedule(harness)]))
     harness.now += HOUR
-    effects = harness.apply(harness.ask(DeclareRecurring, origin="shop", schedules=[schedule(harness)]))
+    effects = harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[schedule(harness)]))
     assert effects.control is None
     assert harness.store.reader.schedules.all()[0].version == 1
 
@@ -478,8 +478,8 @@ def test_two_beats_and_a_coordinator_take_the_times_of_a_night_in_which_clocks_c
 
 def test_ten_thousand_schedules_fire_at_once_and_once_each(harness: EngineHarness) -> None:
     declared = [schedule(harness, f"tenant-{number}") for number in range(MANY)]
-    for origin, part in (("shop", declared[:MAX_RECORDS]), ("billing", declared[MAX_RECORDS:])):
-        harness.apply(harness.ask(DeclareRecurring, origin=origin, schedules=part))
+    for service, part in (("shop", declared[:MAX_RECORDS]), ("billing", declared[MAX_RECORDS:])):
+        harness.apply(harness.ask(DeclareRecurring, service=service, schedules=part))
     timers = [ScheduleTimer(), ScheduleTimer()]
     assert beats(harness, timers) == []
     harness.now += HOUR

@@ -1002,15 +1002,6 @@ def test_a_failure_of_a_job_that_crashed_does_not_move_its_next_run(harness: Eng
     )  # fmt: skip
 
 
-def test_a_job_that_is_offered_as_unknown_counts_each_offer(harness: EngineHarness) -> None:
-    harness.apply(harness.ready())
-    for epoch in (1, 2):
-        harness.apply(harness.returned("unknown job", epoch=epoch))
-        assert (harness.row().unknowns, harness.row().due_at) == (epoch, harness.now + 30.0)
-        harness.now += 30.0
-        harness.release()
-
-
 def test_a_job_that_is_released_late_keeps_the_time_that_it_was_to_run_at(harness: EngineHarness) -> None:
     harness.apply(harness.held(delay=10.0))
     due_at = harness.now + 10.0

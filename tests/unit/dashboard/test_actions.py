@@ -102,7 +102,7 @@ def parameter(name: str, kind: Any = "either", **given: Any) -> Parameter:
 FUNCTION = FunctionView(
     name="pay",
     queue="default",
-    origin="shop",
+    service="shop",
     doc="",
     parameters=[
         parameter("order"),

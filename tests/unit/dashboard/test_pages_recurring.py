@@ -136,7 +136,7 @@ def test_times_are_changed_and_the_call_stays(system: System) -> None:
     assert "Changed. Next run: " in words_of(page)
     after = _schedule(system, SLASHED)
     assert (after.cron, after.tz, after.misfire, after.overlap) == tuple(times.values())
-    assert (after.call, after.arguments, after.origin) == (before.call, before.arguments, before.origin)
+    assert (after.call, after.arguments, after.service) == (before.call, before.arguments, before.service)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_one_that_code_declares_says_that_a_change_is_overwritten_and_it_is(syst
     program = system.hostile.program._program
     assert program is not None
     assert program.beat is not None
-    program.beat.declare(system.hostile.program.recurring.declared(system.hostile.program.origin))  # as at its start
+    program.beat.declare(system.hostile.program.recurring.declared(system.hostile.program.service))  # as at its start
     eventually(lambda: _schedule(system, DECLARED).cron == "0 9 * * MON", what="the code's times")
     assert _schedule(system, DECLARED).paused, "a pause stays"
 

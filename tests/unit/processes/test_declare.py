@@ -88,7 +88,7 @@ def test_it_is_repeated_until_it_is_answered(broker: MemoryBroker, declarer: Dec
     eventually(lambda: not threads_of(declarer), what="its thread ends")
     assert len(coordinator.received) == 3
     assert {command.id for command in coordinator.received} == {coordinator.received[0].id}
-    assert (coordinator.received[0].origin, coordinator.received[0].by) == ("shop", "me")
+    assert (coordinator.received[0].service, coordinator.received[0].by) == ("shop", "me")
     assert [each.event for each in coordinator.received[0].subscriptions] == ["user.registered"]
 
 

@@ -344,9 +344,20 @@ def test_modules_is_a_list() -> None:
         BrokerJobs(modules="shop.mail")
 
 
-def test_the_origin_is_the_first_module_or_the_program() -> None:
-    assert BrokerJobs(modules=["shop.mail", "shop.sms"]).origin == "shop.mail"
-    assert BrokerJobs().origin
+def test_a_program_has_the_name_of_its_code_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert BrokerJobs(modules=["shop.mail", "shop.sms"]).service == ""
+    monkeypatch.setenv("BROKER_JOBS_SERVICE", "shop")
+    assert BrokerJobs().service == "shop"
+    assert BrokerJobs(service="shop.mail").service == "shop.mail"
+
+
+@pytest.mark.parametrize("name", ["my shop", "-shop", "shop\n", "ş", "s" * 101])
+def test_a_wrong_name_of_a_program_says_what_to_write(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="write 1 to 100 letters, digits, dots, hyphens and underscores"):
+        BrokerJobs(service=name)
+    monkeypatch.setenv("BROKER_JOBS_SERVICE", name)
+    with pytest.raises(OptionError, match=r"setting service \(environment BROKER_JOBS_SERVICE\): .* write 1 to 100"):
+        BrokerJobs().service  # noqa: B018
 
 
 def test_started_before_a_fork_is_refused(jobs: BrokerJobs, monkeypatch: pytest.MonkeyPatch) -> None:

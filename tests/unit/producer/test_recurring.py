@@ -41,7 +41,7 @@ def test_declaring_remembers_and_sends_nothing(jobs: BrokerJobs, broker: Recordi
     (schedule,) = jobs.recurring.declared("shop")
     assert schedule.model_dump(exclude={"call"}) == {
         "name": "weekly", "cron": "0 9 * * MON", "tz": "Europe/Istanbul", "misfire": "skip", "overlap": "queue",
-        "origin": "shop",
+        "service": "shop",
     }  # fmt: skip
     template = decode(schedule.call)
     assert (template.job, template.queue, template.policy.retries) == ("report", "reports", 2)
@@ -105,7 +105,7 @@ def test_putting_acts_at_once(jobs: BrokerJobs, broker: RecordingBroker, welcome
     jobs.recurring.put("tenant-7", "*/5 * * * * *", welcome.bind(7))
     command = broker.commands[-1]
     assert isinstance(command, PutRecurring)
-    assert command.schedule.origin == ""
+    assert command.schedule.service == ""
     assert decode(command.schedule.call).args == [7]
     assert jobs.recurring.declared("shop") == []
 

@@ -564,7 +564,7 @@ class ReadingRules:
         with store.transaction() as tx:
             tx.declarations.save_functions("shop", [send], at=2.0, last=False)
             tx.declarations.save_functions("shop", [FunctionRow("new", "", "default", "")], at=2.0, last=True)
-        assert [(one.name, one.origin) for one in store.reader.declarations.functions()] == [
+        assert [(one.name, one.service) for one in store.reader.declarations.functions()] == [
             ("charge", "billing"),
             ("new", "shop"),
             ("send", "shop"),
@@ -573,7 +573,7 @@ class ReadingRules:
             tx.declarations.save_functions("billing", [FunctionRow("send", "", "other", "Newer.")], at=3.0, last=True)
         told = store.reader.declarations.function("send")
         assert told is not None
-        assert (told.origin, told.queue) == ("billing", "other")
+        assert (told.service, told.queue) == ("billing", "other")
         assert [one.name for one in store.reader.declarations.functions()] == ["new", "send"]
         assert store.reader.declarations.function("charge") is None
 
