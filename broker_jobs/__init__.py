@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from broker_jobs.errors import Retry as Retry
     from broker_jobs.errors import StoreError as StoreError
     from broker_jobs.errors import UsageError as UsageError
+
+    # The pauses before retries.
+    from broker_jobs.function.backoff import Backoff as Backoff
     from broker_jobs.function.depends import Depends as Depends
 
     # Unique keys and limits.
@@ -108,6 +111,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "UsageError",
     ),
     "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "JobTimedOut", "current_job"),
+    "broker_jobs.function.backoff": ("Backoff",),
     "broker_jobs.function.depends": ("Depends",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),

@@ -23,7 +23,8 @@ from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import define
-from broker_jobs.function.options import JobOptions, check_id, job_options
+from broker_jobs.function.option_checks import check_id
+from broker_jobs.function.options import JobOptions, job_options
 from broker_jobs.function.registry import Registry, loader_of
 from broker_jobs.messages.envelope import End
 from broker_jobs.messages.priority import NORMAL, Priority
@@ -134,11 +135,14 @@ class BrokerJobs:
             name: the name in messages, 1 to 200 characters; default: the function's name.
             queue: the queue whose workers run it; default "default".
             retries: runs after the first one, 0 to 1,000,000; default 10.
-            backoff: the pauses before the retries, in seconds or as timedeltas; the last one is repeated. Default
-                before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds.
+            backoff: the pauses before the retries, in seconds or as timedeltas, the last one is repeated; or
+                Backoff(…), which grows. Default before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29
+                times n seconds, at most a day.
             retry_on: the exceptions after which it is retried; default Exception.
+            never_retry: the exceptions after which it fails at once; default: none.
             timeout: how long an attempt may run, in seconds or as a timedelta; default: without limit.
             expires: how long the job may wait to start; then it fails with the error Expired. Default: without limit.
+            keep, keep_result: how long the job, and its result, is kept after its end; default: as the settings say.
             unique: a key, or Unique(…): only one job with this key exists at a time.
             limit: Concurrency(…), RateLimit(…), Ordered(…) or several of them.
             tags: words to find the job by, at most 50 of at most 100 characters.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from broker_jobs.clock import Instant
@@ -29,7 +31,7 @@ from broker_jobs.consumer.outcome import (
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.depends import insert_gaps, provide, provide_async
-from broker_jobs.function.registry import Around
+from broker_jobs.function.registry import Around, Function
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.producer.current_job import CurrentJob, JobCancelled, running
 
@@ -57,6 +59,7 @@ def _attempt(run: Run, current: CurrentJob, arounds: Sequence[Around], run_corou
         args, kwargs = function.signature.decode(run.received.delivery.body)
     except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
         return misfit(error)
+    current.called_with(partial(_by_parameter, function, args, kwargs))
     try:
         with running(current):
             if arounds or function.provided:
@@ -78,6 +81,7 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
         args, kwargs = function.signature.decode(run.received.delivery.body)
     except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
         return misfit(error)
+    current.called_with(partial(_by_parameter, function, args, kwargs))
     try:
         with running(current):
             if arounds or function.provided:
@@ -89,6 +93,15 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
             return _ended(run, value)
     except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
         return _broke(run, error)
+
+
+def _by_parameter(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a call by their parameters, with defaults, and without what is provided."""
+    signature = inspect.signature(function.fn)
+    named = [each for each in signature.parameters.values() if each.name not in function.provided]
+    bound = signature.replace(parameters=named).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _ended(run: Run, value: Any) -> Outcome:
@@ -107,7 +120,8 @@ def _broke(run: Run, error: BaseException) -> Outcome:
     told = run.told or run.interrupt.delivered
     if told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
         return Interruption()  # what a function raises as it is cut off, a client's own error say, is no failure of it
-    return raised(error, run.received.function.options.retry_on)
+    options = run.received.function.options
+    return raised(error, options.retry_on, options.never_retry)
 
 
 def stopped_as_asked(run: Run, error: BaseException | None = None) -> Outcome:

@@ -123,6 +123,7 @@ class ChildRunner:
             on_line=lambda text: self._send({"kind": "line", "text": text}),
             asked_to_stop=run.asked_to_stop,
             batch=batch,
+            envelope=envelope,
         )
         with _memory_limited(order.memory_limit):
             if function.is_async:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 from broker_jobs.beat.cron import check
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError, nearest
-from broker_jobs.function.options import check_name
+from broker_jobs.function.option_checks import check_name
 from broker_jobs.function.pending import has_pending
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.commands import (

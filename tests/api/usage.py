@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, assert_type
+from typing import Any, Literal, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from broker_jobs import Role, Visitor
-from broker_jobs import (AsyncJob, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
+from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
                          Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
@@ -69,6 +69,16 @@ class Tools:
     def clean(path: str) -> int: return 0
     @jobs.job
     def send(self, user_id: int) -> str: return ""
+@jobs.job(backoff=Backoff(first=2, factor=3, cap=hour, jitter=0.5), retry_on=OSError, never_retry=FileNotFoundError)
+def patient() -> None: ...
+@jobs.job(never_retry=(KeyError, ValueError), keep=hour, keep_result=60)
+def picky() -> None: ...
+@jobs.job(never_retry="ValueError")  # E
+def bad_kind() -> None: ...
+@jobs.job(backoff=Backoff(first="1"))  # E
+def bad_backoff() -> None: ...
+@jobs.job(keep="1 day")  # E
+def bad_keep() -> None: ...
 @jobs.job(quee="mail")  # E
 def bad_option() -> None: ...
 @jobs.job(priority="highest")  # E
@@ -136,6 +146,10 @@ receipt.reschedule(hour)
 
 # ---- 5. options of one call -----------------------------------------------------------------------------------
 assert_type(welcome.using(queue="slow", tags=["user:42"], expires=hour).enqueue(42), Receipt[str])
+welcome.using(trace={"traceparent": "00-…"}).enqueue(42)
+welcome.using(trace="00-…").enqueue(42)  # E
+welcome.using(keep=hour, keep_result=None, backoff=Backoff(cap=hour)).enqueue(42)
+welcome.using(never_retry=ValueError)  # E
 assert_type(welcome.using(queue="slow", unique="user:42", limit=Concurrency("smtp", 5)).enqueue(42), Receipt[str])
 welcome.using(limit=[RateLimit("smtp", 100, per=60), Concurrency("host", 2)], id="welcome-42").schedule(hour, 42)
 welcome.using(limit=(Ordered("account:{user_id}"), RateLimit("api", 5, per=hour, window="fixed"))).enqueue(42)
@@ -315,6 +329,12 @@ def long() -> None:
         if job.cancelled():
             return
     assert_type(job.cancelled(), bool)
+    assert_type((job.name, job.queue, job.tags, job.retries, job.retries_left), tuple[str, str, tuple[str, ...], int, int])
+    assert_type(job.priority, Literal["high", "normal", "low"])
+    assert_type(job.arguments["user_id"], Any)
+    assert_type(job.trace.get("traceparent"), str | None)
+    job.arguments["user_id"] = 1  # E
+    job.name = "x"  # E
     if job.batch is not None:
         with job.batch as mine:
             mine.enqueue(ping)
