@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from broker_jobs.producer.job import Call as Call
     from broker_jobs.producer.job import Job as Job
     from broker_jobs.producer.job import SyncJob as SyncJob
+    from broker_jobs.producer.job_info import JobError as JobError
+    from broker_jobs.producer.job_info import JobInfo as JobInfo
     from broker_jobs.producer.receipt import Receipt as Receipt
     from broker_jobs.producer.receipt import result_of as result_of
     from broker_jobs.producer.receipt import results_of as results_of
@@ -120,6 +122,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.producer.errors": ("BatchUnknown", "EnqueueManyError", "EnqueueUnknown"),
     "broker_jobs.producer.failures": ("Failure",),
     "broker_jobs.producer.job": ("AsyncJob", "Call", "Job", "SyncJob"),
+    "broker_jobs.producer.job_info": ("JobError", "JobInfo"),
     "broker_jobs.producer.receipt": ("Receipt", "result_of", "results_of"),
     "broker_jobs.producer.recurring": ("RecurringOptions",),
     "broker_jobs.producer.remote": ("RemoteJob",),

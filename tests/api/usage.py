@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from broker_jobs import Role, Visitor
-from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
+from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobError, JobInfo, JobOptions,
                          Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
@@ -102,6 +102,10 @@ receipt = welcome.enqueue(42)
 assert_type(receipt, Receipt[str])
 assert_type(receipt.result(timeout=5), str)
 assert_type(receipt.state(), State)
+assert_type(receipt.info(), JobInfo)
+assert_type(receipt.info().error, JobError | None)
+assert_type((receipt.info().attempts, receipt.info().enqueued_at, receipt.info().ended_at), tuple[int, datetime, datetime | None])
+receipt.info().state = State.FAILED  # E
 assert_type(fetch.enqueue("u"), Receipt[bytes])
 assert_type(crawl.enqueue("u").result(), bytes)
 assert_type(Tools.clean.enqueue("old"), Receipt[int])
@@ -128,6 +132,7 @@ async def in_async() -> None:
     assert_type(await welcome.enqueue_async(42), Receipt[str])
     assert_type(await fetch.schedule_async(hour, "u"), Receipt[bytes])
     assert_type(await receipt.result_async(5), str)
+    assert_type(await receipt.info_async(), JobInfo)
     await asyncio.gather(*(welcome.enqueue_async(i) for i in range(3)))
     welcome.enqueue_async(42)  # E
     await welcome.enqueue(42)  # E
@@ -270,6 +275,9 @@ jobs.recurring.put("tenant-7", "0 9 * * *", welcome.bind(7))
 assert_type(jobs.recurring.trigger("weekly-report"), Receipt[Any])
 jobs.recurring.pause("weekly-report")
 jobs.queues.pause("mail")
+jobs.recurring("every", hour, report)
+jobs.recurring.put("every", timedelta(minutes=5), welcome.bind(7), misfire="skip")
+jobs.recurring("every", 300, report)  # E
 jobs.recurring("bad", "* * * * *", welcome)  # E
 jobs.recurring("bad", "* * * * *", welcome.bind("x"))  # E
 jobs.recurring("bad", "* * * * *", welcome.enqueue(1))  # E
@@ -301,6 +309,10 @@ jobs.publish()  # E
 def not_subscribed(user_id: int) -> None: ...
 @jobs.subscribe("user.registered", quee="mail")  # E
 def not_subscribed_either(user_id: int) -> None: ...
+
+jobs.recurring("every", hour, report)
+jobs.recurring.put("every", timedelta(minutes=5), welcome.bind(7), misfire="skip")
+jobs.recurring("every", 300, report)  # E
 
 # ---- 10. jobs of other services, receipts by id ---------------------------------------------------------------
 class Charged(BaseModel):
