@@ -52,10 +52,13 @@ if TYPE_CHECKING:
     from broker_jobs.errors import Retry as Retry
     from broker_jobs.errors import StoreError as StoreError
     from broker_jobs.errors import UsageError as UsageError
+
+    # The pauses before retries.
+    from broker_jobs.function.backoff import Backoff as Backoff
     from broker_jobs.function.depends import Depends as Depends
 
     # What hooks get.
-    from broker_jobs.function.hooks import JobInfo as JobInfo
+    from broker_jobs.function.hooks import JobMessage as JobMessage
 
     # Unique keys and limits.
     from broker_jobs.function.keys import Concurrency as Concurrency
@@ -87,6 +90,8 @@ if TYPE_CHECKING:
     from broker_jobs.producer.job import Call as Call
     from broker_jobs.producer.job import Job as Job
     from broker_jobs.producer.job import SyncJob as SyncJob
+    from broker_jobs.producer.job_info import JobError as JobError
+    from broker_jobs.producer.job_info import JobInfo as JobInfo
     from broker_jobs.producer.receipt import Receipt as Receipt
     from broker_jobs.producer.receipt import result_of as result_of
     from broker_jobs.producer.receipt import results_of as results_of
@@ -114,8 +119,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "UsageError",
     ),
     "broker_jobs.producer.current_job": ("CurrentJob", "JobCancelled", "JobTimedOut", "current_job"),
+    "broker_jobs.function.backoff": ("Backoff",),
     "broker_jobs.function.depends": ("Depends",),
-    "broker_jobs.function.hooks": ("JobInfo",),
+    "broker_jobs.function.hooks": ("JobMessage",),
     "broker_jobs.function.keys": ("Concurrency", "Ordered", "RateLimit", "Unique"),
     "broker_jobs.function.options": ("CallOptions", "JobOptions", "Options"),
     "broker_jobs.messages.state": ("State",),
@@ -124,6 +130,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "broker_jobs.producer.failures": ("Failure",),
     "broker_jobs.producer.group": ("Jobs",),
     "broker_jobs.producer.job": ("AsyncJob", "Call", "Job", "SyncJob"),
+    "broker_jobs.producer.job_info": ("JobError", "JobInfo"),
     "broker_jobs.producer.receipt": ("Receipt", "result_of", "results_of"),
     "broker_jobs.producer.recurring": ("RecurringOptions",),
     "broker_jobs.producer.remote": ("RemoteJob",),

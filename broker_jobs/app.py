@@ -22,7 +22,7 @@ from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, OptionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import Names
-from broker_jobs.function.options import check_id
+from broker_jobs.function.option_checks import check_id
 from broker_jobs.function.registry import Function, Registry, loader_of
 from broker_jobs.messages.envelope import End
 from broker_jobs.messages.service_name import why_no_service_name

@@ -1,9 +1,10 @@
 """Computes the planned times of a cron expression in a time zone. Pure; the only file that uses croniter.
 
 An expression has five fields (minute hour day month weekday) or six with the **second first**, as in Hangfire and
-Quartz: `*/5 * * * * *` is every five seconds. Names (JAN … DEC, MON … SUN), ranges, steps, `L`, `15W`, `FRI#2` and the
-names @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually are supported. If both day and weekday are
-given, a date that matches either of them matches, as in every Unix cron.
+Quartz: `*/5 * * * * *` is every five seconds. Names (JAN … DEC, MON … SUN), ranges, steps, the days of days.py (`L`,
+`L-3`, `LW`, `15W`, `FRI#2`, `5L`) and the names @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually are
+supported. If both day and weekday are given, a date that matches either of them matches, as in every Unix cron.
+`@every 5m` is an interval (interval.py).
 
 Changes to and from summer time:
 
@@ -24,8 +25,12 @@ import threading
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import floor
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+from broker_jobs.beat.days import DAY_FORMS, WEEKDAY_FORMS, WEEKDAYS, MonthDays, is_special
+from broker_jobs.beat.interval import interval_seconds, interval_words, next_multiple
+from broker_jobs.beat.interval import interval_text as interval_text  # for those who may import this file alone
 from broker_jobs.clock import Instant
 from broker_jobs.errors import OptionError, nearest
 
@@ -39,14 +44,13 @@ _NAMED = {
     "@annually": "0 0 1 1 *",
 }
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _FIELDS: tuple[tuple[str, int, int, tuple[str, ...], str], ...] = (
     ("second", 0, 59, (), ""),
     ("minute", 0, 59, (), ""),
     ("hour", 0, 23, (), ""),
-    ("day", 1, 31, (), r"\?|L|(\d+)W|W(\d+)"),
+    ("day", 1, 31, (), rf"\?|{DAY_FORMS}"),
     ("month", 1, 12, _MONTHS, ""),
-    ("weekday", 0, 7, _WEEKDAYS, r"\?|L[0-7]|([0-7]|MON|TUE|WED|THU|FRI|SAT|SUN)#([1-5]|L)"),
+    ("weekday", 0, 7, WEEKDAYS, rf"\?|{WEEKDAY_FORMS}"),
 )
 """Name, lowest, highest, names, and a pattern of other values that are allowed."""
 
@@ -65,7 +69,19 @@ def check(cron: str, tz: str) -> None:
         OptionError: names the wrong part, or says that no date ever matches (`0 0 30 2 *`).
     """
     _zone(tz)
-    _plan(cron).next(_YEAR_2000)
+    if interval_seconds(cron) is None:
+        _plan(cron).next(_YEAR_2000)
+    elif tz != "UTC":
+        raise OptionError(f"an interval is counted from 1970-01-01 00:00 UTC, in no time zone: leave out tz={tz!r}")
+
+
+def words(cron: str) -> str:
+    """A schedule as it is shown: an interval as "every 5 minutes", an expression as it is written."""
+    try:
+        seconds = interval_seconds(cron)
+    except OptionError:  # of a program that knows more
+        return cron
+    return cron if seconds is None else interval_words(seconds)
 
 
 def next_after(cron: str, tz: str, after: Instant) -> Instant:
@@ -74,6 +90,8 @@ def next_after(cron: str, tz: str, after: Instant) -> Instant:
     Raises:
         OptionError: as `check`.
     """
+    if (seconds := interval_seconds(cron)) is not None:
+        return next_multiple(seconds, after)
     plan, zone, start = _plan(cron), _zone(tz), floor(after)
     wall = start + _offset(zone, start)
     candidate = plan.next(wall)
@@ -141,8 +159,11 @@ class _Plan:
 
         self._cron = cron
         self._no_such_date = CroniterBadDateError
+        special = is_special(fields[-3]) or is_special(fields[-1])
         try:
-            self._iterator = croniter(" ".join(fields), 0.0, float, second_at_beginning=True)
+            self._days = _month_days(fields, croniter) if special else None
+            timed = [*fields[:-3], "*", "*", "*"] if special else fields
+            self._iterator = croniter(" ".join(timed), 0.0, float, second_at_beginning=True)
         except (CroniterError, ValueError) as error:
             raise OptionError(f"cron {cron!r}: {error}") from None
         self._lock = threading.Lock()
@@ -152,11 +173,43 @@ class _Plan:
 
     def next(self, wall: int) -> int:
         """The first matching local time later than `wall`."""
+        found = self._next(wall)
+        if self._days is None or self._days.matches(found // 86_400):
+            return found
+        day = self._days.after(found // 86_400)
+        if day is None:
+            raise OptionError(f"cron {self._cron!r} never fires: no date matches it")
+        return self._next(day * 86_400 - 1)  # with any date each day has a time
+
+    def _next(self, wall: int) -> int:
         with self._lock:
             try:
                 return int(self._iterator.get_next(float, start_time=float(wall)))
             except self._no_such_date:
                 raise OptionError(f"cron {self._cron!r} never fires: no date matches it") from None
+
+
+def _month_days(fields: list[str], croniter: Any) -> MonthDays:
+    """The dates of an expression with special days; croniter reads the plain parts of its fields."""
+    days, month, weekdays = (field.split(",") for field in fields[-3:])
+    special_days, special_weekdays = (tuple(filter(is_special, parts)) for parts in (days, weekdays))
+    plain_days, plain_weekdays = ([part for part in parts if not is_special(part)] for parts in (days, weekdays))
+    known = [",".join(parts) or "*" for parts in (plain_days, month, plain_weekdays)]
+    expanded = croniter(f"0 0 {' '.join(known)}", 0.0, float).expanded
+    return MonthDays(
+        days=special_days,
+        weekdays=special_weekdays,
+        plain_days=_known_days(expanded[2], range(1, 32), in_list=bool(special_days and plain_days)),
+        plain_weekdays=_known_days(expanded[4], range(7), in_list=bool(special_weekdays and plain_weekdays)),
+        months=_known_days(expanded[3], range(1, 13), in_list=True),
+    )
+
+
+def _known_days(expanded: list[Any], every: range, *, in_list: bool) -> frozenset[int]:
+    """The values of croniter; of a star all in a list with others, and none alone: then the other field decides."""
+    if expanded == ["*"]:
+        return frozenset(every if in_list else ())
+    return frozenset(value % 7 if every.stop == 7 else value for value in expanded)
 
 
 @lru_cache(maxsize=CACHE_SIZE)

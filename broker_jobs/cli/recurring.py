@@ -54,7 +54,7 @@ def list_recurring(
         [
             (
                 s.name,
-                s.cron,
+                cron.words(s.cron),
                 s.tz,
                 "paused" if s.paused else "",
                 moment(s.last_planned_at),
@@ -106,7 +106,7 @@ def show(
             ("kwargs", json.dumps(call.get("kwargs", {}), ensure_ascii=False)),
             ("queue", call.get("queue", "default")),
             ("priority", call.get("priority", NORMAL)),
-            ("cron", row.cron),
+            ("cron", cron.words(row.cron)),
             ("tz", row.tz),
             ("misfire", row.misfire),
             ("overlap", row.overlap),

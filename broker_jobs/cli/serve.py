@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +32,7 @@ from broker_jobs.cli.options import (
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.envelope import new_id
 from broker_jobs.processes import logs
+from broker_jobs.processes.reload import run_reloading
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_all, run_roles, run_workers
 from broker_jobs.processes.signals import exit_soon
 from broker_jobs.settings import Settings
@@ -41,6 +44,18 @@ Target = Annotated[
     ),
 ]
 Processes = Annotated[int | None, typer.Option("--processes", "-p", help="Worker processes.", show_default="1")]
+
+
+Reload = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="For development: start again when a Python file below the current directory changes. Running jobs are "
+        "cut off and run again.",
+    ),
+]
+RELOAD_SHUTDOWN_SECONDS = 1.0
+"""What running jobs get before a restart by --reload, unless --shutdown-timeout says otherwise."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,6 +83,7 @@ def run(
     dashboard_port: DashboardPort = None,
     log_level: LogLevel = None,
     more: More = None,
+    reload: Reload = False,
 ) -> None:
     """Run workers, coordinator and beat, and with --dashboard-port the dashboard.
 
@@ -93,6 +109,8 @@ def run(
         dashboard_port=dashboard_port,
         log_level=log_level,
     )
+    if reload:
+        _reload(given)
     settings, application = _prepare(app, given)
     if settings.in_memory:
         named = {
@@ -125,6 +143,7 @@ def worker(
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
     more: More = None,
+    reload: Reload = False,
 ) -> None:
     """Run jobs, in processes of their own, which are replaced when they end.
 
@@ -147,6 +166,8 @@ def worker(
         metrics_host=metrics_host,
         log_level=log_level,
     )
+    if reload:
+        _reload(given)
     settings, _ = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
     _exit(run_workers(partial(load_application, app, given), settings))
@@ -216,6 +237,18 @@ def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
         given["url"] = f"memory://{new_id()}"
     application = application_of(jobs, app, given)
     return jobs.settings, application
+
+
+def _reload(given: dict[str, Any]) -> NoReturn:
+    """Run this very command line below a watcher of files, without --reload."""
+    logs.set_up(Settings.load(**given).log_level)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
+    timeout: float | None = given.get("shutdown_timeout")
+    if timeout is None:
+        timeout = RELOAD_SHUTDOWN_SECONDS
+        arguments += ["--shutdown-timeout", f"{timeout:g}"]
+    command = [sys.executable, "-m", "broker_jobs.cli.reload_child", *arguments]
+    _exit(run_reloading(command, Path.cwd(), timeout))
 
 
 def _exit(code: int) -> NoReturn:

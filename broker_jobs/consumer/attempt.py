@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from broker_jobs.clock import Instant
@@ -30,6 +33,7 @@ from broker_jobs.consumer.running import Run
 from broker_jobs.errors import GiveUp, Retry
 from broker_jobs.function.depends import insert_gaps, provide, provide_async
 from broker_jobs.function.hooks import Hooks
+from broker_jobs.function.registry import Function
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.producer.current_job import CurrentJob, JobCancelled, running
 
@@ -59,6 +63,7 @@ def _attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCoro
         except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
             outcome: Outcome = misfit(error)
         else:
+            current.called_with(partial(_by_parameter, function, args, kwargs))
             notices.start(hooks, run, run_coroutine)
             try:
                 if hooks.around or function.provided:
@@ -85,6 +90,7 @@ async def attempt_async(run: Run, current: CurrentJob, hooks: Hooks) -> Outcome:
         except BaseException as error:  # noqa: BLE001  # a validator may raise anything, SystemExit too
             outcome: Outcome = misfit(error)
         else:
+            current.called_with(partial(_by_parameter, function, args, kwargs))
             await notices.start_async(hooks, run)
             try:
                 if hooks.around or function.provided:
@@ -103,6 +109,15 @@ async def attempt_async(run: Run, current: CurrentJob, hooks: Hooks) -> Outcome:
     return outcome
 
 
+def _by_parameter(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a call by their parameters, with defaults, and without what is provided."""
+    signature = inspect.signature(function.fn)
+    named = [each for each in signature.parameters.values() if each.name not in function.provided]
+    bound = signature.replace(parameters=named).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
 def _ended(run: Run, value: Any) -> Outcome:
     """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up."""
     if value is None and (run.told or run.interrupt.delivered):
@@ -119,7 +134,8 @@ def _broke(run: Run, error: BaseException) -> Outcome:
     told = run.told or run.interrupt.delivered
     if told and run.cancel_reason == "shutdown" and not isinstance(error, GiveUp | Retry):
         return Interruption()  # what a function raises as it is cut off, a client's own error say, is no failure of it
-    return raised(error, run.received.function.options.retry_on)
+    options = run.received.function.options
+    return raised(error, options.retry_on, options.never_retry)
 
 
 def stopped_as_asked(run: Run, error: BaseException | None = None) -> Outcome:

@@ -126,6 +126,7 @@ class ChildRunner:
             on_line=lambda text: self._send({"kind": "line", "text": text}),
             asked_to_stop=run.asked_to_stop,
             batch=batch,
+            envelope=envelope,
         )
         hooks, loop = registry.hooks_of(function), self._loop
         with _memory_limited(order.memory_limit):

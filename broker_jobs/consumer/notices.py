@@ -14,7 +14,7 @@ from broker_jobs.consumer.hooks import RunCoroutine
 from broker_jobs.consumer.outcome import Completed, Outcome, Raised
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import JobFailed
-from broker_jobs.function.hooks import Hooks, job_info
+from broker_jobs.function.hooks import Hooks, job_message
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 def start(hooks: Hooks, run: Run, run_coroutine: RunCoroutine) -> None:
     """An attempt begins, in this thread."""
     if hooks.on_start:
-        _call(hooks.on_start, (job_info(run.received.envelope),), run, run_coroutine)
+        _call(hooks.on_start, (job_message(run.received.envelope),), run, run_coroutine)
 
 
 async def start_async(hooks: Hooks, run: Run) -> None:
     """An attempt begins, on this event loop."""
     if hooks.on_start:
-        await _call_async(hooks.on_start, (job_info(run.received.envelope),))
+        await _call_async(hooks.on_start, (job_message(run.received.envelope),))
 
 
 def end(hooks: Hooks, run: Run, outcome: Outcome, value: Any, run_coroutine: RunCoroutine) -> None:
@@ -74,9 +74,9 @@ def _at_end(
     envelope = run.received.envelope
     match outcome:
         case Completed() if hooks.on_success:
-            return hooks.on_success, (job_info(envelope), value)
+            return hooks.on_success, (job_message(envelope), value)
         case Raised() if hooks.on_failed and _is_last(run, outcome):
-            return hooks.on_failed, (job_info(envelope), _error_of(outcome))
+            return hooks.on_failed, (job_message(envelope), _error_of(outcome))
         case _:
             return (), ()
 

@@ -73,17 +73,31 @@ def unwritable(error: BaseException) -> Completed:
     return Completed(None, clip(f"result cannot be written as JSON: {message_of(error)}", 1000))
 
 
-def raised(error: BaseException, retry_on: tuple[type[Exception], ...]) -> Raised:
+def raised(
+    error: BaseException, retry_on: tuple[type[Exception], ...], never_retry: tuple[type[Exception], ...] = ()
+) -> Raised:
     """The outcome of an exception that left the function.
 
-    `Retry` asks for a delay, `GiveUp` is final, and so is what `retry_on` does not name; one that names Exception
-    means everything, SystemExit too.
+    `Retry` asks for a delay, `GiveUp` is final, and so is what `never_retry` names or `retry_on` does not name; one
+    that names Exception means everything, SystemExit too. If both name a class of the exception, the nearer decides.
     """
     info = describe(error)
     if isinstance(error, Retry):
         return Raised(info, retry_after=_bounded(error.after), exception=error)
-    final = isinstance(error, GiveUp) or not (Exception in retry_on or isinstance(error, retry_on))
+    final = isinstance(error, GiveUp) or not _is_retried(error, retry_on, never_retry)
     return Raised(info, final=final, exception=error)
+
+
+def _is_retried(
+    error: BaseException, retry_on: tuple[type[Exception], ...], never_retry: tuple[type[Exception], ...]
+) -> bool:
+    if never_retry:
+        for kind in type(error).__mro__:
+            if kind in never_retry:
+                return False
+            if kind in retry_on:
+                return True
+    return Exception in retry_on or isinstance(error, retry_on)
 
 
 def _bounded(after: float | None) -> float | None:

@@ -143,6 +143,7 @@ class Runner:
             on_line=partial(self._reporter.line, run),
             asked_to_stop=run.asked_to_stop,
             batch=batch,
+            envelope=envelope,
         )
 
     def _say_started(self, run: Run) -> Outcome | None:

@@ -17,6 +17,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.commands import BatchReply, JobReply, Reply
 from broker_jobs.messages.envelope import BATCH_PREFIX
 from broker_jobs.messages.events import ErrorInfo
+from broker_jobs.messages.priority import PRIORITIES, Priority
 from broker_jobs.messages.state import State
 from broker_jobs.store.records import BatchRow
 from broker_jobs.store.row import Row
@@ -100,12 +101,25 @@ def view(row: Row | None, id: str = "") -> JobReply:
     """What an asker learns of a job."""
     if row is None:
         return JobReply(id=id, known=False)
-    ended = row.state in (State.FAILED, State.DELETED)
+    envelope = codec.decode(row.envelope) if row.envelope and row.tags else None  # the column joins them by spaces
     return JobReply(
         id=row.id, known=True, job=row.job, state=row.state.value, attempt=row.attempt, reason=row.reason,
         result=row.result, result_lost=row.result_lost,
-        error=ErrorInfo.model_validate_json(row.error) if row.error and ended else None,
+        error=ErrorInfo.model_validate_json(row.error) if row.error else None,
+        queue=row.queue, priority=_priority(row), tags=list(envelope.tags) if envelope else [], runs=_runs(row),
+        retries=row.retries, created_at=row.created_at, due_at=row.due_at, started_at=row.started_at,
+        ended_at=row.ended_at,
     )  # fmt: skip
+
+
+def _priority(row: Row) -> Priority | None:
+    return next((priority for priority in PRIORITIES if priority == row.priority), None)
+
+
+def _runs(row: Row) -> int:
+    """How many runs have begun; the history begins with the latest 200 steps, of which two are a run."""
+    begun = sum(state == State.PROCESSING.value for _, state, _ in row.history)
+    return max(begun, row.attempt - 1 if row.state is State.ENQUEUED or row.is_waiting else begun)
 
 
 def batch_view(batch: BatchRow | None, id: str) -> BatchReply:

@@ -61,12 +61,23 @@ class Rows:
     def put(self, row: Row) -> None:
         """A job is this now."""
         before = self._now.get(row.id)
+        if row.conditions & Conditions.KEPT:
+            self._set_retention(before, row)
         if row.recurring:
             change = self._is_open(row) - (before is not None and self._is_open(before))
             self.new_runs[row.recurring] += change
             if change < 0:
                 self._runs_over.add(row.recurring)
         self._now[row.id] = row
+
+    def _set_retention(self, before: Row | None, row: Row) -> None:
+        """A job that says for itself how long it is kept has ended, or goes on after its end."""
+        if before is not None and before.state is row.state and before.conditions & Conditions.KEPT:
+            return
+        envelope = self.envelope(row) if row.state.is_final else None
+        keep, keep_result = (None, None) if envelope is None else (envelope.policy.keep, envelope.policy.keep_result)
+        row.keep_until = None if keep is None else row.changed_at + keep
+        row.result_until = None if keep_result is None or row.result is None else row.changed_at + keep_result
 
     def open_runs(self, recurring: str) -> int:
         """How many runs of a recurring job are neither gone nor duplicates."""

@@ -244,12 +244,17 @@ def _is_plain_member(one: WaitingCopy, batch: str) -> bool:
         and one.copied_for is None
         and (envelope.epoch, envelope.attempt) == (0, 1)
         and not (envelope.unique or envelope.limits or envelope.result_args or envelope.recurring)
+        and not envelope.policy.has_own_retention
     )
 
 
 def _is_plain(envelope: Envelope, epoch: int) -> bool:
     return (
-        not envelope.has_conditions and envelope.epoch == epoch and envelope.attempt == 1 and envelope.recurring is None
+        not envelope.has_conditions
+        and envelope.epoch == epoch
+        and envelope.attempt == 1
+        and envelope.recurring is None
+        and not envelope.policy.has_own_retention
     )
 
 

@@ -248,7 +248,8 @@ class ScheduleSummary(View):
     """A recurring job in the list."""
 
     name: str
-    cron: str
+    cron: str = Field(description="a cron expression, or an interval as @every 5m")
+    schedule: str = Field(description="the schedule as it is shown: an interval in words, as every 5 minutes")
     tz: str
     misfire: Literal["skip", "once", "all"]
     overlap: Literal["allow", "skip", "queue"]

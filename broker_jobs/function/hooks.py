@@ -15,7 +15,7 @@ Around: TypeAlias = Callable[[], Iterator[None]] | Callable[[], AsyncIterator[No
 
 
 @dataclass(frozen=True)
-class JobInfo:
+class JobMessage:
     """The job that a hook is about.
 
     Attributes:
@@ -38,16 +38,16 @@ class JobInfo:
     kwargs: Mapping[str, Any] = field(repr=False)
 
 
-OnEnqueue: TypeAlias = Callable[[JobInfo], None]
-OnStart: TypeAlias = Callable[[JobInfo], Awaitable[None] | None]
-OnSuccess: TypeAlias = Callable[[JobInfo, Any], Awaitable[None] | None]
-OnFailed: TypeAlias = Callable[[JobInfo, BaseException], Awaitable[None] | None]
+OnEnqueue: TypeAlias = Callable[[JobMessage], None]
+OnStart: TypeAlias = Callable[[JobMessage], Awaitable[None] | None]
+OnSuccess: TypeAlias = Callable[[JobMessage, Any], Awaitable[None] | None]
+OnFailed: TypeAlias = Callable[[JobMessage, BaseException], Awaitable[None] | None]
 OnWorker: TypeAlias = Callable[[], Awaitable[None] | None]
 
 
-def job_info(envelope: Envelope, attempt: int | None = None) -> JobInfo:
+def job_message(envelope: Envelope, attempt: int | None = None) -> JobMessage:
     """A job as hooks get it; `attempt`: that of the envelope, if none is given."""
-    return JobInfo(
+    return JobMessage(
         id=envelope.id,
         name=envelope.job,
         queue=envelope.queue,

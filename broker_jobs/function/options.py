@@ -6,27 +6,17 @@ is not silently ignored.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any, Literal, NoReturn, TypedDict
+from typing import Any, Literal, TypedDict
 
-from broker_jobs.broker.names import QUEUE_NAME_RULE, is_queue_name
-from broker_jobs.clock import Seconds, as_seconds
+from broker_jobs.clock import Seconds
 from broker_jobs.errors import OptionError, nearest
-from broker_jobs.function.keys import Limit, Unique, limit_option, text_error, unique_option
-from broker_jobs.messages.envelope import (
-    BATCH_PREFIX,
-    JOB_ID_RULE,
-    MAX_BACKOFFS,
-    MAX_DELAY_SECONDS,
-    MAX_NAME_CHARS,
-    MAX_TAG_CHARS,
-    MAX_TAGS,
-    Policy,
-)
-from broker_jobs.messages.priority import NORMAL, PRIORITIES, Priority
+from broker_jobs.function.backoff import Backoff
+from broker_jobs.function.keys import Limit, Unique, limit_option
+from broker_jobs.function.option_checks import CHECKS, POLICY, check_retried_kinds
+from broker_jobs.messages.envelope import Policy
+from broker_jobs.messages.priority import NORMAL, Priority
 
 
 class Options(TypedDict, total=False):
@@ -40,9 +30,10 @@ class Options(TypedDict, total=False):
     ones do too."""
     retries: int
     """Runs after the first one, 0 to 1,000,000; default 10."""
-    backoff: Sequence[Seconds]
-    """The pause before each retry, 1 to 1,000 of them, each at most ten years; the last one is repeated. Default before
-    the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds."""
+    backoff: Sequence[Seconds] | Backoff
+    """The pause before each retry, 1 to 1,000 of them, each at most ten years, the last one is repeated; or `Backoff`,
+    which grows. Default before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds, at most a
+    day."""
     timeout: Seconds | None
     """How long an attempt may run; None: without limit. At the timeout a coroutine gets CancelledError at its next
     await, and a plain function JobTimedOut at the next step of its Python code, which cannot be within a call in C. If
@@ -52,6 +43,13 @@ class Options(TypedDict, total=False):
     Expired, and is not retried. None: without limit."""
     unique: str | Unique
     """Only one job with this key exists at a time; a str means `Unique(key)`."""
+    keep: Seconds | None
+    """How long the job is kept after its end, however it ended: more than 0 and at most ten years. None: as the
+    settings `keep_succeeded`, `keep_failed` and `keep_deleted` of the coordinator say. What other jobs need of it is
+    kept until they have ended."""
+    keep_result: Seconds | None
+    """How long its result is kept after its end: more than 0 and at most ten years. None: as long as the job. Jobs that
+    wait for the result get it."""
     limit: Limit | Sequence[Limit]
     """At most so many jobs with a key run at once or start in a time: Concurrency, RateLimit, Ordered; at most
     8."""
@@ -73,6 +71,9 @@ class JobOptions(Options, total=False):
     isolation="process". Beyond it the job gets a MemoryError, or its process is killed."""
     retry_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions after which the job is retried; default Exception."""
+    never_retry: type[Exception] | tuple[type[Exception], ...]
+    """The exceptions after which the job fails at once; default: none. If an exception is of a class of `retry_on` and
+    of one of `never_retry`, the class that is nearer to it decides."""
 
 
 class CallOptions(Options, total=False):
@@ -80,6 +81,10 @@ class CallOptions(Options, total=False):
 
     id: str
     """Your own id. A job with this id runs once, however often it is enqueued."""
+    trace: Mapping[str, str]
+    """The trace context that it carries, as {"traceparent": "00-…"} (W3C Trace Context); `current_job().trace` has it.
+    At most 50 texts of at most 8,192 characters. A job that another one enqueues has the context of that one,
+    unless it is given another."""
 
 
 _USUAL = Policy()
@@ -87,7 +92,7 @@ _USUAL = Policy()
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """The checked options of a function, or of one call of it. Only a call has an `id`."""
+    """The checked options of a function, or of one call of it. Only a call has an `id` and a `trace`."""
 
     name: str | None = None
     queue: str = "default"
@@ -97,9 +102,11 @@ class FunctionOptions:
     limits: tuple[Limit, ...] = ()
     tags: tuple[str, ...] = ()
     retry_on: tuple[type[Exception], ...] = (Exception,)
+    never_retry: tuple[type[Exception], ...] = ()
     isolation: Literal["thread", "process"] = "thread"
     memory_limit: int | None = None
     id: str | None = None
+    trace: Mapping[str, str] | None = None
 
     @property
     def timeout(self) -> float | None:
@@ -133,15 +140,12 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
         raise OptionError(
             "memory_limit needs a process of its own: write @jobs.job(isolation='process', memory_limit=…)"
         )
+    check_retried_kinds(chosen.retry_on, chosen.never_retry)
     return chosen
 
 
 CALL = tuple(sorted(CallOptions.__annotations__))
 JOB = tuple(sorted(JobOptions.__annotations__))
-_JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
-_MAX_RETRIES = 1_000_000
-_SHOWN_CHARS = 200
-MIN_MEMORY_LIMIT = 1024 * 1024
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...], title: str) -> None:
@@ -161,139 +165,13 @@ def _with(base: FunctionOptions, options: Mapping[str, Any]) -> FunctionOptions:
     changes: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     for option, value in options.items():
-        if option in _POLICY:
-            policy[option] = _CHECKS[option](value)
+        if option in POLICY:
+            policy[option] = CHECKS[option](value)
         elif option == "limit":
             changes["limits"] = limit_option(value)
         else:
-            changes[option] = _CHECKS[option](value)
+            changes[option] = CHECKS[option](value)
     if policy:
         kept = {name: getattr(base.policy, name) for name in Policy.model_fields}
         changes["policy"] = Policy(**{**kept, **policy})
     return replace(base, **changes) if changes else base
-
-
-def _wrong(option: str, must: str, value: object) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}…"
-    raise OptionError(f"{option} must be {must}, not {shown}")
-
-
-def _queue(value: Any) -> str:
-    if not isinstance(value, str):
-        _wrong("queue", "a str", value)
-    if not is_queue_name(value):
-        raise OptionError(f"{value[:_SHOWN_CHARS]!r} is not a queue name: use {QUEUE_NAME_RULE}")
-    return value
-
-
-def _priority(value: Any) -> Priority:
-    for priority in PRIORITIES:
-        if isinstance(value, str) and value == priority:
-            return priority
-    _wrong("priority", "'high', 'normal' or 'low'", value)
-
-
-def _retries(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_RETRIES:
-        _wrong("retries", f"an int from 0 to {_MAX_RETRIES:_}", value)
-    return value
-
-
-def _backoff(value: Any) -> tuple[float, ...]:
-    if isinstance(value, int | float | timedelta):
-        _wrong("backoff", f"a sequence of lengths; write backoff=[{value!r}]", value)
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        _wrong("backoff", "a sequence of lengths, as [1, 5, timedelta(minutes=1)]", value)
-    if len(value) > MAX_BACKOFFS:
-        _wrong("backoff", f"at most {MAX_BACKOFFS:_} lengths (the last one is repeated)", value)
-    return tuple(_length("backoff", item, least=0.0) for item in value)
-
-
-def _length(option: str, value: Any, *, least: float | None = None) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
-        _wrong(option, "seconds or a timedelta", value)
-    seconds = as_seconds(value)
-    if not (seconds > 0 if least is None else seconds >= least):
-        _wrong(option, "more than 0 seconds" if least is None else f"{least:g} seconds or more", value)
-    if seconds > MAX_DELAY_SECONDS:
-        _wrong(option, "10 years or less", value)
-    return seconds
-
-
-def _timeout(value: Any) -> float | None:
-    return None if value is None else _length("timeout", value)
-
-
-def _expires(value: Any) -> float | None:
-    return None if value is None else _length("expires", value)
-
-
-def _tags(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        _wrong("tags", f"a sequence of str; write tags=[{value!r}]", value)
-    if not isinstance(value, Sequence) or not all(isinstance(tag, str) for tag in value):
-        _wrong("tags", "a sequence of str", value)
-    if len(value) > MAX_TAGS or any(len(tag) > MAX_TAG_CHARS for tag in value):
-        _wrong("tags", f"at most {MAX_TAGS} of at most {MAX_TAG_CHARS} characters", value)
-    for tag in value:
-        if (wrong := text_error(tag)) is not None:
-            raise OptionError(f"the tag {tag!r} {wrong}")
-    return tuple(value)
-
-
-def _name(value: Any) -> str:
-    check_name(value, "name")
-    return str(value)
-
-
-def _retry_on(value: Any) -> tuple[type[Exception], ...]:
-    kinds = value if isinstance(value, tuple) else (value,)
-    if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        _wrong("retry_on", "an exception class or a tuple of them", value)
-    return kinds
-
-
-def _isolation(value: Any) -> str:
-    if value not in {"thread", "process"}:
-        _wrong("isolation", "'thread' or 'process'", value)
-    return str(value)
-
-
-def _memory_limit(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < MIN_MEMORY_LIMIT:
-        _wrong("memory_limit", f"an int of bytes, {MIN_MEMORY_LIMIT:_} or more", value)
-    return value
-
-
-def check_name(value: object, title: str) -> None:
-    """Raise OptionError unless this can be the name of a job, a recurring job or a program."""
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS:
-        _wrong(title, f"a str of 1 to {MAX_NAME_CHARS} characters", value)
-    if (wrong := text_error(value)) is not None:
-        raise OptionError(f"{title} {wrong}: {value!r}")
-
-
-def check_id(value: object, title: str = "id") -> str:
-    """Check the id of a job or batch. Raises OptionError."""
-    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None or value.startswith(BATCH_PREFIX):
-        _wrong(title, JOB_ID_RULE, value)
-    return value
-
-
-_POLICY = frozenset({"retries", "backoff", "timeout", "expires"})
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "queue": _queue,
-    "priority": _priority,
-    "retries": _retries,
-    "backoff": _backoff,
-    "timeout": _timeout,
-    "expires": _expires,
-    "unique": unique_option,
-    "tags": _tags,
-    "name": _name,
-    "retry_on": _retry_on,
-    "isolation": _isolation,
-    "memory_limit": _memory_limit,
-    "id": check_id,
-}

@@ -456,6 +456,15 @@ class JobReply(BaseModel):
     result: str | None = None
     result_lost: str | None = None
     error: ErrorInfo | None = None
+    queue: str = ""
+    priority: Priority | None = None
+    tags: list[str] = Field(default_factory=list)
+    runs: int = Field(default=0, description="runs that have begun, interrupted and crashed ones too")
+    retries: int = 0
+    created_at: Instant = 0.0
+    due_at: Instant | None = None
+    started_at: Instant | None = Field(default=None, description="of the last run, by the worker's clock")
+    ended_at: Instant | None = None
     args: list[Any] = Field(default_factory=list, description="only in lists of failures")
     kwargs: dict[str, Any] = Field(default_factory=dict)
 

@@ -44,6 +44,8 @@ Ids and names are shorter, so everything that is a key in the store fits.
 MAX_LIMITS = 8
 MAX_TAGS = 50
 MAX_TAG_CHARS = 100
+MAX_TRACE = 50
+MAX_TRACE_CHARS = 8_192
 MAX_NAME_CHARS = 200
 """Length of the name of a job, a recurring job, an event or a program."""
 MAX_PARAMETER_CHARS = 1_000
@@ -73,8 +75,22 @@ JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$")
 JobName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00]+$")]
 
 
+MAX_FACTOR = 1_000
+
+
+class Growth(BaseModel):
+    """Pauses that grow: before the n-th retry min(cap, first * factor^(n-1)), less a random part of up to `jitter`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: Duration = Field(description="seconds before the first retry")
+    factor: float = Field(default=2.0, ge=1, le=MAX_FACTOR, description="each pause is so many times the one before")
+    cap: Duration = Field(description="the longest pause, in seconds")
+    jitter: float = Field(default=0.0, ge=0, le=1, description="the largest part of a pause that chance takes away")
+
+
 class Policy(BaseModel):
-    """Retries, timeout and expiry of a job."""
+    """Retries, timeout, expiry and retention of a job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,15 +100,28 @@ class Policy(BaseModel):
             tuple[Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)], ...],
             Field(max_length=MAX_BACKOFFS, fail_fast=True),
         ]
+        | Growth
         | None
     ) = Field(
         default=None,
-        description="seconds before each retry; the last value repeats; absent: (n-1)^4 + 15 + rand(0..29)*n",
+        description="seconds before each retry, the last value repeats; or how the pauses grow; absent: "
+        "(n-1)^4 + 15 + rand(0..29)*n, at most a day",
     )
     timeout: Duration | None = Field(default=None, description="seconds that one attempt may take")
     expires: Duration | None = Field(
         default=None, description="seconds after created_at or due_at (the later one) within which it must start"
     )
+    keep: Duration | None = Field(
+        default=None, description="seconds that it is kept after its end; absent: as the coordinator's settings say"
+    )
+    keep_result: Duration | None = Field(
+        default=None, description="seconds that its result is kept after its end; absent: as long as the job"
+    )
+
+    @property
+    def has_own_retention(self) -> bool:
+        """Whether it, or its result, is kept for another time than the settings say."""
+        return self.keep is not None or self.keep_result is not None
 
 
 LimitName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_CHARS, pattern=r"^[^\x00]+$")]
@@ -195,9 +224,9 @@ class Envelope(BaseModel):
         Annotated[
             dict[
                 Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)],
-                Annotated[str, StringConstraints(max_length=8_192)],
+                Annotated[str, StringConstraints(max_length=MAX_TRACE_CHARS)],
             ],
-            Field(max_length=50),
+            Field(max_length=MAX_TRACE),
         ]
         | None
     ) = None

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from broker_jobs.clock import Seconds, When, as_seconds
 from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueError, ResultTimeout, UsageError
-from broker_jobs.function.options import check_id
+from broker_jobs.function.option_checks import check_id
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import BatchReply, DeleteBatch
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_RECORDS, Parent, new_id

@@ -1,20 +1,23 @@
-"""Gives a running function its job: id, attempt, batch, progress, log lines, and whether to stop.
+"""Gives a running function its job: what it is called with, progress, log lines, and whether to stop.
 
 Separate from the consumer, so that a job imports nothing that connects to a broker; the consumer passes callbacks in.
 If a function is called directly, there is no job: progress and log lines are dropped, so that `welcome(42)` runs, and
-only reading an id, an attempt or a batch raises.
+only reading what the job is (its id, attempt, name, arguments, …) raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from broker_jobs.errors import UsageError
 
 if TYPE_CHECKING:
+    from broker_jobs.messages.envelope import Envelope
+    from broker_jobs.messages.priority import Priority
     from broker_jobs.producer.batch import Batch
 
 
@@ -69,6 +72,7 @@ class CurrentJob:
         on_line: called with each log line.
         asked_to_stop: what to raise if the attempt should stop, or None.
         batch: the batch that the job is part of.
+        envelope: the job as it travelled, for its name, queue, priority, tags, retries and trace.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class CurrentJob:
         on_line: Callable[[str], None] = _no_line,
         asked_to_stop: Callable[[], type[JobCancelled] | None] = _not_cancelled,
         batch: Batch | None = None,
+        envelope: Envelope | None = None,
     ) -> None:
         self._id = id
         self._attempt = attempt
@@ -87,6 +92,9 @@ class CurrentJob:
         self._on_line = on_line
         self._asked_to_stop = asked_to_stop
         self._batch = batch
+        self._envelope = envelope
+        self._read_arguments: Callable[[], Mapping[str, Any]] = dict
+        self._arguments: Mapping[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -123,6 +131,101 @@ class CurrentJob:
             raise UsageError("current_job().batch: no job runs here; the function was called directly")
         return self._batch
 
+    @property
+    def name(self) -> str:
+        """The job's name: that of its function, or `@jobs.job(name=…)`.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return self._known("name").job
+
+    @property
+    def queue(self) -> str:
+        """The queue that it was enqueued in.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return self._known("queue").queue
+
+    @property
+    def priority(self) -> Priority:
+        """Its priority: "high", "normal" or "low".
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return self._known("priority").priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, in the order in which they were given.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return self._known("tags").tags
+
+    @property
+    def retries(self) -> int:
+        """How many runs may follow the first one: the option `retries`.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return self._known("retries").policy.retries
+
+    @property
+    def retries_left(self) -> int:
+        """How many runs may follow this one; 0: if this run fails, the job has failed.
+
+        if current_job().retries_left == 0:
+            warn_somebody()
+
+        A run that a person asks for (requeue) begins to count again.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return max(0, self._known("retries_left").policy.retries + 1 - self.attempt)
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What the function was called with, by parameter, with its defaults; what `Depends` provides is not in it.
+
+        The mapping is read-only. Its values are the very objects that the function got.
+
+        user_id = current_job().arguments["user_id"]
+
+        Raises:
+            UsageError: outside a job.
+        """
+        self._known("arguments")
+        if self._arguments is None:
+            self._arguments = MappingProxyType(dict(self._read_arguments()))
+        return self._arguments
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The trace context that the job was enqueued with (`using(trace=…)`), as {"traceparent": "00-…"}; or {}.
+
+        The mapping is read-only. A job that is enqueued by this one inherits it.
+
+        Raises:
+            UsageError: outside a job.
+        """
+        return MappingProxyType(dict(self._known("trace").trace or {}))
+
+    def called_with(self, read_arguments: Callable[[], Mapping[str, Any]]) -> None:
+        """The worker has decoded the arguments; `read_arguments` names them when they are asked for."""
+        self._read_arguments = read_arguments
+
+    def _known(self, what: str) -> Envelope:
+        if self._envelope is None:
+            raise UsageError(f"current_job().{what}: no job runs here; the function was called directly")
+        return self._envelope
+
     def progress(self, done: float, total: float | None = None, /) -> None:
         """Report progress, as 3 of 10. Sent at most once a second. Does nothing outside a job."""
         self._on_progress(done, total)
@@ -156,6 +259,12 @@ _current: ContextVar[CurrentJob] = ContextVar("broker_jobs_current_job", default
 def current_job() -> CurrentJob:
     """The job that runs in this thread or task. Outside a job, an object whose methods do nothing."""
     return _current.get()
+
+
+def inherited_trace() -> dict[str, str] | None:
+    """The trace context of the job that runs here, for the jobs that it enqueues; None: there is none."""
+    envelope = _current.get()._envelope  # noqa: SLF001  # of this module
+    return None if envelope is None or not envelope.trace else dict(envelope.trace)
 
 
 def inside_job() -> bool:

@@ -86,11 +86,14 @@ class Jobs:
             name: the name in messages, 1 to 200 characters; default: the function's name.
             queue: the queue whose workers run it; default "default".
             retries: runs after the first one, 0 to 1,000,000; default 10.
-            backoff: the pauses before the retries, in seconds or as timedeltas; the last one is repeated. Default
-                before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29 times n seconds.
+            backoff: the pauses before the retries, in seconds or as timedeltas, the last one is repeated; or
+                Backoff(…), which grows. Default before the n-th retry: (n-1)^4 + 15 + a random number from 0 to 29
+                times n seconds, at most a day.
             retry_on: the exceptions after which it is retried; default Exception.
+            never_retry: the exceptions after which it fails at once; default: none.
             timeout: how long an attempt may run, in seconds or as a timedelta; default: without limit.
             expires: how long the job may wait to start; then it fails with the error Expired. Default: without limit.
+            keep, keep_result: how long the job, and its result, is kept after its end; default: as the settings say.
             unique: a key, or Unique(…): only one job with this key exists at a time.
             limit: Concurrency(…), RateLimit(…), Ordered(…) or several of them.
             tags: words to find the job by, at most 50 of at most 100 characters.
@@ -180,14 +183,14 @@ class Jobs:
         """Call this function for each job that the program enqueues, before it is published. If it raises, it is not.
 
         @jobs.on_enqueue
-        def count(job: JobInfo) -> None:
+        def count(job: JobMessage) -> None:
             ENQUEUED.labels(job.name).inc()
 
         It is called by enqueue, schedule, enqueue_many and batches, and not for what the coordinator or a person makes:
         retries, runs of a recurring job, jobs of an event.
 
         Raises:
-            DefinitionError: it is async, or cannot be called with a `JobInfo`.
+            DefinitionError: it is async, or cannot be called with a `JobMessage`.
         """
         check_hook("on_enqueue", fn, "job", sync_only=True)
         self.members.hooks.on_enqueue.append(fn)
@@ -197,12 +200,12 @@ class Jobs:
         """Call this function in the worker before each attempt, outside of `around`. It may be async.
 
         @jobs.on_start
-        def note(job: JobInfo) -> None: ...
+        def note(job: JobMessage) -> None: ...
 
         What it raises is logged, and changes nothing.
 
         Raises:
-            DefinitionError: it cannot be called with a `JobInfo`.
+            DefinitionError: it cannot be called with a `JobMessage`.
         """
         check_hook("on_start", fn, "job")
         self.members.hooks.on_start.append(fn)
@@ -212,13 +215,13 @@ class Jobs:
         """Call this function in the worker after a function has returned, with its result. It may be async.
 
         @jobs.on_success
-        def note(job: JobInfo, result: object) -> None: ...
+        def note(job: JobMessage, result: object) -> None: ...
 
         It is called before the outcome is reported: if the worker dies between the two, the job runs again. What it
         raises is logged, and changes nothing.
 
         Raises:
-            DefinitionError: it cannot be called with a `JobInfo` and a result.
+            DefinitionError: it cannot be called with a `JobMessage` and a result.
         """
         check_hook("on_success", fn, "job", "result")
         self.members.hooks.on_success.append(fn)
@@ -228,14 +231,14 @@ class Jobs:
         """Call this function in the worker when the last attempt of a job has failed, with the error. It may be async.
 
         @jobs.on_failed
-        def alert(job: JobInfo, error: BaseException) -> None: ...
+        def alert(job: JobMessage, error: BaseException) -> None: ...
 
         The error is what the attempt raised. Where nothing was raised (it expired, its process crashed, it was killed
         at its timeout) it is a JobFailed with the reason. No process calls it for a job whose failure the coordinator
         decides, as after its workers have died again and again. What it raises is logged, and changes nothing.
 
         Raises:
-            DefinitionError: it cannot be called with a `JobInfo` and an error.
+            DefinitionError: it cannot be called with a `JobMessage` and an error.
         """
         check_hook("on_failed", fn, "job", "error")
         self.members.hooks.on_failed.append(fn)

@@ -30,15 +30,17 @@ from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
 from broker_jobs.errors import EnqueueError, OptionError
 from broker_jobs.function.depends import provide, provide_async
-from broker_jobs.function.hooks import job_info
+from broker_jobs.function.hooks import job_message
 from broker_jobs.function.keys import limit_keys, template_error, unique_key
-from broker_jobs.function.options import CallOptions, FunctionOptions, check_id
+from broker_jobs.function.option_checks import check_id
+from broker_jobs.function.options import CallOptions, FunctionOptions
 from broker_jobs.function.pending import extract_result_args
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
 from broker_jobs.messages.envelope import End, Envelope, Parent, new_id
 from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.batch_submission import BatchSubmission, note_enqueued
+from broker_jobs.producer.current_job import inherited_trace
 from broker_jobs.producer.dependencies import dependencies_of, join_parents, parents_of
 from broker_jobs.producer.errors import EnqueueUnknown
 from broker_jobs.producer.receipt import Receipt
@@ -274,8 +276,10 @@ class Job(Generic[P, R_co]):
         """
         job_id = self._options.id or new_id()
         envelope = self.envelope(bound, job_id, as_datetime(now), scheduled)
+        if envelope.trace is None and (inherited := inherited_trace()) is not None:
+            envelope = envelope.evolve(trace=inherited)
         if hooks := self._source.enqueue_hooks:
-            info = job_info(envelope, attempt=0)
+            info = job_message(envelope, attempt=0)
             for hook in hooks:
                 hook(info)
         return envelope
@@ -311,6 +315,7 @@ class Job(Generic[P, R_co]):
             limits=limits,
             policy=options.policy,
             tags=options.tags,
+            trace=None if options.trace is None else dict(options.trace),
         )
 
     def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

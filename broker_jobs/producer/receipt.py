@@ -20,6 +20,7 @@ from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.batch_submission import BatchSubmission
 from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
+from broker_jobs.producer.job_info import JobInfo, job_info
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.routing import due_at_of
 
@@ -30,7 +31,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Receipt(DependencyTarget, Generic[R_co]):
     """A job that was enqueued, known by its id.
 
-    Creating a receipt sends nothing. All methods but `state_async` and `result_async` block until the coordinator has
+    Creating a receipt sends nothing. All methods but those that end in `_async` block until the coordinator has
     answered. A receipt also works in another process: `welcome.receipt(id)`.
 
     print(receipt.state(), receipt.result(timeout=10))
@@ -89,6 +90,31 @@ class Receipt(DependencyTarget, Generic[R_co]):
         if self._submission is not None and self._submission.is_open:
             return State.AWAITING
         return State((await self._requests.job_view_async(self.id)).state)
+
+    def info(self) -> JobInfo:
+        """What is known of the job now: its name, queue, state, error, runs and times.
+
+        info = receipt.info()
+        print(info.state, info.attempts, info.error and info.error.message, info.ended_at)
+
+        Of a duplicate (`unique`) it tells what its original does.
+
+        Raises:
+            ResultTimeout: no coordinator answered within the publish timeout, or it does not know the job: it was
+                never enqueued on this broker, or it is kept no longer.
+            UsageError: called inside the block of its batch.
+            BrokerError: RabbitMQ cannot be reached.
+        """
+        if self._submission is not None:
+            self._submission.refuse_to_wait(self.title)
+        warn_if_blocking("receipt.info()", "receipt.info_async()", "the coordinator answers")
+        return job_info(self.id, self._requests.job_view(self.id))
+
+    async def info_async(self) -> JobInfo:
+        """As `info`, without blocking the event loop."""
+        if self._submission is not None:
+            self._submission.refuse_to_wait(self.title)
+        return job_info(self.id, await self._requests.job_view_async(self.id))
 
     def result(self, timeout: Seconds | None = None) -> R_co:
         """Wait until the job has ended, and return its result.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
-from broker_jobs.beat.cron import check
+from broker_jobs.beat.cron import check, interval_text
 from broker_jobs.errors import ArgumentsError, DefinitionError, OptionError, nearest
-from broker_jobs.function.options import check_name
+from broker_jobs.function.option_checks import check_name
 from broker_jobs.function.pending import has_pending
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.commands import (
@@ -83,24 +83,32 @@ class Recurring:
         self._included: list[Recurring] = []
 
     def __call__(
-        self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
+        self,
+        name: str,
+        schedule: str | timedelta,
+        call: Call[object] | BindableJob,
+        /,
+        **options: Unpack[RecurringOptions],
     ) -> None:
         """Declare a recurring job. The beat that loads this code sends the declaration when it starts.
 
         jobs.recurring("weekly-report", "0 9 * * MON", report, tz="Europe/Istanbul")
+        jobs.recurring("sync", timedelta(minutes=5), sync)
 
         Args:
             name: the name of the schedule, 1 to 200 characters, once in the code of a program.
-            cron: five fields (minute hour day month weekday) or six (second first).
+            schedule: a cron expression of five fields (minute hour day month weekday) or six (second first); or a
+                timedelta of whole seconds, from one second to ten years: it runs at each multiple of it since
+                1970-01-01T00:00 UTC, so timedelta(minutes=5) at :00, :05, :10 and so on.
             call: a job that needs no arguments, or `job.bind(…)`.
             options: see `RecurringOptions`.
 
         Raises:
-            OptionError: the name, the cron expression, the time zone or another option is wrong.
+            OptionError: the name, the schedule, the time zone or another option is wrong; or an interval has a zone.
             ArgumentsError: `call` is no job and no call, or lacks arguments.
             DefinitionError: the name is declared twice.
         """
-        _check_options(name, cron, options)
+        cron = _check_options(name, schedule, options)
         where = _caller()
         known = self._declared.get(name)
         if known is not None and known.where != where:
@@ -115,7 +123,12 @@ class Recurring:
         self._on_declared()
 
     def put(
-        self, name: str, cron: str, call: Call[object] | BindableJob, /, **options: Unpack[RecurringOptions]
+        self,
+        name: str,
+        schedule: str | timedelta,
+        call: Call[object] | BindableJob,
+        /,
+        **options: Unpack[RecurringOptions],
     ) -> None:
         """Add a recurring job now, or replace the one with this name. Returns when the coordinator has stored it.
 
@@ -127,11 +140,11 @@ class Recurring:
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        _check_options(name, cron, options)
+        cron = _check_options(name, schedule, options)
         _check_call(call, "recurring.put")
         requests = self._requests
-        schedule = _schedule(name, cron, call, options)
-        requests.command(PutRecurring(id=new_id(), at=requests.now(), by=requests.by, schedule=schedule))
+        stored = _schedule(name, cron, call, options)
+        requests.command(PutRecurring(id=new_id(), at=requests.now(), by=requests.by, schedule=stored))
 
     def trigger(self, name: str, /) -> Receipt[Any]:
         """Run a recurring job now; its schedule does not change. Raises as `put`; UsageError if the name is unknown."""
@@ -202,7 +215,8 @@ class Recurring:
 _CHOICES = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
 
 
-def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> None:
+def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> str:
+    """Check what is not the call; the schedule as text."""
     check_name(name, _NAME)
     known = sorted(RecurringOptions.__annotations__)
     for option, value in options.items():
@@ -212,8 +226,10 @@ def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> No
             )
         if option in _CHOICES and value not in _CHOICES[option]:
             raise OptionError(f"{option} must be {' or '.join(map(repr, _CHOICES[option]))}, not {value!r}")
+    if isinstance(cron, timedelta):
+        cron = interval_text(cron)
     if not isinstance(cron, str):
-        raise OptionError(f"cron must be a str as '0 9 * * MON', not {cron!r}")
+        raise OptionError(f"cron must be a str as '0 9 * * MON', or a timedelta, not {cron!r}")
     if len(cron) > MAX_CRON_CHARS:
         raise OptionError(
             f"cron must be at most {MAX_CRON_CHARS:_} characters, not {len(cron):_} ({cron[:40]!r}…); "
@@ -222,7 +238,8 @@ def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> No
     tz = options.get("tz", "UTC")
     if isinstance(tz, str) and len(tz) > MAX_ZONE_CHARS:
         raise OptionError(f"tz must be a name as 'Europe/Istanbul', not {len(tz):_} characters ({tz[:40]!r}…)")
-    check(cron, options.get("tz", "UTC"))
+    check(cron, tz)
+    return cron
 
 
 def _check_call(call: object, method: str) -> None:

@@ -409,7 +409,10 @@ def _detail(reply: Reply | None, subject: QuerySubject, seconds: float | None) -
     reply = _accepted(reply, seconds)
     if not _is_known(reply):
         what = f"batch {subject.id}" if subject.is_batch else subject.id
-        raise ResultTimeout(f"{what} is still unknown to the coordinator after {_seconds_text(seconds)}")
+        raise ResultTimeout(
+            f"{what} is still unknown to the coordinator after {_seconds_text(seconds)}: "
+            "it was never enqueued on this broker, or it is kept no longer"
+        )
     return reply.detail
 
 

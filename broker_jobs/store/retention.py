@@ -14,54 +14,49 @@ from sqlalchemy import TextClause, bindparam, text
 
 from broker_jobs.clock import Instant
 from broker_jobs.store.connections import WriteConnection, in_chunks
+from broker_jobs.store.needed import COMES_BACK, IS_AWAITED, needed
 
-MOST_CHILDREN = 20
-"""A job with more children is kept until these were forgotten: so many are asked whether they have ended."""
-MOST_ABOVE = 20
-"""So far up from an unsatisfied job is looked for a failed one with which it comes back."""
-_CHILDREN = "SELECT child FROM relations WHERE relations.parent = page.id"
-_NEEDED = (  # nothing but constants is put together
-    "EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'job' AND dependencies.target = page.id)"  # noqa: S608
-    f" OR EXISTS (SELECT 1 FROM ({_CHILDREN} LIMIT {MOST_CHILDREN}) AS children JOIN jobs AS child"
-    " ON child.id = children.child WHERE child.state IN ('awaiting', 'scheduled', 'enqueued', 'processing'))"
-    f" OR EXISTS ({_CHILDREN} LIMIT 1 OFFSET {MOST_CHILDREN})"
-    " OR EXISTS (SELECT 1 FROM unique_keys WHERE unique_keys.job_id = page.id)"
-    " OR (page.is_alias = 0 AND EXISTS (SELECT 1 FROM jobs AS alias WHERE alias.alias_group = page.alias_group"
-    " AND alias.alias_group IS NOT NULL AND alias.id <> page.id))"
-    " OR (page.is_alias = 1 AND EXISTS (SELECT 1 FROM alias_groups JOIN jobs AS root ON root.id = alias_groups.root"
-    " WHERE alias_groups.id = page.alias_group AND root.id <> page.id AND (root.changed_at >= :before"
-    " OR root.state IN ('awaiting', 'scheduled', 'enqueued', 'processing'))))"
+_IS_FREE = (
+    "publication = 0 AND grace_until IS NULL AND (copy_until IS NULL OR copy_until < :now)"
+    " AND (counted_as IS NULL OR counted_as <> 'open')"
 )
-"""What has not ended may need a job that has: its end, its result, its key, or what it is an alias of.
-
-An alias is needed while its root runs, as it shows what the root does, and then as long as the end of the root.
-"""
-_COMES_BACK = (
-    "WITH RECURSIVE above (kind, id, steps) AS (SELECT kind, target, 1 FROM dependencies"  # noqa: S608  # constants
-    " WHERE holder = page.id AND unsatisfied = 1 UNION SELECT d.kind, d.target, steps + 1 FROM above"
-    f" JOIN dependencies AS d ON d.holder = above.id AND d.unsatisfied = 1 AND steps < {MOST_ABOVE})"
-    " SELECT 1 FROM above JOIN jobs AS parent ON above.kind = 'job' AND parent.id = above.id"
-    " WHERE parent.state IN ('awaiting', 'scheduled', 'enqueued', 'processing')"
-    " OR (parent.state = 'failed' AND parent.changed_at >= :failed_before)"
-    " UNION ALL SELECT 1 FROM above JOIN batches AS parent ON above.kind = 'batch' AND parent.id = above.id"
-    " WHERE parent.ended_at IS NULL OR (parent.state = 'failed' AND parent.ended_at >= :failed_before)"
-)
-"""An unsatisfied job comes back with its parent, which a person may requeue as long as a failed one is kept."""
+"""Nothing of a job may be on its way: no message, no grace that was not looked at, no copy, no count to be changed."""
 _OLD = {
     state: text(
         "SELECT page.id, page.queue, page.changed_at, page.alias_group, page.is_alias,"  # noqa: S608
-        f" page.is_free = 0 OR {_NEEDED} OR (page.is_unsatisfied = 1 AND EXISTS ({_COMES_BACK})) AS is_needed"
+        f" page.is_free = 0 OR {needed(':before')} OR (page.is_unsatisfied = 1 AND EXISTS ({COMES_BACK})) AS is_needed"
         " FROM (SELECT id, queue, changed_at, alias_group,"
         " CASE WHEN reason_code = 'alias' THEN 1 ELSE 0 END AS is_alias,"
         " CASE WHEN reason_code = 'unsatisfied' THEN 1 ELSE 0 END AS is_unsatisfied,"
-        " CASE WHEN publication = 0 AND grace_until IS NULL AND (copy_until IS NULL OR copy_until < :now)"
-        " AND (counted_as IS NULL OR counted_as <> 'open') THEN 1 ELSE 0 END AS is_free"
+        f" CASE WHEN {_IS_FREE} AND keep_until IS NULL THEN 1 ELSE 0 END AS is_free"
         f" FROM jobs WHERE state = '{state}' AND changed_at < :before AND (changed_at, id) > (:at, :id)"
         " ORDER BY changed_at, id LIMIT :limit) AS page ORDER BY page.changed_at, page.id"
     )
     for state in ("succeeded", "deleted", "failed")
 }
-"""Nothing of a job may be on its way: no message, no grace that was not looked at, no copy, no count to be changed."""
+"""Jobs that are kept as long as the settings say. One that says otherwise for itself is passed by."""
+_OVER = text(
+    "SELECT page.id, page.queue, page.state, page.keep_until, page.alias_group, page.is_alias,"  # noqa: S608  # as above
+    f" page.is_free = 0 OR {needed(':now - (page.keep_until - page.changed_at)')}"
+    f" OR (page.is_unsatisfied = 1 AND EXISTS ({COMES_BACK})) AS is_needed"
+    " FROM (SELECT id, queue, state, keep_until, changed_at, alias_group,"
+    " CASE WHEN reason_code = 'alias' THEN 1 ELSE 0 END AS is_alias,"
+    " CASE WHEN reason_code = 'unsatisfied' THEN 1 ELSE 0 END AS is_unsatisfied,"
+    f" CASE WHEN {_IS_FREE} AND state IN ('succeeded', 'deleted', 'failed') THEN 1 ELSE 0 END AS is_free"
+    " FROM jobs WHERE keep_until IS NOT NULL AND keep_until < :now AND (keep_until, id) > (:at, :id)"
+    " ORDER BY keep_until, id LIMIT :limit) AS page ORDER BY page.keep_until, page.id"
+)
+"""Jobs that say for themselves how long they are kept (`keep`)."""
+_RESULTS_OVER = text(
+    f"SELECT page.id, page.result_until, {IS_AWAITED} AS is_needed FROM (SELECT id, result_until FROM jobs"  # noqa: S608  # as above
+    " WHERE result_until IS NOT NULL AND result_until < :now AND (result_until, id) > (:at, :id)"
+    " ORDER BY result_until, id LIMIT :limit) AS page ORDER BY page.result_until, page.id"
+)
+"""Jobs whose results are kept no longer (`keep_result`), and no other job is waiting for."""
+RESULT_IS_OVER = "its time to be kept (keep_result) is over"
+_FORGET_RESULTS = text(
+    f"UPDATE jobs SET result = NULL, result_until = NULL, result_lost = '{RESULT_IS_OVER}' WHERE id IN :ids"  # noqa: S608  # as above
+).bindparams(bindparam("ids", expanding=True))
 _OLD_BATCHES = text(
     "SELECT page.id, page.ended_at, EXISTS (SELECT 1 FROM dependencies WHERE dependencies.kind = 'batch'"
     " AND dependencies.target = page.id) OR EXISTS (SELECT 1 FROM batch_submissions WHERE batch = page.id"
@@ -142,7 +137,7 @@ _FORGET_BY_OWN_AGE = (
     (_FORGET_COMPONENTS, KEEP_COMPONENTS_SECONDS),
 )
 _START = (float("-inf"), "")
-_BATCHES, _RATES = "batches", "rates"
+_BATCHES, _RATES, _OWN, _RESULTS = "batches", "rates", "own", "results"
 
 
 @dataclass(slots=True)
@@ -211,6 +206,8 @@ class Retention:
             for state, seconds in keep.items()
             for job in self._forget_jobs(state, now=now, before=now - seconds, failed_before=failed_before)
         ]
+        forgotten += self._forget_own(now, failed_before)
+        self._forget_results(now)
         self._forget_batches(now - longest)
         self._forget_rates(now)
         self._progress.is_complete = self._left > 0 and self._lines_left > 0 and max(pages) < self._limit
@@ -221,13 +218,26 @@ class Retention:
     ) -> list[tuple[str, str, str]]:
         place = self._progress.passed(state)
         rows = self._page(state, _OLD[state], "changed_at", now=now, before=before, failed_before=failed_before)
+        return [(row.id, row.queue, state) for row in self._forget(rows, state, place)]
+
+    def _forget_own(self, now: Instant, failed_before: Instant) -> list[tuple[str, str, str]]:
+        place = self._progress.passed(_OWN)
+        rows = self._page(_OWN, _OVER, "keep_until", now=now, failed_before=failed_before)
+        return [(row.id, row.queue, row.state) for row in self._forget(rows, _OWN, place)]
+
+    def _forget(self, rows: Sequence[Any], what: str, place: tuple[float, str]) -> list[Any]:
+        """Remove those of a page of jobs that nothing needs; these."""
         free = [row for row in rows if not row.is_needed]
         if not self._forget_lines([row.id for row in free]):
-            self._progress.pass_by(state, *place)  # the next page comes back to these
+            self._progress.pass_by(what, *place)  # the next page comes back to these
             return []
         self._delete(_FORGET_JOBS, [row.id for row in free])
         self._delete(_FORGET_GROUPS, list({row.alias_group for row in free if row.alias_group and not row.is_alias}))
-        return [(row.id, row.queue, state) for row in free]
+        return free
+
+    def _forget_results(self, now: Instant) -> None:
+        rows = self._page(_RESULTS, _RESULTS_OVER, "result_until", now=now)
+        self._delete((_FORGET_RESULTS,), [row.id for row in rows if not row.is_needed])
 
     def _forget_lines(self, ids: Sequence[str]) -> bool:
         """Remove what these jobs have logged; False: more is left than one page removes."""

@@ -55,6 +55,8 @@ class Conditions:
     DEPENDENCIES = 8
     RELEASED = 4
     """It was released since it was accepted or requeued: its work may be half done."""
+    KEPT = 16
+    """It says for itself how long it, or its result, is kept after its end."""
 
 
 class Reason:
@@ -148,6 +150,10 @@ class Row:
     """The host of that worker."""
     priority: str | None = None
     """high or low; None: normal."""
+    keep_until: Instant | None = None
+    """When it may be forgotten, by the clock of the coordinator that stored its end; None: as the settings say."""
+    result_until: Instant | None = None
+    """When its result may be forgotten, if before it."""
 
     @property
     def is_waiting(self) -> bool:

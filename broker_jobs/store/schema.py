@@ -79,6 +79,8 @@ jobs = Table(
     Column("ran_on", Text),
     Column("ran_host", Text),
     Column("priority", Text),
+    Column("keep_until", Double),
+    Column("result_until", Double),
 )
 
 attempts = Table(

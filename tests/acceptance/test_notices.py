@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker_jobs import BrokerJobs, DefinitionError, JobFailed, JobInfo
+from broker_jobs import BrokerJobs, DefinitionError, JobFailed, JobMessage
 from broker_jobs.testing import Tester
 from tests.acceptance.conftest import TERM, Terminal
 from tests.support import noticed_jobs as program
@@ -185,10 +185,10 @@ def test_so_it_is_in_worker_processes(terminal: Terminal, vhost: Vhost, monkeypa
         jobs.stop()
 
 
-async def async_hook(job: JobInfo) -> None: ...
+async def async_hook(job: JobMessage) -> None: ...
 
 
-def generator_hook(job: JobInfo) -> Iterator[None]:
+def generator_hook(job: JobMessage) -> Iterator[None]:
     yield
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, assert_type
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from broker_jobs import Role, Visitor
-from broker_jobs import (AsyncJob, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobOptions,
+from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobError, JobInfo, JobOptions,
                          Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
@@ -77,6 +77,16 @@ class Tools:
     def clean(path: str) -> int: return 0
     @jobs.job
     def send(self, user_id: int) -> str: return ""
+@jobs.job(backoff=Backoff(first=2, factor=3, cap=hour, jitter=0.5), retry_on=OSError, never_retry=FileNotFoundError)
+def patient() -> None: ...
+@jobs.job(never_retry=(KeyError, ValueError), keep=hour, keep_result=60)
+def picky() -> None: ...
+@jobs.job(never_retry="ValueError")  # E
+def bad_kind() -> None: ...
+@jobs.job(backoff=Backoff(first="1"))  # E
+def bad_backoff() -> None: ...
+@jobs.job(keep="1 day")  # E
+def bad_keep() -> None: ...
 @jobs.job(quee="mail")  # E
 def bad_option() -> None: ...
 @jobs.job(priority="highest")  # E
@@ -100,6 +110,10 @@ receipt = welcome.enqueue(42)
 assert_type(receipt, Receipt[str])
 assert_type(receipt.result(timeout=5), str)
 assert_type(receipt.state(), State)
+assert_type(receipt.info(), JobInfo)
+assert_type(receipt.info().error, JobError | None)
+assert_type((receipt.info().attempts, receipt.info().enqueued_at, receipt.info().ended_at), tuple[int, datetime, datetime | None])
+receipt.info().state = State.FAILED  # E
 assert_type(fetch.enqueue("u"), Receipt[bytes])
 assert_type(crawl.enqueue("u").result(), bytes)
 assert_type(Tools.clean.enqueue("old"), Receipt[int])
@@ -126,6 +140,7 @@ async def in_async() -> None:
     assert_type(await welcome.enqueue_async(42), Receipt[str])
     assert_type(await fetch.schedule_async(hour, "u"), Receipt[bytes])
     assert_type(await receipt.result_async(5), str)
+    assert_type(await receipt.info_async(), JobInfo)
     await asyncio.gather(*(welcome.enqueue_async(i) for i in range(3)))
     welcome.enqueue_async(42)  # E
     await welcome.enqueue(42)  # E
@@ -144,6 +159,10 @@ receipt.reschedule(hour)
 
 # ---- 5. options of one call -----------------------------------------------------------------------------------
 assert_type(welcome.using(queue="slow", tags=["user:42"], expires=hour).enqueue(42), Receipt[str])
+welcome.using(trace={"traceparent": "00-…"}).enqueue(42)
+welcome.using(trace="00-…").enqueue(42)  # E
+welcome.using(keep=hour, keep_result=None, backoff=Backoff(cap=hour)).enqueue(42)
+welcome.using(never_retry=ValueError)  # E
 assert_type(welcome.using(queue="slow", unique="user:42", limit=Concurrency("smtp", 5)).enqueue(42), Receipt[str])
 welcome.using(limit=[RateLimit("smtp", 100, per=60), Concurrency("host", 2)], id="welcome-42").schedule(hour, 42)
 welcome.using(limit=(Ordered("account:{user_id}"), RateLimit("api", 5, per=hour, window="fixed"))).enqueue(42)
@@ -264,6 +283,9 @@ jobs.recurring.put("tenant-7", "0 9 * * *", welcome.bind(7))
 assert_type(jobs.recurring.trigger("weekly-report"), Receipt[Any])
 jobs.recurring.pause("weekly-report")
 jobs.queues.pause("mail")
+jobs.recurring("every", hour, report)
+jobs.recurring.put("every", timedelta(minutes=5), welcome.bind(7), misfire="skip")
+jobs.recurring("every", 300, report)  # E
 jobs.recurring("bad", "* * * * *", welcome)  # E
 jobs.recurring("bad", "* * * * *", welcome.bind("x"))  # E
 jobs.recurring("bad", "* * * * *", welcome.enqueue(1))  # E
@@ -296,6 +318,10 @@ def not_subscribed(user_id: int) -> None: ...
 @jobs.subscribe("user.registered", quee="mail")  # E
 def not_subscribed_either(user_id: int) -> None: ...
 
+jobs.recurring("every", hour, report)
+jobs.recurring.put("every", timedelta(minutes=5), welcome.bind(7), misfire="skip")
+jobs.recurring("every", 300, report)  # E
+
 # ---- 10. jobs of other services, receipts by id ---------------------------------------------------------------
 class Charged(BaseModel):
     ok: bool
@@ -323,6 +349,12 @@ def long() -> None:
         if job.cancelled():
             return
     assert_type(job.cancelled(), bool)
+    assert_type((job.name, job.queue, job.tags, job.retries, job.retries_left), tuple[str, str, tuple[str, ...], int, int])
+    assert_type(job.priority, Literal["high", "normal", "low"])
+    assert_type(job.arguments["user_id"], Any)
+    assert_type(job.trace.get("traceparent"), str | None)
+    job.arguments["user_id"] = 1  # E
+    job.name = "x"  # E
     if job.batch is not None:
         with job.batch as mine:
             mine.enqueue(ping)

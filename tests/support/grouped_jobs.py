@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from broker_jobs import JobInfo, Jobs
+from broker_jobs import JobMessage, Jobs
 
 seen: list[str] = []
 mail = Jobs(queue="mail", retries=0, tags=["mail"])
@@ -20,7 +20,7 @@ def around_mail() -> Generator[None]:
 
 
 @inner.on_start
-def note(job: JobInfo) -> None:
+def note(job: JobMessage) -> None:
     seen.append(f"inner {job.name}")
 
 

@@ -133,3 +133,13 @@ def enqueue_another() -> None:
 @jobs.job(retries=0)
 def in_a_thread() -> int:
     return os.getpid()
+
+
+@jobs.job(isolation="process", retries=3, priority="high", tags=["a", "b"])
+def read_itself(number: int, *more: str, given: str = Depends(connection), loud: bool = True) -> dict[str, str]:
+    job = current_job()
+    return {
+        "name": job.name, "queue": job.queue, "priority": job.priority, "tags": repr(job.tags),
+        "arguments": repr(dict(job.arguments)), "retries": f"{job.retries_left} of {job.retries}",
+        "trace": repr(dict(job.trace)),
+    }  # fmt: skip

@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from broker_jobs import BrokerJobs, GiveUp, JobInfo, Jobs, current_job
+from broker_jobs import BrokerJobs, GiveUp, JobMessage, Jobs, current_job
 
 FILE = "NOTICED_FILE"
 
@@ -29,43 +29,43 @@ jobs = BrokerJobs("memory://")
 
 
 @jobs.on_enqueue
-def enqueued(job: JobInfo) -> None:
+def enqueued(job: JobMessage) -> None:
     if job.args == ("refused",):
         raise PermissionError("refused by a hook")
     note(f"enqueued {job.name} {job.attempt} {list(job.args)}")
 
 
 @jobs.on_start
-def started(job: JobInfo) -> None:
+def started(job: JobMessage) -> None:
     note(f"started {job.name} {job.attempt} {current_job().id == job.id}")
 
 
 @group.on_start
-async def started_async(job: JobInfo) -> None:
+async def started_async(job: JobMessage) -> None:
     await asyncio.sleep(0)
     note(f"started async {job.name}")
     raise RuntimeError("a hook that raises changes nothing")
 
 
 @group.on_success
-def succeeded(job: JobInfo, result: object) -> None:
+def succeeded(job: JobMessage, result: object) -> None:
     note(f"succeeded {job.name} {job.attempt} {result!r}")
     raise RuntimeError("a hook that raises changes nothing")
 
 
 @jobs.on_success
-async def succeeded_async(job: JobInfo, result: object) -> None:
+async def succeeded_async(job: JobMessage, result: object) -> None:
     await asyncio.sleep(0)
     note(f"succeeded async {job.name}")
 
 
 @jobs.on_failed
-def failed(job: JobInfo, error: BaseException) -> None:
+def failed(job: JobMessage, error: BaseException) -> None:
     note(f"failed {job.name} {job.attempt} {type(error).__name__}: {error}")
 
 
 @group.on_failed
-async def failed_async(job: JobInfo, error: BaseException) -> None:
+async def failed_async(job: JobMessage, error: BaseException) -> None:
     await asyncio.sleep(0)
     note(f"failed async {job.name}")
     raise RuntimeError("a hook that raises changes nothing")

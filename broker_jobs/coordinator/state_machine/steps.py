@@ -8,7 +8,7 @@ from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope, Policy
 from broker_jobs.messages.priority import NORMAL
 from broker_jobs.messages.state import State
-from broker_jobs.store.row import Publication, Reason, Row, WaitReason
+from broker_jobs.store.row import Conditions, Publication, Reason, Row, WaitReason
 
 AWAITING, SCHEDULED, ENQUEUED = State.AWAITING, State.SCHEDULED, State.ENQUEUED
 PROCESSING, SUCCEEDED, FAILED, DELETED = State.PROCESSING, State.SUCCEEDED, State.FAILED, State.DELETED
@@ -37,6 +37,7 @@ def born(envelope: Envelope, body: str, state: State, at: Context, **columns: ob
         recurring=envelope.recurring,
         tags=" ".join(envelope.tags),
         priority=None if envelope.priority == NORMAL else envelope.priority,
+        conditions=Conditions.KEPT if envelope.policy.has_own_retention else Conditions.NONE,
     )
     for name, value in columns.items():
         setattr(row, name, value)
@@ -59,6 +60,7 @@ def completed(row: Row, envelope: Envelope, body: str) -> Row:
         recurring=envelope.recurring,
         tags=" ".join(envelope.tags),
         priority=None if envelope.priority == NORMAL else envelope.priority,
+        conditions=row.conditions | (Conditions.KEPT if envelope.policy.has_own_retention else Conditions.NONE),
     )
 
 

@@ -39,7 +39,7 @@ def page(request: Request) -> Response:
     found = [
         one
         for one in context(request).queries.schedules.all()
-        if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.tz}\n{one.service}".casefold()
+        if text.casefold() in f"{one.name}\n{one.call}\n{one.cron}\n{one.schedule}\n{one.tz}\n{one.service}".casefold()
     ]
     more = max(0, len(found) - MAX_LISTED)
     return render(request, "recurring.html", schedules=found[:MAX_LISTED], more=more, text=text)

@@ -70,6 +70,7 @@ class ScheduleQueries:
         return {
             "name": row.name,
             "cron": row.cron,
+            "schedule": cron.words(row.cron),
             "tz": row.tz,
             "misfire": row.misfire,
             "overlap": row.overlap,

@@ -1,7 +1,8 @@
 """Makes the tables and indexes.
 
 A job that merely runs touches three orders: its state by creation and by change, and what is published. The orders of
-its name and queue never change. The partial indexes hold only jobs that failed, wait, recur or carry tags. SQLite uses
+its name and queue never change. The partial indexes hold only jobs that failed, wait, recur, carry tags or
+are kept for a time of their own. SQLite uses
 a partial index only when the query repeats its condition literally, so the queries do; and it prefers the index of the
 state to a partial one that does not begin with the state, so those do.
 """
@@ -29,7 +30,7 @@ TABLES = (
         unknowns {int} NOT NULL, interruptions {int} NOT NULL, lost_since {int} NOT NULL,
         waits {int} NOT NULL, conditions {int} NOT NULL,
         alias_group {key}, counted_as {key}, gives_back {int} NOT NULL, ran_on {key}, ran_host {key},
-        priority {key})""",
+        priority {key}, keep_until {real}, result_until {real})""",
     """CREATE TABLE attempts (
         job_id {key} NOT NULL, epoch {int} NOT NULL, attempt {int} NOT NULL, ended {key} NOT NULL, at {real} NOT NULL,
         started_at {real}, ended_at {real} NOT NULL, worker {key}, host {key}, release TEXT, reason TEXT, error TEXT,
@@ -120,6 +121,8 @@ TABLES = (
 INDEXES = (
     "CREATE INDEX jobs_state ON jobs (state, id)",
     "CREATE INDEX jobs_grace ON jobs (grace_until) WHERE grace_until IS NOT NULL",
+    "CREATE INDEX jobs_keep ON jobs (keep_until, id) WHERE keep_until IS NOT NULL",
+    "CREATE INDEX jobs_result ON jobs (result_until, id) WHERE result_until IS NOT NULL",
     "CREATE INDEX jobs_publishing ON jobs (id, sender) WHERE publication = 1",
     "CREATE INDEX jobs_owner ON jobs (state, owner, id) WHERE state = 'processing'",
     "CREATE INDEX jobs_cancel ON jobs (state, reason_code, id) WHERE state = 'processing' AND reason_code = 'cancel'",

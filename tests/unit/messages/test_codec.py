@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from broker_jobs.messages import codec
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, Envelope, Policy, is_generated_id, new_id, schema
+from broker_jobs.messages.envelope import (
+    MAX_DELAY_SECONDS,
+    MAX_FACTOR,
+    Envelope,
+    Growth,
+    Policy,
+    is_generated_id,
+    new_id,
+    schema,
+)
 
 instants = st.datetimes(  # naive bounds: hypothesis adds the zone
     datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
@@ -26,12 +35,21 @@ values = st.recursive(
 )
 names = st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True)
 lengths = st.floats(0, MAX_DELAY_SECONDS, allow_nan=False)
+growths = st.builds(
+    Growth,
+    first=st.floats(0.001, 3e8),
+    factor=st.floats(1, MAX_FACTOR),
+    cap=st.floats(0.001, 3e8),
+    jitter=st.floats(0, 1),
+)
 policies = st.builds(
     Policy,
     retries=st.integers(0, 1_000_000),
-    backoff=st.none() | st.lists(lengths, max_size=4).map(tuple),
+    backoff=st.none() | st.lists(lengths, max_size=4).map(tuple) | growths,
     timeout=st.none() | st.floats(0.001, 3e8),
     expires=st.none() | st.floats(0.001, 3e8),
+    keep=st.none() | st.floats(0.001, 3e8),
+    keep_result=st.none() | st.floats(0.001, 3e8),
 )
 envelopes = st.builds(
     Envelope,

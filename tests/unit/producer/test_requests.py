@@ -171,7 +171,10 @@ def test_an_unknown_job_is_asked_for_until_it_is_known(receipt: Receipt[str], br
 
 def test_a_job_that_stays_unknown_is_said_to_be(receipt: Receipt[str], broker: RecordingBroker) -> None:
     broker.answer = view(known=False)
-    assert fail_with(broker, ResultTimeout, receipt.state) == "0190 is still unknown to the coordinator after 0.2 s"
+    assert fail_with(broker, ResultTimeout, receipt.state) == (
+        "0190 is still unknown to the coordinator after 0.2 s: "
+        "it was never enqueued on this broker, or it is kept no longer"
+    )
 
 
 def test_the_same_question_is_repeated_until_it_is_answered(

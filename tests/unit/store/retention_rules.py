@@ -9,8 +9,9 @@ from sqlalchemy import text
 from broker_jobs.messages.state import State
 from broker_jobs.store import Publication, Reason, Row, Store, retention
 from broker_jobs.store.lines import LimitLineRow, LineEntry, Stage
+from broker_jobs.store.needed import MOST_CHILDREN
 from broker_jobs.store.records import BatchRow, DependencyRow, SubmissionRow
-from broker_jobs.store.retention import KEEP_UNCOMMITTED_SECONDS, MOST_CHILDREN, PurgeProgress
+from broker_jobs.store.retention import KEEP_UNCOMMITTED_SECONDS, PurgeProgress
 from broker_jobs.store.unique_keys import UniqueKeyRow
 from broker_jobs.store.write import Transaction
 

@@ -64,6 +64,8 @@ FULL = Row(
     ran_on="worker-0",
     ran_host="node-0",
     priority="high",
+    keep_until=1_000.5,
+    result_until=900.5,
 )
 
 

@@ -109,6 +109,9 @@ def connection() -> Iterator[Any]:
     store.close()
 
 
+OWN = (retention._OVER, retention._RESULTS_OVER)
+
+
 @pytest.mark.parametrize(
     ("query", "index"),
     [
@@ -121,6 +124,8 @@ def connection() -> Iterator[Any]:
         (due._CANCELS, "jobs_cancel"),
         (due._OUT_SINCE, "jobs_out"),
         *((query, "jobs_changed") for query in retention._OLD.values()),
+        (retention._OVER, "jobs_keep"),
+        (retention._RESULTS_OVER, "jobs_result"),
         (text("SELECT id FROM jobs WHERE state = :state ORDER BY id DESC LIMIT 50"), "jobs_state"),
     ],
 )
@@ -128,7 +133,7 @@ def test_what_the_coordinator_looks_for_is_found_by_an_index(connection: Any, qu
     values = dict.fromkeys(query._bindparams, 1)
     plan = [row[3] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query.text}"), values)]
     assert any(f"INDEX {index}" in line for line in plan), plan
-    if query not in (due._GRACE_OVER, due._OUT_SINCE, due._DUE, *retention._OLD.values()):
+    if query not in (due._GRACE_OVER, due._OUT_SINCE, due._DUE, *retention._OLD.values(), *OWN):
         assert not any("TEMP B-TREE" in line for line in plan), plan
 
 
@@ -141,8 +146,9 @@ SCANS = {
     "attempts._ERRORS": "attempts_at",
 }
 """What reads an index from its beginning: all of a small one, or as much as the limit says."""
-SORTS = {"due._DUE", "lines._STARTS_OF", "retention._OLD", "retention._OLD_RATES"} | {
+SORTS = {"due._DUE", "lines._STARTS_OF", "retention._OLD", "retention._OLD_RATES", "retention._OVER"} | {
     "retention._OLD_BATCHES",
+    "retention._RESULTS_OVER",
     "attempts._ERRORS",
     "dependencies.UNKNOWN_PARENTS",
     "lines._WAITED_FOR",
