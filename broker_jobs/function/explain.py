@@ -32,7 +32,10 @@ def shown(value: object) -> str:
     """A value with its type, as "'x' (str)"; long values are cut."""
     if value is None:
         return "None"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # an int with more digits than Python writes, or a class with a broken __repr__
+        return with_article(type(value).__name__)
     if len(text) > _MAX_REPR_CHARS:
         text = text[: _MAX_REPR_CHARS - 1] + "…"
     return f"{text} ({type(value).__name__})"
