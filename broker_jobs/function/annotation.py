@@ -145,6 +145,8 @@ def type_text(annotation: Any) -> str:
         return annotation
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
+    if hasattr(annotation, "__metadata__"):
+        return type_text(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return " | ".join(type_text(arg) for arg in get_args(annotation))
     if isinstance(origin := get_origin(annotation), type) and (args := get_args(annotation)):

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.annotation import STRICT, parameter_adapter, read_hints
 from broker_jobs.function.depends import refuse_annotated
-from broker_jobs.function.explain import explain, must_be, shown, type_only
+from broker_jobs.function.explain import explain, must_be, raised_text, shown, type_only
 from broker_jobs.function.json_form import are_exact_scalars
 from broker_jobs.function.pending import Pending, has_pending
 from broker_jobs.function.value_codec import READING, ValueCodec
@@ -75,6 +75,8 @@ class ArgumentCodec:
                 self._call, self._parameters, self._hints, provided=self._provided, errors=details, args=args
             )
             raise ArgumentsError(text) from None
+        except Exception as error:  # a validator of the program may raise anything
+            raise ArgumentsError(f"{self._call}: {self._raiser(args, kwargs)}{raised_text(error)}") from error
         sent = list(got_args)
         if self._has_defaults:
             while sent and sent[-1] is _DEFAULT:
@@ -123,6 +125,19 @@ class ArgumentCodec:
             return codec.encode_loosely(value, name) if self._loose else codec.encode(value, validated, name)
         except ArgumentsError as error:
             raise ArgumentsError(f"{self._call}: {error}") from None
+
+    def _raiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The argument whose validator raises, as the beginning of a sentence."""
+        names = [p.name for p in self._positional[: len(args)]]
+        names += [self._rest.name] * (len(args) - len(names)) if self._rest is not None else []
+        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+            try:
+                self._codec(name).validate(value)
+            except ValidationError:
+                continue
+            except Exception:  # noqa: BLE001
+                return f"{name} was refused: "
+        return ""
 
     def _codec(self, name: str) -> ValueCodec:
         if name not in self._codecs:
@@ -222,6 +237,10 @@ class ArgumentCodec:
             plain = codec.encode(value, validated, f"the result of {self._name}")
         except ValidationError as error:
             raise ArgumentsError(self._wrong_result(error, type_only)) from None
+        except ArgumentsError:
+            raise
+        except Exception as error:  # a validator of the program may raise anything
+            raise ArgumentsError(f"the result of {self._name} was refused: {raised_text(error)}") from error
         return to_json(plain).decode()
 
     def decode_result(self, text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -22,6 +23,8 @@ MAX_INT: Final = 10**MAX_DIGITS
 _SPARE = 11
 """Levels around a value with which a reader refuses one that is deeper than MAX_DEPTH."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_UNEXPECTED = re.compile(r"Expected `(.+?)`.*input_type=(\w+)", re.DOTALL)
+"""What pydantic says of a value that is not of the type that its annotation has."""
 _STR_ONLY = frozenset({str})
 
 INT_TOO_LONG = f"an integer has more than {MAX_DIGITS:_} digits, which no worker reads; pass it as text, as with hex()"
@@ -85,6 +88,25 @@ def has_whole_characters(text: str) -> bool:
     return True
 
 
+def has_nan(value: Any) -> bool:
+    """Whether a value contains NaN or infinity."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case str() | bytes() | int() | None:
+            return False
+        case dict():
+            return has_nan([*value.keys(), *value.values()])
+        case list() | tuple() | set() | frozenset() | deque():
+            return any(has_nan(part) for part in value)
+        case BaseModel():
+            return has_nan({**value.__dict__, **(value.__pydantic_extra__ or {})})
+        case _ if dataclasses.is_dataclass(value):
+            return has_nan([getattr(value, field.name, None) for field in dataclasses.fields(value)])
+        case _:
+            return False
+
+
 def unreadable(text: bytes) -> str | None:
     """Why a reader of messages cannot read a JSON text, as a sentence that says what to write; None if it can."""
     long = len(text) > MAX_DIGITS
@@ -113,7 +135,16 @@ def reason(error: Exception) -> str:
         )
     if "depth exceeded" in first:
         return TOO_DEEP
+    if (unexpected := _UNEXPECTED.search(text)) is not None:
+        return f"a part of it is {unexpected[2]}, where its annotation says {unexpected[1]}; pass what is annotated"
+    if is_unexpected(error):
+        return "a part of it has none of the types of its annotation; pass what is annotated"
     return first.removeprefix("Unable to serialize ")
+
+
+def is_unexpected(error: Exception) -> bool:
+    """Whether pydantic says that a value is not of the type that its annotation has."""
+    return "PydanticSerializationUnexpectedValue" in str(error)
 
 
 def contains_set(schema: object) -> bool:

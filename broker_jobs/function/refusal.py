@@ -60,6 +60,8 @@ def _same_type(name: str, where: str, found: Difference) -> str:
         return f"JSON has offsets in whole minutes: pass {where}.astimezone(UTC)"
     if isinstance(value, datetime):
         return "without a time zone JSON cannot say which of two equal hours it is (fold): pass an aware datetime"
+    if isinstance(value, time) and value.utcoffset() is not None:
+        return "JSON has offsets in whole minutes: pass a time with such an offset"
     if isinstance(value, time):
         return "a time has an offset in JSON, and neither a zone nor a fold: pass the name of the zone beside it"
     if owner is not None and attribute.startswith("_"):
@@ -69,8 +71,6 @@ def _same_type(name: str, where: str, found: Difference) -> str:
             f"{owner.__name__} changes it when it is read, or leaves it out: its validators must leave alone what they "
             "have made, and its serializers must write all of it"
         )
-    if isinstance(value, Exception):
-        return "pass its text"
     return f"what reads {name} changes it: its validators must leave alone what they have made"
 
 

@@ -10,17 +10,32 @@ import math
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.function.annotation import Adapter, adapter_of, is_plain
 from broker_jobs.function.comparison import difference
-from broker_jobs.function.json_form import NO_NAN, contains_set, finished, is_exact, reason, unreadable
+from broker_jobs.function.json_form import (
+    HALF_CHARACTER,
+    NO_NAN,
+    contains_set,
+    finished,
+    has_nan,
+    has_whole_characters,
+    is_exact,
+    is_unexpected,
+    reason,
+    unreadable,
+)
 from broker_jobs.function.refusal import changed, misread
 from broker_jobs.function.secret import contains_secret, may_contain_stars
 
 READING: Final[dict[str, Any]] = {"strict": True, "by_alias": True, "by_name": True}
 """How a producer that tries it and a worker read JSON: `"42"` is no int, and a field has its alias or its name."""
+
+
+class _NotAsAnnotated(ArgumentsError):
+    """A part of a value has another type than its annotation, before a validator has changed it."""
 
 
 class ValueCodec:
@@ -40,7 +55,7 @@ class ValueCodec:
         self.is_plain = is_plain(annotation)
         self._adapter, self._boxed = adapter or adapter_of(annotation)
         self._refuses_secrets = refuses_secrets
-        self._is_any = annotation is Any
+        self._is_any = annotation is Any or annotation is object
         self._is_float = annotation is float
         self._has_sets = not self.is_plain and (self._is_any or contains_set(self._adapter.core_schema))
 
@@ -87,9 +102,9 @@ class ValueCodec:
         """
         try:
             plain, text = self._write(value, by_alias=True)
-        except (ValueError, TypeError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001  # serializers raise anything
             raise ArgumentsError(f"{name} cannot be sent as JSON: {reason(error)}") from None
-        if (wrong := NO_NAN if _has_nan(value) else unreadable(text)) is not None:
+        if (wrong := NO_NAN if has_nan(value) else unreadable(text)) is not None:
             raise ArgumentsError(f"{name} cannot be sent as JSON: {wrong}")
         return plain
 
@@ -111,15 +126,14 @@ class ValueCodec:
             return value
         if (self.is_plain or self._is_any) and is_exact(value):
             return validated if self.is_plain else self._adapter.dump_python(value, mode="json")
-        refusal: ArgumentsError | None = None
+        refusals: list[ArgumentsError] = []
         sources = (value,) if validated is value else (value, validated)
         for source, by_alias in ((source, by_alias) for by_alias in (True, False) for source in sources):
             try:
                 return self._tried(source, value, validated, name, by_alias=by_alias)
             except ArgumentsError as error:
-                refusal = refusal or error
-        assert refusal is not None
-        raise refusal
+                refusals.append(error)
+        raise next((each for each in refusals if not isinstance(each, _NotAsAnnotated)), refusals[0])
 
     def _tried(self, source: Any, value: Any, validated: Any, name: str, *, by_alias: bool) -> Any:
         try:
@@ -129,10 +143,11 @@ class ValueCodec:
             back = self.decode(text)
         except ValidationError as error:
             raise ArgumentsError(self._misread(name, value, error)) from None
-        except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
-            if isinstance(error, ArgumentsError):
-                raise
-            raise ArgumentsError(f"{name} cannot be sent as JSON: {reason(error)}") from None
+        except ArgumentsError:
+            raise
+        except Exception as error:  # noqa: BLE001  # no JSON for its type, it contains itself; serializers raise anything
+            kind = _NotAsAnnotated if is_unexpected(error) else ArgumentsError
+            raise kind(f"{name} cannot be sent as JSON: {reason(error)}") from None
         if (found := difference(back, value)) is None:
             return plain
         if validated is not value and difference(back, validated) is None:
@@ -140,23 +155,16 @@ class ValueCodec:
             if undeclared is None:
                 return plain
             found = undeclared
-        if _has_nan(value):
+        if has_nan(value):
             raise ArgumentsError(f"{name} cannot be sent as JSON: {NO_NAN}")
+        if isinstance(found.value, str) and not has_whole_characters(found.value):
+            raise ArgumentsError(f"{name} cannot be sent as JSON: {HALF_CHARACTER}")
         raise ArgumentsError(changed(name, self.annotation, found))
 
     def _misread(self, name: str, value: Any, error: ValidationError) -> str:
-        if _has_nan(value):
+        if has_nan(value):
             return f"{name} cannot be sent as JSON: {NO_NAN}"
         first = error.errors(include_url=False, include_context=False)[0]
         if self._boxed:
             first["loc"] = first["loc"][1:]
         return misread(name, first)
-
-
-def _has_nan(value: Any) -> bool:
-    """Whether a value contains NaN or infinity."""
-    try:
-        as_text = to_jsonable_python(value, inf_nan_mode="strings")
-        return bool(as_text != to_jsonable_python(value, inf_nan_mode="null"))
-    except (ValueError, TypeError, RecursionError):
-        return False
