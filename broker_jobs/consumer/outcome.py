@@ -69,7 +69,7 @@ def returned(text: str) -> Completed:
 
 
 def unwritable(error: BaseException) -> Raised:
-    """The outcome of a result that would not arrive as it is: a failure, and final, as another run would return it too."""
+    """The outcome of a result that would not arrive as it is: a final failure, as the next run would return it too."""
     return Raised(ErrorInfo(type="ResultError", message=_clipped_message(error)), final=True, exception=error)
 
 

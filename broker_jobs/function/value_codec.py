@@ -61,7 +61,9 @@ class ValueCodec:
 
     def validate(self, value: Any) -> Any:
         """A value as a function with this annotation gets it. Raises ValidationError."""
-        return self._adapter.validate_python((value,))[0] if self._boxed else self._adapter.validate_python(value)
+        if self._boxed:
+            return self._adapter.validate_python((value,), strict=True)[0]
+        return self._adapter.validate_python(value, strict=True)
 
     def decode(self, text: bytes | str) -> Any:
         """The value in a JSON text. Raises ValidationError."""

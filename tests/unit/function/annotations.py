@@ -1,45 +1,67 @@
 """Draws annotations with values for them: what a parameter of a job may be declared as. Some values cannot be sent."""
 
+# ruff: noqa: DTZ001, DTZ901  # instants without a zone are among the values
+
 from __future__ import annotations
 
 import collections
 import dataclasses
 import datetime as dt
-import enum
 import ipaddress
 import pathlib
-import sys
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
 from zoneinfo import ZoneInfo
 
 import annotated_types
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
-    AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     Json,
     PlainSerializer,
-    PrivateAttr,
-    RootModel,
     SecretBytes,
     SecretStr,
     StringConstraints,
-    computed_field,
     create_model,
-    field_validator,
 )
-from pydantic.dataclasses import dataclass as pydantic_dataclass
-from typing_extensions import TypeAliasType, TypedDict
+from typing_extensions import TypedDict
 
-T = TypeVar("T")
+from tests.unit.function.annotation_types import (
+    Aliased,
+    Base64,
+    Bigger,
+    Boxed,
+    Camel,
+    Cents,
+    Checked,
+    Colour,
+    Computed,
+    Excluded,
+    Init,
+    Kept,
+    Key,
+    Level,
+    Login,
+    Movie,
+    Nested,
+    Open,
+    Pair,
+    Plain,
+    Private,
+    Rights,
+    Row,
+    Swapped,
+    Text,
+    Tree,
+    Utf8,
+    Word,
+    Wrapped,
+)
 
 
 class Case(NamedTuple):
@@ -50,179 +72,35 @@ class Case(NamedTuple):
     hashable: bool = False
 
 
-class Colour(enum.Enum):
-    RED = "red"
-    ONE = 1
-    PAIR = (1, 2)
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Word(enum.StrEnum):
-    RED = "red"
-    DATE = "2026-10-25"
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
-
-
-class Pair(NamedTuple):
-    left: int
-    right: str = "x"
-
-
-class Boxed(BaseModel, Generic[T]):
-    value: T
-
-
-class Wrapped(RootModel[list[int]]):
-    pass
-
-
-class Plain(BaseModel):
-    id: int
-    total: float = 0
-    note: str | None = None
-
-
-class Bigger(Plain):
-    more: int = 1
-
-
-class Aliased(BaseModel):
-    order_id: int = Field(alias="orderId")
-    name: str = Field(default="", validation_alias="nameIn", serialization_alias="nameOut")
-    tag: str = Field(default="", validation_alias=AliasChoices("tag", "label"))
-
-
-class Swapped(BaseModel):
-    a: int = Field(alias="b")
-    b: int = Field(alias="a")
-
-
-class Camel(BaseModel):
-    model_config = ConfigDict(alias_generator=lambda name: name.title().replace("_", ""), populate_by_name=True)
-    order_id: int
-    unit_price: Decimal = Decimal("1.10")
-
-
-class Computed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    a: int
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def twice(self) -> int:
-        return self.a * 2
-
-
-class Private(BaseModel):
-    a: int
-    _seen: int = PrivateAttr(default=0)
-    _lock: Any = PrivateAttr(default_factory=object)
-
-    def marked(self) -> Private:
-        self._seen = 1
-        return self
-
-
-class Cents(BaseModel):
-    cents: int
-
-    @field_validator("cents")
-    @classmethod
-    def _to_cents(cls, value: int) -> int:
-        return value * 100
-
-
-class Excluded(BaseModel):
-    a: int
-    hidden: int = Field(default=0, exclude=True)
-
-
-class Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    a: int = 0
-
-
-class Base64(BaseModel):
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", frozen=True)
-    data: bytes
-
-
-class Utf8(BaseModel, frozen=True):
-    data: bytes
-
-
-class Login(BaseModel):
-    name: str
-    password: SecretStr
-
-
-class Tree(BaseModel):
-    value: int
-    children: list[Tree] = []
-
-
-@dataclasses.dataclass
-class Row:
-    name: str
-    data: bytes = b""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
-class Key:
-    id: int
-    at: dt.datetime | None = None
-
-
-@dataclasses.dataclass(kw_only=True)
-class Kept:
-    a: int
-    b: list[int] = dataclasses.field(default_factory=list)
-    c: int = dataclasses.field(default=3, init=False)
-    d: int = dataclasses.field(default=0, compare=False, repr=False)
-
-
-@dataclasses.dataclass
-class Init:
-    a: int
-    b: dataclasses.InitVar[int] = 0
-    c: int = dataclasses.field(init=False, default=0)
-
-    def __post_init__(self, b: int) -> None:
-        self.c = self.a + b
-
-
-@pydantic_dataclass
-class Checked:
-    a: int = Field(alias="anA")
-    b: set[str] = dataclasses.field(default_factory=set)
-
-
-class Movie(TypedDict):
-    title: str
-    year: NotRequired[int]
-    poster: NotRequired[bytes]
-
-
-class Text(str):
-    __slots__ = ()
-
-
-Nested = TypeAliasType("Nested", "list[Nested] | int | str | None")
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 TEXT = st.one_of(
     st.text(max_size=8),
     ANY_TEXT,
-    st.sampled_from(["", "\0", "1", "1.10", "null", "true", "P1D", "2026-10-25", "2026-10-25T02:30:00+01:00", "10:00",
-                     "abcd", "/x", "1.2.3.4", "::1", str(uuid.UUID(int=7)), "NaN", "**********", "😀", "\ud800", "red"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "",
+            "\0",
+            "1",
+            "1.10",
+            "null",
+            "true",
+            "P1D",
+            "2026-10-25",
+            "2026-10-25T02:30:00+01:00",
+            "10:00",
+            "abcd",
+            "/x",
+            "1.2.3.4",
+            "::1",
+            str(uuid.UUID(int=7)),
+            "NaN",
+            "**********",
+            "😀",
+            "\ud800",
+            "red",
+        ]
+    ),
+)
 INTS = st.one_of(
     st.integers(-3, 3),
     st.integers(),
@@ -231,9 +109,13 @@ INTS = st.one_of(
 )
 ZONES = [ZoneInfo("Europe/Berlin"), ZoneInfo("America/St_Johns"), ZoneInfo("Australia/Lord_Howe")]
 CHANGES = [
-    dt.datetime(2026, 3, 29, 1), dt.datetime(2026, 10, 25, 2), dt.datetime(2026, 3, 8, 2), dt.datetime(2026, 11, 1, 1),
-    dt.datetime(2026, 4, 5, 1, 30), dt.datetime(2026, 10, 4, 1, 30),
-]  # fmt: skip
+    dt.datetime(2026, 3, 29, 1),
+    dt.datetime(2026, 10, 25, 2),
+    dt.datetime(2026, 3, 8, 2),
+    dt.datetime(2026, 11, 1, 1),
+    dt.datetime(2026, 4, 5, 1, 30),
+    dt.datetime(2026, 10, 4, 1, 30),
+]
 
 
 @st.composite
@@ -271,12 +153,18 @@ LEAVES: list[Case] = [
     Case(float, FLOATS, hashable=True),
     Case(complex, st.complex_numbers(), hashable=True),
     Case(bytes, st.binary(max_size=6), hashable=True),
-    Case(Decimal, st.one_of(st.decimals(), st.sampled_from(["1.10", "-0", "1E+30", "1E-400"]).map(Decimal)), hashable=True),
+    Case(
+        Decimal,
+        st.one_of(st.decimals(), st.sampled_from(["1.10", "-0", "1E+30", "1E-400"]).map(Decimal)),
+        hashable=True,
+    ),
     Case(Fraction, st.fractions(), hashable=True),
     Case(dt.datetime, DATETIMES, hashable=True),
     Case(dt.date, st.one_of(st.dates(), DATETIMES), hashable=True),
     Case(dt.time, TIMES, hashable=True),
-    Case(dt.timedelta, st.one_of(st.timedeltas(), st.sampled_from([dt.timedelta.min, dt.timedelta.max])), hashable=True),
+    Case(
+        dt.timedelta, st.one_of(st.timedeltas(), st.sampled_from([dt.timedelta.min, dt.timedelta.max])), hashable=True
+    ),
     Case(uuid.UUID, st.uuids(), hashable=True),
     Case(pathlib.Path, TEXT.map(pathlib.Path), hashable=True),
     Case(ipaddress.IPv4Address, st.just(ADDRESSES[0]), hashable=True),
@@ -302,7 +190,9 @@ LEAVES: list[Case] = [
     Case(Plain, st.builds(Bigger, id=st.integers())),
     Case(Aliased, st.builds(Aliased, orderId=st.integers(), nameIn=TEXT, tag=TEXT)),
     Case(Swapped, st.builds(Swapped, a=st.integers(), b=st.integers())),
-    Case(Camel, st.builds(Camel, order_id=st.integers(), unit_price=st.decimals(allow_nan=False, allow_infinity=False))),
+    Case(
+        Camel, st.builds(Camel, order_id=st.integers(), unit_price=st.decimals(allow_nan=False, allow_infinity=False))
+    ),
     Case(Computed, st.builds(Computed, a=st.integers())),
     Case(Private, st.builds(Private, a=st.integers()) | st.builds(Private, a=st.integers()).map(Private.marked)),
     Case(Cents, st.builds(Cents, cents=st.integers(-2, 2))),
@@ -312,27 +202,40 @@ LEAVES: list[Case] = [
     Case(Utf8, st.builds(Utf8, data=st.binary(max_size=5)), hashable=True),
     Case(Login, st.builds(Login, name=TEXT, password=TEXT)),
     Case(Wrapped, st.lists(st.integers(), max_size=3).map(Wrapped)),
-    Case(Tree, st.recursive(st.builds(Tree, value=st.integers()), lambda inner: st.builds(
-        Tree, value=st.integers(), children=st.lists(inner, max_size=2)), max_leaves=4)),
+    Case(
+        Tree,
+        st.recursive(
+            st.builds(Tree, value=st.integers()),
+            lambda inner: st.builds(Tree, value=st.integers(), children=st.lists(inner, max_size=2)),
+            max_leaves=4,
+        ),
+    ),
     Case(Row, st.builds(Row, name=TEXT, data=st.binary(max_size=5))),
     Case(Key, st.builds(Key, id=st.integers(), at=st.none() | DATETIMES), hashable=True),
     Case(Kept, st.builds(Kept, a=st.integers(), b=st.lists(st.integers(), max_size=2), d=st.integers(0, 1))),
     Case(Init, st.builds(Init, a=st.integers(), b=st.integers(0, 1))),
     Case(Checked, st.builds(Checked, anA=st.integers(), b=st.sets(TEXT, max_size=3))),
-    Case(Movie, st.fixed_dictionaries({"title": TEXT}, optional={"year": st.integers(), "poster": st.binary(max_size=5)})),
+    Case(
+        Movie, st.fixed_dictionaries({"title": TEXT}, optional={"year": st.integers(), "poster": st.binary(max_size=5)})
+    ),
     Case(Pair, st.builds(Pair, left=st.integers(), right=TEXT), hashable=True),
-    Case(Nested, st.recursive(st.none() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3), max_leaves=5)),
-]  # fmt: skip
+    Case(
+        Nested, st.recursive(st.none() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+    ),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | INTS | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
 UNDECLARED = st.one_of(
-    JSON, st.tuples(st.integers()), st.dictionaries(st.integers(), st.none(), max_size=2), st.sampled_from(
+    JSON,
+    st.tuples(st.integers()),
+    st.dictionaries(st.integers(), st.none(), max_size=2),
+    st.sampled_from(
         [Word.RED, Level.LOW, Text("x"), dt.date(2026, 1, 1), Plain(id=1), Pair(1), object(), {1}, b"x", print]
     ),
-)  # fmt: skip
+)
 LEAVES.append(Case(Any, UNDECLARED))
 
 
@@ -346,16 +249,26 @@ def _containers(case: Case) -> list[Case]:
         Case(tuple[inner, int], st.tuples(values, st.integers())),
         Case(dict[str, inner], st.dictionaries(TEXT, values, max_size=3)),
         Case(dict[str, inner], st.dictionaries(TEXT, values, max_size=3).map(collections.OrderedDict)),
-        Case(collections.OrderedDict[str, inner], st.dictionaries(TEXT, values, max_size=3).map(collections.OrderedDict)),
+        Case(
+            collections.OrderedDict[str, inner], st.dictionaries(TEXT, values, max_size=3).map(collections.OrderedDict)
+        ),
         Case(collections.deque[inner], st.lists(values, max_size=3).map(collections.deque)),
-        Case(Optional[inner], st.none() | values, case.hashable),
+        Case(
+            Optional[inner],  # noqa: UP045  # a name in quotes has no |
+            st.none() | values,
+            case.hashable,
+        ),
         Case(Boxed[inner], values.map(lambda value: Boxed[inner].model_construct(value=value))),
-        Case(collections.defaultdict[str, list[inner]], st.dictionaries(TEXT, st.lists(values, max_size=2), max_size=2).map(
-            lambda found: collections.defaultdict(list, found))),
+        Case(
+            collections.defaultdict[str, list[inner]],
+            st.dictionaries(TEXT, st.lists(values, max_size=2), max_size=2).map(
+                lambda found: collections.defaultdict(list, found)
+            ),
+        ),
         Case(create_model("Made", part=(inner, ...)), st.nothing()),
         Case(dataclasses.make_dataclass("MadeRow", [("part", inner)]), st.nothing()),
         Case(TypedDict("MadeDict", {"part": inner}), st.builds(lambda part: {"part": part}, values)),
-    ]  # fmt: skip
+    ]
     model, row = made[-3].annotation, made[-2].annotation
     made[-3] = Case(model, values.map(lambda value: model.model_construct(part=value)))
     made[-2] = Case(row, values.map(row))
@@ -397,6 +310,3 @@ def function_of(annotation: Any) -> Callable[..., Any]:
 
     echo.__annotations__ = {"x": annotation, "return": annotation}
     return echo
-
-
-sys.modules[__name__].__dict__.setdefault("Tree", Tree)
