@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Container, Mapping
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, NotRequired, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.errors import PydanticUserError
@@ -103,6 +103,14 @@ class ArgumentCodec:
             if parameter.name == name and parameter.default is not parameter.empty:
                 return self._codecs[name].plain(parameter.default)
         raise KeyError(name)
+
+    def json_name(self, name: str, field: str) -> str:
+        hint = self._hints.get(name)
+        for each in (hint, *get_args(hint)):
+            found = getattr(each, "__pydantic_fields__", {}).get(field)
+            if found is not None:
+                return found.serialization_alias or field
+        return field
 
     def _pending_validator(self) -> Callable[[ArgsKwargs], Any]:
         """As `_validate`, but a placeholder fits every parameter."""

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Json
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
+from broker_jobs.function.keys import Unique, unique_key
 from broker_jobs.function.signature import Signature
 from broker_jobs.function.value_codec import ValueCodec
 from broker_jobs.messages.codec import decode, encode
@@ -259,3 +260,15 @@ def test_a_result_that_would_not_arrive_is_refused(annotation: Any, value: Any, 
     with pytest.raises(ArgumentsError) as caught:
         Signature(function_of(annotation), "echo").encode_result(value)
     assert sentence in str(caught.value)
+
+
+def test_a_key_names_a_field_as_python_does_and_finds_its_alias() -> None:
+    def ship(order: Aliased | None) -> None:
+        del order
+
+    signature = Signature(ship, "ship")
+    bound = signature.bind((Aliased(orderId=7),), {})
+    assert bound == ([{"orderId": 7, "nameOut": "", "tag": ""}], {})
+    key = unique_key(Unique("order:{order.order_id}"), signature, *bound)
+    assert key is not None
+    assert key.key == "order:7"
