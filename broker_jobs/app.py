@@ -23,22 +23,23 @@ from broker_jobs.clock import Clock, Seconds, as_seconds
 from broker_jobs.errors import BrokerJobsError, DefinitionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import define
-from broker_jobs.function.options import JobOptions, check_id, job_options
+from broker_jobs.function.options import NO_OPTIONS, JobOptions, PublishOptions, check_id, job_options, publish_options
 from broker_jobs.function.registry import Registry, loader_of
 from broker_jobs.messages.envelope import End
 from broker_jobs.messages.priority import NORMAL, Priority
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
-from broker_jobs.producer.connection import Connection, ProcessLock
-from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
+from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.job import AsyncJob, Call, Job, JobDecorator, SyncJob
+from broker_jobs.producer.process_lock import Hold, ProcessLock
 from broker_jobs.producer.pubsub import Subscriptions, check_event_name, publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
 from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.with_options import WithOptions
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.app import Dashboard
@@ -286,11 +287,11 @@ class BrokerJobs:
             EnqueueError: not published, or (as the text then says) published without a confirm.
         """
         warn_if_blocking("publish()", "publish_async(…)")
-        return publish(self._connection, event, args, kwargs)
+        return publish(self._connection, self._connection.publishing(), event, args, kwargs)
 
     async def publish_async(self, event: str, /, *args: Any, **kwargs: Any) -> str:
         """As `publish`, without blocking the event loop."""
-        return await publish_async(self._connection, event, args, kwargs)
+        return await publish_async(self._connection, self._connection.publishing(), event, args, kwargs)
 
     def batch(
         self,
@@ -315,8 +316,23 @@ class BrokerJobs:
         Raises:
             ArgumentsError: the title is too long, or `after` is no receipt and no batch.
         """
-        given = (after,) if isinstance(after, DependencyTarget | str) or not isinstance(after, Iterable) else after
-        return Batch(self._requests, title, parents=join_parents((), parents_of(given, on, "", "batch(after=…)")))
+        return WithOptions(self._requests, NO_OPTIONS).batch(title, after=after, on=on)
+
+    def using(self, /, **options: Unpack[PublishOptions]) -> WithOptions:
+        """`enqueue_many`, `publish` and `batch` with options for one call. It publishes nothing.
+
+        jobs.using(publish_timeout=2, fail_fast=True).publish("user.registered", 42)
+
+        For `enqueue` and `schedule` write `job.using(publish_timeout=2)`.
+
+        Args:
+            publish_timeout: how long to wait for RabbitMQ's confirm, in seconds or as a timedelta, at most 600 seconds.
+            fail_fast: raise at once while RabbitMQ is known to be unreachable or to block publishing.
+
+        Raises:
+            OptionError: an option is unknown or out of range.
+        """
+        return WithOptions(self._requests, publish_options(options))
 
     # --- running ---
 
@@ -429,7 +445,9 @@ class BrokerJobs:
         if self._stop_lock.held_here:
             return
         meant = self._program or self._stopping
-        with self._stop_lock.held():
+        hold = Hold()
+        try:
+            self._stop_lock.take(hold)
             if meant is not None and self._program is not meant:
                 return  # another call has stopped it; what runs now was started later
             program, self._program = self._program, None
@@ -444,6 +462,8 @@ class BrokerJobs:
                     dashboard.close()
                 self._requests.close()
                 self._connection.close()
+        finally:
+            hold.over = True
 
     def metrics(self) -> tuple[bytes, str]:
         """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.

@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(
         default=10.0, gt=0, le=600, description="seconds that an enqueue waits for RabbitMQ's confirm"
     )
+    fail_fast: bool = Field(
+        default=False,
+        description="an enqueue raises at once while RabbitMQ is known to be unreachable or to block publishing",
+    )
     expire_commands: bool = Field(
         default=False,
         description="commands of this program (delete, pause …) that are not applied within publish_timeout never will "

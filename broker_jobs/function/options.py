@@ -75,8 +75,19 @@ class JobOptions(Options, total=False):
     """The exceptions after which the job is retried; default Exception."""
 
 
-class CallOptions(Options, total=False):
-    """Options of `job.using`: those of `Options`, and an id."""
+class PublishOptions(TypedDict, total=False):
+    """How long a call may wait for RabbitMQ: options of `job.using` and `jobs.using`."""
+
+    publish_timeout: Seconds
+    """How long an enqueue waits for RabbitMQ's confirm, a connect included; more than 0, at most 600 seconds. Default:
+    the setting publish_timeout, 10 seconds."""
+    fail_fast: bool
+    """Whether an enqueue raises at once while RabbitMQ is known to be unreachable or to block publishing. Default: the
+    setting fail_fast, which is False: it waits until its publish timeout."""
+
+
+class CallOptions(Options, PublishOptions, total=False):
+    """Options of `job.using`: those of `Options`, an id, and how long the call may wait."""
 
     id: str
     """Your own id. A job with this id runs once, however often it is enqueued."""
@@ -87,7 +98,7 @@ _USUAL = Policy()
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """The checked options of a function, or of one call of it. Only a call has an `id`."""
+    """The checked options of a function, or of one call of it. Only a call has an `id` and options of publishing."""
 
     name: str | None = None
     queue: str = "default"
@@ -100,6 +111,8 @@ class FunctionOptions:
     isolation: Literal["thread", "process"] = "thread"
     memory_limit: int | None = None
     id: str | None = None
+    publish_timeout: float | None = None
+    fail_fast: bool | None = None
 
     @property
     def timeout(self) -> float | None:
@@ -121,6 +134,9 @@ class FunctionOptions:
         return _with(self, options)
 
 
+NO_OPTIONS = FunctionOptions()
+
+
 def job_options(options: Mapping[str, Any]) -> FunctionOptions:
     """Check the options of `@jobs.job(…)`.
 
@@ -128,7 +144,7 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
         OptionError: an option is unknown, only for one call, or out of range.
     """
     _refuse_unknown(options, JOB, "Options of a job")
-    chosen = _with(FunctionOptions(), options)
+    chosen = _with(NO_OPTIONS, options)
     if chosen.memory_limit is not None and chosen.isolation != "process":
         raise OptionError(
             "memory_limit needs a process of its own: write @jobs.job(isolation='process', memory_limit=…)"
@@ -136,11 +152,23 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
     return chosen
 
 
+def publish_options(options: Mapping[str, Any]) -> FunctionOptions:
+    """Check the options of `jobs.using(…)`.
+
+    Raises:
+        OptionError: an option is unknown, of a call or a job, or out of range.
+    """
+    _refuse_unknown(options, PUBLISH, "Options of jobs.using")
+    return _with(NO_OPTIONS, options)
+
+
+PUBLISH = tuple(sorted(PublishOptions.__annotations__))
 CALL = tuple(sorted(CallOptions.__annotations__))
 JOB = tuple(sorted(JobOptions.__annotations__))
 _JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
 _MAX_RETRIES = 1_000_000
 _SHOWN_CHARS = 200
+MAX_PUBLISH_SECONDS = 600.0
 MIN_MEMORY_LIMIT = 1024 * 1024
 
 
@@ -229,6 +257,19 @@ def _expires(value: Any) -> float | None:
     return None if value is None else _length("expires", value)
 
 
+def _publish_timeout(value: Any) -> float:
+    seconds = _length("publish_timeout", value)
+    if seconds > MAX_PUBLISH_SECONDS:
+        _wrong("publish_timeout", f"{MAX_PUBLISH_SECONDS:g} seconds or less", value)
+    return seconds
+
+
+def _fail_fast(value: Any) -> bool:
+    if not isinstance(value, bool):
+        _wrong("fail_fast", "True or False", value)
+    return value
+
+
 def _tags(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         _wrong("tags", f"a sequence of str; write tags=[{value!r}]", value)
@@ -296,4 +337,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "isolation": _isolation,
     "memory_limit": _memory_limit,
     "id": check_id,
+    "publish_timeout": _publish_timeout,
+    "fail_fast": _fail_fast,
 }

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from broker_jobs.clock import Seconds, When, as_seconds
-from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueError, ResultTimeout, UsageError
-from broker_jobs.function.options import check_id
+from broker_jobs.errors import ArgumentsError, EnqueueError, ResultTimeout, UsageError
+from broker_jobs.function.options import NO_OPTIONS, FunctionOptions, check_id
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import BatchReply, DeleteBatch
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_RECORDS, Parent, new_id
@@ -33,6 +33,7 @@ from broker_jobs.producer.batch_submission import (
     unwatch_stray_enqueues,
     watch_stray_enqueues,
 )
+from broker_jobs.producer.connection import Publishing
 from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.errors import BatchUnknown
@@ -90,6 +91,7 @@ class Batch(DependencyTarget):
         id: str | None = None,
         parents: tuple[Parent, ...] = (),
         outer: Batch | None = None,
+        options: FunctionOptions = NO_OPTIONS,
     ) -> None:
         if not isinstance(title, str):
             raise ArgumentsError(f"batch() takes a title, not {title!r}; its jobs: with jobs.batch() as batch: …")
@@ -100,6 +102,7 @@ class Batch(DependencyTarget):
         self._requests = requests
         self._parents = parents
         self._outer = outer
+        self._options = options  # how it is published
         self.enclosing: tuple[Batch, ...] = (self, *(outer.enclosing if outer is not None else ()))
         """This batch, the batch it is part of, and so on outwards."""
         if len(self.enclosing) > MAX_DEPTH:
@@ -179,7 +182,7 @@ class Batch(DependencyTarget):
         """
         if len(self._open_submission().batches) >= MAX_RECORDS:
             raise UsageError(f"a block makes at most {MAX_RECORDS:_} sub-batches; open the batch again for more")
-        return Batch(self._requests, title, outer=self)
+        return Batch(self._requests, title, outer=self, options=self._options)
 
     # --- the block ---
 
@@ -187,7 +190,7 @@ class Batch(DependencyTarget):
         warn_if_blocking("with batch", "async with batch")
         if self._last is not None and self._last.phase is Phase.UNKNOWN:
             with self._commit_outcome(self._last):
-                run_steps(self._last.repeat_commit())
+                run_steps(self._last.repeat_commit(), self._how().timeout)
         self._open(on_loop=False)
         return self
 
@@ -197,16 +200,14 @@ class Batch(DependencyTarget):
             submission.abandon()
             return
         with self._commit_outcome(submission):
-            run_steps(self._finish(submission))
+            run_steps(self._finish(submission), self._how().timeout)
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._requests.connection.broker_async()
-        except BrokerError as error:
-            raise EnqueueError(f"{self.label} was not enqueued: {error}") from None
+        if (failed := await self._requests.connection.connect_async(self._how())) is not None:
+            raise EnqueueError(f"{self.label} was not enqueued: {failed.reason}")
         if self._last is not None and self._last.phase is Phase.UNKNOWN:
             with self._commit_outcome(self._last):
-                await run_steps_async(self._last.repeat_commit())
+                await run_steps_async(self._last.repeat_commit(), self._how().timeout)
         self._open(on_loop=True)
         return self
 
@@ -216,7 +217,7 @@ class Batch(DependencyTarget):
             submission.abandon()
             return
         with self._commit_outcome(submission):
-            await run_steps_async(self._finish(submission))
+            await run_steps_async(self._finish(submission), self._how().timeout)
 
     # --- state and outcome ---
 
@@ -349,6 +350,9 @@ class Batch(DependencyTarget):
         """Its title or id, for error messages: "batch 'import'"."""
         return f"batch {self.title!r}" if self.title else f"batch {self.id}"
 
+    def _how(self) -> Publishing:
+        return self._requests.connection.publishing(self._options.publish_timeout, self._options.fail_fast)
+
     def _open_submission(self) -> BatchSubmission:
         submission = self.submission
         if submission is not None:
@@ -386,7 +390,7 @@ class Batch(DependencyTarget):
                 outer.open_sub_batches += 1
             self._outer_submission = outer
             self._last = self.submission = BatchSubmission(
-                self._requests.connection, self.id, self.label, on_loop=on_loop
+                self._requests.connection, self.id, self.label, self._how(), on_loop=on_loop
             )
         self._stray = watch_stray_enqueues()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypedDict
@@ -24,7 +23,7 @@ from broker_jobs.broker.roles import command_exchange
 from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, UsageError
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.producer.asyncio_support import await_shielded, in_thread
+from broker_jobs.producer.asyncio_support import await_future, in_thread
 from broker_jobs.producer.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -262,7 +261,7 @@ class RequestClient:
             if reply is None or reply.refused is not None or _is_known(reply):
                 return reply or last
             last = reply
-            yield Wait(Future(), pause if left is None else min(pause, left))
+            yield Wait(SignalSafeFuture(), pause if left is None else min(pause, left))
             pause = min(pause * 2, REPEAT_SECONDS)
 
 
@@ -276,10 +275,8 @@ class ReplyQueue:
         self.address = ""
         """The name of the queue."""
         self._connection = connection
-        self._lock = threading.Lock()
         self._waiting: dict[str, Future[Reply]] = {}
-        self._broker: Broker | None = None
-        self._subscription: Consumer | None = None
+        self._opened: dict[Broker, tuple[str, Consumer]] = {}  # no lock: it is opened by signal handlers, and forked
 
     def open(self) -> None:
         """Declare the queue, unless it is open.
@@ -288,23 +285,24 @@ class ReplyQueue:
             BrokerError: RabbitMQ refuses, or cannot be reached.
         """
         broker = self._connection.broker()
-        if self._broker is broker:
+        if broker in self._opened:
             return
-        with self._lock:
-            if self._broker is not broker:
-                self.address, self._subscription = broker.subscribe_private(self._on_deliveries)
-                self._broker = broker
+        self._opened.clear()  # of a broker that is closed, or that the parent process goes on to use
+        mine = broker.subscribe_private(self._on_deliveries)
+        if (opened := self._opened.setdefault(broker, mine)) is not mine:
+            mine[1].close()
+        self.address = opened[0]
 
     async def open_async(self) -> None:
         """As `open`, without blocking the event loop."""
-        if self._broker is None or self._broker is not await self._connection.broker_async():
+        if await self._connection.broker_async() not in self._opened:
             await in_thread(self.open)
 
     def close(self) -> None:
         """Delete the queue. A second call does nothing."""
-        with self._lock:
-            subscription, self._subscription, self._broker = self._subscription, None, None
-        if subscription is not None:
+        opened = list(self._opened.values())
+        self._opened.clear()
+        for _, subscription in opened:
             subscription.close()
 
     def expect(self, id: str) -> Future[Reply]:
@@ -352,7 +350,7 @@ async def run_async(steps: RequestSteps) -> Reply | None:
         wait = next(steps)
         while True:
             try:
-                reply = await await_shielded(wait.reply, wait.seconds)
+                reply = await await_future(wait.reply, wait.seconds, cancel=False)
             except TimeoutError:
                 reply = None
             wait = steps.send(reply)
