@@ -552,17 +552,21 @@ class BrokerJobs:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    async def __aenter__(self) -> Self:
+        await in_thread(self.start)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await in_thread(self.stop)
+
     def lifespan(self, app: object = None, /) -> AbstractAsyncContextManager[None]:
         """Call start() and stop() with an ASGI application: `FastAPI(lifespan=jobs.lifespan)`."""
         del app
 
         @asynccontextmanager
         async def running() -> AsyncIterator[None]:
-            await in_thread(self.start)
-            try:
+            async with self:
                 yield
-            finally:
-                await in_thread(self.stop)
 
         return running()
 

@@ -7,11 +7,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from broker_jobs import logs
 from broker_jobs.cli.dashboard import DashboardPort, dashboard, dashboard_of
 from broker_jobs.cli.load_app import application_of, load_application, load_target
 from broker_jobs.cli.options import (
     Concurrency,
     Declare,
+    LogFormat,
     LogLevel,
     MaxJobs,
     MaxMemory,
@@ -27,7 +29,6 @@ from broker_jobs.cli.options import (
     load_settings,
 )
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.processes import logs
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_roles, run_workers
 from broker_jobs.processes.signals import exit_soon
 from broker_jobs.settings import Settings
@@ -61,6 +62,7 @@ def run(
     metrics_host: MetricsHost = None,
     dashboard_port: DashboardPort = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Run worker, coordinator and beat in one process.
@@ -80,6 +82,7 @@ def run(
         metrics_host=metrics_host,
         dashboard_port=dashboard_port,
         log_level=log_level,
+        log_format=log_format,
     )
     settings, application = _prepare(app, given)
     _exit(run_roles(application, settings, extra=dashboard_of))
@@ -100,6 +103,7 @@ def worker(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Run jobs, in processes of their own, which are replaced when they end.
@@ -121,6 +125,7 @@ def worker(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
     settings, _ = _prepare(app, given)
     refuse_shared_memory(settings, ["worker"])
@@ -135,6 +140,7 @@ def coordinator(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Record every job and outcome in the store, and release jobs that wait.
@@ -149,8 +155,9 @@ def coordinator(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     _exit(run_roles(None, settings, ["coordinator"]))
 
 
@@ -162,6 +169,7 @@ def beat(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Start recurring jobs at their planned times.
@@ -175,6 +183,7 @@ def beat(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
     settings, application = _prepare(app, given)
     _exit(run_roles(application, settings, ["beat"]))
@@ -182,8 +191,11 @@ def beat(
 
 def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
     """Set logging up, import the user's modules, and return the settings and the program."""
-    logs.set_up(Settings.load(**given).log_level)
-    jobs = load_target(app)
+    settings = Settings.load(**given)
+    logs.set_up(settings.log_level, settings.log_format)
+    with logs.loading():
+        jobs = load_target(app)
+        jobs.load_modules()
     if given.get("url", jobs.settings.url) == "memory://":
         # The program's enqueues and its roles open a broker each; only a memory with a name is shared between them.
         given["url"] = f"memory://{new_id()}"

@@ -14,6 +14,7 @@ from typing import Any
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
 from broker_jobs.consumer.finish import RunCoroutine
+from broker_jobs.consumer.job_records import job_fields
 from broker_jobs.consumer.outcome import NotRun, Outcome, stopped
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
@@ -132,6 +133,7 @@ class Runner:
             on_line=partial(self._reporter.line, run),
             asked_to_stop=run.asked_to_stop,
             batch=batch,
+            log_fields=job_fields(envelope),
         )
 
     def _say_started(self, run: Run) -> Outcome | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from broker_jobs import logs
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError, UsageError
 from broker_jobs.function.registry import Registry
@@ -23,7 +24,6 @@ from broker_jobs.messages.commands import Schedule, Subscription
 from broker_jobs.metrics import Metrics, expose
 from broker_jobs.processes.child import Place, StartRefused
 from broker_jobs.processes.connect import wait_for_broker
-from broker_jobs.processes.logs import set_up
 from broker_jobs.processes.parent import ParentProcess
 from broker_jobs.processes.pool import EXIT_USAGE
 from broker_jobs.processes.program import ROLES, Program, require_roles
@@ -104,6 +104,7 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
             metrics_host=settings.metrics_host,
             metrics_port=settings.metrics_port,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             worker=pickle.dumps(partial(run_child, load, settings)),
             argv=tuple(sys.argv),
         )
@@ -112,12 +113,14 @@ def run_workers(load: Callable[[], Application], settings: Settings) -> int:
 
 def run_child(load: Callable[[], Application], settings: Settings, place: Place) -> None:
     """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health."""
-    set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     with ShutdownSignals(has_parent=True) as signals:
         parent = ParentProcess(place, signals)
         try:
             with parent.reporting():
-                code = _run(load(), settings, ["worker"], signals, parent=parent)
+                with logs.loading():
+                    application = load()
+                code = _run(application, settings, ["worker"], signals, parent=parent)
         except BrokerJobsError as error:
             logger.error("%s", error)  # our errors say what to do, so the traceback is left out
             code = EXIT_USAGE

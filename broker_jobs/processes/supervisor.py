@@ -19,10 +19,11 @@ from typing import IO, NoReturn
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError
+from broker_jobs.logs import set_up
 from broker_jobs.metrics import expose
 from broker_jobs.processes.child import Place
 from broker_jobs.processes.health import Health
-from broker_jobs.processes.logs import set_up
+from broker_jobs.processes.outages import OutageLog
 from broker_jobs.processes.pool import EXIT_USAGE, Pool
 from broker_jobs.processes.signals import ShutdownSignals, exit_soon, serve
 from broker_jobs.processes.supervised_heartbeats import SupervisedHeartbeats
@@ -48,6 +49,7 @@ class SupervisorConfig:
     metrics_host: str
     metrics_port: int | None
     log_level: str
+    log_format: str
     worker: bytes
     """Pickled: what a worker process calls with its place. Unpickled only there, as that imports pydantic."""
     argv: tuple[str, ...] = ()
@@ -61,9 +63,11 @@ def supervise(config: SupervisorConfig) -> int:
         UsageError: the port of the metrics is in use.
     """
     with ShutdownSignals() as signals, ExitStack() as stack:
-        heartbeats = SupervisedHeartbeats(
-            broker_for(config, "supervisor"), period_seconds=min(config.worker_heartbeat, MOST_HEARTBEAT_SECONDS)
-        )
+        broker = broker_for(config, "supervisor")
+        heartbeats = SupervisedHeartbeats(broker, period_seconds=min(config.worker_heartbeat, MOST_HEARTBEAT_SECONDS))
+        outages = OutageLog(broker, ["supervisor"])
+        outages.start()
+        stack.callback(outages.stop)
         pool = Pool(
             run_worker,
             (config.worker,),
@@ -110,7 +114,7 @@ def main() -> NoReturn:
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         config: SupervisorConfig = pickle.load(file)  # noqa: S301  # written by the same process a moment ago
     sys.argv = list(config.argv)
-    set_up(config.log_level)
+    set_up(config.log_level, config.log_format)
     try:
         code = supervise(config)
     except BrokerJobsError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
@@ -37,7 +37,7 @@ from broker_jobs.producer.connection import Publishing
 from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.errors import BatchUnknown
-from broker_jobs.producer.failures import Failure, failures, requeue_failures
+from broker_jobs.producer.failures import Failure, failures, failures_async, requeue_failures, requeue_failures_async
 from broker_jobs.producer.job import Call, Job
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ANSWERS = "the coordinator answers"
 MAX_TITLE_CHARS = MAX_NAME_CHARS
 MAX_DEPTH = 10
 """How deep batches can nest. Deeper nesting is most likely an endless loop."""
@@ -300,8 +301,14 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
+        warn_if_blocking("batch.failures()", "async for failure in batch.failures_async()", ANSWERS)
         self._require_committed()
         return failures(self._requests, self.id)
+
+    def failures_async(self) -> AsyncIterator[Failure]:
+        """As `failures`, without blocking the event loop: `async for failure in batch.failures_async():`."""
+        self._require_committed()
+        return failures_async(self._requests, self.id)
 
     def requeue_failures(self, error_text: str = "") -> int:
         """Run its failed jobs and those of its sub-batches again, by one command.
@@ -321,9 +328,14 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
-        warn_if_blocking("batch.requeue_failures()", "asyncio.to_thread(batch.requeue_failures)", "all are requeued")
+        warn_if_blocking("batch.requeue_failures()", "batch.requeue_failures_async()", "all are requeued")
         self._require_committed()
         return requeue_failures(self._requests, self.id, error_text)
+
+    async def requeue_failures_async(self, error_text: str = "") -> int:
+        """As `requeue_failures`, without blocking the event loop."""
+        self._require_committed()
+        return await requeue_failures_async(self._requests, self.id, error_text)
 
     def delete(self) -> bool:
         """Delete all its jobs that have not ended, and those of its sub-batches.
@@ -337,10 +349,17 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
+        warn_if_blocking("batch.delete()", "batch.delete_async()", ANSWERS)
         self._require_committed()
-        requests = self._requests
-        requests.batch_view(self.id)  # commands overtake the log, so wait until it knows the batch
-        reply = requests.command(DeleteBatch(id=new_id(), at=requests.now(), by=requests.by, batch_id=self.id))
+        self._requests.batch_view(self.id)  # commands overtake the log, so wait until it knows the batch
+        reply = self._requests.command(DeleteBatch(**self._requests.command_fields(), batch_id=self.id))
+        return not reply.detail.get("ended", False)
+
+    async def delete_async(self) -> bool:
+        """As `delete`, without blocking the event loop."""
+        self._require_committed()
+        await self._requests.batch_view_async(self.id)
+        reply = await self._requests.command_async(DeleteBatch(**self._requests.command_fields(), batch_id=self.id))
         return not reply.detail.get("ended", False)
 
     # --- inside ---

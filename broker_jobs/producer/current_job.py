@@ -7,9 +7,10 @@ only reading an id, an attempt or a batch raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from broker_jobs.errors import UsageError
@@ -69,6 +70,7 @@ class CurrentJob:
         on_line: called with each log line.
         asked_to_stop: what to raise if the attempt should stop, or None.
         batch: the batch that the job is part of.
+        log_fields: what the log records that are made in it carry.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class CurrentJob:
         on_line: Callable[[str], None] = _no_line,
         asked_to_stop: Callable[[], type[JobCancelled] | None] = _not_cancelled,
         batch: Batch | None = None,
+        log_fields: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
+        self.log_fields = log_fields
         self._id = id
         self._attempt = attempt
         self._on_progress = on_progress

@@ -127,6 +127,16 @@ class RequestClient:
             raise ResultTimeout(self._end_of(command, expired=reply is not None))
         return _accepted(reply, seconds)
 
+    async def command_async(self, command: Command) -> Reply:
+        """As `command`, without blocking the event loop. If it is cancelled, what is not written yet is never sent."""
+        seconds = self.connection.settings.publish_timeout
+        ends = self._audit is not None or self.connection.settings.expire_commands
+        await self._reply_queue.open_async()
+        reply = await run_async(self._send_until_answered(command, seconds, ends=ends))
+        if ends and (reply is None or reply.expired):
+            raise ResultTimeout(await in_thread(lambda: self._end_of(command, expired=reply is not None)))
+        return _accepted(reply, seconds)
+
     def _end_of(self, command: Command, *, expired: bool) -> str:
         """What became of a command that got no answer in its time."""
         seconds = self.connection.settings.publish_timeout

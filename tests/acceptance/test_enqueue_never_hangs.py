@@ -3,6 +3,7 @@
 The programs are processes of their own, with a watchdog: tests/support/places.py.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -146,6 +147,9 @@ def test_in_a_logging_handler_at_the_root_at_debug_during_an_outage(
         program.wait(TIMEOUT)
     finally:
         program.kill()
+        program.wait()
+        with contextlib.suppress(OSError):
+            program.stdin.close()
     text = log.read_text()
     assert program.returncode == 0, text[-2000:] + (tmp_path / "err").read_text()[-6000:]
     assert heads(text) >= Counter([*(f"meanwhile {call}" for call in CALLS), *(f"after {call}" for call in CALLS)])

@@ -82,8 +82,8 @@ def calls(jobs: BrokerJobs, **options: Any) -> dict[str, Callable[[], object]]:
         "enqueue_many": lambda: given.enqueue_many([plain.bind(each) for each in range(3)]),
         "publish": lambda: given.publish("told", "text"),
         "batch": batch,
-        "enqueue_async": lambda: asyncio.run(job.enqueue_async("text")),  # type: ignore[arg-type]
-        "schedule_async": lambda: asyncio.run(job.schedule_async(timedelta(days=1), "text")),  # type: ignore[arg-type]
+        "enqueue_async": lambda: asyncio.run(job.enqueue_async("text")),
+        "schedule_async": lambda: asyncio.run(job.schedule_async(timedelta(days=1), "text")),
         "enqueue_many_async": lambda: asyncio.run(given.enqueue_many_async([plain.bind(each) for each in range(3)])),
         "publish_async": lambda: asyncio.run(given.publish_async("told", "text")),
         "batch_async": lambda: asyncio.run(batch_async()),
@@ -168,9 +168,7 @@ def test_a_first_connect_goes_on_behind_an_enqueue_that_does_not_wait_for_it(
             jobs.stop()
 
 
-def test_a_broker_that_could_not_be_reached_once_is_not_waited_for_again(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_that_could_not_be_reached_once_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_JOBS_PUBLISH_TIMEOUT", "1")
     jobs = BrokerJobs(f"amqp://127.0.0.1:{free_port()}/")
     with pytest.raises(BrokerError):

@@ -4,7 +4,7 @@ Arguments: the broker's address, the place. A call ends, with a value or an erro
 with the stacks of all threads, and the exit code is 1. Each call prints one line.
 """
 
-# ruff: noqa: T201, SIM105
+# ruff: noqa: SIM105
 
 import asyncio
 import atexit
@@ -78,13 +78,18 @@ class Interrupted(BaseException):
     """Raised by a signal handler, as KeyboardInterrupt is."""
 
 
+def say(line: str) -> None:
+    """Write a line at once, whatever other threads and processes write."""
+    os.write(1, f"{line}\n".encode())
+
+
 def ended(name: str, value: object, label: str = "") -> None:
     """Say how a call ended; an error that is not ours ends the program."""
     if isinstance(value, BaseException) and not isinstance(value, BrokerJobsError | Interrupted):
-        print(f"{label}{name} wrong {value!r}", flush=True)
+        say(f"{label}{name} wrong {value!r}")
         faulthandler.dump_traceback()
         os._exit(1)
-    print(f"{label}{name} {type(value).__name__} {str(value)[:100]}", flush=True)
+    say(f"{label}{name} {type(value).__name__} {str(value)[:100]}")
 
 
 def make(name: str, call: Callable[[], object], label: str = "") -> None:
@@ -242,7 +247,7 @@ def _still_alive(what: str) -> None:
 
     threading.Thread(target=enqueue, daemon=True).start()
     if not alive.wait(HANGS_AFTER / 4):
-        print(f"{what}: all others hang", flush=True)
+        say(f"{what}: all others hang")
         faulthandler.dump_traceback()
         os._exit(1)
 
@@ -360,7 +365,7 @@ def daemon_thread() -> None:
     for _ in range(3):
         threading.Thread(target=busy, daemon=True).start()
     time.sleep(0.2)
-    print("the end", flush=True)
+    say("the end")
 
 
 class _Handler(logging.Handler):
@@ -380,10 +385,10 @@ def logging_handler() -> None:
     logging.getLogger("pika").setLevel(logging.DEBUG)
     handler = _Handler(logging.DEBUG)
     root.addHandler(handler)
-    print("ready", flush=True)
+    say("ready")
     sys.stdin.readline()  # the test has closed the connections or stopped the broker
     in_threads("meanwhile ")
-    print("ready", flush=True)
+    say("ready")
     sys.stdin.readline()  # it is back
     root.removeHandler(handler)
     _still_alive("an outage with a logging handler")

@@ -68,6 +68,11 @@ class MemoryBroker:
         return started is not None and started[1].up
 
     @property
+    def problem(self) -> str | None:
+        """Why it is not connected, in a few words."""
+        return None if self.connected else "it was disconnected"
+
+    @property
     def reconnects(self) -> int:
         """Number of calls of `reconnect` since the start."""
         started = self._started
