@@ -14,7 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.broker.interface import Broker
@@ -23,21 +23,23 @@ from broker_jobs.errors import BrokerJobsError, OptionError, UsageError
 from broker_jobs.extras import require
 from broker_jobs.function.definition import Names
 from broker_jobs.function.option_checks import check_id
+from broker_jobs.function.options import NO_OPTIONS, PublishOptions, publish_options
 from broker_jobs.function.registry import Function, Registry, loader_of
 from broker_jobs.messages.envelope import End
 from broker_jobs.messages.service_name import why_no_service_name
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
-from broker_jobs.producer.connection import Connection, ProcessLock
-from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
+from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.group import Jobs
 from broker_jobs.producer.job import Call
 from broker_jobs.producer.members import Members, Root
+from broker_jobs.producer.process_lock import Hold, ProcessLock
 from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.with_options import WithOptions
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.app import Dashboard
@@ -189,11 +191,11 @@ class BrokerJobs(Jobs):
             EnqueueError: not published, or (as the text then says) published without a confirm.
         """
         warn_if_blocking("publish()", "publish_async(…)")
-        return publish(self._connection, event, args, kwargs)
+        return publish(self._connection, self._connection.publishing(), event, args, kwargs)
 
     async def publish_async(self, event: str, /, *args: Any, **kwargs: Any) -> str:
         """As `publish`, without blocking the event loop."""
-        return await publish_async(self._connection, event, args, kwargs)
+        return await publish_async(self._connection, self._connection.publishing(), event, args, kwargs)
 
     def batch(
         self,
@@ -218,8 +220,23 @@ class BrokerJobs(Jobs):
         Raises:
             ArgumentsError: the title is too long, or `after` is no receipt and no batch.
         """
-        given = (after,) if isinstance(after, DependencyTarget | str) or not isinstance(after, Iterable) else after
-        return Batch(self._requests, title, parents=join_parents((), parents_of(given, on, "", "batch(after=…)")))
+        return WithOptions(self._requests, NO_OPTIONS).batch(title, after=after, on=on)
+
+    def using(self, /, **options: Unpack[PublishOptions]) -> WithOptions:
+        """`enqueue_many`, `publish` and `batch` with options for one call. It publishes nothing.
+
+        jobs.using(publish_timeout=2, fail_fast=True).publish("user.registered", 42)
+
+        For `enqueue` and `schedule` write `job.using(publish_timeout=2)`.
+
+        Args:
+            publish_timeout: how long to wait for RabbitMQ's confirm, in seconds or as a timedelta, at most 600 seconds.
+            fail_fast: raise at once while RabbitMQ is known to be unreachable or to block publishing.
+
+        Raises:
+            OptionError: an option is unknown or out of range.
+        """
+        return WithOptions(self._requests, publish_options(options))
 
     # --- running ---
 
@@ -335,7 +352,9 @@ class BrokerJobs(Jobs):
         if self._stop_lock.held_here:
             return
         meant = self._program or self._stopping
-        with self._stop_lock.held():
+        hold = Hold()
+        try:
+            self._stop_lock.take(hold)
             if meant is not None and self._program is not meant:
                 return  # another call has stopped it; what runs now was started later
             program, self._program = self._program, None
@@ -350,6 +369,8 @@ class BrokerJobs(Jobs):
                     dashboard.close()
                 self._requests.close()
                 self._connection.close()
+        finally:
+            hold.over = True
 
     def metrics(self) -> tuple[bytes, str]:
         """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.
@@ -438,17 +459,21 @@ class BrokerJobs(Jobs):
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    async def __aenter__(self) -> Self:
+        await in_thread(self.start)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await in_thread(self.stop)
+
     def lifespan(self, app: object = None, /) -> AbstractAsyncContextManager[None]:
         """Call start() and stop() with an ASGI application: `FastAPI(lifespan=jobs.lifespan)`."""
         del app
 
         @asynccontextmanager
         async def running() -> AsyncIterator[None]:
-            await in_thread(self.start)
-            try:
+            async with self:
                 yield
-            finally:
-                await in_thread(self.stop)
 
         return running()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     )
     publish_timeout: float = Field(
         default=10.0, gt=0, le=600, description="seconds that an enqueue waits for RabbitMQ's confirm"
+    )
+    fail_fast: bool = Field(
+        default=False,
+        description="an enqueue raises at once while RabbitMQ is known to be unreachable or to block publishing",
     )
     expire_commands: bool = Field(
         default=False,
@@ -182,6 +186,9 @@ class Settings(BaseSettings):
     )
     mask: TextList = Field(default=MASK, description="words in the names of arguments whose values are not shown")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="how the commands log: text, or json with one object on a line"
+    )
 
     @field_validator("queues")
     @classmethod

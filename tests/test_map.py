@@ -18,13 +18,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "broker_jobs"
 
-LOWEST = frozenset({"clock", "errors", "extras", "served_queues", "settings"})
+LOWEST = frozenset({"clock", "errors", "extras", "logs", "served_queues", "settings"})
 SHARED = LOWEST | {"messages", "broker"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "clock": frozenset(),
     "errors": frozenset(),
     "extras": frozenset({"errors"}),
+    "logs": frozenset(),
     # The rule for names of queues is pure and has one place.
     "served_queues": frozenset({"broker.names"}),
     "settings": frozenset({"clock", "errors", "served_queues"}),

@@ -74,6 +74,11 @@ class SignalSafeFuture(Future[T]):
         if self._outcome:
             self._run_callbacks()
 
+    def remove_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Forget a callback, if it is still to run."""
+        with contextlib.suppress(ValueError):
+            self._callbacks.remove(fn)
+
     def set_running_or_notify_cancel(self) -> bool:
         """Return whether it was not cancelled."""
         return not self.cancelled()
@@ -114,6 +119,5 @@ class SignalSafeFuture(Future[T]):
         self.add_done_callback(wake)
         seconds = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         if not woken.acquire(timeout=seconds) and not self._outcome:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(wake)
+            self.remove_done_callback(wake)
             raise TimeoutError

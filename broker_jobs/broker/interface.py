@@ -130,6 +130,11 @@ class Broker(Protocol):
         ...
 
     @property
+    def problem(self) -> str | None:
+        """Why it is not connected, in a few words; None: it is, or nothing was tried yet."""
+        ...
+
+    @property
     def reconnects(self) -> int:
         """Number of reconnects since the start."""
         ...

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from broker_jobs import logs
 from broker_jobs.app import BrokerJobs
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.cli.load_app import load_target
-from broker_jobs.cli.options import LogLevel, More, StoreUrl, Url, given_settings
+from broker_jobs.cli.options import LogFormat, LogLevel, More, StoreUrl, Url, given_settings
 from broker_jobs.errors import UsageError
 from broker_jobs.extras import require
-from broker_jobs.processes import logs
 from broker_jobs.processes.child import Place
 from broker_jobs.processes.in_child import ServedProgram, run_in_child, service_process
 from broker_jobs.processes.run import warn_unknown_environment
@@ -68,6 +68,7 @@ def dashboard(
     url: Url = None,
     store: StoreUrl = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Serve the dashboard.
@@ -81,6 +82,7 @@ def dashboard(
         url=url,
         store=store,
         log_level=log_level,
+        log_format=log_format,
         dashboard_host=host,
         dashboard_port=port,
         dashboard_read_only=read_only,
@@ -90,8 +92,10 @@ def dashboard(
     from broker_jobs.dashboard.server import DashboardServer  # noqa: PLC0415
     from broker_jobs.dashboard.store_access import is_in_memory  # noqa: PLC0415
 
-    logs.set_up(Settings.load(**given).log_level)
-    jobs = load_target(app) if app is not None else BrokerJobs()
+    chosen = Settings.load(**given)
+    logs.set_up(chosen.log_level, chosen.log_format)
+    with logs.loading():
+        jobs = load_target(app) if app is not None else BrokerJobs()
     jobs.configure(given)
     settings = jobs.settings
     if settings.in_memory and is_in_memory(settings.store_url()):

@@ -42,6 +42,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
 ]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", help="text, or json: one JSON object on a line.", show_default="text"),
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(

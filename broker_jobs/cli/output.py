@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker_jobs.clock import Instant
-from broker_jobs.processes.logs import mask_passwords
+from broker_jobs.logs import mask_passwords
 
 STATE_STYLES = {
     "succeeded": "green",

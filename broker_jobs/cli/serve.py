@@ -9,11 +9,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from broker_jobs import logs
 from broker_jobs.cli.dashboard import DashboardPort, dashboard, dashboard_of, dashboard_service
 from broker_jobs.cli.load_app import application_of, load_application, load_target
 from broker_jobs.cli.options import (
     Concurrency,
     Declare,
+    LogFormat,
     LogLevel,
     MaxJobs,
     MaxMemory,
@@ -31,7 +33,6 @@ from broker_jobs.cli.options import (
 )
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.processes import logs
 from broker_jobs.processes.reload import run_reloading
 from broker_jobs.processes.run import Application, refuse_shared_memory, run_all, run_roles, run_workers
 from broker_jobs.processes.signals import exit_soon
@@ -82,6 +83,7 @@ def run(
     metrics_host: MetricsHost = None,
     dashboard_port: DashboardPort = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
     reload: Reload = False,
 ) -> None:
@@ -108,6 +110,7 @@ def run(
         metrics_host=metrics_host,
         dashboard_port=dashboard_port,
         log_level=log_level,
+        log_format=log_format,
     )
     if reload:
         _reload(given)
@@ -142,6 +145,7 @@ def worker(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
     reload: Reload = False,
 ) -> None:
@@ -165,6 +169,7 @@ def worker(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
     if reload:
         _reload(given)
@@ -181,6 +186,7 @@ def coordinator(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Record every job and outcome in the store, and release jobs that wait.
@@ -195,8 +201,9 @@ def coordinator(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     _exit(run_roles(None, settings, ["coordinator"]))
 
 
@@ -209,6 +216,7 @@ def beat(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     more: More = None,
 ) -> None:
     """Start recurring jobs at their planned times.
@@ -223,6 +231,7 @@ def beat(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_level=log_level,
+        log_format=log_format,
     )
     settings, application = _prepare(app, given)
     _exit(run_roles(application, settings, ["beat"]))
@@ -230,8 +239,11 @@ def beat(
 
 def _prepare(app: str, given: dict[str, Any]) -> tuple[Settings, Application]:
     """Set logging up, import the user's modules, and return the settings and the program."""
-    logs.set_up(Settings.load(**given).log_level)
-    jobs = load_target(app)
+    settings = Settings.load(**given)
+    logs.set_up(settings.log_level, settings.log_format)
+    with logs.loading():
+        jobs = load_target(app)
+        jobs.load_modules()
     if given.get("url", jobs.settings.url) == "memory://":
         # The program's enqueues and its roles open a broker each; only a memory with a name is shared between them.
         given["url"] = f"memory://{new_id()}"

@@ -16,16 +16,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from broker_jobs import logs
 from broker_jobs.broker import factory
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.clock import SystemClock
-from broker_jobs.consumer import notices
+from broker_jobs.consumer import job_records, notices
 from broker_jobs.consumer.attempt import attempt, attempt_async
+from broker_jobs.consumer.job_records import job_fields
 from broker_jobs.consumer.outcome import Outcome, Raised, misfit, outcome_json
 from broker_jobs.consumer.own_loop import OwnLoop
 from broker_jobs.consumer.process_stats import virtual_bytes
@@ -58,19 +61,22 @@ class CancelOrder:
     reason: CancelReason
 
 
-def child_main(pipe: Connection, load: Callable[[], Registry], log_level: int) -> None:
+def child_main(pipe: Connection, load: Callable[[], Registry], log_setup: logs.LogSetup) -> None:
     """Run the jobs that the parent sends, until it is gone."""
     _ignore_signals()
     factory.refuse_memory("a job with isolation='process' runs in a process of its own")
-    logging.basicConfig(level=log_level)  # unless the program has set logging up
-    ChildRunner(pipe, load).run()
+    job_records.install()
+    if log_setup.format is not None:
+        logs.set_up(log_setup.level, log_setup.format)
+    ChildRunner(pipe, load, log_setup).run()
 
 
 class ChildRunner:
     """The child's side of the pipe, and the job that runs."""
 
-    def __init__(self, pipe: Connection, load: Callable[[], Registry]) -> None:
+    def __init__(self, pipe: Connection, load: Callable[[], Registry], log_setup: logs.LogSetup) -> None:
         self._pipe = pipe
+        self._log_setup = log_setup
         self._load = load
         self._clock = SystemClock()
         self._orders: SimpleQueue[RunOrder] = SimpleQueue()
@@ -82,7 +88,9 @@ class ChildRunner:
         """Load the program, then run jobs until the parent is gone."""
         threading.Thread(target=self._hear, name="broker-jobs-parent", daemon=True).start()
         try:
-            registry = self._load()
+            with logs.loading() if self._log_setup.format is not None else nullcontext():
+                registry = self._load()
+            logging.basicConfig(level=self._log_setup.level)  # unless logging is set up
             notices.start_worker(registry.all_hooks(), self._loop.run)
         except BaseException as error:  # noqa: BLE001  # the program may raise anything
             self._send({"kind": "broken", "outcome": outcome_json(misfit(error))})
@@ -127,6 +135,7 @@ class ChildRunner:
             asked_to_stop=run.asked_to_stop,
             batch=batch,
             envelope=envelope,
+            log_fields=job_fields(envelope),
         )
         hooks, loop = registry.hooks_of(function), self._loop
         with _memory_limited(order.memory_limit):

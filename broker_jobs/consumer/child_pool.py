@@ -18,6 +18,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
+from broker_jobs import logs
 from broker_jobs.consumer.attempt import stopped_as_asked
 from broker_jobs.consumer.child import LOST_PARENT, CancelOrder, RunOrder, child_main
 from broker_jobs.consumer.outcome import Interruption, Outcome, Raised, outcome_of_json
@@ -44,9 +45,7 @@ class JobProcess:
     def __init__(self, load: Callable[[], Registry]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=child_main, args=(theirs, load, logging.getLogger().level), name="broker-jobs job"
-        )
+        self.process = context.Process(target=child_main, args=(theirs, load, logs.current()), name="broker-jobs job")
         try:
             self.process.start()
         except BaseException:

@@ -200,6 +200,22 @@ def can_be_written(error: BaseException | None) -> bool:
     return True
 
 
+class RemoteTraceback(Exception):
+    """The traceback of another process, as text. As the cause of an exception it is printed before it."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def remote_exception(error: ErrorInfo) -> BaseException | None:
+    """An exception of a job's own process, for the log, of a class of the same name; None: no traceback."""
+    if not error.traceback:
+        return None
+    shown: Exception = type(error.type, (Exception,), {"__module__": "builtins"})(error.message)
+    shown.__cause__ = RemoteTraceback(error.traceback)
+    return shown
+
+
 def message_of(error: BaseException) -> str:
     """The text of an exception, or why it has none."""
     try:

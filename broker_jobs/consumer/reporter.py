@@ -10,6 +10,7 @@ from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.names import queue_of
 from broker_jobs.clock import Clock
 from broker_jobs.consumer.event_sender import DeliveryTag, EventSender, Then
+from broker_jobs.consumer.job_records import job_fields
 from broker_jobs.consumer.observer import WorkerObserver
 from broker_jobs.consumer.outcome import (
     Completed,
@@ -19,6 +20,7 @@ from broker_jobs.consumer.outcome import (
     Raised,
     can_be_written,
     clip,
+    remote_exception,
     timed_out,
 )
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
@@ -242,6 +244,7 @@ def _log_interruption(envelope: Envelope) -> None:
         envelope.job,
         envelope.id,
         envelope.attempt,
+        extra=job_fields(envelope),
     )
 
 
@@ -261,5 +264,8 @@ def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:
     else:
         level, what_follows = logging.WARNING, f"retry {envelope.attempt} of {retries} follows after its backoff"
     arguments = (envelope.job, envelope.id, envelope.attempt, outcome.error.type, outcome.error.message, what_follows)
-    shown = outcome.exception if final and can_be_written(outcome.exception) else None
-    logger.log(level, _FAILURE, *arguments, exc_info=shown)
+    shown: BaseException | None = None
+    if final:
+        shown = remote_exception(outcome.error) if outcome.exception is None else outcome.exception
+        shown = shown if can_be_written(shown) else None
+    logger.log(level, _FAILURE, *arguments, exc_info=shown, extra=job_fields(envelope))

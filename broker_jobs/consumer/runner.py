@@ -15,6 +15,7 @@ from broker_jobs.clock import Clock
 from broker_jobs.consumer import notices
 from broker_jobs.consumer.attempt import attempt, attempt_async, expired
 from broker_jobs.consumer.hooks import RunCoroutine
+from broker_jobs.consumer.job_records import job_fields
 from broker_jobs.consumer.outcome import NotRun, Outcome, Raised, stopped
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.reporter import Reporter
@@ -144,6 +145,7 @@ class Runner:
             asked_to_stop=run.asked_to_stop,
             batch=batch,
             envelope=envelope,
+            log_fields=job_fields(envelope),
         )
 
     def _say_started(self, run: Run) -> Outcome | None:

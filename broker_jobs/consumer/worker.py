@@ -24,7 +24,7 @@ from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
 from broker_jobs.broker.topology import work_topology
 from broker_jobs.clock import Clock, SystemClock
-from broker_jobs.consumer import notices
+from broker_jobs.consumer import job_records, notices
 from broker_jobs.consumer.acknowledger import Acknowledger
 from broker_jobs.consumer.changes import Serves, changed
 from broker_jobs.consumer.child_pool import ChildPool
@@ -137,6 +137,7 @@ class Worker:
         self._reporter = Reporter(
             self._event_sender, self._clock, self._observer, self._run_times.ran, volatile=settings.in_memory
         )
+        job_records.install()
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
         self._children = ChildPool(load, self._reporter.line)
         self._runner = Runner(

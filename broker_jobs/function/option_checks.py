@@ -28,6 +28,7 @@ from broker_jobs.messages.priority import PRIORITIES, Priority
 _JOB_ID = re.compile(r"[A-Za-z0-9._:@/+-]{1,100}")
 _MAX_RETRIES = 1_000_000
 _SHOWN_CHARS = 200
+MAX_PUBLISH_SECONDS = 600.0
 MIN_MEMORY_LIMIT = 1024 * 1024
 
 
@@ -71,6 +72,19 @@ def _length(option: str, value: Any) -> float:
 
 def _optional_length(option: str, value: Any) -> float | None:
     return None if value is None else _length(option, value)
+
+
+def _publish_timeout(value: Any) -> float:
+    seconds = _length("publish_timeout", value)
+    if seconds > MAX_PUBLISH_SECONDS:
+        _wrong("publish_timeout", f"{MAX_PUBLISH_SECONDS:g} seconds or less", value)
+    return seconds
+
+
+def _fail_fast(value: Any) -> bool:
+    if not isinstance(value, bool):
+        _wrong("fail_fast", "True or False", value)
+    return value
 
 
 def _tags(value: Any) -> tuple[str, ...]:
@@ -172,4 +186,6 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "memory_limit": _memory_limit,
     "id": check_id,
     "trace": _trace,
+    "publish_timeout": _publish_timeout,
+    "fail_fast": _fail_fast,
 }

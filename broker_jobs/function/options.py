@@ -76,8 +76,19 @@ class JobOptions(Options, total=False):
     of one of `never_retry`, the class that is nearer to it decides."""
 
 
-class CallOptions(Options, total=False):
-    """Options of `job.using`: those of `Options`, and an id."""
+class PublishOptions(TypedDict, total=False):
+    """How long a call may wait for RabbitMQ: options of `job.using` and `jobs.using`."""
+
+    publish_timeout: Seconds
+    """How long an enqueue waits for RabbitMQ's confirm, a connect included; more than 0, at most 600 seconds. Default:
+    the setting publish_timeout, 10 seconds."""
+    fail_fast: bool
+    """Whether an enqueue raises at once while RabbitMQ is known to be unreachable or to block publishing. Default: the
+    setting fail_fast, which is False: it waits until its publish timeout."""
+
+
+class CallOptions(Options, PublishOptions, total=False):
+    """Options of `job.using`: those of `Options`, an id, and how long the call may wait."""
 
     id: str
     """Your own id. A job with this id runs once, however often it is enqueued."""
@@ -92,7 +103,8 @@ _USUAL = Policy()
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """The checked options of a function, or of one call of it. Only a call has an `id` and a `trace`."""
+    """The checked options of a function, or of one call of it. Only a call has an `id`, a `trace` and options of
+    publishing."""
 
     name: str | None = None
     queue: str = "default"
@@ -107,6 +119,8 @@ class FunctionOptions:
     memory_limit: int | None = None
     id: str | None = None
     trace: Mapping[str, str] | None = None
+    publish_timeout: float | None = None
+    fail_fast: bool | None = None
 
     @property
     def timeout(self) -> float | None:
@@ -128,6 +142,9 @@ class FunctionOptions:
         return _with(self, options)
 
 
+NO_OPTIONS = FunctionOptions()
+
+
 def job_options(options: Mapping[str, Any]) -> FunctionOptions:
     """Check the options of `@jobs.job(…)`.
 
@@ -135,7 +152,7 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
         OptionError: an option is unknown, only for one call, or out of range.
     """
     _refuse_unknown(options, JOB, "Options of a job")
-    chosen = _with(FunctionOptions(), options)
+    chosen = _with(NO_OPTIONS, options)
     if chosen.memory_limit is not None and chosen.isolation != "process":
         raise OptionError(
             "memory_limit needs a process of its own: write @jobs.job(isolation='process', memory_limit=…)"
@@ -144,6 +161,17 @@ def job_options(options: Mapping[str, Any]) -> FunctionOptions:
     return chosen
 
 
+def publish_options(options: Mapping[str, Any]) -> FunctionOptions:
+    """Check the options of `jobs.using(…)`.
+
+    Raises:
+        OptionError: an option is unknown, of a call or a job, or out of range.
+    """
+    _refuse_unknown(options, PUBLISH, "Options of jobs.using")
+    return _with(NO_OPTIONS, options)
+
+
+PUBLISH = tuple(sorted(PublishOptions.__annotations__))
 CALL = tuple(sorted(CallOptions.__annotations__))
 JOB = tuple(sorted(JobOptions.__annotations__))
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from broker_jobs import logs
 from broker_jobs.errors import BrokerJobsError
 from broker_jobs.metrics import Metrics
 from broker_jobs.processes.child import Place, StartRefused
 from broker_jobs.processes.health import Health
-from broker_jobs.processes.logs import name_role, set_up
 from broker_jobs.processes.parent import ParentProcess
 from broker_jobs.processes.pool import EXIT_USAGE
 from broker_jobs.processes.signals import ShutdownSignals, exit_soon
@@ -49,8 +49,8 @@ class ServedProgram:
 @contextmanager
 def service_process(role: str, settings: Settings, place: Place) -> Iterator[tuple[ParentProcess, ShutdownSignals]]:
     """Make this process the one of a service: its log lines name the role, and only its parent stops it."""
-    set_up(settings.log_level)
-    name_role(role)
+    logs.set_up(settings.log_level, settings.log_format)
+    logs.name_role(role)
     with ShutdownSignals(parent_only=True) as signals:
         yield ParentProcess(place, signals, role), signals
 

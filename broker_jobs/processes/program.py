@@ -29,6 +29,7 @@ from broker_jobs.processes.declare import Declarer
 from broker_jobs.processes.declared_queues import check_queues, serving_declared
 from broker_jobs.processes.health import Health
 from broker_jobs.processes.observers import CoordinatorMetrics, WorkerMetrics, watch_broker
+from broker_jobs.processes.outages import OutageLog
 from broker_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Program:
         self.worker: Worker | None = None
         self.beat: Beat | None = None
         self._declarer: Declarer | None = None
+        self._outages: OutageLog | None = None
 
     @property
     def started(self) -> bool:
@@ -197,6 +199,8 @@ class Program:
         # The callbacks run in reverse order. If one raises, the others still run.
         with self._lock, ExitStack() as stack:
             stack.callback(self._reset)
+            if self._outages is not None:
+                stack.callback(self._outages.stop)
             if self.store is not None:
                 stack.callback(self.store.close)
             if self.coordinator is not None:
@@ -291,6 +295,8 @@ class Program:
 
     def _start_components(self) -> None:
         self.broker.start(CONNECT_SECONDS)
+        self._outages = OutageLog(self.broker, self._roles)
+        self._outages.start()
         if self.settings.declare:
             self.broker.apply(fixed_topology())
             if "worker" in self._roles:

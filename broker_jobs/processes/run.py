@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
+from broker_jobs import logs
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import UsageError
 from broker_jobs.function.registry import Registry
@@ -25,7 +26,6 @@ from broker_jobs.metrics import Metrics, expose
 from broker_jobs.processes.child import Place
 from broker_jobs.processes.connect import wait_for_broker
 from broker_jobs.processes.in_child import run_in_child, service_process
-from broker_jobs.processes.logs import name_role, set_up
 from broker_jobs.processes.parent import ParentProcess
 from broker_jobs.processes.program import ROLES, Program, Role, require_roles, role_of
 from broker_jobs.processes.signals import (
@@ -140,6 +140,7 @@ def _supervise(settings: Settings, worker: Callable[[Place], None], services: Se
             metrics_host=settings.metrics_host,
             metrics_port=settings.metrics_port,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             worker=pickle.dumps(worker),
             services=tuple(services),
             argv=tuple(sys.argv),
@@ -152,12 +153,12 @@ def run_child(load: Callable[[], Application], settings: Settings, place: Place,
 
     `name`: of the role, in each line of the log.
     """
-    set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     if name:
-        name_role(name)
+        logs.name_role(name)
     with ShutdownSignals(has_parent=True) as signals:
         parent = ParentProcess(place, signals)
-        run_in_child(parent, lambda: _run(load(), settings, ["worker"], signals, parent=parent))
+        run_in_child(parent, lambda: _run(_loaded(load), settings, ["worker"], signals, parent=parent))
 
 
 def run_service(
@@ -166,6 +167,11 @@ def run_service(
     """Run coordinator and beat in a process of their own, under a supervisor, which alone stops them."""
     with service_process(role_of(roles), settings, place) as (parent, signals):
         run_in_child(parent, lambda: _run(application, settings, roles, signals, parent=parent, extra=extra))
+
+
+def _loaded(load: Callable[[], Application]) -> Application:
+    with logs.loading():
+        return load()
 
 
 def refuse_shared_memory(settings: Settings, roles: Collection[str]) -> None:

@@ -19,10 +19,11 @@ from typing import IO, NoReturn
 
 from broker_jobs.broker.factory import broker_for
 from broker_jobs.errors import BrokerJobsError, UsageError
+from broker_jobs.logs import name_role, set_up
 from broker_jobs.metrics import expose
 from broker_jobs.processes.child import Place
 from broker_jobs.processes.health import Health
-from broker_jobs.processes.logs import name_role, set_up
+from broker_jobs.processes.outages import OutageLog
 from broker_jobs.processes.pool import EXIT_USAGE, Pool
 from broker_jobs.processes.pools import Pools
 from broker_jobs.processes.signals import ComponentFailed, ShutdownSignals, exit_soon, serve
@@ -61,6 +62,7 @@ class SupervisorConfig:
     metrics_host: str
     metrics_port: int | None
     log_level: str
+    log_format: str
     worker: bytes
     """Pickled: what a worker process calls with its place. Unpickled only there, as that imports pydantic."""
     services: tuple[Service, ...] = ()
@@ -85,9 +87,11 @@ def supervise(config: SupervisorConfig) -> int:
     if config.services:
         name_role("supervisor")
     with ShutdownSignals() as signals, ExitStack() as stack:
-        heartbeats = SupervisedHeartbeats(
-            broker_for(config, "supervisor"), period_seconds=min(config.worker_heartbeat, MOST_HEARTBEAT_SECONDS)
-        )
+        broker = broker_for(config, "supervisor")
+        heartbeats = SupervisedHeartbeats(broker, period_seconds=min(config.worker_heartbeat, MOST_HEARTBEAT_SECONDS))
+        outages = OutageLog(broker, ["supervisor"])
+        outages.start()
+        stack.callback(outages.stop)
         workers = Pool(
             run_pickled,
             (config.worker,),
@@ -142,7 +146,7 @@ def main() -> NoReturn:
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         config: SupervisorConfig = pickle.load(file)  # noqa: S301  # written by the same process a moment ago
     sys.argv = list(config.argv)
-    set_up(config.log_level)
+    set_up(config.log_level, config.log_format)
     try:
         code = supervise(config)
     except BrokerJobsError as error:

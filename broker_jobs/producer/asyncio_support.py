@@ -6,11 +6,14 @@ pay for it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
+
+from broker_jobs.broker.future import SignalSafeFuture
 
 T = TypeVar("T")
 
@@ -38,20 +41,40 @@ async def in_thread(call: Callable[[], T]) -> T:
     return await asyncio.to_thread(call)
 
 
-async def await_shielded(future: Future[T], seconds: float | None = None) -> T:
-    """Await a future of another thread. Cancelling the caller does not cancel the future.
+async def await_future(future: Future[T], seconds: float | None = None, *, cancel: bool) -> T:
+    """Await a future of another thread. It keeps nothing of a wait that is over, as waits are repeated.
+
+    Args:
+        future: the future.
+        seconds: how long; None: without end.
+        cancel: a cancelled caller cancels the future: what is not written yet is never sent.
 
     Raises:
-        TimeoutError: it is not done after `seconds`; None waits without end.
+        TimeoutError: it is not done after `seconds`.
     """
     import asyncio  # noqa: PLC0415  # see the head of this file
 
-    waiting = asyncio.shield(asyncio.wrap_future(future))
-    return await waiting if seconds is None else await asyncio.wait_for(waiting, seconds)
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
 
+    def wake(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(woken.set)
 
-async def await_cancellable(future: Future[T]) -> T:
-    """Await a publish of another thread. Cancelling the caller cancels it: what is not written yet is never sent."""
-    import asyncio  # noqa: PLC0415  # see the head of this file
-
-    return await asyncio.wrap_future(future)
+    future.add_done_callback(wake)
+    try:
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+    except TimeoutError:
+        if not future.done():
+            raise
+    except asyncio.CancelledError:
+        if cancel:
+            future.cancel()
+        raise
+    finally:
+        if isinstance(future, SignalSafeFuture):
+            future.remove_done_callback(wake)
+    if future.cancelled():
+        raise asyncio.CancelledError
+    return future.result()

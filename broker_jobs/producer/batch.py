@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from broker_jobs.clock import Seconds, When, as_seconds
-from broker_jobs.errors import ArgumentsError, BrokerError, EnqueueError, ResultTimeout, UsageError
+from broker_jobs.errors import ArgumentsError, EnqueueError, ResultTimeout, UsageError
 from broker_jobs.function.option_checks import check_id
+from broker_jobs.function.options import NO_OPTIONS, FunctionOptions
 from broker_jobs.messages.batch import BatchCommit
 from broker_jobs.messages.commands import BatchReply, DeleteBatch
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_RECORDS, Parent, new_id
@@ -33,10 +34,11 @@ from broker_jobs.producer.batch_submission import (
     unwatch_stray_enqueues,
     watch_stray_enqueues,
 )
+from broker_jobs.producer.connection import Publishing
 from broker_jobs.producer.current_job import inside_job
 from broker_jobs.producer.dependencies import DependencyTarget
 from broker_jobs.producer.errors import BatchUnknown
-from broker_jobs.producer.failures import Failure, failures, requeue_failures
+from broker_jobs.producer.failures import Failure, failures, failures_async, requeue_failures, requeue_failures_async
 from broker_jobs.producer.job import Call, Job
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
@@ -47,6 +49,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ANSWERS = "the coordinator answers"
 MAX_TITLE_CHARS = MAX_NAME_CHARS
 MAX_DEPTH = 10
 """How deep batches can nest. Deeper nesting is most likely an endless loop."""
@@ -90,6 +93,7 @@ class Batch(DependencyTarget):
         id: str | None = None,
         parents: tuple[Parent, ...] = (),
         outer: Batch | None = None,
+        options: FunctionOptions = NO_OPTIONS,
     ) -> None:
         if not isinstance(title, str):
             raise ArgumentsError(f"batch() takes a title, not {title!r}; its jobs: with jobs.batch() as batch: …")
@@ -100,6 +104,7 @@ class Batch(DependencyTarget):
         self._requests = requests
         self._parents = parents
         self._outer = outer
+        self._options = options  # how it is published
         self.enclosing: tuple[Batch, ...] = (self, *(outer.enclosing if outer is not None else ()))
         """This batch, the batch it is part of, and so on outwards."""
         if len(self.enclosing) > MAX_DEPTH:
@@ -179,7 +184,7 @@ class Batch(DependencyTarget):
         """
         if len(self._open_submission().batches) >= MAX_RECORDS:
             raise UsageError(f"a block makes at most {MAX_RECORDS:_} sub-batches; open the batch again for more")
-        return Batch(self._requests, title, outer=self)
+        return Batch(self._requests, title, outer=self, options=self._options)
 
     # --- the block ---
 
@@ -187,7 +192,7 @@ class Batch(DependencyTarget):
         warn_if_blocking("with batch", "async with batch")
         if self._last is not None and self._last.phase is Phase.UNKNOWN:
             with self._commit_outcome(self._last):
-                run_steps(self._last.repeat_commit())
+                run_steps(self._last.repeat_commit(), self._how().timeout)
         self._open(on_loop=False)
         return self
 
@@ -197,16 +202,14 @@ class Batch(DependencyTarget):
             submission.abandon()
             return
         with self._commit_outcome(submission):
-            run_steps(self._finish(submission))
+            run_steps(self._finish(submission), self._how().timeout)
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._requests.connection.broker_async()
-        except BrokerError as error:
-            raise EnqueueError(f"{self.label} was not enqueued: {error}") from None
+        if (failed := await self._requests.connection.connect_async(self._how())) is not None:
+            raise EnqueueError(f"{self.label} was not enqueued: {failed.reason}")
         if self._last is not None and self._last.phase is Phase.UNKNOWN:
             with self._commit_outcome(self._last):
-                await run_steps_async(self._last.repeat_commit())
+                await run_steps_async(self._last.repeat_commit(), self._how().timeout)
         self._open(on_loop=True)
         return self
 
@@ -216,7 +219,7 @@ class Batch(DependencyTarget):
             submission.abandon()
             return
         with self._commit_outcome(submission):
-            await run_steps_async(self._finish(submission))
+            await run_steps_async(self._finish(submission), self._how().timeout)
 
     # --- state and outcome ---
 
@@ -299,8 +302,14 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
+        warn_if_blocking("batch.failures()", "async for failure in batch.failures_async()", ANSWERS)
         self._require_committed()
         return failures(self._requests, self.id)
+
+    def failures_async(self) -> AsyncIterator[Failure]:
+        """As `failures`, without blocking the event loop: `async for failure in batch.failures_async():`."""
+        self._require_committed()
+        return failures_async(self._requests, self.id)
 
     def requeue_failures(self, error_text: str = "") -> int:
         """Run its failed jobs and those of its sub-batches again, by one command.
@@ -320,9 +329,14 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
-        warn_if_blocking("batch.requeue_failures()", "asyncio.to_thread(batch.requeue_failures)", "all are requeued")
+        warn_if_blocking("batch.requeue_failures()", "batch.requeue_failures_async()", "all are requeued")
         self._require_committed()
         return requeue_failures(self._requests, self.id, error_text)
+
+    async def requeue_failures_async(self, error_text: str = "") -> int:
+        """As `requeue_failures`, without blocking the event loop."""
+        self._require_committed()
+        return await requeue_failures_async(self._requests, self.id, error_text)
 
     def delete(self) -> bool:
         """Delete all its jobs that have not ended, and those of its sub-batches.
@@ -336,10 +350,17 @@ class Batch(DependencyTarget):
             ResultTimeout: no coordinator answered within the publish timeout, or it does not know the batch.
             BrokerError: RabbitMQ cannot be reached.
         """
+        warn_if_blocking("batch.delete()", "batch.delete_async()", ANSWERS)
         self._require_committed()
-        requests = self._requests
-        requests.batch_view(self.id)  # commands overtake the log, so wait until it knows the batch
-        reply = requests.command(DeleteBatch(id=new_id(), at=requests.now(), by=requests.by, batch_id=self.id))
+        self._requests.batch_view(self.id)  # commands overtake the log, so wait until it knows the batch
+        reply = self._requests.command(DeleteBatch(**self._requests.command_fields(), batch_id=self.id))
+        return not reply.detail.get("ended", False)
+
+    async def delete_async(self) -> bool:
+        """As `delete`, without blocking the event loop."""
+        self._require_committed()
+        await self._requests.batch_view_async(self.id)
+        reply = await self._requests.command_async(DeleteBatch(**self._requests.command_fields(), batch_id=self.id))
         return not reply.detail.get("ended", False)
 
     # --- inside ---
@@ -348,6 +369,9 @@ class Batch(DependencyTarget):
     def label(self) -> str:
         """Its title or id, for error messages: "batch 'import'"."""
         return f"batch {self.title!r}" if self.title else f"batch {self.id}"
+
+    def _how(self) -> Publishing:
+        return self._requests.connection.publishing(self._options.publish_timeout, self._options.fail_fast)
 
     def _open_submission(self) -> BatchSubmission:
         submission = self.submission
@@ -386,7 +410,7 @@ class Batch(DependencyTarget):
                 outer.open_sub_batches += 1
             self._outer_submission = outer
             self._last = self.submission = BatchSubmission(
-                self._requests.connection, self.id, self.label, on_loop=on_loop
+                self._requests.connection, self.id, self.label, self._how(), on_loop=on_loop
             )
         self._stray = watch_stray_enqueues()
 

@@ -10,6 +10,7 @@ them, and batch.py, which imports both, warns.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -20,11 +21,10 @@ from typing import NamedTuple, NoReturn, TypeAlias
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
-from broker_jobs.errors import BrokerError, EnqueueError, UsageError
+from broker_jobs.errors import EnqueueError, UsageError
 from broker_jobs.messages.batch import CHUNK_BYTES, CHUNK_JOBS, BatchCommit, Chunk
 from broker_jobs.messages.envelope import Envelope, new_id
-from broker_jobs.producer.asyncio_support import await_shielded
-from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.connection import Connection, Publishing, await_confirms, wait_for_confirms
 from broker_jobs.producer.routing import encode_limited
 
 PublishResults: TypeAlias = list[PublishFailure | None]
@@ -66,10 +66,11 @@ class BatchSubmission:
 
     Args:
         title: the batch, as error messages name it.
+        how: how its messages are published.
         on_loop: the block runs on an event loop.
     """
 
-    def __init__(self, connection: Connection, batch_id: str, title: str, *, on_loop: bool) -> None:
+    def __init__(self, connection: Connection, batch_id: str, title: str, how: Publishing, *, on_loop: bool) -> None:
         self.id = new_id()
         self.phase = Phase.OPEN
         self.count = 0
@@ -80,6 +81,9 @@ class BatchSubmission:
         self._connection = connection
         self._batch_id = batch_id
         self._title = title
+        self._how = how
+        self._pid = os.getpid()
+        self._adding = 0  # the thread that adds a job
         self._max_unconfirmed = MAX_UNCONFIRMED_ON_LOOP if on_loop else MAX_UNCONFIRMED
         self._lock = threading.Lock()
         self._texts: list[str] = []  # the jobs of the next chunk
@@ -105,17 +109,35 @@ class BatchSubmission:
         body = encode_limited(envelope, self._connection.settings.max_body)
         if len(body) * 2 > MAX_MESSAGE_BYTES and len(body) + body.count(b'"') + body.count(b"\\") > MAX_MESSAGE_BYTES:
             raise EnqueueError(f"{envelope.job} {envelope.id} is too large for a batch; pass a reference to its data")
+        self._check_caller()
         with self._lock:
-            if not self.is_open:
-                raise UsageError(f"{self._title} is closed; to add to it open it again: with batch:")
-            self._raise_error()
-            if self._texts and self._bytes + len(body) > CHUNK_BYTES:
-                self._publish_chunk()
-            self._texts.append(body.decode())
-            self._bytes += len(body)
-            self.count += 1
-            if len(self._texts) >= CHUNK_JOBS or self._bytes >= CHUNK_BYTES:
-                self._publish_chunk()
+            try:
+                self._adding = threading.get_ident()
+                self._add(body)
+            finally:
+                self._adding = 0
+
+    def _add(self, body: bytes) -> None:
+        if not self.is_open:
+            raise UsageError(f"{self._title} is closed; to add to it open it again: with batch:")
+        self._raise_error()
+        if self._texts and self._bytes + len(body) > CHUNK_BYTES:
+            self._publish_chunk()
+        self._texts.append(body.decode())
+        self._bytes += len(body)
+        self.count += 1
+        if len(self._texts) >= CHUNK_JOBS or self._bytes >= CHUNK_BYTES:
+            self._publish_chunk()
+
+    def _check_caller(self) -> None:
+        """Raise UsageError where the lock would not be released, or two processes would number their chunks alike."""
+        if self._pid != os.getpid():
+            raise UsageError(f"{self._title} was opened in process {self._pid}, this is {os.getpid()}; open one here")
+        if self._adding == threading.get_ident():
+            raise UsageError(
+                f"a signal or logging handler adds to {self._title} while its thread adds a job; nothing was added. "
+                "Add it in another thread, or later"
+            )
 
     def commit(self, make_commit: Callable[[int], BatchCommit]) -> SubmissionSteps:
         """Wait until all chunks are confirmed, then publish the commit, which is made of their number.
@@ -188,7 +210,7 @@ class BatchSubmission:
         self._in_flight.append(_InFlight(message, self._send(message), tries=1))
         while self._in_flight and (self._in_flight[0].future.done() or len(self._in_flight) > self._max_unconfirmed):
             first = self._in_flight.popleft()
-            self._on_result(first, first.future.result()[0])
+            self._on_result(first, wait_for_confirms(first.future, self._how.timeout, 1)[0])
 
     def _on_result(self, chunk: _InFlight, failure: PublishFailure | None) -> None:
         """Accept a confirmed chunk, send an unconfirmed one again, or fail."""
@@ -227,32 +249,27 @@ class BatchSubmission:
         raise CommitUnknown(reason)
 
     def _send(self, message: Message) -> Future[PublishResults]:
-        try:
-            return self._connection.broker().publish([message], self._connection.settings.publish_timeout)
-        except BrokerError as error:
-            failed: Future[PublishResults] = Future()
-            failed.set_result([PublishFailure(Unconfirmed.NOT_SENT, str(error))])
-            return failed
+        return self._connection.publish([message], self._how)
 
 
-def run_steps(steps: SubmissionSteps) -> None:
-    """Wait in this thread for each step."""
+def run_steps(steps: SubmissionSteps, timeout: float) -> None:
+    """Wait in this thread for each step; `timeout`: of its publishes."""
     try:
         future = next(steps)
         while True:
-            future = steps.send(future.result())
+            future = steps.send(wait_for_confirms(future, timeout, 1))
     except StopIteration:
         return
     finally:
         steps.close()
 
 
-async def run_steps_async(steps: SubmissionSteps) -> None:
+async def run_steps_async(steps: SubmissionSteps, timeout: float) -> None:  # noqa: ASYNC109  # of its publishes
     """Wait on the event loop for each step."""
     try:
         future = next(steps)
         while True:
-            future = steps.send(await await_shielded(future))
+            future = steps.send(await await_confirms(future, timeout, 1, shielded=True))
     except StopIteration:
         return
     finally:

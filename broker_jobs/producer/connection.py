@@ -1,23 +1,28 @@
 """Holds a program's connection to the broker: opened on first use, shared by all its jobs, never shared over a fork.
 
-Importing a program connects to nothing. The first enqueue reads the settings and connects.
+Importing a program connects to nothing. The first enqueue reads the settings and connects. Everything that a producer
+publishes goes through `publish`, so that all of it has the same deadlines and the same refusals.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker_jobs.broker import io_threads
+from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Broker, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
-from broker_jobs.producer.asyncio_support import await_cancellable, in_thread
+from broker_jobs.producer.asyncio_support import await_future, in_thread
+from broker_jobs.producer.process_lock import Hold, ProcessLock
 
 if TYPE_CHECKING:
     from broker_jobs.settings import Settings
@@ -26,37 +31,21 @@ STALL_SECONDS = 5.0
 """Extra wait after the timeout of a publish. The I/O thread ends each publish at its deadline, unless it is stuck."""
 OPEN_SECONDS = 30.0
 """How long a thread waits while another thread connects."""
+_BUSY = (
+    "this call was made by a signal or logging handler while its thread connects to RabbitMQ or closes the "
+    "connection; nothing was sent. Make the call in another thread, or later"
+)
 
 
-class ProcessLock:
-    """A lock that is free after a fork, and that knows whether the calling thread holds it.
+class Publishing(NamedTuple):
+    """How a call publishes.
 
-    A fork copies a lock that another thread holds, but not that thread: nothing would release it in the child. A signal
-    handler interrupts the code of its own thread, so it must not wait for that code.
+    `timeout`: seconds until it is confirmed, a connect included. `fail_fast`: it does not wait for a broker that is
+    known to be unreachable or to block.
     """
 
-    def __init__(self) -> None:
-        self._locks: dict[int, threading.RLock] = {}  # one for each process
-        self._holder: tuple[int, int] | None = None
-
-    @property
-    def held_here(self) -> bool:
-        """Whether the calling thread holds it."""
-        return self._holder == (os.getpid(), threading.get_ident())
-
-    @contextmanager
-    def held(self, timeout: float = -1) -> Iterator[bool]:
-        """Hold it; the block gets False where another thread did not release it in `timeout` seconds (-1: for ever)."""
-        lock = self._locks.setdefault(os.getpid(), threading.RLock())
-        if not lock.acquire(timeout=timeout):
-            yield False
-            return
-        self._holder = os.getpid(), threading.get_ident()
-        try:
-            yield True
-        finally:
-            self._holder = None
-            lock.release()
+    timeout: float
+    fail_fast: bool = False
 
 
 class Connection:
@@ -84,6 +73,7 @@ class Connection:
         self._started_in: int | None = None
         self._attempts = 0
         self._failed: BrokerError | None = None
+        self._opening: tuple[int, SignalSafeFuture[Broker | str]] | None = None  # an attempt in a thread of its own
         self._lock = ProcessLock()
 
     @property
@@ -92,10 +82,28 @@ class Connection:
 
         Raises:
             OptionError: one of them is wrong.
+            UsageError: a signal or logging handler needs them while its thread reads them.
         """
         if self._settings is None:
-            self._settings = self._load_settings()
+            if self._lock.held_here:
+                raise UsageError(_BUSY)
+            hold = Hold()
+            try:
+                if not self._lock.take(hold, OPEN_SECONDS):
+                    raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
+                if self._settings is None:
+                    self._settings = self._load_settings()
+            finally:
+                hold.over = True
         return self._settings
+
+    def publishing(self, timeout: float | None = None, fail_fast: bool | None = None) -> Publishing:
+        """How a call publishes; None: as the settings say."""
+        settings = self.settings
+        return Publishing(
+            settings.publish_timeout if timeout is None else timeout,
+            settings.fail_fast if fail_fast is None else fail_fast,
+        )
 
     def reload(self) -> None:
         """Read the settings again at the next use."""
@@ -123,43 +131,55 @@ class Connection:
                 "call start() after the fork (gunicorn: post_fork)"
             )
 
-    def broker(self) -> Broker:
-        """The connected broker. Blocks while it connects.
+    def broker(self, how: Publishing | None = None) -> Broker:
+        """The connected broker. Blocks while it connects, at most for the timeout of `how` (None: of the settings).
 
         Raises:
-            BrokerError: RabbitMQ cannot be reached, or refuses.
-            UsageError: this process was forked after start(); or the call would wait for itself: in the I/O thread, or
-                (by a signal or logging handler) while this thread connects.
+            BrokerError: RabbitMQ cannot be reached, or refuses; with `fail_fast` also while it blocks publishing.
+            UsageError: this process was forked after start(), or the interpreter exits; or the call would wait for
+                itself: in the I/O thread, or (by a signal or logging handler) while this thread connects.
         """
         io_threads.refuse_blocking_call()
         broker = self._broker
-        if broker is not None and self._pid == os.getpid():
-            return broker
-        return self._open()
+        if broker is None or self._pid != os.getpid() or sys.is_finalizing():
+            broker = self._connect(how)
+        if how is not None and how.fail_fast:
+            _refuse_to_wait(broker)
+        return broker
 
-    async def broker_async(self) -> Broker:
+    async def broker_async(self, how: Publishing | None = None) -> Broker:
         """As `broker`, without blocking the event loop."""
-        broker = self._broker
-        if broker is not None and self._pid == os.getpid():
-            return broker
-        return await in_thread(self._open)
+        if self._broker is not None and self._pid == os.getpid():
+            return self.broker(how)
+        return await in_thread(lambda: self.broker(how))
 
-    def send(self, messages: Sequence[Message]) -> list[PublishFailure | None]:
+    def publish(self, messages: Sequence[Message], how: Publishing) -> Future[list[PublishFailure | None]]:
+        """Publish messages; the future has one entry per message, None if it is confirmed. Blocks while it connects."""
+        until = time.monotonic() + how.timeout
+        try:
+            opened = self.used
+            broker = self.broker(how)
+        except BrokerError as error:
+            return _not_sent(messages, error)
+        return broker.publish(messages, how.timeout if opened else max(0.0, until - time.monotonic()))
+
+    def send(self, messages: Sequence[Message], how: Publishing) -> list[PublishFailure | None]:
         """Publish messages and wait for their confirms; one entry per message, None if it is confirmed."""
-        try:
-            broker = self.broker()
-        except BrokerError as error:
-            return _not_sent(messages, error)
-        timeout = self.settings.publish_timeout
-        return wait_for_confirms(broker.publish(messages, timeout), timeout, len(messages))
+        return wait_for_confirms(self.publish(messages, how), how.timeout, len(messages))
 
-    async def send_async(self, messages: Sequence[Message]) -> list[PublishFailure | None]:
-        """As `send`, without blocking the event loop."""
+    async def send_async(self, messages: Sequence[Message], how: Publishing) -> list[PublishFailure | None]:
+        """As `send`, without blocking the event loop. If it is cancelled, what is not written yet is never sent."""
+        if (failed := await self.connect_async(how)) is not None:
+            return [failed] * len(messages)
+        return await await_confirms(self.publish(messages, how), how.timeout, len(messages))
+
+    async def connect_async(self, how: Publishing) -> PublishFailure | None:
+        """Connect without blocking the event loop, so that `publish` does not block; the failure, if it fails."""
         try:
-            broker = await self.broker_async()
+            await self.broker_async(how)
         except BrokerError as error:
-            return _not_sent(messages, error)
-        return await await_cancellable(broker.publish(messages, self.settings.publish_timeout))
+            return PublishFailure(Unconfirmed.NOT_SENT, str(error))
+        return None
 
     @contextmanager
     def replaced(self, broker: Broker, clock: Clock) -> Iterator[None]:
@@ -178,21 +198,61 @@ class Connection:
         """
         if self._lock.held_here:
             return
-        with self._lock.held():
+        hold = Hold()
+        try:
+            self._lock.take(hold)
             broker, self._broker = self._broker, None
             if broker is not None and self._pid == os.getpid():
                 broker.stop()
+        finally:
+            hold.over = True
+
+    def _connect(self, how: Publishing | None) -> Broker:
+        if sys.is_finalizing():
+            raise UsageError(
+                "the interpreter exits and its I/O threads have ended, so nothing was sent; make the call before the "
+                "end of the program: in an atexit handler, not in __del__"
+            )
+        self.check_fork()
+        if self._lock.held_here:
+            raise UsageError(_BUSY)
+        if how is None or (not how.fail_fast and how.timeout >= self.settings.publish_timeout):
+            return self._open()
+        # The caller waits less long than a connect may take, so that goes on in a thread of its own.
+        failed = self._failed
+        opening = self._open_in_thread()
+        if how.fail_fast and failed is not None:
+            raise BrokerError(str(failed))
+        try:
+            opened = opening.result(how.timeout)
+        except TimeoutError:
+            raise BrokerError(f"not connected to RabbitMQ in {how.timeout:g} s; the attempt goes on") from None
+        if isinstance(opened, str):
+            raise BrokerError(opened)
+        return opened
+
+    def _open_in_thread(self) -> SignalSafeFuture[Broker | str]:
+        current = self._opening
+        if current is not None and current[0] == os.getpid() and not current[1].done():
+            return current[1]
+        opening: SignalSafeFuture[Broker | str] = SignalSafeFuture()
+
+        def connect() -> None:
+            try:
+                opening.set_result(self._open())
+            except BaseException as error:  # noqa: BLE001  # raised in the callers, as an error of their own
+                opening.set_result(str(error))
+
+        threading.Thread(target=connect, name="broker-jobs-connect", daemon=True).start()
+        self._opening = os.getpid(), opening
+        return opening
 
     def _open(self) -> Broker:
-        self.check_fork()
+        settings = self.settings
         attempts = self._attempts
-        if self._lock.held_here:
-            raise UsageError(
-                "this call was made by a signal or logging handler while its thread connects to RabbitMQ or closes the "
-                "connection; nothing was sent. Make the call in another thread, or later"
-            )
-        with self._lock.held(OPEN_SECONDS) as held:
-            if not held:
+        hold = Hold()
+        try:
+            if not self._lock.take(hold, OPEN_SECONDS):
                 raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
             if self._pid != os.getpid():
                 if self._broker is not None:
@@ -202,7 +262,6 @@ class Connection:
             if self._broker is None:
                 if self._failed is not None and self._attempts != attempts:
                     raise BrokerError(str(self._failed))  # the attempt this thread waited for has failed
-                settings = self.settings
                 broker = self._make_broker(settings)
                 try:
                     broker.start(settings.publish_timeout)
@@ -216,6 +275,16 @@ class Connection:
                 self._failed = None
                 self._broker = broker
             return self._broker
+        finally:
+            hold.over = True
+
+
+def _refuse_to_wait(broker: Broker) -> None:
+    """Raise BrokerError if the broker is known not to take messages now."""
+    if broker.blocked:
+        raise BrokerError("RabbitMQ blocks publishing: memory or disk alarm (fail_fast: it was not waited for)")
+    if not broker.connected:
+        raise BrokerError("the connection to RabbitMQ is lost, and tried again (fail_fast: it was not waited for)")
 
 
 def wait_for_confirms(
@@ -229,15 +298,35 @@ def wait_for_confirms(
     try:
         return future.result(timeout + STALL_SECONDS)
     except TimeoutError:
-        future.cancel()
-        if not future.cancelled():
-            return future.result()
-        reason = f"the I/O thread of this process has not answered in {timeout + STALL_SECONDS:g} s"
-        return [PublishFailure(Unconfirmed.UNKNOWN, reason)] * count
+        return _stuck(future, timeout, count)
     except BaseException:
         future.cancel()
         raise
 
 
-def _not_sent(messages: Sequence[Message], error: BrokerError) -> list[PublishFailure | None]:
-    return [PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(messages)
+async def await_confirms(
+    future: Future[list[PublishFailure | None]],
+    timeout: float,  # noqa: ASYNC109  # that of the publish
+    count: int,
+    *,
+    shielded: bool = False,
+) -> list[PublishFailure | None]:
+    """As `wait_for_confirms`, on the event loop; `shielded`: a cancelled caller leaves the publish alone."""
+    try:
+        return await await_future(future, timeout + STALL_SECONDS, cancel=not shielded)
+    except TimeoutError:
+        return _stuck(future, timeout, count)
+
+
+def _stuck(future: Future[list[PublishFailure | None]], timeout: float, count: int) -> list[PublishFailure | None]:
+    future.cancel()
+    if not future.cancelled():
+        return future.result()
+    reason = f"the I/O thread of this process has not answered in {timeout + STALL_SECONDS:g} s"
+    return [PublishFailure(Unconfirmed.UNKNOWN, reason)] * count
+
+
+def _not_sent(messages: Sequence[Message], error: BrokerError) -> Future[list[PublishFailure | None]]:
+    failed: SignalSafeFuture[list[PublishFailure | None]] = SignalSafeFuture()
+    failed.set_result([PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(messages))
+    return failed

@@ -73,6 +73,7 @@ class CurrentJob:
         asked_to_stop: what to raise if the attempt should stop, or None.
         batch: the batch that the job is part of.
         envelope: the job as it travelled, for its name, queue, priority, tags, retries and trace.
+        log_fields: what the log records that are made in it carry.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class CurrentJob:
         asked_to_stop: Callable[[], type[JobCancelled] | None] = _not_cancelled,
         batch: Batch | None = None,
         envelope: Envelope | None = None,
+        log_fields: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
+        self.log_fields = log_fields
         self._id = id
         self._attempt = attempt
         self._on_progress = on_progress

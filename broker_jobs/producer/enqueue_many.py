@@ -9,87 +9,107 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeAlias, TypeVar
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from broker_jobs.broker.interface import Broker, PublishFailure, Unconfirmed
-from broker_jobs.errors import ArgumentsError, BrokerError, UsageError
-from broker_jobs.producer.asyncio_support import await_cancellable
+from broker_jobs.broker.interface import PublishFailure, Unconfirmed
+from broker_jobs.errors import ArgumentsError, UsageError
+from broker_jobs.function.options import NO_OPTIONS, FunctionOptions
 from broker_jobs.producer.batch_submission import PublishResults, note_enqueued
+from broker_jobs.producer.connection import Connection, Publishing, await_confirms, wait_for_confirms
 from broker_jobs.producer.errors import EnqueueManyError
 from broker_jobs.producer.job import Call, PreparedMessage
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 
 R = TypeVar("R")
-EnqueueSteps: TypeAlias = Generator[Future[PublishResults], PublishResults, PublishResults]
-"""Yields each future to wait for, so that a thread and an event loop share the steps."""
+
+
+class ConfirmWait(NamedTuple):
+    """One step: wait for the confirms of a chunk."""
+
+    future: Future[PublishResults]
+    timeout: float
+    messages: int
+
+
+EnqueueSteps: TypeAlias = Generator[ConfirmWait, PublishResults, PublishResults]
+"""Yields what to wait for, so that a thread and an event loop share the steps."""
 
 CHUNK = 1000
 MAX_UNCONFIRMED_CHUNKS = 4
 """The next chunk is written while the first is confirmed."""
 
 
-def enqueue_many(requests: RequestClient, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
-    """Enqueue calls in order; see `BrokerJobs.enqueue_many`."""
-    prepared = _prepare(requests, calls)
-    if not prepared:
-        return []
+class _Prepared(NamedTuple):
+    each: PreparedMessage
+    how: Publishing
+
+
+def enqueue_many(
+    requests: RequestClient, calls: Iterable[Call[R]], options: FunctionOptions = NO_OPTIONS
+) -> list[Receipt[R]]:
+    """Enqueue calls in order; see `BrokerJobs.enqueue_many`. `options`: for the calls that have none of their own."""
+    prepared = _prepare(requests, calls, options)
+    steps = _publish(requests.connection, prepared)
     try:
-        broker = requests.connection.broker()
-    except BrokerError as error:
-        return _receipts(prepared, [PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(prepared))
-    steps = _publish(broker, prepared, requests.connection.settings.publish_timeout)
-    try:
-        future = next(steps)
+        wait = next(steps)
         while True:
-            future = steps.send(future.result())
+            wait = steps.send(wait_for_confirms(wait.future, wait.timeout, wait.messages))
     except StopIteration as end:
-        return _receipts(prepared, end.value)
+        return _receipts([each for each, _ in prepared], end.value)
     finally:
         steps.close()
 
 
-async def enqueue_many_async(requests: RequestClient, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
+async def enqueue_many_async(
+    requests: RequestClient, calls: Iterable[Call[R]], options: FunctionOptions = NO_OPTIONS
+) -> list[Receipt[R]]:
     """As `enqueue_many`, without blocking the event loop."""
-    prepared = _prepare(requests, calls)
-    if not prepared:
-        return []
+    prepared = _prepare(requests, calls, options)
+    if prepared and (failed := await requests.connection.connect_async(prepared[0].how)) is not None:
+        return _receipts([each for each, _ in prepared], [failed] * len(prepared))
+    steps = _publish(requests.connection, prepared)
     try:
-        broker = await requests.connection.broker_async()
-    except BrokerError as error:
-        return _receipts(prepared, [PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(prepared))
-    steps = _publish(broker, prepared, requests.connection.settings.publish_timeout)
-    try:
-        future = next(steps)
+        wait = next(steps)
         while True:
-            future = steps.send(await await_cancellable(future))
+            wait = steps.send(await await_confirms(wait.future, wait.timeout, wait.messages))
     except StopIteration as end:
-        return _receipts(prepared, end.value)
+        return _receipts([each for each, _ in prepared], end.value)
     finally:
         steps.close()
 
 
-def _prepare(requests: RequestClient, calls: Iterable[Call[Any]]) -> list[PreparedMessage]:
-    prepared: list[PreparedMessage] = []
+def _prepare(
+    requests: RequestClient, calls: Iterable[Call[Any]], options: FunctionOptions = NO_OPTIONS
+) -> list[_Prepared]:
+    prepared: list[_Prepared] = []
     for call in calls:
         if not isinstance(call, Call):
             raise ArgumentsError(f"enqueue_many() takes calls: write welcome.bind(…) for each, not {call!r}")
         if not call.source.belongs_to(requests):
             raise UsageError(f"{call.job} belongs to another BrokerJobs; enqueue it there")
-        prepared.append(call.source.prepare(call.bound))
+        prepared.append(_Prepared(call.source.prepare(call.bound), call.source.publishing(options)))
     return prepared
 
 
-def _publish(broker: Broker, prepared: Sequence[PreparedMessage], timeout: float) -> EnqueueSteps:
-    """Publish in chunks until the first failure; returns one entry per message, None if it is confirmed."""
+def _publish(connection: Connection, prepared: Sequence[_Prepared]) -> EnqueueSteps:
+    """Publish in chunks until the first failure; returns one entry per message, None if it is confirmed.
+
+    A chunk is one publish, so its calls have the same deadline.
+    """
     results: PublishResults = []
-    in_flight: deque[Future[PublishResults]] = deque()
+    in_flight: deque[ConfirmWait] = deque()
     published = 0
     try:
         while in_flight or published < len(prepared):
             while len(in_flight) < MAX_UNCONFIRMED_CHUNKS and published < len(prepared):
-                chunk = [each.message for each in prepared[published : published + CHUNK]]
-                in_flight.append(broker.publish(chunk, timeout))
+                how = prepared[published].how
+                chunk = [
+                    each.message
+                    for each, _ in takewhile(lambda one: one.how == how, prepared[published : published + CHUNK])  # noqa: B023
+                ]
+                in_flight.append(ConfirmWait(connection.publish(chunk, how), how.timeout, len(chunk)))
                 published += len(chunk)
             got = yield in_flight[0]
             in_flight.popleft()
@@ -102,12 +122,14 @@ def _publish(broker: Broker, prepared: Sequence[PreparedMessage], timeout: float
                 return results + [unsent] * (len(prepared) - len(results))
         return results
     finally:
-        for future in in_flight:  # the caller was interrupted or cancelled: what is not written yet is never sent
-            future.cancel()
+        for wait in in_flight:  # the caller was interrupted or cancelled: what is not written yet is never sent
+            wait.future.cancel()
 
 
 def _receipts(prepared: Sequence[PreparedMessage], results: PublishResults) -> list[Receipt[Any]]:
     """The receipts, or an error that lists the jobs by their outcome."""
+    if not prepared:
+        return []
     if not any(results):
         note_enqueued(prepared[-1].receipt.job, len(prepared))
         return [each.receipt for each in prepared]

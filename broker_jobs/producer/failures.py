@@ -6,7 +6,7 @@ Separate from batch.py, which is long enough; the bulk command of the command li
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from broker_jobs.errors import ArgumentsError
 from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue, JobFilter, JobReply, ListFailures
-from broker_jobs.messages.envelope import new_id
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 
@@ -49,6 +48,10 @@ class Failure:
         """Run the job again. Raises as `receipt.requeue()`."""
         self.receipt.requeue()
 
+    async def requeue_async(self) -> None:
+        """As `requeue`, without blocking the event loop."""
+        await self.receipt.requeue_async()
+
 
 def failures(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     """The failed jobs of a batch; each page is requested when the iterator reaches it."""
@@ -56,15 +59,45 @@ def failures(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     return _pages(requests, batch_id)
 
 
+async def failures_async(requests: RequestClient, batch_id: str) -> AsyncIterator[Failure]:
+    """As `failures`, without blocking the event loop."""
+    await requests.batch_view_async(batch_id)
+    after = ""
+    while True:
+        page = _page((await requests.command_async(_query(requests, batch_id, after))).detail)
+        if not page:
+            return
+        for view in page:
+            yield _failure(requests, view)
+        after = page[-1].id
+
+
 def requeue_failures(requests: RequestClient, batch_id: str, error_text: str) -> int:
     """Requeue the failed jobs of a batch; the number of them."""
+    command = _requeue_command(requests, batch_id, error_text)
+    requests.batch_view(batch_id)  # commands overtake the log, so wait until the coordinator knows the batch
+    return int(run_bulk_command(requests, command)["done"])
+
+
+async def requeue_failures_async(requests: RequestClient, batch_id: str, error_text: str) -> int:
+    """As `requeue_failures`, without blocking the event loop."""
+    import asyncio  # noqa: PLC0415  # a program without an event loop does not pay for it
+
+    command = _requeue_command(requests, batch_id, error_text)
+    await requests.batch_view_async(batch_id)
+    pause = FIRST_PAUSE_SECONDS
+    while not (detail := (await requests.command_async(command)).detail)["finished"]:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, MAX_PAUSE_SECONDS)
+    return int(detail["done"])
+
+
+def _requeue_command(requests: RequestClient, batch_id: str, error_text: str) -> BulkRequeue:
     try:
         job_filter = JobFilter(batch=batch_id, error_text=error_text or None)
     except ValidationError:
         raise ArgumentsError("the text to look for in errors has at most 1,000 characters, and no NUL") from None
-    requests.batch_view(batch_id)  # commands overtake the log, so wait until the coordinator knows the batch
-    command = BulkRequeue(id=new_id(), at=requests.now(), by=requests.by, filter=job_filter)
-    return int(run_bulk_command(requests, command)["done"])
+    return BulkRequeue(**requests.command_fields(), filter=job_filter)
 
 
 def run_bulk_command(requests: RequestClient, command: BulkRequeue | BulkDelete | BulkFail) -> dict[str, Any]:
@@ -82,15 +115,20 @@ def run_bulk_command(requests: RequestClient, command: BulkRequeue | BulkDelete 
 def _pages(requests: RequestClient, batch_id: str) -> Iterator[Failure]:
     after = ""
     while True:
-        query = ListFailures(
-            id=new_id(), at=requests.now(), by=requests.by, batch_id=batch_id, after=after, limit=PAGE_SIZE
-        )  # fmt: skip
-        page = [JobReply.model_validate(view) for view in requests.command(query).detail.get("failures", [])]
+        page = _page(requests.command(_query(requests, batch_id, after)).detail)
         if not page:
             return
         for view in page:
             yield _failure(requests, view)
         after = page[-1].id
+
+
+def _query(requests: RequestClient, batch_id: str, after: str) -> ListFailures:
+    return ListFailures(**requests.command_fields(), batch_id=batch_id, after=after, limit=PAGE_SIZE)
+
+
+def _page(detail: dict[str, Any]) -> list[JobReply]:
+    return [JobReply.model_validate(view) for view in detail.get("failures", [])]
 
 
 def _failure(requests: RequestClient, view: JobReply) -> Failure:

@@ -33,13 +33,14 @@ from broker_jobs.function.depends import provide, provide_async
 from broker_jobs.function.hooks import job_message
 from broker_jobs.function.keys import limit_keys, template_error, unique_key
 from broker_jobs.function.option_checks import check_id
-from broker_jobs.function.options import CallOptions, FunctionOptions
+from broker_jobs.function.options import NO_OPTIONS, CallOptions, FunctionOptions
 from broker_jobs.function.pending import extract_result_args
 from broker_jobs.function.registry import Function
 from broker_jobs.function.signature import Signature
 from broker_jobs.messages.envelope import End, Envelope, Parent, new_id
 from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.batch_submission import BatchSubmission, note_enqueued
+from broker_jobs.producer.connection import Publishing
 from broker_jobs.producer.current_job import inherited_trace
 from broker_jobs.producer.dependencies import dependencies_of, join_parents, parents_of
 from broker_jobs.producer.errors import EnqueueUnknown
@@ -142,7 +143,7 @@ class Job(Generic[P, R_co]):
         """
         warn_if_blocking(f"{self.name}.enqueue()", f"{self.name}.enqueue_async(…)")
         prepared = self.prepare(self._signature.bind(args, kwargs))
-        failure = self._requests.connection.send([prepared.message])[0]
+        failure = self._requests.connection.send([prepared.message], self.publishing())[0]
         if failure is not None:
             self._raise_failure(failure, prepared, _call_text("enqueue", args, kwargs))
         note_enqueued(self.name)
@@ -151,7 +152,7 @@ class Job(Generic[P, R_co]):
     async def enqueue_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R_co]:
         """As `enqueue`, without blocking the event loop. If it is cancelled, what is not written yet is never sent."""
         prepared = self.prepare(self._signature.bind(args, kwargs))
-        failure = (await self._requests.connection.send_async([prepared.message]))[0]
+        failure = (await self._requests.connection.send_async([prepared.message], self.publishing()))[0]
         if failure is not None:
             self._raise_failure(failure, prepared, _call_text("enqueue_async", args, kwargs))
         note_enqueued(self.name)
@@ -172,7 +173,7 @@ class Job(Generic[P, R_co]):
         warn_if_blocking(f"{self.name}.schedule()", f"{self.name}.schedule_async(…)")
         scheduled = scheduled_time(when, self._requests.now())
         prepared = self.prepare(self._signature.bind(args, kwargs), scheduled)
-        failure = self._requests.connection.send([prepared.message])[0]
+        failure = self._requests.connection.send([prepared.message], self.publishing())[0]
         if failure is not None:
             self._raise_failure(failure, prepared, _call_text("schedule", (when, *args), kwargs))
         note_enqueued(self.name)
@@ -182,7 +183,7 @@ class Job(Generic[P, R_co]):
         """As `schedule`, without blocking the event loop."""
         scheduled = scheduled_time(when, self._requests.now())
         prepared = self.prepare(self._signature.bind(args, kwargs), scheduled)
-        failure = (await self._requests.connection.send_async([prepared.message]))[0]
+        failure = (await self._requests.connection.send_async([prepared.message], self.publishing()))[0]
         if failure is not None:
             self._raise_failure(failure, prepared, _call_text("schedule_async", (when, *args), kwargs))
         note_enqueued(self.name)
@@ -326,6 +327,14 @@ class Job(Generic[P, R_co]):
         """The receipt of a job that was enqueued just now, in a batch submission if one is given."""
         return Receipt(
             job_id, self._requests, self.name, self._signature.decode_result, fresh=True, submission=submission
+        )
+
+    def publishing(self, default: FunctionOptions = NO_OPTIONS) -> Publishing:
+        """How its messages are published: by its options, else by those given, else by the settings."""
+        own = self._options
+        return self._requests.connection.publishing(
+            default.publish_timeout if own.publish_timeout is None else own.publish_timeout,
+            default.fail_fast if own.fail_fast is None else own.fail_fast,
         )
 
     @property

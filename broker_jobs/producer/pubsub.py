@@ -26,7 +26,7 @@ from broker_jobs.messages.codec import encode
 from broker_jobs.messages.commands import Subscription
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_RECORDS, new_id
 from broker_jobs.messages.published import PublishedEvent
-from broker_jobs.producer.connection import Connection
+from broker_jobs.producer.connection import Connection, Publishing
 from broker_jobs.producer.job import Job
 from broker_jobs.producer.recurring import TEMPLATE_CREATED_AT, TEMPLATE_ID
 from broker_jobs.producer.requests import JobSource
@@ -36,23 +36,25 @@ TRIES = 3
 _ANY = ValueCodec(Any)
 
 
-def publish(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def publish(connection: Connection, how: Publishing, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Publish an event; its id. See `BrokerJobs.publish`."""
     message = _message(connection, event, args, kwargs)
     failure: PublishFailure | None = None
     for _ in range(TRIES):
-        failure = connection.send([message])[0]
+        failure = connection.send([message], how)[0]
         if failure is None or failure.kind is Unconfirmed.NOT_SENT:
             break
     return _id_or_error(event, message, failure)
 
 
-async def publish_async(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+async def publish_async(
+    connection: Connection, how: Publishing, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
     """As `publish`, without blocking the event loop."""
     message = _message(connection, event, args, kwargs)
     failure: PublishFailure | None = None
     for _ in range(TRIES):
-        failure = (await connection.send_async([message]))[0]
+        failure = (await connection.send_async([message], how))[0]
         if failure is None or failure.kind is Unconfirmed.NOT_SENT:
             break
     return _id_or_error(event, message, failure)

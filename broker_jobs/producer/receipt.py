@@ -14,7 +14,7 @@ from broker_jobs.clock import Seconds, When, as_seconds
 from broker_jobs.errors import ArgumentsError, BrokerJobsError, JobDeleted, JobFailed, ResultTimeout, UsageError
 from broker_jobs.function.pending import Pending
 from broker_jobs.messages.commands import NO_SUCH_JOB, Command, DeleteJob, JobReply, RequeueJob, RescheduleJob
-from broker_jobs.messages.envelope import MAX_PARENTS, new_id
+from broker_jobs.messages.envelope import MAX_PARENTS
 from broker_jobs.messages.state import State
 from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.batch_submission import BatchSubmission
@@ -31,8 +31,8 @@ R_co = TypeVar("R_co", covariant=True)
 class Receipt(DependencyTarget, Generic[R_co]):
     """A job that was enqueued, known by its id.
 
-    Creating a receipt sends nothing. All methods but those that end in `_async` block until the coordinator has
-    answered. A receipt also works in another process: `welcome.receipt(id)`.
+    Creating a receipt sends nothing. All methods block until the coordinator has answered; on an event loop await their
+    twins, `state_async` and so on. A receipt also works in another process: `welcome.receipt(id)`.
 
     print(receipt.state(), receipt.result(timeout=10))
     """
@@ -152,9 +152,15 @@ class Receipt(DependencyTarget, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        requests = self._requests
-        reply = requests.command(DeleteJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
-        return not reply.detail.get("ended", False)
+        warn_if_blocking("receipt.delete()", "receipt.delete_async()", "the coordinator answers")
+        return not self._requests.command(self._delete_command()).detail.get("ended", False)
+
+    async def delete_async(self) -> bool:
+        """As `delete`, without blocking the event loop."""
+        return not (await self._requests.command_async(self._delete_command())).detail.get("ended", False)
+
+    def _delete_command(self) -> Command:
+        return DeleteJob(**self._requests.command_fields(), job_id=self.id)
 
     def requeue(self) -> None:
         """Run an ended job again, or a waiting one now.
@@ -164,8 +170,15 @@ class Receipt(DependencyTarget, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        requests = self._requests
-        self._send_when_known(lambda: RequeueJob(id=new_id(), at=requests.now(), by=requests.by, job_id=self.id))
+        warn_if_blocking("receipt.requeue()", "receipt.requeue_async()", "the coordinator answers")
+        self._send_when_known(self._requeue_command)
+
+    async def requeue_async(self) -> None:
+        """As `requeue`, without blocking the event loop."""
+        await self._send_when_known_async(self._requeue_command)
+
+    def _requeue_command(self) -> Command:
+        return RequeueJob(**self._requests.command_fields(), job_id=self.id)
 
     def reschedule(self, when: When, /) -> None:
         """Change the time of the job.
@@ -181,10 +194,17 @@ class Receipt(DependencyTarget, Generic[R_co]):
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
-        requests = self._requests
-        now = requests.now()
+        warn_if_blocking("receipt.reschedule()", "receipt.reschedule_async(…)", "the coordinator answers")
+        self._send_when_known(self._reschedule_command(when))
+
+    async def reschedule_async(self, when: When, /) -> None:
+        """As `reschedule`, without blocking the event loop."""
+        await self._send_when_known_async(self._reschedule_command(when))
+
+    def _reschedule_command(self, when: When) -> Callable[[], Command]:
+        now = self._requests.now()
         due_at = due_at_of(when, now, "reschedule") or now
-        self._send_when_known(lambda: RescheduleJob(id=new_id(), at=now, by=requests.by, job_id=self.id, due_at=due_at))
+        return lambda: RescheduleJob(**self._requests.command_fields(), job_id=self.id, due_at=due_at)
 
     def _send_when_known(self, make: Callable[[], Command]) -> None:
         """Send a command. Commands overtake the log, so a job enqueued just now may be unknown: wait for it."""
@@ -195,6 +215,15 @@ class Receipt(DependencyTarget, Generic[R_co]):
                 raise
             self._requests.job_view(self.id)
             self._requests.command(make())
+
+    async def _send_when_known_async(self, make: Callable[[], Command]) -> None:
+        try:
+            await self._requests.command_async(make())
+        except UsageError as error:
+            if not self._fresh or str(error) != NO_SUCH_JOB:
+                raise
+            await self._requests.job_view_async(self.id)
+            await self._requests.command_async(make())
 
     def _refuse_to_wait(self) -> None:
         if inside_job():

@@ -22,6 +22,7 @@ from broker_jobs.messages.codec import encode
 from broker_jobs.messages.commands import (
     MAX_CRON_CHARS,
     MAX_ZONE_CHARS,
+    Command,
     Misfire,
     Overlap,
     PauseRecurring,
@@ -31,6 +32,7 @@ from broker_jobs.messages.commands import (
     TriggerRecurring,
 )
 from broker_jobs.messages.envelope import MAX_RECORDS, new_id
+from broker_jobs.producer.asyncio_support import warn_if_blocking
 from broker_jobs.producer.job import Call, Job
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import JobSource, RequestClient
@@ -38,6 +40,7 @@ from broker_jobs.producer.requests import JobSource, RequestClient
 TEMPLATE_ID = "template"
 TEMPLATE_CREATED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """The envelope of a schedule is a template, the same for the same code, so that a restart does not change it."""
+ANSWERS = "the coordinator answers"
 _NAME = "the name of a recurring job"
 _NO_ID = "id belongs to one call; each job of a recurring one gets its own"
 _NO_PARENTS = "a recurring job waits for its time and for nothing else; have a job enqueue one that waits"
@@ -73,7 +76,7 @@ class _Declared(NamedTuple):
 class Recurring:
     """The recurring jobs of a program: `jobs.recurring`.
 
-    Call it to declare one in code. Its methods act at once, and block until the coordinator has answered.
+    Call it to declare one in code. Its methods act at once, and wait until the coordinator has answered.
     """
 
     def __init__(self, source: JobSource, on_declared: Callable[[], None]) -> None:
@@ -140,32 +143,74 @@ class Recurring:
             ResultTimeout: no coordinator answered within the publish timeout.
             BrokerError: RabbitMQ cannot be reached.
         """
+        warn_if_blocking("recurring.put()", "recurring.put_async(…)", ANSWERS)
+        self._requests.command(self._put_command(name, schedule, call, options))
+
+    async def put_async(
+        self,
+        name: str,
+        schedule: str | timedelta,
+        call: Call[object] | BindableJob,
+        /,
+        **options: Unpack[RecurringOptions],
+    ) -> None:
+        """As `put`, without blocking the event loop."""
+        await self._requests.command_async(self._put_command(name, schedule, call, options))
+
+    def _put_command(
+        self, name: str, schedule: str | timedelta, call: Call[object] | BindableJob, options: RecurringOptions
+    ) -> Command:
         cron = _check_options(name, schedule, options)
         _check_call(call, "recurring.put")
-        requests = self._requests
-        stored = _schedule(name, cron, call, options)
-        requests.command(PutRecurring(id=new_id(), at=requests.now(), by=requests.by, schedule=stored))
+        return PutRecurring(**self._requests.command_fields(), schedule=_schedule(name, cron, call, options))
 
     def trigger(self, name: str, /) -> Receipt[Any]:
         """Run a recurring job now; its schedule does not change. Raises as `put`; UsageError if the name is unknown."""
+        warn_if_blocking("recurring.trigger()", "recurring.trigger_async(…)", ANSWERS)
+        command = self._trigger_command(name)
+        self._requests.command(command)
+        return Receipt(command.job_id, self._requests, fresh=True)
+
+    async def trigger_async(self, name: str, /) -> Receipt[Any]:
+        """As `trigger`, without blocking the event loop."""
+        command = self._trigger_command(name)
+        await self._requests.command_async(command)
+        return Receipt(command.job_id, self._requests, fresh=True)
+
+    def _trigger_command(self, name: str) -> TriggerRecurring:
         check_name(name, _NAME)
-        requests, job_id = self._requests, new_id()
-        requests.command(TriggerRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name, job_id=job_id))
-        return Receipt(job_id, requests, fresh=True)
+        return TriggerRecurring(**self._requests.command_fields(), name=name, job_id=new_id())
 
     def pause(self, name: str, /) -> None:
         """Run it no more until `resume`. Raises as `trigger`."""
-        self._pause(name, paused=True)
+        warn_if_blocking("recurring.pause()", "recurring.pause_async(…)", ANSWERS)
+        self._requests.command(self._pause_command(name, paused=True))
+
+    async def pause_async(self, name: str, /) -> None:
+        """As `pause`, without blocking the event loop."""
+        await self._requests.command_async(self._pause_command(name, paused=True))
 
     def resume(self, name: str, /) -> None:
         """Run it at its times again. Raises as `trigger`."""
-        self._pause(name, paused=False)
+        warn_if_blocking("recurring.resume()", "recurring.resume_async(…)", ANSWERS)
+        self._requests.command(self._pause_command(name, paused=False))
+
+    async def resume_async(self, name: str, /) -> None:
+        """As `resume`, without blocking the event loop."""
+        await self._requests.command_async(self._pause_command(name, paused=False))
 
     def remove(self, name: str, /) -> None:
         """Remove it; its jobs stay. One that is declared in code returns when that program starts again."""
+        warn_if_blocking("recurring.remove()", "recurring.remove_async(…)", ANSWERS)
+        self._requests.command(self._remove_command(name))
+
+    async def remove_async(self, name: str, /) -> None:
+        """As `remove`, without blocking the event loop."""
+        await self._requests.command_async(self._remove_command(name))
+
+    def _remove_command(self, name: str) -> Command:
         check_name(name, _NAME)
-        requests = self._requests
-        requests.command(RemoveRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name))
+        return RemoveRecurring(**self._requests.command_fields(), name=name)
 
     def declared(self, service: str) -> list[Schedule]:
         """The declarations of the code, as schedules of this service, for a beat to send.
@@ -206,10 +251,9 @@ class Recurring:
     def _requests(self) -> RequestClient:
         return self._source.requests
 
-    def _pause(self, name: str, *, paused: bool) -> None:
+    def _pause_command(self, name: str, *, paused: bool) -> Command:
         check_name(name, _NAME)
-        requests = self._requests
-        requests.command(PauseRecurring(id=new_id(), at=requests.now(), by=requests.by, name=name, paused=paused))
+        return PauseRecurring(**self._requests.command_fields(), name=name, paused=paused)
 
 
 _CHOICES = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
@@ -246,6 +290,10 @@ def _check_call(call: object, method: str) -> None:
     """Refuse a value that is no job and no call. It evaluates no annotation, as it runs at import."""
     match call:
         case Call():
+            if "publish_timeout" in call.options or "fail_fast" in call.options:
+                raise OptionError(
+                    "publish_timeout and fail_fast belong to an enqueue; these jobs the coordinator makes"
+                )
             if call.source.has_own_id:
                 raise OptionError(_NO_ID)
             if call.source.has_parents or has_pending(*call.bound):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict
@@ -25,7 +24,7 @@ from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, Usag
 from broker_jobs.function.hooks import OnEnqueue
 from broker_jobs.messages.commands import BatchReply, Command, GetBatch, GetJob, JobReply, Reply
 from broker_jobs.messages.envelope import new_id
-from broker_jobs.producer.asyncio_support import await_shielded, in_thread
+from broker_jobs.producer.asyncio_support import await_future, in_thread
 from broker_jobs.producer.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -151,6 +150,16 @@ class RequestClient:
         reply = run(self._send_until_answered(command, seconds, ends=ends))
         if ends and (reply is None or reply.expired):
             raise ResultTimeout(self._end_of(command, expired=reply is not None))
+        return _accepted(reply, seconds)
+
+    async def command_async(self, command: Command) -> Reply:
+        """As `command`, without blocking the event loop. If it is cancelled, what is not written yet is never sent."""
+        seconds = self.connection.settings.publish_timeout
+        ends = self._audit is not None or self.connection.settings.expire_commands
+        await self._reply_queue.open_async()
+        reply = await run_async(self._send_until_answered(command, seconds, ends=ends))
+        if ends and (reply is None or reply.expired):
+            raise ResultTimeout(await in_thread(lambda: self._end_of(command, expired=reply is not None)))
         return _accepted(reply, seconds)
 
     def _end_of(self, command: Command, *, expired: bool) -> str:
@@ -287,7 +296,7 @@ class RequestClient:
             if reply is None or reply.refused is not None or _is_known(reply):
                 return reply or last
             last = reply
-            yield Wait(Future(), pause if left is None else min(pause, left))
+            yield Wait(SignalSafeFuture(), pause if left is None else min(pause, left))
             pause = min(pause * 2, REPEAT_SECONDS)
 
 
@@ -301,10 +310,8 @@ class ReplyQueue:
         self.address = ""
         """The name of the queue."""
         self._connection = connection
-        self._lock = threading.Lock()
         self._waiting: dict[str, Future[Reply]] = {}
-        self._broker: Broker | None = None
-        self._subscription: Consumer | None = None
+        self._opened: dict[Broker, tuple[str, Consumer]] = {}  # no lock: it is opened by signal handlers, and forked
 
     def open(self) -> None:
         """Declare the queue, unless it is open.
@@ -313,23 +320,24 @@ class ReplyQueue:
             BrokerError: RabbitMQ refuses, or cannot be reached.
         """
         broker = self._connection.broker()
-        if self._broker is broker:
+        if broker in self._opened:
             return
-        with self._lock:
-            if self._broker is not broker:
-                self.address, self._subscription = broker.subscribe_private(self._on_deliveries)
-                self._broker = broker
+        self._opened.clear()  # of a broker that is closed, or that the parent process goes on to use
+        mine = broker.subscribe_private(self._on_deliveries)
+        if (opened := self._opened.setdefault(broker, mine)) is not mine:
+            mine[1].close()
+        self.address = opened[0]
 
     async def open_async(self) -> None:
         """As `open`, without blocking the event loop."""
-        if self._broker is None or self._broker is not await self._connection.broker_async():
+        if await self._connection.broker_async() not in self._opened:
             await in_thread(self.open)
 
     def close(self) -> None:
         """Delete the queue. A second call does nothing."""
-        with self._lock:
-            subscription, self._subscription, self._broker = self._subscription, None, None
-        if subscription is not None:
+        opened = list(self._opened.values())
+        self._opened.clear()
+        for _, subscription in opened:
             subscription.close()
 
     def expect(self, id: str) -> Future[Reply]:
@@ -377,7 +385,7 @@ async def run_async(steps: RequestSteps) -> Reply | None:
         wait = next(steps)
         while True:
             try:
-                reply = await await_shielded(wait.reply, wait.seconds)
+                reply = await await_future(wait.reply, wait.seconds, cancel=False)
             except TimeoutError:
                 reply = None
             wait = steps.send(reply)

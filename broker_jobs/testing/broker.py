@@ -22,6 +22,7 @@ class ManualBroker:
 
     def __init__(self) -> None:
         self.connected = True
+        self.problem: str | None = None
         self.blocked = False
         self.reconnects = 0
         self.published: list[Message] = []

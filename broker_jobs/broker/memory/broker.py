@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,17 @@ USER = "memory"
 _servers: dict[str, MemoryServer] = {}
 """The running servers by name, from the first start of a broker of that name to the last stop."""
 _servers_lock = threading.Lock()
+
+
+def _reset_in_child() -> None:
+    """Forget the servers of the parent process: their threads are not here, and the lock may be held."""
+    global _servers_lock  # noqa: PLW0603
+    _servers_lock = threading.Lock()
+    _servers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_in_child)
 
 
 class MemoryBroker:
@@ -54,6 +66,11 @@ class MemoryBroker:
         """Whether it is started, and not disconnected by `disconnect`."""
         started = self._started
         return started is not None and started[1].up
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not connected, in a few words."""
+        return None if self.connected else "it was disconnected"
 
     @property
     def reconnects(self) -> int:

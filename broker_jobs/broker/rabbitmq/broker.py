@@ -23,7 +23,7 @@ from broker_jobs.broker import io_threads, names
 from broker_jobs.broker.future import SignalSafeFuture
 from broker_jobs.broker.interface import Consumer, Delivery, Message, PublishFailure, Unconfirmed
 from broker_jobs.broker.rabbitmq import declarations
-from broker_jobs.broker.rabbitmq.connection import RabbitConnection, parse_hosts, refusal, unreachable
+from broker_jobs.broker.rabbitmq.connection import RabbitConnection, describe_error, parse_hosts, refusal, unreachable
 from broker_jobs.broker.rabbitmq.consumer import PrivateConsumer, RabbitConsumer
 from broker_jobs.broker.rabbitmq.io_loop import IoLoop
 from broker_jobs.broker.rabbitmq.publisher import NOT_OPEN, PublishBatch, Publisher
@@ -72,6 +72,14 @@ class RabbitBroker:
     def connected(self) -> bool:
         """Whether both connections are open."""
         return bool(self._connections) and all(each.pika_connection is not None for each in self._connections)
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not connected, in a few words."""
+        for each in self._connections:
+            if each.pika_connection is None and each.error is not None:
+                return f"{each.address}: {describe_error(each.error)}"
+        return None
 
     @property
     def reconnects(self) -> int:

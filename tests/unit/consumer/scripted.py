@@ -76,6 +76,7 @@ class ScriptedExchange:
     """The port, by hand. `hold`: publishes to the log wait until `confirm` or `fail`."""
 
     connected = True
+    problem: str | None = None
     blocked = False
     reconnects = 0
 

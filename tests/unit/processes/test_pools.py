@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from broker_jobs import metrics as m
-from broker_jobs.processes.logs import LineFormatter, name_role
 from broker_jobs.processes.pool import Pool
 from broker_jobs.processes.pools import Pools
 from broker_jobs.processes.signals import ComponentFailed
@@ -102,18 +102,18 @@ def test_what_is_counted_of_processes_has_their_role(stage: Stage) -> None:
     assert total.values[m.RELEASES.name] == {(): 2}, "added up"
 
 
-def test_lines_of_a_process_with_a_role_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
+ROLE = """
+import logging
+from broker_jobs import logs
 
-    class Written(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))
+logs.set_up("INFO")
+logs.name_role("beat")
+logging.getLogger("a.b").warning("it is late", extra={"queue": "mail"})
+logging.getLogger("a.b").warning("of a user", extra={"role": "admin"})
+"""
 
-    handler = Written()
-    handler.setFormatter(LineFormatter())
-    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    name_role("beat")
-    logging.getLogger("a.b").warning("it is late", extra={"queue": "mail"})
-    logging.getLogger("a.b").warning("of a user", extra={"role": "admin"})
+
+def test_lines_of_a_process_with_a_role_name_it() -> None:
+    lines = subprocess.run([sys.executable, "-c", ROLE], check=True, capture_output=True, text=True).stderr.splitlines()
     assert lines[0].endswith("it is late queue=mail role=beat")
     assert lines[1].endswith("of a user role=admin")

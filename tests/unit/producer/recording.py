@@ -37,6 +37,7 @@ class RecordingBroker:
         self._on_deliveries: Callable[[list[Delivery]], None] | None = None
 
     connected = True
+    problem: str | None = None
     blocked = False
 
     def start(self, timeout: float = 10.0) -> None:

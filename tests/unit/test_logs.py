@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_jobs.processes.logs import LineFormatter, mask_passwords
+from broker_jobs.logs import LineFormatter, mask_passwords
 
 
 def line(message: str, *arguments: object, **extra: object) -> str:

@@ -1,0 +1,67 @@
+"""A lock that forks, signal handlers and interrupts cannot leave locked."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+LOOK_SECONDS = 0.005
+
+
+class Hold:
+    """One attempt to hold a `ProcessLock`. Setting `over` gives it back, whether it was got or not."""
+
+    __slots__ = ("next", "over", "thread")
+
+    def __init__(self, *, over: bool = False) -> None:
+        self.over = over
+        self.thread = threading.get_ident()
+        self.next: dict[str, Hold] = {}  # setdefault is atomic: of those that wait, one is next
+
+
+class ProcessLock:
+    """A lock that is free after a fork, and that knows whether the calling thread holds it.
+
+    A fork copies a lock that another thread holds, but not that thread: nothing would release it in the child. A signal
+    handler interrupts the code of its own thread, so it must not wait for that code. And a handler that raises (Ctrl-C)
+    may do so between any two steps of Python, also right after a lock was taken. So a hold is an object that its user
+    has before it waits, and gives back by one assignment, which nothing interrupts:
+
+        hold = Hold()
+        try:
+            if lock.take(hold, 30):
+                …
+        finally:
+            hold.over = True
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[int, Hold] = {}  # one for each process
+
+    @property
+    def held_here(self) -> bool:
+        """Whether the calling thread holds it."""
+        latest = self._find_latest()
+        return not latest.over and latest.thread == threading.get_ident()
+
+    def take(self, hold: Hold, timeout: float | None = None) -> bool:
+        """Wait until this hold has the lock; False if it has not after `timeout` seconds (None: without end)."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            latest = self._find_latest()
+            if latest is hold:
+                return True
+            if latest.over:
+                latest.next.setdefault("hold", hold)
+            elif until is not None and time.monotonic() >= until:
+                return False
+            else:
+                time.sleep(LOOK_SECONDS)
+
+    def _find_latest(self) -> Hold:
+        pid = os.getpid()
+        latest = self._latest.setdefault(pid, Hold(over=True))
+        while (following := latest.next.get("hold")) is not None:
+            latest = self._latest[pid] = following
+        return latest
