@@ -59,7 +59,7 @@ class Jobs:
         if "name" in defaults:
             raise OptionError("name belongs to one function: write @….job(name=…)")
         job_options(defaults)
-        self._names = names
+        self._names: Names = names
         self._defaults: dict[str, Any] = dict(defaults)
         self._has(Members())
 

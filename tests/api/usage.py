@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from broker_jobs import Role, Visitor
-from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobError, JobInfo, JobOptions,
+from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call, Concurrency, Depends, Failure, Job, JobError, JobInfo, JobMessage,
+                         JobOptions, Jobs,
                          Ordered, RateLimit, Receipt, State, SyncJob, Unique, current_job, result_of, results_of)
 
 P = ParamSpec("P")
@@ -380,6 +381,45 @@ def in_app_context() -> Generator[None]: yield
 async def in_session() -> AsyncGenerator[None]: yield
 @jobs.around  # E
 def not_around() -> None: ...
+
+# ---- 13b. hooks and groups ------------------------------------------------------------------------------------
+@jobs.on_enqueue
+def enqueued(job: JobMessage) -> None: assert_type(job.name, str)
+@jobs.on_start
+async def started(job: JobMessage) -> None: assert_type(job.attempt, int)
+@jobs.on_success
+def succeeded(job: JobMessage, result: object) -> None: ...
+@jobs.on_failed
+async def failed(job: JobMessage, error: BaseException) -> None: ...
+@jobs.on_worker_start
+async def worker_started() -> None: ...
+@jobs.on_worker_stop
+def worker_stopped() -> None: ...
+jobs.on_enqueue(started)  # E
+jobs.on_start(succeeded)  # E
+jobs.on_success(enqueued)  # E
+jobs.on_failed(worker_stopped)  # E
+jobs.on_worker_start(enqueued)  # E
+mail = Jobs(queue="mail", retries=3, names="module")
+@mail.job
+def in_group(user_id: int) -> str: return ""
+@mail.job(queue="bulk")
+async def in_group_async(user_id: int) -> str: return ""
+@mail.subscribe("user.registered")
+def in_group_event(user_id: int) -> None: ...
+mail.recurring("group", "0 9 * * *", in_group.bind(1))
+mail.on_start(started)
+mail.include(Jobs())
+jobs.include(mail)
+assert_type(in_group.enqueue(1), Receipt[str])
+assert_type(in_group_async.enqueue(1), Receipt[str])
+in_group.enqueue("x")  # E
+jobs.include("mail")  # E
+Jobs(quee="mail")  # E
+Jobs(names="path")  # E
+BrokerJobs(names="module")
+BrokerJobs(names="path")  # E
+mail.start()  # E
 
 def fastapi_app() -> None:
     from fastapi import FastAPI
