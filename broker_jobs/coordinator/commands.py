@@ -50,14 +50,18 @@ def put(tx: Transaction, command: PutRecurring, now: Instant) -> str | None:
 def declare(tx: Transaction, command: DeclareRecurring, now: Instant) -> str | None:
     """Put what the code of a service declares and remove what it no longer declares."""
     tx.schedules.know(schedule.name for schedule in command.schedules)
+    before = {row.name: row.service for row in tx.schedules.all() if row.service}
+    own = {name for name, service in before.items() if service == command.service}
     refusals = [refused for schedule in command.schedules if (refused := _put(tx, schedule, now))]
     declared = {schedule.name for schedule in command.schedules}
-    own = {row.name for row in tx.schedules.all() if row.service and row.service == command.service}
     for name in own - declared:
         tx.schedules.remove(name)
         tx.meta.schedules_version += 1
     removed = tx.declarations.note_removed(command.service, "recurring job", own, declared, now)
     _say_removed(command, "recurring job", removed)
+    for name in sorted(declared & before.keys() - own):
+        tx.declarations.note_removed(before[name], "recurring job", {name}, set(), now)
+        logger.warning("recurring job %s of program %s now belongs to program %s", name, before[name], command.service)
     return "; ".join(refusals) or None
 
 

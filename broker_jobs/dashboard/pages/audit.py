@@ -21,6 +21,7 @@ DESCRIPTIONS = {
     "reschedule": "rescheduled a job",
     "bulk delete": "deleted jobs",
     "bulk requeue": "requeued jobs",
+    "bulk fail": "failed jobs that no worker knew",
     "batch delete": "deleted a batch",
     "recurring put": "added or changed a recurring job",
     "recurring declare": "declared the recurring jobs of a program",
@@ -88,7 +89,7 @@ def _facts(kind: str, facts: dict[str, Any]) -> Iterator[str]:
             yield f"to {number}" if number is not None else "override removed"
         case "worker change":
             yield from _worker_facts(facts)
-        case "bulk delete" | "bulk requeue":
+        case "bulk delete" | "bulk requeue" | "bulk fail":
             yield f"{facts.get('done', 0)} done"
             if facts.get("refused"):
                 yield f"{facts['refused']} refused"

@@ -287,7 +287,7 @@ class World:
         return [self.hello(worker, jobs)]
 
     def hello(self, worker: str, jobs: list[str]) -> Input:
-        ref, code = WorkerRef(id=worker, host="h", slot=worker), f"{len(jobs[0]):032x}"
+        ref, code = WorkerRef(id=worker, host="h", slot=worker), jobs[0].encode().hex()
         return self.harness.ask(Hello, worker=ref, queues=["default"], code=code, jobs=jobs)
 
     def known(self) -> bool:

@@ -487,3 +487,22 @@ def test_ten_thousand_schedules_fire_at_once_and_once_each(harness: EngineHarnes
     assert len({row.recurring for row in released}) == len(released) == MANY
     assert beats(harness, timers) == []
     assert harness.store.reader.statistics.counts()[State.ENQUEUED] == MANY
+
+
+def test_what_a_declaration_removes_is_said_and_kept_until_it_is_declared_again(
+    harness: EngineHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = schedule(harness, "one"), schedule(harness, "two")
+    harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[one, two]))
+    assert harness.store.reader.declarations.removed() == []
+    harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[two], by="beat-2"))
+    (removed,) = harness.store.reader.declarations.removed()
+    assert removed == ("shop", "recurring job", "one", harness.now)
+    assert "recurring job one of program shop removed: its code, as beat-2 has it" in caplog.text
+    harness.apply(harness.ask(DeclareRecurring, service="shop", schedules=[one]))
+    assert [row.name for row in harness.store.reader.declarations.removed()] == ["two"]
+    harness.apply(
+        harness.ask(DeclareRecurring, service="billing", schedules=[one.model_copy(update={"service": "billing"})])
+    )
+    assert [row.name for row in harness.store.reader.declarations.removed()] == ["one", "two"]
+    assert "recurring job one of program shop now belongs to program billing" in caplog.text

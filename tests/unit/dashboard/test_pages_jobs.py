@@ -42,6 +42,7 @@ MOMENT = st.integers(0, 32_000_000_000).map(as_datetime)
 QUERY = st.builds(
     JobsQuery,
     state=st.none() | st.sampled_from(State),
+    unknown=st.none() | st.booleans(),
     queue=st.none() | WORD,
     job=st.none() | WORD,
     text=st.none() | WORD,
