@@ -106,11 +106,8 @@ class ArgumentCodec:
 
     def json_name(self, name: str, field: str) -> str:
         hint = self._hints.get(name)
-        for each in (hint, *get_args(hint)):
-            found = getattr(each, "__pydantic_fields__", {}).get(field)
-            if found is not None:
-                return found.serialization_alias or field
-        return field
+        fields = [getattr(each, "__pydantic_fields__", {}).get(field) for each in (hint, *get_args(hint))]
+        return next((found.serialization_alias or field for found in fields if found is not None), field)
 
     def _pending_validator(self) -> Callable[[ArgsKwargs], Any]:
         """As `_validate`, but a placeholder fits every parameter."""

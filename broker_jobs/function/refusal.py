@@ -18,6 +18,11 @@ _SCALARS = (str, int, float, bytes, dict, list, tuple, set)
 def misread(name: str, error: ErrorDetails) -> str:
     """The sentence about a value whose JSON cannot be read back."""
     path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    if error["type"] in ("literal_error", "enum"):
+        return (
+            f"{name} cannot be read back from its JSON, where {path} is {shown(error['input'])}; "
+            "annotate it as an Enum whose values are text or numbers, or as a Literal of such values"
+        )
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     what = "is missing" if error["type"] == "missing" else f"is refused: {message[:1].lower()}{message[1:]}"
     return (

@@ -99,7 +99,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Level | None, Level.HIGH),
     (Word, Word.DATE),
     (Rights, Rights.READ | Rights.WRITE),
-    (Literal["a", b"b", Colour.ONE], Colour.ONE),
+    (Literal["a", 1], 1),
     (Pair, Pair(1, "2")),
     (tuple[int, str], (1, "1")),
     (frozenset[Key], frozenset({Key(1), Key(2, TWICE)})),

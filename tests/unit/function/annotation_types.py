@@ -72,7 +72,7 @@ class Bigger(Plain):
 class Aliased(BaseModel):
     order_id: int = Field(alias="orderId")
     name: str = Field(default="", validation_alias="nameIn", serialization_alias="nameOut")
-    tag: str = Field(default="", validation_alias=AliasChoices("tag", "label"))
+    tag: str = Field(default="", validation_alias=AliasChoices("tag", "label"))  # type: ignore[pydantic-alias]
 
 
 class Swapped(BaseModel):

@@ -10,12 +10,12 @@ import pathlib
 import uuid
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BeforeValidator, Json
+from pydantic import AfterValidator, BeforeValidator, Json, SecretStr
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
@@ -79,7 +79,7 @@ def nested(levels: int) -> Any:
 def test_a_value_of_any_annotation_arrives_the_same_or_is_refused_by_name(data: st.DataObject) -> None:
     case = data.draw(cases())
     value = data.draw(case.values)
-    refusal = ""
+    refusal, back = "", None
     try:
         back = arrived(case.annotation, value)
     except (ArgumentsError, DefinitionError) as error:
@@ -97,7 +97,7 @@ def test_a_result_of_any_annotation_comes_back_or_is_refused_by_name(data: st.Da
     case = data.draw(cases())
     value = data.draw(case.values)
     signature = Signature(function_of(case.annotation), "echo")
-    refusal = ""
+    refusal, text = "", ""
     try:
         text = signature.encode_result(value)
     except (ArgumentsError, DefinitionError) as error:
@@ -136,7 +136,7 @@ def test_every_plane_of_unicode_arrives(plane: int) -> None:
         (list[Base64], [Base64(data=b"\xff\x00")]),
         (Row, Row("a", b"abcd")),
         (Row | None, Row("a", b"\xff")),
-        (Login, Login(name="**********", password="**********")),
+        (Login, Login(name="**********", password=SecretStr("**********"))),
         (str | Decimal, "1.10"),
         (Decimal | int, 1),
         (float | int, 3),
@@ -199,6 +199,8 @@ def test_what_looks_hard_arrives(annotation: Any, value: Any) -> None:
         (Private, Private(a=1).marked(), "x._seen would arrive as 0 (int), not as 1 (int); it is a private attribute"),
         (Excluded, Excluded(a=1, hidden=1), "x.hidden would arrive as 0 (int), not as 1 (int); Excluded changes it"),
         (Init, Init(1, 1), "x.c would arrive as 1 (int), not as 2 (int); Init changes it when it is read"),
+        (Colour, Colour.PAIR, "annotate it as an Enum whose values are text or numbers"),
+        (Literal[Colour.RED], Colour.RED, "annotate it as an Enum whose values are text or numbers"),
         (Cents, Cents(cents=1), "its validators must leave alone what they have made"),
         (Annotated[int, BeforeValidator(lambda value: value["a"])], 1, "x was refused: its validator raised TypeError"),
     ],
@@ -250,7 +252,7 @@ def test_what_a_caller_changes_later_is_not_sent() -> None:
         (int, 10**4300, "the result of echo cannot be sent as JSON: an integer has more than 4_300 digits"),
         (
             Login,
-            Login(name="a", password="b"),
+            Login(name="a", password=SecretStr("b")),
             "the result of echo holds a secret, and results are shown",
         ),
     ],
