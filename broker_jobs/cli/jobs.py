@@ -140,6 +140,7 @@ def show(
             ("created", _moment(job.created_at)),
             ("started", _moment(job.started_at)),
             ("ended", _moment(job.ended_at)),
+            ("kept until", _moment(job.expires_at)),
             ("worker", job.worker),
             ("progress", None if job.progress is None else f"{job.progress.done:g}/{job.progress.total or '?'}"),
             ("result", job.result if job.result_lost is None else f"({job.result_lost})"),

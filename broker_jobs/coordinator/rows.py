@@ -13,6 +13,8 @@ from broker_jobs.store.write import Transaction
 
 SMALL_CHARS = 4_096
 """Envelopes up to this length are kept decoded for the rest of a transaction."""
+LEAST_KEEP_SECONDS = 60.0
+"""A job is kept so long whatever it says: a record of it that the broker delivers again must find it ended."""
 MOST_ALIASES = 10
 """An alias names its group and never another alias; a store that says otherwise must not hold us."""
 
@@ -76,7 +78,7 @@ class Rows:
             return
         envelope = self.envelope(row) if row.state.is_final else None
         keep, keep_result = (None, None) if envelope is None else (envelope.policy.keep, envelope.policy.keep_result)
-        row.keep_until = None if keep is None else row.changed_at + keep
+        row.keep_until = None if keep is None else row.changed_at + max(keep, LEAST_KEEP_SECONDS)
         row.result_until = None if keep_result is None or row.result is None else row.changed_at + keep_result
 
     def open_runs(self, recurring: str) -> int:

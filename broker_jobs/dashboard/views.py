@@ -194,6 +194,7 @@ class JobView(JobSummary):
     doc: str = Field(description="docstring of the function, where a program has declared it")
     result: str | None = Field(description="JSON text, hidden values masked")
     result_lost: str | None = Field(description="why a succeeded job has no result")
+    result_until: datetime | None = Field(description="when its result is kept no longer, if before the job")
     failure: ErrorView | None
     history: list[StateChange] = Field(description="oldest first")
     attempts: list[AttemptView] = Field(

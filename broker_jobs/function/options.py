@@ -45,8 +45,8 @@ class Options(TypedDict, total=False):
     """Only one job with this key exists at a time; a str means `Unique(key)`."""
     keep: Seconds | None
     """How long the job is kept after its end, however it ended: more than 0 and at most ten years. None: as the
-    settings `keep_succeeded`, `keep_failed` and `keep_deleted` of the coordinator say. What other jobs need of it is
-    kept until they have ended."""
+    settings `keep_succeeded`, `keep_failed` and `keep_deleted` of the coordinator say. It is kept for a minute at
+    least, and what other jobs need of it until they have ended."""
     keep_result: Seconds | None
     """How long its result is kept after its end: more than 0 and at most ten years. None: as long as the job. Jobs that
     wait for the result get it."""

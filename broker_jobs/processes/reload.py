@@ -132,4 +132,7 @@ def _stop(child: subprocess.Popen[bytes] | None, signals: ShutdownSignals, patie
 
 
 def _ask_to_stop(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+    if sys.platform == "win32":
+        child.send_signal(signal.CTRL_BREAK_EVENT)
+    else:
+        child.send_signal(signal.SIGTERM)

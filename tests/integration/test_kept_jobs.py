@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker_jobs import BrokerJobs, BrokerJobsError, JobFailed, State, result_of
-from broker_jobs.coordinator import maintenance
+from broker_jobs.coordinator import maintenance, rows
 from broker_jobs.store import Row
 from tests.support.rabbitmq import Vhost
 from tests.support.wait import eventually
@@ -23,6 +23,7 @@ from tests.support.wait import eventually
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerJobs]:
     monkeypatch.setattr(maintenance, "PURGE_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(maintenance, "PURGE_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(rows, "LEAST_KEEP_SECONDS", 0.0)
     vhost: Vhost | None = None if request.param == "memory" else request.getfixturevalue("vhost")
     store = request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path / 's.db'}"
     program = BrokerJobs("memory://" if vhost is None else vhost.url, store=store)
@@ -117,6 +118,7 @@ def test_a_result_is_forgotten_before_its_job_and_a_child_that_waits_gets_it(job
 def test_jobs_are_forgotten_though_the_coordinator_was_restarted_in_between(
     vhost: Vhost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rows, "LEAST_KEEP_SECONDS", 0.0)
     store = f"sqlite:///{tmp_path / 's.db'}"
     first = BrokerJobs(vhost.url, store=store)
 

@@ -89,6 +89,7 @@ class JobQueries:
             doc="" if function is None else function.doc,
             result=None if row.result is None else self._masking.text(row.result),
             result_lost=row.result_lost,
+            result_until=optional_datetime(row.result_until),
             failure=_failure(row.error),
             history=_history(row),
             attempts=[_attempt(each) for each in self._reader.attempts.of(id)],
@@ -142,6 +143,8 @@ class JobQueries:
         return json.dumps(text, ensure_ascii=False)[1:-1].casefold() in json.dumps(shown, ensure_ascii=False).casefold()
 
     def _expires_at(self, row: Row) -> datetime | None:
+        if row.keep_until is not None:
+            return optional_datetime(row.keep_until)
         seconds = self._retention.get(row.state.value)
         if not row.state.is_final or seconds is None:
             return None
