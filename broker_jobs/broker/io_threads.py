@@ -8,6 +8,7 @@ other thread of the package an exception of a handler would end that thread, so 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -106,10 +107,12 @@ class _DeferredRecords(logging.Filter):
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=self._handle_all, args=(self._records,), name="broker-jobs-log", daemon=True
                     )
-                    self._thread.start()
+                    with contextlib.suppress(RuntimeError):  # no more threads on this machine: the next record tries it
+                        thread.start()
+                        self._thread = thread
 
     def _handle_all(self, records: SimpleQueue[_Entry]) -> None:
         while True:

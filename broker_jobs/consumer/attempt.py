@@ -69,9 +69,9 @@ def _attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCoro
                 if hooks.around or function.provided:
                     given = insert_gaps(function, args)
                     with inside(hooks.around, run, run_coroutine), provide(function, given, kwargs) as (args, kwargs):
-                        value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
+                        value = finish(_called(run, args, kwargs), run, run_coroutine)
                 else:
-                    value = finish(run.interrupt.call(function.fn, args, kwargs), run, run_coroutine)
+                    value = finish(_called(run, args, kwargs), run, run_coroutine)
                 outcome = _ended(run, value)
             except LoopStopped:
                 return NotRun("shutdown")
@@ -99,14 +99,28 @@ async def attempt_async(run: Run, current: CurrentJob, hooks: Hooks) -> Outcome:
                         inside_async(hooks.around),
                         provide_async(function, given, kwargs) as (args, kwargs),
                     ):
-                        value = await finish_async(await function.fn(*args, **kwargs), run)
+                        value = await finish_async(await _awaited(run, args, kwargs), run)
                 else:
-                    value = await finish_async(await function.fn(*args, **kwargs), run)
+                    value = await finish_async(await _awaited(run, args, kwargs), run)
                 outcome = _ended(run, value)
             except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
                 outcome = _broke(run, error)
         await notices.end_async(hooks, run, outcome, value)
     return outcome
+
+
+def _called(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return run.interrupt.call(run.received.function.fn, args, kwargs)
+    finally:
+        run.leave_if_copied()
+
+
+async def _awaited(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return await run.received.function.fn(*args, **kwargs)
+    finally:
+        run.leave_if_copied()
 
 
 def _by_parameter(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

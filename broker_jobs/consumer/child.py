@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
@@ -33,7 +34,7 @@ from broker_jobs.consumer.outcome import Outcome, Raised, misfit, outcome_json
 from broker_jobs.consumer.own_loop import OwnLoop
 from broker_jobs.consumer.process_stats import virtual_bytes
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
-from broker_jobs.consumer.running import CancelReason, Run
+from broker_jobs.consumer.running import CancelReason, Run, progress_of
 from broker_jobs.errors import DefinitionError
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.codec import decode
@@ -48,8 +49,12 @@ LOST_PARENT = 1
 
 @dataclass(frozen=True)
 class RunOrder:
-    """An order of the parent: run this delivery. `memory_limit`: bytes beyond what the process has now."""
+    """An order of the parent: run this delivery. `memory_limit`: bytes beyond what the process has now.
 
+    `number`: of the order. What is said of its run carries it, as a thread that a job has left may say something later.
+    """
+
+    number: int
     delivery: Delivery
     memory_limit: int | None
 
@@ -75,6 +80,7 @@ class ChildRunner:
     """The child's side of the pipe, and the job that runs."""
 
     def __init__(self, pipe: Connection, load: Callable[[], Registry], log_setup: logs.LogSetup) -> None:
+        self._pid = os.getpid()
         self._pipe = pipe
         self._log_setup = log_setup
         self._load = load
@@ -97,9 +103,10 @@ class ChildRunner:
             return
         self._send({"kind": "ready"})
         while True:
-            outcome = self._run_job(registry, self._orders.get())
+            order = self._orders.get()
+            outcome = self._run_job(registry, order)
             try:
-                self._send({"kind": "ended", "outcome": outcome_json(outcome)})
+                self._send({"kind": "ended", "outcome": outcome_json(outcome)}, order.number)
             except OSError:  # the job has closed the pipe
                 os._exit(LOST_PARENT)
 
@@ -130,8 +137,8 @@ class ChildRunner:
         current = CurrentJob(
             envelope.id,
             envelope.attempt,
-            on_progress=lambda done, total: self._send({"kind": "progress", "done": done, "total": total}),
-            on_line=lambda text: self._send({"kind": "line", "text": text}),
+            on_progress=partial(self._send_progress, order.number),
+            on_line=lambda text: self._send({"kind": "line", "text": text}, order.number),
             asked_to_stop=run.asked_to_stop,
             batch=batch,
             envelope=envelope,
@@ -147,9 +154,16 @@ class ChildRunner:
         self._run = None
         return _explained(outcome, order.memory_limit)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send_progress(self, number: int, done: float, total: float | None) -> None:
+        if (progress := progress_of(done, total)) is not None:
+            self._send({"kind": "progress", "done": progress[0], "total": progress[1]}, number)
+
+    def _send(self, message: dict[str, Any], number: int = 0) -> None:
+        """Say something of the run of this number, or of this process. A copy that a job has forked says nothing."""
+        if os.getpid() != self._pid:
+            return
         with self._sending:
-            self._pipe.send_bytes(json.dumps(message).encode())
+            self._pipe.send_bytes(json.dumps({"run": number, **message}).encode())
 
 
 async def _in_task(coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:

@@ -11,11 +11,14 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import connection
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from broker_jobs import logs
@@ -55,6 +58,12 @@ class JobProcess:
             theirs.close()
         self.ready = False
         """Whether it has loaded the program."""
+        self.run_number = 0
+        """Of the job that it runs, or ran last."""
+        self._said: SimpleQueue[bytes | None] = SimpleQueue()
+        """What it has said; None: it says no more."""
+        self._reader = threading.Thread(target=self._read, name="broker-jobs child", daemon=True)
+        self._reader.start()
 
     def send(self, order: RunOrder | CancelOrder) -> None:
         """Give it an order; `receive` notices if it is gone."""
@@ -65,18 +74,30 @@ class JobProcess:
         """What it says next; None: nothing yet.
 
         Raises:
-            EOFError, OSError: it has ended, or closed its pipe.
-            ValueError: the job has written into the pipe.
+            EOFError: it has ended, or closed its pipe.
+            Exception: the job has written into the pipe.
         """
-        if not self.pipe.poll():
-            connection.wait([self.pipe, self.process.sentinel], seconds)
-            ended = not self.process.is_alive()  # before the last look: it may have said something
-            if not self.pipe.poll():
-                if ended:
-                    raise EOFError
+        try:
+            said = self._said.get(timeout=seconds)
+        except Empty:
+            if self.process.is_alive():
                 return None
-        message: dict[str, Any] = json.loads(self.pipe.recv_bytes(MAX_MESSAGE_BYTES))
+            try:  # what it said before it ended; a process that it left behind may have the pipe open
+                said = self._said.get(timeout=seconds)
+            except Empty:
+                raise EOFError from None
+        if said is None:
+            raise EOFError
+        message: dict[str, Any] = json.loads(said)
         return message
+
+    def _read(self) -> None:
+        """In a thread of its own: half a message, which a job may write, would let whoever reads it wait for ever."""
+        try:
+            while True:
+                self._said.put(self.pipe.recv_bytes(MAX_MESSAGE_BYTES))
+        except (EOFError, OSError, ValueError, MemoryError):
+            self._said.put(None)
 
     def end(self) -> int | None:
         """End it, if it has not ended; its exit code, as of itself."""
@@ -89,7 +110,13 @@ class JobProcess:
         """End it at once."""
         self.process.kill()
         self.process.join(EXIT_SECONDS)
-        self.pipe.close()
+        if sys.platform != "win32":
+            # What a process that it left behind holds open ends too.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.pipe.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
+        self._reader.join(EXIT_SECONDS)
+        if not self._reader.is_alive():  # else its number could be that of another file when the thread reads again
+            self.pipe.close()
 
 
 class ChildPool:
@@ -162,7 +189,8 @@ class ChildPool:
             if child.ready and not sent:
                 sent, base_bytes = True, resident_bytes(child.process.pid)
                 run.begin_again(now)  # the start of a process is no part of the attempt
-                child.send(RunOrder(run.received.delivery, limit))
+                child.run_number += 1
+                child.send(RunOrder(child.run_number, run.received.delivery, limit))
             if run.cancel_reason is not None and asked is None:
                 asked = now
                 child.send(CancelOrder(run.cancel_reason))
@@ -170,7 +198,7 @@ class ChildPool:
                 message = child.receive(LOOK_SECONDS)
                 if message is not None and (outcome := self._heard(child, run, message)) is not None:
                     return outcome
-            except (EOFError, OSError, ValueError, LookupError, TypeError):  # it has ended, or writes what it must not
+            except Exception:  # noqa: BLE001  # it has ended, or a job has written into the pipe, which may be anything
                 child.ready = False
                 code = child.end()
                 if run.cancel_reason not in {None, "lease"}:
@@ -188,6 +216,8 @@ class ChildPool:
                 return _failed("MemoryError", f"it took more than its memory_limit of {limit} bytes and was killed")
 
     def _heard(self, child: JobProcess, run: Run, message: dict[str, Any]) -> Outcome | None:
+        if message["run"] not in (0, child.run_number):  # of a thread that an earlier job has left
+            return None
         match message["kind"]:
             case "ready":
                 child.ready = True

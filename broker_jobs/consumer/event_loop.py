@@ -55,6 +55,8 @@ class EventLoop:
         """What the loop has not begun, in order -> whether it is to begin. It waits while a job blocks the loop."""
         self._tasks: dict[asyncio.Task[None], ReceivedDelivery] = {}
         self._for_threads: set[Carried] = set()
+        self._problem: str | None = None
+        """Why the loop could not be started."""
         self._stopping = False
         self._over = False
 
@@ -62,7 +64,22 @@ class EventLoop:
         """Run deliveries, which have slots."""
         with self._lock:
             self._handed.update(dict.fromkeys(deliveries, True))
-        loop = self._loop or self._start()
+        self._begin_what_was_handed()
+
+    def look(self) -> None:
+        """Begin what waits for the loop's thread, which the machine had refused."""
+        if self._handed and self._loop is None:
+            self._begin_what_was_handed()
+
+    def _begin_what_was_handed(self) -> None:
+        try:
+            loop = self._loop or self._start()
+        except RuntimeError as error:
+            if self._problem is None:
+                logger.error("the event loop of async jobs cannot be started (%s); trying again", error)
+            self._problem = f"the event loop of async jobs cannot be started: {error}"
+            return
+        self._problem = None
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._begin_handed)
 
@@ -83,6 +100,8 @@ class EventLoop:
 
     def problem(self) -> str | None:
         """Why no async job can run; None: it can."""
+        if self._problem is not None:
+            return self._problem
         thread = self._thread
         if thread is None or self._over or self._stopping or thread.is_alive():
             return None
@@ -166,11 +185,14 @@ class EventLoop:
     def _start(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
             if self._loop is None and not self._stopping:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="broker-jobs-loop", daemon=True
-                )
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._run, args=(loop,), name="broker-jobs-loop", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -92,6 +92,11 @@ class LocalQueue:
         return self._concurrency
 
     @property
+    def slots(self) -> int:
+        """How many jobs run at once, with the spare slots."""
+        return self._slots
+
+    @property
     def in_threads(self) -> int:
         """How many slots are taken by jobs that need a thread."""
         return self._in_threads
@@ -252,6 +257,11 @@ class LocalQueue:
         with self._lock:
             line = self._lines.get(queue)
             return self.free if line is None else int(max(0, min(self.free, line.limit - line.running)))
+
+    def running(self, queue: str) -> int:
+        """How many jobs of a queue have a slot."""
+        line = self._lines.get(queue)
+        return 0 if line is None else line.running
 
     def at_limit(self, queue: str) -> bool:
         """Whether a queue has a limit and as many of its jobs run."""

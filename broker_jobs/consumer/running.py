@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+from collections import deque
 from collections.abc import Iterable
 from typing import Literal, Protocol, TypeAlias
 
@@ -15,6 +17,9 @@ from broker_jobs.clock import Instant
 from broker_jobs.consumer.received_delivery import ReceivedDelivery
 from broker_jobs.consumer.thread_interrupt import ThreadInterrupt
 from broker_jobs.producer.current_job import JobCancelled, JobTimedOut
+
+MOST_ENDED = 1_000
+"""Of so many attempts that have ended it is known for a moment what ran."""
 
 CancelReason: TypeAlias = Literal["deleted", "timeout", "shutdown", "lease"]
 
@@ -40,6 +45,7 @@ class Run:
         "outlived",
         "overdue",
         "owned",
+        "pid",
         "progress",
         "progress_monotonic",
         "received",
@@ -51,6 +57,7 @@ class Run:
 
     def __init__(self, received: ReceivedDelivery, started_at: Instant, started_monotonic: float) -> None:
         self.received = received
+        self.pid = os.getpid()
         self.started_at = started_at
         self.started_monotonic = started_monotonic
         timeout = received.envelope.policy.timeout
@@ -100,6 +107,14 @@ class Run:
         self.cancel_reason = reason
         self.stop()
 
+    def leave_if_copied(self) -> None:
+        """End this process at once if the job has forked it: the copy has returned from the function.
+
+        It would go on as a second worker: end the same run, and run further jobs.
+        """
+        if os.getpid() != self.pid:
+            os._exit(0)
+
     def begin_again(self, monotonic: float) -> None:
         """Its timeout counts from now."""
         if self.received.envelope.policy.timeout is not None:
@@ -144,9 +159,19 @@ class Run:
 
     def note_progress(self, done: float, total: float | None) -> None:
         """Keep the progress; reported at most once a second. What is not a finite number is ignored."""
-        progress = (float(done), None if total is None else float(total))
-        if all(amount is None or math.isfinite(amount) for amount in progress):
+        progress = progress_of(done, total)
+        if progress is not None:
             self.progress = progress
+
+
+def progress_of(done: float, total: float | None) -> tuple[float, float | None] | None:
+    """What a job says of its progress, as numbers; None: not all of it is finite.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no number.
+    """
+    progress = (float(done), None if total is None else float(total))
+    return progress if all(amount is None or math.isfinite(amount) for amount in progress) else None
 
 
 class Board(Protocol):
@@ -166,6 +191,7 @@ class Running:
     def __init__(self, board: Board | None = None) -> None:
         self._board = board
         self._runs: dict[Run, None] = {}  # adding, removing and copying are one step of the interpreter each
+        self._ended: deque[Run] = deque(maxlen=MOST_ENDED)
 
     def add(self, run: Run) -> None:
         """An attempt begins."""
@@ -177,8 +203,16 @@ class Running:
     def remove(self, run: Run) -> None:
         """An attempt has ended."""
         run.ended = True
-        if self._runs.pop(run, run) is None and self._board is not None:
-            self._board.end(run.board_place)
+        if self._runs.pop(run, run) is None:
+            self._ended.append(run)
+            if self._board is not None:
+                self._board.end(run.board_place)
+
+    def pop_ended(self) -> list[Run]:
+        """The attempts that have ended since the last call, the newest of them."""
+        ended = list(self._ended)
+        self._ended.clear()
+        return ended
 
     def all(self) -> list[Run]:
         """The attempts that run now."""

@@ -63,14 +63,17 @@ class StallWatch:
         self._looked_monotonic = self._clock.monotonic()
         self._looked_cpu = time.process_time()
         self._runs = self._running.all()
+        self._running.pop_ended()
 
     def _stood_still(self, seconds: float, now: float) -> None:
         """No thread of ours ran. The loop could not answer, which says nothing about it."""
         if self._asked_monotonic is not None:
             self._asked_monotonic += seconds
+        # What took the interpreter may have begun after the last look, and ended before this one.
+        ran = dict.fromkeys((*self._running.pop_ended(), *self._runs, *self._running.all()))
         computed = time.process_time() - self._looked_cpu > seconds / 2
         cause = "a job held Python's GIL" if computed else "a job held Python's GIL, or the process was stopped"
-        self._say(f"this process stood still for {seconds:.1f} s: {cause}; {_named(self._runs)}", now)
+        self._say(f"this process stood still for {seconds:.1f} s: {cause}; {_named(list(ran))}", now)
         logger.error(
             "%s. Other jobs, and the reports of this process, waited. Give such a job isolation='process', or use a "
             "library that releases the GIL",

@@ -56,6 +56,11 @@ class Starter:
         if asynchronous:
             self.loop.run(asynchronous)
 
+    def look(self) -> None:
+        """Start what the machine had refused to start: threads, and the event loop."""
+        self.threads.look()
+        self.loop.look()
+
     def add_slots(self, by: int) -> None:
         """Have so many slots more, or fewer, than the concurrency says."""
         self.start(self._local_queue.add_slots(by))

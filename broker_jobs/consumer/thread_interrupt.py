@@ -35,6 +35,9 @@ if _set_async_exc is not None:
     _set_async_exc.restype = ctypes.c_int
 _NOTHING = ctypes.py_object()
 """NULL: takes back what has not come."""
+_MAY_TAKE_BACK = sys.version_info >= (3, 12)
+"""On 3.11, to take back what has come already leaves the interpreter looking for it for ever: in a thread that is traced,
+as by coverage or a debugger, no step of Python code ends then."""
 
 
 class ThreadInterrupt:
@@ -123,7 +126,8 @@ class ThreadInterrupt:
         if on_its_way and _set_async_exc is not None:
             for _ in range(3):  # a jump backwards is a step at which it comes
                 pass
-            _set_async_exc(get_ident(), _NOTHING)
+            if _MAY_TAKE_BACK:
+                _set_async_exc(get_ident(), _NOTHING)
 
 
 def _is_fragile(thread_id: int) -> bool:

@@ -38,22 +38,40 @@ class ThreadPool:
         self._needed = needed
         self._handed: SimpleQueue[ReceivedDelivery | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._problem: str | None = None
         self._lock = threading.Lock()
 
     def run(self, received: ReceivedDelivery) -> None:
         """Run a delivery that has a slot, in a thread that is free or new."""
-        if len(self._threads) < self._needed():
-            self._start_more()
         self._handed.put(received)
+        self.look()
 
-    def _start_more(self) -> None:
+    def look(self) -> None:
+        """Start the threads that are missing. The machine may have refused one: then a later call starts it."""
+        if len(self._threads) >= self._needed():
+            return
         with self._lock:
-            while len(self._threads) < self._needed():
-                thread = threading.Thread(
-                    target=self._run, name=f"broker-jobs-run-{len(self._threads) + 1}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+            try:
+                while len(self._threads) < self._needed():
+                    name = f"broker-jobs-run-{len(self._threads) + 1}"
+                    thread = threading.Thread(target=self._run, name=name, daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
+            except RuntimeError as error:
+                self._note(f"{error}: {len(self._threads)} of {self._needed()} threads run")
+            else:
+                self._note(None)
+
+    def problem(self) -> str | None:
+        """Why jobs that have a slot do not run; None: they do."""
+        return self._problem
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and self._problem is None:
+            logger.error("a thread for jobs cannot be started (%s); trying again", problem)
+        elif problem is None and self._problem is not None:
+            logger.info("threads for jobs can be started again")
+        self._problem = problem
 
     def _run(self) -> None:
         get, work, ended = self._handed.get, self._work, self._ended
@@ -74,7 +92,7 @@ class ThreadPool:
         """Let the threads end after what they run; whether all have ended in time (seconds)."""
         self._handed.put(None)
         deadline = time.monotonic() + timeout
-        with self._lock:  # a thread is listed a moment before it is started
+        with self._lock:  # a thread is listed a moment after it is started
             threads = list(self._threads)
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

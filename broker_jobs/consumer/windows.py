@@ -40,6 +40,8 @@ class Windows:
         self._opening = 1
         """How many shut queues are opened at the next look. It doubles while slots stay free."""
         self._lower_looks = dict.fromkeys(self.sizes, 0)
+        self._slots = local_queue.slots
+        """How many there were at the last look: a spare one is for a job that does not end."""
         self._quiet_looks = dict.fromkeys(self.sizes, QUIET_LOOKS)
         """Work queue -> the looks since something of it came; of what is normal it does not matter."""
 
@@ -61,7 +63,7 @@ class Windows:
         for name in names:
             if name in self.sizes:
                 self.sizes[name] = self._lower_looks[name] = 0
-                self._targets[name] = min(self._targets[name], self._local_queue.concurrency)
+                self._targets[name] = min(self._targets[name], self._local_queue.slots)
 
     def shut_behind(self, name: str) -> None:
         """A delivery of this work queue has waited too long: shut it, and what comes after it and would wait too."""
@@ -79,7 +81,7 @@ class Windows:
         """The broker does not count these runs any more: shut what would let a delivery in for one of them."""
         for name, size in self.sizes.items():
             share = self._share(queue_of(name), owned)
-            if share <= 0 or share < size <= 2 * self._local_queue.concurrency:
+            if share <= 0 or share < size <= 2 * self._local_queue.slots:
                 self.shut([name])
 
     def waits_for_slot(self, paused: Collection[str]) -> bool:
@@ -103,6 +105,11 @@ class Windows:
                 # A window would let the next delivery of its queue in when its job ends, whosever turn it is.
                 self.shut(self.sizes)
             return
+        if looked and self._queues.weights:
+            # What is open, lets something in and got nothing is empty: else it would take a turn of its queue each time.
+            for name, size in self.sizes.items():
+                if size > local.running(queue_of(name)) and self._quiet_looks[name]:
+                    self._quiet_looks[name] = QUIET_LOOKS
         for name, size in self.sizes.items():
             if 0 < size < self._targets[name]:
                 self.sizes[name] = min(self._targets[name], size + local.room(queue_of(name)))
@@ -133,12 +140,15 @@ class Windows:
             waits_seconds: how long the oldest delivery of each work queue has waited, where one does.
         """
         came = self._local_queue.came()
+        more, self._slots = self._local_queue.slots - self._slots, self._local_queue.slots
         for name, size in self.sizes.items():
             self._quiet_looks[name] = 0 if name in came else self._quiet_looks[name] + 1
             share = self._share(queue_of(name), owned)
             if not size or share <= 0:
                 self._targets[name] = self._first(name)
                 continue
+            if more > 0:  # what has the slots holds the window too
+                self._targets[name] = max(self._targets[name], size + more)
             if not self._may_have(name):  # what ends is of others
                 continue
             target = next_prefetch(size, mean_run_seconds, share, self._prefetch_max, several=self._is_chosen(name))
@@ -187,7 +197,7 @@ class Windows:
 
     def _share(self, queue: str, owned: Mapping[str, int]) -> int:
         """How many jobs of a queue can run beside the runs that were handed over."""
-        share = self._local_queue.concurrency - sum(owned.values())
+        share = self._local_queue.slots - sum(owned.values())
         limit = self._queues.limits.get(queue)
         return share if limit is None else min(share, limit - owned.get(queue, 0))
 

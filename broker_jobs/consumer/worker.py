@@ -234,7 +234,7 @@ class Worker:
         """Why it takes no jobs, or not all; an empty list: it does, or has been told to stop."""
         if not self.running:
             return []
-        problems = [self._maintenance.problem(), self._starter.loop.problem()]
+        problems = [self._maintenance.problem(), self._starter.threads.problem(), self._starter.loop.problem()]
         if self._subscription is not None:
             problems.append(self._subscription.problem)
         return [problem for problem in problems if problem]
@@ -390,6 +390,7 @@ class Worker:
         self._dead_letter_publisher.repeat()
         self._acknowledger.look()
         self._monitor.look()
+        self._starter.look()
         self.heartbeats.look()
         now = self._clock.monotonic()
         self._return(self._flow_control.late(now), "waited too long")
