@@ -97,6 +97,7 @@ LATE: dict[tuple[str, str], str] = {
     ("cli.dashboard", "dashboard.store_access"): "only this command needs the web framework",
     ("cli.dashboard", "dashboard.server"): "the same",
     ("cli.dashboard", "dashboard.app"): "the same",
+    ("cli.jobs", "dashboard.views"): "models of pages take a while to make, and every command imports this file",
     ("cli.connections", "dashboard.queries"): "it reads the store, which not every command does",
     ("cli.demo", "demo.main"): "only this command needs a mail server",
 }

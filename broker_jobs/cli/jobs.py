@@ -16,13 +16,13 @@ from broker_jobs.cli.connections import open_jobs, open_reader, queries_of
 from broker_jobs.cli.options import AsJson, ErrorText, Limit, StoreUrl, Unmasked, Url, Yes, load_settings
 from broker_jobs.cli.output import moment, print_json, print_pairs, print_table, read_moment
 from broker_jobs.clock import as_datetime
-from broker_jobs.dashboard.views import JobsQuery, JobSummary
 from broker_jobs.errors import UsageError
 from broker_jobs.messages.commands import BulkDelete, BulkFail, BulkRequeue
 from broker_jobs.messages.state import FINAL, State
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.queries import Queries
+    from broker_jobs.dashboard.views import JobsQuery, JobSummary
 
 MAX_PAGE = 500
 """Jobs per query."""
@@ -80,6 +80,9 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first, with the same search as the dashboard."""
+    # Imported here, as it takes 50 ms and every command, `run` too, imports this file.
+    from broker_jobs.dashboard.views import JobsQuery  # noqa: PLC0415
+
     fields = filter_fields(state=state, created_after=since, created_before=until)
     try:
         query = JobsQuery.model_validate(
