@@ -32,6 +32,7 @@ from broker_jobs.messages.events import ErrorInfo, FailureKind
 
 logger = logging.getLogger(__name__)
 
+MIB = 1024 * 1024
 LOOK_SECONDS = 0.1
 START_SECONDS = 120.0
 """How long a process may take to import the program."""
@@ -122,9 +123,20 @@ class JobProcess:
 class ChildPool:
     """The child processes of one worker. Any number of threads run jobs in them."""
 
-    def __init__(self, load: Callable[[], Registry] | None, on_line: Callable[[Run, str], None]) -> None:
-        """`load` returns the registry of the program in a fresh process, so it must pickle; None: there are none."""
+    def __init__(
+        self,
+        load: Callable[[], Registry] | None,
+        on_line: Callable[[Run, str], None],
+        max_memory: int | None = None,
+    ) -> None:
+        """
+        Args:
+            load: returns the registry of the program in a fresh process, so it must pickle; None: there are none.
+            on_line: takes a log line of a run.
+            max_memory: MiB of resident memory over which a process is not used again; None: no limit.
+        """
         self._load = load
+        self._max_bytes = None if max_memory is None else max_memory * MIB
         self._on_line = on_line
         self._lock = threading.Lock()
         self._idle: list[JobProcess] = []
@@ -174,6 +186,12 @@ class ChildPool:
         return child
 
     def _give_back(self, child: JobProcess, *, healthy: bool) -> None:
+        if healthy and self._max_bytes is not None and (size := resident_bytes(child.process.pid)) > self._max_bytes:
+            logger.info(
+                "a process of isolated jobs takes %.0f MiB of memory, over max_memory: the next job gets a fresh one",
+                size / MIB,
+            )
+            healthy = False
         with self._lock:
             if healthy and not self._stopped:
                 self._idle.append(child)

@@ -208,6 +208,12 @@ class Running:
             if self._board is not None:
                 self._board.end(run.board_place)
 
+    def hide(self, run: Run) -> None:
+        """Take a run off the board whose end is reported, though it runs on: if its process dies, that is no crash."""
+        if self._board is not None:
+            self._board.end(run.board_place)
+            run.board_place = None
+
     def pop_ended(self) -> list[Run]:
         """The attempts that have ended since the last call, the newest of them."""
         ended = list(self._ended)

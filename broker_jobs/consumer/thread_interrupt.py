@@ -36,8 +36,8 @@ if _set_async_exc is not None:
 _NOTHING = ctypes.py_object()
 """NULL: takes back what has not come."""
 _MAY_TAKE_BACK = sys.version_info >= (3, 12)
-"""On 3.11, to take back what has come already leaves the interpreter looking for it for ever: in a thread that is traced,
-as by coverage or a debugger, no step of Python code ends then."""
+"""On 3.11, to take back what has come already leaves the interpreter looking for it for ever. In a thread that is
+traced, as by coverage or a debugger, no step of Python code ends then."""
 
 
 class ThreadInterrupt:

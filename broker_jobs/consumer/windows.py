@@ -106,7 +106,7 @@ class Windows:
                 self.shut(self.sizes)
             return
         if looked and self._queues.weights:
-            # What is open, lets something in and got nothing is empty: else it would take a turn of its queue each time.
+            # What is open, lets something in and got nothing is empty: else it took a turn of its queue each time.
             for name, size in self.sizes.items():
                 if size > local.running(queue_of(name)) and self._quiet_looks[name]:
                     self._quiet_looks[name] = QUIET_LOOKS

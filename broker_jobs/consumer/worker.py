@@ -139,7 +139,7 @@ class Worker:
         )
         job_records.install()
         self._dead_letter_publisher = DeadLetterPublisher(broker, self._acknowledger, settings.publish_timeout)
-        self._children = ChildPool(load, self._reporter.line)
+        self._children = ChildPool(load, self._reporter.line, settings.max_memory)
         self._runner = Runner(
             self._running,
             self._revocations,
@@ -373,6 +373,7 @@ class Worker:
     def _cut_off_runs(self) -> None:
         for run in self._running.all():
             self._reporter.cut_off(run)
+            self._running.hide(run)
 
     # --- while it runs ---
 

@@ -10,9 +10,10 @@ from broker_jobs.coordinator.conditions.known import KnownJobRules
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import HeartbeatReceived, SupervisedReceived
 from broker_jobs.coordinator.liveness import Liveness
-from broker_jobs.coordinator.records import LeaseOver
+from broker_jobs.coordinator.records import FromWorker, LeaseOver
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.messages.commands import Hello
+from broker_jobs.messages.events import Started
 from broker_jobs.store.records import WorkerRow
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ class WorkerWatch:
         """
         ref, event = said.worker, said.event
         if event.ended is not None:
+            self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref)
+            # What it ran had begun, though it may have had no time to say so.
+            self._effects.next += [
+                FromWorker(ref.id, Started(id=id, epoch=epoch, at=event.at), ref.host) for id, epoch in event.running
+            ]
             self._leases.ended(ref.id, RemoteTime(said.sent_at), f"its worker process {event.ended}")
             return
         self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref, RemoteTime(said.sent_at))
