@@ -32,8 +32,8 @@ from broker_jobs.producer.connection import Connection, ProcessLock
 from broker_jobs.producer.dependencies import DependencyTarget, join_parents, parents_of
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.group import Jobs
+from broker_jobs.producer.group_members import GroupMembers, Root
 from broker_jobs.producer.job import Call
-from broker_jobs.producer.members import Members, Root
 from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
@@ -95,7 +95,7 @@ class BrokerJobs(Jobs):
         self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, self.origin))
         self._requests = RequestClient(self._connection)
         self._has(
-            Members(
+            GroupMembers(
                 Root(self._requests, self.registry, self._function_added, self._recurring_declared, self._subscribed)
             )
         )
