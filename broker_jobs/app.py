@@ -33,8 +33,8 @@ from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.group import Jobs
+from broker_jobs.producer.group_members import GroupMembers, Root
 from broker_jobs.producer.job import Call
-from broker_jobs.producer.members import Members, Root
 from broker_jobs.producer.process_lock import Hold, ProcessLock
 from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
@@ -105,7 +105,7 @@ class BrokerJobs(Jobs):
         self._connection = Connection(self._load_settings, lambda settings: broker_for(settings, _shown_name(settings)))
         self._requests = RequestClient(self._connection)
         self._has(
-            Members(
+            GroupMembers(
                 Root(self._requests, self.registry, self._function_added, self._recurring_declared, self._subscribed)
             )
         )

@@ -159,11 +159,12 @@ class EventLoop:
         finally:
             self._for_threads.discard(carried)
 
-    def run_here(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine of the worker itself, while this thread waits; its result.
+    def run_here(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
+        """Run a coroutine of the worker itself, while this thread waits, at most so many seconds; its result.
 
         Raises:
             LoopStopped: the worker has stopped.
+            TimeoutError: it has not ended, as when a job blocks the loop.
             BaseException: what the coroutine raised.
         """
 
@@ -177,7 +178,12 @@ class EventLoop:
         if loop is None:
             coroutine.close()
             raise LoopStopped
-        value, error = asyncio.run_coroutine_threadsafe(carry(), loop).result()
+        future = asyncio.run_coroutine_threadsafe(carry(), loop)
+        try:
+            value, error = future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise
         if error is not None:
             raise error
         return value

@@ -63,6 +63,8 @@ HELLO_SECONDS = 5.0
 """How long a worker waits for the coordinator's answer before it works without."""
 STOP_SECONDS = 1.0
 """What functions get to end after they were asked to stop at the end of a shutdown."""
+STOP_HOOK_SECONDS = 5.0
+"""What each async hook of on_worker_stop gets: a job that cannot be ended may block the loop."""
 CANCEL_SECONDS = 5.0
 """What RabbitMQ gets to end the deliveries; those that still come meanwhile are returned."""
 STOP_NOW_SECONDS = 1.0
@@ -283,7 +285,7 @@ class Worker:
         if subscription is not None and not _wait_for(lambda: not subscription.consuming, CANCEL_SECONDS):
             logger.warning("deliveries did not stop in %g s; those on their way return to the queue", CANCEL_SECONDS)
         if self._hooked:
-            notices.stop_worker(self._hooks(), self._starter.loop.run_here)
+            notices.stop_worker(self._hooks(), partial(self._starter.loop.run_here, timeout=STOP_HOOK_SECONDS))
         ended = len(self._running) == 0
         if ended:  # every received job is reported
             ended = self._starter.threads.stop(STOP_SECONDS) and self._starter.loop.stop(STOP_SECONDS)

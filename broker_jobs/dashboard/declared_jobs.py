@@ -14,7 +14,7 @@ from broker_jobs.function.options import FunctionOptions, JobOptions, job_option
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.priority import Priority
 from broker_jobs.producer.remote import RemoteJob
-from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.requests import DirectSource, RequestClient
 from broker_jobs.producer.routing import ScheduledTime
 
 
@@ -45,14 +45,14 @@ def checked_remote(
             chosen, priority=priority or function.priority, policy=function.policy, tags=tuple(function.tags)
         )
         return DeclaredJob(job, chosen, requests, function)
-    return RemoteJob(job, chosen, requests)
+    return RemoteJob(job, chosen, DirectSource(requests))
 
 
 class DeclaredJob(RemoteJob):
     """A job whose function a program has declared: its calls have the keys that they would have from code."""
 
     def __init__(self, name: str, options: FunctionOptions, requests: RequestClient, function: FunctionView) -> None:
-        super().__init__(name, options, requests)
+        super().__init__(name, options, DirectSource(requests))
         self._function = function
 
     def envelope(

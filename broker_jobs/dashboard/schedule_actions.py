@@ -16,7 +16,7 @@ from broker_jobs.errors import OptionError, UsageError
 from broker_jobs.messages.commands import Command, Misfire, Overlap, PutRecurring, Schedule
 from broker_jobs.messages.priority import Priority
 from broker_jobs.producer.recurring import Recurring, RecurringOptions
-from broker_jobs.producer.requests import RequestClient
+from broker_jobs.producer.requests import DirectSource, RequestClient
 
 
 class ScheduleActions:
@@ -81,7 +81,7 @@ class ScheduleActions:
         self._recurring(self._requests.on_behalf_of(by)).remove(name)
 
     def _recurring(self, requests: RequestClient) -> Recurring:
-        return Recurring(requests, _declares_nothing)
+        return Recurring(DirectSource(requests), _declares_nothing)
 
 
 def send_command(requests: RequestClient, make: Callable[[], Command]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def run_roles(
     refuse_shared_memory(settings, roles)
     warn_unknown_environment()
     with ShutdownSignals() as signals:
-        return _run(application, settings, roles, signals, extra=extra)
+        return _run(application, settings, roles, signals, extra=extra, all_queues="worker" in roles)
 
 
 def run_workers(load: Callable[[], Application], settings: Settings) -> int:
@@ -124,7 +124,7 @@ def run_all(
     declared = replace(application, registry=None, close=None, load=None)
     roles: tuple[Role, ...] = ("coordinator", "beat")
     core = Service(role_of(roles), pickle.dumps(partial(run_service, declared, settings, roles, extra)))
-    return _supervise(settings, partial(run_child, load, settings, name="worker"), (core, *services))
+    return _supervise(settings, partial(run_child, load, settings, of_run=True), (core, *services))
 
 
 def _supervise(settings: Settings, worker: Callable[[Place], None], services: Sequence[Service] = ()) -> int:
@@ -148,17 +148,20 @@ def _supervise(settings: Settings, worker: Callable[[Place], None], services: Se
     )
 
 
-def run_child(load: Callable[[], Application], settings: Settings, place: Place, *, name: str = "") -> None:
+def run_child(load: Callable[[], Application], settings: Settings, place: Place, *, of_run: bool = False) -> None:
     """Run one worker process of a pool. It stops when its parent says so, and sends it metrics and health.
 
-    `name`: of the role, in each line of the log.
+    `of_run`: other roles run beside it, so each line of its log names its own; it serves all queues that the code
+    declares, unless the settings name queues.
     """
     logs.set_up(settings.log_level, settings.log_format)
-    if name:
-        logs.name_role(name)
+    if of_run:
+        logs.name_role("worker")
     with ShutdownSignals(has_parent=True) as signals:
         parent = ParentProcess(place, signals)
-        run_in_child(parent, lambda: _run(_loaded(load), settings, ["worker"], signals, parent=parent))
+        run_in_child(
+            parent, lambda: _run(_loaded(load), settings, ["worker"], signals, parent=parent, all_queues=of_run)
+        )
 
 
 def run_service(
@@ -197,6 +200,7 @@ def _run(
     *,
     parent: ParentProcess | None = None,
     extra: ExtraService | None = None,
+    all_queues: bool = False,
 ) -> int:
     metrics = Metrics()
     place = None if parent is None else parent.place
@@ -215,7 +219,7 @@ def _run(
         on_fatal=lambda reason: signals.put(ComponentFailed(reason)),
         on_leave=None if parent is None else parent.leave,
         load=partial(_load_registry, application.load) if application is not None and application.load else None,
-        all_queues=parent is None,
+        all_queues=all_queues,
     )
     with ExitStack() as stack:
         if application is not None and application.close is not None:

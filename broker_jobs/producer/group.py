@@ -14,8 +14,8 @@ from broker_jobs.function.definition import Names, define
 from broker_jobs.function.hooks import OnEnqueue, OnFailed, OnStart, OnSuccess, OnWorker, check_around, check_hook
 from broker_jobs.function.options import JobOptions, job_options
 from broker_jobs.messages.priority import NORMAL, Priority
+from broker_jobs.producer.group_members import GroupMembers
 from broker_jobs.producer.job import AsyncJob, Job, JobDecorator, SyncJob
-from broker_jobs.producer.members import Members
 from broker_jobs.producer.pubsub import Subscriptions, check_event_name
 from broker_jobs.producer.recurring import Recurring
 from broker_jobs.producer.remote import RemoteJob
@@ -61,9 +61,9 @@ class Jobs:
         job_options(defaults)
         self._names: Names = names
         self._defaults: dict[str, Any] = dict(defaults)
-        self._has(Members())
+        self._has(GroupMembers())
 
-    def _has(self, members: Members) -> None:
+    def _has(self, members: GroupMembers) -> None:
         self.members = members
         self.subscriptions: Subscriptions = members.subscriptions
         self.recurring: Recurring = members.recurring
@@ -282,7 +282,7 @@ class Jobs:
         Raises:
             DefinitionError: it is no group, belongs to another program, or has a name that is taken.
         """
-        members: Members | None = getattr(group, "members", None)
+        members: GroupMembers | None = getattr(group, "members", None)
         if members is None or members.root is not None:
             raise DefinitionError(f"include() takes a group, as mail = Jobs(queue='mail'), not {group!r}")
         self.members.include(members)

@@ -103,13 +103,15 @@ class Job(Generic[P, R_co]):
         self.name = name
         self._signature = signature
         self._options = options
-        self._source = source
+        self.source = source
+        self.has_own_id = options.id is not None
+        """Whether the caller has chosen the id (`using(id=…)`), so that it runs once."""
         self._call_options: CallOptions = call_options or {}
         self._parents = parents
 
     @property
     def _requests(self) -> RequestClient:
-        return self._source.requests
+        return self.source.requests
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._signature.call_text}>"
@@ -218,7 +220,7 @@ class Job(Generic[P, R_co]):
             self.name,
             self._signature,
             changed,
-            self._source,
+            self.source,
             {**self._call_options, **options},
             parents=self._parents,
         )
@@ -241,7 +243,7 @@ class Job(Generic[P, R_co]):
             ArgumentsError: something is no receipt and no batch, `on` is unknown, or there are more than 1,000 parents.
         """
         parents = join_parents(self._parents, parents_of((parent, *more), on, self.name))
-        return Job(self.name, self._signature, self._options, self._source, self._call_options, parents=parents)
+        return Job(self.name, self._signature, self._options, self.source, self._call_options, parents=parents)
 
     def receipt(self, id: str, /) -> Receipt[R_co]:
         """The receipt of a job of this name that was enqueued before, for example by an id from a database.
@@ -279,7 +281,7 @@ class Job(Generic[P, R_co]):
         envelope = self.envelope(bound, job_id, as_datetime(now), scheduled)
         if envelope.trace is None and (inherited := inherited_trace()) is not None:
             envelope = envelope.evolve(trace=inherited)
-        if hooks := self._source.enqueue_hooks:
+        if hooks := self.source.enqueue_hooks:
             info = job_message(envelope, attempt=0)
             for hook in hooks:
                 hook(info)
@@ -343,11 +345,6 @@ class Job(Generic[P, R_co]):
         return bool(self._parents)
 
     @property
-    def has_own_id(self) -> bool:
-        """Whether the caller has chosen the id (`using(id=…)`), so that it runs once."""
-        return self._options.id is not None
-
-    @property
     def key_templates(self) -> list[str]:
         """The keys of its options `unique` and `limit`, as they are written."""
         options = self._options
@@ -362,9 +359,9 @@ class Job(Generic[P, R_co]):
         """The parameters without a default; no annotation is evaluated."""
         return self._signature.required_parameters()
 
-    def belongs_to(self, source: JobSource) -> bool:
-        """Whether the job belongs to this group, or to the same program. Raises UsageError: to none yet."""
-        return self._source is source or self._requests is source.requests
+    def belongs_to(self, requests: RequestClient) -> bool:
+        """Whether the job belongs to the program with this request client. Raises UsageError: to none yet."""
+        return self._requests is requests
 
     def _raise_failure(self, failure: PublishFailure, prepared: PreparedMessage, call: str) -> NoReturn:
         title = f"{self.name} {prepared.receipt.id}"

@@ -83,7 +83,7 @@ class Subscriptions:
             DefinitionError: the job belongs to another program, waits for other jobs, or has a key that is made of
                 arguments, which the coordinator does not read.
         """
-        if not job.belongs_to(self._source):
+        if job.source is not self._source and not job.belongs_to(self._source.requests):
             raise DefinitionError(f"{job.name} belongs to another BrokerJobs; subscribe it there")
         if job.has_parents:
             raise DefinitionError(f"{job.name} subscribes to {event!r} and cannot wait for jobs: leave out .after(…)")

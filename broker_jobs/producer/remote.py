@@ -53,7 +53,7 @@ class RemoteJob(Job[..., Any]):
                 "of the stub"
             )
         check_annotations_early(stub, self.name, ())
-        return _StubbedJob(self.name, Signature(stub, self.name), self._options, self._source, stub.__name__)
+        return _StubbedJob(self.name, Signature(stub, self.name), self._options, self.source, stub.__name__)
 
 
 class _StubbedJob(Job[P, R]):

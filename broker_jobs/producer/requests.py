@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict
 
 from pydantic import ValidationError
@@ -81,6 +82,14 @@ class JobSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class DirectSource:
+    """A `JobSource` without hooks: what a person enqueues, as on the dashboard, is no call of the program."""
+
+    requests: RequestClient
+    enqueue_hooks: Sequence[OnEnqueue] = ()
+
+
 class RequestClient:
     """Sends the commands and queries of one program. Thread-safe.
 
@@ -104,16 +113,6 @@ class RequestClient:
         self._audit = audit
         self.by = by or socket.gethostname()
         self._reply_queue = reply_queue or ReplyQueue(connection)
-
-    @property
-    def requests(self) -> RequestClient:
-        """Itself, as a `JobSource`."""
-        return self
-
-    @property
-    def enqueue_hooks(self) -> Sequence[OnEnqueue]:
-        """None: what a person enqueues, as on the dashboard, is no call of the program."""
-        return ()
 
     def on_behalf_of(self, user: str) -> RequestClient:
         """A client that sends its commands in the name of this user, with the same reply queue."""

@@ -1,5 +1,6 @@
 """on_enqueue, on_start, on_success, on_failed, on_worker_start, on_worker_stop: called once each, where they say."""
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -151,6 +152,32 @@ def test_a_worker_whose_hook_raises_does_not_start() -> None:
     with jobs:
         assert calls == ["start", "start"]
     assert calls == ["start", "start", "stop"]
+
+
+def test_a_job_that_blocks_the_loop_does_not_keep_a_worker_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_jobs.consumer.worker.STOP_HOOK_SECONDS", 0.2)
+    jobs, begun, gate = BrokerJobs("memory://"), threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    @jobs.job(retries=0)
+    async def blocks() -> None:
+        begun.set()
+        gate.wait(60)
+
+    @jobs.on_worker_stop
+    def stops() -> None:
+        calls.append("stop")
+
+    @jobs.on_worker_stop
+    async def stops_async() -> None:
+        calls.append("stop async")
+
+    with jobs:
+        blocks.enqueue()
+        assert begun.wait(60)
+        jobs.stop(0)
+        assert calls == ["stop"]
+        gate.set()
 
 
 PROGRAM = """

@@ -24,7 +24,7 @@ class Root:
     on_subscription: Callable[[], None]
 
 
-class Members:
+class GroupMembers:
     """The members of a group: functions, hooks, subscriptions, recurring jobs and other groups. A `JobSource`."""
 
     def __init__(self, root: Root | None = None) -> None:
@@ -33,9 +33,9 @@ class Members:
         self.subscriptions = Subscriptions(self, self._subscribed)
         self.recurring = Recurring(self, self._recurring_declared)
         self.root = root
-        self.parent: Members | None = None
+        self.parent: GroupMembers | None = None
         self._functions: list[Function] = []
-        self._groups: list[Members] = []
+        self._groups: list[GroupMembers] = []
 
     @property
     def requests(self) -> RequestClient:
@@ -66,7 +66,7 @@ class Members:
         elif self.parent is not None:
             self.parent.register(function, (self.hooks, *inside))
 
-    def include(self, group: Members) -> None:
+    def include(self, group: GroupMembers) -> None:
         """Include a group. Twice is once.
 
         Raises:
@@ -108,7 +108,7 @@ class Members:
         elif self.parent is not None:
             self.parent.adopt(hooks)
 
-    def path(self) -> list[Members]:
+    def path(self) -> list[GroupMembers]:
         """This group and those that it is in."""
         return [self] if self.parent is None else [self, *self.parent.path()]
 
