@@ -26,7 +26,6 @@ from broker_jobs.function.option_checks import check_id
 from broker_jobs.function.options import NO_OPTIONS, PublishOptions, publish_options
 from broker_jobs.function.registry import Function, Registry, loader_of
 from broker_jobs.messages.envelope import End
-from broker_jobs.messages.service_name import why_no_service_name
 from broker_jobs.producer.admin import Limits, Queues
 from broker_jobs.producer.asyncio_support import in_thread, warn_if_blocking
 from broker_jobs.producer.batch import Batch
@@ -40,6 +39,7 @@ from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
 from broker_jobs.producer.with_options import WithOptions
+from broker_jobs.service_name import why_no_service_name
 
 if TYPE_CHECKING:
     from broker_jobs.dashboard.app import Dashboard

@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker_jobs.errors import OptionError, nearest
 from broker_jobs.errors import mask as mask  # also exported from here
-from broker_jobs.messages.service_name import why_no_service_name
 from broker_jobs.served_queues import ServedQueues, parse_limits
+from broker_jobs.service_name import why_no_service_name
 
 PREFIX = "BROKER_JOBS_"
 MASK = (

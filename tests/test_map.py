@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "broker_jobs"
 
-LOWEST = frozenset({"clock", "errors", "extras", "logs", "served_queues", "settings"})
+LOWEST = frozenset({"clock", "errors", "extras", "logs", "served_queues", "service_name", "settings"})
 SHARED = LOWEST | {"messages", "broker"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -28,8 +28,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "logs": frozenset(),
     # The rule for names of queues is pure and has one place.
     "served_queues": frozenset({"broker.names"}),
-    "settings": frozenset({"clock", "errors", "served_queues"}),
-    "messages": frozenset({"clock", "errors"}),
+    # The rule for names of programs is one for settings and messages.
+    "service_name": frozenset(),
+    "settings": frozenset({"clock", "errors", "served_queues", "service_name"}),
+    "messages": frozenset({"clock", "errors", "service_name"}),
     "broker": LOWEST | {"messages"},
     "function": SHARED,
     "producer": SHARED | {"function", "beat.cron"},

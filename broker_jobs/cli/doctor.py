@@ -17,6 +17,7 @@ from broker_jobs.cli.connections import open_broker, open_jobs, open_reader
 from broker_jobs.cli.options import AsJson, StoreUrl, Url, load_settings
 from broker_jobs.cli.output import print_json
 from broker_jobs.clock import Instant, SystemClock
+from broker_jobs.dashboard.programs import find_problems, programs_of
 from broker_jobs.errors import BrokerError, BrokerJobsError, ResultTimeout, StoreError, UsageError
 from broker_jobs.settings import Settings, mask, unknown_environment
 
@@ -135,8 +136,6 @@ def _check_rows(reader: Reader, now: Instant) -> Iterator[Finding]:
                 f"busy: it has not answered for {max(0.0, now - worker.silent_since):.0f} s",
                 f"one of them keeps Python's GIL: broker-jobs jobs list --worker {worker.id} --state processing",
             )
-    from broker_jobs.dashboard.programs import find_problems, programs_of  # noqa: PLC0415
-
     for problem in find_problems(programs_of(reader, now)):
         yield Finding("error" if problem.is_error else "warning", problem.subject, problem.what, problem.do)
     if lost := [worker for worker in workers if worker.lost]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 
 from broker_jobs.function.registry import Registry
-from broker_jobs.messages.events import MAX_KNOWN_JOBS
+from broker_jobs.service_name import MAX_KNOWN_JOBS
 
 logger = logging.getLogger(__name__)
 

@@ -198,13 +198,6 @@ class Admission:
             self._put(changed)
             self.cleared(changed, keeps_place=True)
 
-    def known(self, row: Row) -> None:
-        """A worker says that it knows a job that was held."""
-        going = self.known_jobs.comes_back(row)
-        if going is not None:
-            self._put(going)
-            self._cascade.walk(row.id)
-
     def walk(self, id: str) -> None:
         """Let a job go if it waits for nothing any more."""
         row = self._rows.get(id)

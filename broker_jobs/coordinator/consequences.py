@@ -276,7 +276,10 @@ class Consequences:
         self._spend(len(ids))
         self._rows.see(ids)
         for id in ids:
-            self._admission.known(self._rows[id])
+            going = self._admission.known_jobs.comes_back(self._rows[id])
+            if going is not None:
+                self._rows.put(going)
+                self._cascade.walk(id)
         if len(ids) == page:
             self._cascade.add(task.kind, task.target, ids[-1])
 

@@ -57,6 +57,10 @@ class OverdueSchedules:
         return now - oldest
 
 
+MOST_COUNTED = 100_000
+"""Held jobs that a metric counts."""
+
+
 class Watch:
     """The thread that looks.
 
@@ -133,7 +137,7 @@ class Watch:
         overdue = self._overdue.seconds(self._store.reader.schedules.all(), self._clock.now())
         self._observer.kept(self._store.reader.dead_letters.count(), overdue)
         held: Counter[str] = Counter()
-        for one in self._store.reader.known_jobs.held():
+        for one in self._store.reader.known_jobs.held(MOST_COUNTED):
             held[one.queue] += one.n
         self._observer.held(held)
         self._observer.states({str(state): count for state, count in self._store.reader.statistics.counts().items()})

@@ -90,9 +90,10 @@ class Actions:
         """Requeue all matching jobs by one command; without a state, the failed ones. As `delete_matching`."""
         return self._bulk(BulkRequeue, by, _bulk_filter(query))
 
-    def fail_matching(self, by: str, query: JobsQuery) -> str:
-        """Fail all matching jobs that are held, as no living worker knows them. As `delete_matching`."""
-        return self._bulk(BulkFail, by, _bulk_filter(query))
+    def fail_held(self, by: str, which: JobsQuery | list[str]) -> str:
+        """Fail those of these jobs, or of all matching ones, that no living worker knows. As `delete_matching`."""
+        given = {"ids": _checked_ids(which)} if isinstance(which, list) else _bulk_filter(which)
+        return self._bulk(BulkFail, by, given)
 
     def delete_many(self, by: str, ids: list[str]) -> str:
         """Delete these jobs in any state by one command. As `delete_matching`."""
@@ -101,10 +102,6 @@ class Actions:
     def requeue_many(self, by: str, ids: list[str]) -> str:
         """Requeue these jobs by one command; enqueued and running ones are refused. As `delete_matching`."""
         return self._bulk(BulkRequeue, by, {"ids": _checked_ids(ids)})
-
-    def fail_many(self, by: str, ids: list[str]) -> str:
-        """Fail those of these jobs that are held, as no living worker knows them. As `delete_matching`."""
-        return self._bulk(BulkFail, by, {"ids": _checked_ids(ids)})
 
     def bulk_progress(self, by: str, id: str) -> dict[str, Any]:
         """The progress of a bulk command: {"done": int, "refused": int, "finished": bool}.

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from broker_jobs.clock import Instant, as_datetime
-from broker_jobs.store import Reader
-from broker_jobs.store.declarations import RemovedDeclaration
-from broker_jobs.store.known_jobs import MOST_COUNTED, HeldJobs, KnowingWorker
+
+if TYPE_CHECKING:
+    from broker_jobs.store import Reader
+    from broker_jobs.store.declarations import RemovedDeclaration
+    from broker_jobs.store.known_jobs import HeldJobs, KnowingWorker
 
 SHOWN_SECONDS = 86_400.0
 """How long a removed declaration is shown."""
+MOST_HELD = 10_000
+"""Held jobs that are counted one by one."""
 MAX_NAMES = 5
 """Names listed in one sentence."""
 
@@ -43,7 +48,7 @@ class ProgramProblem:
 def programs_of(reader: Reader, now: Instant) -> Programs:
     """What a store knows of programs."""
     known = reader.known_jobs
-    return Programs(now, known.workers(), known.jobs_by_code(), known.held(), reader.declarations.removed())
+    return Programs(now, known.workers(), known.jobs_by_code(), known.held(MOST_HELD), reader.declarations.removed())
 
 
 def find_problems(programs: Programs) -> list[ProgramProblem]:
@@ -54,7 +59,7 @@ def find_problems(programs: Programs) -> list[ProgramProblem]:
 def _held(programs: Programs) -> Iterator[ProgramProblem]:
     if programs.held:
         total = sum(one.n for one in programs.held)
-        more = "more than " if total >= MOST_COUNTED else ""
+        more = "more than " if total >= MOST_HELD else ""
         kinds = _list_names([f"{one.job} in queue {one.queue} ({one.n})" for one in programs.held])
         yield ProgramProblem(
             is_error=True,

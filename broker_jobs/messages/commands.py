@@ -31,8 +31,6 @@ from broker_jobs.messages.envelope import (
 )
 from broker_jobs.messages.events import (
     MAX_ENVELOPE_CHARS,
-    MAX_KNOWN_JOBS,
-    CodeDigest,
     ErrorInfo,
     Id,
     Number,
@@ -43,8 +41,8 @@ from broker_jobs.messages.events import (
     WrittenQueue,
 )
 from broker_jobs.messages.priority import NORMAL, Priority
-from broker_jobs.messages.service_name import ServiceText
 from broker_jobs.messages.state import State
+from broker_jobs.service_name import MAX_KNOWN_JOBS, CodeDigest, ServiceText
 
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue"]

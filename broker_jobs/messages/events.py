@@ -21,7 +21,7 @@ from broker_jobs.messages.envelope import (
     JobId,
     QueueName,
 )
-from broker_jobs.messages.service_name import ServiceText
+from broker_jobs.service_name import CodeDigest, ServiceText
 
 MAX_RESULT_BYTES = 64 * 1024
 MAX_ERROR_MESSAGE_CHARS = 4_000
@@ -63,10 +63,6 @@ Amount = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
 Queues = Annotated[list[QueueName], Field(max_length=MAX_QUEUES, fail_fast=True)]
 WrittenQueue = Annotated[str, Field(max_length=120)]
 """A queue as a worker is told to serve it: mail, or with a weight mail:3."""
-MAX_KNOWN_JOBS = 10_000
-"""Jobs that a worker lists in its hello."""
-CodeDigest = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]*$")]
-"""Names the set of jobs that a program has."""
 Running = Annotated[list[tuple[JobId, Number]], Field(max_length=MAX_HELD, fail_fast=True)]
 
 

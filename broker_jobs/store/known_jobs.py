@@ -33,8 +33,6 @@ _HELD_COUNTS = text(
 _CODE_JOBS = text(
     "SELECT code, job FROM code_jobs WHERE code IN (SELECT code FROM workers WHERE lost = 0) AND job <> ''"
 )
-MOST_COUNTED = 10_000
-"""Held jobs that are counted one by one."""
 
 
 class KnowingWorker(NamedTuple):
@@ -111,10 +109,10 @@ class KnownJobReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
-    def held(self) -> list[HeldJobs]:
-        """How many jobs are held, by queue and name, the most first; of more than MOST_COUNTED so many are counted."""
+    def held(self, most: int) -> list[HeldJobs]:
+        """How many jobs are held, by queue and name, the most first; of more than `most` so many are counted."""
         with self._reading() as connection:
-            return [HeldJobs(*row) for row in connection.execute(_HELD_COUNTS, {"most": MOST_COUNTED})]
+            return [HeldJobs(*row) for row in connection.execute(_HELD_COUNTS, {"most": most})]
 
     def workers(self) -> Sequence[KnowingWorker]:
         """All living workers."""

@@ -92,13 +92,13 @@ def test_held_jobs_are_listed_failed_and_deleted(terminal: Terminal, at: dict[st
     assert terminal.output("jobs", "fail", "--all-matching", "--job", "old", "--yes", **at) == "3 failed\n"
     assert terminal.output("jobs", "list", "--state", "failed", **at).count("as no worker of queue") == 4
     assert terminal.output("jobs", "delete", "--all-matching", "--unknown", "--yes", **at) == "2 deleted\n"
-    assert "no jobs" in terminal.output("jobs", "list", "--unknown", **at)
+    assert "knows a job named" not in terminal.output("jobs", "list", "--unknown", **at)
     assert "no living worker knows" not in terminal.call("doctor", **at).stdout
 
 
 def test_held_jobs_are_shown_and_failed_on_the_dashboard(terminal: Terminal, at: dict[str, str]) -> None:
     enqueued(terminal, at)
-    dashboard = terminal.start("dashboard", "--dashboard-port", "0", **at)
+    dashboard = terminal.start("dashboard", "--port", "0", **at)
     dashboard.said("http://127.0.0.1:")
     found = re.search(r"http://127\.0\.0\.1:\d+", dashboard.log)
     assert found

@@ -99,7 +99,7 @@ def finish() -> None:
     done.set()
 
 settings = Settings.load(url="memory://"{metrics})
-program = Program(jobs.registry, settings, jobs._connection.broker(), roles=["worker"], origin="app")
+program = Program(jobs.registry, settings, jobs._connection.broker(), roles=["worker"])
 program.start()
 finish.enqueue()
 assert done.wait(30)

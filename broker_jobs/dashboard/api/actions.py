@@ -98,8 +98,8 @@ def requeue_jobs(context: Context, by: Operator, body: BulkBody) -> Created:
 def fail_jobs(context: Context, by: Operator, body: BulkBody) -> Created:
     """Fail many held jobs, which no living worker knows, by one command. `GET /bulk/{id}` returns its progress."""
     if body.ids is not None:
-        return Created(id=context.actions.fail_many(by, body.ids))
-    return Created(id=context.actions.fail_matching(by, _query(body.matching)))
+        return Created(id=context.actions.fail_held(by, body.ids))
+    return Created(id=context.actions.fail_held(by, _query(body.matching)))
 
 
 # --- queues, limits ---

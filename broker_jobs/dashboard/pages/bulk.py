@@ -85,7 +85,7 @@ def bulk(request: Request, form: Form) -> Done:
         query = parsed.query.model_copy(update={"sort": "newest", "cursor": None})
         apply_to_all = {
             "delete": it.actions.delete_matching,
-            "fail": it.actions.fail_matching,
+            "fail": it.actions.fail_held,
             "requeue": it.actions.requeue_matching,
         }[name]
         back = url(request, "jobs") + query_string(query, limit=None)
@@ -94,7 +94,7 @@ def bulk(request: Request, form: Form) -> Done:
     if not ids:
         return Done("No job is selected.", failed=True)
     apply_to = {
-        "delete": it.actions.delete_many, "fail": it.actions.fail_many, "requeue": it.actions.requeue_many,
+        "delete": it.actions.delete_many, "fail": it.actions.fail_held, "requeue": it.actions.requeue_many,
     }[name]  # fmt: skip
     return wait_for_bulk(request, apply_to(by, ids), name, back_address(request, form))
 

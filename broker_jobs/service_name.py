@@ -1,4 +1,4 @@
-"""Says what the name of a program may be: its service name, as OpenTelemetry calls it."""
+"""Says what the name of a program may be, its service name as OpenTelemetry calls it, and how its code is named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ SERVICE_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(SERVICE_PATTERN)
 ServiceText = Annotated[str, Field(max_length=MAX_SERVICE_CHARS, pattern=rf"^({SERVICE_PATTERN})?$")]
 """The name of a program in a message; empty: it has none."""
+MAX_KNOWN_JOBS = 10_000
+"""Jobs that a worker lists in its hello."""
+CodeDigest = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]*$")]
+"""Names the set of jobs that a program has."""
 
 
 def why_no_service_name(name: str) -> str | None:
