@@ -92,12 +92,15 @@ async def attempt_async(run: Run, current: CurrentJob, arounds: Sequence[Around]
 
 
 def _ended(run: Run, value: Any) -> Outcome:
-    """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up."""
+    """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up.
+
+    A result that would not arrive as it is fails the job: what waits for it could not run.
+    """
     if value is None and (run.told or run.interrupt.delivered):
         return stopped_as_asked(run)
     try:
         return returned(run.received.function.signature.encode_result(value))
-    except Exception as error:  # noqa: BLE001  # the work is done: whatever is wrong with the result is no failure
+    except Exception as error:  # noqa: BLE001  # serializers and validators of the program raise anything
         return unwritable(error)
 
 

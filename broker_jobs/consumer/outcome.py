@@ -68,9 +68,9 @@ def returned(text: str) -> Completed:
     return Completed(text)
 
 
-def unwritable(error: BaseException) -> Completed:
-    """The outcome of a result that cannot be written as JSON: succeeded, as the work is done."""
-    return Completed(None, clip(f"result cannot be written as JSON: {message_of(error)}", 1000))
+def unwritable(error: BaseException) -> Raised:
+    """The outcome of a result that would not arrive as it is: a final failure, as the next run would return it too."""
+    return Raised(ErrorInfo(type="ResultError", message=_clipped_message(error)), final=True, exception=error)
 
 
 def raised(error: BaseException, retry_on: tuple[type[Exception], ...]) -> Raised:
@@ -95,8 +95,12 @@ def _bounded(after: float | None) -> float | None:
 
 def misfit(error: BaseException) -> Raised:
     """The outcome of arguments that do not fit the function; retried, as a deployment may fix it."""
-    info = ErrorInfo(type="ArgumentsError", message=clip(message_of(error), MAX_ERROR_MESSAGE_CHARS))
+    info = ErrorInfo(type="ArgumentsError", message=_clipped_message(error))
     return Raised(info, exception=error)
+
+
+def _clipped_message(error: BaseException) -> str:
+    return clip(message_of(error), MAX_ERROR_MESSAGE_CHARS)
 
 
 def timed_out(seconds: float, error: BaseException | None = None, *, runs_on: bool = False) -> Raised:

@@ -144,7 +144,7 @@ def _same(old: ScheduleRow, new: Schedule) -> bool:
     return rules == (new.cron, new.tz, new.misfire, new.overlap, new.origin) and _call(old.call) == _call(new.call)
 
 
-def _call(text: str) -> object:
-    """The part of a call that matters: ids and times of its making do not."""
+def _call(text: str) -> bytes:
+    """The part of a call that matters: ids and times of its making do not. As text, since 1 == True == 1.0."""
     envelope = codec.decode(text)
-    return envelope.evolve(id="", created_at=as_datetime(0.0))
+    return codec.encode(envelope.evolve(id="", created_at=as_datetime(0.0)))

@@ -10,9 +10,9 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Any, NamedTuple, Union, cast, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
 from broker_jobs.errors import DefinitionError
@@ -41,21 +41,34 @@ def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
         ) from None
 
 
-def adapter_of(annotation: Any) -> TypeAdapter[Any]:
-    """A strict adapter. A type with a configuration of its own (a model) keeps it.
+class Adapter(NamedTuple):
+    """A strict adapter of pydantic."""
+
+    adapter: TypeAdapter[Any]
+    boxed: bool
+    """It takes and gives a tuple with the value."""
+
+
+def adapter_of(annotation: Any) -> Adapter:
+    """A strict adapter. A model keeps its own configuration.
+
+    A dataclass or TypedDict takes the configuration of what contains it, as in the body of a message. So it is put into
+    a tuple here: otherwise its bytes would be written in one way and read in another.
 
     Raises:
         PydanticUserError: the type has no schema.
     """
     try:
-        return TypeAdapter(annotation, config=STRICT)
+        return Adapter(TypeAdapter(annotation, config=STRICT), boxed=False)
     except PydanticUserError as error:
         if error.code != "type-adapter-config-unused":
             raise
-        return TypeAdapter(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return Adapter(TypeAdapter(annotation), boxed=False)
+        return Adapter(TypeAdapter(cast("Any", tuple)[annotation], config=STRICT), boxed=True)
 
 
-def parameter_adapter(parameter: str, annotation: Any, call: str) -> TypeAdapter[Any]:
+def parameter_adapter(parameter: str, annotation: Any, call: str) -> Adapter:
     """The adapter of a parameter.
 
     Raises:
@@ -69,7 +82,7 @@ def parameter_adapter(parameter: str, annotation: Any, call: str) -> TypeAdapter
         raise
     except PydanticUserError as error:
         raise DefinitionError(f"{call}: {parameter}: {error.message}") from None
-    if adapter.core_schema.get("type") in {"callable", "generator", "is-subclass", "is-instance"}:
+    if adapter.adapter.core_schema.get("type") in {"callable", "generator", "is-subclass", "is-instance"}:
         raise _cannot_travel(annotation, call)
     return adapter
 
@@ -132,6 +145,8 @@ def type_text(annotation: Any) -> str:
         return annotation
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
+    if hasattr(annotation, "__metadata__"):
+        return type_text(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return " | ".join(type_text(arg) for arg in get_args(annotation))
     if isinstance(origin := get_origin(annotation), type) and (args := get_args(annotation)):

@@ -1,30 +1,29 @@
 """Converts the arguments and the result of one function to JSON and back, by its evaluated annotations.
 
 Strict, as another program reads the message: `"42"` is no int. A value that would come back as another one is refused
-before anything is published; to find out, it is decoded once. Values that are their own JSON (int, str, bool, None, and
-lists and dicts of them) are not decoded, which keeps the hot path at one call into pydantic. The file is over 300
-lines, as encoding and decoding share the adapters.
+before anything is published (value_codec.py). The most frequent arguments, int and str, are their own JSON and are not
+decoded, which keeps the hot path at one call into pydantic.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Container, Mapping
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, NotRequired, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.errors import PydanticUserError
-from pydantic_core import ArgsKwargs, PydanticSerializationError, from_json, to_json, to_jsonable_python
+from pydantic_core import ArgsKwargs, from_json, to_json
 from typing_extensions import TypedDict
 
-from broker_jobs.errors import ArgumentsError, DefinitionError
-from broker_jobs.function.annotation import STRICT, adapter_of, is_plain, parameter_adapter, read_hints
+from broker_jobs.errors import ArgumentsError
+from broker_jobs.function.annotation import STRICT, parameter_adapter, read_hints
 from broker_jobs.function.depends import refuse_annotated
-from broker_jobs.function.explain import explain, must_be, shown, type_only
+from broker_jobs.function.explain import explain, must_be, raised_text, shown, type_only
+from broker_jobs.function.json_form import are_exact_scalars
 from broker_jobs.function.pending import Pending, has_pending
-from broker_jobs.function.secret import contains_secret, may_contain_stars, with_secrets
+from broker_jobs.function.value_codec import READING, ValueCodec
 
 _MAX_SHAPES = 32
 """At most so many decoders, one per number of positional arguments; other numbers take the slow path."""
@@ -51,22 +50,23 @@ class ArgumentCodec:
         signature = inspect.signature(fn)
         self._parameters = [p for p in signature.parameters.values() if p.name not in provided]
         self._hints = {p.name: hints.get(p.name, Any) for p in self._parameters}
-        self._adapters = {n: parameter_adapter(n, hint, call) for n, hint in self._hints.items()}
-        self._returns = hints.get("return", Any)
-        self._result = _result_adapter(self._returns)
+        self._codecs = {n: ValueCodec(hint, parameter_adapter(n, hint, call)) for n, hint in self._hints.items()}
+        self._result = _result_codec(hints.get("return", Any))
         self._validate = _arguments_adapter(self._parameters, self._hints).validator.validate_python
         self._validate_with_pending: Callable[[ArgsKwargs], Any] | None = None
         self._has_defaults = any(p.default is not p.empty for p in self._parameters)
-        self._converts = not all(is_plain(hint) for hint in self._hints.values())
+        self._is_plain = all(codec.is_plain for codec in self._codecs.values())
         self._positional = [p for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self._rest = next((p for p in self._parameters if p.kind is p.VAR_POSITIONAL), None)
         self._more = next((p for p in self._parameters if p.kind is p.VAR_KEYWORD), None)
-        self._decoders: dict[int, Callable[[bytes], dict[str, Any]]] = {}
+        self._decoders: dict[int, Callable[..., dict[str, Any]]] = {}
         self._usual_count = sum(p.default is p.empty for p in self._positional)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        self._refuse_provided(kwargs)
-        validate = self._pending_validator() if has_pending(args, kwargs) else self._validate
+        if kwargs and self._more is not None:
+            self._refuse_provided(kwargs)
+        exact = self._is_plain and are_exact_scalars(args) and (not kwargs or are_exact_scalars(kwargs.values()))
+        validate = self._pending_validator() if not exact and has_pending(args, kwargs) else self._validate
         try:
             got_args, got_kwargs = validate(ArgsKwargs(args, kwargs))
         except ValidationError as error:
@@ -75,20 +75,22 @@ class ArgumentCodec:
                 self._call, self._parameters, self._hints, provided=self._provided, errors=details, args=args
             )
             raise ArgumentsError(text) from None
+        except Exception as error:  # a validator of the program may raise anything
+            raise ArgumentsError(f"{self._call}: {self._raiser(args, kwargs)}{raised_text(error)}") from error
         sent = list(got_args)
         if self._has_defaults:
             while sent and sent[-1] is _DEFAULT:
                 sent.pop()
             got_kwargs = {name: value for name, value in got_kwargs.items() if value is not _DEFAULT}
-        if not self._converts:
+        if exact:
             return sent, got_kwargs
         for index, value in enumerate(sent):
-            sent[index] = self._convert(self._name_at(index), value)
-        return sent, {name: self._convert(name, value) for name, value in got_kwargs.items()}
+            sent[index] = self._encode(self._name_at(index), args[index], value)
+        return sent, {name: self._encode(name, kwargs[name], value) for name, value in got_kwargs.items()}
 
     def _refuse_provided(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse provided parameters: `**more` would accept them, and they would replace the worker's values."""
-        if self._more is not None and (name := next((name for name in kwargs if name in self._provided), None)):
+        if (name := next((name for name in kwargs if name in self._provided), None)) is not None:
             raise ArgumentsError(f"{name} is provided by the worker (Depends) and cannot be enqueued")
 
     def argument(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -99,8 +101,13 @@ class ArgumentCodec:
             return kwargs[name]
         for parameter in self._parameters:
             if parameter.name == name and parameter.default is not parameter.empty:
-                return self._adapters[name].dump_python(parameter.default, mode="json", warnings="none")
+                return self._codecs[name].plain(parameter.default)
         raise KeyError(name)
+
+    def json_name(self, name: str, field: str) -> str:
+        hint = self._hints.get(name)
+        fields = [getattr(each, "__pydantic_fields__", {}).get(field) for each in (hint, *get_args(hint))]
+        return next((found.serialization_alias or field for found in fields if found is not None), field)
 
     def _pending_validator(self) -> Callable[[ArgsKwargs], Any]:
         """As `_validate`, but a placeholder fits every parameter."""
@@ -115,49 +122,39 @@ class ArgumentCodec:
         assert self._rest is not None
         return self._rest.name
 
-    def _convert(self, name: str, value: Any) -> Any:
-        kind = type(value)
-        if kind is int or kind is str or kind is bool or value is None or kind is Pending:
+    def _encode(self, name: str, value: Any, validated: Any) -> Any:
+        if type(value) is Pending:
             return value
-        if kind is float and math.isfinite(value):
-            return value
-        adapter = self._adapter(name)
+        codec = self._codec(name)
         try:
-            plain = adapter.dump_python(value, mode="json", warnings="error")
-            text = to_json(plain, inf_nan_mode="null")
-            if may_contain_stars(text):
-                plain = with_secrets(plain, value)
-                text = to_json(plain, inf_nan_mode="null")
-            if self._loose:
-                return plain
-            back = adapter.validate_json(text, strict=True)
-        except ValidationError:
-            raise self._changed_error(name, value, "something else") from None
-        except (ValueError, TypeError, RecursionError) as error:  # no JSON for its type, no UTF-8, it contains itself
-            raise ArgumentsError(f"{self._call}: {name} cannot be sent as JSON: {_reason(error)}") from None
-        if type(back) is not kind or not _same(back, value):
-            raise self._changed_error(name, value, shown(back))
-        return plain
+            return codec.encode_loosely(value, name) if self._loose else codec.encode(value, validated, name)
+        except ArgumentsError as error:
+            raise ArgumentsError(f"{self._call}: {error}") from None
 
-    def _changed_error(self, name: str, value: Any, back: str) -> ArgumentsError:
-        """The error for a value that would arrive as another one."""
-        if to_jsonable_python(value, inf_nan_mode="strings") != to_jsonable_python(value, inf_nan_mode="null"):
-            return ArgumentsError(f"{self._call}: {name} cannot be sent as JSON: it has no NaN and no infinity")
-        return ArgumentsError(
-            f"{self._call}: {name} would arrive as {back}, not as {shown(value)}; annotate it as what it is"
-        )
+    def _raiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The argument whose validator raises, as the beginning of a sentence."""
+        names = [p.name for p in self._positional[: len(args)]]
+        names += [self._rest.name] * (len(args) - len(names)) if self._rest is not None else []
+        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+            try:
+                self._codec(name).validate(value)
+            except ValidationError:
+                continue
+            except Exception:  # noqa: BLE001
+                return f"{name} was refused: "
+        return ""
 
-    def _adapter(self, name: str) -> TypeAdapter[Any]:
-        if name not in self._adapters:
+    def _codec(self, name: str) -> ValueCodec:
+        if name not in self._codecs:
             assert self._more is not None
-            return self._adapters[self._more.name]
-        return self._adapters[name]
+            return self._codecs[self._more.name]
+        return self._codecs[name]
 
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._more is None:
             decoder = self._decoders.get(self._usual_count) or self._decoder(self._usual_count)
             try:
-                found = decoder(body)
+                found = decoder(body, **READING)
                 return found["args"], found["kwargs"]
             except ValidationError:
                 pass  # another number of positional arguments, or a mistake: the slow path finds out
@@ -177,7 +174,7 @@ class ArgumentCodec:
             },
         )
 
-    def _decoder(self, count: int) -> Callable[[bytes], dict[str, Any]]:
+    def _decoder(self, count: int) -> Callable[..., dict[str, Any]]:
         """A decoder of whole bodies with `count` positional arguments, for functions without **more."""
         rest = [self._hints[self._rest.name]] * (count - len(self._positional)) if self._rest else []
         firsts = [self._hints[p.name] for p in self._positional[:count]]
@@ -199,7 +196,7 @@ class ArgumentCodec:
                 ),
             },
         )
-        decoder = cast("Callable[[bytes], dict[str, Any]]", TypeAdapter(body).validator.validate_json)
+        decoder = cast("Callable[..., dict[str, Any]]", TypeAdapter(body).validator.validate_json)
         if len(self._decoders) < _MAX_SHAPES:
             self._decoders[count] = decoder
         return decoder
@@ -230,7 +227,7 @@ class ArgumentCodec:
 
     def _decode_one(self, name: str, value: Any) -> Any:
         try:
-            return self._adapter(name).validate_json(to_json(value), strict=True)
+            return self._codec(name).decode(to_json(value))
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False)
             for detail in details:
@@ -239,23 +236,21 @@ class ArgumentCodec:
             raise ArgumentsError(f"{self._call}: {text}") from None
 
     def encode_result(self, value: Any) -> str:
-        if value is None and (self._returns is Any or self._returns is type(None)):
-            return "null"
+        codec = self._result
         try:
-            text = self._result.dump_json(value, warnings="none").decode()
-            if may_contain_stars(text) and contains_secret(value):
-                raise ArgumentsError(f"the result of {self._name} holds a secret, and results are shown: return a key")
-            if not (type(value) is self._returns and is_plain(self._returns)) and self._returns is not Any:
-                self._result.validate_json(text, strict=True)
-        except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the result of {self._name} cannot be sent as JSON: {_reason(error)}") from None
+            validated = codec.validate(value)
+            plain = codec.encode(value, validated, f"the result of {self._name}")
         except ValidationError as error:
             raise ArgumentsError(self._wrong_result(error, type_only)) from None
-        return text
+        except ArgumentsError:
+            raise
+        except Exception as error:  # a validator of the program may raise anything
+            raise ArgumentsError(f"the result of {self._name} was refused: {raised_text(error)}") from error
+        return to_json(plain).decode()
 
     def decode_result(self, text: str) -> Any:
         try:
-            return self._result.validate_json(text, strict=True)
+            return self._result.decode(text)
         except ValidationError as error:
             raise ArgumentsError(self._wrong_result(error, shown)) from None
 
@@ -263,7 +258,7 @@ class ArgumentCodec:
         details = error.errors(include_url=False, include_context=False)
         for detail in details:
             detail["loc"] = ("result", *detail["loc"])
-        return must_be(f"the result of {self._name}", self._returns, details, shown=show)
+        return must_be(f"the result of {self._name}", self._result.annotation, details, shown=show)
 
 
 def _accept_pending(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -283,11 +278,11 @@ def _arguments_adapter(parameters: list[inspect.Parameter], hints: Mapping[str, 
     return TypeAdapter(described, config=STRICT)
 
 
-def _result_adapter(annotation: Any) -> TypeAdapter[Any]:
+def _result_codec(annotation: Any) -> ValueCodec:
     try:
-        return adapter_of(annotation)
+        return ValueCodec(annotation, refuses_secrets=True)
     except (PydanticUserError, NameError):
-        return TypeAdapter(Any, config=STRICT)  # the result is checked when there is one
+        return ValueCodec(Any, refuses_secrets=True)  # the result is checked when there is one
 
 
 def _typed_dict(
@@ -301,18 +296,3 @@ def _typed_dict(
     made = make(name, {field: NotRequired[hint] if field in optional else hint for field, hint in fields.items()})
     made.__pydantic_config__ = ConfigDict(strict=True, val_json_bytes="base64", extra=extra)
     return made
-
-
-def _reason(error: Exception) -> str:
-    """The reason why a value has no JSON form, in one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return (lines[1] if lines[0].endswith("warnings:") and len(lines) > 1 else lines[0]).removeprefix(
-        "Unable to serialize "
-    )
-
-
-def _same(back: object, value: object) -> bool:
-    try:
-        return bool(back == value)
-    except Exception as error:
-        raise DefinitionError(f"{type(value).__name__} cannot be compared: {error}") from error

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, get_args, get_origin
 
-from pydantic import Secret, SecretBytes, SecretStr
+from pydantic import Secret, SecretBytes, SecretStr, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -18,6 +18,7 @@ from broker_jobs.errors import DefinitionError
 from broker_jobs.function.annotation import adapter_of, read_hints, type_text
 from broker_jobs.function.keys import declared_limits, declared_unique
 from broker_jobs.function.registry import Function
+from broker_jobs.function.value_codec import ValueCodec
 from broker_jobs.messages.commands import MAX_DOC_CHARS, MAX_TYPE_CHARS, FunctionInfo, ParameterInfo, ParameterKind
 
 SCHEMA_BYTES = 16 * 1024
@@ -99,7 +100,7 @@ def _default(parameter: inspect.Parameter, hint: Any) -> Any:
     if parameter.default is parameter.empty or parameter.default is None:
         return None
     try:
-        plain = adapter_of(hint).dump_python(parameter.default, mode="json", warnings="none")
+        plain = ValueCodec(hint).plain(parameter.default)
         small = len(to_json(plain)) <= DEFAULT_BYTES
     except (PydanticUserError, PydanticSerializationError, NameError, TypeError, ValueError, RecursionError):
         return None
@@ -109,11 +110,17 @@ def _default(parameter: inspect.Parameter, hint: Any) -> Any:
 def _schema(hint: Any) -> dict[str, Any]:
     """The JSON Schema of a type; empty, which allows anything, if it has none or a too large one."""
     try:
-        schema = adapter_of(hint).json_schema()
+        schema = _adapter(hint).json_schema()
         small = len(to_json(schema)) <= SCHEMA_BYTES
     except (PydanticUserError, NameError, TypeError, ValueError, RecursionError):
         return {}
     return schema if small else {}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """The adapter whose schema is shown: a tuple around the type would be shown too."""
+    made = adapter_of(hint)
+    return TypeAdapter(hint) if made.boxed else made.adapter
 
 
 def _is_secret(hint: Any) -> bool:
@@ -126,7 +133,7 @@ def _is_secret(hint: Any) -> bool:
 def _has_write_only_schema(hint: Any) -> bool:
     """Whether the schema of a type contains secrets: a model with a SecretStr, a Secret[date]."""
     try:
-        return b'"writeOnly":true' in to_json(adapter_of(hint).json_schema())
+        return b'"writeOnly":true' in to_json(_adapter(hint).json_schema())
     except (PydanticUserError, NameError, TypeError, ValueError, RecursionError):
         return False
 

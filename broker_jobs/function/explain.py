@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Union, get_origin
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from broker_jobs.errors import nearest
 from broker_jobs.function.annotation import type_text, with_article
+from broker_jobs.function.json_form import HALF_CHARACTER
 from broker_jobs.function.pending import Pending
 
 _MAX_REPR_CHARS = 80
@@ -26,13 +28,18 @@ _NOUNS = {
     "dict_type": "a dict",
     "none_required": "None",
 }
+_MEMBER = re.compile(r"[\w-]*\[.*\]|nullable|constrained-\w+", re.DOTALL)
+_OTHER_TYPES = frozenset({"none_required", "enum", "missing", "extra_forbidden", "no_such_attribute"})
 
 
 def shown(value: object) -> str:
     """A value with its type, as "'x' (str)"; long values are cut."""
     if value is None:
         return "None"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # an int with more digits than Python writes, or a class with a broken __repr__
+        return with_article(type(value).__name__)
     if len(text) > _MAX_REPR_CHARS:
         text = text[: _MAX_REPR_CHARS - 1] + "…"
     return f"{text} ({type(value).__name__})"
@@ -41,6 +48,11 @@ def shown(value: object) -> str:
 def type_only(value: object) -> str:
     """The type of a value, as "a str": for texts that other people read, as the value may be a secret."""
     return "None" if value is None else with_article(type(value).__name__)
+
+
+def raised_text(error: Exception) -> str:
+    """What a validator raised that is no refusal, and what to write."""
+    return f"its validator raised {type(error).__name__}: {error}; to refuse a value raise ValueError"
 
 
 def explain(
@@ -85,14 +97,19 @@ def must_be(
     """ "user_id must be an int, not 'x' (str)"; inside a model or a list with the path to the value."""
     first = errors[0]
     if get_origin(annotation) in (Union, types.UnionType):
+        refused = [error for error in errors if _is_of_right_type(error)]
+        if len(refused) == 1:  # a value of one of its types, which a constraint refuses
+            return must_be(name, Any, [{**refused[0], "loc": refused[0]["loc"][:1]}], args, shown=shown)
         value = args[first["loc"][0]] if isinstance(first["loc"][0], int) and args else first["input"]
         return f"{name} must be {type_text(annotation)}, not {shown(value)}"
     if type(first["input"]) is Pending:
         return f"{name} contains {first['input']!r}; only a whole argument can be one, for a list write results_of([…])"
-    path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+    path = name + path_text(first["loc"][1:])
     match first["type"]:
         case "missing":
             return f"{path} is missing"
+        case "string_unicode":
+            return f"{path} cannot be sent as JSON: {HALF_CHARACTER}"
         case "extra_forbidden":
             return f"{path} is unknown"
         case noun if noun in _NOUNS:
@@ -103,6 +120,17 @@ def must_be(
             message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "must be")
             message = message[:1].lower() + message[1:]
             return f"{path} {'' if message.startswith('must') else 'is wrong: '}{message}, not {shown(first['input'])}"
+
+
+def path_text(location: Sequence[int | str]) -> str:
+    """Where a value is inside another one: ".rows[3].at". What pydantic calls the member of a union is left out."""
+    shown_parts = [part for part in location if isinstance(part, int) or _MEMBER.fullmatch(part) is None]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown_parts)
+
+
+def _is_of_right_type(error: ErrorDetails) -> bool:
+    """Whether pydantic refuses a value for what it is, and not for its type."""
+    return not error["type"].endswith(("_type", "_error", "instance_of")) and error["type"] not in _OTHER_TYPES
 
 
 def _parameter(where: int | str, parameters: Sequence[inspect.Parameter]) -> str:

@@ -269,7 +269,7 @@ def _key(option: str, text: str, signature: Signature, args: list[Any], kwargs: 
         return value
 
     try:
-        return template_of(text).render(argument)
+        return template_of(text).render(argument, signature.json_name)
     except TemplateError as error:
         end = " Nothing was enqueued." if str(error).endswith("?") else ". Nothing was enqueued."
         raise ArgumentsError(f"{title}: {error}{end}") from None
@@ -339,16 +339,17 @@ class Template(NamedTuple):
         """The placeholders, in order."""
         return [placeholder for _, placeholder in self.parts if placeholder is not None]
 
-    def render(self, argument: Callable[[str], Any]) -> str:
+    def render(self, argument: Callable[[str], Any], json_name: Callable[[str, str], str] | None = None) -> str:
         """The key of one call.
 
         Args:
             argument: returns the JSON value of a parameter.
+            json_name: returns the name that a field of a parameter has in JSON, which may be an alias.
 
         Raises:
             TemplateError: a field is missing, or the key is empty or too long.
         """
-        key = "".join(text + ("" if part is None else _fill_in(part, argument)) for text, part in self.parts)
+        key = "".join(text + ("" if part is None else _fill_in(part, argument, json_name)) for text, part in self.parts)
         if not key:
             raise TemplateError("the key is empty")
         if len(key) > MAX_KEY_CHARS:
@@ -399,10 +400,14 @@ def _placeholder(text: str, field: str, *, plain: bool) -> Placeholder:
     return Placeholder(name, *fields)
 
 
-def _fill_in(placeholder: Placeholder, argument: Callable[[str], Any]) -> str:
+def _fill_in(
+    placeholder: Placeholder, argument: Callable[[str], Any], json_name: Callable[[str, str], str] | None
+) -> str:
     value = argument(placeholder.name)
-    if placeholder.field:
-        if not isinstance(value, dict) or placeholder.field not in value:
-            raise TemplateError(f"{placeholder.name} has no {placeholder.field!r}")
-        value = value[placeholder.field]
+    if field := placeholder.field:
+        if isinstance(value, dict) and field not in value and json_name is not None:
+            field = json_name(placeholder.name, field)
+        if not isinstance(value, dict) or field not in value:
+            raise TemplateError(f"{placeholder.name} has no {field!r}")
+        value = value[field]
     return value if isinstance(value, str) else to_json(value).decode()

@@ -88,6 +88,10 @@ class Signature:
         """
         return self._ready().argument(name, args, kwargs)
 
+    def json_name(self, name: str, field: str) -> str:
+        """The name that a field of a parameter has in JSON: its alias, if it is a model's field with one."""
+        return self._ready().json_name(name, field)
+
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments in the body of an envelope.
 

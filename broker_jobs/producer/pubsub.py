@@ -10,11 +10,10 @@ of its code when it starts; a subscription that is no longer in the code ends th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError
 
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
@@ -22,7 +21,7 @@ from broker_jobs.clock import as_datetime
 from broker_jobs.errors import ArgumentsError, DefinitionError, EnqueueError
 from broker_jobs.function.keys import template_of, text_error
 from broker_jobs.function.pending import Pending
-from broker_jobs.function.secret import contains_secret, with_secrets
+from broker_jobs.function.value_codec import ValueCodec
 from broker_jobs.messages.codec import encode
 from broker_jobs.messages.commands import Subscription
 from broker_jobs.messages.envelope import MAX_NAME_CHARS, MAX_RECORDS, new_id
@@ -34,6 +33,7 @@ from broker_jobs.producer.requests import RequestClient
 
 TRIES = 3
 """How often an event without a confirm is sent, each time for the publish timeout."""
+_ANY = ValueCodec(Any)
 
 
 def publish(connection: Connection, event: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -136,28 +136,9 @@ def _json(event: str, name: str, value: object) -> Any:
             "Nothing was published."
         )
     try:
-        plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
-        if not isinstance(value, str | int | float | None) and contains_secret(value):
-            plain = with_secrets(plain, value)
-        _check_finite(plain)
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise ArgumentsError(f"{event}: {name} cannot be sent as JSON: {error}. Nothing was published.") from None
-    return plain
-
-
-def _check_finite(value: object) -> None:
-    """Raise ValueError for NaN and infinity, which JSON lacks."""
-    match value:
-        case float() if not math.isfinite(value):
-            raise ValueError("it has no NaN and no infinity")
-        case list():
-            for item in value:
-                _check_finite(item)
-        case dict():
-            for item in value.values():
-                _check_finite(item)
-        case _:
-            pass
+        return _ANY.encode_loosely(value, name)
+    except ArgumentsError as error:
+        raise ArgumentsError(f"{event}: {error}. Nothing was published.") from None
 
 
 def _id_or_error(event: str, message: Message, failure: PublishFailure | None) -> str:

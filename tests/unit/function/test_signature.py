@@ -196,11 +196,11 @@ def test_one_of_many_is_numbered() -> None:
         (
             ship,
             (Order(id=1, total=float("nan")), []),
-            "order would arrive as something else, not as Order(id=1, total=nan) (Order)",
+            "order cannot be sent as JSON: JSON has no NaN and no infinity; pass None or text",
         ),
         (unannotated, ((1, 2),), "x would arrive as [1, 2] (list), not as (1, 2) (tuple); annotate it as what it is"),
         (unannotated, (object(),), "x cannot be sent as JSON: unknown type: <class 'object'>"),
-        (unannotated, (float("inf"),), "x cannot be sent as JSON: it has no NaN and no infinity"),
+        (unannotated, (float("inf"),), "x cannot be sent as JSON: JSON has no NaN and no infinity; pass None or text"),
         (unannotated, (Order(id=1),), "x would arrive as {'id': 1, 'total': 0.0} (dict)"),
     ],
 )
