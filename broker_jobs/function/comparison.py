@@ -66,7 +66,10 @@ def difference(back: object, value: object, *, declared: bool = False) -> Differ
     Raises:
         DefinitionError: a part cannot be compared.
     """
-    return _difference(back, value, declared)
+    try:
+        return _difference(back, value, declared)
+    except RecursionError:
+        raise DefinitionError(f"{type(value).__name__} cannot be compared: a part of it contains itself") from None
 
 
 def _difference(back: Any, value: Any, declared: bool) -> Difference | None:
@@ -145,7 +148,7 @@ def _sequence(back: Any, value: Any, declared: bool) -> Difference | None:
 def _mapping(back: dict[Any, Any], value: dict[Any, Any], declared: bool) -> Difference | None:
     pairs = _pairs(back, value)
     if isinstance(pairs, Difference):
-        return None if declared else pairs
+        return _lesser_member(back, value) if declared else pairs
     if isinstance(value, OrderedDict) and [part for part, _ in pairs] != list(back):
         return None if declared else Difference(back, value)
     if isinstance(value, defaultdict) and back.default_factory is not value.default_factory:  # type: ignore[attr-defined]
@@ -157,7 +160,19 @@ def _mapping(back: dict[Any, Any], value: dict[Any, Any], declared: bool) -> Dif
 
 
 def _set(back: AbstractSet[Any], value: AbstractSet[Any], declared: bool) -> Difference | None:
-    return Difference(back, value) if not declared and isinstance(_pairs(back, value), Difference) else None
+    if declared:
+        return _lesser_member(back, value)
+    return Difference(back, value) if isinstance(_pairs(back, value), Difference) else None
+
+
+def _lesser_member(back: Collection[Any], value: Collection[Any]) -> Difference | None:
+    """A member that is equal and has become less: a `StrEnum` a `str`."""
+    found = {part: part for part in back}
+    for mine in value:
+        part = found.get(mine, NOTHING)
+        if part is not NOTHING and (less := _difference(part, mine, True)) is not None:
+            return less
+    return None
 
 
 def _pairs(back: Collection[Any], value: Collection[Any]) -> list[tuple[Any, Any]] | Difference:

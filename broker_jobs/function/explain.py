@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Union, get_origin
@@ -27,6 +28,7 @@ _NOUNS = {
     "dict_type": "a dict",
     "none_required": "None",
 }
+_MEMBER = re.compile(r"[\w-]*\[.*\]|nullable|constrained-\w+", re.DOTALL)
 _OTHER_TYPES = frozenset({"none_required", "enum", "missing", "extra_forbidden", "no_such_attribute"})
 
 
@@ -102,7 +104,7 @@ def must_be(
         return f"{name} must be {type_text(annotation)}, not {shown(value)}"
     if type(first["input"]) is Pending:
         return f"{name} contains {first['input']!r}; only a whole argument can be one, for a list write results_of([…])"
-    path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+    path = name + path_text(first["loc"][1:])
     match first["type"]:
         case "missing":
             return f"{path} is missing"
@@ -118,6 +120,12 @@ def must_be(
             message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "must be")
             message = message[:1].lower() + message[1:]
             return f"{path} {'' if message.startswith('must') else 'is wrong: '}{message}, not {shown(first['input'])}"
+
+
+def path_text(location: Sequence[int | str]) -> str:
+    """Where a value is inside another one: ".rows[3].at". What pydantic calls the member of a union is left out."""
+    shown_parts = [part for part in location if isinstance(part, int) or _MEMBER.fullmatch(part) is None]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown_parts)
 
 
 def _is_of_right_type(error: ErrorDetails) -> bool:

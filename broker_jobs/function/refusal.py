@@ -10,14 +10,14 @@ from pydantic_core import ErrorDetails
 
 from broker_jobs.function.annotation import type_text
 from broker_jobs.function.comparison import NOTHING, Difference
-from broker_jobs.function.explain import shown
+from broker_jobs.function.explain import path_text, shown
 
 _SCALARS = (str, int, float, bytes, dict, list, tuple, set)
 
 
 def misread(name: str, error: ErrorDetails) -> str:
     """The sentence about a value whose JSON cannot be read back."""
-    path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    path = name + path_text(error["loc"])
     if error["type"] in ("literal_error", "enum"):
         return (
             f"{name} cannot be read back from its JSON, where {path} is {shown(error['input'])}; "

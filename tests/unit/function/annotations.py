@@ -1,7 +1,6 @@
 """Draws annotations with values for them: what a parameter of a job may be declared as. Some values cannot be sent."""
 
 # ruff: noqa: DTZ001, DTZ901  # instants without a zone are among the values
-# mypy: disable-error-code="valid-type,operator"  # annotations are made here
 
 from __future__ import annotations
 
@@ -240,51 +239,50 @@ UNDECLARED = st.one_of(
 LEAVES.append(Case(Any, UNDECLARED))
 
 
+def _of(container: Any, *parts: Any) -> Any:
+    """A generic type with its parameters, which are known at run time only."""
+    return container[parts if len(parts) > 1 else parts[0]]
+
+
 def _containers(case: Case) -> list[Case]:
     """The annotations that contain one."""
     inner, values = case.annotation, case.values
+    lists, texts = st.lists(values, max_size=3), st.dictionaries(TEXT, values, max_size=3)
+    model: Any = create_model("Made", part=(inner, ...))
+    row: Any = dataclasses.make_dataclass("MadeRow", [("part", inner)])
+    make_dict: Any = TypedDict
+    box = _of(Boxed, inner)
     made = [
-        Case(list[inner], st.lists(values, max_size=3)),
-        Case(list[inner], st.lists(values, max_size=3).map(tuple)),
-        Case(tuple[inner, ...], st.lists(values, max_size=3).map(tuple)),
-        Case(tuple[inner, int], st.tuples(values, st.integers())),
-        Case(dict[str, inner], st.dictionaries(TEXT, values, max_size=3)),
-        Case(dict[str, inner], st.dictionaries(TEXT, values, max_size=3).map(collections.OrderedDict)),
+        Case(_of(list, inner), lists),
+        Case(_of(list, inner), lists.map(tuple)),
+        Case(_of(tuple, inner, ...), lists.map(tuple)),
+        Case(_of(tuple, inner, int), st.tuples(values, st.integers())),
+        Case(_of(dict, str, inner), texts),
+        Case(_of(dict, str, inner), texts.map(collections.OrderedDict)),
+        Case(_of(collections.OrderedDict, str, inner), texts.map(collections.OrderedDict)),
+        Case(_of(collections.deque, inner), lists.map(collections.deque)),
+        Case(_of(Optional, inner), st.none() | values, case.hashable),
+        Case(box, values.map(lambda value: box.model_construct(value=value))),
         Case(
-            collections.OrderedDict[str, inner], st.dictionaries(TEXT, values, max_size=3).map(collections.OrderedDict)
+            _of(collections.defaultdict, str, _of(list, inner)),
+            st.dictionaries(TEXT, lists, max_size=2).map(lambda found: collections.defaultdict(list, found)),
         ),
-        Case(collections.deque[inner], st.lists(values, max_size=3).map(collections.deque)),
-        Case(
-            Optional[inner],  # noqa: UP045  # a name in quotes has no |
-            st.none() | values,
-            case.hashable,
-        ),
-        Case(Boxed[inner], values.map(lambda value: Boxed[inner].model_construct(value=value))),
-        Case(
-            collections.defaultdict[str, list[inner]],
-            st.dictionaries(TEXT, st.lists(values, max_size=2), max_size=2).map(
-                lambda found: collections.defaultdict(list, found)
-            ),
-        ),
-        Case(create_model("Made", part=(inner, ...)), st.nothing()),
-        Case(dataclasses.make_dataclass("MadeRow", [("part", inner)]), st.nothing()),
-        Case(TypedDict("MadeDict", {"part": inner}), st.builds(lambda part: {"part": part}, values)),
+        Case(model, values.map(lambda value: model.model_construct(part=value))),
+        Case(row, values.map(row)),
+        Case(make_dict("MadeDict", {"part": inner}), st.builds(lambda part: {"part": part}, values)),
     ]
-    model, row = made[-3].annotation, made[-2].annotation
-    made[-3] = Case(model, values.map(lambda value: model.model_construct(part=value)))
-    made[-2] = Case(row, values.map(row))
     if case.hashable:
         made += [
-            Case(set[inner], st.sets(values, max_size=3)),
-            Case(frozenset[inner], st.frozensets(values, max_size=3), hashable=True),
-            Case(dict[inner, int], st.dictionaries(values, st.integers(), max_size=3)),
+            Case(_of(set, inner), st.sets(values, max_size=3)),
+            Case(_of(frozenset, inner), st.frozensets(values, max_size=3), hashable=True),
+            Case(_of(dict, inner, int), st.dictionaries(values, st.integers(), max_size=3)),
         ]
     return made
 
 
 def _union(cases: list[Case]) -> Case:
     return Case(
-        Union[tuple(case.annotation for case in cases)],  # noqa: UP007
+        _of(Union, *(case.annotation for case in cases)),
         st.one_of(*(case.values for case in cases)),
         all(case.hashable for case in cases),
     )

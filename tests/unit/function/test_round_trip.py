@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BeforeValidator, Json, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Json, PrivateAttr, SecretStr
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
@@ -175,6 +175,8 @@ def test_what_looks_hard_arrives(annotation: Any, value: Any) -> None:
         (str, Text("x"), "write str(…), or annotate it as Text"),
         (int, Level.LOW, "write int(…), or annotate it as Level"),
         (list[int], [1, Level.LOW], "x[1] would arrive as 1 (int), not as <Level.LOW: 1> (Level); write int(…)"),
+        (set[int], {Level.LOW, 3}, "write int(…), or annotate it as Level"),
+        (dict[str, int], {Word.RED: 1}, "write str(…), or annotate it as Word"),
         (dict[str, int], collections.OrderedDict(a=1), "write dict(…), or annotate it as OrderedDict"),
         (Any, Pair(1), "x would arrive as [1, 'x'] (list), not as Pair(left=1, right='x') (Pair); annotate it"),
         (Any, {1: None}, "annotate it as what it is"),
@@ -274,3 +276,16 @@ def test_a_key_names_a_field_as_python_does_and_finds_its_alias() -> None:
     key = unique_key(Unique("order:{order.order_id}"), signature, *bound)
     assert key is not None
     assert key.key == "order:7"
+
+
+def test_a_private_attribute_that_contains_itself_is_refused() -> None:
+    class Knot:
+        def __init__(self) -> None:
+            self.end = Knot.__new__(Knot)
+            self.end.end = self
+
+    class Tied(BaseModel):
+        _knot: Knot = PrivateAttr(default_factory=Knot)
+
+    with pytest.raises(DefinitionError, match="Tied cannot be compared: a part of it contains itself"):
+        arrived(Tied, Tied())
