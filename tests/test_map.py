@@ -107,6 +107,7 @@ LATE: dict[tuple[str, str], str] = {
 
 STARTED: dict[str, str] = {
     "cli.__main__": "python -m broker_jobs.cli",
+    "cli.reload_child": "processes.reload, the watcher of --reload",
     "processes.supervisor_main": "the command line, which it replaces",
 }
 """Modules that no module imports -> what runs them."""

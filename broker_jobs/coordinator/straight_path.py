@@ -249,13 +249,8 @@ def _is_plain_member(one: WaitingCopy, batch: str) -> bool:
 
 
 def _is_plain(envelope: Envelope, epoch: int) -> bool:
-    return (
-        not envelope.has_conditions
-        and envelope.epoch == epoch
-        and envelope.attempt == 1
-        and envelope.recurring is None
-        and not envelope.policy.has_own_retention
-    )
+    is_new = envelope.epoch == epoch and envelope.attempt == 1 and envelope.recurring is None
+    return is_new and not (envelope.has_conditions or envelope.policy.has_own_retention)
 
 
 def _asks_nothing(envelope: Envelope, waits: int) -> bool:

@@ -35,7 +35,7 @@ from broker_jobs.messages.commands import (
     RequeueJob,
     RescheduleJob,
 )
-from broker_jobs.messages.envelope import MAX_DELAY_SECONDS, LimitKey, Policy
+from broker_jobs.messages.envelope import Growth, LimitKey, Policy
 from broker_jobs.messages.events import Heartbeat, Tick, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, Reason
@@ -184,11 +184,17 @@ def test_the_back_off_after_a_crash_is_that_of_so_many_crashes(harness: EngineHa
         assert harness.row().due_at == harness.now + seconds
 
 
-def test_the_default_backoff_ends_with_the_longest_delay(harness: EngineHarness) -> None:
+def test_a_back_off_that_grows_ends_with_its_cap(harness: EngineHarness) -> None:
+    harness.engine = Engine(harness.store, "c1", since=harness.now, chance=lambda: 0.5)
+    growth = Growth(first=2, factor=3, cap=10, jitter=0.5)
+    assert back_offs(harness, Policy(retries=4, backoff=growth)) == [1.5, 4.5, 7.5, 7.5]
+
+
+def test_the_default_backoff_is_at_most_a_day(harness: EngineHarness) -> None:
     policy = Policy(retries=1_000_000)
     harness.apply(harness.ready(attempt=999_999, policy=policy), harness.failed())
     row = harness.row()
-    assert (row.state, row.due_at) == (State.SCHEDULED, harness.now + MAX_DELAY_SECONDS)
+    assert (row.state, row.due_at) == (State.SCHEDULED, harness.now + 86_400)
 
 
 def test_a_person_s_requeue_starts_the_budget_anew(harness: EngineHarness) -> None:
