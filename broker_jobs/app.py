@@ -33,7 +33,7 @@ from broker_jobs.producer.batch import Batch
 from broker_jobs.producer.connection import Connection
 from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.job import AsyncJob, Call, Job, JobDecorator, SyncJob
-from broker_jobs.producer.process_lock import Hold, ProcessLock
+from broker_jobs.producer.process_lock import Claim, ProcessLock
 from broker_jobs.producer.pubsub import Subscriptions, check_event_name, publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.recurring import Recurring
@@ -445,9 +445,9 @@ class BrokerJobs:
         if self._stop_lock.held_here:
             return
         meant = self._program or self._stopping
-        hold = Hold()
+        claim = Claim()
         try:
-            self._stop_lock.take(hold)
+            self._stop_lock.take(claim)
             if meant is not None and self._program is not meant:
                 return  # another call has stopped it; what runs now was started later
             program, self._program = self._program, None
@@ -463,7 +463,7 @@ class BrokerJobs:
                 self._requests.close()
                 self._connection.close()
         finally:
-            hold.over = True
+            claim.over = True
 
     def metrics(self) -> tuple[bytes, str]:
         """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.
