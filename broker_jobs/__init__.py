@@ -16,7 +16,7 @@ The path of a job:
     testing/      a tester and a worker for unit tests
     demo/         an example program: a mail service
     app.py        BrokerJobs, the object that a program creates
-    settings.py, served_queues.py, service_name.py, clock.py, errors.py, metrics.py, extras.py
+    settings.py, served_queues.py, service_name.py, clock.py, errors.py, logs.py, metrics.py, extras.py
 
 The public names are listed below. Each is imported when it is first used, so that importing the package costs nothing
 that is not used.

@@ -34,7 +34,7 @@ from broker_jobs.producer.enqueue_many import enqueue_many, enqueue_many_async
 from broker_jobs.producer.group import Jobs
 from broker_jobs.producer.group_members import GroupMembers, Root
 from broker_jobs.producer.job import Call
-from broker_jobs.producer.process_lock import Hold, ProcessLock
+from broker_jobs.producer.process_lock import Claim, ProcessLock
 from broker_jobs.producer.pubsub import publish, publish_async
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.producer.requests import RequestClient
@@ -352,9 +352,9 @@ class BrokerJobs(Jobs):
         if self._stop_lock.held_here:
             return
         meant = self._program or self._stopping
-        hold = Hold()
+        claim = Claim()
         try:
-            self._stop_lock.take(hold)
+            self._stop_lock.take(claim)
             if meant is not None and self._program is not meant:
                 return  # another call has stopped it; what runs now was started later
             program, self._program = self._program, None
@@ -370,7 +370,7 @@ class BrokerJobs(Jobs):
                 self._requests.close()
                 self._connection.close()
         finally:
-            hold.over = True
+            claim.over = True
 
     def metrics(self) -> tuple[bytes, str]:
         """The metrics of the parts that run here, in Prometheus' text format, and the content type: for your own route.

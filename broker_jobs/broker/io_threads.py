@@ -21,6 +21,8 @@ from broker_jobs.errors import UsageError
 
 FLUSH_SECONDS = 1.0
 """How long the end of the process waits for the last log records."""
+MOST_RECORDS = 10_000
+"""Log records of I/O threads that wait for slow handlers; more of them are dropped, so that memory stays flat."""
 LOGGERS = ("broker_jobs", "pika")
 """The top-level loggers that are used in I/O threads."""
 
@@ -103,7 +105,8 @@ class _DeferredRecords(logging.Filter):
 
     def put(self, entry: _Entry) -> None:
         """Queue a record, or an event that is set when the records before it are handled."""
-        self._records.put(entry)
+        if self._records.qsize() < MOST_RECORDS or isinstance(entry, threading.Event):
+            self._records.put(entry)
         if self._thread is None:
             with self._starting:
                 if self._thread is None:

@@ -1,7 +1,7 @@
 """Checks the options of a job and of one call, and stores them in a frozen value.
 
 Type checkers see the options as TypedDicts. They are checked again at run time, so that a mistyped option raises and
-is not silently ignored.
+is not silently ignored. Over 300 lines: each option has its text and its check.
 """
 
 from __future__ import annotations

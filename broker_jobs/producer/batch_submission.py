@@ -5,7 +5,7 @@ holds each chunk until the commit of its submission; if the producer dies inside
 and a commit may arrive twice, so a message without a confirm is simply sent again.
 
 Jobs that are enqueued inside a block, but not in its batch, are counted here too: job.py and enqueue_many.py report
-them, and batch.py, which imports both, warns.
+them, and batch.py, which imports both, warns. The file is over 300 lines, as these few belong to its blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.errors import EnqueueError, UsageError
 from broker_jobs.messages.batch import CHUNK_BYTES, CHUNK_JOBS, BatchCommit, Chunk
 from broker_jobs.messages.envelope import Envelope, new_id
-from broker_jobs.producer.connection import Connection, Publishing, await_confirms, wait_for_confirms
+from broker_jobs.producer.confirms import await_confirms, wait_for_confirms
+from broker_jobs.producer.connection import Connection, Publishing
 from broker_jobs.producer.routing import encode_limited
 
 PublishResults: TypeAlias = list[PublishFailure | None]

@@ -21,14 +21,13 @@ from broker_jobs.broker.interface import Broker, Message, PublishFailure, Unconf
 from broker_jobs.broker.topology import fixed_topology
 from broker_jobs.clock import Clock, SystemClock
 from broker_jobs.errors import BrokerError, UsageError
-from broker_jobs.producer.asyncio_support import await_future, in_thread
-from broker_jobs.producer.process_lock import Hold, ProcessLock
+from broker_jobs.producer.asyncio_support import in_thread
+from broker_jobs.producer.confirms import await_confirms, failed_publish, wait_for_confirms
+from broker_jobs.producer.process_lock import Claim, ProcessLock
 
 if TYPE_CHECKING:
     from broker_jobs.settings import Settings
 
-STALL_SECONDS = 5.0
-"""Extra wait after the timeout of a publish. The I/O thread ends each publish at its deadline, unless it is stuck."""
 OPEN_SECONDS = 30.0
 """How long a thread waits while another thread connects."""
 _BUSY = (
@@ -87,14 +86,14 @@ class Connection:
         if self._settings is None:
             if self._lock.held_here:
                 raise UsageError(_BUSY)
-            hold = Hold()
+            claim = Claim()
             try:
-                if not self._lock.take(hold, OPEN_SECONDS):
+                if not self._lock.take(claim, OPEN_SECONDS):
                     raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
                 if self._settings is None:
                     self._settings = self._load_settings()
             finally:
-                hold.over = True
+                claim.over = True
         return self._settings
 
     def publishing(self, timeout: float | None = None, fail_fast: bool | None = None) -> Publishing:
@@ -160,7 +159,7 @@ class Connection:
             opened = self.used
             broker = self.broker(how)
         except BrokerError as error:
-            return _not_sent(messages, error)
+            return failed_publish(messages, error)
         return broker.publish(messages, how.timeout if opened else max(0.0, until - time.monotonic()))
 
     def send(self, messages: Sequence[Message], how: Publishing) -> list[PublishFailure | None]:
@@ -198,14 +197,14 @@ class Connection:
         """
         if self._lock.held_here:
             return
-        hold = Hold()
+        claim = Claim()
         try:
-            self._lock.take(hold)
+            self._lock.take(claim)
             broker, self._broker = self._broker, None
             if broker is not None and self._pid == os.getpid():
                 broker.stop()
         finally:
-            hold.over = True
+            claim.over = True
 
     def _connect(self, how: Publishing | None) -> Broker:
         if sys.is_finalizing():
@@ -250,9 +249,9 @@ class Connection:
     def _open(self) -> Broker:
         settings = self.settings
         attempts = self._attempts
-        hold = Hold()
+        claim = Claim()
         try:
-            if not self._lock.take(hold, OPEN_SECONDS):
+            if not self._lock.take(claim, OPEN_SECONDS):
                 raise BrokerError(f"another thread has been connecting to RabbitMQ for {OPEN_SECONDS:g} s")
             if self._pid != os.getpid():
                 if self._broker is not None:
@@ -276,7 +275,7 @@ class Connection:
                 self._broker = broker
             return self._broker
         finally:
-            hold.over = True
+            claim.over = True
 
 
 def _refuse_to_wait(broker: Broker) -> None:
@@ -285,48 +284,3 @@ def _refuse_to_wait(broker: Broker) -> None:
         raise BrokerError("RabbitMQ blocks publishing: memory or disk alarm (fail_fast: it was not waited for)")
     if not broker.connected:
         raise BrokerError("the connection to RabbitMQ is lost, and tried again (fail_fast: it was not waited for)")
-
-
-def wait_for_confirms(
-    future: Future[list[PublishFailure | None]], timeout: float, count: int
-) -> list[PublishFailure | None]:
-    """Wait for the result of a publish of `count` messages with this timeout.
-
-    An interrupted caller cancels the publish: what is not written yet is never sent. If the I/O thread is stuck, the
-    future is not done in time; then the publish is cancelled too, and its outcome is unknown.
-    """
-    try:
-        return future.result(timeout + STALL_SECONDS)
-    except TimeoutError:
-        return _stuck(future, timeout, count)
-    except BaseException:
-        future.cancel()
-        raise
-
-
-async def await_confirms(
-    future: Future[list[PublishFailure | None]],
-    timeout: float,  # noqa: ASYNC109  # that of the publish
-    count: int,
-    *,
-    shielded: bool = False,
-) -> list[PublishFailure | None]:
-    """As `wait_for_confirms`, on the event loop; `shielded`: a cancelled caller leaves the publish alone."""
-    try:
-        return await await_future(future, timeout + STALL_SECONDS, cancel=not shielded)
-    except TimeoutError:
-        return _stuck(future, timeout, count)
-
-
-def _stuck(future: Future[list[PublishFailure | None]], timeout: float, count: int) -> list[PublishFailure | None]:
-    future.cancel()
-    if not future.cancelled():
-        return future.result()
-    reason = f"the I/O thread of this process has not answered in {timeout + STALL_SECONDS:g} s"
-    return [PublishFailure(Unconfirmed.UNKNOWN, reason)] * count
-
-
-def _not_sent(messages: Sequence[Message], error: BrokerError) -> Future[list[PublishFailure | None]]:
-    failed: SignalSafeFuture[list[PublishFailure | None]] = SignalSafeFuture()
-    failed.set_result([PublishFailure(Unconfirmed.NOT_SENT, str(error))] * len(messages))
-    return failed

@@ -16,7 +16,8 @@ from broker_jobs.broker.interface import PublishFailure, Unconfirmed
 from broker_jobs.errors import ArgumentsError, UsageError
 from broker_jobs.function.options import NO_OPTIONS, FunctionOptions
 from broker_jobs.producer.batch_submission import PublishResults, note_enqueued
-from broker_jobs.producer.connection import Connection, Publishing, await_confirms, wait_for_confirms
+from broker_jobs.producer.confirms import await_confirms, wait_for_confirms
+from broker_jobs.producer.connection import Connection, Publishing
 from broker_jobs.producer.errors import EnqueueManyError
 from broker_jobs.producer.job import Call, PreparedMessage
 from broker_jobs.producer.receipt import Receipt

@@ -1,4 +1,4 @@
-"""A lock that forks, signal handlers and interrupts cannot leave locked."""
+"""Provides a lock that forks, signal handlers and interrupts cannot leave locked."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 LOOK_SECONDS = 0.005
 
 
-class Hold:
-    """One attempt to hold a `ProcessLock`. Setting `over` gives it back, whether it was got or not."""
+class Claim:
+    """One attempt to claim a `ProcessLock`. Setting `over` gives it back, whether it was got or not."""
 
     __slots__ = ("next", "over", "thread")
 
     def __init__(self, *, over: bool = False) -> None:
         self.over = over
         self.thread = threading.get_ident()
-        self.next: dict[str, Hold] = {}  # setdefault is atomic: of those that wait, one is next
+        self.next: dict[str, Claim] = {}  # setdefault is atomic: of those that wait, one is next
 
 
 class ProcessLock:
@@ -25,19 +25,19 @@ class ProcessLock:
 
     A fork copies a lock that another thread holds, but not that thread: nothing would release it in the child. A signal
     handler interrupts the code of its own thread, so it must not wait for that code. And a handler that raises (Ctrl-C)
-    may do so between any two steps of Python, also right after a lock was taken. So a hold is an object that its user
+    may do so between any two steps of Python, also right after a lock was taken. So a claim is an object that its user
     has before it waits, and gives back by one assignment, which nothing interrupts:
 
-        hold = Hold()
+        claim = Claim()
         try:
-            if lock.take(hold, 30):
+            if lock.take(claim, 30):
                 …
         finally:
-            hold.over = True
+            claim.over = True
     """
 
     def __init__(self) -> None:
-        self._latest: dict[int, Hold] = {}  # one for each process
+        self._latest: dict[int, Claim] = {}  # one for each process
 
     @property
     def held_here(self) -> bool:
@@ -45,23 +45,23 @@ class ProcessLock:
         latest = self._find_latest()
         return not latest.over and latest.thread == threading.get_ident()
 
-    def take(self, hold: Hold, timeout: float | None = None) -> bool:
-        """Wait until this hold has the lock; False if it has not after `timeout` seconds (None: without end)."""
+    def take(self, claim: Claim, timeout: float | None = None) -> bool:
+        """Wait until this claim has the lock; False if it has not after `timeout` seconds (None: without end)."""
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             latest = self._find_latest()
-            if latest is hold:
+            if latest is claim:
                 return True
             if latest.over:
-                latest.next.setdefault("hold", hold)
+                latest.next.setdefault("claim", claim)
             elif until is not None and time.monotonic() >= until:
                 return False
             else:
                 time.sleep(LOOK_SECONDS)
 
-    def _find_latest(self) -> Hold:
+    def _find_latest(self) -> Claim:
         pid = os.getpid()
-        latest = self._latest.setdefault(pid, Hold(over=True))
-        while (following := latest.next.get("hold")) is not None:
+        latest = self._latest.setdefault(pid, Claim(over=True))
+        while (following := latest.next.get("claim")) is not None:
             latest = self._latest[pid] = following
         return latest

@@ -260,6 +260,11 @@ async def a_batch() -> None:
     assert_type(await b.wait_async(5), State)
     assert_type(await b.state_async(), State)
     assert_type(await b.counts_async(), BatchCounts)
+    assert_type(await b.delete_async(), bool)
+    assert_type(await b.requeue_failures_async("timeout"), int)
+    async for each_failure in b.failures_async():
+        await each_failure.requeue_async()
+        each_failure.requeue_async()  # E
     with jobs.batch() as b2:
         await b2.enqueue(welcome, 42)  # E
 
@@ -339,6 +344,28 @@ charge(7)  # E
 assert_type(welcome.receipt("0190").result(), str)
 assert_type(jobs.receipt("0190").result(), Any)
 jobs.receipt("0190").delete()
+welcome.using(publish_timeout=2, fail_fast=True).enqueue(42)
+welcome.using(publish_timeout=timedelta(seconds=2)).enqueue(42)
+welcome.using(publish_timeout="2").enqueue(42)  # E
+assert_type(jobs.using(fail_fast=True).enqueue_many([welcome.bind(1)]), list[Receipt[str]])
+assert_type(jobs.using(publish_timeout=2).publish("user.registered", 42), str)
+jobs.using(queue="mail")  # E
+
+
+async def controls() -> None:
+    async with jobs as started:
+        assert_type(started, BrokerJobs)
+    assert_type(await jobs.receipt("0190").delete_async(), bool)
+    await jobs.receipt("0190").requeue_async()
+    await jobs.receipt("0190").reschedule_async(hour)
+    await jobs.receipt("0190").reschedule_async(60)  # E
+    await jobs.recurring.put_async("daily", "0 9 * * *", welcome.bind(7), tz="Europe/Istanbul")
+    await jobs.recurring.put_async("daily", "0 9 * * *", welcome)  # E
+    await jobs.recurring.trigger_async("daily")
+    await jobs.queues.pause_async("mail")
+    await jobs.limits.set_async("smtp", 2)
+    assert_type(await jobs.using(fail_fast=True).publish_async("user.registered", 42), str)
+
 
 # ---- 11. inside a job -----------------------------------------------------------------------------------------
 @jobs.job
