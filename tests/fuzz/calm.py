@@ -78,7 +78,14 @@ class CalmJobs:
     def heartbeat(self) -> None:
         """The worker lives, and runs what it holds."""
         running = [(id, 1) for id in self._holds]
-        self._room.hand([told(self._room, Heartbeat(at=self._room.clock.now(), running=running, queues=[QUEUE]))])
+        self._room.hand(
+            [
+                told(
+                    self._room,
+                    Heartbeat(at=self._room.clock.now(), running=running, received=["calm-enqueued"], queues=[QUEUE]),
+                )
+            ]
+        )
 
     def work(self) -> None:
         """The worker runs what is released to it; what it holds goes on."""

@@ -35,7 +35,7 @@ from tests.support.invariants import broken
 
 CHECK_EVERY = 4_000
 """Bodies between two looks at everything."""
-ENDS = 0.02
+ENDS = 0.005
 """The part of the rounds before which the coordinator ends as if it were killed."""
 MOST_SECONDS = 5.0
 """Processor time of a round of at most `HANDED` messages; a hundredth of it is usual."""
@@ -106,7 +106,7 @@ class _Run:
         for _ in range(self._chance.randint(1, HANDED)):
             one = self._messages.next()
             read = _read(READERS[one.queue], one)
-            if not _is_for_all(read):
+            if not is_for_all(read):
                 handed.append(one)
                 self._expected.append((read, one))
                 self._result.kinds[one.type or "none"] += 1
@@ -193,7 +193,7 @@ def _jobs(one: Input) -> set[str]:
             return set()
 
 
-def _is_for_all(read: list[Input]) -> bool:
+def is_for_all(read: list[Input]) -> bool:
     """Whether a message rightly touches jobs that it does not name: a command about all of them."""
     for one in read:
         match one:

@@ -21,7 +21,7 @@ from tests.fuzz.deliveries import READ, ROADS, Messages
 from tests.fuzz.fuzz import fuzz
 from tests.fuzz.values import body_of, envelope
 
-BODIES = 2_500
+BODIES = 1_500
 
 
 @pytest.mark.parametrize("seed", ["fixed", "fresh"])
@@ -38,7 +38,7 @@ def test_hostile_messages_find_nothing(tmp_path: Path, seed: str) -> None:
 @pytest.mark.parametrize("seed", ["fixed", "fresh"])
 def test_hostile_messages_find_nothing_in_postgresql(postgres_url: str, seed: str) -> None:
     seed = seed if seed == "fixed" else new_id()
-    result = fuzz(postgres_url, seed, BODIES // 2)
+    result = fuzz(postgres_url, seed, BODIES // 3)
     assert result.findings == [], f"seed {seed}"
     assert result.jobs > 100
 
@@ -69,7 +69,9 @@ def test_each_type_from_each_exchange_is_made_and_some_of_it_believed() -> None:
             believed.add((one.queue, one.exchange, one.type))
             if isinstance(read, CommandReceived):
                 kinds.add(read.command.kind)
-    assert believed >= set(ROADS) - {(names.DEAD_LETTERS, names.DEAD, "job")}  # what workers send there is believed of nothing
+    assert believed >= set(ROADS) - {
+        (names.DEAD_LETTERS, names.DEAD, "job")
+    }  # what workers send there is believed of nothing
     assert kinds == {kind for each in COMMANDS.values() for kind in each}
 
 

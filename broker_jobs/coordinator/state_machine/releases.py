@@ -35,7 +35,9 @@ def released(row: Row, at: Context, fence: int, attempt: int) -> Row:
     if not row.envelope:
         return entered(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **NOT_PUBLISHED)
     if row.epoch >= MAX_NUMBER or attempt > MAX_NUMBER:  # as a message made up; nobody could read the next one
-        reason = f"it cannot be released: its epoch is {row.epoch} and its attempt {attempt}, and {MAX_NUMBER} is the last"
+        reason = (
+            f"it cannot be released: its epoch is {row.epoch} and its attempt {attempt}, and {MAX_NUMBER} is the last"
+        )
         return entered(row, FAILED, at.now, reason, **NOT_PUBLISHED)
     return entered(
         row, ENQUEUED, at.now, "", publication=Publication.PUBLISHING, sender=at.coordinator, epoch=row.epoch + 1,
