@@ -69,10 +69,10 @@ class CalmJobs:
         self._count = 0
         self._holds = "calm-running", "calm-limited"
         room.hand(waiting_jobs())
-        room.settle()
+        room.come_to_rest()
         self.work()
         room.meanwhile = self.heartbeat
-        room.settle()
+        room.come_to_rest()
         self._before = self._seen()
 
     def heartbeat(self) -> None:

@@ -24,8 +24,6 @@ from tests.fuzz.values import NOW
 CHANNEL = 1
 EXPECTED = (ChunkTooLateError,)
 """What a decision raises of a message that is at fault, and says so."""
-GROUP = "a transaction of "
-"""The log of a transaction that is repeated in halves, as one of its records raised; that record says why."""
 
 
 class HandingBroker:
@@ -214,7 +212,7 @@ class Room:
         self._logger.addHandler(self.noted)
         self._logger.propagate = False
         self._coordinator = self._begun()
-        self.settle()
+        self.come_to_rest()
 
     def close(self) -> None:
         """Give back the log and the store."""
@@ -254,7 +252,7 @@ class Room:
         coordinator._input_queue.wait(0.0)
         coordinator._round()
 
-    def settle(self) -> None:
+    def come_to_rest(self) -> None:
         """Rounds until nothing is left to decide, and a few ticks more."""
         quiet = 0
         for number in range(20_000):  # what was delivered twice before is decided alone, in every second round
@@ -282,8 +280,8 @@ class Room:
 
     def healthy(self) -> str:
         """Why it is not healthy; empty: it is."""
-        thread_less = self._coordinator.healthy()
-        return "" if thread_less[0] else thread_less[1]
+        is_healthy, reason = self._coordinator.healthy()
+        return "" if is_healthy else reason
 
     def look_at_queues(self) -> None:
         """Look twice, more than a minute apart, at queues that are empty: what is in none of them is lost."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
-from broker_jobs.messages.envelope import Envelope, LimitKey, Parent, ResultArgument, UniqueKey
+from broker_jobs.messages.envelope import Envelope
 
 Make = Callable[[random.Random], Any]
 """Makes a value of JSON."""
@@ -233,7 +233,3 @@ def _list(of: Make, metadata: list[Any]) -> Make:
         return [of(chance) for _ in range(max(least, count))]
 
     return make
-
-
-NESTED = (LimitKey, Parent, ResultArgument, UniqueKey)
-"""Models inside an envelope; tests look whether all of their values are made."""
