@@ -42,7 +42,8 @@ test: .venv/.stamp-dev servers
 # The tests that talk to a broker, again, on RabbitMQ 4.0; which database is behind makes no difference there.
 .PHONY: test-rabbitmq40
 test-rabbitmq40: .venv/.stamp-dev servers $(RABBITMQ40)/.complete
-	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration tests/deploy/test_rabbitmq_roles.py) \
+	@BROKER_JOBS_TEST_RABBITMQ=4.0 $(PYTEST) $(wildcard tests/conformance tests/integration tests/fuzz tests/deploy/test_rabbitmq_roles.py \
+		tests/deploy/test_rights.py) \
 		-n auto -m "rabbitmq and not postgres" $(ARGS)
 
 $(RABBITMQ40)/.complete:
@@ -86,6 +87,12 @@ storm: .venv/.stamp-dev
 soak: .venv/.stamp-dev
 	@tools/servers.sh rabbitmq
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+# Hostile messages of every type, in-process, for minutes. Part of no other target.
+.PHONY: fuzz
+fuzz: .venv/.stamp-dev
+	@tools/servers.sh postgres
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: docs
 docs: .venv/.stamp-dev

@@ -92,6 +92,7 @@ class Admission:
             row = self._put(row.evolve(conditions=row.conditions | Conditions.DEPENDENCIES))
         row = self._limits.admit(self._rows[row.id], envelope, overlap=self._queues_runs(row.recurring or ""))
         self._dependents.count(row)
+        row = self._rows[row.id]  # it may be counted now
         if verdict.failed is not None:
             self.fail(row, verdict.failed)
             return

@@ -24,6 +24,8 @@ from broker_jobs.store.row import Row
 
 logger = logging.getLogger(__name__)
 
+MOST_DEEP = 150
+"""Levels of the arguments that a list of failures shows."""
 MAX_REPLY_BYTES = 1024 * 1024
 """RabbitMQ 4 refuses messages over 16 MiB, or over what its administrator sets, and closes the channel over them."""
 REPLY_HEAD_BYTES = 1024
@@ -139,7 +141,24 @@ def failure_view(row: Row, root: Row) -> JobReply:
         return failed
     envelope = codec.decode(row.envelope) if row.envelope else None
     called = {} if envelope is None else {"args": envelope.args, "kwargs": envelope.kwargs}
+    if _is_too_deep(called):
+        return failed
     return failed.model_copy(update=called)
+
+
+def _is_too_deep(value: object) -> bool:
+    """Whether JSON is nested so deep that a reply around it may not be readable: readers end at 200."""
+    level = [value]
+    for _ in range(MOST_DEEP):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def answer(reply_to: str, id: str, view: JobReply) -> Message:

@@ -34,7 +34,10 @@ MAX_NUMBER = 2**53
 """The largest integer that JSON keeps exactly in every language and that every database stores."""
 FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(3000, 1, 1, tzinfo=UTC)
-"""Times outside this range are mistakes, such as a date that was never set, and arithmetic on them overflows."""
+"""Times outside this range are mistakes, such as a date that was never set, and arithmetic on them overflows.
+
+Both ends count: a float rounds the last microsecond of 2999 up to the first one of 3000.
+"""
 
 MAX_KEY_CHARS = 512
 """Length of a unique key or a limit key. At four bytes a character it fits into a PostgreSQL index row (2,704 bytes).
@@ -68,7 +71,7 @@ def _without_batch_prefix(id: str) -> str:
     return id
 
 
-Moment = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
+Moment = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, le=LAST_MOMENT)]
 Duration = Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/+-]{1,100}$"), AfterValidator(_without_batch_prefix)]

@@ -52,8 +52,8 @@ conditions first."""
 FailureKind = Literal["raised", "timed out", "cancelled", "crashed"]
 """How a run ended that did not succeed. Cancelled: it was deleted, and stopped. Crashed: its own process died."""
 
-Timestamp = Annotated[Instant, Field(ge=0.0, lt=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
-"""Seconds since the Unix epoch, before the year 3000, so that every calendar and database stores it."""
+Timestamp = Annotated[Instant, Field(ge=0.0, le=LAST_MOMENT.timestamp(), allow_inf_nan=False)]
+"""Seconds since the Unix epoch, up to the year 3000, so that every calendar and database stores it."""
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 MAX_ID_CHARS = 300
 Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]

@@ -15,6 +15,7 @@ from broker_jobs.coordinator.state_machine.steps import (
     is_due,
     unpublished,
 )
+from broker_jobs.messages.envelope import MAX_NUMBER
 from broker_jobs.store.row import Conditions, Publication, Reason, Row
 
 UNRELEASED_SECONDS = 1.0
@@ -33,6 +34,11 @@ def on_due(row: Row, at: Context) -> Row:
 def released(row: Row, at: Context, fence: int, attempt: int) -> Row:
     if not row.envelope:
         return entered(row, FAILED, at.now, "its envelope was never seen: it cannot be released", **NOT_PUBLISHED)
+    if row.epoch >= MAX_NUMBER or attempt > MAX_NUMBER:  # as a message made up; nobody could read the next one
+        reason = (
+            f"it cannot be released: its epoch is {row.epoch} and its attempt {attempt}, and {MAX_NUMBER} is the last"
+        )
+        return entered(row, FAILED, at.now, reason, **NOT_PUBLISHED)
     return entered(
         row, ENQUEUED, at.now, "", publication=Publication.PUBLISHING, sender=at.coordinator, epoch=row.epoch + 1,
         fence=fence, attempt=attempt, released_at=max(at.now, row.due_at or 0.0), grace_until=None,

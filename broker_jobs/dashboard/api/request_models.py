@@ -48,7 +48,7 @@ NamePath = Annotated[str, Path(min_length=1, max_length=200, pattern=PLAIN)]
 Cursor = Annotated[str | None, Query(description="`next` of the previous page", max_length=2_000)]
 Limit = Annotated[int, Query(ge=1, le=500, description="at most this many")]
 Text = Annotated[str | None, Query(max_length=1_000, description="part of the text, case-insensitive")]
-Instant = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT)]
+Instant = Annotated[AwareDatetime, Field(ge=FIRST_MOMENT, le=LAST_MOMENT)]
 
 
 class RequestBody(BaseModel):
