@@ -135,7 +135,7 @@ def _by_parameter(function: Function, args: tuple[Any, ...], kwargs: Mapping[str
 def _ended(run: Run, value: Any) -> Outcome:
     """A function that returned has succeeded, in time or not, unless it learned that it should stop and gave up.
 
-    A result that would not arrive as it is fails the job: what waits for it could not run.
+    Whatever is wrong with its result is no failure: the work is done, and who runs a failed job again would repeat it.
     """
     if value is None and (run.told or run.interrupt.delivered):
         return stopped_as_asked(run)

@@ -68,9 +68,9 @@ def returned(text: str) -> Completed:
     return Completed(text)
 
 
-def unwritable(error: BaseException) -> Raised:
-    """The outcome of a result that would not arrive as it is: a final failure, as the next run would return it too."""
-    return Raised(ErrorInfo(type="ResultError", message=_clipped_message(error)), final=True, exception=error)
+def unwritable(error: BaseException) -> Completed:
+    """The outcome of a result that would not arrive as it is: succeeded without it, as the work is done."""
+    return Completed(None, clip(message_of(error), 1000))
 
 
 def raised(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, computed_field
 
-from broker_jobs import ArgumentsError, BrokerJobs, JobFailed, result_of
+from broker_jobs import ArgumentsError, BrokerJobs, BrokerJobsError, result_of
 from broker_jobs.function.comparison import difference
 from broker_jobs.producer.receipt import Receipt
 from broker_jobs.testing import Tester
@@ -218,7 +218,9 @@ def test_a_secret_arrives_and_does_not_come_back(echoes: Echoes) -> None:
         assert password.get_secret_value() == "open \0"
         return password
 
-    with pytest.raises(JobFailed, match="ResultError: the result of reveal holds a secret"):
+    with pytest.raises(
+        BrokerJobsError, match="succeeded, but its result was not kept: the result of reveal holds a secret"
+    ):
         reveal.enqueue(SecretStr("open \0")).result(LONG)
 
 

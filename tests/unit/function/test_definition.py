@@ -180,8 +180,8 @@ def call_refused(**options: Any) -> str:
 def test_an_unknown_option_names_the_nearest() -> None:
     assert call_refused(quee="x") == (
         "no option 'quee'; did you mean 'queue'? "
-        "Options of one call: backoff, expires, fail_fast, id, keep, keep_result, limit, priority, publish_timeout, queue, "
-        "retries, tags, timeout, trace, unique"
+        "Options of one call: backoff, expires, fail_fast, id, keep, keep_result, limit, priority, publish_timeout, "
+        "queue, retries, tags, timeout, trace, unique"
     )
     assert option_refused(queue_name="x").startswith("no option 'queue_name'; did you mean 'queue'? Options of a job: ")
     assert option_refused(zzz=1).startswith("no option 'zzz'. Options of a job: backoff, ")
