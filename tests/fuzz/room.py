@@ -31,6 +31,7 @@ class HandingBroker:
 
     def __init__(self) -> None:
         self.connected, self.blocked, self.reconnects = True, False, 0
+        self.problem: str | None = None
         self.released: list[Message] = []
         self.findings: list[str] = []
         self.published: Counter[str] = Counter()
