@@ -21,7 +21,7 @@ from broker_jobs import (AsyncJob, Batch, BatchCounts, BrokerJobs, Call, Concurr
 
 P = ParamSpec("P")
 R = TypeVar("R")
-jobs = BrokerJobs("memory://", modules=["shop.mail"])
+jobs = BrokerJobs("memory://", modules=["shop.mail"], service="shop")
 hour = timedelta(hours=1)
 
 # ---- 1. defining ----------------------------------------------------------------------------------------------
@@ -69,6 +69,8 @@ class Tools:
     def clean(path: str) -> int: return 0
     @jobs.job
     def send(self, user_id: int) -> str: return ""
+BrokerJobs(service=1)  # E
+
 @jobs.job(quee="mail")  # E
 def bad_option() -> None: ...
 @jobs.job(priority="highest")  # E
