@@ -22,7 +22,7 @@ from broker_jobs import (AsyncJob, Backoff, Batch, BatchCounts, BrokerJobs, Call
 
 P = ParamSpec("P")
 R = TypeVar("R")
-jobs = BrokerJobs("memory://", modules=["shop.mail"])
+jobs = BrokerJobs("memory://", modules=["shop.mail"], service="shop")
 hour = timedelta(hours=1)
 
 # ---- 1. defining ----------------------------------------------------------------------------------------------
@@ -78,6 +78,7 @@ class Tools:
     def clean(path: str) -> int: return 0
     @jobs.job
     def send(self, user_id: int) -> str: return ""
+BrokerJobs(service=1)  # E
 @jobs.job(backoff=Backoff(first=2, factor=3, cap=hour, jitter=0.5), retry_on=OSError, never_retry=FileNotFoundError)
 def patient() -> None: ...
 @jobs.job(never_retry=(KeyError, ValueError), keep=hour, keep_result=60)
