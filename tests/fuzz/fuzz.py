@@ -44,7 +44,7 @@ MOST_GROWTH = 400 * 1024 * 1024
 OF_LIARS = ("has no slot of", " s before it was due", ", which has ")
 """Rules that a worker or a producer breaks for its own jobs, when it says that they run."""
 NOT_YET = ("batch ", " keeps {")
-"""Not held yet under hostile messages: the counts of a batch. One way in which they went wrong is mended, and another is
+"""Not held yet under hostile messages: the counts of a batch. One way in which they went wrong is mended, another is
 left: a batch that a message made up names has an open member too many, so that it does not end."""
 
 
