@@ -57,6 +57,7 @@ class EventLoop:
         self._for_threads: set[Carried] = set()
         self._problem: str | None = None
         """Why the loop could not be started."""
+        self._refused_until = 0.0
         self._stopping = False
         self._over = False
 
@@ -68,7 +69,7 @@ class EventLoop:
 
     def look(self) -> None:
         """Begin what waits for the loop's thread, which the machine had refused."""
-        if self._handed and self._loop is None:
+        if self._handed and self._loop is None and time.monotonic() >= self._refused_until:
             self._begin_what_was_handed()
 
     def _begin_what_was_handed(self) -> None:
@@ -78,6 +79,7 @@ class EventLoop:
             if self._problem is None:
                 logger.error("the event loop of async jobs cannot be started (%s); trying again", error)
             self._problem = f"the event loop of async jobs cannot be started: {error}"
+            self._refused_until = time.monotonic() + BROKEN_PAUSE_SECONDS
             return
         self._problem = None
         if loop is not None and not loop.is_closed():

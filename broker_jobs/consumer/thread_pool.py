@@ -17,6 +17,9 @@ from broker_jobs.consumer.received_delivery import ReceivedDelivery
 
 logger = logging.getLogger(__name__)
 
+REFUSED_SECONDS = 1.0
+"""How long no thread is asked for after the machine has refused one: CPython keeps something of each try."""
+
 
 class ThreadPool:
     """Threads that call `work`, and then `ended`, which says what they run next."""
@@ -39,6 +42,7 @@ class ThreadPool:
         self._handed: SimpleQueue[ReceivedDelivery | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._problem: str | None = None
+        self._refused_until = 0.0
         self._lock = threading.Lock()
 
     def run(self, received: ReceivedDelivery) -> None:
@@ -48,7 +52,7 @@ class ThreadPool:
 
     def look(self) -> None:
         """Start the threads that are missing. The machine may have refused one: then a later call starts it."""
-        if len(self._threads) >= self._needed():
+        if len(self._threads) >= self._needed() or time.monotonic() < self._refused_until:
             return
         with self._lock:
             try:
@@ -58,7 +62,8 @@ class ThreadPool:
                     thread.start()
                     self._threads.append(thread)
             except RuntimeError as error:
-                self._note(f"{error}: {len(self._threads)} of {self._needed()} threads run")
+                self._refused_until = time.monotonic() + REFUSED_SECONDS
+                self._note(f"a thread for jobs cannot be started: {error}; {len(self._threads)} threads run")
             else:
                 self._note(None)
 
@@ -68,7 +73,7 @@ class ThreadPool:
 
     def _note(self, problem: str | None) -> None:
         if problem is not None and self._problem is None:
-            logger.error("a thread for jobs cannot be started (%s); trying again", problem)
+            logger.error("%s; trying again", problem)
         elif problem is None and self._problem is not None:
             logger.info("threads for jobs can be started again")
         self._problem = problem
