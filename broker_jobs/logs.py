@@ -90,7 +90,7 @@ def set_up(level: str | int, layout: str = "text") -> None:
     """
     global _level  # noqa: PLW0603  # logging itself is global
     _level = logging.getLevelNamesMapping()[level.upper()] if isinstance(level, str) else level
-    _ours.setStream(sys.stderr)
+    _ours.stream = sys.stderr  # setStream flushes the one before it, which may be closed
     _ours.setFormatter(_FORMATTERS[layout]())
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(least if _level > logging.DEBUG else logging.WARNING)

@@ -1,6 +1,7 @@
 """Reads the state and result of an enqueued job, and deletes, requeues or reschedules it.
 
-`result_of` and `results_of` pass the results of receipts on, as arguments of other jobs.
+`result_of` and `results_of` pass the results of receipts on, as arguments of other jobs. Over 300 lines: each call that
+waits has a twin for event loops beside it.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def test_a_moment_without_threads_costs_no_job_and_no_slot(first: str) -> None:
 @pytest.mark.parametrize("hung", [1, 2])
 def test_a_spare_slot_lets_another_job_in(hung: int) -> None:
     jobs = BrokerJobs("memory://")
-    go_on = program.threading.Event()
+    go_on = threading.Event()
 
     @jobs.job(retries=0, timeout=0.3)
     def hang() -> None:

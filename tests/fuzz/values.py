@@ -37,7 +37,8 @@ POOLS: dict[str, list[Any]] = {
     "slot": ["1", "2", ""],
     "event": ["user.registered", "e" * 200],
     "recurring": ["nightly", "hourly", "n" * 200],
-    "origin": ["shop", "billing", "", "o" * 255],
+    "service": ["shop", "billing", "", "s" * 100],
+    "code": ["ab12", "cd34", "", "f" * 64],
     "cron": [
         "* * * * *", "0 9 * * MON", "*/5 * * * * *", "0 0 29 2 *", "0 0 31 2 *", "0 0 L * *", "60 * * * *", "@daily",
         "", "* * * * * *", "1-59/0 * * * *", "0 0 * * 8", "R * * * *", "H * * * *", "0-59," * 190 + "1 * * * *",
@@ -46,7 +47,7 @@ POOLS: dict[str, list[Any]] = {
 }  # fmt: skip
 NAMED = {
     "worker": "worker", "owner": "worker", "coordinator": "coordinator", "host": "host", "slot": "slot",
-    "event": "event", "recurring": "recurring", "origin": "origin", "cron": "cron", "tz": "tz", "key": "key",
+    "event": "event", "recurring": "recurring", "service": "service", "code": "code", "cron": "cron", "tz": "tz", "key": "key",
     "queue": "queue",
 }  # fmt: skip
 """Field -> the pool of its values."""
@@ -211,6 +212,9 @@ def _text(metadata: list[Any]) -> Make:
     if isinstance(pattern, str) and pattern.startswith("^[A-Za-z0-9"):
         pool = POOLS["queue"] if ":" not in pattern else IDS
         return lambda chance: chance.choice(pool)
+    if isinstance(pattern, str) and pattern.startswith(("^([A-Za-z0-9", "^[0-9a-f]")):
+        texts = POOLS["code" if "(" not in pattern else "service"]
+        return lambda chance: chance.choice(texts)
     if isinstance(pattern, str) and pattern.startswith("^line"):
         return lambda chance: f"line:{chance.choice(['concurrency', 'rate'])}:{chance.choice(POOLS['key'])}"[:most]
     least = _limit(metadata, "min_length") or 0

@@ -48,6 +48,7 @@ OPERATIONS = {
     "delete_batch": Role.OPERATOR,
     "delete_job": Role.OPERATOR,
     "delete_jobs": Role.OPERATOR,
+    "fail_jobs": Role.OPERATOR,
     "delete_dead_letter": Role.ADMIN,
     "change_recurring": Role.OPERATOR,
     "get_arguments": Role.OPERATOR,
