@@ -47,8 +47,8 @@ POOLS: dict[str, list[Any]] = {
 }  # fmt: skip
 NAMED = {
     "worker": "worker", "owner": "worker", "coordinator": "coordinator", "host": "host", "slot": "slot",
-    "event": "event", "recurring": "recurring", "service": "service", "code": "code", "cron": "cron", "tz": "tz", "key": "key",
-    "queue": "queue",
+    "event": "event", "recurring": "recurring", "service": "service", "code": "code", "cron": "cron", "tz": "tz",
+    "key": "key", "queue": "queue",
 }  # fmt: skip
 """Field -> the pool of its values."""
 NAMED_IN: dict[tuple[str, str], str] = {
