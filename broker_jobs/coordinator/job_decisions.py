@@ -98,7 +98,9 @@ class JobDecisions:
         event = record.event
         if event.reason == "not released" and event.id not in self._rows:
             with contextlib.suppress(codec.Undecodable):
-                self.decide(ReadyCopy(codec.decode(event.envelope), event.envelope))
+                envelope = codec.decode(event.envelope)
+                if envelope.id == event.id:  # else it is of a job that may be known
+                    self.decide(ReadyCopy(envelope, event.envelope))
 
     def make(self, fired: Fired) -> None:
         """A job of a recurring time, a person or an event: made once."""

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq]
 WAIT_FOR_NOTHING = {
     Receipt: {"dependency"},
     Batch: {"batch", "enqueue", "enqueue_many", "schedule", "dependency"},  # jobs of a block are published beside it
-    Recurring: {"declared"},
+    Recurring: {"all", "declared", "include"},
     Queues: set[str](),
     Limits: set[str](),
     Failure: set[str](),
@@ -36,6 +36,7 @@ WAIT_FOR_NOTHING = {
     BrokerJobs: {
         *("around", "batch", "batch_receipt", "configure", "dashboard", "health", "job", "lifespan", "load_modules"),
         *("metrics", "receipt", "remote", "replaced", "subscribe", "using"),
+        *("include", "on_enqueue", "on_start", "on_success", "on_failed", "on_worker_start", "on_worker_stop"),
         *("start", "stop"),  # async with jobs
     },
 }

@@ -177,6 +177,6 @@ def test_limits_are_set_listed_and_cleared_and_subscriptions_listed(terminal: Te
     assert "concurrency\tsmtp\t4\t0\t0\tset" in terminal.output("limits", "list", **at)
     assert terminal.output("limits", "clear", "smtp", **at) == "smtp\tcleared\n"
     assert "smtp" not in terminal.output("limits", "list", **at)
-    assert terminal.output("subscriptions", "list", **at) == "event\tjob\torigin\n"
+    assert terminal.output("subscriptions", "list", **at) == "event\tjob\tservice\n"
     running.signal(INT)
     assert running.exit_code() == 0

@@ -94,15 +94,15 @@ def fire(mark: str) -> list[Try]:
 
 def functions(mark: str) -> list[Try]:
     info = {"name": mark, "queue": "default"}
-    declared = {"kind": "functions declare", "id": mark, "at": 1.0, "origin": mark, "functions": [info]}
+    declared = {"kind": "functions declare", "id": mark, "at": 1.0, "service": mark, "functions": [info]}
     return [
         Try(
             "command",
             declared,
             lambda store: [one for one in store.reader.declarations.functions() if one.name == mark],
         ),
-        command("recurring declare", f"{mark}-r", origin=mark, schedules=[]),
-        command("subscriptions declare", f"{mark}-s", origin=mark, subscriptions=[]),
+        command("recurring declare", f"{mark}-r", service=mark, schedules=[]),
+        command("subscriptions declare", f"{mark}-s", service=mark, subscriptions=[]),
     ]
 
 
@@ -132,9 +132,10 @@ ABILITIES: dict[str, Callable[[str], list[Try]]] = {
         command("batch delete", f"{mark}-b", batch_id="nobody"),
     ],
     "run a job from a form": lambda mark: [command("run", mark, call=json.dumps(job(mark)))],
-    "delete or requeue many jobs at once": lambda mark: [
+    "delete, requeue or fail many jobs at once": lambda mark: [
         command("bulk delete", f"{mark}-d", filter={"ids": ["nobody"]}),
         command("bulk requeue", f"{mark}-q", filter={"ids": ["nobody"]}),
+        command("bulk fail", f"{mark}-f", filter={"ids": ["nobody"]}),
     ],
     "report that a job has started, or how it ended": events,
     "declare functions, recurring jobs and subscriptions": functions,

@@ -103,9 +103,12 @@ def matched(row: Row | None, reported: tuple[str, int, str], at: Context) -> tup
         row = row.evolve(epoch=epoch, publication=Publication.PUBLISHED, sender=None)
     if body and not row.envelope:
         try:
-            row = completed(row, codec.decode(body), body)
+            envelope = codec.decode(body)
         except codec.Undecodable:
             return row, ("undecodable envelope in event",)
+        if envelope.id != id:
+            return row, ("envelope of another job in event",)
+        row = completed(row, envelope, body)
     return row, ()
 
 

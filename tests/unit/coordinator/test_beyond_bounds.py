@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from broker_jobs.coordinator.queries import failure_view
+from broker_jobs.coordinator.records import FromWorker
 from broker_jobs.messages import codec
 from broker_jobs.messages.commands import ListFailures, Reply
 from broker_jobs.messages.envelope import MAX_NUMBER
+from broker_jobs.messages.events import Returned
 from broker_jobs.messages.state import State
 from tests.unit.coordinator.engine_harness import EngineHarness
 
@@ -22,6 +24,19 @@ def test_a_job_whose_epoch_is_the_last_one_fails_and_nothing_unreadable_is_relea
     assert row.state is State.FAILED
     assert f"its epoch is {MAX_NUMBER}" in row.reason
     codec.decode(row.envelope)
+
+
+def test_what_is_said_of_one_job_with_the_envelope_of_another_one_changes_neither() -> None:
+    harness = EngineHarness()
+    harness.apply(harness.chunk("b", ["member"]))
+    returned = Returned(
+        id="other", epoch=2, at=1.0, reason="not released", redelivered=False, envelope=harness.body("member")
+    )
+    before = harness.row("member")
+    harness.apply(FromWorker("w1", returned))
+    assert harness.row("member") == before
+    assert harness.row("other").envelope == ""
+    assert harness.batch("b").open == 1
 
 
 def nested(depth: int) -> list[Any]:

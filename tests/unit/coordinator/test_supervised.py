@@ -97,6 +97,51 @@ def test_the_end_of_a_process_ends_its_runs_at_once(harness: EngineHarness, owne
     assert harness.store.reader.processes.workers() == []
 
 
+@pytest.mark.parametrize("comes_back", ["before", "with it", "after"])
+def test_what_a_process_ran_when_it_ended_has_crashed_though_it_had_no_time_to_say_so(
+    harness: EngineHarness, comes_back: str
+) -> None:
+    harness.apply(harness.ready(), harness.beat(running=[]))
+    end, returned = supervised(harness, running=[("j", 1)], ended="exited with code 7"), harness.returned("redelivered")
+    if comes_back == "before":
+        harness.apply(returned)
+    effects = harness.apply(end, returned) if comes_back == "with it" else harness.apply(end)
+    harness.apply(*effects.next)
+    assert (harness.row().state, harness.row().owner) == (State.PROCESSING, "w1")
+    harness.ticks(3)
+    judge(harness)
+    if comes_back == "after":
+        harness.apply(returned)
+    row = harness.row()
+    assert (row.state, row.crashes, row.returns) == (State.SCHEDULED, 1, int(comes_back != "after"))
+    (attempt,) = harness.store.reader.attempts.of("j")
+    assert (attempt.ended, attempt.reason) == ("crashed", "its worker process exited with code 7")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_that_died_before_it_was_heard_has_crashed_with_its_runs(harness: EngineHarness, known: bool) -> None:
+    harness.apply(harness.ready())
+    if known:
+        harness.apply(harness.beat(running=[]))
+    effects = harness.apply(supervised(harness, running=[("j", 1)], ended="was killed by signal 9"))
+    harness.apply(*effects.next)
+    harness.ticks(3)
+    judge(harness)
+    harness.apply(harness.returned("redelivered"))
+    assert harness.row().crashes == 1
+
+
+def test_a_run_that_was_cut_off_as_its_worker_left_has_not_crashed_with_its_process(harness: EngineHarness) -> None:
+    harness.apply(harness.ready(), harness.beat(running=[]), harness.interrupted())
+    effects = harness.apply(supervised(harness, running=[("j", 1)], ended="exited with code 0"))
+    harness.apply(*effects.next)
+    harness.ticks(3)
+    judge(harness)
+    harness.apply(harness.returned("redelivered"))
+    row = harness.row()
+    assert (row.crashes, row.interruptions) == (0, 1)
+
+
 def test_the_end_of_a_process_whose_runs_have_ended_ends_nothing(harness: EngineHarness) -> None:
     harness.apply(harness.ready(), harness.started(), harness.beat(running=[("j", 1)]))
     harness.apply(supervised(harness, ended="exited with code 0"), harness.succeeded())
