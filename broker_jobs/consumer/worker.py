@@ -342,6 +342,7 @@ class Worker:
                 "name them in --queues, BROKER_JOBS_QUEUES or jobs.start(queues=…)",
                 ", ".join(others),
             )
+        self._stalls.end_look()  # a job may begin before the first look
 
     def _refuse_new(self) -> bool:
         """Begin to stop; whether this call is the one that does it."""

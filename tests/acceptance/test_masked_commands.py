@@ -109,7 +109,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
         terminal = Terminal(lodging)
         (terminal.folder / "shop.py").write_text(PROGRAM)
         at = {"BROKER_JOBS_URL": vhost.url, "BROKER_JOBS_STORE": terminal.store}
-        terminal.start("run", "shop:jobs", **at)
+        terminal.start("run", "shop:jobs", "--queues", "default", **at)
         done = subprocess.run(
             [sys.executable, "shop.py"], cwd=terminal.folder, env=os.environ | at, capture_output=True,
             text=True, timeout=60, check=False,

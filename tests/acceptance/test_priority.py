@@ -23,7 +23,7 @@ from broker_jobs.broker.interface import Message
 from broker_jobs.broker.work_depth import work_depth
 from broker_jobs.messages.priority import PRIORITIES
 from broker_jobs.producer.job import Job
-from broker_jobs.store import Store
+from broker_jobs.store import SearchQuery, Store
 from tests.support.hoard import let_workers_take_more
 from tests.support.rabbitmq import Broker
 from tests.support.wait import eventually
@@ -116,6 +116,11 @@ class OneSlot:
         place = self.started.index(first) + 1
         return self.started[place : place + count]
 
+    def rests(self) -> bool:
+        """Whether nothing waits for the slot or runs."""
+        open_states = (State.ENQUEUED, State.PROCESSING)
+        return not self.store.reader.jobs.search(SearchQuery(states=open_states, queue="default", limit=1)).rows
+
     def close(self) -> None:
         for door in self._doors.values():
             door.set()
@@ -148,10 +153,11 @@ def _slot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def name() -> Callable[[str], str]:
-    """Names that no other test has."""
+def name(slot: OneSlot) -> Iterator[Callable[[str], str]]:
+    """Names that no other test has. What a test has left waiting would run in the midst of the next one."""
     prefix = uuid.uuid4().hex[:6]
-    return lambda text: f"{prefix} {text}"
+    yield lambda text: f"{prefix} {text}"
+    eventually(slot.rests, what="all jobs of this test have ended")
 
 
 Name = Callable[[str], str]

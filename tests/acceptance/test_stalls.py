@@ -1,7 +1,9 @@
 """A job that keeps others from running is named: in the log, in the metrics, and on the page of workers."""
 
 import asyncio
+import ctypes
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,6 +106,29 @@ def test_a_job_that_holds_the_interpreter_is_named_when_it_is_over(
     assert "a job held Python's GIL" in busy(jobs)
     assert "this process stood still" in caplog.text
     eventually(lambda: metric(jobs, 'stalls_total{what="process"}') >= 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a call of the C library")
+def test_a_job_that_begins_and_ends_with_the_stall_is_named(jobs: BrokerJobs) -> None:
+    @jobs.job
+    def hold_at_once() -> None:
+        ctypes.PyDLL(None).sleep(2)
+
+    @jobs.job
+    def wait() -> None:
+        ended.wait(600)
+
+    ended = threading.Event()
+    jobs.configure({"worker_heartbeat": 0.2})
+    jobs.start()
+    innocent = wait.enqueue()
+    receipt = hold_at_once.enqueue()
+    try:
+        assert receipt.result(timeout=300) is None
+        eventually(lambda: f"hold_at_once {receipt.id}" in busy(jobs))
+    finally:
+        ended.set()
+    assert innocent.result(timeout=120) is None
 
 
 def test_an_event_loop_that_runs_is_not_said_to_be_blocked(jobs: BrokerJobs, caplog: pytest.LogCaptureFixture) -> None:
