@@ -254,6 +254,28 @@ def test_weights_choose_the_queue_and_within_it_the_priority_does() -> None:
     assert sorted(opened) == [work_queue("bulk", "high")] * 2 + [work_queue("mail", "high")] * 6
 
 
+def test_a_queue_of_which_nothing_high_comes_any_more_gets_its_whole_share() -> None:
+    room = Room("mail:3", "bulk:1", concurrency=1)
+    room.start_of("mail", "high")
+    room.adapt(5.0)
+    room.shut_behind("mail", "high")
+    room.shut_behind("bulk", "high")
+    room.end()
+    started: list[str] = []
+    looked = False
+    while len(started) < 40:  # both have normal jobs alone, and each takes less than a look
+        room.open(looked=looked)
+        queues = [queue for queue, size in room.sizes.items() if size]
+        looked = not queues  # what is open has nothing
+        room.adapt(5.0)
+        if queues:
+            started.append(queues[0])
+            room.start(queues[0])
+            room.open()
+            room.end()
+    assert 9 <= started.count("bulk") <= 11
+
+
 def test_of_a_queue_that_is_served_from_now_on_what_is_high_keeps_nothing_waiting() -> None:
     room = Room("mail", concurrency=1)
     queues = ServedQueues.parse(["bulk"])
