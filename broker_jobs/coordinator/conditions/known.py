@@ -61,7 +61,7 @@ class KnownJobRules:
         """A held job as it goes on, as a worker knows it now; None: it is not held, or again nobody knows it."""
         if not row.is_waiting or not row.waits & WaitReason.UNKNOWN or self._of(row.queue, row.job).knowing == 0:
             return None
-        going = row.evolve(due_at=max(self._rows.at.now, row.due_at or 0.0), unknowns=0)
+        going = row.evolve(unknowns=0)  # its time stays: it may have expired meanwhile
         return waiting(going, row.waits & ~WaitReason.UNKNOWN, self._rows.at, COMES_BACK)
 
     def page(self, target: str, after: str, limit: int) -> list[str]:

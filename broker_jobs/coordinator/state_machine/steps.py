@@ -64,6 +64,11 @@ def completed(row: Row, envelope: Envelope, body: str) -> Row:
     )
 
 
+def was_due(row: Row, now: Instant) -> Instant:
+    """Since when a job may start. It stays when a worker gives the job back, as `expires` counts from it."""
+    return min(now, row.created_at if row.due_at is None else row.due_at)
+
+
 def entered(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
     """The row in another state, the step written into its history."""
     columns.setdefault("reason_code", Reason.NONE)

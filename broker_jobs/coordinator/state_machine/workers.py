@@ -30,6 +30,7 @@ from broker_jobs.coordinator.state_machine.steps import (
     policy_of,
     stub,
     unpublished,
+    was_due,
 )
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import MAX_DELAY_SECONDS
@@ -280,11 +281,12 @@ def _again(row: Row, event: Returned, at: Context) -> Row:
         return entered(row, DELETED, at.now, "deleted before it ran", **NOT_PUBLISHED)
     if event.reason != "unknown job":
         return entered(
-            row, SCHEDULED, at.now, f"returned: {event.reason}", reason_code=Reason.NOW, due_at=at.now, **NOT_PUBLISHED
-        )
+            row, SCHEDULED, at.now, f"returned: {event.reason}", reason_code=Reason.NOW, due_at=was_due(row, at.now),
+            **NOT_PUBLISHED,
+        )  # fmt: skip
     return entered(  # whether it is held is asked by KnownJobRules
         row, SCHEDULED, at.now, f"a worker that knows no job named {row.job!r} gave it back", reason_code=Reason.NOW,
-        due_at=at.now, unknowns=row.unknowns + 1, **NOT_PUBLISHED,
+        due_at=was_due(row, at.now), unknowns=row.unknowns + 1, **NOT_PUBLISHED,
     )  # fmt: skip
 
 
