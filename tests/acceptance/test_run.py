@@ -102,7 +102,8 @@ class Stage:
     def start(self, *options: str, url: str = "", store: str = "", **environment: str) -> Running:
         return self.terminal.start(
             "run", "all:jobs", "--queues", "default",
-            "--url", url or self.vhost.url, "--store", store or self.terminal.store, "--metrics-port", "0", "--set", "worker_heartbeat=0.5", *options, **environment,
+            "--url", url or self.vhost.url, "--store", store or self.terminal.store, "--metrics-port",
+            "0", "--set", "worker_heartbeat=0.5", *options, **environment,
         )  # fmt: skip
 
     def run(self, *options: str, **environment: str) -> Running:
