@@ -1,6 +1,7 @@
 """A job that exits, stops its event loop or cancels what it finds ends nothing but itself."""
 
 import asyncio
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BeforeValidator
 
-from broker_jobs import BrokerJobs, JobFailed
+from broker_jobs import BrokerJobs, JobFailed, State
+from broker_jobs.store import Store
 from broker_jobs.testing import Tester
 from tests.acceptance.conftest import TERM, Terminal
 from tests.support.rabbitmq import Vhost
@@ -203,14 +205,17 @@ def test_a_tester_goes_on_after_an_exit_in_a_sub_task(bad: Callable[..., Any]) -
 
 LEAVING = """\
 import os
+from pathlib import Path
 
 from broker_jobs import BrokerJobs
 
 jobs = BrokerJobs()
 
 
-@jobs.job(retries=0)
+@jobs.job(retries=0, backoff=[0.1])
 def leave(code: int) -> None:
+    with Path("runs.txt").open("a") as file:
+        file.write(f"{code}\\n")
     os._exit(code)
 
 
@@ -236,6 +241,28 @@ def test_a_job_that_ends_its_process_with_code_2_ends_only_that_one(terminal: Te
     assert running.process.poll() is None
     running.signal(TERM)
     running.exit_code(timeout=60)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+def test_a_job_that_ends_its_process_at_once_has_crashed_each_time(terminal: Terminal, vhost: Vhost) -> None:
+    (terminal.folder / "leaving.py").write_text(LEAVING)
+    terminal.start("coordinator", "--url", vhost.url, "--store", terminal.store)
+    running = terminal.start("worker", "leaving:jobs", "--url", vhost.url, "-p", "2", "--shutdown-timeout", "2")
+    eventually(lambda: running.log.count("serves the queues default") == 2, 90, "two workers")
+    jobs = BrokerJobs(vhost.url)
+    try:
+        receipt = jobs.remote("leave").enqueue(7)
+        eventually(lambda: receipt.state() is State.FAILED, 120, "it has failed")
+    finally:
+        jobs.stop()
+    assert (terminal.folder / "runs.txt").read_text().split() == ["7"] * 3
+    with contextlib.closing(Store(terminal.store)) as store:
+        store.open()
+        row, attempts = store.reader.jobs.get(receipt.id), store.reader.attempts.of(receipt.id)
+    assert row is not None
+    assert (row.crashes, row.reason) == (3, "its worker died 3 times while running it")
+    assert [attempt.ended for attempt in attempts] == ["crashed"] * 3
 
 
 @pytest.mark.rabbitmq
