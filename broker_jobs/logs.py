@@ -132,6 +132,16 @@ def current() -> LogSetup:
     return LogSetup(_level, "json" if isinstance(_ours.formatter, JsonFormatter) else "text")
 
 
+def enable_again() -> None:
+    """Enable our own loggers: `dictConfig` disables those that exist before it, unless it is told not to.
+
+    A program may call it at any time, in a job too, and would read nothing of failed jobs any more.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] == OURS:
+            logger.disabled = False
+
+
 def _attach() -> None:
     """Add our handler, unless the program has set up its own; then only the level of our loggers is ours."""
     root, own = logging.getLogger(), logging.getLogger(OURS)
@@ -139,9 +149,7 @@ def _attach() -> None:
         root.removeHandler(_ours)
         if own.level == logging.NOTSET:
             own.setLevel(_level)
-        for name, logger in logging.root.manager.loggerDict.items():
-            if isinstance(logger, logging.Logger) and name.partition(".")[0] == OURS:
-                logger.disabled = False  # dictConfig disables the loggers that exist before it
+        enable_again()
     else:
         root.setLevel(_level)
         if _ours not in root.handlers:

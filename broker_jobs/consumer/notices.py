@@ -14,7 +14,7 @@ from broker_jobs.consumer.hooks import RunCoroutine
 from broker_jobs.consumer.outcome import Completed, Outcome, Raised
 from broker_jobs.consumer.running import Run
 from broker_jobs.errors import JobFailed
-from broker_jobs.function.hooks import Hooks, job_message
+from broker_jobs.function.hooks import Hooks, job_message, returned_by
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def end_async(hooks: Hooks, run: Run, outcome: Outcome, value: Any) -> Non
 def start_worker(hooks: Hooks, run_here: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
     """Call what a worker calls before its first job. Raises what they raise."""
     for hook in hooks.on_worker_start:
-        value = hook()
+        value = returned_by(hook, hook())
         if inspect.isawaitable(value):
             run_here(_awaited(value))
 
@@ -61,7 +61,7 @@ def stop_worker(hooks: Hooks, run_here: Callable[[Coroutine[Any, Any, Any]], Any
     """Call what a worker calls after its last job, the last one first."""
     for hook in reversed(hooks.on_worker_stop):
         try:
-            value = hook()
+            value = returned_by(hook, hook())
             if inspect.isawaitable(value):
                 run_here(_awaited(value))
         except BaseException:
@@ -102,7 +102,7 @@ def _call(
 ) -> None:
     for hook in hooks:
         try:
-            value = hook(*arguments)
+            value = returned_by(hook, hook(*arguments))
             if inspect.isawaitable(value):
                 run_coroutine(_awaited(value), run)
         except BaseException:
@@ -112,7 +112,7 @@ def _call(
 async def _call_async(hooks: Iterable[Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
     for hook in hooks:
         try:
-            value = hook(*arguments)
+            value = returned_by(hook, hook(*arguments))
             if inspect.isawaitable(value):
                 await value
         except BaseException:

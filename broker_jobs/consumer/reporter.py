@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+from broker_jobs import logs
 from broker_jobs.broker.interface import Delivery
 from broker_jobs.broker.names import queue_of
 from broker_jobs.clock import Clock
@@ -254,6 +255,8 @@ def _log_failure(envelope: Envelope, outcome: Raised, *, deleted: bool) -> None:
         return
     retries = envelope.policy.retries
     final = not deleted and (outcome.final or envelope.attempt > retries)
+    if final:
+        logs.enable_again()
     if deleted:
         level, what_follows = logging.WARNING, "it was deleted while it ran and is not retried"
     elif final:

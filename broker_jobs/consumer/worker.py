@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from broker_jobs import logs
 from broker_jobs.broker import names
 from broker_jobs.broker.interface import Broker, Consumer, Message, PublishFailure
 from broker_jobs.broker.topology import work_topology
@@ -404,6 +405,7 @@ class Worker:
             self._revocations.forget(now)
             self.recycling.look()
             self._control.look()
+            logs.enable_again()
             self._observer.in_flight(len(self._running), len(self._starter), self._event_sender.waiting)
 
     def _change(self, change: WorkerChange) -> None:

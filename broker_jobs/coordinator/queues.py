@@ -101,6 +101,8 @@ class MissingQueues:
     def __init__(self, broker: Broker, settings: Settings) -> None:
         self._broker = broker
         self._may_declare = settings.declare
+        self._declared: set[str] = set()
+        """Queues of which it was said that they are declared here: many jobs may have been sent before."""
 
     def declare(self, pieces: list[QueuedInput]) -> None:
         """Declare the missing queues; records of jobs whose queue cannot be declared are replaced in `pieces`."""
@@ -131,5 +133,7 @@ class MissingQueues:
         except BrokerError as error:
             logger.warning("queue %r does not exist and cannot be declared now (%s); it is tried again", queue, error)
             return None
-        logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
+        if queue not in self._declared:
+            self._declared.add(queue)
+            logger.warning("queue %r did not exist when a job was sent to it: declared; does a worker serve it?", queue)
         return None

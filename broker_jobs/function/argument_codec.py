@@ -59,6 +59,8 @@ class ArgumentCodec:
         self._positional = [p for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self._rest = next((p for p in self._parameters if p.kind is p.VAR_POSITIONAL), None)
         self._more = next((p for p in self._parameters if p.kind is p.VAR_KEYWORD), None)
+        self._never_named = {p.name for p in self._parameters if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)}
+        """A keyword with one of these names belongs to `**more`."""
         self._decoders: dict[int, Callable[..., dict[str, Any]]] = {}
         self._usual_count = sum(p.default is p.empty for p in self._positional)
 
@@ -86,7 +88,9 @@ class ArgumentCodec:
             return sent, got_kwargs
         for index, value in enumerate(sent):
             sent[index] = self._encode(self._name_at(index), args[index], value)
-        return sent, {name: self._encode(name, kwargs[name], value) for name, value in got_kwargs.items()}
+        return sent, {
+            name: self._encode(self._of_keyword(name), kwargs[name], value) for name, value in got_kwargs.items()
+        }
 
     def _refuse_provided(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse provided parameters: `**more` would accept them, and they would replace the worker's values."""
@@ -122,6 +126,9 @@ class ArgumentCodec:
         assert self._rest is not None
         return self._rest.name
 
+    def _of_keyword(self, name: str) -> str:
+        return self._more.name if self._more is not None and name in self._never_named else name
+
     def _encode(self, name: str, value: Any, validated: Any) -> Any:
         if type(value) is Pending:
             return value
@@ -135,7 +142,8 @@ class ArgumentCodec:
         """The argument whose validator raises, as the beginning of a sentence."""
         names = [p.name for p in self._positional[: len(args)]]
         names += [self._rest.name] * (len(args) - len(names)) if self._rest is not None else []
-        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        named = [(self._of_keyword(name), value) for name, value in kwargs.items()]
+        for name, value in [*zip(names, args, strict=False), *named]:
             try:
                 self._codec(name).validate(value)
             except ValidationError:
@@ -209,7 +217,7 @@ class ArgumentCodec:
             self._usual_count = len(args)
         return (
             tuple(self._decode_one(self._name_at(index), value) for index, value in enumerate(args)),
-            {name: self._decode_one(name, value) for name, value in kwargs.items()},
+            {name: self._decode_one(self._of_keyword(name), value) for name, value in kwargs.items()},
         )
 
     def _check_shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -148,6 +148,9 @@ def _sequence(back: Any, value: Any, declared: bool) -> Difference | None:
 def _mapping(back: dict[Any, Any], value: dict[Any, Any], declared: bool) -> Difference | None:
     pairs = _pairs(back, value)
     if isinstance(pairs, Difference):
+        if len(back) < len(value) and all(key in value for key in back):
+            dropped = next(key for key in value if key not in back)
+            return Difference(NOTHING, value[dropped]).inside(f"[{dropped!r}]")
         return _lesser_member(back, value) if declared else pairs
     if isinstance(value, OrderedDict) and [part for part, _ in pairs] != list(back):
         return None if declared else Difference(back, value)

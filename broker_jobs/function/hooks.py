@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -54,9 +55,37 @@ def job_message(envelope: Envelope, attempt: int | None = None) -> JobMessage:
         attempt=envelope.attempt if attempt is None else attempt,
         retries=envelope.policy.retries,
         tags=tuple(envelope.tags),
-        args=tuple(envelope.args),
-        kwargs=dict(envelope.kwargs),
+        args=tuple(deepcopy(envelope.args)),  # what a hook does to them changes nothing of the job
+        kwargs=deepcopy(envelope.kwargs),
     )
+
+
+def returned_by(hook: Callable[..., Any], value: Any) -> Any:
+    """What a hook returned, if it has run to its end or can be awaited.
+
+    Raises:
+        DefinitionError: it is a generator behind a decorator: nothing would ever run of it.
+    """
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        name = getattr(hook, "__qualname__", repr(hook))
+        raise DefinitionError(f"the hook {name} returned a generator, of which nothing runs: remove the yield")
+    return value
+
+
+def call_on_enqueue(hook: OnEnqueue, job: JobMessage) -> None:
+    """Call a hook of on_enqueue.
+
+    Raises:
+        DefinitionError: it is async behind a decorator, or a generator.
+        Exception: what it raises.
+    """
+    called: Callable[[JobMessage], Any] = hook
+    value = called(job)
+    if inspect.iscoroutine(value):
+        value.close()
+        name = getattr(hook, "__qualname__", repr(hook))
+        raise DefinitionError(f"the hook {name} is async, and nothing awaits it: on_enqueue takes a plain function")
+    returned_by(hook, value)
 
 
 class Hooks:

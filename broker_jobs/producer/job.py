@@ -30,7 +30,7 @@ from broker_jobs.broker.interface import Message, PublishFailure, Unconfirmed
 from broker_jobs.clock import Instant, When, as_datetime
 from broker_jobs.errors import EnqueueError, OptionError
 from broker_jobs.function.depends import provide, provide_async
-from broker_jobs.function.hooks import job_message
+from broker_jobs.function.hooks import call_on_enqueue, job_message
 from broker_jobs.function.keys import limit_keys, template_error, unique_key
 from broker_jobs.function.option_checks import check_id
 from broker_jobs.function.options import NO_OPTIONS, CallOptions, FunctionOptions
@@ -284,7 +284,7 @@ class Job(Generic[P, R_co]):
         if hooks := self.source.enqueue_hooks:
             info = job_message(envelope, attempt=0)
             for hook in hooks:
-                hook(info)
+                call_on_enqueue(hook, info)
         return envelope
 
     def envelope(

@@ -280,7 +280,9 @@ def _check_options(name: object, cron: object, options: Mapping[str, Any]) -> st
             "write ranges and steps, as '*/5 8-18 * * *', or several recurring jobs"
         )
     tz = options.get("tz", "UTC")
-    if isinstance(tz, str) and len(tz) > MAX_ZONE_CHARS:
+    if not isinstance(tz, str):
+        raise OptionError(f"tz must be the name of a time zone as 'Europe/Istanbul', not {tz!r}")
+    if len(tz) > MAX_ZONE_CHARS:
         raise OptionError(f"tz must be a name as 'Europe/Istanbul', not {len(tz):_} characters ({tz[:40]!r}…)")
     check(cron, tz)
     return cron

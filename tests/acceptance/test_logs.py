@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +29,8 @@ logging.config.dictConfig({
 """
 LOGGING = """\
 import logging
+import subprocess
+import sys
 
 from broker_jobs import BrokerJobs
 
@@ -182,3 +186,37 @@ def test_an_outage_is_said_every_ten_seconds_by_each_role_and_in_few_lines(termi
         assert any(still_works[name] in line for line in about), said
         assert not [line for line in said if " pika" in line or line.startswith(("Traceback", "  File"))], said
         assert len(said) <= MOST_LINES * processes, "\n".join(said)
+
+
+CONFIGURED_IN_A_JOB = """
+import logging.config
+from broker_jobs import BrokerJobs, JobFailed
+
+jobs = BrokerJobs("memory://")
+CONFIG = {
+    "version": 1,
+    "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}},
+    "root": {"level": "INFO", "handlers": ["out"]},
+}
+
+
+@jobs.job(retries=0)
+def migrate() -> None:
+    logging.config.dictConfig(CONFIG)
+    raise ValueError("on purpose")
+
+
+with jobs:
+    try:
+        migrate.enqueue().result(timeout=60)
+    except JobFailed:
+        pass
+"""
+
+
+def test_a_job_that_configures_logging_silences_no_failure() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONFIGURED_IN_A_JOB], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "migrate" in done.stdout
+    assert "ValueError: on purpose" in done.stdout

@@ -1,5 +1,6 @@
 """on_enqueue, on_start, on_success, on_failed, on_worker_start, on_worker_stop: called once each, where they say."""
 
+import functools
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -237,3 +238,55 @@ def without_parameters() -> None: ...
 def test_a_hook_that_cannot_be_called_is_refused(kind: str, hook: Any, message: str) -> None:
     with pytest.raises(DefinitionError, match=message):
         getattr(BrokerJobs("memory://"), kind)(hook)
+
+
+def traced(function: Any) -> Any:
+    """A decorator that hides what kind of function this is."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+def test_a_hook_of_which_nothing_would_run_is_refused_though_a_decorator_hides_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.job
+    def work() -> int:
+        return 5
+
+    def generator(_job: JobMessage) -> Iterator[None]:
+        yield
+
+    async def coroutine(_job: JobMessage) -> None: ...
+
+    jobs.on_start(traced(generator))
+    with Tester(jobs) as tester:
+        receipt = work.enqueue()
+        tester.run()
+        assert receipt.result(timeout=1) == 5
+    assert "generator returned a generator, of which nothing runs: remove the yield" in caplog.text
+    jobs.on_enqueue(traced(coroutine))
+    with Tester(jobs), pytest.raises(DefinitionError, match="coroutine is async, and nothing awaits it"):
+        work.enqueue()
+
+
+def test_a_hook_changes_nothing_of_the_job() -> None:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.job
+    def login(user: dict[str, str]) -> str:
+        return user["password"]
+
+    @jobs.on_enqueue
+    def mask(job: JobMessage) -> None:
+        job.args[0]["password"] = "***"
+
+    with Tester(jobs) as tester:
+        receipt = login.enqueue({"password": "s3cret"})
+        tester.run()
+        assert receipt.result(timeout=1) == "s3cret"

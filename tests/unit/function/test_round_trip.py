@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Json, PrivateAttr, SecretStr
+from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
@@ -289,3 +290,23 @@ def test_a_private_attribute_that_contains_itself_is_refused() -> None:
 
     with pytest.raises(DefinitionError, match="Tied cannot be compared: a part of it contains itself"):
         arrived(Tied, Tied())
+
+
+class Address(TypedDict):
+    city: str
+
+
+def test_a_key_that_a_typed_dict_does_not_declare_is_refused() -> None:
+    assert "x['zip'] would not arrive" in refused(Address, {"city": "Bonn", "zip": "53111"})
+    assert "x[0]['zip'] would not arrive" in refused(list[Address], [{"city": "Bonn", "zip": "53111"}])
+
+
+def test_a_keyword_may_have_the_name_of_a_parameter_that_has_none() -> None:
+    def only(x: int, /, **more: str) -> None: ...
+
+    def rest(*x: int, **more: dt.date) -> None: ...
+
+    for function, args, kwargs in ((only, (1,), {"x": "text"}), (rest, (1, 2), {"x": dt.date(2026, 1, 1)})):
+        sent = Signature(function, "call").bind(args, kwargs)
+        body = encode(Envelope(id="0190", job="call", args=sent[0], kwargs=sent[1], created_at=dt.datetime.now(dt.UTC)))
+        assert Signature(function, "call").decode(body) == (args, kwargs)

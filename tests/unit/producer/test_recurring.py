@@ -78,6 +78,8 @@ def test_a_wrong_cron_and_a_wrong_zone_are_named(jobs: BrokerJobs, report: Any) 
 
 
 def test_a_wrong_option_names_the_nearest(jobs: BrokerJobs, report: Any) -> None:
+    with pytest.raises(OptionError, match="tz must be the name of a time zone as 'Europe/Istanbul', not None"):
+        jobs.recurring("w", "* * * * *", report, tz=None)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"no option 'timezon'\. Options of recurring: misfire, overlap, tz"):
         jobs.recurring("w", "* * * * *", report, timezon="UTC")  # type: ignore[call-arg]
     with pytest.raises(OptionError, match="misfire must be 'skip' or 'once' or 'all', not 'never'"):
