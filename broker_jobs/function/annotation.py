@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from broker_jobs.errors import DefinitionError
 
@@ -25,10 +27,10 @@ def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
     """The evaluated annotations of a function, by parameter and "return".
 
     Raises:
-        DefinitionError: a name in an annotation is unknown at run time.
+        DefinitionError: a name in an annotation is unknown at run time, or one gives a parameter a default or a name.
     """
     try:
-        return typing.get_type_hints(fn, include_extras=True)
+        hints = typing.get_type_hints(fn, include_extras=True)
     except NameError as error:
         missing = error.name or str(error)
         if "<locals>" in getattr(fn, "__qualname__", ""):
@@ -39,6 +41,32 @@ def read_hints(fn: Callable[..., Any], name: str) -> dict[str, Any]:
         raise DefinitionError(
             f'{name}: {missing!r} is imported only for type checkers; import it outside "if TYPE_CHECKING"'
         ) from None
+    for parameter, hint in hints.items():
+        for note in getattr(hint, "__metadata__", ()):
+            if isinstance(note, FieldInfo) and (wrong := _of_fields_alone(note)):
+                raise DefinitionError(
+                    f"{name}: Field({wrong}=…) of {parameter} is for fields of models. {_INSTEAD[wrong]}"
+                )
+    return hints
+
+
+_INSTEAD = {
+    "default": "Write the default in the signature: size: int = 7",
+    "default_factory": "Write None as the default in the signature, and make the value in the function",
+    "validate_default": "Leave it out: a default is what the signature says",
+    "alias": "Arguments have the names of the parameters",
+}
+
+
+def _of_fields_alone(field: FieldInfo) -> str:
+    """What of a Field means something for a field of a model and nothing for a parameter; empty: nothing."""
+    if field.default_factory is not None:
+        return "default_factory"
+    if field.default is not PydanticUndefined and field.default is not Ellipsis:
+        return "default"
+    if field.validate_default:
+        return "validate_default"
+    return "alias" if field.alias or field.validation_alias or field.serialization_alias else ""
 
 
 class Adapter(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Json, PrivateAttr, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Json, PrivateAttr, SecretStr
 from typing_extensions import TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
@@ -310,3 +310,27 @@ def test_a_keyword_may_have_the_name_of_a_parameter_that_has_none() -> None:
         sent = Signature(function, "call").bind(args, kwargs)
         body = encode(Envelope(id="0190", job="call", args=sent[0], kwargs=sent[1], created_at=dt.datetime.now(dt.UTC)))
         assert Signature(function, "call").decode(body) == (args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        (Field(default=5), "Field(default=…) of x is for fields of models. Write the default in the signature"),
+        (
+            Field(default_factory=list),
+            "Field(default_factory=…) of x is for fields of models. Write None as the default",
+        ),
+        (
+            Field(alias="other"),
+            "Field(alias=…) of x is for fields of models. Arguments have the names of the parameters",
+        ),
+        (Field(validate_default=True), "Field(validate_default=…) of x is for fields of models. Leave it out"),
+    ],
+)
+def test_a_field_that_means_nothing_for_a_parameter_is_refused(field: Any, sentence: str) -> None:
+    assert sentence in refused(Annotated[Any, field], 1)
+
+
+def test_a_field_that_bounds_a_parameter_is_kept() -> None:
+    assert arrived(Annotated[int, Field(le=100, description="of a page")], 7) == 7
+    assert "x must be" in refused(Annotated[int, Field(le=100)], 101)
