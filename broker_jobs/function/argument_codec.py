@@ -2,7 +2,8 @@
 
 Strict, as another program reads the message: `"42"` is no int. A value that would come back as another one is refused
 before anything is published (value_codec.py). The most frequent arguments, int and str, are their own JSON and are not
-decoded, which keeps the hot path at one call into pydantic.
+decoded, which keeps the hot path at one call into pydantic. Over 300 lines: how a call is written and how it is read
+belong together.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class ArgumentCodec:
                 ),
             },
         )
-        decoder = cast("Callable[..., dict[str, Any]]", TypeAdapter(body).validator.validate_json)
+        decoder = _direct(body) if self._is_plain else _boxed(body)
         if len(self._decoders) < _MAX_SHAPES:
             self._decoders[count] = decoder
         return decoder
@@ -291,6 +292,20 @@ def _result_codec(annotation: Any) -> ValueCodec:
         return ValueCodec(annotation, refuses_secrets=True)
     except (PydanticUserError, NameError):
         return ValueCodec(Any, refuses_secrets=True)  # the result is checked when there is one
+
+
+def _direct(body: Any) -> Callable[..., dict[str, Any]]:
+    return cast("Callable[..., dict[str, Any]]", TypeAdapter(body).validator.validate_json)
+
+
+def _boxed(body: Any) -> Callable[..., dict[str, Any]]:
+    """Read a body in a tuple, as `adapter_of` does for one annotation.
+
+    A type that occurs twice is built apart, with the configuration of the adapter alone: without it a NamedTuple's
+    bytes would be read as text.
+    """
+    validate = TypeAdapter(tuple[body], config=STRICT).validator.validate_json
+    return lambda text, **options: cast("dict[str, Any]", validate(b"[" + text + b"]", **options)[0])
 
 
 def _typed_dict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,13 +87,13 @@ class Registry:
         self.batch_of: Callable[[str], Any] | None = None
 
     def add(self, function: Function) -> None:
-        """Add a function. It replaces one with the same module and qualified name, as after a reload or in Jupyter.
+        """Add a function. It replaces one of the same module and qualified name, after a reload or in Jupyter.
 
         Raises:
             DefinitionError: another function has this job name; the message names both places.
         """
         known = self._functions.get(function.name)
-        if known is not None and _identity(known) != _identity(function):
+        if known is not None and not _is_again(known, function):
             raise DefinitionError(
                 f"two jobs are named {function.name!r}: {known.where}, {function.where}; give one @jobs.job(name=…)"
             )
@@ -137,5 +138,27 @@ def source_place(fn: Callable[..., Any]) -> str:
     return f"{file.as_posix()}:{code.co_firstlineno}"
 
 
-def _identity(function: Function) -> tuple[str, str]:
-    return function.fn.__module__, function.fn.__qualname__
+def _is_again(known: Function, function: Function) -> bool:
+    """Whether a function is a known one, defined again: its module was reloaded, or a cell runs once more.
+
+    Not so a second function of that name in one import, nor what one `def` makes each time it runs, as in a factory or
+    a loop: a call of the first would run the last.
+    """
+    old, new = known.fn, function.fn
+    if old is new:
+        return True
+    if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        return False
+    code = getattr(old, "__code__", None)
+    if code is not None and code is getattr(new, "__code__", None):
+        return False
+    return not (_runs_once(new) and getattr(old, "__globals__", None) is getattr(new, "__globals__", 0))
+
+
+def _runs_once(fn: Callable[..., Any]) -> bool:
+    """Whether the module of a function is in its first import, or is the file that Python runs as a program."""
+    module = sys.modules.get(fn.__module__)
+    if fn.__module__ != "__main__":
+        return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+    file, code = getattr(module, "__file__", None), getattr(fn, "__code__", None)
+    return file is not None and code is not None and Path(file).absolute() == Path(code.co_filename).absolute()

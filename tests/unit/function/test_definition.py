@@ -1,7 +1,11 @@
 """Which functions can be jobs, and the error messages for those that cannot."""
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +151,18 @@ def test_two_jobs_of_one_name_are_refused_with_both_places() -> None:
 
 
 def test_a_function_defined_again_replaces_itself() -> None:
+    registry = Registry()
+    for result in (1, 2):  # as a cell of a notebook that is run again
+        cell: dict[str, Any] = {"__name__": "cell"}
+        exec(f"def send() -> int:\n    return {result}", cell)
+        registry.add(define(cell["send"], {}))
+    assert (function := registry.get("send")) is not None
+    assert function.fn() == 2
+    assert registry.names() == ["send"]
+    assert registry.get("other") is None
+
+
+def test_of_two_functions_that_one_def_makes_the_second_is_refused() -> None:
     def make(result: int) -> Any:
         def send() -> int:
             return result
@@ -154,12 +170,59 @@ def test_a_function_defined_again_replaces_itself() -> None:
         return send
 
     registry = Registry()
-    registry.add(define(make(1), {}))
-    registry.add(define(make(2), {}))
-    assert (function := registry.get("send")) is not None
-    assert function.fn() == 2
-    assert registry.names() == ["send"]
-    assert registry.get("other") is None
+    first = define(make(1), {})
+    registry.add(first)
+    registry.add(first)
+    with pytest.raises(DefinitionError, match="two jobs are named 'send'"):
+        registry.add(define(make(2), {}))
+
+
+def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder from which it imports."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+TWICE = """
+from broker_jobs import BrokerJobs
+
+jobs = BrokerJobs()
+
+
+@jobs.job
+def send() -> int:
+    return 1
+
+
+@jobs.job
+def send() -> int:
+    return 2
+"""
+
+
+@pytest.mark.parametrize("how", ["imported", "run"])
+def test_of_two_functions_of_one_name_in_a_module_the_second_is_refused(tmp_path: Path, how: str) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    command = ["twice.py"] if how == "run" else ["-c", "import twice"]
+    done = python(*command, folder=tmp_path)
+    assert "DefinitionError: two jobs are named 'send': twice.py:7, twice.py:12" in done.stderr
+
+
+RELOADED = """
+import importlib
+import once
+
+importlib.reload(once)
+print(once.jobs.registry.names())
+"""
+
+
+def test_a_module_that_is_reloaded_replaces_its_functions(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text("from broker_jobs import BrokerJobs\n\njobs = BrokerJobs()\n")
+    (tmp_path / "once.py").write_text("from base import jobs\n\n\n@jobs.job\ndef send() -> int:\n    return 1\n")
+    done = python("-c", RELOADED, folder=tmp_path)
+    assert done.stdout == "['send']\n"
 
 
 # ---- options ----

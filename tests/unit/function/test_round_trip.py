@@ -10,13 +10,13 @@ import pathlib
 import uuid
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Json, PrivateAttr, SecretStr
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
@@ -334,3 +334,19 @@ def test_a_field_that_means_nothing_for_a_parameter_is_refused(field: Any, sente
 def test_a_field_that_bounds_a_parameter_is_kept() -> None:
     assert arrived(Annotated[int, Field(le=100, description="of a page")], 7) == 7
     assert "x must be" in refused(Annotated[int, Field(le=100)], 101)
+
+
+class Part(NamedTuple):
+    data: bytes
+
+
+Tree = TypeAliasType("Tree", "dict[str, Tree] | bytes")
+
+
+def test_bytes_arrive_in_a_type_that_occurs_twice_or_contains_itself() -> None:
+    def two(old: Part, new: Part | None = None, *, more: Part | list[Part], tree: Tree) -> None: ...
+
+    args, kwargs = (Part(b"hello"), Part(b"\xff")), {"more": [Part(b"\x00")], "tree": {"a": b"hello"}}
+    sent = Signature(two, "two").bind(args, kwargs)
+    body = encode(Envelope(id="0190", job="two", args=sent[0], kwargs=sent[1], created_at=dt.datetime.now(dt.UTC)))
+    assert Signature(two, "two").decode(body) == (args, kwargs)
