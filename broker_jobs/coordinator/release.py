@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from broker_jobs.broker import names
 from broker_jobs.broker.delay import delay_level
 from broker_jobs.broker.interface import Message
@@ -26,7 +28,7 @@ def release(row: Row, envelope: Envelope | None = None) -> Message:
         epoch=row.epoch,
         attempt=row.attempt,
         careful=row.crashes + row.returns > 0 or until_started,
-        due_at=as_datetime(row.due_at) if row.due_at is not None else None,
+        due_at=_due_at(row, envelope),
     )
     key = names.work_key(row.queue, envelope.priority)
     return Message(names.WORK, key, codec.encode(envelope), type="job", message_id=row.id)
@@ -69,3 +71,10 @@ def looks(ids: list[str]) -> list[Message]:
         Message(names.TICK, names.LOG_KEY, LOOK.dump_json(ids[start : start + LOOKED_AT]), "look", message_id=new_id())
         for start in range(0, len(ids), LOOKED_AT)
     ]
+
+
+def _due_at(row: Row, envelope: Envelope) -> datetime | None:
+    """Since when it may start. `expires` counts from it, so pauses between tries to find a worker do not move it."""
+    if row.unknowns and row.attempt == 1:
+        return envelope.due_at
+    return None if row.due_at is None else as_datetime(row.due_at)

@@ -79,7 +79,8 @@ class WorkerWatch:
         """
         ref, event = said.worker, said.event
         if event.ended is not None:
-            self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref)
+            if event.running:  # it may have died before it was heard
+                self._leases.heard(ref.id, LogTime(self._rows.at.log_now), ref)
             # What it ran had begun, though it may have had no time to say so.
             self._effects.next += [
                 FromWorker(ref.id, Started(id=id, epoch=epoch, at=event.at), ref.host) for id, epoch in event.running

@@ -133,6 +133,9 @@ def check_annotations_early(fn: Callable[..., Any], name: str, skip: typing.Cont
             parameter_adapter(parameter.name, annotation, call_text(fn, name, skip))
         except NameError:
             continue
+        except PydanticUserError as error:
+            if error.code != "class-not-fully-defined":  # a name in quotes, inside: its class may come below
+                raise
 
 
 def is_plain(annotation: Any) -> bool:

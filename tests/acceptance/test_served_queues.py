@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq]
 PROGRAM = """
 from broker_jobs import BrokerJobs
 
-jobs = BrokerJobs()
+jobs = BrokerJobs(service="tests")
 
 
 @jobs.job(queue="mail")

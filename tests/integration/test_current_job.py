@@ -16,7 +16,9 @@ TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerJobs]:
     vhost: Vhost | None = request.getfixturevalue("vhost") if request.param == "rabbitmq" else None
-    program = BrokerJobs("memory://" if vhost is None else vhost.url, store=f"sqlite:///{tmp_path / 'store.db'}")
+    program = BrokerJobs(
+        "memory://" if vhost is None else vhost.url, store=f"sqlite:///{tmp_path / 'store.db'}", service="tests"
+    )
     yield program
     program.stop(0)
 

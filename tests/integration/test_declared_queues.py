@@ -14,7 +14,7 @@ from tests.support.wait import eventually
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerJobs]:
     url = "memory://" if request.param == "memory" else request.getfixturevalue("vhost").url
-    program = BrokerJobs(url, store=f"sqlite:///{tmp_path / 'store.db'}")
+    program = BrokerJobs(url, store=f"sqlite:///{tmp_path / 'store.db'}", service="tests")
     yield program
     program.stop(0)
 

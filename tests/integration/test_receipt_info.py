@@ -23,7 +23,7 @@ from tests.support.wait import eventually
 def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerJobs]:
     vhost: Vhost | None = None if request.param == "memory" else request.getfixturevalue("vhost")
     store = request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path / 's.db'}"
-    program = BrokerJobs("memory://" if vhost is None else vhost.url, store=store)
+    program = BrokerJobs("memory://" if vhost is None else vhost.url, store=store, service="tests")
     yield program
     program.stop(0)
 

@@ -17,7 +17,9 @@ from tests.support.wait import eventually
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerJobs]:
     vhost: Vhost | None = request.getfixturevalue("vhost") if request.param == "rabbitmq" else None
-    program = BrokerJobs("memory://" if vhost is None else vhost.url, store=f"sqlite:///{tmp_path / 'store.db'}")
+    program = BrokerJobs(
+        "memory://" if vhost is None else vhost.url, store=f"sqlite:///{tmp_path / 'store.db'}", service="tests"
+    )
     yield program
     program.stop(0)
 
@@ -52,7 +54,9 @@ def test_a_recurring_job_runs_at_the_multiples_of_its_interval_since_1970(jobs: 
 @pytest.mark.rabbitmq
 def test_with_two_beats_and_a_restart_each_time_runs_once(vhost: Vhost, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'store.db'}"
-    programs = [BrokerJobs(vhost.url, store=store, modules=["tests.support.isolated_jobs"]) for _ in range(3)]
+    programs = [
+        BrokerJobs(vhost.url, store=store, modules=["tests.support.isolated_jobs"], service="tests") for _ in range(3)
+    ]
     for program in programs:
 
         @program.job(name="ping")

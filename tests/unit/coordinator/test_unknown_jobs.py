@@ -12,6 +12,7 @@ from broker_jobs.coordinator.conditions.known import FIRST_PAUSE_SECONDS, MOST_P
 from broker_jobs.coordinator.effects import Effects
 from broker_jobs.coordinator.inputs import CommandReceived, HeartbeatReceived, WorkItemsWaiting
 from broker_jobs.coordinator.records import Released
+from broker_jobs.messages import codec
 from broker_jobs.messages.commands import (
     BulkDelete,
     BulkFail,
@@ -22,7 +23,7 @@ from broker_jobs.messages.commands import (
     RequeueJob,
     RescheduleJob,
 )
-from broker_jobs.messages.envelope import LimitKey, UniqueKey
+from broker_jobs.messages.envelope import LimitKey, Policy, UniqueKey
 from broker_jobs.messages.events import Heartbeat, WorkerRef
 from broker_jobs.messages.state import State
 from broker_jobs.store.row import Publication, WaitReason
@@ -99,6 +100,40 @@ def test_a_job_that_nobody_knows_is_held_until_a_worker_that_knows_it_says_hello
     assert not is_held(harness)
     harness.apply(harness.started(epoch=2), harness.succeeded(epoch=2))
     assert harness.row().state is State.SUCCEEDED
+
+
+def expires_at(effects: Effects) -> float:
+    """When the job in the last release expires, as its worker reads it."""
+    moment = codec.decode(effects.release_messages[-1].body).expires_at()
+    assert moment is not None
+    return moment.timestamp()
+
+
+@pytest.mark.parametrize("delay", [0.0, 100.0])
+def test_a_job_expires_as_asked_however_often_it_was_given_back_or_held(harness: EngineHarness, delay: float) -> None:
+    policy = Policy(expires=60.0)
+    asked = round(harness.now) + delay + 60.0
+    hello(harness, "w2", "other")
+    if delay:
+        harness.apply(harness.held(delay=delay, policy=policy))
+        harness.now += delay
+        assert expires_at(harness.release()) == pytest.approx(asked, abs=1.0)
+    else:
+        harness.apply(harness.ready(policy=policy))
+    harness.now += 10.0
+    epoch = harness.row().epoch
+    effects = confirmed(harness, harness.apply(harness.returned("shutdown", epoch=epoch)))
+    assert expires_at(effects) == pytest.approx(asked, abs=1.0)
+    harness.apply(harness.returned("unknown job", epoch=epoch + 1))
+    assert is_held(harness)
+    harness.now += 1_000.0
+    effects = hello(harness, "w1", "work")
+    assert expires_at(effects) == pytest.approx(asked, abs=1.0)
+    for tries in range(TRIES * 2 + 3):  # pauses between tries
+        effects = confirmed(harness, harness.apply(harness.returned("unknown job", epoch=epoch + 2 + tries)))
+        harness.now += MOST_PAUSE_SECONDS
+        effects = effects if effects.releases else harness.release()
+        assert expires_at(effects) == pytest.approx(asked, abs=1.0)
 
 
 def test_a_job_that_another_worker_of_the_queue_knows_is_not_held(harness: EngineHarness) -> None:

@@ -10,7 +10,7 @@ import pathlib
 import uuid
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Optional
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Json, PrivateAttr, SecretStr
 from typing_extensions import TypeAliasType, TypedDict
 
+from broker_jobs import BrokerJobs
 from broker_jobs.errors import ArgumentsError, DefinitionError
 from broker_jobs.function.comparison import difference
 from broker_jobs.function.keys import Unique, unique_key
@@ -25,6 +26,7 @@ from broker_jobs.function.signature import Signature
 from broker_jobs.function.value_codec import ValueCodec
 from broker_jobs.messages.codec import decode, encode
 from broker_jobs.messages.envelope import Envelope
+from broker_jobs.testing import Tester
 from tests.unit.function.annotation_types import (
     Aliased,
     Base64,
@@ -350,3 +352,20 @@ def test_bytes_arrive_in_a_type_that_occurs_twice_or_contains_itself() -> None:
     sent = Signature(two, "two").bind(args, kwargs)
     body = encode(Envelope(id="0190", job="two", args=sent[0], kwargs=sent[1], created_at=dt.datetime.now(dt.UTC)))
     assert Signature(two, "two").decode(body) == (args, kwargs)
+
+
+def test_a_class_in_quotes_may_come_below() -> None:
+    jobs = BrokerJobs("memory://")
+
+    @jobs.job
+    def many(orders: list[Below], more: Optional[Below] = None) -> int:  # noqa: UP045  # a name in quotes has no |
+        return len(orders) + (more is not None)
+
+    with Tester(jobs) as tester:
+        receipt = many.enqueue([Below(number=1)], Below(number=2))
+        tester.run()
+        assert receipt.result(timeout=1) == 2
+
+
+class Below(BaseModel):
+    number: int
