@@ -304,7 +304,8 @@ def _boxed(body: Any) -> Callable[..., dict[str, Any]]:
     A type that occurs twice is built apart, with the configuration of the adapter alone: without it a NamedTuple's
     bytes would be read as text.
     """
-    validate = TypeAdapter(tuple[body], config=STRICT).validator.validate_json
+    of: Any = tuple
+    validate = TypeAdapter(of[body], config=STRICT).validator.validate_json
     return lambda text, **options: cast("dict[str, Any]", validate(b"[" + text + b"]", **options)[0])
 
 

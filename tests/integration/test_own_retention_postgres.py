@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.unit.store.own_retention_rules")
+pytest.register_assert_rewrite("tests.unit.store.retention_rules", "tests.unit.store.own_retention_rules")
 
 from tests.unit.store.own_retention_rules import OwnRetentionRules  # noqa: E402
 
