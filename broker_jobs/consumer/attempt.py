@@ -52,7 +52,9 @@ def attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCorou
     An awaitable that it returns is awaited on an event loop: `async def` behind an ordinary wrapper looks like a sync
     function.
     """
-    return contextvars.copy_context().run(_attempt, run, current, hooks, run_coroutine)
+    outcome = contextvars.copy_context().run(_attempt, run, current, hooks, run_coroutine)
+    run.leave_if_copied()  # by a hook
+    return outcome
 
 
 def _attempt(run: Run, current: CurrentJob, hooks: Hooks, run_coroutine: RunCoroutine) -> Outcome:
@@ -106,10 +108,12 @@ async def attempt_async(run: Run, current: CurrentJob, hooks: Hooks) -> Outcome:
             except BaseException as error:  # noqa: BLE001  # a job cannot end its worker
                 outcome = _broke(run, error)
         await notices.end_async(hooks, run, outcome, value)
+    run.leave_if_copied()  # by a hook
     return outcome
 
 
 def _called(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    run.leave_if_copied()  # by a hook, or by what provides an argument
     try:
         return run.interrupt.call(run.received.function.fn, args, kwargs)
     finally:
@@ -117,6 +121,7 @@ def _called(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 async def _awaited(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    run.leave_if_copied()
     try:
         return await run.received.function.fn(*args, **kwargs)
     finally:

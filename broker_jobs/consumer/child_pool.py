@@ -26,13 +26,13 @@ from broker_jobs.consumer.attempt import stopped_as_asked
 from broker_jobs.consumer.child import LOST_PARENT, CancelOrder, RunOrder, child_main
 from broker_jobs.consumer.outcome import Interruption, Outcome, Raised, outcome_of_json
 from broker_jobs.consumer.process_stats import resident_bytes
+from broker_jobs.consumer.recycling import MIB
 from broker_jobs.consumer.running import Run
 from broker_jobs.function.registry import Registry
 from broker_jobs.messages.events import ErrorInfo, FailureKind
 
 logger = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 LOOK_SECONDS = 0.1
 START_SECONDS = 120.0
 """How long a process may take to import the program."""

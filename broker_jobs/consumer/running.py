@@ -108,7 +108,7 @@ class Run:
         self.stop()
 
     def leave_if_copied(self) -> None:
-        """End this process at once if the job has forked it: the copy has returned from the function.
+        """End this process at once if the job, or a hook of it, has forked it: the copy has returned to us.
 
         It would go on as a second worker: end the same run, and run further jobs.
         """

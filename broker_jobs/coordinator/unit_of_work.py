@@ -45,7 +45,7 @@ from broker_jobs.messages.events import Tick
 from broker_jobs.messages.state import State
 from broker_jobs.store.due import LINE_PREFIX
 from broker_jobs.store.records import WorkItemRow
-from broker_jobs.store.row import Publication, Reason, Row
+from broker_jobs.store.row import Publication, Row
 from broker_jobs.store.write import Transaction
 
 ALL_BROADCASTS_SECONDS = 5.0
@@ -201,9 +201,9 @@ class UnitOfWork:
         if row.publication is Publication.PUBLISHING and (old is None or old.epoch != row.epoch):
             self._effects.releases.append(row)
             self._effects.release_messages.append(release(row, self._rows.envelope(row)))
-            came_back = old is not None and old.reason_code == Reason.NOW
-            if row.due_at is not None and not came_back:
-                self._effects.late.append(max(0.0, self._now - row.due_at))
+            if row.due_at is not None:
+                waited_from = row.history[-2][0] if len(row.history) > 1 else row.due_at  # it may have come back since
+                self._effects.late.append(max(0.0, self._now - max(row.due_at, waited_from)))
         elif row.state is State.SCHEDULED and row.publication is Publication.NONE:
             if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((row.id, row.due_at))

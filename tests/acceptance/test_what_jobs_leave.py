@@ -103,20 +103,43 @@ def run(code: str, *arguments: str) -> list[Any]:
 FORKS = """
 import json, os, sys, threading
 from pathlib import Path
-from broker_jobs import BrokerJobs
+from broker_jobs import BrokerJobs, Depends
 jobs = BrokerJobs("memory://")
-runs = Path(sys.argv[1])
+runs, where = Path(sys.argv[1]), sys.argv[2]
 
-@jobs.job(retries=0)
-def fork(n: int) -> int:
+def fork_at(place: str) -> None:
+    if place == where:
+        os.fork()
+
+@jobs.on_start
+def start(job) -> None:
+    fork_at("on_start")
+
+@jobs.on_success
+def success(job, result) -> None:
+    fork_at("on_success")
+
+@jobs.around
+def around():
+    fork_at("around")
+    yield
+
+def provided() -> None:
+    fork_at("provider")
+
+def noted(n: int) -> int:
     with runs.open("a") as file:
         file.write(f"{n}\\n")
-    os.fork()
+    fork_at("function")
     return n
 
 @jobs.job(retries=0)
-async def fork_async(n: int) -> int:
-    return fork.__call__(n)
+def fork(n: int, it: None = Depends(provided)) -> int:
+    return noted(n)
+
+@jobs.job(retries=0)
+async def fork_async(n: int, it: None = Depends(provided)) -> int:
+    return noted(n)
 
 with jobs:
     kinds = [fork, fork_async]
@@ -125,8 +148,9 @@ with jobs:
 """
 
 
-def test_a_job_that_forks_its_worker_runs_no_job_twice(tmp_path: Path) -> None:
-    (results,) = run(FORKS, str(tmp_path / "runs"))
+@pytest.mark.parametrize("where", ["function", "on_start", "on_success", "around", "provider"])
+def test_a_job_that_forks_its_worker_runs_no_job_twice(tmp_path: Path, where: str) -> None:
+    (results,) = run(FORKS, str(tmp_path / "runs"), where)
     assert results == list(range(30))
     assert sorted(map(int, (tmp_path / "runs").read_text().split())) == results
 

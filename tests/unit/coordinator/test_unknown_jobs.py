@@ -124,6 +124,7 @@ def test_a_job_expires_as_asked_however_often_it_was_given_back_or_held(harness:
     epoch = harness.row().epoch
     effects = confirmed(harness, harness.apply(harness.returned("shutdown", epoch=epoch)))
     assert expires_at(effects) == pytest.approx(asked, abs=1.0)
+    assert effects.late == [0.0], "it came back, and was released at once"
     harness.apply(harness.returned("unknown job", epoch=epoch + 1))
     assert is_held(harness)
     harness.now += 1_000.0

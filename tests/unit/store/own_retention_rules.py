@@ -1,40 +1,21 @@
 """The rules of what says for itself how long it is kept (`keep`, `keep_result`), whatever database is behind it."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from broker_jobs.messages.state import State
-from broker_jobs.store import Publication, Reason, Row, Store
+from broker_jobs.store import Publication, Reason, Row
 from broker_jobs.store.records import DependencyRow
 from broker_jobs.store.retention import RESULT_IS_OVER, PurgeProgress
 from broker_jobs.store.write import Transaction
-from tests.unit.store.retention_rules import KEEP, NOW, OLD, YOUNG, alias, ended, ids, purge
+from tests.unit.store.retention_rules import KEEP, NOW, OLD, YOUNG, OnStore, alias, ended, ids, purge
 
 ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
-class OwnRetentionRules:
-    """Subclasses give a fixture `url` (a fresh database for each test)."""
-
-    @pytest.fixture
-    def store(self, url: str) -> Iterator[Store]:
-        store = Store(url)
-        store.open()
-        yield store
-        store.close()
-
-    @pytest.fixture
-    def tx(self, store: Store) -> Iterator[Transaction]:
-        with store.transaction() as tx:
-            tx.meta.log_time = NOW
-            yield tx
-
-    def stays(self, tx: Transaction, rows: Iterable[Row], *, without: Iterable[str] = ()) -> None:
-        tx.jobs.save(rows)
-        purge(tx)
-        assert ids(tx, "jobs") == sorted({row.id for row in rows} - set(without))
+class OwnRetentionRules(OnStore):
+    """What is kept and what goes, by the jobs' own options."""
 
     @pytest.mark.parametrize("state", ENDS)
     def test_a_job_that_says_so_is_kept_longer_or_shorter_than_the_settings_say(

@@ -37,8 +37,8 @@ def ids(tx: Transaction, table: str, column: str = "id") -> list[str]:
     return list(tx._connection.execute(query).scalars())
 
 
-class RetentionRules:
-    """Subclasses give a fixture `url` (a fresh database for each test)."""
+class OnStore:
+    """A store and a transaction. Subclasses give a fixture `url` (a fresh database for each test)."""
 
     @pytest.fixture
     def store(self, url: str) -> Iterator[Store]:
@@ -57,6 +57,10 @@ class RetentionRules:
         tx.jobs.save(rows)
         purge(tx)
         assert ids(tx, "jobs") == sorted({row.id for row in rows} - set(without))
+
+
+class RetentionRules(OnStore):
+    """What is kept and what goes, by the settings."""
 
     # What is needed
 
