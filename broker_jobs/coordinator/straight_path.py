@@ -24,7 +24,7 @@ from broker_jobs.coordinator.records import FromWorker, ReadyCopy, TimerDue, Wai
 from broker_jobs.coordinator.release import release
 from broker_jobs.coordinator.state_machine.context import Context
 from broker_jobs.coordinator.state_machine.envelopes import INCOMPLETE
-from broker_jobs.coordinator.state_machine.steps import COME
+from broker_jobs.coordinator.state_machine.steps import COME, late_by
 from broker_jobs.messages import codec
 from broker_jobs.messages.envelope import Envelope
 from broker_jobs.messages.events import Succeeded
@@ -218,7 +218,7 @@ class StraightPath:
             after = _released(row, self._at)
             released.append(after)
             self._effects.release_messages.append(release(after, envelope))
-            self._effects.late.append(max(0.0, self._at.now - (after.due_at or 0.0)))
+            self._effects.late.append(late_by(after, self._at.now))
         self._tx.plain_jobs.release(released, State.AWAITING if waits else State.SCHEDULED)
         self._effects.releases += released
         self._effects.rows += len(released)

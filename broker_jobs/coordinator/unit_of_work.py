@@ -38,6 +38,7 @@ from broker_jobs.coordinator.release import delay_copy, release
 from broker_jobs.coordinator.replies import Replies
 from broker_jobs.coordinator.rows import Rows
 from broker_jobs.coordinator.state_machine.context import Context
+from broker_jobs.coordinator.state_machine.steps import late_by
 from broker_jobs.coordinator.straight_path import StraightPath
 from broker_jobs.coordinator.worker_watch import WorkerWatch
 from broker_jobs.messages.control import Fence
@@ -202,8 +203,7 @@ class UnitOfWork:
             self._effects.releases.append(row)
             self._effects.release_messages.append(release(row, self._rows.envelope(row)))
             if row.due_at is not None:
-                waited_from = row.history[-2][0] if len(row.history) > 1 else row.due_at  # it may have come back since
-                self._effects.late.append(max(0.0, self._now - max(row.due_at, waited_from)))
+                self._effects.late.append(late_by(row, self._now))
         elif row.state is State.SCHEDULED and row.publication is Publication.NONE:
             if row.due_at is not None and row.due_at <= self._now + HORIZON_SECONDS:
                 self._effects.timers.append((row.id, row.due_at))

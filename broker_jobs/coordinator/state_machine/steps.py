@@ -69,6 +69,12 @@ def was_due(row: Row, now: Instant) -> Instant:
     return min(now, row.created_at if row.due_at is None else row.due_at)
 
 
+def late_by(row: Row, now: Instant) -> float:
+    """How many seconds after its time a job is released; of one that came back, since it came back."""
+    waited_from = row.history[-2][0] if len(row.history) > 1 else 0.0
+    return max(0.0, now - max(row.due_at or 0.0, waited_from))
+
+
 def entered(row: Row, state: State, at: Instant, reason: str, **columns: object) -> Row:
     """The row in another state, the step written into its history."""
     columns.setdefault("reason_code", Reason.NONE)

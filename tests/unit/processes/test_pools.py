@@ -53,7 +53,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 def test_the_health_has_a_part_for_each_role_and_its_reasons_name_it(stage: Stage) -> None:
     pools = stage.start(children.obedient, children.disconnected)
-    eventually(lambda: "not connected" in str(pools.health().reasons), 60, "both have reported")
+    eventually(lambda: "not connected" in str(pools.health().reasons), 60, "the coordinator has reported")
+    eventually(lambda: pools.health().components["worker"]["ok"], 60, "the worker has reported")
     health = pools.health()
     pid = health.components["coordinator"]["processes"][0]["pid"]
     assert not health.ok
